@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+message(STATUS "qmoe ${PROJECT_VERSION}: ${CMAKE_BUILD_TYPE}, OpenMP ${QMOE_HAVE_OPENMP}, sanitizers '${QMOE_SANITIZE}'")

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Allocation. */
+#include "alloc.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGNMENT = 64 };
+
+static _Atomic(uint64_t) fail_after;
+
+void qmi_alloc_fail_after(uint64_t n)
+{
+    atomic_store(&fail_after, n);
+}
+
+static bool must_fail(void)
+{
+    uint64_t n = atomic_load_explicit(&fail_after, memory_order_relaxed);
+    while (n != 0) {
+        if (atomic_compare_exchange_weak(&fail_after, &n, n - 1))
+            return n == 1;
+    }
+    return false;
+}
+
+bool qmi_mul_u64(uint64_t a, uint64_t b, uint64_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+
+bool qmi_add_u64(uint64_t a, uint64_t b, uint64_t *out)
+{
+    return !__builtin_add_overflow(a, b, out);
+}
+
+void *qmi_calloc(size_t count, size_t size, const char *what, qmi_error *err)
+{
+    uint64_t n_bytes = 0;
+    void *block = NULL;
+    if (qmi_mul_u64(count, size, &n_bytes) && n_bytes <= SIZE_MAX - ALIGNMENT &&
+        !must_fail()) {
+        size_t rounded = (n_bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
+        block = aligned_alloc(ALIGNMENT, rounded);
+        if (block != NULL)
+            memset(block, 0, rounded);
+    }
+    if (block == NULL)
+        qmi_fail(err, QMOE_E_NOMEM, "out of memory: %s (%zu x %zu bytes)", what,
+            count, size);
+    return block;
+}
+
+void *qmi_regrow(void *old, size_t old_count, size_t count, size_t size,
+    const char *what, qmi_error *err)
+{
+    void *block = qmi_calloc(count, size, what, err);
+    if (block == NULL)
+        return NULL;
+    size_t kept = old_count < count ? old_count : count;
+    if (old != NULL && kept != 0)
+        memcpy(block, old, kept * size);
+    qmi_free(old);
+    return block;
+}
+
+char *qmi_strdup(const char *text, qmi_error *err)
+{
+    size_t n = strlen(text) + 1;
+    char *copy = qmi_calloc(n, 1, "a string", err);
+    if (copy != NULL)
+        memcpy(copy, text, n);
+    return copy;
+}
+
+char *qmi_path_join(const char *directory, const char *name, qmi_error *err)
+{
+    size_t n = strlen(directory) + strlen(name) + 2;
+    char *path = qmi_calloc(n, 1, "a path", err);
+    if (path == NULL)
+        return NULL;
+    size_t length = strlen(directory);
+    const char *slash = length != 0 && directory[length - 1] == '/' ? "" : "/";
+    snprintf(path, n, "%s%s%s", directory, slash, name);
+    return path;
+}
+
+void qmi_free(void *block)
+{
+    free(block);
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What a backend is.  One table of functions, no optional slots.  A backend
+ * built into the library is listed in registry.c; a loadable one is a shared
+ * module "qmoe-<name>.so" exporting qmoe_backend_entry.  Modules carry their
+ * own copy of the stateless parts of core, so they need no symbol of the
+ * program. */
+#ifndef QMI_BACKEND_H
+#define QMI_BACKEND_H
+
+#include "ops.h"
+
+/* Raised whenever a struct of ops.h, weight.h or this file changes. */
+enum { QMI_BACKEND_API = 1 };
+
+typedef struct qmi_device qmi_device; /* opaque outside its backend */
+
+/* One way to run one operation, e.g. "blas", "avx2", "sm86". */
+typedef struct qmi_variant {
+    const char *name;
+    /* Exact answer from shapes and formats alone; run may then assume it. */
+    bool (*supports)(const qmi_device *device, const qmi_op *op);
+    /* Enqueues the operation; order of one device's operations is kept.
+     * Overwrites every output element.  An error may also surface at sync. */
+    qmoe_status (*run)(qmi_device *device, const qmi_op *op, qmi_error *err);
+} qmi_variant;
+
+typedef struct qmi_device_options {
+    int n_threads; /* host threads, >= 1 */
+} qmi_device_options;
+
+typedef struct qmi_backend {
+    uint32_t api; /* QMI_BACKEND_API */
+    const char *name;
+    /* Number of devices; without a driver: 0 and the reason in `reason`. */
+    qmoe_status (*probe)(int *n_devices, char *reason, size_t capacity);
+    qmoe_status (*describe)(qmoe_device_info *out, int index, qmi_error *err);
+    qmoe_status (*device_open)(qmi_device **out, int index,
+        const qmi_device_options *options, qmi_error *err);
+    void (*device_close)(qmi_device *device);
+
+    /* Device memory, uninitialised.  write and read are ordered with the
+     * device's operations; read returns when the bytes are there. */
+    qmoe_status (*buffer_alloc)(qmi_buffer **out, qmi_device *device,
+        uint64_t n_bytes, qmi_error *err);
+    void (*buffer_free)(qmi_device *device, qmi_buffer *buffer);
+    qmoe_status (*buffer_write)(qmi_device *device, qmi_view dst,
+        const void *src, uint64_t n_bytes, qmi_error *err);
+    qmoe_status (*buffer_read)(qmi_device *device, void *dst, qmi_view src,
+        uint64_t n_bytes, qmi_error *err);
+
+    /* Makes a weight usable by operations.  `host` must outlive the binding.
+     * E_UNSUPPORTED: no operation of the backend takes the format. */
+    qmoe_status (*weight_bind)(qmi_bound_weight *out, qmi_device *device,
+        const qmi_weight *host, qmi_error *err);
+    void (*weight_unbind)(qmi_device *device, qmi_bound_weight *weight);
+
+    qmoe_status (*sync)(qmi_device *device, qmi_error *err);
+    /* Ways to run `kind`, best first, the portable one last. */
+    const qmi_variant *(*variants)(const qmi_device *device, qmi_op_kind kind,
+        size_t *n);
+} qmi_backend;
+
+/* The symbol a module exports. */
+typedef const qmi_backend *(*qmi_backend_entry_fn)(void);
+#define QMI_BACKEND_ENTRY "qmoe_backend_entry"
+
+/* Runs `op` by the first variant that supports it.  E_UNSUPPORTED names the
+ * operation and the formats when none does. */
+qmoe_status qmi_run(const qmi_backend *backend, qmi_device *device,
+    const qmi_op *op, qmi_error *err);
+
+/* Complete the table of the reference backend (ops_reference.c): operations
+ * on host memory, written plainly, double accumulators, single thread. */
+const qmi_backend *qmi_backend_reference(void);
+/* Host-memory buffers and bindings shared by the reference and CPU backends
+ * (host_buffers.c). */
+qmoe_status qmi_host_buffer_alloc(qmi_buffer **out, qmi_device *device,
+    uint64_t n_bytes, qmi_error *err);
+void qmi_host_buffer_free(qmi_device *device, qmi_buffer *buffer);
+qmoe_status qmi_host_buffer_write(qmi_device *device, qmi_view dst,
+    const void *src, uint64_t n_bytes, qmi_error *err);
+qmoe_status qmi_host_buffer_read(qmi_device *device, void *dst, qmi_view src,
+    uint64_t n_bytes, qmi_error *err);
+qmoe_status qmi_host_weight_bind(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err);
+void qmi_host_weight_unbind(qmi_device *device, qmi_bound_weight *weight);
+qmoe_status qmi_host_sync(qmi_device *device, qmi_error *err);
+/* Address of a view of host memory; NULL for an absent operand. */
+void *qmi_host_pointer(qmi_view view);
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A directory of weights: config.json plus one model.safetensors or shards
+ * with their index.  The same reader serves Hugging Face checkpoints and
+ * compressed directories. */
+#ifndef QMI_CHECKPOINT_H
+#define QMI_CHECKPOINT_H
+
+#include "json.h"
+#include "safetensors.h"
+
+typedef struct qmi_checkpoint qmi_checkpoint;
+
+/* Opens config.json and all weight files.  E_NOT_FOUND names what is missing;
+ * E_FORMAT: a broken file, an index that names a missing tensor or shard, a
+ * shard name with a path separator, a tensor present in two files. */
+qmoe_status qmi_checkpoint_open(qmi_checkpoint **out, const char *directory,
+    qmi_error *err);
+void qmi_checkpoint_close(qmi_checkpoint *checkpoint);
+
+const char *qmi_checkpoint_directory(const qmi_checkpoint *checkpoint);
+/* config.json's path (for error texts) and content. */
+const char *qmi_checkpoint_config_path(const qmi_checkpoint *checkpoint);
+const cJSON *qmi_checkpoint_config(const qmi_checkpoint *checkpoint);
+
+size_t qmi_checkpoint_file_count(const qmi_checkpoint *checkpoint);
+const qmi_safetensors *qmi_checkpoint_file(const qmi_checkpoint *checkpoint,
+    size_t index);
+
+/* NULL when there is none.  O(log n). */
+const qmi_tensor *qmi_checkpoint_find(const qmi_checkpoint *checkpoint,
+    const char *name);
+/* Like find; absent is E_FORMAT "<directory>: tensor '<name>' is missing". */
+qmoe_status qmi_checkpoint_require(const qmi_checkpoint *checkpoint,
+    const qmi_tensor **out, const char *name, qmi_error *err);
+/* "file.safetensors: tensor 'name'" into text, for error messages. */
+void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
+    char *text, size_t capacity);
+
+#endif

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Element types. */
+#include "dtype.h"
+
+#include <assert.h>
+
+static const struct {
+    const char *name;
+    unsigned bits;
+} dtypes[QMI_DTYPE_COUNT] = {
+#define X(name, text, bits) {text, bits},
+    QMI_DTYPE_MAP(X)
+#undef X
+};
+
+const char *qmi_dtype_name(qmi_dtype dtype)
+{
+    return (unsigned)dtype < QMI_DTYPE_COUNT ? dtypes[dtype].name : NULL;
+}
+
+qmi_dtype qmi_dtype_from_name(const char *text)
+{
+    for (unsigned i = 0; i < QMI_DTYPE_COUNT; i++)
+        if (strcmp(dtypes[i].name, text) == 0)
+            return (qmi_dtype)i;
+    return QMI_DTYPE_COUNT;
+}
+
+unsigned qmi_dtype_bits(qmi_dtype dtype)
+{
+    return (unsigned)dtype < QMI_DTYPE_COUNT ? dtypes[dtype].bits : 0;
+}
+
+float qmi_f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t exponent = (h >> 10) & 0x1fu;
+    uint32_t fraction = h & 0x3ffu;
+    uint32_t u;
+    if (exponent == 0x1f) {
+        u = sign | 0x7f800000u | (fraction << 13);
+    } else if (exponent != 0) {
+        u = sign | ((exponent + 112) << 23) | (fraction << 13);
+    } else {
+        /* Subnormal: fraction * 2^-24, exact in f32. */
+        float value = (float)fraction * 5.9604644775390625e-8f;
+        memcpy(&u, &value, sizeof u);
+        u |= sign;
+    }
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+static void widen_bf16(float *dst, const uint8_t *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = qmi_bf16_to_f32(qmi_load_u16(src + 2 * i));
+}
+
+static void widen_f16(float *dst, const uint8_t *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = qmi_f16_to_f32(qmi_load_u16(src + 2 * i));
+}
+
+void qmi_widen(float *dst, const void *src, qmi_dtype dtype, size_t n)
+{
+    switch (dtype) {
+    case QMI_F32:
+        memcpy(dst, src, n * sizeof *dst);
+        return;
+    case QMI_BF16:
+        widen_bf16(dst, src, n);
+        return;
+    case QMI_F16:
+        widen_f16(dst, src, n);
+        return;
+    default:
+        assert(!"qmi_widen: not a float dtype");
+    }
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Streaming writer of one safetensors file.  Tensors are declared first, then
+ * their data is written in that order; the last one may have an open first
+ * dimension, whose length follows from the data.  A checksum per tensor
+ * (XXH3-64, "xxh3:<name>" in __metadata__, 16 lower-case hex digits) is
+ * computed on the way.  The header is written at the end into space reserved
+ * at the start, so data is written once and never moved.
+ *
+ * The file is for the caller to put in place: write to a temporary name, call
+ * finish (which syncs), rename. */
+#ifndef QMI_SAFETENSORS_WRITER_H
+#define QMI_SAFETENSORS_WRITER_H
+
+#include "dtype.h"
+#include "error.h"
+
+typedef struct qmi_st_writer qmi_st_writer;
+
+qmoe_status qmi_st_writer_create(qmi_st_writer **out, const char *path,
+    qmi_error *err);
+/* Frees everything; an unfinished file is removed. */
+void qmi_st_writer_destroy(qmi_st_writer *w);
+
+/* Declares the next tensor.  shape[0] = -1 (last tensor only): as many as
+ * will be written.  Every tensor starts 64-byte aligned in the file when the
+ * ones before it have sizes that are multiples of 64; the first always does. */
+qmoe_status qmi_st_writer_declare(qmi_st_writer *w, const char *name,
+    qmi_dtype dtype, const int64_t *shape, int rank, qmi_error *err);
+qmoe_status qmi_st_writer_metadata(qmi_st_writer *w, const char *key,
+    const char *value, qmi_error *err);
+
+/* Appends bytes to tensor `index` (declaration order).  Tensors may be filled
+ * in any interleaving: each has its own write position.  More bytes than
+ * declared is E_INVALID.  E_NO_SPACE, E_IO. */
+qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
+    const void *data, size_t n_bytes, qmi_error *err);
+
+/* Requires every tensor complete (else E_INVALID).  Writes the header, syncs
+ * and closes the file.  *header_hash as qmi_safetensors_header_hash. */
+qmoe_status qmi_st_writer_finish(qmi_st_writer *w, uint64_t *header_hash,
+    uint64_t *file_bytes, qmi_error *err);
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Choice of the next token from logits. */
+#ifndef QMI_SAMPLER_H
+#define QMI_SAMPLER_H
+
+#include "error.h"
+#include "mt19937.h"
+
+typedef struct qmi_sampler_options {
+    float temperature; /* <= 0: greedy (ties: lowest id) */
+    int top_k;         /* 0 = all */
+    float top_p;       /* <= 0 or >= 1: all */
+} qmi_sampler_options;
+
+typedef struct qmi_sampler qmi_sampler;
+
+/* n = vocabulary size.  The same options and seed give the same choices on
+ * every machine for the same logits. */
+qmoe_status qmi_sampler_create(qmi_sampler **out,
+    const qmi_sampler_options *options, int64_t n, uint64_t seed,
+    qmi_error *err);
+void qmi_sampler_destroy(qmi_sampler *sampler);
+/* logits f32 [n], finite.  Order of filters: temperature, top_k, top_p (the
+ * smallest set of most likely tokens whose probability reaches top_p). */
+int32_t qmi_sampler_pick(qmi_sampler *sampler, const float *logits);
+
+#endif

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Weights and their formats.  A weight is a stack of n_mats equally shaped
+ * matrices [n_rows, n_cols] (row = output feature) in one format; a plain
+ * matrix is a stack of one, a vector a matrix of one row.  A format is one
+ * entry of the table in weight.c: adding one adds a file and a line there. */
+#ifndef QMI_WEIGHT_H
+#define QMI_WEIGHT_H
+
+#include <stdatomic.h>
+
+#include "dtype.h"
+#include "error.h"
+
+enum { QMI_MAX_PARTS = 4 };
+
+typedef struct qmi_format qmi_format;
+
+/* One array of a format's storage, over all matrices of the stack. */
+typedef struct qmi_part {
+    const void *data; /* in the file map, any alignment */
+    uint64_t n_bytes;
+} qmi_part;
+
+typedef struct qmi_weight {
+    const qmi_format *format;
+    const char *name; /* owned by the model; for errors and inspect */
+    int64_t n_mats, n_rows, n_cols;
+    qmi_part parts[QMI_MAX_PARTS];
+    /* Dense stacks whose matrices are scattered over files (one pointer per
+     * matrix); NULL when part 0 holds them back to back. */
+    const void **mats;
+    /* One byte per matrix: payload validated.  NULL when the format needs no
+     * payload check.  Written by qmi_weight_check only. */
+    _Atomic(uint8_t) *checked;
+    bool is_expert;
+} qmi_weight;
+
+/* How one stored array of a format is laid out. */
+typedef struct qmi_part_spec {
+    const char *suffix; /* tensor name = weight name + "." + suffix */
+    qmi_dtype dtype;
+    /* Writes the shape for the stack; -1 = set by the data.  Returns rank. */
+    int (*shape)(int64_t shape[3], int64_t n_mats, int64_t n_rows,
+        int64_t n_cols);
+} qmi_part_spec;
+
+struct qmi_format {
+    const char *name; /* as in config.json and on the command line */
+    bool dense;       /* bf16, f16, f32: one element per weight */
+    qmi_dtype dtype;  /* of dense formats */
+    bool ternary;     /* rows hold at most three values {low, 0, high} */
+    int n_parts;      /* 1 for dense formats, whose part has no suffix */
+    qmi_part_spec parts[QMI_MAX_PARTS];
+    /* Checks what concerns the whole stack and costs O(n_mats) at most (sizes
+     * of variable parts, offsets between matrices).  Run when opened. */
+    qmoe_status (*open)(const qmi_weight *w, qmi_error *err);
+    /* Checks the untrusted payload of one matrix so that every decoder of the
+     * format is memory-safe on it afterwards.  NULL: any payload is valid. */
+    qmoe_status (*check)(const qmi_weight *w, int64_t mat, qmi_error *err);
+    /* Plain decode of rows [row, row + n) of a checked matrix to f32
+     * dst [n, n_cols]. */
+    void (*decode)(const qmi_weight *w, int64_t mat, int64_t row, int64_t n,
+        float *dst);
+};
+
+/* NULL when unknown. */
+const qmi_format *qmi_format_find(const char *name);
+const qmi_format *qmi_format_dense(qmi_dtype dtype);
+/* Table order; NULL past the end. */
+const qmi_format *qmi_format_at(size_t index);
+
+/* Pointer to dense matrix `mat`: n_rows * n_cols elements, any alignment. */
+const void *qmi_weight_dense(const qmi_weight *w, int64_t mat);
+
+/* Validates the payload of `mat` unless that was done before.  Thread-safe;
+ * cheap when already checked.  The error names weight and matrix. */
+qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err);
+
+/* Bytes of all parts. */
+uint64_t qmi_weight_bytes(const qmi_weight *w);
+
+/* Decodes rows to f32 (check first). */
+void qmi_weight_decode(const qmi_weight *w, int64_t mat, int64_t row,
+    int64_t n, float *dst);
+
+#endif

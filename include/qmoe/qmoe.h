@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * qmoe: run Mixture-of-Experts models compressed below one bit per expert
+ * weight.  This header is the runtime: devices, models, sessions.  The
+ * compressor is qmoe/quant.h.
+ *
+ * Conventions
+ *  - Every fallible function returns a qmoe_status; on failure outputs are
+ *    NULL / 0 and qmoe_context_error() holds one line naming file and cause.
+ *  - Argument order: created object or handle, outputs, inputs; a length
+ *    follows its pointer; options last.
+ *  - A pointer to const handle may be used from several threads at once; a
+ *    non-const handle is for one thread at a time.
+ *  - x_create / x_open pair with x_destroy / x_close, which accept NULL.
+ *  - Options structs start with their own size: set `size = sizeof(struct)`
+ *    and zero the rest for defaults.
+ *  - Strings are UTF-8.  The library never prints, exits or aborts. */
+#ifndef QMOE_H
+#define QMOE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define QMOE_VERSION_MAJOR 0
+#define QMOE_VERSION_MINOR 1
+#define QMOE_VERSION_PATCH 0
+
+#if defined(QMOE_SHARED) && defined(_WIN32)
+#define QMOE_API __declspec(dllexport)
+#elif defined(__GNUC__)
+#define QMOE_API __attribute__((visibility("default")))
+#else
+#define QMOE_API
+#endif
+
+#if defined(__GNUC__)
+#define QMOE_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define QMOE_MUST_CHECK
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* X(name, value, text).  Values are pinned; gaps are kept per class. */
+#define QMOE_STATUS_MAP(X)                                                     \
+    X(OK, 0, "success")                                                        \
+    X(E_INVALID, -1, "invalid argument")                                       \
+    X(E_NOMEM, -2, "out of memory")                                            \
+    X(E_CANCELLED, -3, "cancelled")                                            \
+    X(E_INTERNAL, -4, "internal error")                                        \
+    X(E_IO, -20, "input/output error")                                         \
+    X(E_NOT_FOUND, -21, "not found")                                           \
+    X(E_NO_SPACE, -22, "no space left")                                        \
+    X(E_EXISTS, -23, "already exists")                                         \
+    X(E_FORMAT, -40, "malformed file")                                         \
+    X(E_CHECKSUM, -41, "checksum mismatch")                                    \
+    X(E_UNSUPPORTED, -60, "unsupported")                                       \
+    X(E_NO_BACKEND, -61, "backend not available")                              \
+    X(E_DEVICE, -62, "device error")
+
+typedef enum qmoe_status {
+#define X(name, value, text) QMOE_##name = value,
+    QMOE_STATUS_MAP(X)
+#undef X
+} qmoe_status;
+
+/* "E_FORMAT" / "malformed file"; "E_INTERNAL"'s for an unknown value. */
+QMOE_API const char *qmoe_status_name(qmoe_status status);
+QMOE_API const char *qmoe_status_text(qmoe_status status);
+/* "0.1.0" */
+QMOE_API const char *qmoe_version(void);
+
+/* ---- context ---------------------------------------------------------- */
+
+typedef struct qmoe_context qmoe_context;
+
+typedef struct qmoe_progress {
+    const char *stage; /* "quantize", "verify", ...; static storage */
+    const char *item;  /* what is worked on now, or NULL */
+    uint64_t done;     /* of `total`, in bytes */
+    uint64_t total;
+} qmoe_progress;
+
+typedef struct qmoe_context_options {
+    size_t size;
+    /* CPU threads of this library's operations; 0 = all processors this
+     * process may use. */
+    int n_threads;
+    /* Called from the calling thread during long work.  A non-zero return
+     * cancels it: the call ends with E_CANCELLED.  May be NULL. */
+    int (*progress)(void *user, const qmoe_progress *progress);
+    /* One-line notes a user should see (a fallback, a choice).  May be NULL. */
+    void (*message)(void *user, const char *text);
+    void *user;
+    /* Folder of the loadable backend modules; NULL = $QMOE_BACKEND_PATH if
+     * set, else the folder qmoe-backends beside the running program, else
+     * the installed one. */
+    const char *backend_path;
+} qmoe_context_options;
+
+/* `options` may be NULL.  E_INVALID, E_NOMEM. */
+QMOE_API qmoe_status qmoe_context_create(qmoe_context **out,
+    const qmoe_context_options *options) QMOE_MUST_CHECK;
+QMOE_API void qmoe_context_destroy(qmoe_context *context);
+/* Text of the last failure of a call on `context` or an object made from it;
+ * "" if none.  Valid until the next call. */
+QMOE_API const char *qmoe_context_error(const qmoe_context *context);
+
+/* ---- backends and devices --------------------------------------------- */
+
+typedef struct qmoe_device_info {
+    char backend[16]; /* "cpu", "opencl", "cuda", "reference" */
+    int index;        /* device number within its backend; -1: no device */
+    bool usable;      /* false: `detail` says what is missing */
+    bool is_gpu;
+    char name[128];
+    char detail[256]; /* driver, instruction sets, or the reason */
+    uint64_t memory_bytes; /* 0 = unknown */
+} qmoe_device_info;
+
+/* Lists every device of every backend; a backend without a usable device is
+ * one entry with usable = false.  Writes up to `capacity` entries, *n is the
+ * full count.  E_INVALID. */
+QMOE_API qmoe_status qmoe_devices(qmoe_context *context, qmoe_device_info *out,
+    size_t capacity, size_t *n) QMOE_MUST_CHECK;
+
+/* ---- models ----------------------------------------------------------- */
+
+typedef struct qmoe_model qmoe_model;
+
+/* Opens a model directory: an uncompressed Hugging Face checkpoint
+ * (config.json, safetensors, spiece.model) or a compressed directory written
+ * by qmoe_compress (docs/format.md).  Weights are memory-mapped, not read.
+ * `context` must outlive the model.
+ * E_NOT_FOUND: directory or a file missing; E_FORMAT: a file breaks its
+ * format; E_UNSUPPORTED: another architecture, dtype or format version. */
+QMOE_API qmoe_status qmoe_model_open(qmoe_model **out, qmoe_context *context,
+    const char *directory) QMOE_MUST_CHECK;
+QMOE_API void qmoe_model_close(qmoe_model *model);
+
+typedef struct qmoe_model_info {
+    char architecture[64]; /* "switch_transformers" */
+    char format[32];       /* of the experts: "bf16", "ternary-dict", ... */
+    int64_t d_model, d_ff, d_kv, n_heads, n_experts, vocab_size;
+    int64_t n_encoder_blocks, n_decoder_blocks;
+    int64_t n_sparse_blocks; /* of both stacks */
+    bool compressed;
+} qmoe_model_info;
+
+QMOE_API void qmoe_model_describe(const qmoe_model *model,
+    qmoe_model_info *out);
+
+/* One weight of the model: a matrix, or all experts' matrices of one block
+ * and kind as a stack. */
+typedef struct qmoe_weight_info {
+    const char *name;   /* owned by the model */
+    const char *format; /* static storage */
+    int64_t n_matrices, n_rows, n_cols;
+    uint64_t n_weights; /* n_matrices * n_rows * n_cols */
+    uint64_t n_bytes;   /* all file bytes that belong to it */
+    bool is_expert;
+} qmoe_weight_info;
+
+QMOE_API size_t qmoe_model_weight_count(const qmoe_model *model);
+/* `index` < count, else E_INVALID. */
+QMOE_API qmoe_status qmoe_model_weight(const qmoe_model *model, size_t index,
+    qmoe_weight_info *out) QMOE_MUST_CHECK;
+
+typedef struct qmoe_weight_stats {
+    uint64_t n_zeros;
+    /* Shannon entropy of the decoded values' level codes (zero, low, high)
+     * in bits per weight; 0 for formats without levels. */
+    double entropy_bits;
+} qmoe_weight_stats;
+
+/* Decodes every row of one weight.  E_FORMAT: an undecodable row. */
+QMOE_API qmoe_status qmoe_model_weight_stats(qmoe_model *model, size_t index,
+    qmoe_weight_stats *out) QMOE_MUST_CHECK;
+
+typedef struct qmoe_verify_report {
+    uint64_t n_tensors, n_bytes; /* checked against their checksums */
+    uint64_t n_without_checksum; /* uncompressed checkpoints carry none */
+    uint64_t n_rows_decoded;
+    char first_bad[256]; /* name of the first broken tensor, or "" */
+} qmoe_verify_report;
+
+/* Checks every checksum and decodes every row of every compressed weight.
+ * E_CHECKSUM, E_FORMAT: report->first_bad names the tensor. */
+QMOE_API qmoe_status qmoe_model_verify(qmoe_model *model,
+    qmoe_verify_report *report) QMOE_MUST_CHECK;
+
+/* ---- text ------------------------------------------------------------- */
+
+/* Text to ids with the model's SentencePiece file; "<extra_id_k>" in the text
+ * becomes the sentinel k.  No end token is appended.  Writes up to `capacity`
+ * ids, *n is the full count. */
+QMOE_API qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids,
+    size_t capacity, size_t *n, const char *text) QMOE_MUST_CHECK;
+/* Ids to text, NUL-terminated and cut at `capacity` bytes; *n is the full
+ * length without NUL.  Pad and end tokens are left out. */
+QMOE_API qmoe_status qmoe_detokenize(qmoe_model *model, char *text,
+    size_t capacity, size_t *n, const int32_t *ids, size_t n_ids)
+    QMOE_MUST_CHECK;
+
+/* ---- sessions --------------------------------------------------------- */
+
+/* A model placed on one device, with its caches.  One thread at a time. */
+typedef struct qmoe_session qmoe_session;
+
+typedef struct qmoe_session_options {
+    size_t size;
+    /* "cpu", "opencl", "cuda", "reference"; "auto" (or NULL) takes CUDA, else
+     * a GPU under OpenCL, else the CPU, and says so by the message hook. */
+    const char *backend;
+    int device;          /* index within the backend */
+    /* Tokens per sequence and expert beyond which a token skips the expert,
+     * as Hugging Face's expert_capacity does; 0 = never drop. */
+    int expert_capacity;
+} qmoe_session_options;
+
+/* E_NO_BACKEND: the backend asked for is absent (the text says what is
+ * missing); never replaced silently by another. */
+QMOE_API qmoe_status qmoe_session_create(qmoe_session **out, qmoe_model *model,
+    const qmoe_session_options *options) QMOE_MUST_CHECK;
+QMOE_API void qmoe_session_destroy(qmoe_session *session);
+QMOE_API void qmoe_session_device(const qmoe_session *session,
+    qmoe_device_info *out);
+
+typedef struct qmoe_generate_options {
+    size_t size;
+    int max_new_tokens; /* 0 = 64 */
+    float temperature;  /* 0 = greedy */
+    int top_k;          /* 0 = no limit */
+    float top_p;        /* 0 or >= 1 = no limit */
+    uint64_t seed;
+    bool ignore_eos;    /* generate exactly max_new_tokens (benchmarks) */
+    /* Called once per new token of sequence `sequence`, as they come, with the
+     * text the token adds (may be "").  Non-zero cancels.  May be NULL. */
+    int (*on_token)(void *user, size_t sequence, int32_t id, const char *text);
+    void *user;
+} qmoe_generate_options;
+
+typedef struct qmoe_generation {
+    char *text;   /* detokenized, NUL-terminated */
+    int32_t *ids; /* [n_ids], without the start token, with the end token */
+    size_t n_ids;
+    size_t n_prompt_ids;
+    bool ended;   /* stopped at the end token */
+} qmoe_generation;
+
+typedef struct qmoe_timing {
+    double encode_seconds, decode_seconds;
+    uint64_t n_encoded, n_decoded; /* tokens */
+} qmoe_timing;
+
+/* Generates from `n_prompts` texts as one batch.  *out is an array of
+ * n_prompts results, to be released with qmoe_generations_free. */
+QMOE_API qmoe_status qmoe_session_generate(qmoe_session *session,
+    qmoe_generation **out, qmoe_timing *timing, const char *const *prompts,
+    size_t n_prompts, const qmoe_generate_options *options) QMOE_MUST_CHECK;
+QMOE_API void qmoe_generations_free(qmoe_generation *generations, size_t n);
+
+/* Teacher-forced pass of one sequence: logits [n_decoder, vocab_size] float32,
+ * row-major, for the decoder input `decoder_ids` (which starts with the
+ * decoder start token).  The caller owns `logits`. */
+QMOE_API qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
+    const int32_t *encoder_ids, size_t n_encoder, const int32_t *decoder_ids,
+    size_t n_decoder) QMOE_MUST_CHECK;
+
+typedef struct qmoe_eval_options {
+    size_t size;
+    const char *text_path; /* one document per line, or JSON lines with "text" */
+    uint64_t max_samples;  /* 0 = all */
+    uint32_t seed;         /* of the span masks, NumPy legacy seeding */
+} qmoe_eval_options;
+
+typedef struct qmoe_eval_result {
+    /* Mean over samples of their mean cross entropy, weighted by decoder
+     * length (the reference's formula: IST-DASLab/qmoe, facts in
+     * docs/evaluation.md). */
+    double loss;
+    double token_loss;  /* plain mean over predicted tokens */
+    uint64_t n_samples;
+    uint64_t n_tokens;  /* predicted positions */
+    uint64_t n_skipped; /* documents too long or empty */
+    double seconds;
+} qmoe_eval_result;
+
+QMOE_API qmoe_status qmoe_session_eval(qmoe_session *session,
+    qmoe_eval_result *out, const qmoe_eval_options *options) QMOE_MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
