@@ -40,8 +40,8 @@ typedef struct qmi_backend {
 
     /* Device memory, uninitialised.  write and read are ordered with the
      * device's operations; read returns when the bytes are there. */
-    qmoe_status (*buffer_alloc)(qmi_buffer **out, qmi_device *device,
-        uint64_t n_bytes, qmi_error *err);
+    qmoe_status (*buffer_alloc)(
+        qmi_buffer **out, qmi_device *device, uint64_t n_bytes, qmi_error *err);
     void (*buffer_free)(qmi_device *device, qmi_buffer *buffer);
     qmoe_status (*buffer_write)(qmi_device *device, qmi_view dst,
         const void *src, uint64_t n_bytes, qmi_error *err);
@@ -56,8 +56,8 @@ typedef struct qmi_backend {
 
     qmoe_status (*sync)(qmi_device *device, qmi_error *err);
     /* Ways to run `kind`, best first, the portable one last. */
-    const qmi_variant *(*variants)(const qmi_device *device, qmi_op_kind kind,
-        size_t *n);
+    const qmi_variant *(*variants)(
+        const qmi_device *device, qmi_op_kind kind, size_t *n);
 } qmi_backend;
 
 /* The symbol a module exports. */
@@ -74,8 +74,8 @@ qmoe_status qmi_run(const qmi_backend *backend, qmi_device *device,
 const qmi_backend *qmi_backend_reference(void);
 /* Host-memory buffers and bindings shared by the reference and CPU backends
  * (host_buffers.c). */
-qmoe_status qmi_host_buffer_alloc(qmi_buffer **out, qmi_device *device,
-    uint64_t n_bytes, qmi_error *err);
+qmoe_status qmi_host_buffer_alloc(
+    qmi_buffer **out, qmi_device *device, uint64_t n_bytes, qmi_error *err);
 void qmi_host_buffer_free(qmi_device *device, qmi_buffer *buffer);
 qmoe_status qmi_host_buffer_write(qmi_device *device, qmi_view dst,
     const void *src, uint64_t n_bytes, qmi_error *err);

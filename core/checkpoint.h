@@ -13,8 +13,8 @@ typedef struct qmi_checkpoint qmi_checkpoint;
 /* Opens config.json and all weight files.  E_NOT_FOUND names what is missing;
  * E_FORMAT: a broken file, an index that names a missing tensor or shard, a
  * shard name with a path separator, a tensor present in two files. */
-qmoe_status qmi_checkpoint_open(qmi_checkpoint **out, const char *directory,
-    qmi_error *err);
+qmoe_status qmi_checkpoint_open(
+    qmi_checkpoint **out, const char *directory, qmi_error *err);
 void qmi_checkpoint_close(qmi_checkpoint *checkpoint);
 
 const char *qmi_checkpoint_directory(const qmi_checkpoint *checkpoint);
@@ -23,12 +23,12 @@ const char *qmi_checkpoint_config_path(const qmi_checkpoint *checkpoint);
 const cJSON *qmi_checkpoint_config(const qmi_checkpoint *checkpoint);
 
 size_t qmi_checkpoint_file_count(const qmi_checkpoint *checkpoint);
-const qmi_safetensors *qmi_checkpoint_file(const qmi_checkpoint *checkpoint,
-    size_t index);
+const qmi_safetensors *qmi_checkpoint_file(
+    const qmi_checkpoint *checkpoint, size_t index);
 
 /* NULL when there is none.  O(log n). */
-const qmi_tensor *qmi_checkpoint_find(const qmi_checkpoint *checkpoint,
-    const char *name);
+const qmi_tensor *qmi_checkpoint_find(
+    const qmi_checkpoint *checkpoint, const char *name);
 /* Like find; absent is E_FORMAT "<directory>: tensor '<name>' is missing". */
 qmoe_status qmi_checkpoint_require(const qmi_checkpoint *checkpoint,
     const qmi_tensor **out, const char *name, qmi_error *err);

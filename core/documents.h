@@ -8,8 +8,8 @@
 
 typedef struct qmi_documents qmi_documents;
 
-qmoe_status qmi_documents_open(qmi_documents **out, const char *path,
-    qmi_error *err);
+qmoe_status qmi_documents_open(
+    qmi_documents **out, const char *path, qmi_error *err);
 /* The next non-empty document: *text is valid until the next call, NULL at the
  * end.  E_FORMAT (naming file and line): a broken record, not UTF-8. */
 qmoe_status qmi_documents_next(qmi_documents *documents, const char **text,

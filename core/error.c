@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-qmoe_status qmi_fail(qmi_error *err, qmoe_status status, const char *format,
-    ...)
+qmoe_status qmi_fail(
+    qmi_error *err, qmoe_status status, const char *format, ...)
 {
     if (err == NULL)
         return status;

@@ -1,1 +1,94 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Buffers and weight bindings of backends that compute in host memory. */
+#include "backend.h"
+
+#include <string.h>
+
+#include "alloc.h"
+
+struct qmi_buffer {
+    uint8_t *data;
+    uint64_t n_bytes;
+};
+
+qmoe_status qmi_host_buffer_alloc(
+    qmi_buffer **out, qmi_device *device, uint64_t n_bytes, qmi_error *err)
+{
+    (void)device;
+    *out = NULL;
+    qmi_buffer *buffer = qmi_calloc(1, sizeof *buffer, "a buffer", err);
+    if (buffer == NULL)
+        return QMOE_E_NOMEM;
+    buffer->data = qmi_calloc(n_bytes, 1, "a buffer", err);
+    if (buffer->data == NULL) {
+        qmi_free(buffer);
+        return QMOE_E_NOMEM;
+    }
+    buffer->n_bytes = n_bytes;
+    *out = buffer;
+    return QMOE_OK;
+}
+
+void qmi_host_buffer_free(qmi_device *device, qmi_buffer *buffer)
+{
+    (void)device;
+    if (buffer == NULL)
+        return;
+    qmi_free(buffer->data);
+    qmi_free(buffer);
+}
+
+static bool in_range(qmi_view view, uint64_t n_bytes)
+{
+    return view.buffer != NULL && view.offset <= view.buffer->n_bytes &&
+           n_bytes <= view.buffer->n_bytes - view.offset;
+}
+
+qmoe_status qmi_host_buffer_write(qmi_device *device, qmi_view dst,
+    const void *src, uint64_t n_bytes, qmi_error *err)
+{
+    (void)device;
+    if (!in_range(dst, n_bytes))
+        return qmi_fail(err, QMOE_E_INVALID, "write outside a buffer");
+    if (n_bytes != 0)
+        memcpy(dst.buffer->data + dst.offset, src, n_bytes);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_host_buffer_read(qmi_device *device, void *dst, qmi_view src,
+    uint64_t n_bytes, qmi_error *err)
+{
+    (void)device;
+    if (!in_range(src, n_bytes))
+        return qmi_fail(err, QMOE_E_INVALID, "read outside a buffer");
+    if (n_bytes != 0)
+        memcpy(dst, src.buffer->data + src.offset, n_bytes);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_host_weight_bind(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err)
+{
+    (void)device;
+    (void)err;
+    *out = (qmi_bound_weight){.host = host};
+    return QMOE_OK;
+}
+
+void qmi_host_weight_unbind(qmi_device *device, qmi_bound_weight *weight)
+{
+    (void)device;
+    *weight = (qmi_bound_weight){0};
+}
+
+qmoe_status qmi_host_sync(qmi_device *device, qmi_error *err)
+{
+    (void)device;
+    (void)err;
+    return QMOE_OK;
+}
+
+void *qmi_host_pointer(qmi_view view)
+{
+    return view.buffer == NULL ? NULL : view.buffer->data + view.offset;
+}

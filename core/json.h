@@ -31,6 +31,21 @@ qmoe_status qmi_json_string(const char **out, const cJSON *object,
 /* A JSON number as a non-negative integer below 2^53; false otherwise. */
 bool qmi_json_to_u64(uint64_t *out, const cJSON *number);
 
+/* A place in JSON text, for input too large to be trusted with a tree.  The
+ * text must be valid UTF-8. */
+typedef struct qmi_json_cursor {
+    const char *at, *end;
+} qmi_json_cursor;
+
+/* Each skips white space first.  take: steps over `c` if it is next.
+ * take_string: the string there, released with cJSON_Delete; NULL when there
+ * is none or it breaks RFC 8259 or holds an escaped NUL.  take_u64: as
+ * qmi_json_to_u64; false also when there is no number. */
+bool qmi_json_take(qmi_json_cursor *cursor, char c);
+cJSON *qmi_json_take_string(qmi_json_cursor *cursor);
+bool qmi_json_take_u64(qmi_json_cursor *cursor, uint64_t *out);
+bool qmi_json_at_end(qmi_json_cursor *cursor);
+
 /* True when the bytes are well-formed UTF-8 (RFC 3629). */
 bool qmi_utf8_valid(const void *text, size_t n_bytes);
 

@@ -1,1 +1,195 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Opening and closing models. */
+#include "arch.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "alloc.h"
+
+static qmoe_status open_tokenizer(
+    qmoe_model *model, const char *directory, qmi_error *err)
+{
+    char *path = qmi_path_join(directory, "spiece.model", err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = QMOE_OK;
+    if (access(path, F_OK) == 0)
+        status = qmi_tokenizer_open(&model->tokenizer, path, err);
+    if (status == QMOE_OK && model->tokenizer != NULL &&
+        qmi_tokenizer_size(model->tokenizer) > model->config.vocab_size)
+        status = qmi_fail(err, QMOE_E_FORMAT,
+            "%s: %d pieces and sentinels, but the model's vocab_size is %lld",
+            path, (int)qmi_tokenizer_size(model->tokenizer),
+            (long long)model->config.vocab_size);
+    qmi_free(path);
+    return status;
+}
+
+qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err)
+{
+    if (model->tokenizer != NULL)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_NOT_FOUND,
+        "%s/spiece.model: not found; text needs the tokenizer's file",
+        qmi_checkpoint_directory(model->checkpoint));
+}
+
+/* Finds quantization_config; another method than ours cannot be read. */
+static qmoe_status read_quantization(qmoe_model *model, qmi_error *err)
+{
+    const char *file = qmi_checkpoint_config_path(model->checkpoint);
+    const cJSON *json = qmi_checkpoint_config(model->checkpoint);
+    const cJSON *q =
+        cJSON_GetObjectItemCaseSensitive(json, "quantization_config");
+    const char *method = NULL;
+    int64_t version = 0;
+    if (q == NULL || cJSON_IsNull(q))
+        return QMOE_OK;
+    QMI_TRY(qmi_json_string(&method, q, "quant_method", "(none)", file, err));
+    if (strcmp(method, "qmoe") != 0)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "%s: quantization_config.quant_method '%s' is not 'qmoe'", file,
+            method);
+    QMI_TRY(
+        qmi_json_int(&version, q, "version", true, 0, 0, 1 << 20, file, err));
+    if (version != 1)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "%s: format version %lld; this program reads version 1", file,
+            (long long)version);
+    model->quantization = q;
+    return QMOE_OK;
+}
+
+static qmoe_status find_architecture(qmoe_model *model, qmi_error *err)
+{
+    const char *file = qmi_checkpoint_config_path(model->checkpoint);
+    const cJSON *json = qmi_checkpoint_config(model->checkpoint);
+    const char *type = NULL;
+    QMI_TRY(qmi_json_string(&type, json, "model_type", NULL, file, err));
+    if (type == NULL)
+        return qmi_fail(
+            err, QMOE_E_FORMAT, "%s: 'model_type' is missing", file);
+    model->arch = qmi_arch_find(type);
+    if (model->arch == NULL)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "%s: model_type '%s' is not supported (supported: "
+            "switch_transformers)",
+            file, type);
+    return model->arch->configure(&model->config, json, file, err);
+}
+
+static qmoe_status fill(
+    qmoe_model *model, const char *directory, qmi_error *err)
+{
+    QMI_TRY(qmi_checkpoint_open(&model->checkpoint, directory, err));
+    QMI_TRY(find_architecture(model, err));
+    QMI_TRY(read_quantization(model, err));
+    QMI_TRY(open_tokenizer(model, directory, err));
+    return model->arch->build(model, err);
+}
+
+qmoe_status qmoe_model_open(
+    qmoe_model **out, qmoe_context *context, const char *directory)
+{
+    *out = NULL;
+    qmi_error *err = &context->error;
+    qmoe_model *model = qmi_calloc(1, sizeof *model, "a model", err);
+    if (model == NULL)
+        return QMOE_E_NOMEM;
+    model->context = context;
+    model->expert_format = "";
+    qmoe_status status = fill(model, directory, err);
+    if (status != QMOE_OK) {
+        qmoe_model_close(model);
+        return status;
+    }
+    *out = model;
+    return QMOE_OK;
+}
+
+void qmoe_model_close(qmoe_model *model)
+{
+    if (model == NULL)
+        return;
+    for (size_t i = 0; i < model->n_weights; i++) {
+        qmi_free((char *)model->weights[i].name);
+        qmi_free(model->weights[i].mats);
+        qmi_free((void *)model->weights[i].checked);
+    }
+    qmi_free(model->weights);
+    qmi_free(model->encoder.items);
+    qmi_free(model->cross.items);
+    qmi_free(model->decoder.items);
+    qmi_tokenizer_close(model->tokenizer);
+    qmi_checkpoint_close(model->checkpoint);
+    qmi_free(model);
+}
+
+void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
+{
+    const qmi_config *c = &model->config;
+    *out = (qmoe_model_info){
+        .d_model = c->d_model,
+        .d_ff = c->d_ff,
+        .d_kv = c->d_kv,
+        .n_heads = c->n_heads,
+        .n_experts = c->n_experts,
+        .vocab_size = c->vocab_size,
+        .n_encoder_blocks = c->n_blocks[QMI_ENCODER],
+        .n_decoder_blocks = c->n_blocks[QMI_DECODER],
+        .n_sparse_blocks = qmi_config_sparse_count(c),
+        .compressed = model->quantization != NULL,
+    };
+    snprintf(out->architecture, sizeof out->architecture, "%s",
+        model->arch->model_type);
+    snprintf(out->format, sizeof out->format, "%s", model->expert_format);
+}
+
+qmoe_status qmi_steps_add(qmi_steps *steps, qmi_step step, qmi_error *err)
+{
+    if (steps->n == steps->capacity) {
+        size_t capacity = steps->capacity == 0 ? 64 : 2 * steps->capacity;
+        qmi_step *items = qmi_regrow(
+            steps->items, steps->n, capacity, sizeof *items, "the graph", err);
+        if (items == NULL)
+            return QMOE_E_NOMEM;
+        steps->items = items;
+        steps->capacity = capacity;
+    }
+    steps->items[steps->n++] = step;
+    return QMOE_OK;
+}
+
+/* ---- text ---- */
+
+qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
+    size_t *n, const char *text)
+{
+    qmi_error *err = &model->context->error;
+    int32_t *all = NULL;
+    *n = 0;
+    QMI_TRY(qmi_model_need_tokenizer(model, err));
+    QMI_TRY(qmi_tokenizer_encode(
+        model->tokenizer, &all, n, text, strlen(text), err));
+    for (size_t i = 0; i < *n && i < capacity; i++)
+        ids[i] = all[i];
+    qmi_free(all);
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_detokenize(qmoe_model *model, char *text, size_t capacity,
+    size_t *n, const int32_t *ids, size_t n_ids)
+{
+    qmi_error *err = &model->context->error;
+    char *all = NULL;
+    *n = 0;
+    QMI_TRY(qmi_model_need_tokenizer(model, err));
+    QMI_TRY(qmi_tokenizer_decode(model->tokenizer, &all, ids, n_ids, err));
+    *n = strlen(all);
+    if (capacity != 0)
+        snprintf(text, capacity, "%s", all);
+    qmi_free(all);
+    return QMOE_OK;
+}

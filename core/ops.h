@@ -119,9 +119,10 @@ typedef struct qmi_op_route {
  * F_e(x) = wo_e relu(wi_e x), and F_{-1}(x) = x (a dropped token passes its
  * normed input: transformers 4.27). */
 typedef struct qmi_op_expert_ffn {
-    qmi_view dst, src, residual;       /* f32 [n_tokens, d_model] */
-    qmi_view expert, weight;           /* i32, f32 [n_tokens, top_k] */
-    const qmi_bound_weight *wi, *wo;   /* [E, d_ff, d_model], [E, d_model, d_ff] */
+    qmi_view dst, src, residual; /* f32 [n_tokens, d_model] */
+    qmi_view expert, weight;     /* i32, f32 [n_tokens, top_k] */
+    const qmi_bound_weight *wi,
+        *wo; /* [E, d_ff, d_model], [E, d_model, d_ff] */
     int64_t n_tokens, top_k;
 } qmi_op_expert_ffn;
 

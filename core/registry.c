@@ -1,1 +1,160 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Built-in backends and loadable modules, in order of preference. */
+#include "registry.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "alloc.h"
+
+/* Preference order; a name not linked in is looked for as a module. */
+static const char *const names[] = {"cuda", "opencl", "cpu", "reference"};
+enum { N_NAMES = sizeof names / sizeof *names };
+
+typedef struct entry {
+    const qmi_backend *backend;
+    void *module;
+    char reason[256]; /* when backend is NULL */
+} entry;
+
+struct qmi_registry {
+    entry entries[N_NAMES];
+};
+
+/* Folder "qmoe-backends" beside the running program. */
+static bool beside_program(char *path, size_t capacity)
+{
+    char program[4096];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (n <= 0)
+        return false;
+    program[n] = '\0';
+    char *slash = strrchr(program, '/');
+    if (slash == NULL)
+        return false;
+    *slash = '\0';
+    int length = snprintf(path, capacity, "%s/qmoe-backends", program);
+    return length > 0 && (size_t)length < capacity;
+}
+
+/* The folders that are searched, first match wins. */
+static size_t search_path(char paths[3][4200], const char *module_path)
+{
+    size_t n = 0;
+    const char *environment = getenv("QMOE_BACKEND_PATH");
+    if (module_path == NULL)
+        module_path = environment;
+    if (module_path != NULL) {
+        snprintf(paths[n++], sizeof *paths, "%s", module_path);
+        return n;
+    }
+    if (beside_program(paths[n], sizeof *paths))
+        n++;
+#ifdef QMOE_INSTALLED_BACKENDS
+    snprintf(paths[n++], sizeof *paths, "%s", QMOE_INSTALLED_BACKENDS);
+#endif
+    return n;
+}
+
+static void load_file(entry *e, const char *name, const char *path)
+{
+    e->module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (e->module == NULL) {
+        snprintf(e->reason, sizeof e->reason, "%.255s", dlerror());
+        return;
+    }
+    qmi_backend_entry_fn entry_point;
+    *(void **)&entry_point = dlsym(e->module, QMI_BACKEND_ENTRY);
+    const qmi_backend *backend = entry_point != NULL ? entry_point() : NULL;
+    if (backend == NULL || backend->api != QMI_BACKEND_API ||
+        strcmp(backend->name, name) != 0) {
+        snprintf(e->reason, sizeof e->reason,
+            "%.200s is not a %s module of this version", path, name);
+        dlclose(e->module);
+        e->module = NULL;
+        return;
+    }
+    e->backend = backend;
+}
+
+static void load_module(entry *e, const char *name, const char *module_path)
+{
+    char paths[3][4200];
+    size_t n = search_path(paths, module_path);
+    snprintf(e->reason, sizeof e->reason, "this build has no qmoe-%s.so module",
+        name);
+    for (size_t i = 0; i < n; i++) {
+        char file[4300];
+        snprintf(file, sizeof file, "%.4199s/qmoe-%s.so", paths[i], name);
+        if (access(file, F_OK) != 0)
+            continue;
+        load_file(e, name, file);
+        return;
+    }
+}
+
+qmoe_status qmi_registry_create(qmi_registry **out,
+    const qmi_backend *const *builtin, size_t n_builtin,
+    const char *module_path, qmi_error *err)
+{
+    *out = NULL;
+    qmi_registry *registry =
+        qmi_calloc(1, sizeof *registry, "the backend list", err);
+    if (registry == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < N_NAMES; i++) {
+        entry *e = &registry->entries[i];
+        for (size_t j = 0; j < n_builtin; j++)
+            if (strcmp(builtin[j]->name, names[i]) == 0)
+                e->backend = builtin[j];
+        if (e->backend == NULL)
+            load_module(e, names[i], module_path);
+    }
+    *out = registry;
+    return QMOE_OK;
+}
+
+void qmi_registry_destroy(qmi_registry *registry)
+{
+    if (registry == NULL)
+        return;
+    for (size_t i = 0; i < N_NAMES; i++)
+        if (registry->entries[i].module != NULL)
+            dlclose(registry->entries[i].module);
+    qmi_free(registry);
+}
+
+size_t qmi_registry_count(const qmi_registry *registry)
+{
+    (void)registry;
+    return N_NAMES;
+}
+
+void qmi_registry_at(const qmi_registry *registry, size_t index,
+    const char **name, const qmi_backend **backend, const char **reason)
+{
+    *name = names[index];
+    *backend = registry->entries[index].backend;
+    *reason = registry->entries[index].reason;
+}
+
+qmoe_status qmi_registry_find(const qmi_registry *registry,
+    const qmi_backend **out, const char *name, qmi_error *err)
+{
+    *out = NULL;
+    for (size_t i = 0; i < N_NAMES; i++) {
+        const entry *e = &registry->entries[i];
+        if (strcmp(names[i], name) != 0)
+            continue;
+        if (e->backend == NULL)
+            return qmi_fail(err, QMOE_E_NO_BACKEND,
+                "backend %s is not available: %s", name, e->reason);
+        *out = e->backend;
+        return QMOE_OK;
+    }
+    return qmi_fail(err, QMOE_E_INVALID,
+        "unknown backend '%s' (known: cuda, opencl, cpu, reference)", name);
+}

@@ -33,8 +33,8 @@ typedef struct qmi_safetensors qmi_safetensors;
  * without gap or overlap; file longer or shorter than the header says;
  * __metadata__ that is not a map of strings.  Memory use is proportional to
  * the number of tensors, whatever the header claims. */
-qmoe_status qmi_safetensors_open(qmi_safetensors **out, const char *path,
-    qmi_error *err);
+qmoe_status qmi_safetensors_open(
+    qmi_safetensors **out, const char *path, qmi_error *err);
 void qmi_safetensors_close(qmi_safetensors *file);
 
 const char *qmi_safetensors_path(const qmi_safetensors *file);
@@ -42,13 +42,16 @@ size_t qmi_safetensors_count(const qmi_safetensors *file);
 /* In file order (by offset).  index < count. */
 const qmi_tensor *qmi_safetensors_at(const qmi_safetensors *file, size_t index);
 /* NULL when there is none of that name.  O(log n). */
-const qmi_tensor *qmi_safetensors_find(const qmi_safetensors *file,
-    const char *name);
+const qmi_tensor *qmi_safetensors_find(
+    const qmi_safetensors *file, const char *name);
 /* Value of a __metadata__ key; NULL when absent.  O(log n). */
-const char *qmi_safetensors_metadata(const qmi_safetensors *file,
-    const char *key);
+const char *qmi_safetensors_metadata(
+    const qmi_safetensors *file, const char *key);
 /* XXH3-64 over the 8 length bytes and the header text as stored. */
 uint64_t qmi_safetensors_header_hash(const qmi_safetensors *file);
 uint64_t qmi_safetensors_file_bytes(const qmi_safetensors *file);
+
+/* Sets `file` of every tensor; for the checkpoint that owns `file`. */
+void qmi_safetensors_set_index(qmi_safetensors *file, uint32_t index);
 
 #endif

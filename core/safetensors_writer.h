@@ -16,8 +16,8 @@
 
 typedef struct qmi_st_writer qmi_st_writer;
 
-qmoe_status qmi_st_writer_create(qmi_st_writer **out, const char *path,
-    qmi_error *err);
+qmoe_status qmi_st_writer_create(
+    qmi_st_writer **out, const char *path, qmi_error *err);
 /* Frees everything; an unfinished file is removed. */
 void qmi_st_writer_destroy(qmi_st_writer *w);
 
@@ -26,8 +26,8 @@ void qmi_st_writer_destroy(qmi_st_writer *w);
  * ones before it have sizes that are multiples of 64; the first always does. */
 qmoe_status qmi_st_writer_declare(qmi_st_writer *w, const char *name,
     qmi_dtype dtype, const int64_t *shape, int rank, qmi_error *err);
-qmoe_status qmi_st_writer_metadata(qmi_st_writer *w, const char *key,
-    const char *value, qmi_error *err);
+qmoe_status qmi_st_writer_metadata(
+    qmi_st_writer *w, const char *key, const char *value, qmi_error *err);
 
 /* Appends bytes to tensor `index` (declaration order).  Tensors may be filled
  * in any interleaving: each has its own write position.  More bytes than

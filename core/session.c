@@ -1,1 +1,502 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Places a model on a device and runs passes over it. */
+#include "session.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+
+/* ---- buffers ---- */
+
+qmoe_status qmi_grow(
+    qmoe_session *session, qmi_growing *g, uint64_t n_bytes, qmi_error *err)
+{
+    if (n_bytes <= g->n_bytes && g->buffer != NULL)
+        return QMOE_OK;
+    session->backend->buffer_free(session->device, g->buffer);
+    *g = (qmi_growing){0};
+    QMI_TRY(session->backend->buffer_alloc(
+        &g->buffer, session->device, n_bytes, err));
+    g->n_bytes = n_bytes;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_upload(qmoe_session *session, qmi_growing *g, const void *data,
+    uint64_t n_bytes, qmi_error *err)
+{
+    QMI_TRY(qmi_grow(session, g, n_bytes, err));
+    return session->backend->buffer_write(
+        session->device, (qmi_view){.buffer = g->buffer}, data, n_bytes, err);
+}
+
+static void release(qmoe_session *session, qmi_growing *g)
+{
+    session->backend->buffer_free(session->device, g->buffer);
+    *g = (qmi_growing){0};
+}
+
+/* ---- position bias ---- */
+
+int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,
+    int64_t n_buckets, int64_t max_distance)
+{
+    int64_t n = n_buckets, offset = 0, distance = -relative;
+    if (bidirectional) {
+        n /= 2;
+        if (relative > 0) {
+            offset = n;
+            distance = relative;
+        }
+    }
+    if (distance < 0)
+        distance = 0;
+    int64_t exact = n / 2;
+    if (distance < exact)
+        return offset + distance;
+    float position = logf((float)distance / (float)exact) /
+                     (float)log((double)max_distance / (double)exact) *
+                     (float)(n - exact);
+    int64_t bucket = exact + (int64_t)position;
+    return offset + (bucket < n ? bucket : n - 1);
+}
+
+/* Spreads the learned [n_buckets, n_heads] over all distances. */
+static qmoe_status upload_bias(qmoe_session *s, int stack, qmi_error *err)
+{
+    const qmi_config *c = &s->model->config;
+    const qmi_weight *w = &s->model->weights[s->model->relative_bias[stack]];
+    int64_t n_distances = 2 * c->max_distance + 1;
+    size_t n_learned = (size_t)(c->n_buckets * c->n_heads);
+    float *learned = qmi_calloc(n_learned, sizeof *learned, "the bias", err);
+    float *bias = qmi_calloc(
+        (size_t)(n_distances * c->n_heads), sizeof *bias, "the bias", err);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (learned != NULL && bias != NULL) {
+        qmi_weight_decode(w, 0, 0, c->n_buckets, learned);
+        for (int64_t d = 0; d < n_distances; d++) {
+            int64_t bucket = qmi_relative_bucket(d - c->max_distance,
+                stack == QMI_ENCODER, c->n_buckets, c->max_distance);
+            for (int64_t head = 0; head < c->n_heads; head++)
+                bias[head * n_distances + d] =
+                    learned[bucket * c->n_heads + head];
+        }
+        status = qmi_upload(s, &s->bias[stack], bias,
+            (uint64_t)(n_distances * c->n_heads) * sizeof *bias, err);
+    }
+    qmi_free(learned);
+    qmi_free(bias);
+    return status;
+}
+
+/* ---- creation ---- */
+
+static bool has_device(const qmi_backend *backend, bool gpu_only, int index)
+{
+    int n = 0;
+    char reason[256];
+    qmoe_device_info info;
+    if (backend == NULL ||
+        backend->probe(&n, reason, sizeof reason) != QMOE_OK || index >= n)
+        return false;
+    return !gpu_only ||
+           (backend->describe(&info, index, NULL) == QMOE_OK && info.is_gpu);
+}
+
+/* CUDA, else a GPU under OpenCL, else the CPU. */
+static qmoe_status choose_auto(qmoe_session *s, int index, qmi_error *err)
+{
+    const qmi_registry *registry = s->model->context->registry;
+    static const struct {
+        const char *name;
+        bool gpu_only;
+    } order[] = {{"cuda", false}, {"opencl", true}, {"cpu", false}};
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
+        const qmi_backend *backend = NULL;
+        qmi_error ignored;
+        if (qmi_registry_find(registry, &backend, order[i].name, &ignored) ==
+                QMOE_OK &&
+            has_device(backend, order[i].gpu_only, index)) {
+            s->backend = backend;
+            qmi_message(
+                s->model->context, "backend auto: using %s", backend->name);
+            return QMOE_OK;
+        }
+    }
+    return qmi_fail(
+        err, QMOE_E_NO_BACKEND, "no backend has a device %d", index);
+}
+
+static qmoe_status choose_backend(
+    qmoe_session *s, const qmoe_session_options *options, qmi_error *err)
+{
+    const char *name = options->backend != NULL ? options->backend : "auto";
+    if (options->device < 0)
+        return qmi_fail(
+            err, QMOE_E_INVALID, "device %d is negative", options->device);
+    if (strcmp(name, "auto") == 0)
+        return choose_auto(s, options->device, err);
+    int n = 0;
+    char reason[256] = "";
+    QMI_TRY(
+        qmi_registry_find(s->model->context->registry, &s->backend, name, err));
+    QMI_TRY(s->backend->probe(&n, reason, sizeof reason));
+    if (n == 0)
+        return qmi_fail(err, QMOE_E_NO_BACKEND,
+            "backend %s is not available: %s", name, reason);
+    if (options->device >= n)
+        return qmi_fail(err, QMOE_E_NO_BACKEND,
+            "backend %s has %d device(s), no device %d", name, n,
+            options->device);
+    return QMOE_OK;
+}
+
+static qmoe_status bind_weights(qmoe_session *s, qmi_error *err)
+{
+    const qmoe_model *m = s->model;
+    s->bound =
+        qmi_calloc(m->n_weights, sizeof *s->bound, "weight bindings", err);
+    if (s->bound == NULL)
+        return QMOE_E_NOMEM;
+    for (; s->n_bound < m->n_weights; s->n_bound++)
+        QMI_TRY(s->backend->weight_bind(
+            &s->bound[s->n_bound], s->device, &m->weights[s->n_bound], err));
+    return QMOE_OK;
+}
+
+static qmoe_status set_up(
+    qmoe_session *s, const qmoe_session_options *options, qmi_error *err)
+{
+    const qmi_device_options device_options = {
+        .n_threads = s->model->context->n_threads};
+    int64_t n_blocks = s->model->config.n_blocks[QMI_DECODER];
+    QMI_TRY(choose_backend(s, options, err));
+    QMI_TRY(s->backend->describe(&s->info, options->device, err));
+    QMI_TRY(s->backend->device_open(
+        &s->device, options->device, &device_options, err));
+    for (int i = 0; i < QMI_CACHE_COUNT; i++) {
+        s->caches[i] = qmi_calloc(
+            (size_t)n_blocks, sizeof *s->caches[i], "cache list", err);
+        if (s->caches[i] == NULL)
+            return QMOE_E_NOMEM;
+    }
+    QMI_TRY(bind_weights(s, err));
+    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+        QMI_TRY(upload_bias(s, stack, err));
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_session_create(
+    qmoe_session **out, qmoe_model *model, const qmoe_session_options *options)
+{
+    *out = NULL;
+    qmi_error *err = &model->context->error;
+    qmoe_session_options known = {0};
+    if (options != NULL)
+        memcpy(&known, options,
+            options->size < sizeof known ? options->size : sizeof known);
+    if (known.expert_capacity < 0)
+        return qmi_fail(err, QMOE_E_INVALID, "expert capacity is negative");
+    qmoe_session *s = qmi_calloc(1, sizeof *s, "a session", err);
+    if (s == NULL)
+        return QMOE_E_NOMEM;
+    s->model = model;
+    s->capacity = known.expert_capacity;
+    qmoe_status status = set_up(s, &known, err);
+    if (status != QMOE_OK) {
+        qmoe_session_destroy(s);
+        return status;
+    }
+    *out = s;
+    return QMOE_OK;
+}
+
+static void release_buffers(qmoe_session *s)
+{
+    qmi_growing *const single[] = {&s->ids, &s->sequence, &s->rows, &s->spans,
+        &s->cross_spans, &s->expert, &s->route_weight, &s->bias[QMI_ENCODER],
+        &s->bias[QMI_DECODER]};
+    for (size_t i = 0; i < sizeof single / sizeof *single; i++)
+        release(s, single[i]);
+    for (int i = 0; i < QMI_SLOT_COUNT; i++)
+        release(s, &s->slots[i]);
+    for (int i = 0; i < QMI_CACHE_COUNT; i++)
+        for (int64_t b = 0;
+             s->caches[i] != NULL && b < s->model->config.n_blocks[QMI_DECODER];
+             b++)
+            release(s, &s->caches[i][b]);
+    for (size_t i = 0; i < s->n_bound; i++)
+        s->backend->weight_unbind(s->device, &s->bound[i]);
+}
+
+void qmoe_session_destroy(qmoe_session *session)
+{
+    if (session == NULL)
+        return;
+    if (session->device != NULL) {
+        release_buffers(session);
+        session->backend->device_close(session->device);
+    }
+    for (int i = 0; i < QMI_CACHE_COUNT; i++)
+        qmi_free(session->caches[i]);
+    qmi_free(session->bound);
+    qmi_free(session->encoder_begin);
+    qmi_free(session->position);
+    qmi_free(session);
+}
+
+void qmoe_session_device(const qmoe_session *session, qmoe_device_info *out)
+{
+    *out = session->info;
+}
+
+/* ---- passes ---- */
+
+static qmoe_status check_ids(
+    const qmoe_session *s, const int32_t *ids, int64_t n, qmi_error *err)
+{
+    int64_t vocab_size = s->model->config.vocab_size;
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= vocab_size)
+            return qmi_fail(err, QMOE_E_INVALID,
+                "token id %d at position %lld is outside the vocabulary of "
+                "%lld",
+                (int)ids[i], (long long)i, (long long)vocab_size);
+    return QMOE_OK;
+}
+
+/* Host-side lists of one pass, uploaded together. */
+typedef struct pass_lists {
+    int32_t *sequence, *rows;                /* [n_tokens] */
+    qmi_attention_span *spans, *cross_spans; /* [n_spans] */
+} pass_lists;
+
+static void lists_free(pass_lists *lists)
+{
+    qmi_free(lists->sequence);
+    qmi_free(lists->rows);
+    qmi_free(lists->spans);
+    qmi_free(lists->cross_spans);
+}
+
+static qmoe_status lists_alloc(
+    pass_lists *lists, int64_t n_tokens, int64_t n_spans, qmi_error *err)
+{
+    size_t t = (size_t)n_tokens, n = (size_t)n_spans;
+    *lists = (pass_lists){
+        .sequence = qmi_calloc(t, sizeof *lists->sequence, "a pass", err),
+        .rows = qmi_calloc(t, sizeof *lists->rows, "a pass", err),
+        .spans = qmi_calloc(n, sizeof *lists->spans, "a pass", err),
+        .cross_spans = qmi_calloc(n, sizeof *lists->spans, "a pass", err),
+    };
+    if (lists->sequence != NULL && lists->rows != NULL &&
+        lists->spans != NULL && lists->cross_spans != NULL)
+        return QMOE_OK;
+    lists_free(lists);
+    return QMOE_E_NOMEM;
+}
+
+static qmoe_status upload_lists(qmoe_session *s, const pass_lists *lists,
+    const int32_t *ids, const qmi_pass *pass, qmi_error *err)
+{
+    uint64_t n_tokens = (uint64_t)pass->n_tokens;
+    uint64_t span_bytes = (uint64_t)pass->n_spans * sizeof(qmi_attention_span);
+    QMI_TRY(qmi_upload(s, &s->ids, ids, n_tokens * sizeof *ids, err));
+    QMI_TRY(qmi_upload(s, &s->sequence, lists->sequence, n_tokens * 4, err));
+    QMI_TRY(qmi_upload(s, &s->rows, lists->rows, n_tokens * 4, err));
+    QMI_TRY(qmi_upload(s, &s->spans, lists->spans, span_bytes, err));
+    return qmi_upload(s, &s->cross_spans, lists->cross_spans, span_bytes, err);
+}
+
+/* Rows of the caches for `max_decoder` tokens and the encoder's. */
+static qmoe_status grow_caches(
+    qmoe_session *s, int64_t n_encoder, qmi_error *err)
+{
+    const qmi_config *c = &s->model->config;
+    uint64_t row_bytes = (uint64_t)(c->n_heads * c->d_kv) * sizeof(float);
+    uint64_t self_bytes = row_bytes * (uint64_t)s->max_decoder * s->n_sequences;
+    uint64_t cross_bytes = row_bytes * (uint64_t)n_encoder;
+    for (int64_t b = 0; b < c->n_blocks[QMI_DECODER]; b++) {
+        QMI_TRY(qmi_grow(s, &s->caches[QMI_CACHE_SELF_K][b], self_bytes, err));
+        QMI_TRY(qmi_grow(s, &s->caches[QMI_CACHE_SELF_V][b], self_bytes, err));
+        QMI_TRY(
+            qmi_grow(s, &s->caches[QMI_CACHE_CROSS_K][b], cross_bytes, err));
+        QMI_TRY(
+            qmi_grow(s, &s->caches[QMI_CACHE_CROSS_V][b], cross_bytes, err));
+    }
+    return QMOE_OK;
+}
+
+/* Remembers the batch: where its sequences begin, nothing decoded yet. */
+static qmoe_status start_batch(qmoe_session *s, const int32_t *lengths,
+    size_t n_sequences, int64_t max_decoder, qmi_error *err)
+{
+    qmi_free(s->encoder_begin);
+    qmi_free(s->position);
+    s->n_sequences = 0;
+    s->position = NULL;
+    s->encoder_begin =
+        qmi_calloc(n_sequences + 1, sizeof(int32_t), "a batch", err);
+    s->position = qmi_calloc(n_sequences, sizeof(int32_t), "a batch", err);
+    if (s->encoder_begin == NULL || s->position == NULL)
+        return QMOE_E_NOMEM;
+    int64_t n = 0;
+    s->longest_encoder = 0;
+    for (size_t i = 0; i < n_sequences; i++) {
+        if (lengths[i] < 1 || n + lengths[i] > INT32_MAX)
+            return qmi_fail(err, QMOE_E_INVALID,
+                "sequence %zu of the batch is empty or the batch is too long",
+                i);
+        n += lengths[i];
+        s->encoder_begin[i + 1] = (int32_t)n;
+        if (lengths[i] > s->longest_encoder)
+            s->longest_encoder = lengths[i];
+    }
+    if (max_decoder > INT32_MAX / (int64_t)n_sequences)
+        return qmi_fail(err, QMOE_E_INVALID, "the batch is too long");
+    s->n_sequences = n_sequences;
+    s->max_decoder = max_decoder;
+    return grow_caches(s, n, err);
+}
+
+static void fill_encoder_lists(const qmoe_session *s, pass_lists *lists)
+{
+    for (size_t i = 0; i < s->n_sequences; i++) {
+        int32_t begin = s->encoder_begin[i];
+        int32_t length = s->encoder_begin[i + 1] - begin;
+        lists->spans[i] = (qmi_attention_span){
+            .q_begin = begin,
+            .q_len = length,
+            .k_begin = begin,
+            .k_len = length,
+        };
+        for (int32_t t = begin; t < begin + length; t++) {
+            lists->sequence[t] = (int32_t)i;
+            lists->rows[t] = t;
+        }
+    }
+}
+
+qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
+    const int32_t *lengths, size_t n_sequences, int64_t max_decoder,
+    qmi_error *err)
+{
+    if (n_sequences == 0 || max_decoder < 1)
+        return qmi_fail(err, QMOE_E_INVALID, "nothing to encode");
+    QMI_TRY(start_batch(session, lengths, n_sequences, max_decoder, err));
+    const qmi_pass pass = {
+        .stack = QMI_ENCODER,
+        .n_tokens = session->encoder_begin[n_sequences],
+        .n_spans = (int64_t)n_sequences,
+        .max_keys = session->longest_encoder,
+        .n_cache_rows = session->encoder_begin[n_sequences],
+    };
+    pass_lists lists;
+    QMI_TRY(check_ids(session, ids, pass.n_tokens, err));
+    QMI_TRY(lists_alloc(&lists, pass.n_tokens, pass.n_spans, err));
+    fill_encoder_lists(session, &lists);
+    qmoe_status status = upload_lists(session, &lists, ids, &pass, err);
+    lists_free(&lists);
+    QMI_TRY(status);
+    QMI_TRY(qmi_session_run(session, &session->model->encoder, &pass, err));
+    return qmi_session_run(session, &session->model->cross, &pass, err);
+}
+
+/* Spans, cache rows and sequence numbers of a decoder pass. */
+static void fill_decoder_lists(const qmoe_session *s, pass_lists *lists,
+    qmi_pass *pass, const int32_t *active, const int32_t *lengths)
+{
+    int32_t row = 0;
+    for (int64_t i = 0; i < pass->n_spans; i++) {
+        int32_t sequence = active[i];
+        int32_t position = s->position[sequence];
+        int32_t cache = (int32_t)(sequence * s->max_decoder);
+        int32_t begin = s->encoder_begin[sequence];
+        lists->spans[i] = (qmi_attention_span){
+            .q_begin = row,
+            .q_len = lengths[i],
+            .k_begin = cache,
+            .k_len = position + lengths[i],
+            .q_pos = position,
+        };
+        lists->cross_spans[i] = (qmi_attention_span){
+            .q_begin = row,
+            .q_len = lengths[i],
+            .k_begin = begin,
+            .k_len = s->encoder_begin[sequence + 1] - begin,
+        };
+        if (position + lengths[i] > pass->max_keys)
+            pass->max_keys = position + lengths[i];
+        for (int32_t t = 0; t < lengths[i]; t++, row++) {
+            lists->sequence[row] = sequence;
+            lists->rows[row] = cache + position + t;
+        }
+    }
+}
+
+static qmoe_status check_active(const qmoe_session *s, int64_t *n_tokens,
+    const int32_t *active, const int32_t *lengths, size_t n_active,
+    qmi_error *err)
+{
+    *n_tokens = 0;
+    for (size_t i = 0; i < n_active; i++) {
+        bool known = active[i] >= 0 && (size_t)active[i] < s->n_sequences &&
+                     (i == 0 || active[i] > active[i - 1]);
+        if (!known || lengths[i] < 1 ||
+            s->position[active[i]] + lengths[i] > s->max_decoder)
+            return qmi_fail(err, QMOE_E_INVALID,
+                "decoder pass does not fit the encoded batch");
+        *n_tokens += lengths[i];
+    }
+    if (*n_tokens == 0)
+        return qmi_fail(err, QMOE_E_INVALID, "nothing to decode");
+    return QMOE_OK;
+}
+
+qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
+    const int32_t *ids, const int32_t *active, const int32_t *lengths,
+    size_t n_active, qmi_error *err)
+{
+    qmi_pass pass = {
+        .stack = QMI_DECODER,
+        .n_spans = (int64_t)n_active,
+        .max_cross_keys = session->longest_encoder,
+        .n_cache_rows = (int64_t)session->n_sequences * session->max_decoder,
+    };
+    pass_lists lists;
+    QMI_TRY(
+        check_active(session, &pass.n_tokens, active, lengths, n_active, err));
+    QMI_TRY(check_ids(session, ids, pass.n_tokens, err));
+    QMI_TRY(lists_alloc(&lists, pass.n_tokens, pass.n_spans, err));
+    fill_decoder_lists(session, &lists, &pass, active, lengths);
+    qmoe_status status = upload_lists(session, &lists, ids, &pass, err);
+    lists_free(&lists);
+    QMI_TRY(status);
+    QMI_TRY(qmi_session_run(session, &session->model->decoder, &pass, err));
+    for (size_t i = 0; i < n_active; i++)
+        session->position[active[i]] += lengths[i];
+    uint64_t n_bytes = (uint64_t)pass.n_tokens *
+                       (uint64_t)session->model->config.vocab_size *
+                       sizeof *logits;
+    return session->backend->buffer_read(session->device, logits,
+        (qmi_view){.buffer = session->slots[QMI_SLOT_LOGITS].buffer}, n_bytes,
+        err);
+}
+
+qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
+    const int32_t *encoder_ids, size_t n_encoder, const int32_t *decoder_ids,
+    size_t n_decoder)
+{
+    qmi_error *err = &session->model->context->error;
+    if (n_encoder == 0 || n_decoder == 0 || n_encoder > INT32_MAX ||
+        n_decoder > INT32_MAX)
+        return qmi_fail(err, QMOE_E_INVALID, "empty or too long sequence");
+    const int32_t encoder_length = (int32_t)n_encoder;
+    const int32_t decoder_length = (int32_t)n_decoder;
+    const int32_t first = 0;
+    QMI_TRY(qmi_session_encode(
+        session, encoder_ids, &encoder_length, 1, decoder_length, err));
+    return qmi_session_decode(
+        session, logits, decoder_ids, &first, &decoder_length, 1, err);
+}

@@ -18,8 +18,8 @@ typedef struct qmi_sample {
 
 /* Draws the span lengths for a document of n_tokens >= 2: noise and kept parts
  * alternate starting with a kept one.  Arrays of n_tokens entries each. */
-void qmi_span_mask(qmi_mt19937 *rng, int32_t *noise_parts,
-    int32_t *kept_parts, int32_t *n_spans, int32_t n_tokens);
+void qmi_span_mask(qmi_mt19937 *rng, int32_t *noise_parts, int32_t *kept_parts,
+    int32_t *n_spans, int32_t n_tokens);
 
 /* Corrupts one document, `ids` including its end token.  E_INVALID when
  * n_tokens < 2 or more spans than sentinels are needed. */

@@ -18,8 +18,8 @@ enum { QMI_CODE_ZERO = 0, QMI_CODE_LOW = 1, QMI_CODE_HIGH = 2 };
 
 /* One codeword unpacked for fast decoding: its non-zero weights only. */
 typedef struct qmi_dict_entry {
-    uint8_t n_weights;  /* 2 .. 28, even */
-    uint8_t n_nonzeros; /* 0 .. 3 */
+    uint8_t n_weights;                       /* 2 .. 28, even */
+    uint8_t n_nonzeros;                      /* 0 .. 3 */
     uint8_t position[QMI_DICT_MAX_NONZEROS]; /* 0 .. 27; 0 when unused */
     uint8_t code[QMI_DICT_MAX_NONZEROS];     /* LOW or HIGH; ZERO when unused */
 } qmi_dict_entry;
@@ -44,8 +44,8 @@ qmoe_status qmi_dict_build(qmi_dict **out, double p0, qmi_error *err);
 /* Encodes n_cols weight codes (0, 1, 2) of one row by greedy longest match;
  * an odd width is padded with one zero code.  Writes at most
  * (n_cols + 1) / 2 codewords to `dst`; returns their number. */
-size_t qmi_dict_encode_row(const qmi_dict *dict, uint16_t *dst,
-    const uint8_t *codes, int64_t n_cols);
+size_t qmi_dict_encode_row(
+    const qmi_dict *dict, uint16_t *dst, const uint8_t *codes, int64_t n_cols);
 
 /* Storage of a stack (format "ternary-dict"), parts in this order. */
 enum {

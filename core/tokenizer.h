@@ -16,8 +16,8 @@ enum { QMI_N_SENTINELS = 100 };
 
 /* Loads a spiece.model file. E_NOT_FOUND, E_FORMAT (not a SentencePiece
  * model). */
-qmoe_status qmi_tokenizer_open(qmi_tokenizer **out, const char *path,
-    qmi_error *err);
+qmoe_status qmi_tokenizer_open(
+    qmi_tokenizer **out, const char *path, qmi_error *err);
 void qmi_tokenizer_close(qmi_tokenizer *tokenizer);
 
 /* Pieces of the file plus the sentinels. */

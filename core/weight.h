@@ -40,8 +40,8 @@ typedef struct qmi_part_spec {
     const char *suffix; /* tensor name = weight name + "." + suffix */
     qmi_dtype dtype;
     /* Writes the shape for the stack; -1 = set by the data.  Returns rank. */
-    int (*shape)(int64_t shape[3], int64_t n_mats, int64_t n_rows,
-        int64_t n_cols);
+    int (*shape)(
+        int64_t shape[3], int64_t n_mats, int64_t n_rows, int64_t n_cols);
 } qmi_part_spec;
 
 struct qmi_format {
@@ -59,8 +59,8 @@ struct qmi_format {
     qmoe_status (*check)(const qmi_weight *w, int64_t mat, qmi_error *err);
     /* Plain decode of rows [row, row + n) of a checked matrix to f32
      * dst [n, n_cols]. */
-    void (*decode)(const qmi_weight *w, int64_t mat, int64_t row, int64_t n,
-        float *dst);
+    void (*decode)(
+        const qmi_weight *w, int64_t mat, int64_t row, int64_t n, float *dst);
 };
 
 /* NULL when unknown. */
@@ -80,7 +80,7 @@ qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err);
 uint64_t qmi_weight_bytes(const qmi_weight *w);
 
 /* Decodes rows to f32 (check first). */
-void qmi_weight_decode(const qmi_weight *w, int64_t mat, int64_t row,
-    int64_t n, float *dst);
+void qmi_weight_decode(
+    const qmi_weight *w, int64_t mat, int64_t row, int64_t n, float *dst);
 
 #endif

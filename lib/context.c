@@ -1,1 +1,68 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Puts the parts together: the context with the built-in backends. */
+#include "context.h"
+
+#include <sched.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "cpu.h"
+
+/* Processors this process may use (its affinity mask, which container limits
+ * set), at least 1. */
+static int usable_processors(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    int n = CPU_COUNT(&set);
+    return n > 0 ? n : 1;
+}
+
+/* A copy of the caller's options, zero beyond the size the caller knows. */
+static qmoe_context_options known_options(const qmoe_context_options *options)
+{
+    qmoe_context_options known = {0};
+    if (options == NULL)
+        return known;
+    size_t n = options->size < sizeof known ? options->size : sizeof known;
+    memcpy(&known, options, n);
+    return known;
+}
+
+qmoe_status qmoe_context_create(
+    qmoe_context **out, const qmoe_context_options *options)
+{
+    *out = NULL;
+    const qmoe_context_options known = known_options(options);
+    if (known.n_threads < 0)
+        return QMOE_E_INVALID;
+    qmoe_context *context = qmi_calloc(1, sizeof *context, "a context", NULL);
+    if (context == NULL)
+        return QMOE_E_NOMEM;
+    context->n_threads =
+        known.n_threads > 0 ? known.n_threads : usable_processors();
+    context->progress = known.progress;
+    context->message = known.message;
+    context->user = known.user;
+    const qmi_backend *const builtin[] = {
+        qmi_backend_cpu(),
+        qmi_backend_reference(),
+    };
+    qmoe_status status = qmi_registry_create(&context->registry, builtin,
+        sizeof builtin / sizeof *builtin, known.backend_path, &context->error);
+    if (status != QMOE_OK) {
+        qmi_free(context);
+        return status;
+    }
+    *out = context;
+    return QMOE_OK;
+}
+
+void qmoe_context_destroy(qmoe_context *context)
+{
+    if (context == NULL)
+        return;
+    qmi_registry_destroy(context->registry);
+    qmi_free(context);
+}

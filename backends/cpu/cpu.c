@@ -1,1 +1,120 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * The CPU backend's table. */
+#include "cpu.h"
+
+#include <cblas.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "alloc.h"
+
+static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
+{
+    *n_devices = 1;
+    if (capacity != 0)
+        reason[0] = '\0';
+    return QMOE_OK;
+}
+
+static void processor_name(char *name, size_t capacity)
+{
+    snprintf(name, capacity, "CPU");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    if (file == NULL)
+        return;
+    char line[256];
+    char value[128];
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (sscanf(line, "model name : %127[^\n]", value) != 1)
+            continue;
+        snprintf(name, capacity, "%s", value);
+        break;
+    }
+    fclose(file);
+}
+
+static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
+{
+    if (index != 0)
+        return qmi_fail(err, QMOE_E_INVALID, "cpu: no device %d", index);
+    *out = (qmoe_device_info){.index = 0, .usable = true};
+    snprintf(out->backend, sizeof out->backend, "cpu");
+    processor_name(out->name, sizeof out->name);
+    long pages = sysconf(_SC_PHYS_PAGES);
+    long page = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && page > 0)
+        out->memory_bytes = (uint64_t)pages * (uint64_t)page;
+    snprintf(out->detail, sizeof out->detail, "%ld processors; OpenBLAS: %s",
+        sysconf(_SC_NPROCESSORS_ONLN), openblas_get_corename());
+    return QMOE_OK;
+}
+
+static qmoe_status device_open(qmi_device **out, int index,
+    const qmi_device_options *options, qmi_error *err)
+{
+    *out = NULL;
+    if (index != 0)
+        return qmi_fail(err, QMOE_E_INVALID, "cpu: no device %d", index);
+    qmi_device *device = qmi_calloc(1, sizeof *device, "a device", err);
+    if (device == NULL)
+        return QMOE_E_NOMEM;
+    device->n_threads = options->n_threads;
+    /* Tiles are the unit of parallelism; BLAS threads under them would only
+     * compete, and make results depend on their number. */
+    openblas_set_num_threads(1);
+    *out = device;
+    return QMOE_OK;
+}
+
+static void device_close(qmi_device *device)
+{
+    if (device == NULL)
+        return;
+    qmi_free(device->scratch);
+    qmi_free(device);
+}
+
+void *qcpu_scratch(qmi_device *device, size_t n_bytes, qmi_error *err)
+{
+    if (n_bytes <= device->scratch_bytes)
+        return device->scratch;
+    qmi_free(device->scratch);
+    device->scratch_bytes = 0;
+    device->scratch = qmi_calloc(n_bytes, 1, "operation work space", err);
+    if (device->scratch != NULL)
+        device->scratch_bytes = n_bytes;
+    return device->scratch;
+}
+
+static const qmi_variant *variants(
+    const qmi_device *device, qmi_op_kind kind, size_t *n)
+{
+    static const qmi_variant *(*const table[QMI_OP_COUNT])(size_t * n) = {
+#define X(name, member, text) qcpu_##member,
+        QMI_OP_MAP(X)
+#undef X
+    };
+    (void)device;
+    return table[kind](n);
+}
+
+const qmi_backend *qmi_backend_cpu(void)
+{
+    static const qmi_backend backend = {
+        .api = QMI_BACKEND_API,
+        .name = "cpu",
+        .probe = probe,
+        .describe = describe,
+        .device_open = device_open,
+        .device_close = device_close,
+        .buffer_alloc = qmi_host_buffer_alloc,
+        .buffer_free = qmi_host_buffer_free,
+        .buffer_write = qmi_host_buffer_write,
+        .buffer_read = qmi_host_buffer_read,
+        .weight_bind = qmi_host_weight_bind,
+        .weight_unbind = qmi_host_weight_unbind,
+        .sync = qmi_host_sync,
+        .variants = variants,
+    };
+    return &backend;
+}

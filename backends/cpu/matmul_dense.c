@@ -1,1 +1,54 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Dense products: a tile of rows is widened to f32 in the thread's work space
+ * (it stays in the L2 cache), then multiplied by OpenBLAS. */
+#include "cpu.h"
+
+#include <cblas.h>
+
+/* Bytes of a widened tile; half of a common 512 KiB-2 MiB L2 cache at most. */
+enum { TILE_BYTES = 256 * 1024, MAX_TILE_ROWS = 256 };
+
+static bool takes(const qmi_weight *w)
+{
+    return w->format->dense;
+}
+
+static int64_t tile_rows(const qmi_weight *w)
+{
+    int64_t rows = TILE_BYTES / (int64_t)sizeof(float) / w->n_cols;
+    if (rows < 4)
+        rows = 4;
+    if (rows > MAX_TILE_ROWS)
+        rows = MAX_TILE_ROWS;
+    return rows < w->n_rows ? rows : w->n_rows;
+}
+
+static size_t tile_scratch(const qmi_weight *w, int64_t n_tokens)
+{
+    (void)n_tokens;
+    return (size_t)(tile_rows(w) * w->n_cols) * sizeof(float);
+}
+
+static void tile(float *y, const qmi_weight *w, int64_t mat, int64_t row,
+    int64_t n_rows, const qcpu_input *x, void *scratch)
+{
+    float *wide = scratch;
+    qmi_weight_decode(w, mat, row, n_rows, wide);
+    int n = (int)n_rows, k = (int)w->n_cols, t = (int)x->n_tokens;
+    if (t == 1) {
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, n, k, 1.0f, wide, k, x->rows,
+            1, 0.0f, y, 1);
+        return;
+    }
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, t, n, k, 1.0f, x->rows,
+        k, wide, k, 0.0f, y, n);
+}
+
+const qcpu_matmul qcpu_matmul_blas = {
+    .name = "blas",
+    .takes = takes,
+    .wants_lanes = false,
+    .tile_rows = tile_rows,
+    .tile_scratch = tile_scratch,
+    .tile = tile,
+};

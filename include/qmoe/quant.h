@@ -15,6 +15,8 @@ typedef struct qmoe_compress_options {
     const char *format; /* NULL = "ternary-dict" */
     const char *method; /* NULL = "rtn" (round to nearest) */
     bool overwrite;     /* replace an existing output directory */
+    /* Allow a source without spiece.model (the result runs on ids only). */
+    bool without_tokenizer;
 } qmoe_compress_options;
 
 typedef struct qmoe_compress_report {

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Text generation for a batch of prompts. */
+#include "session.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "alloc.h"
+#include "sampler.h"
+
+enum { DEFAULT_NEW_TOKENS = 64 };
+
+/* One sequence being generated. */
+typedef struct sequence {
+    int32_t *prompt; /* with the end token */
+    size_t n_prompt;
+    int32_t *ids; /* generated so far */
+    size_t n_ids;
+    qmi_sampler *sampler;
+    size_t n_shown; /* bytes of text already handed out */
+    bool ended;
+} sequence;
+
+typedef struct run {
+    qmoe_session *session;
+    qmoe_generate_options options;
+    sequence *sequences;
+    size_t n;
+    size_t max_new;
+    float *logits;                    /* [n, vocab_size] */
+    int32_t *next, *active, *lengths; /* [n] of the coming pass */
+    qmi_error *err;
+} run;
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static qmoe_status start_sequence(
+    run *r, sequence *s, const char *prompt, size_t index)
+{
+    const qmoe_model *model = r->session->model;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    QMI_TRY(qmi_tokenizer_encode(
+        model->tokenizer, &ids, &n, prompt, strlen(prompt), r->err));
+    s->prompt = qmi_regrow(ids, n, n + 1, sizeof *ids, "a prompt", r->err);
+    if (s->prompt == NULL) {
+        qmi_free(ids);
+        return QMOE_E_NOMEM;
+    }
+    s->prompt[n] = model->config.end_id;
+    s->n_prompt = n + 1;
+    s->ids = qmi_calloc(r->max_new, sizeof *s->ids, "generated ids", r->err);
+    if (s->ids == NULL)
+        return QMOE_E_NOMEM;
+    const qmi_sampler_options options = {
+        .temperature = r->options.temperature,
+        .top_k = r->options.top_k,
+        .top_p = r->options.top_p,
+    };
+    return qmi_sampler_create(&s->sampler, &options, model->config.vocab_size,
+        r->options.seed + index, r->err);
+}
+
+static qmoe_status start(run *r, const char *const *prompts)
+{
+    size_t n = r->n;
+    size_t vocab_size = (size_t)r->session->model->config.vocab_size;
+    r->sequences = qmi_calloc(n, sizeof *r->sequences, "sequences", r->err);
+    r->logits = qmi_calloc(n * vocab_size, sizeof *r->logits, "logits", r->err);
+    r->next = qmi_calloc(n, sizeof *r->next, "a batch", r->err);
+    r->active = qmi_calloc(n, sizeof *r->active, "a batch", r->err);
+    r->lengths = qmi_calloc(n, sizeof *r->lengths, "a batch", r->err);
+    if (r->sequences == NULL || r->logits == NULL || r->next == NULL ||
+        r->active == NULL || r->lengths == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        QMI_TRY(start_sequence(r, &r->sequences[i], prompts[i], i));
+    return QMOE_OK;
+}
+
+static void finish(run *r)
+{
+    for (size_t i = 0; r->sequences != NULL && i < r->n; i++) {
+        qmi_free(r->sequences[i].prompt);
+        qmi_free(r->sequences[i].ids);
+        qmi_sampler_destroy(r->sequences[i].sampler);
+    }
+    qmi_free(r->sequences);
+    qmi_free(r->logits);
+    qmi_free(r->next);
+    qmi_free(r->active);
+    qmi_free(r->lengths);
+}
+
+static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n; i++)
+        n += r->sequences[i].n_prompt;
+    int32_t *ids = qmi_calloc(n, sizeof *ids, "prompts", r->err);
+    if (ids == NULL)
+        return QMOE_E_NOMEM;
+    size_t at = 0;
+    for (size_t i = 0; i < r->n; i++) {
+        const sequence *s = &r->sequences[i];
+        memcpy(ids + at, s->prompt, s->n_prompt * sizeof *ids);
+        at += s->n_prompt;
+        r->lengths[i] = (int32_t)s->n_prompt;
+    }
+    timing->n_encoded = n;
+    qmoe_status status = qmi_session_encode(
+        r->session, ids, r->lengths, r->n, (int64_t)r->max_new, r->err);
+    qmi_free(ids);
+    return status;
+}
+
+/* Hands the text a new token adds to the caller's hook. */
+static qmoe_status show(run *r, size_t index)
+{
+    sequence *s = &r->sequences[index];
+    char *text = NULL;
+    if (r->options.on_token == NULL)
+        return QMOE_OK;
+    QMI_TRY(qmi_tokenizer_decode(
+        r->session->model->tokenizer, &text, s->ids, s->n_ids, r->err));
+    size_t length = strlen(text);
+    const char *added = length > s->n_shown ? text + s->n_shown : "";
+    int stop = r->options.on_token(
+        r->options.user, index, s->ids[s->n_ids - 1], added);
+    if (length > s->n_shown)
+        s->n_shown = length;
+    qmi_free(text);
+    if (stop == 0)
+        return QMOE_OK;
+    return qmi_fail(r->err, QMOE_E_CANCELLED, "cancelled");
+}
+
+/* Picks the next token of every active sequence; fills the next pass. */
+static qmoe_status pick_tokens(run *r, size_t *n_active)
+{
+    const qmi_config *c = &r->session->model->config;
+    size_t n = 0;
+    for (size_t i = 0; i < *n_active; i++) {
+        sequence *s = &r->sequences[r->active[i]];
+        int32_t id =
+            qmi_sampler_pick(s->sampler, r->logits + i * (size_t)c->vocab_size);
+        s->ids[s->n_ids++] = id;
+        QMI_TRY(show(r, (size_t)r->active[i]));
+        s->ended = id == c->end_id && !r->options.ignore_eos;
+        if (s->ended || s->n_ids == r->max_new)
+            continue;
+        r->active[n] = r->active[i];
+        r->next[n++] = id;
+    }
+    *n_active = n;
+    return QMOE_OK;
+}
+
+static qmoe_status decode_all(run *r, qmoe_timing *timing)
+{
+    size_t n_active = r->n;
+    for (size_t i = 0; i < r->n; i++) {
+        r->active[i] = (int32_t)i;
+        r->next[i] = r->session->model->config.start_id;
+        r->lengths[i] = 1;
+    }
+    while (n_active != 0) {
+        timing->n_decoded += n_active;
+        QMI_TRY(qmi_session_decode(r->session, r->logits, r->next, r->active,
+            r->lengths, n_active, r->err));
+        QMI_TRY(pick_tokens(r, &n_active));
+    }
+    return QMOE_OK;
+}
+
+/* Moves the results to the caller's array. */
+static qmoe_status hand_over(run *r, qmoe_generation **out)
+{
+    qmoe_generation *results =
+        qmi_calloc(r->n, sizeof *results, "results", r->err);
+    if (results == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < r->n; i++) {
+        sequence *s = &r->sequences[i];
+        qmoe_status status = qmi_tokenizer_decode(r->session->model->tokenizer,
+            &results[i].text, s->ids, s->n_ids, r->err);
+        if (status != QMOE_OK) {
+            qmoe_generations_free(results, i);
+            return status;
+        }
+        results[i].ids = s->ids;
+        results[i].n_ids = s->n_ids;
+        results[i].n_prompt_ids = s->n_prompt;
+        results[i].ended = s->ended;
+        s->ids = NULL;
+    }
+    *out = results;
+    return QMOE_OK;
+}
+
+static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
+    const char *const *prompts)
+{
+    QMI_TRY(qmi_model_need_tokenizer(r->session->model, r->err));
+    QMI_TRY(start(r, prompts));
+    double begin = seconds();
+    QMI_TRY(encode_prompts(r, timing));
+    double encoded = seconds();
+    timing->encode_seconds = encoded - begin;
+    QMI_TRY(decode_all(r, timing));
+    timing->decode_seconds = seconds() - encoded;
+    return hand_over(r, out);
+}
+
+qmoe_status qmoe_session_generate(qmoe_session *session, qmoe_generation **out,
+    qmoe_timing *timing, const char *const *prompts, size_t n_prompts,
+    const qmoe_generate_options *options)
+{
+    qmoe_timing unused;
+    run r = {.session = session,
+        .n = n_prompts,
+        .err = &session->model->context->error};
+    *out = NULL;
+    timing = timing != NULL ? timing : &unused;
+    *timing = (qmoe_timing){0};
+    if (options != NULL)
+        memcpy(&r.options, options,
+            options->size < sizeof r.options ? options->size
+                                             : sizeof r.options);
+    if (n_prompts == 0 || r.options.max_new_tokens < 0 || r.options.top_k < 0)
+        return qmi_fail(r.err, QMOE_E_INVALID,
+            "generate needs a prompt and non-negative limits");
+    r.max_new = r.options.max_new_tokens != 0 ? (size_t)r.options.max_new_tokens
+                                              : DEFAULT_NEW_TOKENS;
+    qmoe_status status = generate(&r, out, timing, prompts);
+    finish(&r);
+    return status;
+}
+
+void qmoe_generations_free(qmoe_generation *generations, size_t n)
+{
+    if (generations == NULL)
+        return;
+    for (size_t i = 0; i < n; i++) {
+        qmi_free(generations[i].text);
+        qmi_free(generations[i].ids);
+    }
+    qmi_free(generations);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * An open model: its weights (mapped, in stored form) and its computation as
+ * lists of steps.  A step is one operation of ops.h on named places; the
+ * session turns it into an operation for the batch at hand (steps.c). */
+#ifndef QMI_MODEL_H
+#define QMI_MODEL_H
+
+#include "checkpoint.h"
+#include "config.h"
+#include "context.h"
+#include "tokenizer.h"
+
+typedef struct qmi_arch qmi_arch;
+
+/* Activations of a pass, all f32 [tokens, width]. */
+typedef enum qmi_slot {
+    QMI_SLOT_NONE,
+    QMI_SLOT_RESIDUAL, /* d_model */
+    QMI_SLOT_NORMED,   /* d_model */
+    QMI_SLOT_Q,        /* n_heads * d_kv */
+    QMI_SLOT_K,
+    QMI_SLOT_V,
+    QMI_SLOT_ATTENDED,
+    QMI_SLOT_HIDDEN,        /* d_ff */
+    QMI_SLOT_ROUTER_LOGITS, /* n_experts */
+    QMI_SLOT_LOGITS,        /* vocab_size */
+    QMI_SLOT_COUNT
+} qmi_slot;
+
+/* Per decoder block: rows kept between passes, f32 [rows, n_heads * d_kv]. */
+typedef enum qmi_cache {
+    QMI_CACHE_SELF_K,
+    QMI_CACHE_SELF_V,
+    QMI_CACHE_CROSS_K,
+    QMI_CACHE_CROSS_V,
+    QMI_CACHE_COUNT
+} qmi_cache;
+
+typedef enum qmi_attention_kind {
+    QMI_ATTEND_ENCODER, /* Q over the K and V slots, both directions */
+    QMI_ATTEND_SELF,    /* causal, over the self caches */
+    QMI_ATTEND_CROSS    /* over the cross caches, no position bias */
+} qmi_attention_kind;
+
+typedef struct qmi_step {
+    qmi_op_kind kind;
+    int32_t block; /* of the stack */
+    qmi_slot dst, src, residual;
+    uint32_t weight, weight2; /* indices into the model's weights */
+    float alpha;              /* LINEAR */
+    bool relu;                /* LINEAR */
+    qmi_cache cache;          /* KV_STORE */
+    qmi_attention_kind attention;
+} qmi_step;
+
+typedef struct qmi_steps {
+    qmi_step *items;
+    size_t n, capacity;
+} qmi_steps;
+
+struct qmoe_model {
+    qmoe_context *context;
+    qmi_checkpoint *checkpoint;
+    qmi_tokenizer *tokenizer; /* NULL when there is no spiece.model */
+    const qmi_arch *arch;
+    qmi_config config;
+    const cJSON *quantization; /* of config.json; NULL: not compressed */
+    const char *expert_format; /* name of the experts' format */
+    qmi_weight *weights;
+    size_t n_weights, weight_capacity;
+    uint32_t relative_bias[QMI_N_STACKS]; /* weights [n_buckets, n_heads] */
+    qmi_steps encoder;                    /* ids -> NORMED = encoder output */
+    qmi_steps cross;                      /* encoder output -> cross caches */
+    qmi_steps decoder;                    /* ids -> LOGITS */
+};
+
+/* Adds the matrix `name` [n_rows, n_cols] (n_rows 1 and a rank-1 tensor for a
+ * vector).  *index is its place in model->weights. */
+qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
+    const char *name, int64_t n_rows, int64_t n_cols, qmi_error *err);
+/* Adds the stack of all experts' matrices "<prefix>.expert_<e>.<kind>.weight"
+ * of an uncompressed checkpoint, or "<prefix>.<kind>" of a compressed one. */
+qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
+    const char *prefix, const char *kind, int64_t n_rows, int64_t n_cols,
+    qmi_error *err);
+qmoe_status qmi_steps_add(qmi_steps *steps, qmi_step step, qmi_error *err);
+
+/* E_NOT_FOUND naming spiece.model when the model has no tokenizer. */
+qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err);
+
+/* First key bucket of a relative position (key - query), T5's rule. */
+int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,
+    int64_t n_buckets, int64_t max_distance);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Finds the tensors of a weight, checks their shapes, and describes them as a
+ * qmi_weight: a matrix, scattered expert matrices, or a compressed stack. */
+#include "model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+
+/* A new entry at the end of model->weights, owning `name`. */
+static qmoe_status new_weight(qmoe_model *model, qmi_weight **out,
+    uint32_t *index, const char *name, qmi_error *err)
+{
+    if (model->n_weights == model->weight_capacity) {
+        size_t capacity = model->n_weights == 0 ? 64 : 2 * model->n_weights;
+        qmi_weight *grown = qmi_regrow(model->weights, model->n_weights,
+            capacity, sizeof *grown, "the weight table", err);
+        if (grown == NULL)
+            return QMOE_E_NOMEM;
+        model->weights = grown;
+        model->weight_capacity = capacity;
+    }
+    qmi_weight *w = &model->weights[model->n_weights];
+    *w = (qmi_weight){.name = qmi_strdup(name, err)};
+    if (w->name == NULL)
+        return QMOE_E_NOMEM;
+    *index = (uint32_t)model->n_weights++;
+    *out = w;
+    return QMOE_OK;
+}
+
+/* "[2, 3]" */
+static const char *shape_text(
+    char *text, size_t capacity, const int64_t *shape, int rank)
+{
+    size_t n = (size_t)snprintf(text, capacity, "[");
+    for (int i = 0; i < rank && n < capacity; i++)
+        n += (size_t)snprintf(text + n, capacity - n, "%s%lld",
+            i == 0 ? "" : ", ", (long long)shape[i]);
+    if (n < capacity)
+        snprintf(text + n, capacity - n, "]");
+    return text;
+}
+
+static qmoe_status wrong(const qmoe_model *model, const qmi_tensor *t,
+    const char *expected, qmi_error *err)
+{
+    char where[512], shape[160];
+    qmi_tensor_where(model->checkpoint, t, where, sizeof where);
+    return qmi_fail(err, QMOE_E_FORMAT, "%s: %s %s, expected %s", where,
+        qmi_dtype_name(t->dtype),
+        shape_text(shape, sizeof shape, t->shape, t->rank), expected);
+}
+
+/* Checks a float matrix (or vector, when n_rows is 1 and it has rank 1). */
+static qmoe_status check_matrix(const qmoe_model *model, const qmi_tensor *t,
+    int64_t n_rows, int64_t n_cols, qmi_error *err)
+{
+    char expected[96];
+    snprintf(expected, sizeof expected, "a float matrix [%lld, %lld]",
+        (long long)n_rows, (long long)n_cols);
+    bool vector = n_rows == 1 && t->rank == 1 && t->shape[0] == n_cols;
+    bool matrix =
+        t->rank == 2 && t->shape[0] == n_rows && t->shape[1] == n_cols;
+    if ((!vector && !matrix) || qmi_format_dense(t->dtype) == NULL)
+        return wrong(model, t, expected, err);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
+    const char *name, int64_t n_rows, int64_t n_cols, qmi_error *err)
+{
+    const qmi_tensor *t = NULL;
+    qmi_weight *w = NULL;
+    QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
+    QMI_TRY(check_matrix(model, t, n_rows, n_cols, err));
+    QMI_TRY(new_weight(model, &w, index, name, err));
+    w->format = qmi_format_dense(t->dtype);
+    w->n_mats = 1;
+    w->n_rows = n_rows;
+    w->n_cols = n_cols;
+    w->parts[0] = (qmi_part){t->data, t->n_bytes};
+    return QMOE_OK;
+}
+
+/* ---- expert stacks ---- */
+
+static qmoe_status add_scattered(qmoe_model *model, qmi_weight *w,
+    const char *prefix, const char *kind, qmi_error *err)
+{
+    w->mats =
+        qmi_calloc((size_t)w->n_mats, sizeof *w->mats, "an expert list", err);
+    if (w->mats == NULL)
+        return QMOE_E_NOMEM;
+    for (int64_t e = 0; e < w->n_mats; e++) {
+        char name[512];
+        const qmi_tensor *t = NULL;
+        snprintf(name, sizeof name, "%s.expert_%lld.%s.weight", prefix,
+            (long long)e, kind);
+        QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
+        QMI_TRY(check_matrix(model, t, w->n_rows, w->n_cols, err));
+        const qmi_format *format = qmi_format_dense(t->dtype);
+        if (e != 0 && format != w->format)
+            return wrong(model, t, "the dtype of expert 0", err);
+        w->format = format;
+        w->mats[e] = t->data;
+        w->parts[0].n_bytes += t->n_bytes;
+    }
+    return QMOE_OK;
+}
+
+/* The stack's entry of quantization_config.tensors: its format; shape must be
+ * what the model needs. */
+static qmoe_status stack_format(
+    const qmoe_model *model, qmi_weight *w, qmi_error *err)
+{
+    const char *file = qmi_checkpoint_config_path(model->checkpoint);
+    const cJSON *tensors =
+        cJSON_GetObjectItemCaseSensitive(model->quantization, "tensors");
+    const cJSON *entry = cJSON_GetObjectItemCaseSensitive(tensors, w->name);
+    const char *name = NULL;
+    if (!cJSON_IsObject(entry))
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: quantization_config.tensors has no '%s'", file, w->name);
+    QMI_TRY(qmi_json_string(&name, entry, "format", "", file, err));
+    w->format = qmi_format_find(name);
+    if (w->format == NULL || w->format->dense)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "%s: '%s' has the unknown format '%s'", file, w->name, name);
+    const cJSON *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
+    const int64_t expected[3] = {w->n_mats, w->n_rows, w->n_cols};
+    for (int i = 0; i < 3; i++) {
+        uint64_t value = 0;
+        if (!qmi_json_to_u64(&value, cJSON_GetArrayItem(shape, i)) ||
+            value != (uint64_t)expected[i] || cJSON_GetArraySize(shape) != 3)
+            return qmi_fail(err, QMOE_E_FORMAT,
+                "%s: shape of '%s' is not [%lld, %lld, %lld]", file, w->name,
+                (long long)w->n_mats, (long long)w->n_rows,
+                (long long)w->n_cols);
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status check_part(const qmoe_model *model, const qmi_weight *w,
+    const qmi_part_spec *spec, const qmi_tensor *t, qmi_error *err)
+{
+    int64_t shape[3];
+    char text[96], expected[160];
+    int rank = spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
+    bool same = t->dtype == spec->dtype && t->rank == rank;
+    for (int i = 0; same && i < rank; i++)
+        same = shape[i] < 0 || t->shape[i] == shape[i];
+    if (same)
+        return QMOE_OK;
+    snprintf(expected, sizeof expected, "%s %s", qmi_dtype_name(spec->dtype),
+        shape_text(text, sizeof text, shape, rank));
+    return wrong(model, t, expected, err);
+}
+
+static qmoe_status add_compressed(
+    qmoe_model *model, qmi_weight *w, qmi_error *err)
+{
+    QMI_TRY(stack_format(model, w, err));
+    for (int i = 0; i < w->format->n_parts; i++) {
+        const qmi_part_spec *spec = &w->format->parts[i];
+        const qmi_tensor *t = NULL;
+        char name[512];
+        snprintf(name, sizeof name, "%s.%s", w->name, spec->suffix);
+        QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
+        QMI_TRY(check_part(model, w, spec, t, err));
+        w->parts[i] = (qmi_part){t->data, t->n_bytes};
+    }
+    if (w->format->check != NULL) {
+        w->checked = qmi_calloc(
+            (size_t)w->n_mats, sizeof *w->checked, "expert marks", err);
+        if (w->checked == NULL)
+            return QMOE_E_NOMEM;
+    }
+    if (w->format->open == NULL || w->format->open(w, err) == QMOE_OK)
+        return QMOE_OK;
+    return qmi_error_prefix(
+        err, "%s", qmi_checkpoint_directory(model->checkpoint));
+}
+
+qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
+    const char *prefix, const char *kind, int64_t n_rows, int64_t n_cols,
+    qmi_error *err)
+{
+    char name[512];
+    qmi_weight *w = NULL;
+    snprintf(name, sizeof name, "%s.%s", prefix, kind);
+    QMI_TRY(new_weight(model, &w, index, name, err));
+    w->is_expert = true;
+    w->n_mats = model->config.n_experts;
+    w->n_rows = n_rows;
+    w->n_cols = n_cols;
+    if (model->quantization != NULL)
+        QMI_TRY(add_compressed(model, w, err));
+    else
+        QMI_TRY(add_scattered(model, w, prefix, kind, err));
+    if (model->expert_format[0] == '\0')
+        model->expert_format = w->format->name;
+    else if (strcmp(model->expert_format, w->format->name) != 0)
+        model->expert_format = "mixed";
+    return QMOE_OK;
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A model on a device.  Sequences of different lengths are packed back to
+ * back, without padding; caches keep keys and values per sequence. */
+#ifndef QMI_SESSION_H
+#define QMI_SESSION_H
+
+#include "model.h"
+
+/* A device buffer that grows on demand. */
+typedef struct qmi_growing {
+    qmi_buffer *buffer;
+    uint64_t n_bytes;
+} qmi_growing;
+
+struct qmoe_session {
+    qmoe_model *model;
+    const qmi_backend *backend;
+    qmi_device *device;
+    qmoe_device_info info;
+    int64_t capacity;        /* expert capacity, 0 = none */
+    qmi_bound_weight *bound; /* [model->n_weights] */
+    size_t n_bound;
+    qmi_growing slots[QMI_SLOT_COUNT];
+    qmi_growing *caches[QMI_CACHE_COUNT]; /* [n decoder blocks] */
+    qmi_growing ids, sequence, rows, spans, cross_spans;
+    qmi_growing expert, route_weight;
+    qmi_growing bias[QMI_N_STACKS]; /* f32 [n_heads, 2 * max_distance + 1] */
+
+    /* The encoded batch. */
+    size_t n_sequences;
+    int32_t *encoder_begin; /* [n_sequences + 1] rows of the cross caches */
+    int32_t *position;      /* [n_sequences] decoder tokens so far */
+    int64_t max_decoder;    /* rows per sequence in the self caches */
+    int64_t longest_encoder;
+};
+
+/* One pass over a list of steps. */
+typedef struct qmi_pass {
+    int stack; /* whose position bias */
+    int64_t n_tokens;
+    int64_t n_spans; /* sequences of this pass */
+    int64_t max_keys, max_cross_keys;
+    int64_t n_cache_rows; /* of the caches stored to */
+} qmi_pass;
+
+/* Makes room for n_bytes; contents are lost when it grows. */
+qmoe_status qmi_grow(
+    qmoe_session *session, qmi_growing *g, uint64_t n_bytes, qmi_error *err);
+/* Makes room and writes. */
+qmoe_status qmi_upload(qmoe_session *session, qmi_growing *g, const void *data,
+    uint64_t n_bytes, qmi_error *err);
+
+/* Runs steps in order (steps.c).  Inputs (ids, spans, ...) are uploaded. */
+qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
+    const qmi_pass *pass, qmi_error *err);
+
+/* Encodes a batch: sequence s has lengths[s] >= 1 ids, packed in `ids`.
+ * Prepares caches for at most max_decoder decoder tokens per sequence. */
+qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
+    const int32_t *lengths, size_t n_sequences, int64_t max_decoder,
+    qmi_error *err);
+
+/* Feeds lengths[i] >= 1 more decoder ids to each of the n_active sequences
+ * active[i] (ascending), packed in `ids`.  logits: host f32
+ * [sum of lengths, vocab_size]. */
+qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
+    const int32_t *ids, const int32_t *active, const int32_t *lengths,
+    size_t n_active, qmi_error *err);
+
+#endif

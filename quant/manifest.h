@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The JSON files of a compressed directory: config.json with its
+ * quantization_config, and the shard index (docs/format.md). */
+#ifndef QMI_MANIFEST_H
+#define QMI_MANIFEST_H
+
+#include "model.h"
+#include "output_directory.h"
+
+typedef struct qmi_manifest qmi_manifest;
+
+/* Starts from the source model's config. */
+qmoe_status qmi_manifest_create(qmi_manifest **out, const qmoe_model *source,
+    const char *format, const char *method, qmi_error *err);
+void qmi_manifest_destroy(qmi_manifest *manifest);
+
+/* Records a finished shard and the tensors in it. */
+qmoe_status qmi_manifest_add_file(qmi_manifest *manifest, const char *name,
+    uint64_t header_hash, uint64_t file_bytes, qmi_error *err);
+qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
+    const char *file, qmi_error *err);
+/* Records a compressed stack: its entry of quantization_config.tensors. */
+qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
+    const qmi_weight *stack, const char *format, qmi_error *err);
+
+/* Writes model.safetensors.index.json and config.json. */
+qmoe_status qmi_manifest_write(
+    qmi_manifest *manifest, const qmi_output *output, qmi_error *err);
+
+#endif
