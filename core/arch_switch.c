@@ -135,7 +135,15 @@ typedef struct builder {
     qmoe_model *model;
     qmi_error *err;
     uint32_t embedding;
+    int32_t block; /* of the steps being added */
 } builder;
+
+/* Adds a step of the current block. */
+static qmoe_status add(const builder *b, qmi_steps *steps, qmi_step step)
+{
+    step.block = b->block;
+    return qmi_steps_add(steps, step, b->err);
+}
 
 /* Adds "<prefix><name>" and returns its index. */
 static qmoe_status matrix(const builder *b, uint32_t *index, const char *prefix,
@@ -153,7 +161,7 @@ static qmoe_status norm(
         .dst = QMI_SLOT_NORMED,
         .src = QMI_SLOT_RESIDUAL};
     QMI_TRY(matrix(b, &step.weight, prefix, name, 1, b->model->config.d_model));
-    return qmi_steps_add(steps, step, b->err);
+    return add(b, steps, step);
 }
 
 /* A product with a new weight.  `residual` NONE: plain. */
@@ -164,17 +172,14 @@ static qmoe_status linear(const builder *b, qmi_steps *steps,
     step.kind = QMI_OP_LINEAR;
     step.alpha = 1.0f;
     QMI_TRY(matrix(b, &step.weight, prefix, name, n_rows, n_cols));
-    return qmi_steps_add(steps, step, b->err);
+    return add(b, steps, step);
 }
 
-static qmoe_status store(const builder *b, qmi_steps *steps, int64_t block,
-    qmi_slot src, qmi_cache cache)
+static qmoe_status store(
+    const builder *b, qmi_steps *steps, qmi_slot src, qmi_cache cache)
 {
-    qmi_step step = {.kind = QMI_OP_KV_STORE,
-        .block = (int32_t)block,
-        .src = src,
-        .cache = cache};
-    return qmi_steps_add(steps, step, b->err);
+    qmi_step step = {.kind = QMI_OP_KV_STORE, .src = src, .cache = cache};
+    return add(b, steps, step);
 }
 
 /* Projections of keys and values, from `src`, into the K and V slots. */
@@ -190,7 +195,7 @@ static qmoe_status keys_values(
 }
 
 static qmoe_status attention(const builder *b, qmi_steps *steps,
-    const char *prefix, int64_t block, qmi_attention_kind kind)
+    const char *prefix, qmi_attention_kind kind)
 {
     const qmi_config *c = &b->model->config;
     int64_t inner = c->n_heads * c->d_kv;
@@ -199,15 +204,14 @@ static qmoe_status attention(const builder *b, qmi_steps *steps,
     if (kind != QMI_ATTEND_CROSS)
         QMI_TRY(keys_values(b, steps, prefix));
     if (kind == QMI_ATTEND_SELF) {
-        QMI_TRY(store(b, steps, block, QMI_SLOT_K, QMI_CACHE_SELF_K));
-        QMI_TRY(store(b, steps, block, QMI_SLOT_V, QMI_CACHE_SELF_V));
+        QMI_TRY(store(b, steps, QMI_SLOT_K, QMI_CACHE_SELF_K));
+        QMI_TRY(store(b, steps, QMI_SLOT_V, QMI_CACHE_SELF_V));
     }
     qmi_step attend = {.kind = QMI_OP_ATTENTION,
-        .block = (int32_t)block,
         .dst = QMI_SLOT_ATTENDED,
         .src = QMI_SLOT_Q,
         .attention = kind};
-    QMI_TRY(qmi_steps_add(steps, attend, b->err));
+    QMI_TRY(add(b, steps, attend));
     return linear(b, steps, prefix, "o.weight", c->d_model, inner,
         (qmi_step){.dst = QMI_SLOT_RESIDUAL,
             .src = QMI_SLOT_ATTENDED,
@@ -228,19 +232,17 @@ static qmoe_status dense_ffn(
 }
 
 static qmoe_status sparse_ffn(
-    const builder *b, qmi_steps *steps, const char *prefix, int64_t block)
+    const builder *b, qmi_steps *steps, const char *prefix)
 {
     const qmi_config *c = &b->model->config;
     QMI_TRY(linear(b, steps, prefix, "router.classifier.weight", c->n_experts,
         c->d_model,
         (qmi_step){.dst = QMI_SLOT_ROUTER_LOGITS, .src = QMI_SLOT_NORMED}));
-    QMI_TRY(qmi_steps_add(steps,
-        (qmi_step){.kind = QMI_OP_ROUTE, .src = QMI_SLOT_ROUTER_LOGITS},
-        b->err));
+    QMI_TRY(add(b, steps,
+        (qmi_step){.kind = QMI_OP_ROUTE, .src = QMI_SLOT_ROUTER_LOGITS}));
     char experts[256];
     snprintf(experts, sizeof experts, "%sexperts", prefix);
     qmi_step step = {.kind = QMI_OP_EXPERT_FFN,
-        .block = (int32_t)block,
         .dst = QMI_SLOT_RESIDUAL,
         .src = QMI_SLOT_NORMED,
         .residual = QMI_SLOT_RESIDUAL};
@@ -248,55 +250,53 @@ static qmoe_status sparse_ffn(
         b->model, &step.weight, experts, "wi", c->d_ff, c->d_model, b->err));
     QMI_TRY(qmi_model_add_experts(
         b->model, &step.weight2, experts, "wo", c->d_model, c->d_ff, b->err));
-    return qmi_steps_add(steps, step, b->err);
+    return add(b, steps, step);
 }
 
 static const char *const stack_names[QMI_N_STACKS] = {"encoder", "decoder"};
 
-static qmoe_status ffn(
-    const builder *b, qmi_steps *steps, int stack, int64_t block, int layer)
+static qmoe_status ffn(const builder *b, qmi_steps *steps, int stack, int layer)
 {
     char prefix[128];
-    snprintf(prefix, sizeof prefix, "%s.block.%lld.layer.%d.",
-        stack_names[stack], (long long)block, layer);
+    snprintf(prefix, sizeof prefix, "%s.block.%d.layer.%d.", stack_names[stack],
+        (int)b->block, layer);
     QMI_TRY(norm(b, steps, prefix, "layer_norm.weight"));
     strncat(prefix, "mlp.", sizeof prefix - strlen(prefix) - 1);
-    if (qmi_config_is_sparse(&b->model->config, stack, block))
-        return sparse_ffn(b, steps, prefix, block);
+    if (qmi_config_is_sparse(&b->model->config, stack, b->block))
+        return sparse_ffn(b, steps, prefix);
     return dense_ffn(b, steps, prefix);
 }
 
 static qmoe_status attention_layer(const builder *b, qmi_steps *steps,
-    int stack, int64_t block, int layer, qmi_attention_kind kind)
+    int stack, int layer, qmi_attention_kind kind)
 {
     char prefix[128];
-    int n = snprintf(prefix, sizeof prefix, "%s.block.%lld.layer.%d.",
-        stack_names[stack], (long long)block, layer);
+    int n = snprintf(prefix, sizeof prefix, "%s.block.%d.layer.%d.",
+        stack_names[stack], (int)b->block, layer);
     QMI_TRY(norm(b, steps, prefix, "layer_norm.weight"));
     snprintf(prefix + n, sizeof prefix - (size_t)n, "%s.",
         kind == QMI_ATTEND_CROSS ? "EncDecAttention" : "SelfAttention");
-    return attention(b, steps, prefix, block, kind);
+    return attention(b, steps, prefix, kind);
 }
 
 /* Keys and values of the encoder's output, once per encoded batch. */
-static qmoe_status cross_layer(const builder *b, int64_t block)
+static qmoe_status cross_layer(const builder *b)
 {
     char prefix[128];
     qmi_steps *steps = &b->model->cross;
-    snprintf(prefix, sizeof prefix,
-        "decoder.block.%lld.layer.1.EncDecAttention.", (long long)block);
+    snprintf(prefix, sizeof prefix, "decoder.block.%d.layer.1.EncDecAttention.",
+        (int)b->block);
     QMI_TRY(keys_values(b, steps, prefix));
-    QMI_TRY(store(b, steps, block, QMI_SLOT_K, QMI_CACHE_CROSS_K));
-    return store(b, steps, block, QMI_SLOT_V, QMI_CACHE_CROSS_V);
+    QMI_TRY(store(b, steps, QMI_SLOT_K, QMI_CACHE_CROSS_K));
+    return store(b, steps, QMI_SLOT_V, QMI_CACHE_CROSS_V);
 }
 
 static qmoe_status embed(const builder *b, qmi_steps *steps)
 {
-    return qmi_steps_add(steps,
+    return add(b, steps,
         (qmi_step){.kind = QMI_OP_EMBED,
             .dst = QMI_SLOT_RESIDUAL,
-            .weight = b->embedding},
-        b->err);
+            .weight = b->embedding});
 }
 
 static qmoe_status relative_bias(const builder *b, int stack)
@@ -310,29 +310,32 @@ static qmoe_status relative_bias(const builder *b, int stack)
         c->n_buckets, c->n_heads, b->err);
 }
 
-static qmoe_status encoder(const builder *b)
+static qmoe_status encoder(builder *b)
 {
     qmi_steps *steps = &b->model->encoder;
+    int64_t n_blocks = b->model->config.n_blocks[QMI_ENCODER];
+    b->block = -1;
     QMI_TRY(embed(b, steps));
     QMI_TRY(relative_bias(b, QMI_ENCODER));
-    for (int64_t i = 0; i < b->model->config.n_blocks[QMI_ENCODER]; i++) {
-        QMI_TRY(
-            attention_layer(b, steps, QMI_ENCODER, i, 0, QMI_ATTEND_ENCODER));
-        QMI_TRY(ffn(b, steps, QMI_ENCODER, i, 1));
+    for (b->block = 0; b->block < n_blocks; b->block++) {
+        QMI_TRY(attention_layer(b, steps, QMI_ENCODER, 0, QMI_ATTEND_ENCODER));
+        QMI_TRY(ffn(b, steps, QMI_ENCODER, 1));
     }
     return norm(b, steps, "encoder.", "final_layer_norm.weight");
 }
 
-static qmoe_status decoder_blocks(const builder *b)
+static qmoe_status decoder_blocks(builder *b)
 {
     qmi_steps *steps = &b->model->decoder;
+    int64_t n_blocks = b->model->config.n_blocks[QMI_DECODER];
+    b->block = -1;
     QMI_TRY(embed(b, steps));
     QMI_TRY(relative_bias(b, QMI_DECODER));
-    for (int64_t i = 0; i < b->model->config.n_blocks[QMI_DECODER]; i++) {
-        QMI_TRY(attention_layer(b, steps, QMI_DECODER, i, 0, QMI_ATTEND_SELF));
-        QMI_TRY(attention_layer(b, steps, QMI_DECODER, i, 1, QMI_ATTEND_CROSS));
-        QMI_TRY(cross_layer(b, i));
-        QMI_TRY(ffn(b, steps, QMI_DECODER, i, 2));
+    for (b->block = 0; b->block < n_blocks; b->block++) {
+        QMI_TRY(attention_layer(b, steps, QMI_DECODER, 0, QMI_ATTEND_SELF));
+        QMI_TRY(attention_layer(b, steps, QMI_DECODER, 1, QMI_ATTEND_CROSS));
+        QMI_TRY(cross_layer(b));
+        QMI_TRY(ffn(b, steps, QMI_DECODER, 2));
     }
     return norm(b, steps, "decoder.", "final_layer_norm.weight");
 }
@@ -356,7 +359,7 @@ static qmoe_status head(const builder *b)
             name = "decoder.lm_head.weight";
         QMI_TRY(matrix(b, &step.weight, "", name, c->vocab_size, c->d_model));
     }
-    return qmi_steps_add(&b->model->decoder, step, b->err);
+    return add(b, &b->model->decoder, step);
 }
 
 static qmoe_status build(qmoe_model *model, qmi_error *err)

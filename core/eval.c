@@ -7,13 +7,11 @@
 #include <time.h>
 
 #include "alloc.h"
-#include "documents.h"
-#include "span_corruption.h"
+#include "samples.h"
 
 typedef struct evaluation {
     qmoe_session *session;
-    qmi_documents *documents;
-    qmi_mt19937 rng;
+    qmi_samples *samples;
     float *logits;
     size_t logits_rows;
     double weighted_sum, weight_sum; /* of sample means by decoder length */
@@ -71,61 +69,20 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
     return QMOE_OK;
 }
 
-/* Tokens of a document with the end token; NULL ids when it is skipped. */
-static qmoe_status tokenize(
-    evaluation *e, int32_t **ids, size_t *n, const char *text, size_t n_bytes)
-{
-    const qmoe_model *model = e->session->model;
-    int32_t *plain = NULL;
-    *ids = NULL;
-    QMI_TRY(qmi_tokenizer_encode(
-        model->tokenizer, &plain, n, text, n_bytes, e->err));
-    if (*n < 1 || *n + 1 > QMI_MAX_DOCUMENT_TOKENS) {
-        qmi_free(plain);
-        e->result->n_skipped++;
-        return QMOE_OK;
-    }
-    *ids = qmi_regrow(plain, *n, *n + 1, sizeof **ids, "a document", e->err);
-    if (*ids == NULL) {
-        qmi_free(plain);
-        return QMOE_E_NOMEM;
-    }
-    (*ids)[(*n)++] = model->config.end_id;
-    return QMOE_OK;
-}
-
-static qmoe_status add_document(evaluation *e, const char *text, size_t n_bytes)
-{
-    const qmi_config *c = &e->session->model->config;
-    int32_t *ids = NULL;
-    size_t n = 0;
-    QMI_TRY(tokenize(e, &ids, &n, text, n_bytes));
-    if (ids == NULL)
-        return QMOE_OK;
-    qmi_sample sample = {0};
-    qmoe_status status = qmi_sample_make(&sample, &e->rng,
-        e->session->model->tokenizer, ids, n, c->start_id, c->end_id, e->err);
-    qmi_free(ids);
-    if (status == QMOE_OK)
-        status = add_sample(e, &sample);
-    qmi_sample_free(&sample);
-    return status;
-}
-
 static qmoe_status evaluate(evaluation *e, uint64_t max_samples)
 {
-    for (;;) {
-        const char *text = NULL;
-        size_t n_bytes = 0;
-        if (max_samples != 0 && e->result->n_samples == max_samples)
-            return QMOE_OK;
-        QMI_TRY(qmi_documents_next(e->documents, &text, &n_bytes, e->err));
-        if (text == NULL)
-            return QMOE_OK;
-        QMI_TRY(add_document(e, text, n_bytes));
+    while (max_samples == 0 || e->result->n_samples < max_samples) {
+        qmi_sample sample;
+        QMI_TRY(qmi_samples_next(e->samples, &sample, e->err));
+        if (sample.encoder_ids == NULL)
+            break;
+        qmoe_status status = add_sample(e, &sample);
+        qmi_sample_free(&sample);
+        QMI_TRY(status);
         QMI_TRY(qmi_progress(e->session->model->context, "evaluate", NULL,
             e->result->n_samples, max_samples));
     }
+    return QMOE_OK;
 }
 
 qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
@@ -141,13 +98,21 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     if (known.text_path == NULL)
         return qmi_fail(e.err, QMOE_E_INVALID, "no text to evaluate");
     QMI_TRY(qmi_model_need_tokenizer(session->model, e.err));
-    QMI_TRY(qmi_documents_open(&e.documents, known.text_path, e.err));
+    const qmi_samples_options stream = {
+        .paths = &known.text_path,
+        .n_paths = 1,
+        .seed = known.seed,
+        .start_id = session->model->config.start_id,
+        .end_id = session->model->config.end_id,
+    };
+    QMI_TRY(qmi_samples_open(
+        &e.samples, session->model->tokenizer, &stream, e.err));
     struct timespec begin, end;
     clock_gettime(CLOCK_MONOTONIC, &begin);
-    qmi_mt19937_seed(&e.rng, known.seed);
     qmoe_status status = evaluate(&e, known.max_samples);
     clock_gettime(CLOCK_MONOTONIC, &end);
-    qmi_documents_close(e.documents);
+    out->n_skipped = qmi_samples_skipped(e.samples);
+    qmi_samples_close(e.samples);
     qmi_free(e.logits);
     QMI_TRY(status);
     if (out->n_samples == 0)

@@ -1,1 +1,416 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Checked access to untrusted JSON.  cJSON takes more than RFC 8259 allows
+ * (control bytes as white space or inside strings, a byte order mark, "01",
+ * escaped NULs that cut a string short, repeated keys); a scan of the text
+ * refuses those first, and bounds the tree cJSON will build. */
+#include "json.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "map.h"
+
+enum {
+    MAX_FILE_BYTES = 64 << 20,
+    /* A tree node costs about 100 bytes.  The largest real file is the index
+     * of a checkpoint with one entry per expert matrix, some 10^5. */
+    MAX_VALUES = 1 << 21
+};
+
+/* Doubles hold every integer below this, and no integer above it reliably. */
+static const double integer_limit = 9007199254740992.0; /* 2^53 */
+
+/* ---- UTF-8 ---- */
+
+/* Length of the well-formed sequence at `p`, or 0 (RFC 3629, section 4). */
+static size_t utf8_length(const uint8_t *p, size_t n)
+{
+    uint8_t low = 0x80, high = 0xbf;
+    size_t length = 0;
+    if (p[0] < 0x80)
+        return 1;
+    if (p[0] >= 0xc2 && p[0] <= 0xdf)
+        length = 2;
+    else if (p[0] >= 0xe0 && p[0] <= 0xef)
+        length = 3;
+    else if (p[0] >= 0xf0 && p[0] <= 0xf4)
+        length = 4;
+    if (length == 0 || length > n)
+        return 0;
+    /* Overlong forms, surrogates and values above U+10FFFF show in the second
+     * byte. */
+    if (p[0] == 0xe0)
+        low = 0xa0;
+    else if (p[0] == 0xed)
+        high = 0x9f;
+    else if (p[0] == 0xf0)
+        low = 0x90;
+    else if (p[0] == 0xf4)
+        high = 0x8f;
+    if (p[1] < low || p[1] > high)
+        return 0;
+    for (size_t i = 2; i < length; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    return length;
+}
+
+bool qmi_utf8_valid(const void *text, size_t n_bytes)
+{
+    const uint8_t *p = text;
+    size_t i = 0;
+    while (i < n_bytes) {
+        size_t length = utf8_length(p + i, n_bytes - i);
+        if (length == 0)
+            return false;
+        i += length;
+    }
+    return true;
+}
+
+/* ---- lexical rules ---- */
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* Four hex digits that are not all zero: a NUL would cut the string short, and
+ * cJSON makes one of digits it cannot read, too. */
+static bool is_code_unit(const char *p, const char *end)
+{
+    bool zero = true;
+    if (end - p < 4)
+        return false;
+    for (int i = 0; i < 4; i++) {
+        if (!isxdigit((unsigned char)p[i]))
+            return false;
+        zero = zero && p[i] == '0';
+    }
+    return !zero;
+}
+
+/* Length of the string literal at `at`, both quotes included, or 0.  Which
+ * other escapes exist is left to cJSON. */
+static size_t string_length(const char *at, const char *end)
+{
+    for (const char *p = at + 1; p < end; p++) {
+        if ((unsigned char)*p < 0x20)
+            return 0;
+        if (*p == '"')
+            return (size_t)(p + 1 - at);
+        if (*p != '\\')
+            continue;
+        p++;
+        if (p < end && *p == 'u' && !is_code_unit(p + 1, end))
+            return 0;
+    }
+    return 0;
+}
+
+static const char *skip_digits(const char *p, const char *end)
+{
+    while (p < end && is_digit(*p))
+        p++;
+    return p;
+}
+
+/* Length of the number at `at`, or 0. */
+static size_t number_length(const char *at, const char *end)
+{
+    const char *p = at;
+    if (p < end && *p == '-')
+        p++;
+    const char *digits = p;
+    p = skip_digits(p, end);
+    if (p == digits || (*digits == '0' && p - digits > 1))
+        return 0;
+    if (p < end && *p == '.') {
+        digits = ++p;
+        p = skip_digits(p, end);
+        if (p == digits)
+            return 0;
+    }
+    if (p < end && (*p == 'e' || *p == 'E')) {
+        p++;
+        if (p < end && (*p == '+' || *p == '-'))
+            p++;
+        digits = p;
+        p = skip_digits(p, end);
+        if (p == digits)
+            return 0;
+    }
+    /* cJSON reads on over any of these. */
+    if (p < end && *p != '\0' && strchr("+-.eE", *p) != NULL)
+        return 0;
+    return (size_t)(p - at);
+}
+
+/* First byte that breaks a lexical rule, or NULL.  *n_values is an upper
+ * bound of the values in the text. */
+static const char *find_fault(
+    const char *text, const char *end, size_t *n_values)
+{
+    const char *p = text;
+    *n_values = 1;
+    while (p < end) {
+        size_t length = 1;
+        if (*p == '"')
+            length = string_length(p, end);
+        else if (*p == '-' || is_digit(*p))
+            length = number_length(p, end);
+        else if (*p == ',' || *p == '[' || *p == '{')
+            *n_values += 1;
+        else if (!is_space(*p) && !(*p >= 'a' && *p <= 'z') && *p != ':' &&
+                 *p != ']' && *p != '}')
+            length = 0;
+        if (length == 0)
+            return p;
+        p += length;
+    }
+    return NULL;
+}
+
+/* ---- cursor ---- */
+
+static void skip_space(qmi_json_cursor *cursor)
+{
+    while (cursor->at < cursor->end && is_space(*cursor->at))
+        cursor->at++;
+}
+
+bool qmi_json_take(qmi_json_cursor *cursor, char c)
+{
+    skip_space(cursor);
+    if (cursor->at == cursor->end || *cursor->at != c)
+        return false;
+    cursor->at++;
+    return true;
+}
+
+bool qmi_json_at_end(qmi_json_cursor *cursor)
+{
+    skip_space(cursor);
+    return cursor->at == cursor->end;
+}
+
+/* The literal of `length` bytes at the cursor as an item; steps over it. */
+static cJSON *take_literal(qmi_json_cursor *cursor, size_t length)
+{
+    const char *parsed_to = NULL;
+    if (length == 0)
+        return NULL;
+    cJSON *item =
+        cJSON_ParseWithLengthOpts(cursor->at, length, &parsed_to, false);
+    if (item == NULL || parsed_to != cursor->at + length) {
+        cJSON_Delete(item);
+        return NULL;
+    }
+    cursor->at += length;
+    return item;
+}
+
+cJSON *qmi_json_take_string(qmi_json_cursor *cursor)
+{
+    skip_space(cursor);
+    if (cursor->at == cursor->end || *cursor->at != '"')
+        return NULL;
+    return take_literal(cursor, string_length(cursor->at, cursor->end));
+}
+
+bool qmi_json_take_u64(qmi_json_cursor *cursor, uint64_t *out)
+{
+    *out = 0;
+    skip_space(cursor);
+    cJSON *item = take_literal(cursor, number_length(cursor->at, cursor->end));
+    bool good = qmi_json_to_u64(out, item);
+    cJSON_Delete(item);
+    return good;
+}
+
+/* ---- trees ---- */
+
+static int compare_keys(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static qmoe_status check_keys(
+    const cJSON *object, const char *file, qmi_error *err)
+{
+    size_t n = (size_t)cJSON_GetArraySize(object);
+    if (n < 2)
+        return QMOE_OK;
+    const char **keys = qmi_calloc(n, sizeof *keys, "a list of keys", err);
+    if (keys == NULL)
+        return QMOE_E_NOMEM;
+    size_t i = 0;
+    const cJSON *item = NULL;
+    cJSON_ArrayForEach(item, object) keys[i++] = item->string;
+    qsort(keys, n, sizeof *keys, compare_keys);
+    qmoe_status status = QMOE_OK;
+    for (i = 1; i < n && status == QMOE_OK; i++)
+        if (strcmp(keys[i - 1], keys[i]) == 0)
+            status = qmi_fail(err, QMOE_E_FORMAT,
+                "%s: duplicate key '%.200s' in an object", file, keys[i]);
+    qmi_free(keys);
+    return status;
+}
+
+/* Recursion is bounded by cJSON's own nesting limit. */
+static qmoe_status check_unique(
+    const cJSON *value, const char *file, qmi_error *err)
+{
+    if (cJSON_IsObject(value))
+        QMI_TRY(check_keys(value, file, err));
+    const cJSON *item = NULL;
+    cJSON_ArrayForEach(item, value)
+    {
+        if (item->child != NULL)
+            QMI_TRY(check_unique(item, file, err));
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status fail_at(
+    const char *text, const char *where, const char *file, qmi_error *err)
+{
+    size_t line = 1;
+    for (const char *p = text; p < where; p++)
+        line += *p == '\n';
+    return qmi_fail(
+        err, QMOE_E_FORMAT, "%s: not valid JSON at line %zu", file, line);
+}
+
+qmoe_status qmi_json_parse(cJSON **out, const char *text, size_t n_bytes,
+    const char *file, qmi_error *err)
+{
+    size_t n_values = 0;
+    *out = NULL;
+    if (!qmi_utf8_valid(text, n_bytes))
+        return qmi_fail(err, QMOE_E_FORMAT, "%s: not UTF-8", file);
+    const char *fault = find_fault(text, text + n_bytes, &n_values);
+    if (fault != NULL)
+        return fail_at(text, fault, file, err);
+    if (n_values > MAX_VALUES)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: more than %d JSON values in one file", file, MAX_VALUES);
+    qmi_json_cursor rest = {text, text + n_bytes};
+    const char *parsed_to = text;
+    cJSON *value = NULL;
+    if (n_bytes != 0)
+        value = cJSON_ParseWithLengthOpts(text, n_bytes, &parsed_to, false);
+    rest.at = parsed_to;
+    if (value == NULL || !qmi_json_at_end(&rest)) {
+        cJSON_Delete(value);
+        return fail_at(text, rest.at, file, err);
+    }
+    qmoe_status status = check_unique(value, file, err);
+    if (status != QMOE_OK) {
+        cJSON_Delete(value);
+        return status;
+    }
+    *out = value;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_json_load(cJSON **out, const char *path, qmi_error *err)
+{
+    char *text = NULL;
+    size_t n_bytes = 0;
+    *out = NULL;
+    QMI_TRY(qmi_read_file(&text, &n_bytes, path, MAX_FILE_BYTES, err));
+    qmoe_status status = qmi_json_parse(out, text, n_bytes, path, err);
+    qmi_free(text);
+    return status;
+}
+
+/* ---- members ---- */
+
+/* NULL when missing or null: Hugging Face writes null for "not set". */
+static const cJSON *member(const cJSON *object, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+    return cJSON_IsNull(item) ? NULL : item;
+}
+
+static bool is_integer(const cJSON *number)
+{
+    double value = cJSON_IsNumber(number) ? number->valuedouble : NAN;
+    return value > -integer_limit && value < integer_limit &&
+           floor(value) == value;
+}
+
+bool qmi_json_to_u64(uint64_t *out, const cJSON *number)
+{
+    *out = 0;
+    if (!is_integer(number) || number->valuedouble < 0)
+        return false;
+    *out = (uint64_t)number->valuedouble;
+    return true;
+}
+
+qmoe_status qmi_json_int(int64_t *out, const cJSON *object, const char *key,
+    bool required, int64_t fallback, int64_t low, int64_t high,
+    const char *file, qmi_error *err)
+{
+    const cJSON *item = member(object, key);
+    *out = 0;
+    if (item == NULL && required)
+        return qmi_fail(err, QMOE_E_FORMAT, "%s: '%s' is missing", file, key);
+    if (item == NULL) {
+        *out = fallback;
+        return QMOE_OK;
+    }
+    if (!is_integer(item) || (int64_t)item->valuedouble < low ||
+        (int64_t)item->valuedouble > high)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: '%s' is not an integer between %lld and %lld", file, key,
+            (long long)low, (long long)high);
+    *out = (int64_t)item->valuedouble;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_json_double(double *out, const cJSON *object, const char *key,
+    double fallback, const char *file, qmi_error *err)
+{
+    const cJSON *item = member(object, key);
+    *out = fallback;
+    if (item == NULL)
+        return QMOE_OK;
+    *out = 0;
+    if (!cJSON_IsNumber(item) || !isfinite(item->valuedouble))
+        return qmi_fail(
+            err, QMOE_E_FORMAT, "%s: '%s' is not a finite number", file, key);
+    *out = item->valuedouble;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_json_bool(bool *out, const cJSON *object, const char *key,
+    bool fallback, const char *file, qmi_error *err)
+{
+    const cJSON *item = member(object, key);
+    *out = item == NULL ? fallback : cJSON_IsTrue(item);
+    if (item == NULL || cJSON_IsBool(item))
+        return QMOE_OK;
+    return qmi_fail(
+        err, QMOE_E_FORMAT, "%s: '%s' is not true or false", file, key);
+}
+
+qmoe_status qmi_json_string(const char **out, const cJSON *object,
+    const char *key, const char *fallback, const char *file, qmi_error *err)
+{
+    const cJSON *item = member(object, key);
+    *out = item == NULL ? fallback : cJSON_GetStringValue(item);
+    if (item == NULL || *out != NULL)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_FORMAT, "%s: '%s' is not a string", file, key);
+}

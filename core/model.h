@@ -44,7 +44,8 @@ typedef enum qmi_attention_kind {
 
 typedef struct qmi_step {
     qmi_op_kind kind;
-    int32_t block; /* of the stack */
+    /* Of the stack; -1 before the first block, n_blocks after the last. */
+    int32_t block;
     qmi_slot dst, src, residual;
     uint32_t weight, weight2; /* indices into the model's weights */
     float alpha;              /* LINEAR */

@@ -1,1 +1,559 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Streaming writer of one safetensors file.  The first write fixes the layout:
+ * the header is printed once with the longest text each open number can have,
+ * and so much space is left before the data.  What the final header does not
+ * need of it is filled with spaces, as the format allows. */
+#include "safetensors_writer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "alloc.h"
+#include "hash.h"
+#include "json.h"
+#include "safetensors.h"
+
+enum { LENGTH_BYTES = 8, ALIGNMENT = 64, MAX_HEADER_BYTES = 100000000 };
+
+/* Readers refuse numbers from here on. */
+static const uint64_t number_limit = UINT64_C(1) << 53;
+
+static const char checksum_prefix[] = "xxh3:";
+
+typedef struct item {
+    char *name;
+    qmi_dtype dtype;
+    int rank;
+    int64_t shape[QMI_MAX_RANK];
+    bool open;
+    uint64_t row_bits; /* of an open tensor: one step of shape[0] */
+    uint64_t n_bytes;  /* declared; of an open tensor: most allowed */
+    uint64_t begin, n_written;
+    XXH3_state_t *state; /* while partly written */
+    uint64_t hash;       /* of what is written, when `state` is NULL */
+} item;
+
+typedef struct pair {
+    char *key, *value;
+} pair;
+
+struct qmi_st_writer {
+    char *path;
+    int fd;
+    bool remove; /* when destroyed: ours, and unfinished */
+    bool laid_out, finished;
+    item *items;
+    size_t n_items, item_capacity;
+    pair *pairs;
+    size_t n_pairs, pair_capacity;
+    uint64_t data_begin; /* in the file */
+};
+
+/* ---- header text ---- */
+
+/* Grows as needed; out of memory is kept until somebody asks. */
+typedef struct text {
+    char *data;
+    size_t n, capacity;
+    bool failed;
+    qmi_error *err;
+} text;
+
+static void put(text *t, const char *bytes, size_t n)
+{
+    if (t->failed)
+        return;
+    if (n > t->capacity - t->n) {
+        size_t capacity = 2 * t->capacity + n + 1024;
+        char *grown =
+            qmi_regrow(t->data, t->n, capacity, 1, "a header", t->err);
+        if (grown == NULL) {
+            t->failed = true;
+            return;
+        }
+        t->data = grown;
+        t->capacity = capacity;
+    }
+    memcpy(t->data + t->n, bytes, n);
+    t->n += n;
+}
+
+static void put_text(text *t, const char *bytes)
+{
+    put(t, bytes, strlen(bytes));
+}
+
+static void put_number(text *t, uint64_t value)
+{
+    char digits[24];
+    snprintf(digits, sizeof digits, "%" PRIu64, value);
+    put_text(t, digits);
+}
+
+static void put_escaped(text *t, const char *bytes)
+{
+    for (const char *p = bytes; *p != '\0'; p++) {
+        char escape[8];
+        if (*p == '"' || *p == '\\')
+            snprintf(escape, sizeof escape, "\\%c", *p);
+        else if ((unsigned char)*p < 0x20)
+            snprintf(escape, sizeof escape, "\\u%04x", (unsigned)*p);
+        else
+            snprintf(escape, sizeof escape, "%c", *p);
+        put_text(t, escape);
+    }
+}
+
+static void put_metadata(text *t, const qmi_st_writer *w)
+{
+    const char *comma = "";
+    put_text(t, "\"__metadata__\":{");
+    for (size_t i = 0; i < w->n_pairs; i++) {
+        put_text(t, comma);
+        put_text(t, "\"");
+        put_escaped(t, w->pairs[i].key);
+        put_text(t, "\":\"");
+        put_escaped(t, w->pairs[i].value);
+        put_text(t, "\"");
+        comma = ",";
+    }
+    for (size_t i = 0; i < w->n_items; i++) {
+        char hex[17];
+        qmi_hash_hex(hex, w->items[i].hash);
+        put_text(t, comma);
+        put_text(t, "\"");
+        put_text(t, checksum_prefix);
+        put_escaped(t, w->items[i].name);
+        put_text(t, "\":\"");
+        put_text(t, hex);
+        put_text(t, "\"");
+        comma = ",";
+    }
+    put_text(t, "}");
+}
+
+/* `longest`: open numbers as long as they can become. */
+static void put_item(text *t, const item *x, bool longest)
+{
+    put_text(t, ",\"");
+    put_escaped(t, x->name);
+    put_text(t, "\":{\"dtype\":\"");
+    put_text(t, qmi_dtype_name(x->dtype));
+    put_text(t, "\",\"shape\":[");
+    for (int i = 0; i < x->rank; i++) {
+        if (i != 0)
+            put_text(t, ",");
+        put_number(t,
+            x->open && i == 0 && longest ? UINT64_MAX : (uint64_t)x->shape[i]);
+    }
+    put_text(t, "],\"data_offsets\":[");
+    put_number(t, x->begin);
+    put_text(t, ",");
+    put_number(t, x->open && longest ? UINT64_MAX : x->begin + x->n_written);
+    put_text(t, "]}");
+}
+
+static qmoe_status print_header(
+    text *t, const qmi_st_writer *w, bool longest, qmi_error *err)
+{
+    *t = (text){.err = err};
+    put_text(t, "{");
+    put_metadata(t, w);
+    for (size_t i = 0; i < w->n_items; i++)
+        put_item(t, &w->items[i], longest);
+    put_text(t, "}");
+    return t->failed ? QMOE_E_NOMEM : QMOE_OK;
+}
+
+/* ---- create, destroy ---- */
+
+qmoe_status qmi_st_writer_create(
+    qmi_st_writer **out, const char *path, qmi_error *err)
+{
+    struct stat info;
+    qmoe_status status = QMOE_E_NOMEM;
+    *out = NULL;
+    qmi_st_writer *w = qmi_calloc(1, sizeof *w, "a file writer", err);
+    if (w == NULL)
+        return QMOE_E_NOMEM;
+    w->fd = -1;
+    w->path = qmi_strdup(path, err);
+    if (w->path == NULL)
+        goto cleanup;
+    w->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (w->fd < 0 || fstat(w->fd, &info) != 0) {
+        status = qmi_fail_errno(err, "%s: cannot create the file", path);
+        goto cleanup;
+    }
+    /* A device given as the path is never removed. */
+    w->remove = S_ISREG(info.st_mode);
+    *out = w;
+    return QMOE_OK;
+cleanup:
+    qmi_st_writer_destroy(w);
+    return status;
+}
+
+void qmi_st_writer_destroy(qmi_st_writer *w)
+{
+    if (w == NULL)
+        return;
+    if (w->fd >= 0)
+        close(w->fd);
+    if (w->remove)
+        unlink(w->path);
+    for (size_t i = 0; i < w->n_items; i++) {
+        XXH3_freeState(w->items[i].state);
+        qmi_free(w->items[i].name);
+    }
+    for (size_t i = 0; i < w->n_pairs; i++) {
+        qmi_free(w->pairs[i].key);
+        qmi_free(w->pairs[i].value);
+    }
+    qmi_free(w->items);
+    qmi_free(w->pairs);
+    qmi_free(w->path);
+    qmi_free(w);
+}
+
+/* ---- declarations ---- */
+
+static qmoe_status refuse_late(const qmi_st_writer *w, qmi_error *err)
+{
+    if (!w->laid_out && !w->finished)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_INVALID,
+        "%s: tensors and metadata must be declared before the first write",
+        w->path);
+}
+
+static qmoe_status check_text(
+    const qmi_st_writer *w, const char *value, qmi_error *err)
+{
+    if (qmi_utf8_valid(value, strlen(value)))
+        return QMOE_OK;
+    return qmi_fail(
+        err, QMOE_E_INVALID, "%s: '%.200s' is not UTF-8", w->path, value);
+}
+
+/* Sizes of `x` from its dtype and shape. */
+static bool measure(item *x)
+{
+    uint64_t n_elements = 1, n_bits = 0;
+    for (int i = x->open ? 1 : 0; i < x->rank; i++) {
+        if (x->shape[i] < 0 || (uint64_t)x->shape[i] >= number_limit ||
+            !qmi_mul_u64(n_elements, (uint64_t)x->shape[i], &n_elements))
+            return false;
+    }
+    if (!qmi_mul_u64(n_elements, qmi_dtype_bits(x->dtype), &n_bits))
+        return false;
+    x->row_bits = n_bits;
+    x->n_bytes = x->open ? number_limit - 1 : n_bits / 8;
+    return x->open || (n_bits % 8 == 0 && x->n_bytes < number_limit);
+}
+
+static qmoe_status fill_item(const qmi_st_writer *w, item *x, const char *name,
+    qmi_dtype dtype, const int64_t *shape, int rank, qmi_error *err)
+{
+    QMI_TRY(check_text(w, name, err));
+    if (strcmp(name, "__metadata__") == 0 || qmi_dtype_bits(dtype) == 0 ||
+        rank < 0 || rank > QMI_MAX_RANK)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: tensor '%.200s': reserved name, unknown dtype or rank not "
+            "in 0..%d",
+            w->path, name, QMI_MAX_RANK);
+    *x = (item){.dtype = dtype, .rank = rank};
+    for (int i = 0; i < rank; i++)
+        x->shape[i] = shape[i];
+    x->open = rank > 0 && shape[0] == -1;
+    if (!measure(x))
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: tensor '%.200s': a bad shape, too large or not a whole "
+            "number of bytes",
+            w->path, name);
+    x->hash = qmi_hash64("", 0);
+    x->name = qmi_strdup(name, err);
+    return x->name == NULL ? QMOE_E_NOMEM : QMOE_OK;
+}
+
+qmoe_status qmi_st_writer_declare(qmi_st_writer *w, const char *name,
+    qmi_dtype dtype, const int64_t *shape, int rank, qmi_error *err)
+{
+    QMI_TRY(refuse_late(w, err));
+    if (w->n_items != 0 && w->items[w->n_items - 1].open)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: tensor '%.200s' follows one of open length", w->path, name);
+    if (w->n_items == w->item_capacity) {
+        size_t capacity = 2 * w->item_capacity + 16;
+        item *grown = qmi_regrow(w->items, w->n_items, capacity, sizeof *grown,
+            "the tensor list", err);
+        if (grown == NULL)
+            return QMOE_E_NOMEM;
+        w->items = grown;
+        w->item_capacity = capacity;
+    }
+    QMI_TRY(fill_item(w, &w->items[w->n_items], name, dtype, shape, rank, err));
+    w->n_items++;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_st_writer_metadata(
+    qmi_st_writer *w, const char *key, const char *value, qmi_error *err)
+{
+    QMI_TRY(refuse_late(w, err));
+    QMI_TRY(check_text(w, key, err));
+    QMI_TRY(check_text(w, value, err));
+    if (strncmp(key, checksum_prefix, sizeof checksum_prefix - 1) == 0)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: metadata key '%.200s' is reserved for checksums", w->path,
+            key);
+    if (w->n_pairs == w->pair_capacity) {
+        size_t capacity = 2 * w->pair_capacity + 16;
+        pair *grown = qmi_regrow(
+            w->pairs, w->n_pairs, capacity, sizeof *grown, "the metadata", err);
+        if (grown == NULL)
+            return QMOE_E_NOMEM;
+        w->pairs = grown;
+        w->pair_capacity = capacity;
+    }
+    pair copy = {qmi_strdup(key, err), qmi_strdup(value, err)};
+    if (copy.key == NULL || copy.value == NULL) {
+        qmi_free(copy.key);
+        qmi_free(copy.value);
+        return QMOE_E_NOMEM;
+    }
+    w->pairs[w->n_pairs++] = copy;
+    return QMOE_OK;
+}
+
+/* ---- layout ---- */
+
+static int compare_texts(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* First repeated text of the `n` in `texts` (which it sorts), or NULL. */
+static const char *find_repeated(const char **texts, size_t n)
+{
+    if (n > 1)
+        qsort(texts, n, sizeof *texts, compare_texts);
+    for (size_t i = 1; i < n; i++)
+        if (strcmp(texts[i - 1], texts[i]) == 0)
+            return texts[i];
+    return NULL;
+}
+
+static qmoe_status check_unique(const qmi_st_writer *w, qmi_error *err)
+{
+    size_t n = w->n_items > w->n_pairs ? w->n_items : w->n_pairs;
+    const char **texts = qmi_calloc(n, sizeof *texts, "a list of names", err);
+    if (texts == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < w->n_items; i++)
+        texts[i] = w->items[i].name;
+    const char *repeated = find_repeated(texts, w->n_items);
+    if (repeated == NULL) {
+        for (size_t i = 0; i < w->n_pairs; i++)
+            texts[i] = w->pairs[i].key;
+        repeated = find_repeated(texts, w->n_pairs);
+    }
+    qmi_free(texts);
+    if (repeated == NULL)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_INVALID, "%s: '%.200s' is declared twice",
+        w->path, repeated);
+}
+
+/* Places every tensor and reserves the space of the header. */
+static qmoe_status lay_out(qmi_st_writer *w, qmi_error *err)
+{
+    uint64_t end = 0;
+    text header;
+    if (w->laid_out)
+        return QMOE_OK;
+    QMI_TRY(check_unique(w, err));
+    for (size_t i = 0; i < w->n_items; i++) {
+        item *x = &w->items[i];
+        x->begin = end;
+        if (x->open)
+            x->n_bytes = number_limit - 1 - end;
+        end += x->n_bytes;
+        if (end >= number_limit)
+            return qmi_fail(err, QMOE_E_INVALID,
+                "%s: tensor '%.200s' goes beyond the largest file", w->path,
+                x->name);
+    }
+    qmoe_status status = print_header(&header, w, true, err);
+    uint64_t n = header.n + LENGTH_BYTES + ALIGNMENT - 1;
+    qmi_free(header.data);
+    QMI_TRY(status);
+    w->data_begin = n / ALIGNMENT * ALIGNMENT;
+    if (w->data_begin - LENGTH_BYTES > MAX_HEADER_BYTES)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: a header of %" PRIu64 " bytes is above the limit of %d",
+            w->path, w->data_begin, MAX_HEADER_BYTES);
+    w->laid_out = true;
+    return QMOE_OK;
+}
+
+/* ---- data ---- */
+
+static qmoe_status write_at(const qmi_st_writer *w, uint64_t offset,
+    const void *data, size_t n_bytes, qmi_error *err)
+{
+    const uint8_t *p = data;
+    while (n_bytes != 0) {
+        ssize_t n = pwrite(w->fd, p, n_bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return qmi_fail_errno(err, "%s: cannot write", w->path);
+        p += n;
+        offset += (uint64_t)n;
+        n_bytes -= (size_t)n;
+    }
+    return QMOE_OK;
+}
+
+/* Adds to the running checksum; keeps a state only while more is to come. */
+static qmoe_status add_to_hash(
+    item *x, const void *data, size_t n_bytes, qmi_error *err)
+{
+    bool last = !x->open && x->n_written + n_bytes == x->n_bytes;
+    if (x->state == NULL && last && x->n_written == 0) {
+        x->hash = qmi_hash64(data, n_bytes);
+        return QMOE_OK;
+    }
+    if (x->state == NULL) {
+        x->state = XXH3_createState();
+        if (x->state == NULL)
+            return qmi_fail(err, QMOE_E_NOMEM, "out of memory: a checksum");
+        XXH3_64bits_reset(x->state);
+    }
+    XXH3_64bits_update(x->state, data, n_bytes);
+    if (last) {
+        x->hash = XXH3_64bits_digest(x->state);
+        XXH3_freeState(x->state);
+        x->state = NULL;
+    }
+    return QMOE_OK;
+}
+
+qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
+    const void *data, size_t n_bytes, qmi_error *err)
+{
+    if (w->finished || index >= w->n_items)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: a write after the end or to a tensor not declared", w->path);
+    QMI_TRY(lay_out(w, err));
+    item *x = &w->items[index];
+    if (n_bytes > x->n_bytes - x->n_written)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: tensor '%.200s': more bytes than declared", w->path, x->name);
+    if (n_bytes == 0)
+        return QMOE_OK;
+    QMI_TRY(write_at(
+        w, w->data_begin + x->begin + x->n_written, data, n_bytes, err));
+    QMI_TRY(add_to_hash(x, data, n_bytes, err));
+    x->n_written += n_bytes;
+    return QMOE_OK;
+}
+
+/* ---- finish ---- */
+
+/* Requires `x` complete; fixes its open length and checksum. */
+static qmoe_status complete(const qmi_st_writer *w, item *x, qmi_error *err)
+{
+    uint64_t n_bits = 8 * x->n_written;
+    bool whole = x->n_written == x->n_bytes;
+    if (x->open)
+        whole = n_bits == 0 || (x->row_bits != 0 && n_bits % x->row_bits == 0);
+    if (!whole)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: tensor '%.200s' is incomplete: %" PRIu64 " bytes written",
+            w->path, x->name, x->n_written);
+    if (x->open)
+        x->shape[0] = n_bits == 0 ? 0 : (int64_t)(n_bits / x->row_bits);
+    if (x->state != NULL)
+        x->hash = XXH3_64bits_digest(x->state);
+    return QMOE_OK;
+}
+
+static void store_length(char out[LENGTH_BYTES], uint64_t value)
+{
+    for (int i = 0; i < LENGTH_BYTES; i++)
+        out[i] = (char)(value >> (8 * i) & 0xff);
+}
+
+/* The stored header: length, text, spaces up to the data. */
+static qmoe_status write_header(
+    const qmi_st_writer *w, uint64_t *hash, qmi_error *err)
+{
+    text header;
+    size_t n = (size_t)w->data_begin;
+    char *block = NULL;
+    qmoe_status status = print_header(&header, w, false, err);
+    if (status != QMOE_OK)
+        goto cleanup;
+    if (header.n > n - LENGTH_BYTES) {
+        status = qmi_fail(
+            err, QMOE_E_INTERNAL, "%s: the header outgrew its space", w->path);
+        goto cleanup;
+    }
+    block = qmi_calloc(n, 1, "a header", err);
+    if (block == NULL) {
+        status = QMOE_E_NOMEM;
+        goto cleanup;
+    }
+    store_length(block, n - LENGTH_BYTES);
+    memset(block + LENGTH_BYTES, ' ', n - LENGTH_BYTES);
+    memcpy(block + LENGTH_BYTES, header.data, header.n);
+    *hash = qmi_hash64(block, n);
+    status = write_at(w, 0, block, n, err);
+cleanup:
+    qmi_free(block);
+    qmi_free(header.data);
+    return status;
+}
+
+/* A file system may report a full disk no earlier than here. */
+static qmoe_status sync_and_close(qmi_st_writer *w, qmi_error *err)
+{
+    if (fsync(w->fd) != 0)
+        return qmi_fail_errno(err, "%s: cannot write to disk", w->path);
+    int fd = w->fd;
+    w->fd = -1;
+    if (close(fd) != 0)
+        return qmi_fail_errno(err, "%s: cannot close", w->path);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_st_writer_finish(qmi_st_writer *w, uint64_t *header_hash,
+    uint64_t *file_bytes, qmi_error *err)
+{
+    uint64_t hash = 0, n_bytes = 0;
+    *header_hash = 0;
+    *file_bytes = 0;
+    if (w->finished)
+        return qmi_fail(err, QMOE_E_INVALID, "%s: finished before", w->path);
+    QMI_TRY(lay_out(w, err));
+    for (size_t i = 0; i < w->n_items; i++) {
+        QMI_TRY(complete(w, &w->items[i], err));
+        n_bytes += w->items[i].n_written;
+    }
+    QMI_TRY(write_header(w, &hash, err));
+    w->finished = true;
+    QMI_TRY(sync_and_close(w, err));
+    w->remove = false;
+    *header_hash = hash;
+    *file_bytes = w->data_begin + n_bytes;
+    return QMOE_OK;
+}

@@ -1,1 +1,228 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Greedy and random choice of the next token.  The kept candidates come off a
+ * heap one by one, most likely first, so that top_k and top_p cost
+ * O(n + kept log n) and not a sort of the vocabulary. */
+#include "sampler.h"
+
+#include <float.h>
+#include <math.h>
+
+#include "alloc.h"
+
+struct qmi_sampler {
+    qmi_sampler_options options;
+    qmi_mt19937 rng;
+    int32_t n;
+    int32_t *order;  /* [n] heap of ids, kept ones sorted at the end */
+    double *weights; /* [n] of ids: exp((logit - highest) / temperature) */
+};
+
+qmoe_status qmi_sampler_create(qmi_sampler **out,
+    const qmi_sampler_options *options, int64_t n, uint64_t seed,
+    qmi_error *err)
+{
+    *out = NULL;
+    if (n < 1 || n > INT32_MAX)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "a vocabulary of %lld tokens cannot be sampled", (long long)n);
+    if (isnan(options->temperature) || isinf(options->temperature))
+        return qmi_fail(err, QMOE_E_INVALID, "temperature is not finite");
+    if (isnan(options->top_p))
+        return qmi_fail(err, QMOE_E_INVALID, "top_p is not a number");
+    if (options->top_k < 0)
+        return qmi_fail(err, QMOE_E_INVALID, "top_k is negative: %d",
+            options->top_k);
+
+    qmi_sampler *sampler = qmi_calloc(1, sizeof *sampler, "a sampler", err);
+    if (sampler == NULL)
+        return QMOE_E_NOMEM;
+    sampler->options = *options;
+    sampler->n = (int32_t)n;
+    /* Seeds below 2^32 are NumPy's; the upper half of others is folded in. */
+    qmi_mt19937_seed(&sampler->rng,
+        (uint32_t)seed ^ (uint32_t)(seed >> 32) * 0x9e3779b9u);
+    if (options->temperature > 0.0f) {
+        sampler->order = qmi_calloc((size_t)n, sizeof *sampler->order,
+            "a sampler's candidates", err);
+        sampler->weights = qmi_calloc((size_t)n, sizeof *sampler->weights,
+            "a sampler's weights", err);
+        if (sampler->order == NULL || sampler->weights == NULL) {
+            qmi_sampler_destroy(sampler);
+            return QMOE_E_NOMEM;
+        }
+    }
+    *out = sampler;
+    return QMOE_OK;
+}
+
+void qmi_sampler_destroy(qmi_sampler *sampler)
+{
+    if (sampler == NULL)
+        return;
+    qmi_free(sampler->order);
+    qmi_free(sampler->weights);
+    qmi_free(sampler);
+}
+
+/* NaN must lose against everything and infinities must not make differences
+ * NaN, so that broken logits still give some token. */
+static double clean_logit(float logit)
+{
+    if (isnan(logit))
+        return -INFINITY;
+    return logit > FLT_MAX ? FLT_MAX : logit;
+}
+
+static int32_t pick_greedy(const float *logits, int32_t n)
+{
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++) {
+        if (clean_logit(logits[i]) > clean_logit(logits[best]))
+            best = i;
+    }
+    return best;
+}
+
+/* exp(x) for x <= 0 out of exactly rounded operations only: the C library's
+ * differs between machines in the last bit, and with it could a choice.
+ * x = k ln2 + r with |r| <= ln2 / 2, then the Taylor series of r (what is left
+ * out is below 0.35^14 / 14! < 1e-17). */
+static double portable_exp(double x)
+{
+    static const double LOG2E = 0x1.71547652b82fep+0;
+    static const double LN2_HIGH = 0x1.62e42fefap-1; /* short: k * it is exact */
+    static const double LN2_LOW = 0x1.cf79abc9e3b3ap-40;
+    static const double INVERSE_FACTORIALS[] = {1.0, 1.0, 1.0 / 2, 1.0 / 6,
+        1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
+        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+    if (!(x > -745.0))
+        return 0.0;
+    double k = floor(x * LOG2E + 0.5);
+    double r = (x - k * LN2_HIGH) - k * LN2_LOW;
+    double sum = 0.0;
+    for (int i = 13; i >= 0; i--)
+        sum = sum * r + INVERSE_FACTORIALS[i];
+    return ldexp(sum, (int)k);
+}
+
+static double weigh(qmi_sampler *s, const float *logits, double highest,
+    int32_t id)
+{
+    double below = clean_logit(logits[id]) - highest;
+    s->weights[id] = portable_exp(below / (double)s->options.temperature);
+    return s->weights[id];
+}
+
+/* Does id a come before id b: more likely, or equal and lower. */
+static bool is_before(const float *logits, int32_t a, int32_t b)
+{
+    double x = clean_logit(logits[a]), y = clean_logit(logits[b]);
+    return x > y || (x == y && a < b);
+}
+
+static void sift_down(int32_t *heap, int32_t n, int32_t at, const float *logits)
+{
+    int32_t id = heap[at];
+    while (at < n / 2) {
+        int32_t child = 2 * at + 1;
+        if (child + 1 < n &&
+            is_before(logits, heap[child + 1], heap[child]))
+            child++;
+        if (is_before(logits, id, heap[child]))
+            break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = id;
+}
+
+static void make_heap(int32_t *heap, int32_t n, const float *logits)
+{
+    for (int32_t i = 0; i < n; i++)
+        heap[i] = i;
+    for (int32_t i = n / 2; i-- > 0;)
+        sift_down(heap, n, i, logits);
+}
+
+/* Takes the first of the `n` ids left in the heap and stores it behind them. */
+static int32_t pop(int32_t *heap, int32_t n, const float *logits)
+{
+    int32_t first = heap[0];
+    heap[0] = heap[n - 1];
+    sift_down(heap, n - 1, 0, logits);
+    heap[n - 1] = first;
+    return first;
+}
+
+/* Applies top_k and top_p: the *n_kept candidates are then, most likely
+ * first, at order[n - 1], order[n - 2], ...; returns their weight. */
+static double keep_likely(qmi_sampler *s, const float *logits, double highest,
+    int32_t *n_kept)
+{
+    const qmi_sampler_options *o = &s->options;
+    int32_t limit = s->n, n_popped = 0, n = 0;
+    double total = 0.0, reached = 0.0;
+    make_heap(s->order, s->n, logits);
+    if (o->top_k > 0 && o->top_k < s->n) {
+        limit = o->top_k;
+        for (; n_popped < limit; n_popped++) {
+            int32_t id = pop(s->order, s->n - n_popped, logits);
+            total += weigh(s, logits, highest, id);
+        }
+    } else {
+        for (int32_t id = 0; id < s->n; id++)
+            total += weigh(s, logits, highest, id);
+    }
+    *n_kept = limit;
+    if (!(o->top_p > 0.0f && o->top_p < 1.0f))
+        return total;
+
+    double needed = (double)o->top_p * total;
+    while (n < limit && (n == 0 || reached < needed)) {
+        if (n == n_popped)
+            pop(s->order, s->n - n_popped++, logits);
+        reached += s->weights[s->order[s->n - 1 - n]];
+        n++;
+    }
+    *n_kept = n;
+    return reached;
+}
+
+static bool is_filtered(const qmi_sampler *s)
+{
+    const qmi_sampler_options *o = &s->options;
+    return (o->top_k > 0 && o->top_k < s->n) ||
+           (o->top_p > 0.0f && o->top_p < 1.0f);
+}
+
+int32_t qmi_sampler_pick(qmi_sampler *sampler, const float *logits)
+{
+    qmi_sampler *s = sampler;
+    int32_t best = pick_greedy(logits, s->n);
+    double highest = clean_logit(logits[best]);
+    if (!(s->options.temperature > 0.0f) || highest == -INFINITY)
+        return best;
+
+    bool filtered = is_filtered(s);
+    int32_t n_kept = s->n;
+    double total = 0.0;
+    if (filtered)
+        total = keep_likely(s, logits, highest, &n_kept);
+    else
+        for (int32_t id = 0; id < s->n; id++)
+            total += weigh(s, logits, highest, id);
+
+    double left = qmi_mt19937_double(&s->rng) * total;
+    int32_t choice = best;
+    for (int32_t i = 0; i < n_kept; i++) {
+        int32_t id = filtered ? s->order[s->n - 1 - i] : i;
+        if (s->weights[id] == 0.0)
+            continue;
+        /* Rounding can leave a rest at the end: the last one stands then. */
+        choice = id;
+        left -= s->weights[id];
+        if (left < 0.0)
+            break;
+    }
+    return choice;
+}

@@ -302,7 +302,8 @@ static qmoe_status upload_lists(qmoe_session *s, const pass_lists *lists,
 {
     uint64_t n_tokens = (uint64_t)pass->n_tokens;
     uint64_t span_bytes = (uint64_t)pass->n_spans * sizeof(qmi_attention_span);
-    QMI_TRY(qmi_upload(s, &s->ids, ids, n_tokens * sizeof *ids, err));
+    if (ids != NULL)
+        QMI_TRY(qmi_upload(s, &s->ids, ids, n_tokens * sizeof *ids, err));
     QMI_TRY(qmi_upload(s, &s->sequence, lists->sequence, n_tokens * 4, err));
     QMI_TRY(qmi_upload(s, &s->rows, lists->rows, n_tokens * 4, err));
     QMI_TRY(qmi_upload(s, &s->spans, lists->spans, span_bytes, err));
@@ -329,9 +330,11 @@ static qmoe_status grow_caches(
 }
 
 /* Remembers the batch: where its sequences begin, nothing decoded yet. */
-static qmoe_status start_batch(qmoe_session *s, const int32_t *lengths,
+qmoe_status qmi_session_start(qmoe_session *s, const int32_t *lengths,
     size_t n_sequences, int64_t max_decoder, qmi_error *err)
 {
+    if (n_sequences == 0 || max_decoder < 1)
+        return qmi_fail(err, QMOE_E_INVALID, "nothing to encode");
     qmi_free(s->encoder_begin);
     qmi_free(s->position);
     s->n_sequences = 0;
@@ -378,29 +381,36 @@ static void fill_encoder_lists(const qmoe_session *s, pass_lists *lists)
     }
 }
 
+qmoe_status qmi_session_prepare_encoder(
+    qmoe_session *session, qmi_pass *pass, const int32_t *ids, qmi_error *err)
+{
+    pass_lists lists;
+    *pass = (qmi_pass){
+        .stack = QMI_ENCODER,
+        .n_tokens = session->encoder_begin[session->n_sequences],
+        .n_spans = (int64_t)session->n_sequences,
+        .max_keys = session->longest_encoder,
+        .n_cache_rows = session->encoder_begin[session->n_sequences],
+    };
+    if (ids != NULL)
+        QMI_TRY(check_ids(session, ids, pass->n_tokens, err));
+    QMI_TRY(lists_alloc(&lists, pass->n_tokens, pass->n_spans, err));
+    fill_encoder_lists(session, &lists);
+    qmoe_status status = upload_lists(session, &lists, ids, pass, err);
+    lists_free(&lists);
+    return status;
+}
+
 qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
     const int32_t *lengths, size_t n_sequences, int64_t max_decoder,
     qmi_error *err)
 {
-    if (n_sequences == 0 || max_decoder < 1)
-        return qmi_fail(err, QMOE_E_INVALID, "nothing to encode");
-    QMI_TRY(start_batch(session, lengths, n_sequences, max_decoder, err));
-    const qmi_pass pass = {
-        .stack = QMI_ENCODER,
-        .n_tokens = session->encoder_begin[n_sequences],
-        .n_spans = (int64_t)n_sequences,
-        .max_keys = session->longest_encoder,
-        .n_cache_rows = session->encoder_begin[n_sequences],
-    };
-    pass_lists lists;
-    QMI_TRY(check_ids(session, ids, pass.n_tokens, err));
-    QMI_TRY(lists_alloc(&lists, pass.n_tokens, pass.n_spans, err));
-    fill_encoder_lists(session, &lists);
-    qmoe_status status = upload_lists(session, &lists, ids, &pass, err);
-    lists_free(&lists);
-    QMI_TRY(status);
-    QMI_TRY(qmi_session_run(session, &session->model->encoder, &pass, err));
-    return qmi_session_run(session, &session->model->cross, &pass, err);
+    const qmoe_model *m = session->model;
+    qmi_pass pass;
+    QMI_TRY(qmi_session_start(session, lengths, n_sequences, max_decoder, err));
+    QMI_TRY(qmi_session_prepare_encoder(session, &pass, ids, err));
+    QMI_TRY(qmi_session_run(session, &m->encoder, 0, m->encoder.n, &pass, err));
+    return qmi_session_run(session, &m->cross, 0, m->cross.n, &pass, err);
 }
 
 /* Spans, cache rows and sequence numbers of a decoder pass. */
@@ -454,26 +464,37 @@ static qmoe_status check_active(const qmoe_session *s, int64_t *n_tokens,
     return QMOE_OK;
 }
 
-qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
+qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
     const int32_t *ids, const int32_t *active, const int32_t *lengths,
     size_t n_active, qmi_error *err)
 {
-    qmi_pass pass = {
+    pass_lists lists;
+    *pass = (qmi_pass){
         .stack = QMI_DECODER,
         .n_spans = (int64_t)n_active,
         .max_cross_keys = session->longest_encoder,
         .n_cache_rows = (int64_t)session->n_sequences * session->max_decoder,
     };
-    pass_lists lists;
     QMI_TRY(
-        check_active(session, &pass.n_tokens, active, lengths, n_active, err));
-    QMI_TRY(check_ids(session, ids, pass.n_tokens, err));
-    QMI_TRY(lists_alloc(&lists, pass.n_tokens, pass.n_spans, err));
-    fill_decoder_lists(session, &lists, &pass, active, lengths);
-    qmoe_status status = upload_lists(session, &lists, ids, &pass, err);
+        check_active(session, &pass->n_tokens, active, lengths, n_active, err));
+    if (ids != NULL)
+        QMI_TRY(check_ids(session, ids, pass->n_tokens, err));
+    QMI_TRY(lists_alloc(&lists, pass->n_tokens, pass->n_spans, err));
+    fill_decoder_lists(session, &lists, pass, active, lengths);
+    qmoe_status status = upload_lists(session, &lists, ids, pass, err);
     lists_free(&lists);
-    QMI_TRY(status);
-    QMI_TRY(qmi_session_run(session, &session->model->decoder, &pass, err));
+    return status;
+}
+
+qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
+    const int32_t *ids, const int32_t *active, const int32_t *lengths,
+    size_t n_active, qmi_error *err)
+{
+    const qmi_steps *steps = &session->model->decoder;
+    qmi_pass pass;
+    QMI_TRY(qmi_session_prepare_decoder(
+        session, &pass, ids, active, lengths, n_active, err));
+    QMI_TRY(qmi_session_run(session, steps, 0, steps->n, &pass, err));
     for (size_t i = 0; i < n_active; i++)
         session->position[active[i]] += lengths[i];
     uint64_t n_bytes = (uint64_t)pass.n_tokens *

@@ -50,9 +50,23 @@ qmoe_status qmi_grow(
 qmoe_status qmi_upload(qmoe_session *session, qmi_growing *g, const void *data,
     uint64_t n_bytes, qmi_error *err);
 
-/* Runs steps in order (steps.c).  Inputs (ids, spans, ...) are uploaded. */
+/* Runs steps [first, last) in order (steps.c).  Inputs are uploaded. */
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
-    const qmi_pass *pass, qmi_error *err);
+    size_t first, size_t last, const qmi_pass *pass, qmi_error *err);
+
+/* Starts a batch: sequence s has lengths[s] >= 1 encoder tokens; caches for at
+ * most max_decoder decoder tokens per sequence. */
+qmoe_status qmi_session_start(qmoe_session *session, const int32_t *lengths,
+    size_t n_sequences, int64_t max_decoder, qmi_error *err);
+/* Uploads the lists of a pass over the encoder tokens of the batch.  `ids` may
+ * be NULL when no step embeds. */
+qmoe_status qmi_session_prepare_encoder(
+    qmoe_session *session, qmi_pass *pass, const int32_t *ids, qmi_error *err);
+/* The same for lengths[i] >= 1 more decoder tokens of each of the n_active
+ * sequences active[i] (ascending). */
+qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
+    const int32_t *ids, const int32_t *active, const int32_t *lengths,
+    size_t n_active, qmi_error *err);
 
 /* Encodes a batch: sequence s has lengths[s] >= 1 ids, packed in `ids`.
  * Prepares caches for at most max_decoder decoder tokens per sequence. */

@@ -152,9 +152,9 @@ static qmoe_status reserve(
 }
 
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
-    const qmi_pass *pass, qmi_error *err)
+    size_t first, size_t last, const qmi_pass *pass, qmi_error *err)
 {
-    for (size_t i = 0; i < steps->n; i++) {
+    for (size_t i = first; i < last; i++) {
         const qmi_step *step = &steps->items[i];
         QMI_TRY(reserve(session, step, pass, err));
         const qmi_op op = make_op(session, step, pass);

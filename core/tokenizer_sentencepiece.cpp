@@ -1,1 +1,353 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0
+ * The C++ side of tokenizer.h.  Every entry point catches all exceptions: none
+ * may reach the C callers.  Sentinels are handled here, everything else is
+ * SentencePiece's. */
+#include <climits>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <sentencepiece_processor.h>
+
+extern "C" {
+#include "alloc.h"
+#include "map.h"
+#include "spiece_check.h"
+#include "tokenizer.h"
+}
+
+namespace sentencepiece
+{
+namespace logging
+{
+/* Exported by the library, but in its public header in no release; weak so
+ * that a release without it still links (and then writes its log lines). */
+__attribute__((weak)) void SetMinLogLevel(int level);
+} // namespace logging
+} // namespace sentencepiece
+
+struct qmi_tokenizer {
+    sentencepiece::SentencePieceProcessor processor;
+    int32_t n_pieces = 0;
+    size_t max_text_bytes = 0;
+};
+
+namespace
+{
+
+using std::string_view;
+
+const size_t MAX_FILE_BYTES = 64u << 20;
+
+/* Runs `body`, which returns a status, and turns exceptions into `otherwise`
+ * (or E_NOMEM). */
+template <typename Body>
+qmoe_status guarded(qmi_error *err, qmoe_status otherwise, const char *what,
+    const Body &body)
+{
+    try {
+        return body();
+    } catch (const std::bad_alloc &) {
+        return qmi_fail(err, QMOE_E_NOMEM, "out of memory: %s", what);
+    } catch (const std::exception &e) {
+        return qmi_fail(err, otherwise, "%s: %s", what, e.what());
+    } catch (...) {
+        return qmi_fail(err, otherwise, "%s: unknown C++ exception", what);
+    }
+}
+
+/* SentencePiece writes its failures to standard error as well as returning
+ * them; 3 lets only its fatal ones through.  Process-wide, once. */
+void silence_library()
+{
+    static const bool done = [] {
+        if (sentencepiece::logging::SetMinLogLevel != nullptr)
+            sentencepiece::logging::SetMinLogLevel(3);
+        return true;
+    }();
+    (void)done;
+}
+
+qmoe_status load(qmi_tokenizer *tokenizer, const char *data, size_t n_bytes,
+    const char *path, qmi_error *err)
+{
+    qmi_spiece_info info;
+    QMI_TRY(qmi_spiece_check(&info, data, n_bytes, path, err));
+    silence_library();
+    const auto status = tokenizer->processor.LoadFromSerializedProto(
+        string_view(data, n_bytes));
+    if (!status.ok())
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: not a usable SentencePiece model: %s", path,
+            status.error_message());
+    tokenizer->n_pieces = tokenizer->processor.GetPieceSize();
+    if (tokenizer->n_pieces != info.n_pieces)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: %d pieces counted, but SentencePiece reads %d", path,
+            (int)info.n_pieces, (int)tokenizer->n_pieces);
+    /* The library counts the bytes of normalized text in an int. */
+    tokenizer->max_text_bytes = (size_t)(INT_MAX - 16) / (size_t)info.max_growth;
+    return QMOE_OK;
+}
+
+/* ---- sentinels in text --------------------------------------------------- */
+
+/* The characters Python's str.strip() drops, which is what the Hugging Face
+ * tokenizer applies beside sentinels. */
+const string_view WHITE_SPACE[] = {" ", "\t", "\n", "\v", "\f", "\r", "\x1c",
+    "\x1d", "\x1e", "\x1f", "\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80",
+    "\xe2\x80\x80", "\xe2\x80\x81", "\xe2\x80\x82", "\xe2\x80\x83",
+    "\xe2\x80\x84", "\xe2\x80\x85", "\xe2\x80\x86", "\xe2\x80\x87",
+    "\xe2\x80\x88", "\xe2\x80\x89", "\xe2\x80\x8a", "\xe2\x80\xa8",
+    "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
+
+bool starts_with(string_view text, string_view part)
+{
+    return text.substr(0, part.size()) == part;
+}
+
+bool ends_with(string_view text, string_view part)
+{
+    return text.size() >= part.size() &&
+           text.substr(text.size() - part.size()) == part;
+}
+
+size_t leading_space(string_view text)
+{
+    for (string_view space : WHITE_SPACE)
+        if (starts_with(text, space))
+            return space.size();
+    return 0;
+}
+
+size_t trailing_space(string_view text)
+{
+    for (string_view space : WHITE_SPACE)
+        if (ends_with(text, space))
+            return space.size();
+    return 0;
+}
+
+string_view strip_left(string_view text)
+{
+    while (size_t n = leading_space(text))
+        text.remove_prefix(n);
+    return text;
+}
+
+string_view strip_right(string_view text)
+{
+    while (size_t n = trailing_space(text))
+        text.remove_suffix(n);
+    return text;
+}
+
+const string_view SENTINEL_START = "<extra_id_";
+
+/* Length of the sentinel that `text` starts with, its number in *k; 0: none.
+ * Only the plain decimal form counts ("<extra_id_05>" is text). */
+size_t match_sentinel(string_view text, int *k)
+{
+    size_t at = SENTINEL_START.size();
+    size_t n_digits = 0;
+    int value = 0;
+    for (; at < text.size() && n_digits < 2; at++, n_digits++) {
+        if (text[at] < '0' || text[at] > '9')
+            break;
+        value = 10 * value + (text[at] - '0');
+    }
+    bool padded = n_digits == 2 && value < 10;
+    if (n_digits == 0 || padded || at >= text.size() || text[at] != '>')
+        return 0;
+    static_assert(QMI_N_SENTINELS == 100, "two digits name every sentinel");
+    *k = value;
+    return at + 1;
+}
+
+/* Position of the next sentinel (npos: none), its length and number. */
+size_t find_sentinel(string_view text, size_t *length, int *k)
+{
+    size_t at = text.find(SENTINEL_START);
+    while (at != string_view::npos) {
+        *length = match_sentinel(text.substr(at), k);
+        if (*length != 0)
+            return at;
+        at = text.find(SENTINEL_START, at + 1);
+    }
+    return at;
+}
+
+qmoe_status append_chunk(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
+    string_view chunk, qmi_error *err)
+{
+    std::vector<int> chunk_ids;
+    if (chunk.empty())
+        return QMOE_OK;
+    const auto status = tokenizer->processor.Encode(chunk, &chunk_ids);
+    if (!status.ok())
+        return qmi_fail(err, QMOE_E_INTERNAL, "SentencePiece: %s",
+            status.error_message());
+    ids->insert(ids->end(), chunk_ids.begin(), chunk_ids.end());
+    return QMOE_OK;
+}
+
+qmoe_status encode(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
+    string_view text, qmi_error *err)
+{
+    if (text.size() > tokenizer->max_text_bytes)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "a text of %zu bytes is too long for the tokenizer: at most %zu",
+            text.size(), tokenizer->max_text_bytes);
+    for (;;) {
+        size_t length = 0;
+        int k = 0;
+        size_t at = find_sentinel(text, &length, &k);
+        if (at == string_view::npos)
+            return append_chunk(tokenizer, ids, text, err);
+        QMI_TRY(append_chunk(tokenizer, ids, strip_right(text.substr(0, at)),
+            err));
+        ids->push_back(qmi_tokenizer_sentinel(tokenizer, k));
+        text = strip_left(text.substr(at + length));
+    }
+}
+
+/* ---- text from ids ------------------------------------------------------- */
+
+/* Appends the text of a run of pieces.  SentencePiece drops the space that the
+ * first piece brings; behind a sentinel it has to stay. */
+qmoe_status append_run(const qmi_tokenizer *tokenizer, std::string *text,
+    const std::vector<int> &run, qmi_error *err)
+{
+    const string_view space_symbol = "\xe2\x96\x81";
+    if (run.empty())
+        return QMOE_OK;
+    std::string part;
+    const auto status = tokenizer->processor.Decode(run, &part);
+    if (!status.ok())
+        return qmi_fail(err, QMOE_E_INTERNAL, "SentencePiece: %s",
+            status.error_message());
+    string_view first = tokenizer->processor.IdToPiece(run[0]);
+    if (!text->empty() && starts_with(first, space_symbol))
+        *text += ' ';
+    *text += part;
+    return QMOE_OK;
+}
+
+void append_sentinel(const qmi_tokenizer *tokenizer, std::string *text,
+    int32_t id)
+{
+    if (!text->empty() && text->back() != ' ')
+        *text += ' ';
+    *text += SENTINEL_START;
+    *text += std::to_string(qmi_tokenizer_size(tokenizer) - 1 - id);
+    *text += '>';
+}
+
+qmoe_status decode(const qmi_tokenizer *tokenizer, std::string *text,
+    const int32_t *ids, size_t n, qmi_error *err)
+{
+    std::vector<int> run;
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= qmi_tokenizer_size(tokenizer))
+            return qmi_fail(err, QMOE_E_INVALID,
+                "token id %d is outside of the vocabulary of %d", (int)ids[i],
+                (int)qmi_tokenizer_size(tokenizer));
+        if (qmi_tokenizer_is_sentinel(tokenizer, ids[i])) {
+            QMI_TRY(append_run(tokenizer, text, run, err));
+            run.clear();
+            append_sentinel(tokenizer, text, ids[i]);
+        } else if (!tokenizer->processor.IsControl(ids[i])) {
+            run.push_back(ids[i]);
+        }
+    }
+    return append_run(tokenizer, text, run, err);
+}
+
+} // namespace
+
+/* ---- the C face ---------------------------------------------------------- */
+
+qmoe_status qmi_tokenizer_open(qmi_tokenizer **out, const char *path,
+    qmi_error *err)
+{
+    *out = nullptr;
+    char *data = nullptr;
+    size_t n_bytes = 0;
+    QMI_TRY(qmi_read_file(&data, &n_bytes, path, MAX_FILE_BYTES, err));
+    qmi_tokenizer *tokenizer = nullptr;
+    qmoe_status status = QMOE_E_NOMEM;
+    void *memory = qmi_calloc(1, sizeof *tokenizer, "a tokenizer", err);
+    if (memory != nullptr)
+        status = guarded(err, QMOE_E_FORMAT, path, [&] {
+            tokenizer = new (memory) qmi_tokenizer;
+            return load(tokenizer, data, n_bytes, path, err);
+        });
+    qmi_free(data);
+    if (status == QMOE_OK) {
+        *out = tokenizer;
+        return QMOE_OK;
+    }
+    if (tokenizer != nullptr)
+        qmi_tokenizer_close(tokenizer);
+    else
+        qmi_free(memory);
+    return status;
+}
+
+void qmi_tokenizer_close(qmi_tokenizer *tokenizer)
+{
+    if (tokenizer == nullptr)
+        return;
+    tokenizer->~qmi_tokenizer();
+    qmi_free(tokenizer);
+}
+
+int32_t qmi_tokenizer_size(const qmi_tokenizer *tokenizer)
+{
+    return tokenizer->n_pieces + QMI_N_SENTINELS;
+}
+
+int32_t qmi_tokenizer_sentinel(const qmi_tokenizer *tokenizer, int k)
+{
+    return qmi_tokenizer_size(tokenizer) - 1 - k;
+}
+
+bool qmi_tokenizer_is_sentinel(const qmi_tokenizer *tokenizer, int32_t id)
+{
+    return id >= tokenizer->n_pieces && id < qmi_tokenizer_size(tokenizer);
+}
+
+qmoe_status qmi_tokenizer_encode(const qmi_tokenizer *tokenizer, int32_t **ids,
+    size_t *n, const char *text, size_t n_bytes, qmi_error *err)
+{
+    *ids = nullptr;
+    *n = 0;
+    return guarded(err, QMOE_E_INTERNAL, "encoding text", [&]() -> qmoe_status {
+        std::vector<int> found;
+        QMI_TRY(encode(tokenizer, &found, string_view(text, n_bytes), err));
+        int32_t *copy = static_cast<int32_t *>(
+            qmi_calloc(found.size(), sizeof *copy, "token ids", err));
+        if (copy == nullptr)
+            return QMOE_E_NOMEM;
+        for (size_t i = 0; i < found.size(); i++)
+            copy[i] = found[i];
+        *ids = copy;
+        *n = found.size();
+        return QMOE_OK;
+    });
+}
+
+qmoe_status qmi_tokenizer_decode(const qmi_tokenizer *tokenizer, char **text,
+    const int32_t *ids, size_t n, qmi_error *err)
+{
+    *text = nullptr;
+    return guarded(err, QMOE_E_INTERNAL, "decoding ids", [&]() -> qmoe_status {
+        std::string joined;
+        QMI_TRY(decode(tokenizer, &joined, ids, n, err));
+        *text = qmi_strdup(joined.c_str(), err);
+        return *text == nullptr ? QMOE_E_NOMEM : QMOE_OK;
+    });
+}

@@ -29,6 +29,12 @@ typedef struct qmi_weight {
     /* Dense stacks whose matrices are scattered over files (one pointer per
      * matrix); NULL when part 0 holds them back to back. */
     const void **mats;
+    /* Format parameters of the stack, from config.json (docs/format.md). */
+    const void *codebook; /* ternary-dict: its const qmi_dict * */
+    /* Columns per block of the Hadamard rotation under which rows are stored;
+     * 0 = none.  Plain decode undoes it; kernels rotate activations. */
+    int32_t rotation;
+    uint32_t rotation_seed; /* of the signs before the transform */
     /* One byte per matrix: payload validated.  NULL when the format needs no
      * payload check.  Written by qmi_weight_check only. */
     _Atomic(uint8_t) *checked;
