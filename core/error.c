@@ -7,6 +7,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Names from hostile files must not break the one line of an error. */
+static void keep_one_line(char *text)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
+
 qmoe_status qmi_fail(
     qmi_error *err, qmoe_status status, const char *format, ...)
 {
@@ -16,6 +24,7 @@ qmoe_status qmi_fail(
     va_start(args, format);
     vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
+    keep_one_line(err->text);
     err->status = status;
     return status;
 }
@@ -46,17 +55,22 @@ qmoe_status qmi_fail_errno(qmi_error *err, const char *format, ...)
     return qmi_fail(err, status_of_errno(code), "%s: %s", what, strerror(code));
 }
 
-qmoe_status qmi_error_prefix(qmi_error *err, const char *format, ...)
+qmoe_status qmi_error_prefix(qmi_error *err, qmoe_status status,
+    const char *format, ...)
 {
     if (err == NULL)
-        return QMOE_E_INTERNAL;
+        return status;
     char rest[sizeof err->text];
     memcpy(rest, err->text, sizeof rest);
     va_list args;
     va_start(args, format);
     int n = vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
-    if (n > 0 && (size_t)n < sizeof err->text)
-        snprintf(err->text + n, sizeof err->text - (size_t)n, ": %s", rest);
-    return err->status;
+    size_t room = n > 0 && (size_t)n < sizeof err->text
+        ? sizeof err->text - (size_t)n
+        : 0;
+    if (room > 2)
+        snprintf(err->text + n, room, ": %.*s", (int)(room - 3), rest);
+    keep_one_line(err->text);
+    return status;
 }

@@ -30,9 +30,9 @@ qmoe_status qmi_fail(qmi_error *err, qmoe_status status, const char *format,
 qmoe_status qmi_fail_errno(qmi_error *err, const char *format, ...)
     QMI_PRINTF(2, 3);
 
-/* Puts "prefix: " before the text already in `err`; returns its status. */
-qmoe_status qmi_error_prefix(qmi_error *err, const char *format, ...)
-    QMI_PRINTF(2, 3);
+/* Puts "prefix: " before the text already in `err`; returns `status`. */
+qmoe_status qmi_error_prefix(qmi_error *err, qmoe_status status,
+    const char *format, ...) QMI_PRINTF(3, 4);
 
 /* Returns from the calling function when `expr` is not QMOE_OK. */
 #define QMI_TRY(expr)                                                          \

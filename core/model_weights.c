@@ -177,10 +177,12 @@ static qmoe_status add_compressed(
         if (w->checked == NULL)
             return QMOE_E_NOMEM;
     }
-    if (w->format->open == NULL || w->format->open(w, err) == QMOE_OK)
-        return QMOE_OK;
-    return qmi_error_prefix(
-        err, "%s", qmi_checkpoint_directory(model->checkpoint));
+    qmoe_status status =
+        w->format->open != NULL ? w->format->open(w, err) : QMOE_OK;
+    if (status != QMOE_OK)
+        return qmi_error_prefix(err, status, "%s",
+            qmi_checkpoint_directory(model->checkpoint));
+    return QMOE_OK;
 }
 
 qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,

@@ -359,7 +359,7 @@ static qmoe_status take_entry(parser *p, const char *name)
         return take_metadata(p);
     qmoe_status status = take_tensor(p, name);
     if (status != QMOE_OK)
-        qmi_error_prefix(p->err, "tensor '%.200s'", name);
+        qmi_error_prefix(p->err, status, "tensor '%.200s'", name);
     return status;
 }
 
@@ -515,7 +515,7 @@ qmoe_status qmi_safetensors_open(
         goto cleanup;
     status = parse_file(file, err);
     if (status != QMOE_OK) {
-        qmi_error_prefix(err, "%s", path);
+        qmi_error_prefix(err, status, "%s", path);
         goto cleanup;
     }
     *out = file;

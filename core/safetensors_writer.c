@@ -48,6 +48,7 @@ struct qmi_st_writer {
     char *path;
     int fd;
     bool remove; /* when destroyed: ours, and unfinished */
+    bool remove_tail; /* continued: there may be bytes beyond the end */
     bool laid_out, finished;
     item *items;
     size_t n_items, item_capacity;
@@ -99,16 +100,18 @@ static void put_number(text *t, uint64_t value)
 
 static void put_escaped(text *t, const char *bytes)
 {
-    for (const char *p = bytes; *p != '\0'; p++) {
-        char escape[8];
-        if (*p == '"' || *p == '\\')
-            snprintf(escape, sizeof escape, "\\%c", *p);
-        else if ((unsigned char)*p < 0x20)
-            snprintf(escape, sizeof escape, "\\u%04x", (unsigned)*p);
-        else
-            snprintf(escape, sizeof escape, "%c", *p);
+    const char *plain = bytes; /* not yet put */
+    const char *p = bytes;
+    for (; *p != '\0'; p++) {
+        char escape[16];
+        if (*p != '"' && *p != '\\' && (unsigned char)*p >= 0x20)
+            continue;
+        snprintf(escape, sizeof escape, "\\u%04x", (unsigned)*p);
+        put(t, plain, (size_t)(p - plain));
         put_text(t, escape);
+        plain = p + 1;
     }
+    put(t, plain, (size_t)(p - plain));
 }
 
 static void put_metadata(text *t, const qmi_st_writer *w)
@@ -174,8 +177,8 @@ static qmoe_status print_header(
 
 /* ---- create, destroy ---- */
 
-qmoe_status qmi_st_writer_create(
-    qmi_st_writer **out, const char *path, qmi_error *err)
+static qmoe_status create(qmi_st_writer **out, const char *path,
+    int extra_flags, bool keep_unfinished, qmi_error *err)
 {
     struct stat info;
     qmoe_status status = QMOE_E_NOMEM;
@@ -187,18 +190,31 @@ qmoe_status qmi_st_writer_create(
     w->path = qmi_strdup(path, err);
     if (w->path == NULL)
         goto cleanup;
-    w->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    w->fd = open(path, O_RDWR | O_CLOEXEC | extra_flags, 0666);
     if (w->fd < 0 || fstat(w->fd, &info) != 0) {
         status = qmi_fail_errno(err, "%s: cannot create the file", path);
         goto cleanup;
     }
     /* A device given as the path is never removed. */
-    w->remove = S_ISREG(info.st_mode);
+    w->remove = S_ISREG(info.st_mode) && !keep_unfinished;
+    w->remove_tail = keep_unfinished;
     *out = w;
     return QMOE_OK;
 cleanup:
     qmi_st_writer_destroy(w);
     return status;
+}
+
+qmoe_status qmi_st_writer_create(
+    qmi_st_writer **out, const char *path, qmi_error *err)
+{
+    return create(out, path, O_CREAT | O_TRUNC, false, err);
+}
+
+qmoe_status qmi_st_writer_continue(
+    qmi_st_writer **out, const char *path, bool existing, qmi_error *err)
+{
+    return create(out, path, existing ? 0 : O_CREAT | O_TRUNC, true, err);
 }
 
 void qmi_st_writer_destroy(qmi_st_writer *w)
@@ -467,6 +483,62 @@ qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
     return QMOE_OK;
 }
 
+/* ---- continued files ---- */
+
+qmoe_status qmi_st_writer_read(qmi_st_writer *w, size_t index, void *dst,
+    uint64_t begin, uint64_t n_bytes, qmi_error *err)
+{
+    uint64_t offset = w->data_begin + w->items[index].begin + begin;
+    uint8_t *p = dst;
+    while (n_bytes != 0) {
+        ssize_t n = pread(w->fd, p, n_bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return qmi_fail_errno(err, "%s: cannot read", w->path);
+        if (n == 0)
+            return qmi_fail(err, QMOE_E_FORMAT,
+                "%s: tensor '%.200s': shorter than recorded", w->path,
+                w->items[index].name);
+        p += n;
+        offset += (uint64_t)n;
+        n_bytes -= (uint64_t)n;
+    }
+    return QMOE_OK;
+}
+
+qmoe_status qmi_st_writer_keep(
+    qmi_st_writer *w, size_t index, uint64_t n_bytes, qmi_error *err)
+{
+    enum { PIECE = 1 << 20 };
+    QMI_TRY(lay_out(w, err));
+    item *x = &w->items[index];
+    if (n_bytes > x->n_bytes)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: tensor '%.200s': more bytes than declared", w->path, x->name);
+    uint8_t *piece = qmi_calloc(PIECE, 1, "a file piece", err);
+    if (piece == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = QMOE_OK;
+    while (status == QMOE_OK && x->n_written < n_bytes) {
+        uint64_t n = n_bytes - x->n_written;
+        n = n < PIECE ? n : PIECE;
+        status = qmi_st_writer_read(w, index, piece, x->n_written, n, err);
+        if (status == QMOE_OK)
+            status = add_to_hash(x, piece, n, err);
+        x->n_written += n;
+    }
+    qmi_free(piece);
+    return status;
+}
+
+qmoe_status qmi_st_writer_sync(qmi_st_writer *w, qmi_error *err)
+{
+    if (fdatasync(w->fd) != 0)
+        return qmi_fail_errno(err, "%s: cannot write to disk", w->path);
+    return QMOE_OK;
+}
+
 /* ---- finish ---- */
 
 /* Requires `x` complete; fixes its open length and checksum. */
@@ -550,6 +622,9 @@ qmoe_status qmi_st_writer_finish(qmi_st_writer *w, uint64_t *header_hash,
         n_bytes += w->items[i].n_written;
     }
     QMI_TRY(write_header(w, &hash, err));
+    /* A continued file may hold bytes of a group that was not recorded. */
+    if (w->remove_tail && ftruncate(w->fd, (off_t)(w->data_begin + n_bytes)))
+        return qmi_fail_errno(err, "%s: cannot truncate", w->path);
     w->finished = true;
     QMI_TRY(sync_and_close(w, err));
     w->remove = false;

@@ -106,8 +106,8 @@ qmi_td_matrix qmi_td_matrix_of(const qmi_weight *w, int64_t mat)
 
 /* ---- open ---- */
 
-static qmoe_status check_size(const qmi_weight *w, int part, bool fits,
-    uint64_t expected, qmi_error *err)
+static qmoe_status check_size(
+    const qmi_weight *w, int part, bool fits, uint64_t expected, qmi_error *err)
 {
     if (fits && w->parts[part].n_bytes == expected)
         return QMOE_OK;
@@ -214,7 +214,8 @@ static qmoe_status check_levels(
     return QMOE_OK;
 }
 
-static qmoe_status check_matrix(const qmi_weight *w, int64_t mat, qmi_error *err)
+static qmoe_status check_matrix(
+    const qmi_weight *w, int64_t mat, qmi_error *err)
 {
     const qmi_dict *dict = dict_of(w);
     const qmi_td_matrix m = qmi_td_matrix_of(w, mat);
@@ -286,8 +287,8 @@ const qmi_format qmi_format_ternary_dict = {
     .n_parts = 4,
     .parts =
         {
-            [QMI_TD_EXPERT_OFFSETS] =
-                {"expert_offsets", QMI_U64, shape_expert_offsets},
+            [QMI_TD_EXPERT_OFFSETS] = {"expert_offsets", QMI_U64,
+                shape_expert_offsets},
             [QMI_TD_ROW_OFFSETS] = {"row_offsets", QMI_U32, shape_row_offsets},
             [QMI_TD_LEVELS] = {"levels", QMI_BF16, shape_levels},
             [QMI_TD_CODES] = {"codes", QMI_U16, shape_codes},

@@ -58,8 +58,7 @@ static candidate pop(heap *h)
     const candidate *last = &h->items[--h->n];
     size_t i = 0;
     for (size_t child = 1; child < h->n; child = 2 * i + 1) {
-        if (child + 1 < h->n &&
-            before(&h->items[child + 1], &h->items[child]))
+        if (child + 1 < h->n && before(&h->items[child + 1], &h->items[child]))
             child++;
         if (!before(&h->items[child], last))
             break;

@@ -22,8 +22,8 @@ static void decode_dense(
 {
     const uint8_t *data = qmi_weight_dense(w, mat);
     int64_t row_bytes = w->n_cols * (qmi_dtype_bits(w->format->dtype) / 8);
-    qmi_widen(dst, data + row * row_bytes, w->format->dtype,
-        (size_t)(n * w->n_cols));
+    qmi_widen(
+        dst, data + row * row_bytes, w->format->dtype, (size_t)(n * w->n_cols));
 }
 
 #define DENSE(text, type)                                                      \
@@ -87,10 +87,9 @@ qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err)
         atomic_load_explicit(&w->checked[mat], memory_order_acquire) != 0)
         return QMOE_OK;
     qmoe_status status = w->format->check(w, mat, err);
-    if (status != QMOE_OK) {
-        qmi_error_prefix(err, "'%s', matrix %" PRId64, w->name, mat);
-        return status;
-    }
+    if (status != QMOE_OK)
+        return qmi_error_prefix(
+            err, status, "'%s', matrix %" PRId64, w->name, mat);
     if (w->checked != NULL)
         atomic_store_explicit(&w->checked[mat], 1, memory_order_release);
     return QMOE_OK;
