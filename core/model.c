@@ -119,6 +119,8 @@ void qmoe_model_close(qmoe_model *model)
         qmi_free((void *)model->weights[i].checked);
     }
     qmi_free(model->weights);
+    for (size_t i = 0; i < model->n_dictionaries; i++)
+        qmi_free(model->dictionaries[i]);
     qmi_free(model->encoder.items);
     qmi_free(model->cross.items);
     qmi_free(model->decoder.items);

@@ -8,6 +8,7 @@
 #include "checkpoint.h"
 #include "config.h"
 #include "context.h"
+#include "ternary_dict.h"
 #include "tokenizer.h"
 
 typedef struct qmi_arch qmi_arch;
@@ -59,6 +60,8 @@ typedef struct qmi_steps {
     size_t n, capacity;
 } qmi_steps;
 
+enum { QMI_MAX_DICTIONARIES = 8 };
+
 struct qmoe_model {
     qmoe_context *context;
     qmi_checkpoint *checkpoint;
@@ -69,6 +72,10 @@ struct qmoe_model {
     const char *expert_format; /* name of the experts' format */
     qmi_weight *weights;
     size_t n_weights, weight_capacity;
+    /* Dictionaries other than the generic one, each used by some stacks. */
+    qmi_dict *dictionaries[QMI_MAX_DICTIONARIES];
+    double dictionary_p0[QMI_MAX_DICTIONARIES];
+    size_t n_dictionaries;
     uint32_t relative_bias[QMI_N_STACKS]; /* weights [n_buckets, n_heads] */
     qmi_steps encoder;                    /* ids -> NORMED = encoder output */
     qmi_steps cross;                      /* encoder output -> cross caches */

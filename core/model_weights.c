@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "pvq.h"
+#include "rotation.h"
 
 /* A new entry at the end of model->weights, owning `name`. */
 static qmoe_status new_weight(qmoe_model *model, qmi_weight **out,
@@ -142,6 +144,73 @@ static qmoe_status stack_format(
     return QMOE_OK;
 }
 
+/* ---- parameters of a stack (docs/format.md) ---- */
+
+/* The dictionary for p0, built once per model. */
+static qmoe_status dictionary_for(
+    qmoe_model *model, const void **out, double p0, qmi_error *err)
+{
+    size_t n = model->n_dictionaries;
+    for (size_t i = 0; i < n; i++)
+        if (model->dictionary_p0[i] == p0) {
+            *out = model->dictionaries[i];
+            return QMOE_OK;
+        }
+    if (n == QMI_MAX_DICTIONARIES)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "more than %d different dictionaries in one model",
+            QMI_MAX_DICTIONARIES);
+    QMI_TRY(qmi_dict_build(&model->dictionaries[n], p0, err));
+    model->dictionary_p0[n] = p0;
+    *out = model->dictionaries[n];
+    model->n_dictionaries++;
+    return QMOE_OK;
+}
+
+static qmoe_status read_dictionary(
+    qmoe_model *model, qmi_weight *w, const cJSON *entry, qmi_error *err)
+{
+    static const double generic = 0.885;
+    const char *file = qmi_checkpoint_config_path(model->checkpoint);
+    double p0 = generic;
+    QMI_TRY(qmi_json_double(&p0, entry, "p0", generic, file, err));
+    if (!(p0 > 0.3 && p0 < 1))
+        return qmi_fail(err, QMOE_E_FORMAT, "%s: p0 of '%s' is not in (0.3, 1)",
+            file, w->name);
+    return p0 == generic ? QMOE_OK
+                         : dictionary_for(model, &w->codebook, p0, err);
+}
+
+static qmoe_status read_rotation(
+    const qmoe_model *model, qmi_weight *w, const cJSON *entry, qmi_error *err)
+{
+    const char *file = qmi_checkpoint_config_path(model->checkpoint);
+    int64_t block = 0, seed = 0;
+    QMI_TRY(qmi_json_int(&block, entry, "rotation", false, 0, 0,
+        QMI_ROTATION_MAX_BLOCK, file, err));
+    QMI_TRY(qmi_json_int(
+        &seed, entry, "rotation_seed", false, 0, 0, UINT32_MAX, file, err));
+    if ((block & (block - 1)) != 0)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: rotation of '%s' is not a power of two", file, w->name);
+    w->rotation = (int32_t)block;
+    w->rotation_seed = (uint32_t)seed;
+    return QMOE_OK;
+}
+
+static qmoe_status read_parameters(
+    qmoe_model *model, qmi_weight *w, qmi_error *err)
+{
+    const cJSON *tensors =
+        cJSON_GetObjectItemCaseSensitive(model->quantization, "tensors");
+    const cJSON *entry = cJSON_GetObjectItemCaseSensitive(tensors, w->name);
+    if (w->format == &qmi_format_ternary_dict)
+        return read_dictionary(model, w, entry, err);
+    if (qmi_pvq_width(w->format) != 0)
+        return read_rotation(model, w, entry, err);
+    return QMOE_OK;
+}
+
 static qmoe_status check_part(const qmoe_model *model, const qmi_weight *w,
     const qmi_part_spec *spec, const qmi_tensor *t, qmi_error *err)
 {
@@ -162,6 +231,7 @@ static qmoe_status add_compressed(
     qmoe_model *model, qmi_weight *w, qmi_error *err)
 {
     QMI_TRY(stack_format(model, w, err));
+    QMI_TRY(read_parameters(model, w, err));
     for (int i = 0; i < w->format->n_parts; i++) {
         const qmi_part_spec *spec = &w->format->parts[i];
         const qmi_tensor *t = NULL;
@@ -180,8 +250,8 @@ static qmoe_status add_compressed(
     qmoe_status status =
         w->format->open != NULL ? w->format->open(w, err) : QMOE_OK;
     if (status != QMOE_OK)
-        return qmi_error_prefix(err, status, "%s",
-            qmi_checkpoint_directory(model->checkpoint));
+        return qmi_error_prefix(
+            err, status, "%s", qmi_checkpoint_directory(model->checkpoint));
     return QMOE_OK;
 }
 

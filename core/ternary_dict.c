@@ -284,6 +284,9 @@ static void decode_rows(
 const qmi_format qmi_format_ternary_dict = {
     .name = "ternary-dict",
     .ternary = true,
+    .variable = true,
+    .offsets_part = QMI_TD_EXPERT_OFFSETS,
+    .variable_part = QMI_TD_CODES,
     .n_parts = 4,
     .parts =
         {

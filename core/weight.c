@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <inttypes.h>
 
+#include "pvq.h"
 #include "ternary_dict.h"
 
 static int shape_dense(
@@ -40,6 +41,8 @@ static const qmi_format *const formats[] = {
     &format_f16,
     &format_f32,
     &qmi_format_ternary_dict,
+    &qmi_format_pvq,
+    &qmi_format_pvq8,
 };
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 

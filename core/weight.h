@@ -55,7 +55,11 @@ struct qmi_format {
     bool dense;       /* bf16, f16, f32: one element per weight */
     qmi_dtype dtype;  /* of dense formats */
     bool ternary;     /* rows hold at most three values {low, 0, high} */
-    int n_parts;      /* 1 for dense formats, whose part has no suffix */
+    /* Variable length: one part holds n_mats + 1 running counts of elements of
+     * another, whose size they set. */
+    bool variable;
+    int offsets_part, variable_part; /* when variable */
+    int n_parts; /* 1 for dense formats, whose part has no suffix */
     qmi_part_spec parts[QMI_MAX_PARTS];
     /* Checks what concerns the whole stack and costs O(n_mats) at most (sizes
      * of variable parts, offsets between matrices).  Run when opened. */
