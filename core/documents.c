@@ -40,12 +40,12 @@ void qmi_documents_close(qmi_documents *documents)
     qmi_free(documents);
 }
 
-qmoe_status qmi_documents_open(qmi_documents **out, const char *path,
-    qmi_error *err)
+qmoe_status qmi_documents_open(
+    qmi_documents **out, const char *path, qmi_error *err)
 {
     *out = NULL;
-    qmi_documents *documents = qmi_calloc(1, sizeof *documents,
-        "a document reader", err);
+    qmi_documents *documents =
+        qmi_calloc(1, sizeof *documents, "a document reader", err);
     if (documents == NULL)
         return QMOE_E_NOMEM;
     qmoe_status status = QMOE_E_NOMEM;
@@ -77,8 +77,8 @@ static qmoe_status read_block(qmi_documents *d, qmi_error *err)
     return QMOE_OK;
 }
 
-static qmoe_status append_to_line(qmi_documents *d, const char *bytes, size_t n,
-    qmi_error *err)
+static qmoe_status append_to_line(
+    qmi_documents *d, const char *bytes, size_t n, qmi_error *err)
 {
     if (n > MAX_LINE_BYTES - d->line_bytes)
         return qmi_fail(err, QMOE_E_FORMAT,
@@ -90,8 +90,8 @@ static qmoe_status append_to_line(qmi_documents *d, const char *bytes, size_t n,
             capacity = MAX_LINE_BYTES + 1;
         if (capacity < needed)
             capacity = needed;
-        char *line = qmi_regrow(d->line, d->line_bytes, capacity, 1,
-            "a line of text", err);
+        char *line = qmi_regrow(
+            d->line, d->line_bytes, capacity, 1, "a line of text", err);
         if (line == NULL)
             return QMOE_E_NOMEM;
         d->line = line;
@@ -152,8 +152,8 @@ static bool is_blank(const char *text, size_t n_bytes)
     return true;
 }
 
-static qmoe_status read_record(qmi_documents *d, const char **text,
-    size_t *n_bytes, qmi_error *err)
+static qmoe_status read_record(
+    qmi_documents *d, const char **text, size_t *n_bytes, qmi_error *err)
 {
     QMI_TRY(qmi_json_parse(&d->record, d->line, d->line_bytes, d->where, err));
     QMI_TRY(qmi_json_string(text, d->record, "text", NULL, d->where, err));
@@ -164,8 +164,8 @@ static qmoe_status read_record(qmi_documents *d, const char **text,
     return QMOE_OK;
 }
 
-static qmoe_status read_document(qmi_documents *d, const char **text,
-    size_t *n_bytes, qmi_error *err)
+static qmoe_status read_document(
+    qmi_documents *d, const char **text, size_t *n_bytes, qmi_error *err)
 {
     trim_line(d);
     if (!qmi_utf8_valid(d->line, d->line_bytes))

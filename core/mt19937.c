@@ -20,8 +20,8 @@ static void refill(qmi_mt19937 *rng)
 {
     uint32_t *x = rng->state;
     for (int i = 0; i < N_STATE; i++) {
-        uint32_t joined = (x[i] & 0x80000000u) |
-                          (x[(i + 1) % N_STATE] & 0x7fffffffu);
+        uint32_t joined =
+            (x[i] & 0x80000000u) | (x[(i + 1) % N_STATE] & 0x7fffffffu);
         uint32_t twist = (joined & 1u) != 0 ? 0x9908b0dfu : 0u;
         x[i] = x[(i + SHIFT_SIZE) % N_STATE] ^ (joined >> 1) ^ twist;
     }

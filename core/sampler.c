@@ -30,8 +30,8 @@ qmoe_status qmi_sampler_create(qmi_sampler **out,
     if (isnan(options->top_p))
         return qmi_fail(err, QMOE_E_INVALID, "top_p is not a number");
     if (options->top_k < 0)
-        return qmi_fail(err, QMOE_E_INVALID, "top_k is negative: %d",
-            options->top_k);
+        return qmi_fail(
+            err, QMOE_E_INVALID, "top_k is negative: %d", options->top_k);
 
     qmi_sampler *sampler = qmi_calloc(1, sizeof *sampler, "a sampler", err);
     if (sampler == NULL)
@@ -39,13 +39,13 @@ qmoe_status qmi_sampler_create(qmi_sampler **out,
     sampler->options = *options;
     sampler->n = (int32_t)n;
     /* Seeds below 2^32 are NumPy's; the upper half of others is folded in. */
-    qmi_mt19937_seed(&sampler->rng,
-        (uint32_t)seed ^ (uint32_t)(seed >> 32) * 0x9e3779b9u);
+    qmi_mt19937_seed(
+        &sampler->rng, (uint32_t)seed ^ (uint32_t)(seed >> 32) * 0x9e3779b9u);
     if (options->temperature > 0.0f) {
-        sampler->order = qmi_calloc((size_t)n, sizeof *sampler->order,
-            "a sampler's candidates", err);
-        sampler->weights = qmi_calloc((size_t)n, sizeof *sampler->weights,
-            "a sampler's weights", err);
+        sampler->order = qmi_calloc(
+            (size_t)n, sizeof *sampler->order, "a sampler's candidates", err);
+        sampler->weights = qmi_calloc(
+            (size_t)n, sizeof *sampler->weights, "a sampler's weights", err);
         if (sampler->order == NULL || sampler->weights == NULL) {
             qmi_sampler_destroy(sampler);
             return QMOE_E_NOMEM;
@@ -90,7 +90,8 @@ static int32_t pick_greedy(const float *logits, int32_t n)
 static double portable_exp(double x)
 {
     static const double LOG2E = 0x1.71547652b82fep+0;
-    static const double LN2_HIGH = 0x1.62e42fefap-1; /* short: k * it is exact */
+    static const double LN2_HIGH =
+        0x1.62e42fefap-1; /* short: k * it is exact */
     static const double LN2_LOW = 0x1.cf79abc9e3b3ap-40;
     static const double INVERSE_FACTORIALS[] = {1.0, 1.0, 1.0 / 2, 1.0 / 6,
         1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
@@ -105,8 +106,8 @@ static double portable_exp(double x)
     return ldexp(sum, (int)k);
 }
 
-static double weigh(qmi_sampler *s, const float *logits, double highest,
-    int32_t id)
+static double weigh(
+    qmi_sampler *s, const float *logits, double highest, int32_t id)
 {
     double below = clean_logit(logits[id]) - highest;
     s->weights[id] = portable_exp(below / (double)s->options.temperature);
@@ -125,8 +126,7 @@ static void sift_down(int32_t *heap, int32_t n, int32_t at, const float *logits)
     int32_t id = heap[at];
     while (at < n / 2) {
         int32_t child = 2 * at + 1;
-        if (child + 1 < n &&
-            is_before(logits, heap[child + 1], heap[child]))
+        if (child + 1 < n && is_before(logits, heap[child + 1], heap[child]))
             child++;
         if (is_before(logits, id, heap[child]))
             break;
@@ -156,8 +156,8 @@ static int32_t pop(int32_t *heap, int32_t n, const float *logits)
 
 /* Applies top_k and top_p: the *n_kept candidates are then, most likely
  * first, at order[n - 1], order[n - 2], ...; returns their weight. */
-static double keep_likely(qmi_sampler *s, const float *logits, double highest,
-    int32_t *n_kept)
+static double keep_likely(
+    qmi_sampler *s, const float *logits, double highest, int32_t *n_kept)
 {
     const qmi_sampler_options *o = &s->options;
     int32_t limit = s->n, n_popped = 0, n = 0;

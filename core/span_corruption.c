@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Span corruption of one document, as docs/evaluation.md sections 3 to 5
+ * Span corruption of one document, as docs/evaluation.md sections 4 and 5
  * define it. */
 #include "span_corruption.h"
 
@@ -50,8 +50,8 @@ void qmi_span_mask(qmi_mt19937 *rng, int32_t *noise_parts, int32_t *kept_parts,
     span_counts(&n_noise, n_spans, n_tokens);
     /* Scratch without an allocation: the array not yet written, then the
      * unused end of the one that is (4 * (n_tokens - n_spans) bytes). */
-    draw_composition(rng, noise_parts, *n_spans, n_noise,
-        (uint8_t *)kept_parts);
+    draw_composition(
+        rng, noise_parts, *n_spans, n_noise, (uint8_t *)kept_parts);
     draw_composition(rng, kept_parts, *n_spans, n_tokens - n_noise,
         (uint8_t *)(noise_parts + *n_spans));
 }
@@ -98,8 +98,8 @@ qmoe_status qmi_sample_make(qmi_sample *out, qmi_mt19937 *rng,
             n_tokens, (int)n_spans + 1, (int)QMI_N_SENTINELS);
 
     qmoe_status status = QMOE_E_NOMEM;
-    int32_t *noise_parts = qmi_calloc(2 * n_tokens, sizeof *noise_parts,
-        "the span lengths of a sample", err);
+    int32_t *noise_parts = qmi_calloc(
+        2 * n_tokens, sizeof *noise_parts, "the span lengths of a sample", err);
     size_t n_added = (size_t)n_spans + 2;
     out->encoder_ids = qmi_calloc(n_tokens - (size_t)n_noise + n_added,
         sizeof *out->encoder_ids, "a sample's encoder ids", err);

@@ -169,8 +169,8 @@ static bool visit_unit(charsmap *map, uint32_t at, int depth)
     return true;
 }
 
-static qmoe_status check_charsmap(qmi_spiece_info *out, message bytes,
-    const char *file, qmi_error *err)
+static qmoe_status check_charsmap(
+    qmi_spiece_info *out, message bytes, const char *file, qmi_error *err)
 {
     size_t n = length_of(bytes);
     if (n == 0)
@@ -194,8 +194,8 @@ static qmoe_status check_charsmap(qmi_spiece_info *out, message bytes,
     bool good = visit_unit(&map, 0, 0);
     qmi_free(map.matches);
     if (!good)
-        return qmi_fail(err, QMOE_E_FORMAT, "%s: character map: %s", file,
-            map.rule);
+        return qmi_fail(
+            err, QMOE_E_FORMAT, "%s: character map: %s", file, map.rule);
     if (map.max_growth > out->max_growth)
         out->max_growth = map.max_growth;
     return QMOE_OK;
@@ -209,8 +209,8 @@ static qmoe_status broken_wire(const char *file, qmi_error *err)
         "%s: not a SentencePiece model: broken protocol buffer", file);
 }
 
-static qmoe_status check_normalizer(qmi_spiece_info *out, message in,
-    const char *file, qmi_error *err)
+static qmoe_status check_normalizer(
+    qmi_spiece_info *out, message in, const char *file, qmi_error *err)
 {
     field f;
     while (in.next != in.end) {
@@ -222,8 +222,8 @@ static qmoe_status check_normalizer(qmi_spiece_info *out, message in,
     return QMOE_OK;
 }
 
-static const char *piece_rule(message text, bool has_score, float score,
-    bool user_defined)
+static const char *piece_rule(
+    message text, bool has_score, float score, bool user_defined)
 {
     size_t n = length_of(text);
     if (n == 0)
@@ -237,8 +237,8 @@ static const char *piece_rule(message text, bool has_score, float score,
     return NULL;
 }
 
-static qmoe_status check_piece(message in, int32_t index, const char *file,
-    qmi_error *err)
+static qmoe_status check_piece(
+    message in, int32_t index, const char *file, qmi_error *err)
 {
     field f;
     message text = {in.next, in.next};
@@ -264,8 +264,8 @@ static qmoe_status check_piece(message in, int32_t index, const char *file,
     const char *rule = piece_rule(text, has_score, score, user_defined);
     if (rule == NULL)
         return QMOE_OK;
-    return qmi_fail(err, QMOE_E_FORMAT, "%s: piece %d %s", file, (int)index,
-        rule);
+    return qmi_fail(
+        err, QMOE_E_FORMAT, "%s: piece %d %s", file, (int)index, rule);
 }
 
 qmoe_status qmi_spiece_check(qmi_spiece_info *out, const void *data,
@@ -285,8 +285,8 @@ qmoe_status qmi_spiece_check(qmi_spiece_info *out, const void *data,
             continue;
         if (f.number == MODEL_PIECES) {
             if (info.n_pieces == MAX_PIECES)
-                return qmi_fail(err, QMOE_E_FORMAT, "%s: too many pieces",
-                    file);
+                return qmi_fail(
+                    err, QMOE_E_FORMAT, "%s: too many pieces", file);
             QMI_TRY(check_piece(f.bytes, info.n_pieces, file, err));
             info.n_pieces++;
         }

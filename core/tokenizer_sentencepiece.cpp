@@ -23,7 +23,7 @@ namespace sentencepiece
 {
 namespace logging
 {
-/* Exported by the library, but in its public header in no release; weak so
+/* Exported by the library, but not declared in its public header; weak so
  * that a release without it still links (and then writes its log lines). */
 __attribute__((weak)) void SetMinLogLevel(int level);
 } // namespace logging
@@ -45,8 +45,8 @@ const size_t MAX_FILE_BYTES = 64u << 20;
 /* Runs `body`, which returns a status, and turns exceptions into `otherwise`
  * (or E_NOMEM). */
 template <typename Body>
-qmoe_status guarded(qmi_error *err, qmoe_status otherwise, const char *what,
-    const Body &body)
+qmoe_status guarded(
+    qmi_error *err, qmoe_status otherwise, const char *what, const Body &body)
 {
     try {
         return body();
@@ -89,7 +89,8 @@ qmoe_status load(qmi_tokenizer *tokenizer, const char *data, size_t n_bytes,
             "%s: %d pieces counted, but SentencePiece reads %d", path,
             (int)info.n_pieces, (int)tokenizer->n_pieces);
     /* The library counts the bytes of normalized text in an int. */
-    tokenizer->max_text_bytes = (size_t)(INT_MAX - 16) / (size_t)info.max_growth;
+    tokenizer->max_text_bytes =
+        (size_t)(INT_MAX - 16) / (size_t)info.max_growth;
     return QMOE_OK;
 }
 
@@ -188,8 +189,8 @@ qmoe_status append_chunk(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
         return QMOE_OK;
     const auto status = tokenizer->processor.Encode(chunk, &chunk_ids);
     if (!status.ok())
-        return qmi_fail(err, QMOE_E_INTERNAL, "SentencePiece: %s",
-            status.error_message());
+        return qmi_fail(
+            err, QMOE_E_INTERNAL, "SentencePiece: %s", status.error_message());
     ids->insert(ids->end(), chunk_ids.begin(), chunk_ids.end());
     return QMOE_OK;
 }
@@ -207,8 +208,8 @@ qmoe_status encode(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
         size_t at = find_sentinel(text, &length, &k);
         if (at == string_view::npos)
             return append_chunk(tokenizer, ids, text, err);
-        QMI_TRY(append_chunk(tokenizer, ids, strip_right(text.substr(0, at)),
-            err));
+        QMI_TRY(
+            append_chunk(tokenizer, ids, strip_right(text.substr(0, at)), err));
         ids->push_back(qmi_tokenizer_sentinel(tokenizer, k));
         text = strip_left(text.substr(at + length));
     }
@@ -227,8 +228,8 @@ qmoe_status append_run(const qmi_tokenizer *tokenizer, std::string *text,
     std::string part;
     const auto status = tokenizer->processor.Decode(run, &part);
     if (!status.ok())
-        return qmi_fail(err, QMOE_E_INTERNAL, "SentencePiece: %s",
-            status.error_message());
+        return qmi_fail(
+            err, QMOE_E_INTERNAL, "SentencePiece: %s", status.error_message());
     string_view first = tokenizer->processor.IdToPiece(run[0]);
     if (!text->empty() && starts_with(first, space_symbol))
         *text += ' ';
@@ -236,8 +237,8 @@ qmoe_status append_run(const qmi_tokenizer *tokenizer, std::string *text,
     return QMOE_OK;
 }
 
-void append_sentinel(const qmi_tokenizer *tokenizer, std::string *text,
-    int32_t id)
+void append_sentinel(
+    const qmi_tokenizer *tokenizer, std::string *text, int32_t id)
 {
     if (!text->empty() && text->back() != ' ')
         *text += ' ';
@@ -270,8 +271,8 @@ qmoe_status decode(const qmi_tokenizer *tokenizer, std::string *text,
 
 /* ---- the C face ---------------------------------------------------------- */
 
-qmoe_status qmi_tokenizer_open(qmi_tokenizer **out, const char *path,
-    qmi_error *err)
+qmoe_status qmi_tokenizer_open(
+    qmi_tokenizer **out, const char *path, qmi_error *err)
 {
     *out = nullptr;
     char *data = nullptr;

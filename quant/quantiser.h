@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Quantisers: one matrix and the second moments of its inputs in, the bytes of
+ * one matrix in a format out.  Pure: no I/O, no state, deterministic, single
+ * thread (the caller runs many at once).  One entry of the table in
+ * quantiser.c each. */
+#ifndef QMI_QUANTISER_H
+#define QMI_QUANTISER_H
+
+#include "weight.h"
+
+/* Second moments of the inputs of a matrix: sum over tokens of x x^T. */
+typedef struct qmi_hessian {
+    int64_t n_cols;
+    int64_t n_tokens; /* 0: nothing is known, quantisers round to nearest */
+    double *sum;      /* [n_cols, n_cols], symmetric, both halves filled */
+} qmi_hessian;
+
+/* A matrix compressed in memory: for each part of the format the bytes that
+ * belong to it.  Offset parts of variable-length formats (expert_offsets) are
+ * left empty: the stack writer makes them. */
+typedef struct qmi_encoded {
+    const qmi_format *format;
+    int64_t n_rows, n_cols;
+    uint8_t *parts[QMI_MAX_PARTS]; /* qmi_free; n_bytes below */
+    size_t part_bytes[QMI_MAX_PARTS];
+} qmi_encoded;
+void qmi_encoded_free(qmi_encoded *encoded);
+
+/* How well a matrix was compressed.  Output error and energy are sums over
+ * tokens of |(W - Q) x|^2 and |W x|^2 = tr((W - Q) H (W - Q)^T) and
+ * tr(W H W^T), H without damping; without a Hessian H = I. */
+typedef struct qmi_quant_result {
+    double error, energy;
+    uint64_t n_zeros;
+    double entropy_bits; /* per weight, ternary formats; else 0 */
+    bool fell_back;      /* the Hessian was singular: rounded to nearest */
+} qmi_quant_result;
+
+typedef struct qmi_quant_options {
+    double damping;       /* of the mean diagonal; 0 = the default 0.1 */
+    bool fit_levels;      /* ternary: levels refitted instead of min / max */
+    const void *codebook; /* ternary-dict: const qmi_dict *, NULL = generic */
+    int32_t rotation;     /* pvq: Hadamard block, 0 = none */
+    uint32_t rotation_seed;
+    int passes;           /* pvq: coordinate-descent passes */
+} qmi_quant_options;
+
+typedef struct qmi_quantiser {
+    const char *method; /* "rtn", "gptq" */
+    const char *format;
+    bool needs_hessian;
+    /* w [n_rows, n_cols] f32, row-major, not modified.  `hessian` may be NULL
+     * (round to nearest).  E_FORMAT: a weight is not finite. */
+    qmoe_status (*run)(qmi_encoded *out, qmi_quant_result *result,
+        const float *w, int64_t n_rows, int64_t n_cols,
+        const qmi_hessian *hessian, const qmi_quant_options *options,
+        qmi_error *err);
+} qmi_quantiser;
+
+/* NULL when there is no such pair. */
+const qmi_quantiser *qmi_quantiser_find(const char *method,
+    const char *format);
+const qmi_quantiser *qmi_quantiser_at(size_t index);
+
+/* ---- shared by quantisers (gptq_frame.c) ---- */
+
+/* U [n, n] f32, upper Cholesky factor of (H + d I)^-1 with
+ * d = max(damping * mean(diag H), 1e-6 * scale), by LAPACK in double.
+ * Returns E_UNSUPPORTED when the matrix is not positive definite. */
+qmoe_status qmi_gptq_factor(float *u, const qmi_hessian *hessian,
+    double damping, qmi_error *err);
+/* tr(D H D^T) of D f32 [n_rows, n_cols]; H = I when hessian is NULL or has no
+ * tokens. */
+double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
+    const qmi_hessian *hessian, qmi_error *err);
+
+#endif
