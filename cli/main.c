@@ -1,5 +1,99 @@
-/* SPDX-License-Identifier: Apache-2.0 */
-int main(void)
+/* SPDX-License-Identifier: Apache-2.0
+ * The tool's entry: finds the verb. */
+#include "cli.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+static const cli_verb *const verbs[] = {&cli_verb_compress, &cli_verb_generate,
+    &cli_verb_eval, &cli_verb_inspect, &cli_verb_verify, &cli_verb_devices};
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
+static const char help_head[] = "Usage: qmoe COMMAND [arguments]\n"
+                                "\n"
+                                "Compresses Mixture-of-Experts models below "
+                                "one bit per expert weight, and\n"
+                                "runs them.\n"
+                                "\n"
+                                "Commands:\n";
+
+static const char help_tail[] =
+    "\n"
+    "  qmoe COMMAND --help   what a command does, its options, examples\n"
+    "  qmoe --version        the version\n"
+    "\n"
+    "Results go to standard output (with --json as one JSON document), notes,\n"
+    "progress and errors to standard error.\n"
+    "\n"
+    "Exit codes:\n"
+    "    0  success\n"
+    "    1  internal error, out of memory\n"
+    "    2  wrong command line or argument\n"
+    "    3  file system: not found, exists, no space, input/output\n"
+    "    4  broken file: format, checksum\n"
+    "    5  not supported: architecture, format, method\n"
+    "    6  backend or device not available or failing\n"
+    "  130  interrupted\n";
+
+static cli_exit show_help(void)
 {
-    return 0;
+    fputs(help_head, stdout);
+    for (size_t i = 0; i < N_VERBS; i++)
+        printf("  %-10s  %s\n", verbs[i]->name, verbs[i]->summary);
+    fputs(help_tail, stdout);
+    return CLI_OK;
+}
+
+static cli_exit fail_verb(const char *word)
+{
+    const char *names[N_VERBS];
+    for (size_t i = 0; i < N_VERBS; i++)
+        names[i] = verbs[i]->name;
+    const char *near = cli_closest(word, names, N_VERBS);
+    if (near != NULL)
+        return cli_fail(
+            CLI_USAGE, "unknown command '%s'; did you mean '%s'?", word, near);
+    return cli_fail(CLI_USAGE, "unknown command '%s'; see 'qmoe --help'", word);
+}
+
+static cli_exit dispatch(int argc, char **argv)
+{
+    if (argc < 2)
+        return cli_fail(CLI_USAGE, "no command; see 'qmoe --help'");
+    const char *word = argv[1];
+    bool is_help = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+    if (is_help || strcmp(word, "--version") == 0) {
+        if (argc > 2)
+            return cli_fail(CLI_USAGE, "unexpected argument '%s'", argv[2]);
+        if (is_help)
+            return show_help();
+        printf("qmoe %s\n", qmoe_version());
+        return CLI_OK;
+    }
+    for (size_t i = 0; i < N_VERBS; i++)
+        if (strcmp(word, verbs[i]->name) == 0)
+            return verbs[i]->run(argc - 1, argv + 1);
+    return fail_verb(word);
+}
+
+/* A stream the caller closed would make the next opened file take its place,
+ * and results would be printed into it. */
+static void occupy_standard_streams(void)
+{
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_WRONLY};
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) != fd)
+            _exit(CLI_INTERNAL);
+}
+
+int main(int argc, char **argv)
+{
+    occupy_standard_streams();
+    /* A reader that went away is a failed write, not the end: compress must
+     * not die between its work and the removal of its temporary files. */
+    signal(SIGPIPE, SIG_IGN);
+    cli_init_json();
+    return cli_flush(dispatch(argc, argv));
 }

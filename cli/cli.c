@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Errors, exit codes and the library's objects with the tool's hooks. */
+#include "cli.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+cli_exit cli_fail(cli_exit code, const char *format, ...)
+{
+    char text[4096];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    cli_clear_progress();
+    fputs("qmoe: error: ", stderr);
+    cli_print_name(stderr, text);
+    fputc('\n', stderr);
+    return code;
+}
+
+static cli_exit exit_code(qmoe_status status)
+{
+    switch (status) {
+    case QMOE_OK:
+        return CLI_OK;
+    case QMOE_E_INVALID:
+        return CLI_USAGE;
+    case QMOE_E_CANCELLED:
+        return CLI_INTERRUPTED;
+    case QMOE_E_IO:
+    case QMOE_E_NOT_FOUND:
+    case QMOE_E_NO_SPACE:
+    case QMOE_E_EXISTS:
+        return CLI_FILES;
+    case QMOE_E_FORMAT:
+    case QMOE_E_CHECKSUM:
+        return CLI_BROKEN;
+    case QMOE_E_UNSUPPORTED:
+        return CLI_UNSUPPORTED;
+    case QMOE_E_NO_BACKEND:
+    case QMOE_E_DEVICE:
+        return CLI_BACKEND;
+    case QMOE_E_NOMEM:
+    case QMOE_E_INTERNAL:
+        break;
+    }
+    return CLI_INTERNAL;
+}
+
+cli_exit cli_fail_status(const cli_session *s, qmoe_status status)
+{
+    const char *text = qmoe_context_error(s->context);
+    if (status == QMOE_E_CANCELLED)
+        return cli_fail(CLI_INTERRUPTED, "interrupted");
+    if (text[0] == '\0')
+        text = qmoe_status_text(status);
+    return cli_fail(exit_code(status), "%s", text);
+}
+
+static void on_message(void *user, const char *text)
+{
+    (void)user;
+    cli_clear_progress();
+    fputs("qmoe: ", stderr);
+    cli_print_name(stderr, text);
+    fputc('\n', stderr);
+}
+
+cli_exit cli_open_context(cli_session *s, uint64_t n_threads)
+{
+    const qmoe_context_options options = {
+        .size = sizeof options,
+        .n_threads = (int)n_threads,
+        .progress = cli_on_progress,
+        .message = on_message,
+    };
+    *s = (cli_session){0};
+    cli_catch_signals();
+    qmoe_status status = qmoe_context_create(&s->context, &options);
+    return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
+}
+
+cli_exit cli_open_model(
+    cli_session *s, uint64_t n_threads, const char *directory)
+{
+    cli_exit code = cli_open_context(s, n_threads);
+    if (code != CLI_OK)
+        return code;
+    qmoe_status status = qmoe_model_open(&s->model, s->context, directory);
+    return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
+}
+
+cli_exit cli_open_session(cli_session *s, uint64_t n_threads,
+    const char *directory, const cli_place *place)
+{
+    cli_exit code = cli_open_model(s, n_threads, directory);
+    if (code != CLI_OK)
+        return code;
+    const qmoe_session_options options = {
+        .size = sizeof options,
+        .backend = place->backend,
+        .device = (int)place->device,
+        .expert_capacity = (int)place->expert_capacity,
+    };
+    qmoe_status status = qmoe_session_create(&s->session, s->model, &options);
+    return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
+}
+
+void cli_close(cli_session *s)
+{
+    cli_clear_progress();
+    qmoe_session_destroy(s->session);
+    qmoe_model_close(s->model);
+    qmoe_context_destroy(s->context);
+    *s = (cli_session){0};
+}
+
+void *cli_grow(void *old, size_t n_bytes)
+{
+    void *grown = realloc(old, n_bytes != 0 ? n_bytes : 1);
+    if (grown == NULL)
+        exit(cli_fail(CLI_INTERNAL, "out of memory"));
+    return grown;
+}
+
+static void *allocate(size_t n_bytes)
+{
+    return cli_grow(NULL, n_bytes);
+}
+
+void cli_init_json(void)
+{
+    cJSON_Hooks hooks = {.malloc_fn = allocate, .free_fn = free};
+    cJSON_InitHooks(&hooks);
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the verbs of the tool share: the verb table's type, options, the
+ * library's objects with the tool's hooks, errors, output, progress.  A verb
+ * is one file cmd_<name>.c and one line of the table in main.c. */
+#ifndef QMOE_CLI_H
+#define QMOE_CLI_H
+
+#include <stdio.h>
+
+#include <cjson/cJSON.h>
+
+#include "qmoe/qmoe.h"
+
+#if defined(__GNUC__)
+#define CLI_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#else
+#define CLI_PRINTF(f, a)
+#endif
+
+/* Exit codes, as `qmoe --help` lists them. */
+typedef enum cli_exit {
+    CLI_OK = 0,
+    CLI_INTERNAL = 1,
+    CLI_USAGE = 2,
+    CLI_FILES = 3,
+    CLI_BROKEN = 4,
+    CLI_UNSUPPORTED = 5,
+    CLI_BACKEND = 6,
+    CLI_INTERRUPTED = 130
+} cli_exit;
+
+typedef struct cli_verb {
+    const char *name;
+    const char *summary; /* one line of `qmoe --help` */
+    const char *help;    /* all of `qmoe <name> --help` but its last lines */
+    cli_exit (*run)(int argc, char **argv); /* argv[0] is the verb */
+} cli_verb;
+
+extern const cli_verb cli_verb_compress, cli_verb_generate, cli_verb_eval,
+    cli_verb_inspect, cli_verb_verify, cli_verb_devices;
+
+/* ---- cli.c: errors and the library's objects --------------------------- */
+
+/* Prints the one line "qmoe: error: ..." and returns `code`. */
+cli_exit cli_fail(cli_exit code, const char *format, ...) CLI_PRINTF(2, 3);
+
+/* The objects a verb works with; members not used stay NULL. */
+typedef struct cli_session {
+    qmoe_context *context;
+    qmoe_model *model;
+    qmoe_session *session;
+} cli_session;
+
+/* Context with the tool's hooks; n_threads 0 = the library's choice. */
+cli_exit cli_open_context(cli_session *s, uint64_t n_threads);
+/* cli_open_context, then the model. */
+cli_exit cli_open_model(
+    cli_session *s, uint64_t n_threads, const char *directory);
+/* Where a model is to run, as the options --backend, --device and
+ * --expert-capacity say. */
+typedef struct cli_place {
+    const char *backend;
+    uint64_t device, expert_capacity;
+} cli_place;
+/* cli_open_model, then a session on it. */
+cli_exit cli_open_session(cli_session *s, uint64_t n_threads,
+    const char *directory, const cli_place *place);
+void cli_close(cli_session *s);
+/* Reports a failed call of the library by the context's text. */
+cli_exit cli_fail_status(const cli_session *s, qmoe_status status);
+
+/* Memory for the tool's own lists; ends the program when there is none. */
+void *cli_grow(void *old, size_t n_bytes);
+/* Gives cJSON the same rule. */
+void cli_init_json(void);
+
+/* ---- options.c --------------------------------------------------------- */
+
+typedef enum cli_kind {
+    CLI_SET,   /* bool, set to true */
+    CLI_CLEAR, /* bool, set to false */
+    CLI_COUNT, /* uint64_t within low .. high */
+    CLI_REAL,  /* float within low .. high */
+    CLI_TEXT,  /* const char * */
+    CLI_TEXTS  /* cli_texts: every use appends */
+} cli_kind;
+
+typedef struct cli_texts {
+    const char **items;
+    size_t n;
+} cli_texts;
+
+typedef struct cli_option {
+    const char *name; /* without dashes */
+    int letter;       /* 0: none */
+    cli_kind kind;
+    void *value;
+    uint64_t low, high;
+} cli_option;
+
+enum { CLI_MAX_THREADS = 1024, CLI_MAX_DEVICE = 1023 };
+
+/* Reads a verb's arguments: options (and --help, which every verb has), then
+ * exactly one argument named `what`, or none when `what` is NULL.  Returns
+ * false when the program is to end with *code: help was shown or the
+ * arguments are wrong. */
+bool cli_parse(cli_exit *code, const char **argument, const char *what,
+    const cli_verb *verb, int argc, char **argv, const cli_option *options,
+    size_t n_options);
+/* The candidate a mistyped word was meant to be, or NULL. */
+const char *cli_closest(
+    const char *word, const char *const *candidates, size_t n);
+
+/* ---- output.c ---------------------------------------------------------- */
+
+/* "22.1 MB"; decimal units. */
+typedef struct cli_size {
+    char text[16];
+} cli_size;
+cli_size cli_human_bytes(uint64_t n_bytes);
+/* Text that names come from files must not be able to drive a terminal:
+ * control characters become '?'. */
+void cli_print_name(FILE *to, const char *text);
+
+void cli_json_text(cJSON *object, const char *key, const char *text);
+void cli_json_count(cJSON *object, const char *key, uint64_t value);
+/* Not finite: null. */
+void cli_json_real(cJSON *object, const char *key, double value);
+/* Writes the document to stdout and frees it. */
+void cli_json_print(cJSON *document);
+
+/* Pushes out what was printed: `code`, or CLI_FILES when stdout took less
+ * than all. */
+cli_exit cli_flush(cli_exit code);
+
+/* ---- progress.c -------------------------------------------------------- */
+
+/* From here on SIGINT and SIGTERM ask the running work to stop; a second one
+ * ends the program at once. */
+void cli_catch_signals(void);
+bool cli_interrupted(void);
+/* Hook of qmoe_context_options: draws when stderr is a terminal. */
+int cli_on_progress(void *user, const qmoe_progress *progress);
+/* Takes the progress line off the terminal, before anything else is said. */
+void cli_clear_progress(void);
+
+#endif

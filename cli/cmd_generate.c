@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * qmoe generate: text from prompts. */
+#include "cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char help[] =
+    "Usage: qmoe generate MODEL -p TEXT [options]\n"
+    "\n"
+    "Continues or fills prompts.  MODEL is a compressed directory or an\n"
+    "uncompressed checkpoint.  Models trained by span corruption fill gaps\n"
+    "written <extra_id_0>, <extra_id_1>, ... in the prompt.  One prompt: the\n"
+    "text appears as it is made.  Several prompts run as one batch and are\n"
+    "printed at the end, one line \"[number] text\" each, numbered from 0.\n"
+    "\n"
+    "Options:\n"
+    "  -p, --prompt TEXT    a prompt; may be repeated\n"
+    "  --prompt-file FILE   one prompt per line, blank lines left out; - "
+    "reads\n"
+    "                       standard input; follow the prompts of -p\n"
+    "  --max-new-tokens N   stop after N tokens (default 64)\n"
+    "  --temperature F      0 takes the likeliest token (default 0)\n"
+    "  --top-k N            choose among the N likeliest (default 0: all)\n"
+    "  --top-p F            choose among the likeliest that together have "
+    "this\n"
+    "                       probability (default 0: all)\n"
+    "  --seed N             seed of the choice (default 0); prompt i has seed\n"
+    "                       N + i\n"
+    "  --ignore-eos         do not stop at the end token\n"
+    "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "
+    "auto:\n"
+    "                       CUDA, else a GPU under OpenCL, else the CPU)\n"
+    "  --device N           device of the backend (default 0; 'qmoe devices')\n"
+    "  --expert-capacity N  tokens an expert takes per prompt, the rest skip "
+    "it\n"
+    "                       (default 0: no limit)\n"
+    "  -t, --threads N      CPU threads (default: all processors)\n"
+    "  -v, --verbose        tokens per second and device on stderr (default: "
+    "if\n"
+    "                       stderr is a terminal)\n"
+    "  --json               print prompts, texts, ids and times as JSON\n"
+    "  -h, --help           this text\n"
+    "\n"
+    "Examples:\n"
+    "  qmoe generate build/m -p \"And the <extra_id_0> said unto him\"\n"
+    "  qmoe generate build/m --prompt-file prompts.txt --temperature 0.8 "
+    "--json\n";
+
+typedef struct request {
+    const char *model, *prompt_file;
+    cli_texts prompts;
+    uint64_t n_threads, max_new_tokens, top_k;
+    cli_place place;
+    qmoe_generate_options options;
+    bool as_json, verbose;
+} request;
+
+/* ---- prompts ---- */
+
+static char *strip_line(char *line, size_t n)
+{
+    while (n != 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+        line[--n] = '\0';
+    return line;
+}
+
+static bool is_blank(const char *text)
+{
+    return text[strspn(text, " \t")] == '\0';
+}
+
+static cli_exit read_lines(cli_texts *prompts, FILE *file, const char *path)
+{
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t n;
+    cli_exit code = CLI_OK;
+    errno = 0;
+    for (uint64_t number = 1; (n = getline(&line, &capacity, file)) >= 0;
+         number++) {
+        if (strlen(line) != (size_t)n) {
+            code = cli_fail(CLI_BROKEN,
+                "%s:%" PRIu64 ": a NUL byte; prompts are text", path, number);
+            break;
+        }
+        if (is_blank(strip_line(line, (size_t)n)))
+            continue;
+        char *copy = cli_grow(NULL, strlen(line) + 1);
+        strcpy(copy, line);
+        prompts->items =
+            cli_grow(prompts->items, (prompts->n + 1) * sizeof *prompts->items);
+        prompts->items[prompts->n++] = copy;
+        errno = 0;
+    }
+    if (code == CLI_OK && !feof(file))
+        code = cli_fail(CLI_FILES, "%s: %s", path, strerror(errno));
+    free(line);
+    return code;
+}
+
+static cli_exit read_prompts(cli_texts *prompts, const char *path)
+{
+    if (strcmp(path, "-") == 0)
+        return read_lines(prompts, stdin, "standard input");
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        return cli_fail(CLI_FILES, "%s: %s", path, strerror(errno));
+    cli_exit code = read_lines(prompts, file, path);
+    fclose(file);
+    return code;
+}
+
+/* ---- output ---- */
+
+static double tokens_per_second(const qmoe_timing *t)
+{
+    return t->decode_seconds > 0 ? (double)t->n_decoded / t->decode_seconds : 0;
+}
+
+static cJSON *json_generation(const char *prompt, const qmoe_generation *g)
+{
+    cJSON *json = cJSON_CreateObject();
+    cli_json_text(json, "prompt", prompt);
+    cli_json_text(json, "text", g->text);
+    cJSON *ids = cJSON_AddArrayToObject(json, "ids");
+    for (size_t i = 0; i < g->n_ids; i++)
+        cJSON_AddItemToArray(ids, cJSON_CreateNumber(g->ids[i]));
+    cli_json_count(json, "n_prompt_tokens", g->n_prompt_ids);
+    cJSON_AddBoolToObject(json, "ended", g->ended);
+    return json;
+}
+
+static void print_json(const request *r, const qmoe_generation *generations,
+    const qmoe_timing *t, const qmoe_device_info *device)
+{
+    cJSON *json = cJSON_CreateObject();
+    cli_json_text(json, "model", r->model);
+    cli_json_text(json, "backend", device->backend);
+    cli_json_real(json, "device", device->index);
+    cli_json_text(json, "device_name", device->name);
+    cJSON *list = cJSON_AddArrayToObject(json, "generations");
+    for (size_t i = 0; i < r->prompts.n; i++)
+        cJSON_AddItemToArray(
+            list, json_generation(r->prompts.items[i], &generations[i]));
+    cJSON *timing = cJSON_AddObjectToObject(json, "timing");
+    cli_json_real(timing, "encode_seconds", t->encode_seconds);
+    cli_json_real(timing, "decode_seconds", t->decode_seconds);
+    cli_json_count(timing, "encoded_tokens", t->n_encoded);
+    cli_json_count(timing, "decoded_tokens", t->n_decoded);
+    cli_json_real(timing, "tokens_per_second", tokens_per_second(t));
+    cli_json_print(json);
+}
+
+static void print_speed(const qmoe_timing *t, const qmoe_device_info *device)
+{
+    /* The generated text comes first where both go to one terminal. */
+    fflush(stdout);
+    fprintf(stderr, "qmoe: %s device %d (", device->backend, device->index);
+    cli_print_name(stderr, device->name);
+    fprintf(stderr,
+        "): %" PRIu64 " prompt tokens in %.3f s, %" PRIu64
+        " new tokens in %.3f s (%.1f tokens/s)\n",
+        t->n_encoded, t->encode_seconds, t->n_decoded, t->decode_seconds,
+        tokens_per_second(t));
+}
+
+/* ---- the run ---- */
+
+/* What the token hook of a single prompt needs. */
+typedef struct stream {
+    bool shown, begun;
+} stream;
+
+static int on_token(void *user, size_t sequence, int32_t id, const char *text)
+{
+    stream *out = user;
+    (void)sequence;
+    (void)id;
+    if (out->shown) {
+        out->begun = true;
+        fputs(text, stdout);
+        fflush(stdout);
+    }
+    return cli_interrupted() || ferror(stdout);
+}
+
+static cli_exit fail_generate(const cli_session *s, qmoe_status status)
+{
+    if (status == QMOE_E_CANCELLED && !cli_interrupted())
+        return cli_flush(CLI_OK);
+    return cli_fail_status(s, status);
+}
+
+static cli_exit generate(request *r, const cli_session *s)
+{
+    stream out = {.shown = r->prompts.n == 1 && !r->as_json};
+    qmoe_generation *generations;
+    qmoe_timing timing;
+    qmoe_device_info device;
+    size_t n = r->prompts.n;
+    r->options.on_token = on_token;
+    r->options.user = &out;
+    qmoe_status status = qmoe_session_generate(
+        s->session, &generations, &timing, r->prompts.items, n, &r->options);
+    if (out.begun || (out.shown && status == QMOE_OK))
+        putchar('\n');
+    if (status != QMOE_OK)
+        return fail_generate(s, status);
+    qmoe_session_device(s->session, &device);
+    if (r->as_json)
+        print_json(r, generations, &timing, &device);
+    for (size_t i = 0; !r->as_json && n > 1 && i < n; i++)
+        printf("[%zu] %s\n", i, generations[i].text);
+    if (r->verbose)
+        print_speed(&timing, &device);
+    qmoe_generations_free(generations, n);
+    return CLI_OK;
+}
+
+static cli_exit generate_from(request *r)
+{
+    size_t n_given = r->prompts.n;
+    cli_session s = {0};
+    cli_exit code = CLI_OK;
+    if (r->prompt_file != NULL)
+        code = read_prompts(&r->prompts, r->prompt_file);
+    if (code == CLI_OK && r->prompts.n == 0)
+        code = cli_fail(CLI_USAGE,
+            "generate: no prompt; give -p TEXT or --prompt-file FILE");
+    if (code == CLI_OK)
+        code = cli_open_session(&s, r->n_threads, r->model, &r->place);
+    if (code == CLI_OK)
+        code = generate(r, &s);
+    cli_close(&s);
+    for (size_t i = n_given; i < r->prompts.n; i++)
+        free((char *)r->prompts.items[i]);
+    return code;
+}
+
+static cli_exit run(int argc, char **argv)
+{
+    enum { MAX_NEW_TOKENS = 1 << 20, MAX_TEMPERATURE = 1000 };
+    request r = {
+        .place.backend = "auto",
+        .max_new_tokens = 64,
+        .options.size = sizeof r.options,
+        .verbose = isatty(STDERR_FILENO) != 0,
+    };
+    const cli_option table[] = {
+        {"prompt", 'p', CLI_TEXTS, &r.prompts, 0, 0},
+        {"prompt-file", 0, CLI_TEXT, &r.prompt_file, 0, 0},
+        {"max-new-tokens", 0, CLI_COUNT, &r.max_new_tokens, 1, MAX_NEW_TOKENS},
+        {"temperature", 0, CLI_REAL, &r.options.temperature, 0,
+            MAX_TEMPERATURE},
+        {"top-k", 0, CLI_COUNT, &r.top_k, 0, INT32_MAX},
+        {"top-p", 0, CLI_REAL, &r.options.top_p, 0, 1},
+        {"seed", 0, CLI_COUNT, &r.options.seed, 0, UINT64_MAX},
+        {"ignore-eos", 0, CLI_SET, &r.options.ignore_eos, 0, 0},
+        {"backend", 'b', CLI_TEXT, &r.place.backend, 0, 0},
+        {"device", 0, CLI_COUNT, &r.place.device, 0, CLI_MAX_DEVICE},
+        {"expert-capacity", 0, CLI_COUNT, &r.place.expert_capacity, 0,
+            INT32_MAX},
+        {"threads", 't', CLI_COUNT, &r.n_threads, 1, CLI_MAX_THREADS},
+        {"verbose", 'v', CLI_SET, &r.verbose, 0, 0},
+        {"json", 0, CLI_SET, &r.as_json, 0, 0},
+    };
+    cli_exit code;
+    if (cli_parse(&code, &r.model, "MODEL", &cli_verb_generate, argc, argv,
+            table, sizeof table / sizeof *table)) {
+        r.options.max_new_tokens = (int)r.max_new_tokens;
+        r.options.top_k = (int)r.top_k;
+        code = generate_from(&r);
+    }
+    free(r.prompts.items);
+    return code;
+}
+
+const cli_verb cli_verb_generate = {
+    "generate", "make text from prompts", help, run};

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * qmoe inspect: what a model directory holds and what each weight costs. */
+#include "cli.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "Usage: qmoe inspect MODEL [options]\n"
+    "\n"
+    "Shows the weights of a checkpoint or compressed model: shape, format,\n"
+    "bytes and bits per weight of every expert stack (the matrices of one "
+    "kind\n"
+    "of all experts of a block), and the other weights in sum; with --json "
+    "each\n"
+    "of them.  All bytes that belong to a weight count: codes, offsets, "
+    "levels,\n"
+    "padding.  Zeros are shares; the entropy is that of the three levels, in\n"
+    "bits per weight, and its total the mean over all expert weights.  Ratios\n"
+    "compare with 16 bits per weight.\n"
+    "\n"
+    "Options:\n"
+    "  --stats              decode every weight for zeros and entropy\n"
+    "  --no-stats           decode none (default: compressed experts only)\n"
+    "  -t, --threads N      CPU threads (default: all processors)\n"
+    "  --json               print everything as JSON\n"
+    "  -h, --help           this text\n"
+    "\n"
+    "Examples:\n"
+    "  qmoe inspect build/m\n"
+    "  qmoe inspect build/m --json\n";
+
+/* A weight and what was counted in it. */
+typedef struct row {
+    qmoe_weight_info info;
+    qmoe_weight_stats stats;
+    bool has_stats, has_entropy;
+} row;
+
+typedef struct totals {
+    uint64_t expert_weights, expert_bytes, other_weights, other_bytes;
+    uint64_t n_others;
+    /* Over the experts whose statistics were taken. */
+    uint64_t counted, n_zeros;
+    double entropy_sum; /* bits */
+    bool has_entropy;
+} totals;
+
+typedef struct inspection {
+    qmoe_model_info info;
+    row *rows;
+    size_t n_rows;
+    totals sum;
+} inspection;
+
+static double per(double a, uint64_t b)
+{
+    return b != 0 ? a / (double)b : 0;
+}
+
+static double bits(uint64_t n_bytes, uint64_t n_weights)
+{
+    return per(8 * (double)n_bytes, n_weights);
+}
+
+static void add(totals *sum, const row *r)
+{
+    if (!r->info.is_expert) {
+        sum->n_others++;
+        sum->other_weights += r->info.n_weights;
+        sum->other_bytes += r->info.n_bytes;
+        return;
+    }
+    sum->expert_weights += r->info.n_weights;
+    sum->expert_bytes += r->info.n_bytes;
+    if (!r->has_stats)
+        return;
+    sum->counted += r->info.n_weights;
+    sum->n_zeros += r->stats.n_zeros;
+    sum->has_entropy |= r->has_entropy;
+    sum->entropy_sum += r->stats.entropy_bits * (double)r->info.n_weights;
+}
+
+/* ---- gathering ---- */
+
+static bool wants_stats(const inspection *in, const row *r, bool all, bool none)
+{
+    return !none && (all || (in->info.compressed && r->info.is_expert));
+}
+
+static uint64_t bytes_to_decode(const inspection *in, bool all, bool none)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < in->n_rows; i++)
+        if (wants_stats(in, &in->rows[i], all, none))
+            n += in->rows[i].info.n_bytes;
+    return n;
+}
+
+static cli_exit take_stats(
+    const cli_session *s, inspection *in, bool all, bool none)
+{
+    qmoe_progress progress = {.stage = "decode"};
+    progress.total = bytes_to_decode(in, all, none);
+    for (size_t i = 0; i < in->n_rows; i++) {
+        row *r = &in->rows[i];
+        if (!wants_stats(in, r, all, none))
+            continue;
+        progress.item = r->info.name;
+        if (cli_on_progress(NULL, &progress) != 0)
+            return cli_fail(CLI_INTERRUPTED, "interrupted");
+        qmoe_status status = qmoe_model_weight_stats(s->model, i, &r->stats);
+        if (status != QMOE_OK)
+            return cli_fail_status(s, status);
+        r->has_stats = true;
+        r->has_entropy = in->info.compressed && r->info.is_expert;
+        progress.done += r->info.n_bytes;
+    }
+    return CLI_OK;
+}
+
+static cli_exit gather(
+    const cli_session *s, inspection *in, bool all, bool none)
+{
+    qmoe_model_describe(s->model, &in->info);
+    in->n_rows = qmoe_model_weight_count(s->model);
+    in->rows = cli_grow(NULL, in->n_rows * sizeof *in->rows);
+    for (size_t i = 0; i < in->n_rows; i++) {
+        in->rows[i] = (row){0};
+        qmoe_status status = qmoe_model_weight(s->model, i, &in->rows[i].info);
+        if (status != QMOE_OK)
+            return cli_fail_status(s, status);
+    }
+    cli_exit code = take_stats(s, in, all, none);
+    for (size_t i = 0; code == CLI_OK && i < in->n_rows; i++)
+        add(&in->sum, &in->rows[i]);
+    return code;
+}
+
+/* ---- JSON ---- */
+
+static void json_if(cJSON *json, const char *key, bool known, double value)
+{
+    if (known)
+        cli_json_real(json, key, value);
+    else
+        cJSON_AddNullToObject(json, key);
+}
+
+static cJSON *json_row(const row *r)
+{
+    const qmoe_weight_info *w = &r->info;
+    cJSON *json = cJSON_CreateObject();
+    cli_json_text(json, "name", w->name);
+    cli_json_text(json, "format", w->format);
+    cJSON *shape = cJSON_AddArrayToObject(json, "shape");
+    if (w->is_expert)
+        cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_matrices));
+    cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_rows));
+    cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_cols));
+    cli_json_count(json, "n_weights", w->n_weights);
+    cli_json_count(json, "bytes", w->n_bytes);
+    cli_json_real(json, "bits_per_weight", bits(w->n_bytes, w->n_weights));
+    cJSON_AddBoolToObject(json, "is_expert", w->is_expert);
+    json_if(json, "zeros", r->has_stats,
+        per((double)r->stats.n_zeros, w->n_weights));
+    json_if(json, "entropy", r->has_entropy, r->stats.entropy_bits);
+    return json;
+}
+
+static void json_totals(cJSON *json, const totals *t)
+{
+    uint64_t n_weights = t->expert_weights + t->other_weights;
+    uint64_t n_bytes = t->expert_bytes + t->other_bytes;
+    cli_json_count(json, "expert_weights", t->expert_weights);
+    cli_json_count(json, "total_weights", n_weights);
+    cli_json_count(json, "expert_bytes", t->expert_bytes);
+    cli_json_count(json, "other_bytes", t->other_bytes);
+    cli_json_count(json, "total_bytes", n_bytes);
+    json_if(json, "bits_per_expert_weight", t->expert_weights != 0,
+        bits(t->expert_bytes, t->expert_weights));
+    cli_json_real(json, "bits_per_weight", bits(n_bytes, n_weights));
+    json_if(
+        json, "zeros", t->counted != 0, per((double)t->n_zeros, t->counted));
+    json_if(json, "entropy", t->has_entropy, per(t->entropy_sum, t->counted));
+    cli_json_real(
+        json, "compression_ratio", per(2 * (double)n_weights, n_bytes));
+    json_if(json, "expert_compression_ratio", t->expert_weights != 0,
+        per(2 * (double)t->expert_weights, t->expert_bytes));
+}
+
+static void print_json(const char *model, const inspection *in)
+{
+    cJSON *json = cJSON_CreateObject();
+    cli_json_text(json, "model", model);
+    cli_json_text(json, "architecture", in->info.architecture);
+    cli_json_text(json, "format", in->info.format);
+    cJSON_AddBoolToObject(json, "compressed", in->info.compressed);
+    json_totals(json, &in->sum);
+    cJSON *weights = cJSON_AddArrayToObject(json, "weights");
+    for (size_t i = 0; i < in->n_rows; i++)
+        cJSON_AddItemToArray(weights, json_row(&in->rows[i]));
+    cli_json_print(json);
+}
+
+/* ---- text ---- */
+
+static void print_shares(
+    bool has_zeros, double zeros, bool has_entropy, double entropy)
+{
+    if (has_zeros)
+        printf("  %6.2f %%", 100 * zeros);
+    else
+        printf("  %8s", "-");
+    if (has_entropy)
+        printf("  %7.4f", entropy);
+    else
+        printf("  %7s", "-");
+    fputc('\n', stdout);
+}
+
+static void print_line(
+    const char *shape, const char *format, uint64_t n_bytes, uint64_t n_weights)
+{
+    printf("  %-16s  %-12s  %10s  %11.4f", shape, format,
+        cli_human_bytes(n_bytes).text, bits(n_bytes, n_weights));
+}
+
+static void print_expert(const row *r, int width)
+{
+    const qmoe_weight_info *w = &r->info;
+    char shape[80];
+    snprintf(shape, sizeof shape, "%" PRId64 " x %" PRId64 " x %" PRId64,
+        w->n_matrices, w->n_rows, w->n_cols);
+    cli_print_name(stdout, w->name);
+    printf("%*s", width - (int)strlen(w->name), "");
+    print_line(shape, w->format, w->n_bytes, w->n_weights);
+    print_shares(r->has_stats, per((double)r->stats.n_zeros, w->n_weights),
+        r->has_entropy, r->stats.entropy_bits);
+}
+
+static void print_table(const inspection *in)
+{
+    static const char others[] = "other weights";
+    const totals *t = &in->sum;
+    int width = (int)sizeof others - 1;
+    for (size_t i = 0; i < in->n_rows; i++)
+        if (in->rows[i].info.is_expert &&
+            (int)strlen(in->rows[i].info.name) > width)
+            width = (int)strlen(in->rows[i].info.name);
+    printf("%-*s  %-16s  %-12s  %10s  %11s  %8s  %7s\n", width, "weight",
+        "shape", "format", "size", "bits/weight", "zeros", "entropy");
+    for (size_t i = 0; i < in->n_rows; i++)
+        if (in->rows[i].info.is_expert)
+            print_expert(&in->rows[i], width);
+    char n_others[32];
+    snprintf(n_others, sizeof n_others, "%" PRIu64 " tensors", t->n_others);
+    printf("%-*s", width, others);
+    print_line(n_others, "", t->other_bytes, t->other_weights);
+    print_shares(false, 0, false, 0);
+}
+
+static void print_text(const char *model, const inspection *in)
+{
+    const qmoe_model_info *m = &in->info;
+    const totals *t = &in->sum;
+    uint64_t n_weights = t->expert_weights + t->other_weights;
+    uint64_t n_bytes = t->expert_bytes + t->other_bytes;
+    cli_clear_progress();
+    cli_print_name(stdout, model);
+    printf(": %s, experts in %s\n", m->architecture, m->format);
+    printf("%" PRId64 " + %" PRId64 " blocks, %" PRId64 " sparse with %" PRId64
+           " experts; d_model %" PRId64 ", d_ff %" PRId64 ", %" PRId64
+           " heads of %" PRId64 ", %" PRId64 " tokens\n\n",
+        m->n_encoder_blocks, m->n_decoder_blocks, m->n_sparse_blocks,
+        m->n_experts, m->d_model, m->d_ff, m->n_heads, m->d_kv, m->vocab_size);
+    print_table(in);
+    if (t->expert_weights != 0) {
+        printf("\nexperts  %" PRIu64 " weights in %s: %.4f bits per weight, "
+               "%.2f times smaller than 16 bits",
+            t->expert_weights, cli_human_bytes(t->expert_bytes).text,
+            bits(t->expert_bytes, t->expert_weights),
+            per(2 * (double)t->expert_weights, t->expert_bytes));
+        if (t->counted != 0)
+            printf(
+                ", %.2f %% zeros", 100 * per((double)t->n_zeros, t->counted));
+        if (t->has_entropy)
+            printf(", entropy %.4f", per(t->entropy_sum, t->counted));
+    }
+    printf("\nmodel    %" PRIu64 " weights in %s: %.4f bits per weight, "
+           "%.2f times smaller than 16 bits\n",
+        n_weights, cli_human_bytes(n_bytes).text, bits(n_bytes, n_weights),
+        per(2 * (double)n_weights, n_bytes));
+}
+
+static cli_exit run(int argc, char **argv)
+{
+    const char *model;
+    uint64_t n_threads = 0;
+    bool all = false, none = false, as_json = false;
+    const cli_option table[] = {
+        {"stats", 0, CLI_SET, &all, 0, 0},
+        {"no-stats", 0, CLI_SET, &none, 0, 0},
+        {"threads", 't', CLI_COUNT, &n_threads, 1, CLI_MAX_THREADS},
+        {"json", 0, CLI_SET, &as_json, 0, 0},
+    };
+    cli_exit code;
+    cli_session s;
+    inspection in = {0};
+    if (!cli_parse(&code, &model, "MODEL", &cli_verb_inspect, argc, argv, table,
+            sizeof table / sizeof *table))
+        return code;
+    if (all && none)
+        return cli_fail(
+            CLI_USAGE, "inspect: --stats and --no-stats exclude each other");
+    code = cli_open_model(&s, n_threads, model);
+    if (code == CLI_OK)
+        code = gather(&s, &in, all, none);
+    if (code == CLI_OK && as_json)
+        print_json(model, &in);
+    else if (code == CLI_OK)
+        print_text(model, &in);
+    free(in.rows);
+    cli_close(&s);
+    return code;
+}
+
+const cli_verb cli_verb_inspect = {
+    "inspect", "show formats, sizes and bits per weight", help, run};

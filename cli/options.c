@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Arguments of a verb, read by a table.  Numbers are taken strictly: all of
+ * the text, within the range the option's table line gives. */
+#include "cli.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_OPTIONS = 24, HELP = 1000 /* beyond every letter */ };
+
+/* ---- near misses ---- */
+
+/* Number of single-letter changes between two words, at most `MAX_WORD`. */
+enum { MAX_WORD = 31 };
+static size_t distance(const char *a, const char *b)
+{
+    size_t n = strlen(a), m = strlen(b), row[MAX_WORD + 1];
+    if (n > MAX_WORD || m > MAX_WORD)
+        return MAX_WORD;
+    for (size_t j = 0; j <= m; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best)
+                best = row[j] + 1;
+            if (row[j - 1] + 1 < best)
+                best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+const char *cli_closest(
+    const char *word, const char *const *candidates, size_t n)
+{
+    const char *closest = NULL;
+    size_t n_word = strlen(word);
+    /* A third of the letters may be wrong: "verfy", but not "foo". */
+    size_t best = n_word / 3 + 1;
+    for (size_t i = 0; i < n; i++) {
+        size_t d = distance(word, candidates[i]);
+        if (n_word >= 3 && strncmp(word, candidates[i], n_word) == 0)
+            d = 0;
+        if (d < best) {
+            best = d;
+            closest = candidates[i];
+        }
+    }
+    return closest;
+}
+
+/* ---- values ---- */
+
+static bool parse_count(uint64_t *out, const char *text)
+{
+    char *end;
+    /* strtoull takes signs and leading space, and negates. */
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    return errno == 0 && *end == '\0';
+}
+
+static bool parse_real(float *out, const char *text)
+{
+    char *end;
+    if (!isdigit((unsigned char)text[0]) && text[0] != '.')
+        return false;
+    *out = strtof(text, &end);
+    /* "0x1p3" is a number of strtof, but not one people mean. */
+    return *end == '\0' && isfinite(*out) && strpbrk(text, "xX") == NULL;
+}
+
+static cli_exit fail_range(const cli_option *option, const char *text)
+{
+    return cli_fail(CLI_USAGE,
+        "--%s: '%s' is not a %s from %" PRIu64 " to %" PRIu64, option->name,
+        text, option->kind == CLI_COUNT ? "whole number" : "number",
+        option->low, option->high);
+}
+
+static cli_exit store(const cli_option *option, const char *text)
+{
+    uint64_t count;
+    float real;
+    switch (option->kind) {
+    case CLI_SET:
+    case CLI_CLEAR:
+        *(bool *)option->value = option->kind == CLI_SET;
+        return CLI_OK;
+    case CLI_COUNT:
+        if (!parse_count(&count, text) || count < option->low ||
+            count > option->high)
+            return fail_range(option, text);
+        *(uint64_t *)option->value = count;
+        return CLI_OK;
+    case CLI_REAL:
+        if (!parse_real(&real, text) || (double)real < (double)option->low ||
+            (double)real > (double)option->high)
+            return fail_range(option, text);
+        *(float *)option->value = real;
+        return CLI_OK;
+    case CLI_TEXT:
+        *(const char **)option->value = text;
+        return CLI_OK;
+    case CLI_TEXTS: {
+        cli_texts *texts = option->value;
+        texts->items =
+            cli_grow(texts->items, (texts->n + 1) * sizeof *texts->items);
+        texts->items[texts->n++] = text;
+        return CLI_OK;
+    }
+    }
+    return CLI_INTERNAL;
+}
+
+/* ---- the command line ---- */
+
+static cli_exit fail_unknown(const cli_verb *verb, const char *word,
+    const cli_option *options, size_t n_options)
+{
+    const char *names[MAX_OPTIONS];
+    const char *name = word + strspn(word, "-");
+    for (size_t i = 0; i < n_options; i++)
+        names[i] = options[i].name;
+    const char *near = cli_closest(name, names, n_options);
+    if (near != NULL)
+        return cli_fail(CLI_USAGE,
+            "%s: unknown option '%s'; did you mean --%s?", verb->name, word,
+            near);
+    return cli_fail(CLI_USAGE, "%s: unknown option '%s'; see 'qmoe %s --help'",
+        verb->name, word, verb->name);
+}
+
+/* getopt's own messages are off; this says the same in the tool's form. */
+static cli_exit fail_option(const cli_verb *verb, int found, char **argv,
+    const cli_option *options, size_t n_options)
+{
+    const char *word = argv[optind - 1];
+    char letter[] = {'-', (char)optopt, '\0'};
+    if (found == ':')
+        return cli_fail(
+            CLI_USAGE, "%s: option '%s' needs a value", verb->name, word);
+    if (strncmp(word, "--", 2) != 0 && optopt != 0)
+        return fail_unknown(verb, letter, options, n_options);
+    for (size_t i = 0; i < n_options; i++) {
+        size_t n = strlen(options[i].name);
+        if (strncmp(word + 2, options[i].name, n) == 0 && word[2 + n] == '=')
+            return cli_fail(CLI_USAGE, "%s: option '--%s' takes no value",
+                verb->name, options[i].name);
+    }
+    return fail_unknown(verb, word, options, n_options);
+}
+
+static bool takes_value(const cli_option *option)
+{
+    return option->kind != CLI_SET && option->kind != CLI_CLEAR;
+}
+
+/* The table in getopt_long's form. */
+static void translate(struct option *longs, char *letters,
+    const cli_option *options, size_t n_options)
+{
+    *letters++ = ':';
+    *letters++ = 'h';
+    for (size_t i = 0; i < n_options; i++) {
+        bool value = takes_value(&options[i]);
+        longs[i] = (struct option){.name = options[i].name,
+            .has_arg = value ? required_argument : no_argument,
+            .val = HELP + 1 + (int)i};
+        if (options[i].letter == 0)
+            continue;
+        *letters++ = (char)options[i].letter;
+        if (value)
+            *letters++ = ':';
+    }
+    longs[n_options] = (struct option){.name = "help", .val = HELP};
+    longs[n_options + 1] = (struct option){0};
+    *letters = '\0';
+}
+
+static const cli_option *find(
+    int found, const cli_option *options, size_t n_options)
+{
+    for (size_t i = 0; i < n_options; i++)
+        if (found == HELP + 1 + (int)i || found == options[i].letter)
+            return &options[i];
+    return NULL;
+}
+
+static cli_exit show_help(const cli_verb *verb)
+{
+    fputs(verb->help, stdout);
+    fputs("\nExit codes: 0 success, 130 interrupted, others are errors: see "
+          "'qmoe --help'.\n",
+        stdout);
+    return CLI_OK;
+}
+
+static cli_exit take_argument(const char **argument, const char *what,
+    const cli_verb *verb, int argc, char **argv)
+{
+    int n_wanted = what != NULL ? 1 : 0;
+    if (argc - optind > n_wanted)
+        return cli_fail(CLI_USAGE, "%s: unexpected argument '%s'", verb->name,
+            argv[optind + n_wanted]);
+    if (n_wanted == 0)
+        return CLI_OK;
+    if (optind == argc || argv[optind][0] == '\0')
+        return cli_fail(CLI_USAGE, "%s: %s is missing; see 'qmoe %s --help'",
+            verb->name, what, verb->name);
+    *argument = argv[optind];
+    return CLI_OK;
+}
+
+bool cli_parse(cli_exit *code, const char **argument, const char *what,
+    const cli_verb *verb, int argc, char **argv, const cli_option *options,
+    size_t n_options)
+{
+    struct option longs[MAX_OPTIONS + 2];
+    char letters[2 * MAX_OPTIONS + 3];
+    int found;
+    if (n_options > MAX_OPTIONS) {
+        *code = cli_fail(CLI_INTERNAL, "%s: too many options", verb->name);
+        return false;
+    }
+    translate(longs, letters, options, n_options);
+    opterr = 0;
+    *code = CLI_OK;
+    while ((found = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+        if (found == HELP || found == 'h') {
+            *code = show_help(verb);
+            return false;
+        }
+        const cli_option *option = find(found, options, n_options);
+        *code = option != NULL
+                    ? store(option, optarg)
+                    : fail_option(verb, found, argv, options, n_options);
+        if (*code != CLI_OK)
+            return false;
+    }
+    *code = take_argument(argument, what, verb, argc, argv);
+    return *code == CLI_OK;
+}

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Ways to get one operation wrong.  That each is caught shows that the case
+ * lists hold what tells right from wrong. */
+#include "selftest.h"
+
+/* An operand replaced by an altered copy for one run. */
+typedef struct stand_in {
+    qmi_buffer *buffer;
+    void *data;
+} stand_in;
+
+static qmoe_status replace(
+    stand_in *out, qmi_view *view, int64_t n, qmi_error *err)
+{
+    uint64_t n_bytes = 4 * (uint64_t)n;
+    const void *original = qmi_host_pointer(*view);
+    QMI_TRY(qmi_host_buffer_alloc(&out->buffer, NULL, n_bytes, err));
+    *view = (qmi_view){out->buffer, 0};
+    out->data = qmi_host_pointer(*view);
+    memcpy(out->data, original, n_bytes);
+    return QMOE_OK;
+}
+
+static qmoe_status run_replaced(
+    stand_in *s, qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    qmoe_status status = run_reference(device, op, err);
+    qmi_host_buffer_free(NULL, s->buffer);
+    return status;
+}
+
+/* A mutant that runs an altered description of the operation. */
+#define ALTERED(name, statement)                                               \
+    static qmoe_status name(                                                   \
+        qmi_device *device, const qmi_op *op, qmi_error *err)                  \
+    {                                                                          \
+        qmi_op o = *op;                                                        \
+        statement;                                                             \
+        return run_reference(device, &o, err);                                 \
+    }
+
+/* ---- linear ---- */
+
+ALTERED(linear_no_residual, o.u.linear.residual.buffer = NULL)
+ALTERED(linear_no_alpha, o.u.linear.alpha = 1)
+ALTERED(linear_no_relu, o.u.linear.relu = false)
+ALTERED(linear_first_matrix, o.u.linear.mat = 0)
+ALTERED(linear_one_tile_of_tokens,
+    o.u.linear.n_tokens = o.u.linear.n_tokens > 16 ? 16 : o.u.linear.n_tokens)
+
+/* Silent on shapes that nobody listed. */
+static qmoe_status linear_listed_shapes(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_weight *w = op->u.linear.weight->host;
+    if (w->n_rows % 16 != 0 || w->n_cols % 16 != 0)
+        return QMOE_OK;
+    return run_reference(device, op, err);
+}
+
+/* Rows beyond a multiple of 32 are left alone. */
+static qmoe_status linear_truncated_grid(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    qmi_op o = *op;
+    int64_t n_rows = op->u.linear.weight->host->n_rows;
+    int64_t n_tokens = op->u.linear.n_tokens;
+    stand_in s;
+    QMI_TRY(replace(&s, &o.u.linear.dst, n_tokens * n_rows, err));
+    float *y = qmi_host_pointer(op->u.linear.dst);
+    qmoe_status status = run_reference(device, &o, err);
+    for (int64_t i = 0; i < n_tokens * n_rows; i++)
+        if (i % n_rows < n_rows / 32 * 32)
+            y[i] = ((float *)s.data)[i];
+    qmi_host_buffer_free(NULL, s.buffer);
+    return status;
+}
+
+/* src in a format with `n_bits` fewer bits of fraction, as matrix units of
+ * GPUs take it: 16 leaves bf16, 13 leaves tf32. */
+static qmoe_status linear_rounded(
+    qmi_device *device, const qmi_op *op, qmi_error *err, int n_bits)
+{
+    qmi_op o = *op;
+    int64_t n = op->u.linear.n_tokens * op->u.linear.weight->host->n_cols;
+    stand_in s;
+    QMI_TRY(replace(&s, &o.u.linear.src, n, err));
+    uint32_t *bits = s.data;
+    for (int64_t i = 0; i < n; i++)
+        bits[i] = (bits[i] + (1u << (n_bits - 1))) >> n_bits << n_bits;
+    return run_replaced(&s, device, &o, err);
+}
+
+static qmoe_status linear_bf16_inputs(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    return linear_rounded(device, op, err, 16);
+}
+
+static qmoe_status linear_tf32_inputs(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    return linear_rounded(device, op, err, 13);
+}
+
+static qmoe_status linear_relu_last(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    qmi_op o = *op;
+    o.u.linear.relu = false;
+    QMI_TRY(run_reference(device, &o, err));
+    float *y = qmi_host_pointer(op->u.linear.dst);
+    int64_t n = op->u.linear.n_tokens * op->u.linear.weight->host->n_rows;
+    for (int64_t i = 0; i < n && op->u.linear.relu; i++)
+        if (y[i] < 0)
+            y[i] = 0;
+    return QMOE_OK;
+}
+
+/* ---- embed, rmsnorm, kv_store, decode ---- */
+
+static qmoe_status embed_shifted(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    qmi_op o = *op;
+    stand_in s;
+    QMI_TRY(replace(&s, &o.u.embed.ids, op->u.embed.n_tokens, err));
+    int32_t *ids = s.data;
+    for (int64_t t = 0; t < op->u.embed.n_tokens; t++)
+        ids[t] = ids[t] > 0 ? ids[t] - 1 : 0;
+    return run_replaced(&s, device, &o, err);
+}
+
+ALTERED(rmsnorm_no_epsilon, o.u.rmsnorm.epsilon = 0)
+ALTERED(rmsnorm_fixed_epsilon, o.u.rmsnorm.epsilon = 1e-6f)
+
+static qmoe_status kv_store_in_order(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    qmi_op o = *op;
+    stand_in s;
+    QMI_TRY(replace(&s, &o.u.kv_store.rows, op->u.kv_store.n_tokens, err));
+    for (int64_t t = 0; t < op->u.kv_store.n_tokens; t++)
+        ((int32_t *)s.data)[t] = (int32_t)t;
+    return run_replaced(&s, device, &o, err);
+}
+
+ALTERED(decode_first_row, o.u.decode.row = 0)
+ALTERED(decode_first_matrix, o.u.decode.mat = 0)
+
+/* ---- attention ---- */
+
+ALTERED(attention_no_mask, o.u.attention.causal = false)
+ALTERED(attention_no_bias, o.u.attention.bias.buffer = NULL)
+ALTERED(attention_no_scale, o.u.attention.scale = 1)
+ALTERED(attention_one_span, o.u.attention.n_spans = 1)
+
+static qmoe_status attention_spans(qmi_device *device, const qmi_op *op,
+    qmi_error *err, void (*change)(qmi_attention_span *span))
+{
+    qmi_op o = *op;
+    stand_in s;
+    int64_t words = sizeof(qmi_attention_span) / 4;
+    QMI_TRY(replace(
+        &s, &o.u.attention.spans, o.u.attention.n_spans * words, err));
+    for (int64_t i = 0; i < o.u.attention.n_spans; i++)
+        change((qmi_attention_span *)s.data + i);
+    o.u.attention.max_keys++;
+    return run_replaced(&s, device, &o, err);
+}
+
+static void at_start(qmi_attention_span *span)
+{
+    span->q_pos = 0;
+}
+
+static void one_key_more(qmi_attention_span *span)
+{
+    span->k_len++;
+}
+
+static qmoe_status attention_no_position(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    return attention_spans(device, op, err, at_start);
+}
+
+static qmoe_status attention_key_too_many(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    return attention_spans(device, op, err, one_key_more);
+}
+
+/* ---- route ---- */
+
+static qmoe_status route_highest_of_ties(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_route *o = &op->u.route;
+    QMI_TRY(run_reference(device, op, err));
+    int32_t *expert = qmi_host_pointer(o->expert);
+    const float *logits = qmi_host_pointer(o->logits);
+    for (int64_t t = 0; t < o->n_tokens && o->top_k == 1; t++)
+        for (int64_t e = 0; e < o->n_experts && expert[t] >= 0; e++)
+            if (logits[t * o->n_experts + e] ==
+                logits[t * o->n_experts + expert[t]])
+                expert[t] = (int32_t)e;
+    return QMOE_OK;
+}
+
+ALTERED(route_no_capacity, o.u.route.capacity = 0)
+
+static qmoe_status route_one_sequence(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    qmi_op o = *op;
+    stand_in s;
+    QMI_TRY(replace(&s, &o.u.route.sequence, op->u.route.n_tokens, err));
+    memset(s.data, 0, (size_t)op->u.route.n_tokens * 4);
+    return run_replaced(&s, device, &o, err);
+}
+
+static qmoe_status route_dropped_weight(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_route *o = &op->u.route;
+    QMI_TRY(run_reference(device, op, err));
+    for (int64_t i = 0; i < o->n_tokens * o->top_k; i++)
+        if (((int32_t *)qmi_host_pointer(o->expert))[i] < 0)
+            ((float *)qmi_host_pointer(o->weight))[i] = 0;
+    return QMOE_OK;
+}
+
+/* Weights that sum to one over the chosen experts alone. */
+static qmoe_status route_renormalised(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_route *o = &op->u.route;
+    QMI_TRY(run_reference(device, op, err));
+    float *weight = qmi_host_pointer(o->weight);
+    for (int64_t t = 0; t < o->n_tokens; t++) {
+        float sum = 0;
+        for (int64_t j = 0; j < o->top_k; j++)
+            sum += weight[t * o->top_k + j];
+        for (int64_t j = 0; j < o->top_k; j++)
+            weight[t * o->top_k + j] /= sum;
+    }
+    return QMOE_OK;
+}
+
+/* ---- expert_ffn ---- */
+
+ALTERED(experts_no_residual, o.u.expert_ffn.residual.buffer = NULL)
+
+static qmoe_status experts_weights(qmi_device *device, const qmi_op *op,
+    qmi_error *err, bool (*is_kept)(int64_t j, int32_t expert), float other)
+{
+    qmi_op o = *op;
+    stand_in s;
+    int64_t top_k = o.u.expert_ffn.top_k, n = o.u.expert_ffn.n_tokens * top_k;
+    QMI_TRY(replace(&s, &o.u.expert_ffn.weight, n, err));
+    const int32_t *expert = qmi_host_pointer(op->u.expert_ffn.expert);
+    for (int64_t i = 0; i < n; i++)
+        if (!is_kept(i % top_k, expert[i]))
+            ((float *)s.data)[i] = other;
+    return run_replaced(&s, device, &o, err);
+}
+
+static bool is_first(int64_t j, int32_t expert)
+{
+    (void)expert;
+    return j == 0;
+}
+
+static bool is_routed(int64_t j, int32_t expert)
+{
+    (void)j;
+    return expert >= 0;
+}
+
+static bool is_none(int64_t j, int32_t expert)
+{
+    (void)j;
+    (void)expert;
+    return false;
+}
+
+static qmoe_status experts_first_only(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    return experts_weights(device, op, err, is_first, 0);
+}
+
+static qmoe_status experts_dropped_is_zero(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    return experts_weights(device, op, err, is_routed, 0);
+}
+
+static qmoe_status experts_unweighted(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    return experts_weights(device, op, err, is_none, 1);
+}
+
+#define WRONG(text, kind, function)                                            \
+    {                                                                          \
+        text, QMI_OP_##kind, NULL, function, SOMETIMES, CHECK_VALUE,           \
+            CHECK_REPEAT                                                       \
+    }
+
+static const mutant mutants[] = {
+    WRONG("no-residual", LINEAR, linear_no_residual),
+    WRONG("no-alpha", LINEAR, linear_no_alpha),
+    WRONG("no-relu", LINEAR, linear_no_relu),
+    WRONG("relu-last", LINEAR, linear_relu_last),
+    WRONG("first-matrix", LINEAR, linear_first_matrix),
+    WRONG("one-tile-of-tokens", LINEAR, linear_one_tile_of_tokens),
+    WRONG("listed-shapes", LINEAR, linear_listed_shapes),
+    WRONG("truncated-grid", LINEAR, linear_truncated_grid),
+    WRONG("bf16-inputs", LINEAR, linear_bf16_inputs),
+    WRONG("tf32-inputs", LINEAR, linear_tf32_inputs),
+    WRONG("shifted-ids", EMBED, embed_shifted),
+    WRONG("no-epsilon", RMSNORM, rmsnorm_no_epsilon),
+    WRONG("fixed-epsilon", RMSNORM, rmsnorm_fixed_epsilon),
+    WRONG("in-order", KV_STORE, kv_store_in_order),
+    WRONG("first-row", DECODE, decode_first_row),
+    WRONG("first-matrix", DECODE, decode_first_matrix),
+    WRONG("no-mask", ATTENTION, attention_no_mask),
+    WRONG("no-bias", ATTENTION, attention_no_bias),
+    WRONG("no-scale", ATTENTION, attention_no_scale),
+    WRONG("one-span", ATTENTION, attention_one_span),
+    WRONG("no-position", ATTENTION, attention_no_position),
+    WRONG("key-too-many", ATTENTION, attention_key_too_many),
+    WRONG("highest-of-ties", ROUTE, route_highest_of_ties),
+    WRONG("no-capacity", ROUTE, route_no_capacity),
+    WRONG("one-sequence", ROUTE, route_one_sequence),
+    WRONG("dropped-weight", ROUTE, route_dropped_weight),
+    WRONG("renormalised", ROUTE, route_renormalised),
+    WRONG("no-residual", EXPERT_FFN, experts_no_residual),
+    WRONG("first-expert-only", EXPERT_FFN, experts_first_only),
+    WRONG("dropped-is-zero", EXPERT_FFN, experts_dropped_is_zero),
+    WRONG("unweighted", EXPERT_FFN, experts_unweighted),
+};
+
+const mutant *semantic_mutant_at(size_t index)
+{
+    return index < sizeof mutants / sizeof *mutants ? &mutants[index] : NULL;
+}

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Cases and bounds of `expert_ffn`. */
+#include "check.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Which experts tokens go to. */
+enum { TO_ANY, TO_ONE, TO_LAST, SOME_DROPPED, TO_COUNT };
+static const char *const to_names[TO_COUNT] = {
+    "any", "one", "last", "some-dropped"};
+
+typedef struct shape {
+    int64_t n_experts, d_model, d_ff;
+    int64_t n_tokens; /* 0: every entry of token_counts */
+} shape;
+
+static const shape shapes[] = {
+    {1, 1, 1, 0},
+    {2, 15, 17, 0},
+    {3, 16, 32, 0},
+    {4, 33, 31, 0},
+    {16, 32, 61, 0},
+    {5, 61, 15, 0},
+    {33, 17, 16, 0},
+    {3, 127, 33, 0},
+    {4, 256, 512, 2},
+    {2, 256, 512, 33},
+};
+static const shape bench_shapes[] = {
+    {8, 768, 3072, 1}, {8, 768, 3072, 7}, {8, 768, 3072, 33}};
+static const int64_t token_counts[] = {1, 2, 7, 33};
+static const value_kind x_kinds[] = {
+    VALUES_RANDOM,
+    VALUES_LARGE,
+    VALUES_TINY,
+    VALUES_ZEROS,
+    VALUES_MIXED,
+    VALUES_SPECIAL, /* in the residual alone: see op_linear.c */
+};
+static const value_kind w_kinds[] = {
+    VALUES_RANDOM,
+    VALUES_RANDOM,
+    VALUES_STRUCTURED,
+    VALUES_LARGE,
+    VALUES_TINY,
+};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static check_case *add_case(
+    case_list *list, const weight_kind *kind, const shape *s, int64_t n_tokens)
+{
+    check_case *c = case_add(list);
+    c->weight = kind;
+    c->n_mats = s->n_experts;
+    c->n_cols = s->d_model;
+    c->n_rows = s->d_ff;
+    c->n_tokens = n_tokens;
+    c->top_k = 1;
+    c->residual = RESIDUAL_IN_PLACE;
+    return c;
+}
+
+static void name_case(check_case *c)
+{
+    case_name(c, QMI_OP_EXPERT_FFN,
+        "e%lldx%lldx%lld/t%lld/top%lld/to-%s/%s*%s/%s/%s",
+        (long long)c->n_mats, (long long)c->n_cols, (long long)c->n_rows,
+        (long long)c->n_tokens, (long long)c->top_k, to_names[c->mode],
+        value_kind_name(c->x), value_kind_name(c->w),
+        weight_layout_name(c->layout), residual_name(c->residual));
+}
+
+static void vary(check_case *c, size_t i)
+{
+    c->x = x_kinds[choose(i, 1, COUNT(x_kinds))];
+    c->w = w_kinds[choose(i, 2, COUNT(w_kinds))];
+    c->layout = (weight_layout)choose(i, 3, LAYOUT_COUNT);
+    c->residual = (residual_mode)choose(i, 4, RESIDUAL_COUNT);
+    c->top_k = c->n_mats > 1 ? 1 + (int64_t)choose(i, 5, 2) : 1;
+    c->mode = (int)choose(i, 6, TO_COUNT);
+    name_case(c);
+}
+
+static void list_bench(case_list *list)
+{
+    for (size_t k = 0; k < weight_kind_count(); k++) {
+        const weight_kind *kind = weight_kind_at(k);
+        if (kind->dense && k != 0)
+            continue;
+        for (size_t s = 0; s < COUNT(bench_shapes); s++)
+            name_case(add_case(
+                list, kind, &bench_shapes[s], bench_shapes[s].n_tokens));
+    }
+}
+
+static void list_cases(case_list *list, bool bench)
+{
+    if (bench) {
+        list_bench(list);
+        return;
+    }
+    for (size_t k = 0; k < weight_kind_count(); k++) {
+        for (size_t s = 0; s < COUNT(shapes); s++) {
+            for (size_t t = 0; t < COUNT(token_counts); t++) {
+                int64_t fixed = shapes[s].n_tokens;
+                if (fixed != 0 && t != 0)
+                    continue;
+                vary(add_case(list, weight_kind_at(k), &shapes[s],
+                         fixed != 0 ? fixed : token_counts[t]),
+                    list->n);
+            }
+        }
+    }
+}
+
+/* Distinct experts of one token, or -1. */
+static void draw_experts(int32_t *dst, const check_case *c, rng *r)
+{
+    int32_t *order = check_calloc((size_t)c->n_mats, sizeof *order);
+    rng_permutation(r, order, c->n_mats);
+    for (int64_t j = 0; j < c->top_k; j++) {
+        dst[j] = order[j];
+        if (c->mode == TO_ONE)
+            dst[j] = (int32_t)j;
+        if (c->mode == TO_LAST)
+            dst[j] = (int32_t)(c->n_mats - 1 - j);
+        if (c->mode == SOME_DROPPED && rng_below(r, 3) == 0)
+            dst[j] = -1;
+    }
+    free(order);
+}
+
+static qmoe_status add_experts(problem *p, rng *r, qmi_error *err)
+{
+    const check_case *c = p->c;
+    /* Two large factors leave no room for a third within float32. */
+    value_kind second = c->w;
+    if (c->w == VALUES_LARGE && c->x != VALUES_TINY && c->x != VALUES_ZEROS)
+        second = VALUES_RANDOM;
+    const weight_request wi = {
+        c->weight, c->layout, c->w, c->n_mats, c->n_rows, c->n_cols};
+    const weight_request wo = {
+        c->weight, c->layout, second, c->n_mats, c->n_cols, c->n_rows};
+    QMI_TRY(
+        add_weight(p, offsetof(qmi_op, u.expert_ffn.wi), &wi, r, err));
+    return add_weight(p, offsetof(qmi_op, u.expert_ffn.wo), &wo, r, err);
+}
+
+static qmoe_status build(problem *p, rng *r, qmi_error *err)
+{
+    const check_case *c = p->c;
+    QMI_TRY(add_experts(p, r, err));
+    p->body.u.expert_ffn.n_tokens = c->n_tokens;
+    p->body.u.expert_ffn.top_k = c->top_k;
+    operand *src =
+        add_floats(p, "src", VIEW_AT(expert_ffn.src), c->n_tokens, c->n_cols);
+    fill_values(src->data.floats, c->n_tokens * c->n_cols, r,
+        c->x == VALUES_SPECIAL ? VALUES_RANDOM : c->x);
+    int32_t *expert = add_ints(p, "expert", VIEW_AT(expert_ffn.expert),
+        c->n_tokens, c->top_k)->data.ints;
+    float *weight = add_floats(p, "weight", VIEW_AT(expert_ffn.weight),
+        c->n_tokens, c->top_k)->data.floats;
+    for (int64_t t = 0; t < c->n_tokens; t++)
+        draw_experts(expert + t * c->top_k, c, r);
+    for (int64_t i = 0; i < c->n_tokens * c->top_k; i++)
+        weight[i] = rng_unit(r);
+    add_output_with_residual(p, VIEW_AT(expert_ffn.dst),
+        VIEW_AT(expert_ffn.residual), c->n_tokens, c->n_cols, r, c->x);
+    return QMOE_OK;
+}
+
+/* Hidden values of one token in one expert, and the error of each. */
+static void hidden(double *h, double *error, const problem *p, int64_t expert,
+    const float *x)
+{
+    const check_case *c = p->c;
+    double growth = UNIT_ROUNDOFF * (sum_growth(c->n_cols) + 2);
+    const float *w = p->weights[0]->values + expert * c->n_rows * c->n_cols;
+    double x_sum = sum_abs(x, c->n_cols);
+    for (int64_t r = 0; r < c->n_rows; r++, w += c->n_cols) {
+        double sum = 0;
+        for (int64_t i = 0; i < c->n_cols; i++)
+            sum += (double)w[i] * x[i];
+        h[r] = fmax(sum, 0);
+        error[r] = growth * sum_abs_products(w, x, c->n_cols) +
+                   SMALLEST_NORMAL * (x_sum + sum_abs(w, c->n_cols) +
+                                         (double)c->n_cols);
+    }
+}
+
+/* out[i] += the error of weight * F_expert(x)[i]; size[i] += its terms. */
+static void add_expert(double *out, double *size, const problem *p,
+    int64_t expert, double weight, const float *x, double *h, double *error)
+{
+    const check_case *c = p->c;
+    if (expert < 0) {
+        for (int64_t i = 0; i < c->n_cols; i++)
+            size[i] += weight * fabs((double)x[i]);
+        return;
+    }
+    hidden(h, error, p, expert, x);
+    double growth = UNIT_ROUNDOFF * (sum_growth(c->n_rows) + 2);
+    const float *w = p->weights[1]->values + expert * c->n_rows * c->n_cols;
+    for (int64_t i = 0; i < c->n_cols; i++, w += c->n_rows) {
+        double sum = 0, terms = 0, tiny = (double)c->n_rows + 1;
+        for (int64_t r = 0; r < c->n_rows; r++) {
+            double a = fabs((double)w[r]);
+            sum += a * error[r];
+            terms += a * h[r];
+            tiny += a + h[r];
+        }
+        out[i] += weight * (sum + growth * terms) +
+                  SMALLEST_NORMAL * (weight * tiny + terms);
+        size[i] += weight * terms;
+    }
+}
+
+static void bound(problem *p)
+{
+    const check_case *c = p->c;
+    double *out = make_bound(p, "dst");
+    const float *src = find_floats(p, "src"), *weight = find_floats(p, "weight");
+    const float *residual = find_floats(p, "residual");
+    const int32_t *expert = find_operand(p, "expert")->data.ints;
+    double *work =
+        check_calloc((size_t)(2 * c->n_rows + c->n_cols), sizeof *work);
+    double *h = work, *error = h + c->n_rows, *size = error + c->n_rows;
+    for (int64_t t = 0; t < c->n_tokens; t++) {
+        double *o = out + t * c->n_cols;
+        for (int64_t i = 0; i < c->n_cols; i++)
+            size[i] = residual != NULL
+                          ? fabs((double)residual[t * c->n_cols + i])
+                          : 0;
+        for (int64_t j = t * c->top_k; j < (t + 1) * c->top_k; j++)
+            add_expert(o, size, p, expert[j], (double)weight[j],
+                src + t * c->n_cols, h, error);
+        for (int64_t i = 0; i < c->n_cols; i++)
+            o[i] += UNIT_ROUNDOFF * ((double)c->top_k + 2) * size[i] +
+                    SMALLEST_NORMAL * ((double)c->top_k + 2);
+    }
+    free(work);
+}
+
+static check_cost cost(const problem *p)
+{
+    const check_case *c = p->c;
+    const int32_t *expert = find_operand(p, "expert")->data.ints;
+    bool *used = check_calloc((size_t)c->n_mats, sizeof *used);
+    double n_used = 0, n_products = 0;
+    for (int64_t i = 0; i < c->n_tokens * c->top_k; i++) {
+        if (expert[i] < 0)
+            continue;
+        n_used += !used[expert[i]];
+        used[expert[i]] = true;
+        n_products++;
+    }
+    free(used);
+    double stack = (double)qmi_weight_bytes(&p->weights[0]->host) +
+                   (double)qmi_weight_bytes(&p->weights[1]->host);
+    return (check_cost){
+        .bytes = operand_bytes(p) + stack * n_used / (double)c->n_mats,
+        .flops = 4 * n_products * (double)(c->n_rows * c->n_cols),
+    };
+}
+
+const check_op check_expert_ffn = {
+    .list = list_cases,
+    .build = build,
+    .bound = bound,
+    .cost = cost,
+};

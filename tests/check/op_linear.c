@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Cases and bounds of `linear`. */
+#include "check.h"
+
+#include <math.h>
+
+typedef struct shape {
+    int64_t n_rows, n_cols;
+    int64_t n_tokens; /* 0: every entry of token_counts */
+} shape;
+
+/* 1, tile - 1, tile, tile + 1 for tiles of 16 and 32; primes; the model's
+ * (switch-mini: d_model 256, d_ff 512). */
+static const shape shapes[] = {
+    {1, 1, 0},
+    {1, 33, 0},
+    {17, 1, 0},
+    {15, 16, 0},
+    {16, 15, 0},
+    {16, 16, 0},
+    {17, 17, 0},
+    {31, 33, 0},
+    {32, 32, 0},
+    {33, 31, 0},
+    {7, 29, 0},
+    {61, 127, 0},
+    {127, 61, 0},
+    {2, 1031, 0},
+    {256, 512, 1},
+    {512, 256, 7},
+    {256, 256, 33},
+};
+static const shape bench_shapes[] = {
+    {3072, 768, 1},
+    {768, 3072, 1},
+    {768, 3072, 7},
+    {768, 3072, 33},
+    {768, 768, 1},
+    {768, 768, 33},
+};
+static const int64_t token_counts[] = {1, 2, 7, 33};
+
+static const value_kind x_kinds[] = {
+    VALUES_RANDOM,
+    VALUES_LARGE,
+    VALUES_TINY,
+    VALUES_ZEROS,
+    VALUES_MIXED,
+    VALUES_SPECIAL, /* in the residual alone: see build */
+};
+static const value_kind w_kinds[] = {
+    VALUES_RANDOM,
+    VALUES_STRUCTURED,
+    VALUES_LARGE,
+    VALUES_TINY,
+    VALUES_MIXED,
+};
+static const float alphas[] = {1.0f, 0.7071f, -2.5f};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static void name_case(check_case *c)
+{
+    case_name(c, QMI_OP_LINEAR,
+        "%lldx%lld/t%lld/%s*%s/%s/mat%lldof%lld/%s/%s/a%g",
+        (long long)c->n_rows, (long long)c->n_cols, (long long)c->n_tokens,
+        value_kind_name(c->x), value_kind_name(c->w),
+        weight_layout_name(c->layout), (long long)c->mat, (long long)c->n_mats,
+        residual_name(c->residual), c->relu ? "relu" : "linear",
+        (double)c->alpha);
+}
+
+static check_case *add_case(
+    case_list *list, const weight_kind *kind, const shape *s, int64_t n_tokens)
+{
+    check_case *c = case_add(list);
+    c->weight = kind;
+    c->n_rows = s->n_rows;
+    c->n_cols = s->n_cols;
+    c->n_tokens = n_tokens;
+    return c;
+}
+
+static void vary(check_case *c, size_t i)
+{
+    c->x = x_kinds[choose(i, 1, COUNT(x_kinds))];
+    c->w = w_kinds[choose(i, 2, COUNT(w_kinds))];
+    c->layout = (weight_layout)choose(i, 3, LAYOUT_COUNT);
+    c->residual = (residual_mode)choose(i, 4, RESIDUAL_COUNT);
+    c->relu = choose(i, 5, 3) == 0;
+    c->alpha = alphas[choose(i, 6, COUNT(alphas))];
+    c->n_mats = choose(i, 7, 3) == 0 ? 3 : 1;
+    c->mat = (int64_t)choose(i, 8, (size_t)c->n_mats);
+    name_case(c);
+}
+
+static void list_bench(case_list *list)
+{
+    const char *const formats[] = {"bf16", "ternary-dict"};
+    for (size_t k = 0; k < weight_kind_count(); k++)
+        for (size_t f = 0; f < COUNT(formats); f++)
+            for (size_t s = 0; s < COUNT(bench_shapes); s++)
+                if (strcmp(weight_kind_at(k)->name, formats[f]) == 0)
+                    name_case(add_case(list, weight_kind_at(k),
+                        &bench_shapes[s], bench_shapes[s].n_tokens));
+}
+
+static void list_cases(case_list *list, bool bench)
+{
+    if (bench) {
+        list_bench(list);
+        return;
+    }
+    for (size_t k = 0; k < weight_kind_count(); k++) {
+        for (size_t s = 0; s < COUNT(shapes); s++) {
+            for (size_t t = 0; t < COUNT(token_counts); t++) {
+                int64_t fixed = shapes[s].n_tokens;
+                if (fixed != 0 && t != 0)
+                    continue;
+                int64_t n = fixed != 0 ? fixed : token_counts[t];
+                vary(add_case(list, weight_kind_at(k), &shapes[s], n),
+                    list->n);
+            }
+        }
+    }
+}
+
+static qmoe_status build(problem *p, rng *r, qmi_error *err)
+{
+    const check_case *c = p->c;
+    const weight_request request = {
+        c->weight, c->layout, c->w, c->n_mats, c->n_rows, c->n_cols};
+    QMI_TRY(add_weight(
+        p, offsetof(qmi_op, u.linear.weight), &request, r, err));
+    p->body.u.linear.mat = c->mat;
+    p->body.u.linear.n_tokens = c->n_tokens;
+    p->body.u.linear.alpha = c->alpha;
+    p->body.u.linear.relu = c->relu;
+    /* 0 * infinity in the sum would be NaN for a dense kernel and nothing for
+     * a sparse one; ops.h does not decide, so sums stay finite. */
+    value_kind x = c->x == VALUES_SPECIAL ? VALUES_RANDOM : c->x;
+    operand *src =
+        add_floats(p, "src", VIEW_AT(linear.src), c->n_tokens, c->n_cols);
+    fill_values(src->data.floats, c->n_tokens * c->n_cols, r, x);
+    add_output_with_residual(p, VIEW_AT(linear.dst), VIEW_AT(linear.residual),
+        c->n_tokens, c->n_rows, r, c->x);
+    return QMOE_OK;
+}
+
+static void bound(problem *p)
+{
+    const check_case *c = p->c;
+    const float *src = find_floats(p, "src");
+    const float *residual = find_floats(p, "residual");
+    const float *w = p->weights[0]->values + c->mat * c->n_rows * c->n_cols;
+    double *out = make_bound(p, "dst");
+    double alpha = fabs((double)c->alpha);
+    double growth = sum_growth(c->n_cols) + 3;
+    for (int64_t row = 0; row < c->n_rows; row++) {
+        const float *w_row = w + row * c->n_cols;
+        double w_sum = sum_abs(w_row, c->n_cols);
+        for (int64_t t = 0; t < c->n_tokens; t++) {
+            const float *x = src + t * c->n_cols;
+            int64_t at = t * c->n_rows + row;
+            double sum = alpha * sum_abs_products(x, w_row, c->n_cols);
+            double tiny = alpha * (w_sum + sum_abs(x, c->n_cols) +
+                                      (double)c->n_cols) + 2;
+            double r = residual != NULL ? fabs((double)residual[at]) : 0;
+            out[at] = UNIT_ROUNDOFF * (growth * sum + 2 * r) +
+                      SMALLEST_NORMAL * tiny;
+        }
+    }
+}
+
+static check_cost cost(const problem *p)
+{
+    const check_case *c = p->c;
+    double n = (double)c->n_rows * (double)c->n_cols;
+    uint64_t bytes = qmi_weight_bytes(&p->weights[0]->host);
+    return (check_cost){
+        .bytes = operand_bytes(p) + (double)bytes / (double)c->n_mats,
+        .flops = 2 * n * (double)c->n_tokens,
+    };
+}
+
+const check_op check_linear = {
+    .list = list_cases,
+    .build = build,
+    .bound = bound,
+    .cost = cost,
+};

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What operations build their problems from: case lists, operands, weights,
+ * and the sums their bounds are made of (docs/numerics.md). */
+#include "check.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+const check_op *check_op_of(qmi_op_kind kind)
+{
+    static const check_op *const ops[QMI_OP_COUNT] = {
+#define X(name, member, text) &check_##member,
+        QMI_OP_MAP(X)
+#undef X
+    };
+    return ops[kind];
+}
+
+/* ---- cases ---- */
+
+const char *residual_name(residual_mode mode)
+{
+    static const char *const names[RESIDUAL_COUNT] = {
+        "no-residual", "residual", "in-place"};
+    return names[mode];
+}
+
+check_case *case_add(case_list *list)
+{
+    if (list->n == list->capacity) {
+        size_t capacity = list->capacity != 0 ? 2 * list->capacity : 64;
+        check_case *grown = check_calloc(capacity, sizeof *grown);
+        if (list->n != 0)
+            memcpy(grown, list->cases, list->n * sizeof *grown);
+        free(list->cases);
+        list->cases = grown;
+        list->capacity = capacity;
+    }
+    check_case *c = &list->cases[list->n++];
+    *c = (check_case){.n_mats = 1, .alpha = 1};
+    return c;
+}
+
+void case_list_free(case_list *list)
+{
+    free(list->cases);
+    *list = (case_list){0};
+}
+
+void case_name(check_case *c, qmi_op_kind kind, const char *format, ...)
+{
+    const char *weight = c->weight != NULL ? c->weight->name : NULL;
+    int n = snprintf(c->name, sizeof c->name, "%s/%s%s", qmi_op_name(kind),
+        weight != NULL ? weight : "", weight != NULL ? "/" : "");
+    va_list args;
+    va_start(args, format);
+    vsnprintf(c->name + n, sizeof c->name - (size_t)n, format, args);
+    va_end(args);
+}
+
+/* ---- operands ---- */
+
+static operand *add_operand(problem *p, const char *name, int64_t view_at,
+    int64_t n_rows, int64_t n_cols)
+{
+    if (p->n_operands == MAX_OPERANDS) {
+        fprintf(stderr, "qmoe-check: too many operands\n");
+        exit(2);
+    }
+    operand *o = &p->operands[p->n_operands++];
+    *o = (operand){
+        .name = name,
+        .n_rows = n_rows,
+        .n_cols = n_cols,
+        .view_at = {view_at, NO_VIEW},
+    };
+    return o;
+}
+
+operand *add_floats(problem *p, const char *name, int64_t view_at,
+    int64_t n_rows, int64_t n_cols)
+{
+    operand *o = add_operand(p, name, view_at, n_rows, n_cols);
+    o->data.bytes = check_calloc((size_t)(n_rows * n_cols), sizeof(float));
+    return o;
+}
+
+operand *add_ints(problem *p, const char *name, int64_t view_at, int64_t n_rows,
+    int64_t n_cols)
+{
+    operand *o = add_floats(p, name, view_at, n_rows, n_cols);
+    o->is_integer = true;
+    return o;
+}
+
+operand *add_output(problem *p, const char *name, int64_t view_at,
+    int64_t n_rows, int64_t n_cols)
+{
+    operand *o = add_operand(p, name, view_at, n_rows, n_cols);
+    o->is_output = true;
+    return o;
+}
+
+void add_output_with_residual(problem *p, int64_t dst_at, int64_t residual_at,
+    int64_t n_rows, int64_t n_cols, rng *r, value_kind kind)
+{
+    residual_mode mode = p->c->residual;
+    operand *dst = add_output(p, "dst", dst_at, n_rows, n_cols);
+    if (mode == RESIDUAL_NONE)
+        return;
+    operand *residual = dst;
+    if (mode == RESIDUAL_APART) {
+        residual = add_floats(p, "residual", residual_at, n_rows, n_cols);
+    } else {
+        dst->view_at[1] = residual_at;
+        dst->data.bytes =
+            check_calloc((size_t)(n_rows * n_cols), sizeof(float));
+    }
+    fill_values(residual->data.floats, n_rows * n_cols, r, kind);
+}
+
+qmoe_status add_weight(problem *p, size_t place, const weight_request *request,
+    rng *r, qmi_error *err)
+{
+    gen_weight *w = weight_create(request, r, err);
+    if (w == NULL)
+        return err->status != QMOE_OK ? err->status : QMOE_E_INTERNAL;
+    p->weights[p->n_weights] = w;
+    p->weight_at[p->n_weights] = place;
+    p->weight_hash[p->n_weights] = weight_hash(w);
+    p->n_weights++;
+    return QMOE_OK;
+}
+
+const operand *find_operand(const problem *p, const char *name)
+{
+    for (size_t i = 0; i < p->n_operands; i++)
+        if (strcmp(p->operands[i].name, name) == 0)
+            return &p->operands[i];
+    return NULL;
+}
+
+const float *find_floats(const problem *p, const char *name)
+{
+    const operand *o = find_operand(p, name);
+    if (o == NULL && strcmp(name, "residual") == 0 &&
+        p->c->residual == RESIDUAL_IN_PLACE)
+        o = find_operand(p, "dst");
+    return o != NULL ? o->data.floats : NULL;
+}
+
+double *make_bound(problem *p, const char *name)
+{
+    operand *o = (operand *)find_operand(p, name);
+    o->bound = check_calloc((size_t)(o->n_rows * o->n_cols), sizeof(double));
+    return o->bound;
+}
+
+double operand_bytes(const problem *p)
+{
+    double n_bytes = 0;
+    for (size_t i = 0; i < p->n_operands; i++)
+        n_bytes += 4.0 * (double)p->operands[i].n_rows *
+                   (double)p->operands[i].n_cols;
+    return n_bytes;
+}
+
+void problem_destroy(problem *p)
+{
+    if (p == NULL)
+        return;
+    for (size_t i = 0; i < p->n_operands; i++) {
+        free(p->operands[i].data.bytes);
+        free(p->operands[i].want.bytes);
+        free(p->operands[i].bound);
+    }
+    for (size_t i = 0; i < p->n_weights; i++)
+        weight_destroy(p->weights[i]);
+    free(p);
+}
+
+/* ---- bounds ---- */
+
+double sum_growth(int64_t n)
+{
+    double worst = (double)n, likely = 6 * sqrt((double)n);
+    return 1 + (worst < likely ? worst : likely);
+}
+
+double sum_abs(const float *a, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += fabs((double)a[i]);
+    return sum;
+}
+
+double sum_abs_products(const float *a, const float *b, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += fabs((double)a[i] * b[i]);
+    return sum;
+}

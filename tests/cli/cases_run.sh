@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2154,SC2094
+# Compressing, and what can be done with the result.
+
+prompt="And the <extra_id_0> said unto <extra_id_1> man."
+
+# Documents for eval, about 40 tokens each.
+text() {
+    for i in 1 2 3 4 5 6; do
+        echo "On day $i the shepherd went up to the hill with his flock," \
+            "and when evening came he counted them, and not one was lost."
+        echo "The people of the city heard of it, and they came out to him" \
+            "at the gate with bread and water, and asked him where he had been."
+    done
+}
+
+case_compress() {
+    expect 0 "$qmoe" compress "$mini" -o out-m --method rtn \
+        --format ternary-dict --json
+    is_empty err
+    valid_json out
+    is_true "$(json bits_per_expert_weight out) < 2"
+    is_true "$(json ratio out) > 1"
+    is_true "$(json zeros out) > 0.5"
+    is_true "$(json relative_error out) > 0"
+    is_true "$(json source_bytes out) > $(json output_bytes out)"
+    nothing_left out-m.partial
+    for file in config.json spiece.model model.safetensors.index.json; do
+        [ -s out-m/$file ] || fail "no $file"
+    done
+    expect 0 "$qmoe" compress "$mini" -o text-m/
+    has out "times smaller" "bits per weight" zeros "relative error"
+}
+
+case_compress_does_not_depend_on_threads() {
+    expect 0 "$qmoe" compress "$mini" -o one --threads 1
+    expect 0 "$qmoe" compress "$mini" -o two --threads 2
+    diff -r one two >difference || fail "$(head -5 difference)"
+}
+
+case_compress_report_agrees_with_inspect() {
+    expect 0 "$qmoe" compress "$mini" -o out-m --json
+    mv out report
+    expect 0 "$qmoe" inspect out-m --json
+    for key in expert_weights total_weights; do
+        [ "$(json $key report)" = "$(json $key out)" ] || fail "$key differs"
+    done
+    is_true "($(json zeros report) - $(json zeros out)) ^ 2 < 1e-20"
+    # The shards' headers make the small difference.
+    is_true "$(json bits_per_expert_weight report) /
+        $(json bits_per_expert_weight out) < 1.01"
+}
+
+case_compress_existing_output() {
+    mkdir out-m
+    echo kept >out-m/file
+    expect_error 3 "out-m: already exists" compress "$mini" -o out-m
+    has out-m/file kept
+    [ ! -e out-m.partial ] || fail "out-m.partial was left behind"
+    expect 0 "$qmoe" compress "$mini" -o out-m --force
+    [ ! -e out-m/file ] || fail "the old content is still there"
+    expect 0 "$qmoe" verify out-m
+    echo kept >plain
+    expect_error 3 plain compress "$mini" -o plain
+    expect_error 3 plain compress "$mini" -o plain --force
+    has plain kept
+}
+
+case_compress_sharded_checkpoint() {
+    expect 0 "$qmoe" compress "$source_dir/tests/golden/three-heads" \
+        -o out-m --no-tokenizer
+    expect 0 "$qmoe" verify out-m
+}
+
+case_verify() {
+    expect 0 "$qmoe" verify "$m"
+    grep -qE '^ok: [0-9]+ tensors, [0-9]+ bytes, [0-9]+ rows decoded$' out ||
+        fail "$(cat out)"
+    expect 0 "$qmoe" verify "$m" --json
+    valid_json out
+    is_true "$(json rows_decoded out) > 0 && $(json tensors out) > 0"
+    expect 0 "$qmoe" verify "$mini"
+    has out "no checksums"
+    expect 0 "$qmoe" verify "$mini" --json
+    is_true "$(json tensors out) == 0 && $(json without_checksum out) > 0"
+}
+
+case_inspect() {
+    expect 0 "$qmoe" inspect "$m" --json
+    is_empty err
+    valid_json out
+    [ "$(json compressed out)" = true ] || fail "not compressed"
+    [ "$(json architecture out)" = '"switch_transformers"' ] || fail "$(cat out)"
+    is_true "$(json total_bytes out) ==
+        $(json expert_bytes out) + $(json other_bytes out)"
+    is_true "($(json bits_per_expert_weight out) -
+        8 * $(json expert_bytes out) / $(json expert_weights out)) ^ 2 < 1e-20"
+    is_true "($(json compression_ratio out) -
+        2 * $(json total_weights out) / $(json total_bytes out)) ^ 2 < 1e-20"
+    is_true "$(json expert_compression_ratio out) > 8"
+    is_true "$(json zeros out) > 0.5 && $(json zeros out) < 1"
+    is_true "$(json entropy out) > 0 && $(json entropy out) < 1.585"
+    expect 0 "$qmoe" inspect "$m" --no-stats --json
+    [ "$(json entropy out)" = null ] || fail "statistics were taken"
+    expect 0 "$qmoe" inspect "$m"
+    has out ternary-dict "bits per weight" "other weights"
+}
+
+# Every byte of the expert shards but their headers belongs to a weight.
+case_inspect_counts_all_bytes() {
+    expect 0 "$qmoe" inspect "$m" --json
+    n_bytes=0
+    for file in "$m"/*.safetensors; do
+        size=$(stat -c %s "$file")
+        header=$(od -An -tu8 -N8 "$file" | tr -d ' ')
+        n_bytes=$((n_bytes + size - header - 8))
+    done
+    is_true "$(json total_bytes out) == $n_bytes"
+}
+
+case_inspect_uncompressed() {
+    expect 0 "$qmoe" inspect "$mini" --json
+    valid_json out
+    [ "$(json compressed out)" = false ] || fail "compressed"
+    is_true "$(json bits_per_expert_weight out) == 16"
+    [ "$(json zeros out)" = null ] || fail "statistics were taken"
+    expect 0 "$qmoe" inspect "$mini" --stats --json
+    is_true "$(json zeros out) < 0.1"
+}
+
+case_devices() {
+    expect 0 "$qmoe" devices
+    is_empty err
+    has out cpu reference opencl cuda
+    expect 0 "$qmoe" devices --json
+    valid_json out
+    for backend in cpu reference opencl cuda; do
+        has out "\"$backend\""
+    done
+}
+
+# The tokens of MODEL with each of the options, given as words.
+same_tokens() {
+    local model=$1 place first=$2
+    shift
+    for place in "$@"; do
+        # shellcheck disable=SC2086 # words of options
+        expect 0 "$qmoe" generate "$model" -p "$prompt" $place \
+            --max-new-tokens 8 --json
+        valid_json out
+        ids out >"ids $place"
+        [ -s "ids $place" ] || fail "no ids: $(cat out)"
+        same "ids $first" "ids $place"
+    done
+}
+
+case_generate_is_the_same_everywhere() {
+    same_tokens "$m" "--backend cpu -t 1" "--backend cpu -t 2" \
+        "--backend reference" "--backend auto -t 1"
+    same_tokens "$mini" "--backend cpu -t 1" "--backend reference"
+}
+
+case_generate_prints_what_json_says() {
+    expect 0 "$qmoe" generate "$m" -p "$prompt" -t 1 --max-new-tokens 10 --json
+    json text out | sed 's/^"//; s/"$//' >expected
+    is_true "$(json decoded_tokens out) == 10"
+    expect 0 "$qmoe" generate "$m" -p "$prompt" -t 1 --max-new-tokens 10
+    same out expected
+    has err "backend auto: using"
+    [ "$(grep -c . err)" = 1 ] || fail "statistics without --verbose: $(cat err)"
+    expect 0 "$qmoe" generate "$m" -p "$prompt" -t 1 --max-new-tokens 10 -v
+    same out expected
+    has err tokens/s
+}
+
+case_generate_batch() {
+    printf '%s\r\n\n  \nThe second one\n' "$prompt" >prompts
+    expect 0 "$qmoe" generate "$m" --prompt-file prompts -p first -t 1 \
+        --max-new-tokens 8
+    mv out batch
+    [ "$(grep -c . batch)" = 3 ] || fail "not three lines: $(cat batch)"
+    number=0
+    for one in first "$prompt" "The second one"; do
+        expect 0 "$qmoe" generate "$m" -p "$one" -t 1 --max-new-tokens 8
+        has batch "[$number] $(cat out)"
+        number=$((number + 1))
+    done
+    "$qmoe" generate "$m" --prompt-file - -p first -t 1 --max-new-tokens 8 \
+        <prompts >out 2>err
+    same out batch
+}
+
+case_generate_prompts_that_fail() {
+    expect_error 3 missing generate "$m" --prompt-file missing
+    expect_error 3 "$work" generate "$m" --prompt-file "$work"
+    printf 'a\nb\0c\n' >prompts
+    expect_error 4 "prompts:2: a NUL byte" generate "$m" --prompt-file prompts
+    : >prompts
+    expect_error 2 "no prompt" generate "$m" --prompt-file prompts
+}
+
+case_generate_sampling() {
+    sample() {
+        expect 0 "$qmoe" generate "$m" -p "$prompt" -t 1 --max-new-tokens 16 \
+            --ignore-eos --json "$@"
+        ids out
+    }
+    sample >greedy
+    sample --temperature 0 --seed 5 >again
+    same greedy again
+    sample --temperature 5 --seed 1 >one
+    sample --temperature 5 --seed 1 >again
+    same one again
+    sample --temperature 5 --seed 2 >two
+    ! cmp -s one two || fail "the seed has no effect"
+    sample --temperature 5 --top-k 1 >again
+    same greedy again
+}
+
+case_missing_backends() {
+    expect 0 "$qmoe" devices --json
+    cp out devices
+    expect_error 2 "unknown backend 'abacus'" generate "$m" -p x \
+        --backend abacus
+    expect_error 6 "no device 999" generate "$m" -p x --backend cpu --device 999
+    n_missing=0
+    for backend in opencl cuda; do
+        grep -A 2 "\"$backend\"" devices | grep -q 'usable.*false' || continue
+        n_missing=$((n_missing + 1))
+        text >text
+        expect_error 6 "backend $backend is not available: " \
+            generate "$m" -p x --backend $backend
+        grep -qE 'available: .{10,}' err || fail "no reason: $(cat err)"
+        expect_error 6 "backend $backend is not available: " \
+            eval "$m" --text text --backend $backend --json
+    done
+    [ $n_missing != 0 ] || skip "this machine has OpenCL and CUDA devices"
+}
+
+case_eval() {
+    text >text
+    expect 0 "$qmoe" eval "$m" --text text --samples 2 -t 1 --json
+    valid_json out
+    is_true "$(json loss out) > 0 && $(json samples out) == 2"
+    is_true "$(json tokens out) > 4 && $(json skipped out) == 0"
+    is_true "$(json seed out) == 0"
+    loss=$(json loss out)
+    expect 0 "$qmoe" eval "$m" --text text --samples 2 -t 1 --json
+    [ "$(json loss out)" = "$loss" ] || fail "another loss the second time"
+    expect 0 "$qmoe" eval "$m" --text text --samples 2 -t 2 --json
+    is_true "($(json loss out) - $loss) ^ 2 < 1e-8"
+    expect 0 "$qmoe" eval "$m" --text text --samples 2 --backend reference \
+        --json
+    is_true "($(json loss out) - $loss) ^ 2 < 1e-8"
+    expect 0 "$qmoe" eval "$m" --text text --samples 2 --seed 1 -t 1 --json
+    [ "$(json loss out)" != "$loss" ] || fail "the seed has no effect"
+    expect 0 "$qmoe" eval "$mini" --text text --samples 2 -t 1 --json
+    [ "$(json loss out)" != "$loss" ] || fail "compression has no effect"
+}
+
+case_eval_reads_records() {
+    text | head -n 3 >text
+    sed 's/.*/{"text": "&"}/' text >records
+    expect 0 "$qmoe" eval "$m" --text text -t 1
+    grep -v ^time out >expected
+    expect 0 "$qmoe" eval "$m" --text records -t 1
+    grep -v ^time out >found
+    same expected found
+    has found loss "3 (0 skipped)"
+}
+
+case_eval_texts_that_fail() {
+    expect_error 3 missing eval "$m" --text missing
+    : >empty
+    expect_error 4 empty eval "$m" --text empty
+    printf 'caf\351\n' >latin
+    expect_error 4 latin:1 eval "$m" --text latin
+    echo '{"body": "x"}' >records
+    expect_error 4 records:1 eval "$m" --text records
+}

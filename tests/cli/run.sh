@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Tests of the command-line tool: what it prints, where, its exit codes, and
+# that no failure leaves anything behind.
+#
+#   run.sh QMOE SOURCE_DIR [CASE...]
+#
+# Prints TAP and "N passed, N failed, N skipped"; fails when a case fails.
+# A case is a function case_<name> in cases_*.sh, run in a subshell with
+# `set -e` in its own empty folder.  Two fixtures are made once: $m, the
+# compressed switch-mini, and $tiny, a compressed random model without
+# tokenizer.
+set -u
+export LC_ALL=C
+# Not 1, which is an exit code of the tool.
+export ASAN_OPTIONS="exitcode=99${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+export UBSAN_OPTIONS="exitcode=99${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
+
+if [ $# -lt 2 ]; then
+    echo "usage: $0 QMOE SOURCE_DIR [CASE...]" >&2
+    exit 2
+fi
+qmoe=$(readlink -f "$1")
+source_dir=$(readlink -f "$2")
+here=$(dirname "$(readlink -f "$0")")
+shift 2
+mini=$source_dir/models/switch-mini
+work=$(mktemp -d) || exit 1
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+m=$work/fixtures/m
+tiny=$work/fixtures/tiny
+
+# ---- what cases are written with ----
+
+# Goes past the redirection of a case's output.
+exec 3>&1
+fail() {
+    echo "# $*" >&3
+    exit 1
+}
+
+skip() {
+    echo "$*" >"$work/reason"
+    exit 77
+}
+
+# expect CODE COMMAND...: runs it; its output is then in the files out, err.
+expect() {
+    local wanted=$1 code=0
+    shift
+    "$@" >out 2>err </dev/null || code=$?
+    if grep -qE 'Sanitizer|runtime error' err; then
+        sed 's/^/# /' err >&3
+        fail "sanitizer report: $*"
+    fi
+    [ "$code" = "$wanted" ] || {
+        sed 's/^/# /' err >&3
+        fail "exit code $code, not $wanted: $*"
+    }
+}
+
+# expect_error CODE TEXT ARGUMENT...: the tool fails with CODE, nothing on
+# stdout and one error line, which contains TEXT.
+expect_error() {
+    local code=$1 text=$2
+    shift 2
+    expect "$code" "$qmoe" "$@"
+    [ ! -s out ] || fail "output in spite of the error: $*"
+    one_error "$text"
+}
+
+one_error() {
+    [ "$(grep -c '^qmoe: error: ' err)" = 1 ] ||
+        fail "not one error line: $(cat err)"
+    [ "$(grep -vc -e '^qmoe: error: ' -e '^qmoe: backend auto' err)" = 0 ] ||
+        fail "more than the error line: $(cat err)"
+    grep '^qmoe: error: ' err | grep -qF -- "$1" ||
+        fail "the error does not say '$1': $(cat err)"
+}
+
+# has FILE TEXT...: each text is somewhere in the file.
+has() {
+    local file=$1 text
+    shift
+    for text in "$@"; do
+        grep -qF -- "$text" "$file" || fail "no '$text' in: $(cat "$file")"
+    done
+}
+
+is_empty() {
+    [ ! -s "$1" ] || fail "$1 is not empty: $(cat "$1")"
+}
+
+same() {
+    cmp -s "$1" "$2" || fail "$1 and $2 differ: $(diff "$1" "$2" | head -5)"
+}
+
+# Neither OUT nor its working directory is there.
+nothing_left() {
+    [ ! -e "$1" ] || fail "$1 was left behind"
+    [ ! -e "$1.partial" ] || fail "$1.partial was left behind"
+}
+
+# json KEY FILE: the first value of KEY, as the tool lays JSON out.
+json() {
+    sed -n "s/^[[:space:]]*\"$1\":[[:space:]]*\(.*[^,]\),\{0,1\}\$/\1/p" "$2" |
+        head -n 1
+}
+
+# The file is one JSON document.
+valid_json() {
+    if command -v python3 >/dev/null; then
+        python3 -m json.tool "$1" >/dev/null || fail "$1 is not JSON"
+    else
+        [ "$(head -c 1 "$1")$(tail -n 1 "$1")" = '{}' ] ||
+            fail "$1 is not a JSON object"
+    fi
+}
+
+# is_true EXPRESSION: by awk.
+is_true() {
+    local expression=${1//$'\n'/ }
+    awk "BEGIN { exit !($expression) }" </dev/null || fail "not true: $1"
+}
+
+# The token ids of every generation in a file.
+ids() {
+    sed -n 's/^[[:space:]]*"ids":[[:space:]]*//p' "$1"
+}
+
+# tensors FILE: "name first_byte end" of every tensor, offsets in the file.
+tensors() {
+    local header
+    header=$(od -An -tu8 -N8 "$1" | tr -d ' ')
+    tail -c +9 "$1" | head -c "$header" |
+        grep -oE '"[^"]+":\{"dtype":[^}]*\}' |
+        sed -E 's/^"([^"]+)".*"data_offsets":\[([0-9]+),([0-9]+)\].*/\1 \2 \3/' |
+        awk -v base=$((header + 8)) '{ printf "%s %d %d\n", $1, base + $2, base + $3 }'
+}
+
+# flip FILE OFFSET: inverts the lowest bit of one byte, in place.
+flip() {
+    local byte
+    byte=$(od -An -tu1 -j "$2" -N 1 "$1" | tr -d ' ')
+    # shellcheck disable=SC2059 # an octal escape is made
+    printf "\\$(printf %03o $((byte ^ 1)))" |
+        dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# ---- running ----
+
+n=0 n_passed=0 n_failed=0 n_skipped=0
+
+run_case() {
+    local name=$1 code
+    n=$((n + 1))
+    mkdir "$work/$name"
+    (
+        cd "$work/$name" || exit 1
+        set -e
+        "case_$name"
+    )
+    code=$?
+    chmod -R u+w "$work/$name" && rm -rf "${work:?}/$name"
+    case $code in
+    0)
+        n_passed=$((n_passed + 1))
+        echo "ok $n - $name"
+        ;;
+    77)
+        n_skipped=$((n_skipped + 1))
+        echo "ok $n - $name # SKIP $(cat "$work/reason")"
+        ;;
+    *)
+        n_failed=$((n_failed + 1))
+        echo "not ok $n - $name"
+        ;;
+    esac
+}
+
+for file in "$here"/cases_*.sh; do
+    # shellcheck source=/dev/null
+    . "$file"
+done
+mkdir "$work/fixtures"
+{
+    "$qmoe" compress "$mini" -o "$m"
+    "$qmoe" compress "$source_dir/tests/golden/tied" --no-tokenizer -o "$tiny"
+} >"$work/made" 2>&1 || sed 's/^/# fixtures: /' "$work/made"
+
+if [ $# = 0 ]; then
+    # shellcheck disable=SC2046 # names
+    set -- $(sed -n 's/^case_\([a-z0-9_]*\)() {$/\1/p' "$here"/cases_*.sh)
+fi
+for name in "$@"; do
+    run_case "$name"
+done
+echo "1..$n"
+echo "$n_passed passed, $n_failed failed, $n_skipped skipped"
+[ "$n_failed" = 0 ] && [ "$n_passed" != 0 ]
