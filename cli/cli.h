@@ -107,6 +107,9 @@ enum { CLI_MAX_THREADS = 1024, CLI_MAX_DEVICE = 1023 };
 bool cli_parse(cli_exit *code, const char **argument, const char *what,
     const cli_verb *verb, int argc, char **argv, const cli_option *options,
     size_t n_options);
+/* "512", "64K", "4G", "1.5G" (binary units) to bytes; reports a bad one. */
+cli_exit cli_parse_size(
+    uint64_t *n_bytes, const char *option, const char *text);
 /* The candidate a mistyped word was meant to be, or NULL. */
 const char *cli_closest(
     const char *word, const char *const *candidates, size_t n);

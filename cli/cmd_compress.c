@@ -3,6 +3,8 @@
 #include "cli.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "qmoe/quant.h"
 
@@ -16,14 +18,38 @@ static const char help[] =
     "Weights are streamed: memory does not grow with the model.  OUT appears\n"
     "complete or not at all, also after Ctrl-C or on a full disk.\n"
     "\n"
-    "Options:\n"
+    "What is kept:\n"
     "  -o, --output OUT     the directory to make (required)\n"
-    "  --format FORMAT      how experts are stored (default ternary-dict: "
-    "three\n"
-    "                       values per row, codewords of a fixed dictionary)\n"
-    "  --method METHOD      how weights are chosen (default rtn: round to the\n"
-    "                       nearest value)\n"
-    "  --force              replace OUT if it exists\n"
+    "  --format FORMAT      how experts are stored: ternary-dict (default;\n"
+    "                       three values per row, codewords of a fixed\n"
+    "                       dictionary), pvq (0.56 bit), pvq8 (0.88 bit),\n"
+    "                       q2 (2 bits)\n"
+    "  --method METHOD      gptq: against the inputs each expert really sees\n"
+    "                       (default with --calib); rtn: round to nearest\n"
+    "  --levels RULE        ternary levels: minmax (default, the paper's: row\n"
+    "                       minimum and maximum) or fit (less error)\n"
+    "  --dict WHICH         ternary dictionary: paper (default) or fit, made\n"
+    "                       for this model's share of zeros\n"
+    "  --damping F          added to the second moments, in units of their\n"
+    "                       mean diagonal (default 0.1)\n"
+    "  --rotation N         pvq: columns per Hadamard block, a power of two;\n"
+    "                       0 = none (default 64)\n"
+    "  --passes N           pvq: descent passes after the sweep (default 4)\n"
+    "\n"
+    "Calibration:\n"
+    "  --calib FILE         text, one document per line, or JSON lines with a\n"
+    "                       \"text\" member; may be repeated\n"
+    "  --samples N          use the first N documents that fit (default all)\n"
+    "  --seed N             seed of the span masks (default 0)\n"
+    "\n"
+    "The run:\n"
+    "  --dry-run            print sizes, memory, disk and time, write nothing\n"
+    "  --resume             continue the interrupted run in OUT.partial; it\n"
+    "                       ends with the same bytes as an undisturbed one\n"
+    "  --force              replace OUT, drop an interrupted run\n"
+    "  --memory-limit SIZE  e.g. 4G (default: what is available)\n"
+    "  --work-dir DIR       keep token states in a file there, not in memory\n"
+    "  --group-size N       experts between two points of resumption (16)\n"
     "  --no-tokenizer       allow a checkpoint without spiece.model\n"
     "  -t, --threads N      CPU threads (default: all processors); the result\n"
     "                       does not depend on it\n"
@@ -31,44 +57,95 @@ static const char help[] =
     "  -h, --help           this text\n"
     "\n"
     "Examples:\n"
-    "  qmoe compress models/switch-mini -o build/m\n"
-    "  qmoe compress models/switch-mini -o build/m --force --json\n";
+    "  qmoe compress models/switch-mini -o build/m --calib calib.txt "
+    "--samples 256\n"
+    "  qmoe compress models/switch-mini -o build/m --method rtn --force\n";
 
 static double share(uint64_t part, uint64_t whole)
 {
     return whole != 0 ? (double)part / (double)whole : 0;
 }
 
-static void print_json(const char *source, const char *output,
-    const qmoe_compress_options *options, const qmoe_compress_report *r)
+/* What the options say, and what the tool derives from them. */
+typedef struct request {
+    const char *source, *output;
+    const char *levels, *dict, *memory_limit;
+    cli_texts calibration;
+    uint64_t n_threads, seed, group_size, rotation, passes;
+    float damping;
+    bool as_json;
+    qmoe_compress_options options;
+} request;
+
+static void json_plan(cJSON *json, const qmoe_compress_report *r)
 {
-    cJSON *json = cJSON_CreateObject();
-    cli_json_text(json, "source", source);
-    cli_json_text(json, "output", output);
-    cli_json_text(json, "format", options->format);
-    cli_json_text(json, "method", options->method);
-    cli_json_count(json, "source_bytes", r->source_bytes);
+    cJSON *plan = cJSON_AddObjectToObject(json, "plan");
+    cli_json_count(plan, "output_bytes", r->planned_output_bytes);
+    cli_json_count(plan, "memory_bytes", r->planned_memory_bytes);
+    cli_json_count(plan, "disk_bytes", r->planned_disk_bytes);
+    cli_json_real(plan, "seconds", r->planned_seconds);
+    cli_json_count(plan, "samples", r->n_samples);
+    cli_json_count(plan, "encoder_tokens", r->n_encoder_tokens);
+    cli_json_count(plan, "decoder_tokens", r->n_decoder_tokens);
+    cli_json_count(plan, "skipped_documents", r->n_skipped_documents);
+}
+
+static void json_result(cJSON *json, const qmoe_compress_report *r)
+{
     cli_json_count(json, "output_bytes", r->output_bytes);
     cli_json_real(json, "ratio", share(r->source_bytes, r->output_bytes));
-    cli_json_count(json, "matrices", r->n_matrices);
-    cli_json_count(json, "expert_weights", r->expert_weights);
     cli_json_count(json, "expert_bytes", r->expert_bytes);
     cli_json_real(json, "bits_per_expert_weight",
         8 * share(r->expert_bytes, r->expert_weights));
-    cli_json_count(json, "total_weights", r->total_weights);
     cli_json_real(json, "zeros", r->zeros);
-    cli_json_real(json, "relative_error", r->mean_relative_error);
+    cli_json_real(json, "entropy", r->entropy_bits);
+    cli_json_real(json, "output_error", r->mean_output_error);
+    cli_json_count(json, "experts", r->n_experts);
+    cli_json_count(json, "experts_without_tokens", r->n_experts_without_tokens);
+    cli_json_count(json, "singular_matrices", r->n_singular);
     cli_json_real(json, "seconds", r->seconds);
+}
+
+static void print_json(const request *q, const qmoe_compress_report *r)
+{
+    cJSON *json = cJSON_CreateObject();
+    cli_json_text(json, "source", q->source);
+    cli_json_text(json, "output", q->output);
+    cli_json_count(json, "source_bytes", r->source_bytes);
+    cli_json_count(json, "matrices", r->n_matrices);
+    cli_json_count(json, "expert_weights", r->expert_weights);
+    cli_json_count(json, "total_weights", r->total_weights);
+    json_plan(json, r);
+    if (!q->options.dry_run)
+        json_result(json, r);
     cli_json_print(json);
 }
 
-static void print_text(
-    const char *source, const char *output, const qmoe_compress_report *r)
+static void print_plan(const request *q, const qmoe_compress_report *r)
+{
+    cli_print_name(stdout, q->source);
+    printf("\n  weights      %" PRIu64 ", of them %" PRIu64 " in %" PRIu64
+           " experts\n",
+        r->total_weights, r->expert_weights, r->n_experts);
+    printf("  calibration  %" PRIu64 " samples, %" PRIu64 " + %" PRIu64
+           " tokens\n",
+        r->n_samples, r->n_encoder_tokens, r->n_decoder_tokens);
+    printf("  size         %s -> about %s\n",
+        cli_human_bytes(r->source_bytes).text,
+        cli_human_bytes(r->planned_output_bytes).text);
+    printf("  memory       about %s\n",
+        cli_human_bytes(r->planned_memory_bytes).text);
+    printf("  disk         about %s\n",
+        cli_human_bytes(r->planned_disk_bytes).text);
+    printf("  time         about %.0f s\n", r->planned_seconds);
+}
+
+static void print_text(const request *q, const qmoe_compress_report *r)
 {
     cli_clear_progress();
-    cli_print_name(stdout, source);
+    cli_print_name(stdout, q->source);
     fputs(" -> ", stdout);
-    cli_print_name(stdout, output);
+    cli_print_name(stdout, q->output);
     printf("\n  size     %s -> %s, %.1f times smaller\n",
         cli_human_bytes(r->source_bytes).text,
         cli_human_bytes(r->output_bytes).text,
@@ -77,59 +154,115 @@ static void print_text(
         8 * share(r->expert_bytes, r->expert_weights),
         2 * share(r->expert_weights, r->expert_bytes));
     printf("           %" PRIu64 " weights in %" PRIu64
-           " matrices, %.1f %% zeros, relative error %.4f\n",
+           " matrices, %.1f %% zeros, relative %s error %.4f\n",
         r->expert_weights, r->n_matrices, 100 * r->zeros,
-        r->mean_relative_error);
+        r->n_samples != 0 ? "output" : "weight", r->mean_output_error);
+    if (r->n_experts_without_tokens + r->n_singular != 0)
+        printf("  rounded  %" PRIu64
+               " experts without calibration tokens, %" PRIu64
+               " singular matrices\n",
+            r->n_experts_without_tokens, r->n_singular);
     printf("  time     %.1f s\n", r->seconds);
 }
 
-static cli_exit compress(const char *source, const char *output,
-    const qmoe_compress_options *options, uint64_t n_threads, bool as_json)
+static cli_exit compress(const request *q)
 {
     cli_session s;
     qmoe_compress_report report;
-    cli_exit code = cli_open_context(&s, n_threads);
+    cli_exit code = cli_open_context(&s, q->n_threads);
     if (code == CLI_OK) {
-        qmoe_status status =
-            qmoe_compress(s.context, &report, source, output, options);
+        qmoe_status status = qmoe_compress(
+            s.context, &report, q->source, q->output, &q->options);
         if (status != QMOE_OK)
             code = cli_fail_status(&s, status);
-        else if (as_json)
-            print_json(source, output, options, &report);
+        else if (q->as_json)
+            print_json(q, &report);
+        else if (q->options.dry_run)
+            print_plan(q, &report);
         else
-            print_text(source, output, &report);
+            print_text(q, &report);
     }
     cli_close(&s);
     return code;
 }
 
-static cli_exit run(int argc, char **argv)
+/* One of two words: false for the first, true for the second. */
+static cli_exit choose(bool *second, const char *option, const char *word,
+    const char *first_word, const char *second_word)
 {
-    qmoe_compress_options options = {
-        .size = sizeof options,
-        .format = "ternary-dict",
-        .method = "rtn",
-    };
-    const char *source, *output = "";
-    uint64_t n_threads = 0;
-    bool as_json = false;
-    const cli_option table[] = {
-        {"output", 'o', CLI_TEXT, &output, 0, 0},
-        {"format", 0, CLI_TEXT, &options.format, 0, 0},
-        {"method", 0, CLI_TEXT, &options.method, 0, 0},
-        {"force", 0, CLI_SET, &options.overwrite, 0, 0},
-        {"no-tokenizer", 0, CLI_SET, &options.without_tokenizer, 0, 0},
-        {"threads", 't', CLI_COUNT, &n_threads, 1, CLI_MAX_THREADS},
-        {"json", 0, CLI_SET, &as_json, 0, 0},
-    };
-    cli_exit code;
-    if (!cli_parse(&code, &source, "CHECKPOINT", &cli_verb_compress, argc, argv,
-            table, sizeof table / sizeof *table))
-        return code;
-    if (output[0] == '\0')
+    *second = strcmp(word, second_word) == 0;
+    if (*second || strcmp(word, first_word) == 0)
+        return CLI_OK;
+    return cli_fail(CLI_USAGE, "compress: --%s: '%s' is neither %s nor %s",
+        option, word, first_word, second_word);
+}
+
+static cli_exit finish_options(request *q)
+{
+    qmoe_compress_options *o = &q->options;
+    if (q->output[0] == '\0')
         return cli_fail(CLI_USAGE,
             "compress: the output directory is missing; give -o OUT");
-    return compress(source, output, &options, n_threads, as_json);
+    o->size = sizeof *o;
+    o->calibration = q->calibration.items;
+    o->n_calibration = q->calibration.n;
+    o->seed = (uint32_t)q->seed;
+    o->damping = (double)q->damping;
+    o->group_size = (int)q->group_size;
+    /* The library's zero means "default". */
+    o->rotation = q->rotation == 0 ? -1 : (int)q->rotation;
+    o->passes = q->passes == 0 ? -1 : (int)q->passes;
+    cli_exit code =
+        choose(&o->fit_levels, "levels", q->levels, "minmax", "fit");
+    if (code == CLI_OK)
+        code = choose(&o->fit_dictionary, "dict", q->dict, "paper", "fit");
+    if (code == CLI_OK && q->memory_limit != NULL)
+        code =
+            cli_parse_size(&o->memory_limit, "memory-limit", q->memory_limit);
+    return code;
+}
+
+static cli_exit run(int argc, char **argv)
+{
+    request q = {.output = "",
+        .levels = "minmax",
+        .dict = "paper",
+        .rotation = 64,
+        .passes = 4,
+        .damping = 0.1f};
+    qmoe_compress_options *o = &q.options;
+    const cli_option table[] = {
+        {"output", 'o', CLI_TEXT, &q.output, 0, 0},
+        {"format", 0, CLI_TEXT, &o->format, 0, 0},
+        {"method", 0, CLI_TEXT, &o->method, 0, 0},
+        {"levels", 0, CLI_TEXT, &q.levels, 0, 0},
+        {"dict", 0, CLI_TEXT, &q.dict, 0, 0},
+        {"damping", 0, CLI_REAL, &q.damping, 0, 100},
+        {"rotation", 0, CLI_COUNT, &q.rotation, 0, 1024},
+        {"passes", 0, CLI_COUNT, &q.passes, 0, 64},
+        {"calib", 0, CLI_TEXTS, &q.calibration, 0, 0},
+        {"samples", 0, CLI_COUNT, &o->max_samples, 1, UINT64_MAX},
+        {"seed", 0, CLI_COUNT, &q.seed, 0, UINT32_MAX},
+        {"dry-run", 0, CLI_SET, &o->dry_run, 0, 0},
+        {"resume", 0, CLI_SET, &o->resume, 0, 0},
+        {"force", 0, CLI_SET, &o->overwrite, 0, 0},
+        {"memory-limit", 0, CLI_TEXT, &q.memory_limit, 0, 0},
+        {"work-dir", 0, CLI_TEXT, &o->work_dir, 0, 0},
+        {"group-size", 0, CLI_COUNT, &q.group_size, 1, 4096},
+        {"no-tokenizer", 0, CLI_SET, &o->without_tokenizer, 0, 0},
+        {"threads", 't', CLI_COUNT, &q.n_threads, 1, CLI_MAX_THREADS},
+        {"json", 0, CLI_SET, &q.as_json, 0, 0},
+    };
+    cli_exit code = CLI_OK;
+    if (cli_parse(&code, &q.source, "CHECKPOINT", &cli_verb_compress, argc,
+            argv, table, sizeof table / sizeof *table))
+        code = finish_options(&q);
+    else
+        return code;
+    if (code == CLI_OK)
+        code = compress(&q);
+    free(q.calibration.items);
+    return code;
 }
 
 const cli_verb cli_verb_compress = {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_OPTIONS = 24, HELP = 1000 /* beyond every letter */ };
+enum { MAX_OPTIONS = 32, HELP = 1000 /* beyond every letter */ };
 
 /* ---- near misses ---- */
 
@@ -123,6 +123,23 @@ static cli_exit store(const cli_option *option, const char *text)
     }
     }
     return CLI_INTERNAL;
+}
+
+cli_exit cli_parse_size(uint64_t *n_bytes, const char *option, const char *text)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    double value = strtod(text, &end);
+    const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
+    if (unit != NULL) {
+        value *= (double)(UINT64_C(1) << (10 * (unit - units + 1)));
+        end++;
+    }
+    if (end == text || *end != '\0' || !(value >= 1 && value < 9e18))
+        return cli_fail(CLI_USAGE,
+            "--%s: '%s' is not a size such as 512M or 4G", option, text);
+    *n_bytes = (uint64_t)value;
+    return CLI_OK;
 }
 
 /* ---- the command line ---- */

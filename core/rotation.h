@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { QMI_ROTATION_MAX_BLOCK = 1024 };
+enum { QMI_ROTATION_MAX_BLOCK = 1024, QMI_ROTATION_DEFAULT = 64 };
 
 /* Sign of column c: +1 or -1, a fixed hash of (seed, c). */
 float qmi_rotation_sign(uint32_t seed, int64_t column);

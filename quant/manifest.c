@@ -7,10 +7,8 @@
 #include "alloc.h"
 #include "hash.h"
 
-#define DICT_SHA256                                                            \
-    "c09862c453fe122634070a475357ff81a679aff65829d84a56f806c02a54ed45"
-
 struct qmi_manifest {
+    qmi_recipe recipe;
     cJSON *config;
     cJSON *tensors, *files; /* inside config.quantization_config */
     cJSON *index, *weight_map;
@@ -22,16 +20,38 @@ static qmoe_status no_memory(qmi_error *err)
     return qmi_fail(err, QMOE_E_NOMEM, "out of memory: config.json");
 }
 
-/* What the result was made from: hash of all file headers. */
-static void fingerprint(char hex[17], const qmi_checkpoint *source)
+/* Blocks of a file that enter the fingerprint: enough to tell two trainings
+ * of one architecture apart without reading everything. */
+enum { SAMPLED_BLOCKS = 64, BLOCK_BYTES = 4096 };
+
+static uint64_t mix(uint64_t a, uint64_t b)
+{
+    const uint64_t pair[2] = {a, b};
+    return qmi_hash64(pair, sizeof pair);
+}
+
+static uint64_t sample_content(const qmi_safetensors *file)
+{
+    uint64_t hash = 0;
+    size_t n = qmi_safetensors_count(file);
+    for (size_t i = 0; i < SAMPLED_BLOCKS && n != 0; i++) {
+        const qmi_tensor *t = qmi_safetensors_at(file, i * n / SAMPLED_BLOCKS);
+        uint64_t bytes = t->n_bytes < BLOCK_BYTES ? t->n_bytes : BLOCK_BYTES;
+        hash = mix(hash, qmi_hash64(t->data, bytes));
+    }
+    return hash;
+}
+
+uint64_t qmi_source_fingerprint(const qmi_checkpoint *source)
 {
     uint64_t hash = 0;
     for (size_t i = 0; i < qmi_checkpoint_file_count(source); i++) {
-        const uint64_t pair[2] = {
-            hash, qmi_safetensors_header_hash(qmi_checkpoint_file(source, i))};
-        hash = qmi_hash64(pair, sizeof pair);
+        const qmi_safetensors *file = qmi_checkpoint_file(source, i);
+        hash = mix(hash, qmi_safetensors_header_hash(file));
+        hash = mix(hash, qmi_safetensors_file_bytes(file));
+        hash = mix(hash, sample_content(file));
     }
-    qmi_hash_hex(hex, hash);
+    return hash;
 }
 
 static bool add_source(cJSON *q, const qmoe_model *source)
@@ -41,7 +61,7 @@ static bool add_source(cJSON *q, const qmoe_model *source)
     for (size_t i = 0; i < qmi_checkpoint_file_count(source->checkpoint); i++)
         n_bytes += qmi_safetensors_file_bytes(
             qmi_checkpoint_file(source->checkpoint, i));
-    fingerprint(hex, source->checkpoint);
+    qmi_hash_hex(hex, qmi_source_fingerprint(source->checkpoint));
     cJSON *entry = cJSON_AddObjectToObject(q, "source");
     return entry != NULL &&
            cJSON_AddStringToObject(entry, "fingerprint", hex) != NULL &&
@@ -50,16 +70,35 @@ static bool add_source(cJSON *q, const qmoe_model *source)
            cJSON_AddNumberToObject(entry, "bytes", (double)n_bytes) != NULL;
 }
 
-static bool add_dictionary(cJSON *q)
+static bool is_dictionary(const qmi_recipe *recipe)
 {
-    cJSON *entry = cJSON_AddObjectToObject(q, "dictionary");
-    return entry != NULL &&
-           cJSON_AddNumberToObject(entry, "p0", 0.885) != NULL &&
-           cJSON_AddStringToObject(entry, "sha256", DICT_SHA256) != NULL;
+    return strcmp(recipe->quantiser->format, "ternary-dict") == 0;
 }
 
-static bool start(qmi_manifest *m, const qmoe_model *source, const char *format,
-    const char *method)
+/* How the codes were found; only "dictionary" and the stacks' own entries are
+ * needed to decode. */
+static bool add_recipe(cJSON *q, const qmi_recipe *r)
+{
+    bool calibrated = r->n_samples != 0;
+    bool gptq = r->quantiser->needs_hessian;
+    if (cJSON_AddStringToObject(q, "format", r->quantiser->format) == NULL ||
+        cJSON_AddStringToObject(q, "method", r->quantiser->method) == NULL)
+        return false;
+    if (gptq && cJSON_AddNumberToObject(q, "damping", r->quant.damping) == NULL)
+        return false;
+    if (is_dictionary(r) && cJSON_AddStringToObject(q, "levels",
+                                r->quant.fit_levels ? "fit" : "minmax") == NULL)
+        return false;
+    if (!calibrated)
+        return true;
+    cJSON *c = cJSON_AddObjectToObject(q, "calibration");
+    return c != NULL &&
+           cJSON_AddNumberToObject(c, "samples", (double)r->n_samples) !=
+               NULL &&
+           cJSON_AddNumberToObject(c, "seed", (double)r->seed) != NULL;
+}
+
+static bool start(qmi_manifest *m, const qmoe_model *source)
 {
     char creator[64] = "qmoe ";
     strncat(creator, qmoe_version(), sizeof creator - strlen(creator) - 1);
@@ -71,10 +110,8 @@ static bool start(qmi_manifest *m, const qmoe_model *source, const char *format,
     if (q == NULL || m->index == NULL ||
         cJSON_AddStringToObject(q, "quant_method", "qmoe") == NULL ||
         cJSON_AddNumberToObject(q, "version", 1) == NULL ||
-        cJSON_AddStringToObject(q, "format", format) == NULL ||
-        cJSON_AddStringToObject(q, "method", method) == NULL ||
         cJSON_AddStringToObject(q, "created_by", creator) == NULL ||
-        !add_dictionary(q) || !add_source(q, source))
+        !add_recipe(q, &m->recipe) || !add_source(q, source))
         return false;
     m->tensors = cJSON_AddObjectToObject(q, "tensors");
     m->files = cJSON_AddObjectToObject(q, "files");
@@ -83,13 +120,14 @@ static bool start(qmi_manifest *m, const qmoe_model *source, const char *format,
 }
 
 qmoe_status qmi_manifest_create(qmi_manifest **out, const qmoe_model *source,
-    const char *format, const char *method, qmi_error *err)
+    const qmi_recipe *recipe, qmi_error *err)
 {
     *out = NULL;
     qmi_manifest *m = qmi_calloc(1, sizeof *m, "a manifest", err);
     if (m == NULL)
         return QMOE_E_NOMEM;
-    if (!start(m, source, format, method)) {
+    m->recipe = *recipe;
+    if (!start(m, source)) {
         qmi_manifest_destroy(m);
         return no_memory(err);
     }
@@ -128,20 +166,35 @@ qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
     return QMOE_OK;
 }
 
-qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
-    const qmi_weight *stack, const char *format, qmi_error *err)
+/* Parameters a decoder needs, beside format and shape. */
+static bool add_parameters(cJSON *entry, const qmi_recipe *r)
 {
+    if (is_dictionary(r))
+        return cJSON_AddNumberToObject(entry, "p0", r->p0) != NULL;
+    if (r->quant.rotation == 0)
+        return true;
+    return cJSON_AddNumberToObject(entry, "rotation", r->quant.rotation) !=
+               NULL &&
+           cJSON_AddNumberToObject(
+               entry, "rotation_seed", r->quant.rotation_seed) != NULL;
+}
+
+qmoe_status qmi_manifest_add_stack(
+    qmi_manifest *manifest, const qmi_weight *stack, qmi_error *err)
+{
+    const qmi_recipe *recipe = &manifest->recipe;
     const double shape[3] = {
         (double)stack->n_mats, (double)stack->n_rows, (double)stack->n_cols};
     cJSON *entry = cJSON_AddObjectToObject(manifest->tensors, stack->name);
     cJSON *numbers = cJSON_CreateDoubleArray(shape, 3);
     if (entry == NULL || numbers == NULL ||
-        cJSON_AddStringToObject(entry, "format", format) == NULL ||
+        cJSON_AddStringToObject(entry, "format", recipe->quantiser->format) ==
+            NULL ||
         !cJSON_AddItemToObject(entry, "shape", numbers)) {
         cJSON_Delete(numbers);
         return no_memory(err);
     }
-    return QMOE_OK;
+    return add_parameters(entry, recipe) ? QMOE_OK : no_memory(err);
 }
 
 static qmoe_status write_json(const qmi_output *output, const char *name,

@@ -6,12 +6,24 @@
 
 #include "model.h"
 #include "output_directory.h"
+#include "quantiser.h"
 
 typedef struct qmi_manifest qmi_manifest;
 
+/* How the experts were compressed: recorded in quantization_config. */
+typedef struct qmi_recipe {
+    const qmi_quantiser *quantiser;
+    qmi_quant_options quant;
+    double p0; /* ternary-dict: zero probability of the dictionary */
+    uint64_t n_samples, seed; /* calibration; 0 samples = none */
+} qmi_recipe;
+
 /* Starts from the source model's config. */
 qmoe_status qmi_manifest_create(qmi_manifest **out, const qmoe_model *source,
-    const char *format, const char *method, qmi_error *err);
+    const qmi_recipe *recipe, qmi_error *err);
+/* What identifies the source: hash of its files' headers, sizes and of
+ * sampled content. */
+uint64_t qmi_source_fingerprint(const qmi_checkpoint *source);
 void qmi_manifest_destroy(qmi_manifest *manifest);
 
 /* Records a finished shard and the tensors in it. */
@@ -20,8 +32,8 @@ qmoe_status qmi_manifest_add_file(qmi_manifest *manifest, const char *name,
 qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
     const char *file, qmi_error *err);
 /* Records a compressed stack: its entry of quantization_config.tensors. */
-qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
-    const qmi_weight *stack, const char *format, qmi_error *err);
+qmoe_status qmi_manifest_add_stack(
+    qmi_manifest *manifest, const qmi_weight *stack, qmi_error *err);
 
 /* Writes model.safetensors.index.json and config.json. */
 qmoe_status qmi_manifest_write(

@@ -69,30 +69,51 @@ static qmoe_status make_names(qmi_output *out, const char *path, qmi_error *err)
     return QMOE_OK;
 }
 
-static qmoe_status prepare(qmi_output *out, bool overwrite, qmi_error *err)
+/* Refuses to overwrite a result unasked. */
+static qmoe_status check_final(
+    const qmi_output *out, bool overwrite, qmi_error *err)
 {
     struct stat st;
-    if (lstat(out->path, &st) == 0) {
-        if (!overwrite)
-            return qmi_fail(err, QMOE_E_EXISTS,
-                "%s: already exists (--force replaces it)", out->path);
-        if (!S_ISDIR(st.st_mode))
-            return qmi_fail(
-                err, QMOE_E_EXISTS, "%s: is not a directory", out->path);
-    }
+    if (lstat(out->path, &st) != 0)
+        return QMOE_OK;
+    if (!overwrite)
+        return qmi_fail(err, QMOE_E_EXISTS,
+            "%s: already exists (--force replaces it)", out->path);
+    if (!S_ISDIR(st.st_mode))
+        return qmi_fail(
+            err, QMOE_E_EXISTS, "%s: is not a directory", out->path);
+    return QMOE_OK;
+}
+
+static qmoe_status prepare(
+    qmi_output *out, const qmi_output_options *options, qmi_error *err)
+{
+    QMI_TRY(check_final(out, options->overwrite, err));
     if (mkdir(out->partial, 0777) != 0 && errno != EEXIST)
         return qmi_fail_errno(err, "%s: cannot be created", out->partial);
     QMI_TRY(lock_directory(out, err));
+    bool interrupted = faccessat(out->lock, options->journal, F_OK, 0) == 0;
+    if (interrupted && options->resume) {
+        out->resumed = true;
+        return QMOE_OK;
+    }
+    if (interrupted && !options->overwrite) {
+        out->keep = true;
+        return qmi_fail(err, QMOE_E_EXISTS,
+            "%s: holds an interrupted run (--resume continues it, --force "
+            "starts again)",
+            out->partial);
+    }
     return empty_directory(out->partial, err);
 }
 
-qmoe_status qmi_output_open(
-    qmi_output *out, const char *path, bool overwrite, qmi_error *err)
+qmoe_status qmi_output_open(qmi_output *out, const char *path,
+    const qmi_output_options *options, qmi_error *err)
 {
     *out = (qmi_output){.lock = -1};
     qmoe_status status = make_names(out, path, err);
     if (status == QMOE_OK)
-        status = prepare(out, overwrite, err);
+        status = prepare(out, options, err);
     if (status != QMOE_OK)
         qmi_output_close(out);
     return status;
@@ -166,7 +187,8 @@ static qmoe_status replace(const qmi_output *output, qmi_error *err)
     return QMOE_OK;
 }
 
-qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
+qmoe_status qmi_output_commit(
+    qmi_output *output, const char *journal, qmi_error *err)
 {
     if (fsync(output->lock) != 0)
         return qmi_fail_errno(err, "%s", output->partial);
@@ -178,6 +200,7 @@ qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
         QMI_TRY(replace(output, err));
     }
     sync_parent(output->path);
+    unlinkat(output->lock, journal, 0);
     close(output->lock);
     output->lock = -1;
     return QMOE_OK;
@@ -186,7 +209,8 @@ qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
 void qmi_output_close(qmi_output *output)
 {
     if (output->lock >= 0) {
-        remove_directory(output->partial);
+        if (!output->keep)
+            remove_directory(output->partial);
         close(output->lock);
     }
     qmi_free(output->path);

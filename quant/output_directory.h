@@ -10,12 +10,23 @@ typedef struct qmi_output {
     char *path;    /* final name */
     char *partial; /* working name; empty directory after open */
     int lock;      /* descriptor holding the lock on `partial` */
+    bool resumed;  /* `partial` was there and its content was kept */
+    bool keep;     /* do not remove `partial` on close */
 } qmi_output;
 
-/* Creates an empty working directory, removing what a dead run left.
- * E_EXISTS: `path` exists and !overwrite, or another process is writing it. */
-qmoe_status qmi_output_open(
-    qmi_output *out, const char *path, bool overwrite, qmi_error *err);
+typedef struct qmi_output_options {
+    bool overwrite; /* replace `path`, drop an interrupted run */
+    bool resume;    /* keep the content of an interrupted run */
+    /* A file whose presence in `partial` marks an interrupted run; removed
+     * from the result. */
+    const char *journal;
+} qmi_output_options;
+
+/* Makes the working directory, empty unless a run is resumed.
+ * E_EXISTS: `path` exists and !overwrite; an interrupted run is there and
+ * neither resume nor overwrite is asked for; another process is writing. */
+qmoe_status qmi_output_open(qmi_output *out, const char *path,
+    const qmi_output_options *options, qmi_error *err);
 /* Full path of a file inside the working directory (qmi_free). */
 char *qmi_output_file(
     const qmi_output *output, const char *name, qmi_error *err);
@@ -23,8 +34,9 @@ char *qmi_output_file(
 qmoe_status qmi_output_write(const qmi_output *output, const char *name,
     const void *data, size_t n_bytes, qmi_error *err);
 /* Puts the directory in place under its final name. */
-qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err);
-/* Frees; removes the working directory unless committed. */
+qmoe_status qmi_output_commit(
+    qmi_output *output, const char *journal, qmi_error *err);
+/* Frees; removes the working directory unless committed or `keep`. */
 void qmi_output_close(qmi_output *output);
 
 #endif

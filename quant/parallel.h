@@ -4,11 +4,21 @@
 #define QMI_PARALLEL_H
 
 #ifdef _OPENMP
+#include <omp.h>
 #define QMI_PRAGMA(x) _Pragma(#x)
 #define QMI_PARALLEL_FOR(n)                                                    \
-    QMI_PRAGMA(omp parallel for schedule(dynamic, 16) num_threads(n))
+    QMI_PRAGMA(omp parallel for schedule(dynamic, 1) num_threads(n))
+/* Index of the calling thread within the loop, below n. */
+static inline int qmi_thread(void)
+{
+    return omp_get_thread_num();
+}
 #else
 #define QMI_PARALLEL_FOR(n) (void)(n);
+static inline int qmi_thread(void)
+{
+    return 0;
+}
 #endif
 
 #endif

@@ -42,7 +42,7 @@ typedef struct qmi_quant_options {
     const void *codebook; /* ternary-dict: const qmi_dict *, NULL = generic */
     int32_t rotation;     /* pvq: Hadamard block, 0 = none */
     uint32_t rotation_seed;
-    int passes;           /* pvq: coordinate-descent passes */
+    int passes; /* pvq: coordinate-descent passes */
 } qmi_quant_options;
 
 typedef struct qmi_quantiser {
@@ -58,8 +58,7 @@ typedef struct qmi_quantiser {
 } qmi_quantiser;
 
 /* NULL when there is no such pair. */
-const qmi_quantiser *qmi_quantiser_find(const char *method,
-    const char *format);
+const qmi_quantiser *qmi_quantiser_find(const char *method, const char *format);
 const qmi_quantiser *qmi_quantiser_at(size_t index);
 
 /* ---- shared by quantisers (gptq_frame.c) ---- */
@@ -67,8 +66,8 @@ const qmi_quantiser *qmi_quantiser_at(size_t index);
 /* U [n, n] f32, upper Cholesky factor of (H + d I)^-1 with
  * d = max(damping * mean(diag H), 1e-6 * scale), by LAPACK in double.
  * Returns E_UNSUPPORTED when the matrix is not positive definite. */
-qmoe_status qmi_gptq_factor(float *u, const qmi_hessian *hessian,
-    double damping, qmi_error *err);
+qmoe_status qmi_gptq_factor(
+    float *u, const qmi_hessian *hessian, double damping, qmi_error *err);
 /* tr(D H D^T) of D f32 [n_rows, n_cols]; H = I when hessian is NULL or has no
  * tokens. */
 double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,

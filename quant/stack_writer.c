@@ -1,76 +1,107 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Shard writer of "ternary-dict" stacks. */
+ * Shards of compressed stacks. */
 #include "stack_writer.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
-#include "parallel.h"
 #include "safetensors_writer.h"
-#include "ternary_dict.h"
 
 struct qmi_stack_writer {
     qmi_st_writer *file;
+    const qmi_format *format;
     int64_t n_mats, n_rows, n_cols, n_done;
-    uint64_t *expert_offsets; /* [n_mats + 1] */
-    uint32_t *row_offsets;    /* [n_rows + 1] of the current matrix */
-    uint16_t *row_codes;      /* [n_rows, widest]: codewords before packing */
-    int64_t widest;           /* most codewords a row can have */
+    uint64_t *offsets; /* [n_mats + 1] running elements, variable formats */
 };
+
+/* Bytes of part `i` that belong to one matrix of a fixed-size part. */
+static uint64_t matrix_bytes(const qmi_stack_writer *w, int i)
+{
+    const qmi_part_spec *spec = &w->format->parts[i];
+    int64_t shape[3];
+    int rank = spec->shape(shape, 1, w->n_rows, w->n_cols);
+    uint64_t n = qmi_dtype_bits(spec->dtype);
+    for (int j = 0; j < rank; j++)
+        n *= (uint64_t)shape[j];
+    return n / 8;
+}
+
+static bool is_offsets(const qmi_format *format, int part)
+{
+    return format->variable && part == format->offsets_part;
+}
+
+static bool is_variable(const qmi_format *format, int part)
+{
+    return format->variable && part == format->variable_part;
+}
+
+static uint64_t element_bytes(const qmi_format *format, int part)
+{
+    return qmi_dtype_bits(format->parts[part].dtype) / 8;
+}
 
 static qmoe_status declare_parts(
     qmi_stack_writer *w, const char *name, qmi_error *err)
 {
-    const qmi_format *format = &qmi_format_ternary_dict;
     QMI_TRY(qmi_st_writer_metadata(w->file, "format", "qmoe", err));
-    for (int i = 0; i < format->n_parts; i++) {
+    for (int i = 0; i < w->format->n_parts; i++) {
+        const qmi_part_spec *spec = &w->format->parts[i];
         int64_t shape[3];
         char full[512];
-        int rank =
-            format->parts[i].shape(shape, w->n_mats, w->n_rows, w->n_cols);
-        snprintf(full, sizeof full, "%s.%s", name, format->parts[i].suffix);
+        int rank = spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
+        snprintf(full, sizeof full, "%s.%s", name, spec->suffix);
         QMI_TRY(qmi_st_writer_declare(
-            w->file, full, format->parts[i].dtype, shape, rank, err));
+            w->file, full, spec->dtype, shape, rank, err));
     }
     return QMOE_OK;
 }
 
-static qmoe_status allocate(qmi_stack_writer *w, qmi_error *err)
+/* Takes over what an earlier process wrote. */
+static qmoe_status keep_done(qmi_stack_writer *w, const uint64_t *lengths,
+    int64_t n_done, qmi_error *err)
 {
-    w->expert_offsets = qmi_calloc((size_t)w->n_mats + 1,
-        sizeof *w->expert_offsets, "expert offsets", err);
-    w->row_offsets = qmi_calloc(
-        (size_t)w->n_rows + 1, sizeof *w->row_offsets, "row offsets", err);
-    w->row_codes = qmi_calloc((size_t)(w->n_rows * w->widest),
-        sizeof *w->row_codes, "codewords", err);
-    if (w->expert_offsets == NULL || w->row_offsets == NULL ||
-        w->row_codes == NULL)
-        return QMOE_E_NOMEM;
+    const qmi_format *format = w->format;
+    for (int64_t i = 0; format->variable && i < n_done; i++)
+        w->offsets[i + 1] = w->offsets[i] + lengths[i];
+    for (int i = 0; i < format->n_parts; i++) {
+        uint64_t n_bytes = matrix_bytes(w, i) * (uint64_t)n_done;
+        if (is_offsets(format, i))
+            continue;
+        if (is_variable(format, i))
+            n_bytes = w->offsets[n_done] * element_bytes(format, i);
+        QMI_TRY(qmi_st_writer_keep(w->file, (size_t)i, n_bytes, err));
+    }
+    w->n_done = n_done;
     return QMOE_OK;
 }
 
-qmoe_status qmi_stack_writer_create(qmi_stack_writer **out, const char *path,
-    const char *name, int64_t n_mats, int64_t n_rows, int64_t n_cols,
+static qmoe_status start(qmi_stack_writer *w, const qmi_stack_plan *plan,
+    const uint64_t *lengths, int64_t n_done, qmi_error *err)
+{
+    w->offsets = qmi_calloc(
+        (size_t)w->n_mats + 1, sizeof *w->offsets, "expert offsets", err);
+    if (w->offsets == NULL)
+        return QMOE_E_NOMEM;
+    QMI_TRY(qmi_st_writer_continue(&w->file, plan->path, n_done != 0, err));
+    QMI_TRY(declare_parts(w, plan->name, err));
+    return n_done != 0 ? keep_done(w, lengths, n_done, err) : QMOE_OK;
+}
+
+qmoe_status qmi_stack_writer_create(qmi_stack_writer **out,
+    const qmi_stack_plan *plan, const uint64_t *lengths, int64_t n_done,
     qmi_error *err)
 {
     *out = NULL;
     qmi_stack_writer *w = qmi_calloc(1, sizeof *w, "a stack writer", err);
     if (w == NULL)
         return QMOE_E_NOMEM;
-    w->n_mats = n_mats;
-    w->n_rows = n_rows;
-    w->n_cols = n_cols;
-    w->widest = (n_cols + 1) / 2;
-    qmoe_status status = QMOE_E_NOMEM;
-    if (qmi_dict_generic() == NULL)
-        qmi_fail(err, status, "out of memory: the dictionary");
-    else
-        status = allocate(w, err);
-    if (status == QMOE_OK)
-        status = qmi_st_writer_create(&w->file, path, err);
-    if (status == QMOE_OK)
-        status = declare_parts(w, name, err);
+    w->format = plan->format;
+    w->n_mats = plan->n_mats;
+    w->n_rows = plan->n_rows;
+    w->n_cols = plan->n_cols;
+    qmoe_status status = start(w, plan, lengths, n_done, err);
     if (status != QMOE_OK) {
         qmi_stack_writer_destroy(w);
         return status;
@@ -84,61 +115,121 @@ void qmi_stack_writer_destroy(qmi_stack_writer *w)
     if (w == NULL)
         return;
     qmi_st_writer_destroy(w->file);
-    qmi_free(w->expert_offsets);
-    qmi_free(w->row_offsets);
-    qmi_free(w->row_codes);
+    qmi_free(w->offsets);
     qmi_free(w);
 }
 
-/* Encodes all rows, then moves their codewords together.  Returns their
- * number. */
-static uint64_t encode_rows(
-    qmi_stack_writer *w, const qmi_ternary_matrix *matrix, int n_threads)
+uint64_t qmi_encoded_length(const qmi_encoded *encoded)
 {
-    const qmi_dict *dict = qmi_dict_generic();
-    uint32_t *lengths = w->row_offsets + 1;
-    QMI_PARALLEL_FOR(n_threads)
-    for (int64_t r = 0; r < w->n_rows; r++)
-        lengths[r] =
-            (uint32_t)qmi_dict_encode_row(dict, w->row_codes + r * w->widest,
-                matrix->codes + r * w->n_cols, w->n_cols);
-    uint64_t n = 0;
-    for (int64_t r = 0; r < w->n_rows; r++) {
-        memmove(w->row_codes + n, w->row_codes + r * w->widest,
-            lengths[r] * sizeof *w->row_codes);
-        n += lengths[r];
-        w->row_offsets[r + 1] = (uint32_t)n;
-    }
-    return n;
+    const qmi_format *format = encoded->format;
+    if (!format->variable)
+        return 0;
+    return encoded->part_bytes[format->variable_part] /
+           element_bytes(format, format->variable_part);
 }
 
-qmoe_status qmi_stack_writer_add(qmi_stack_writer *w,
-    const qmi_ternary_matrix *matrix, int n_threads, qmi_error *err)
+qmoe_status qmi_stack_writer_add(
+    qmi_stack_writer *w, const qmi_encoded *encoded, qmi_error *err)
 {
-    if (w->n_done == w->n_mats || matrix->n_rows != w->n_rows ||
-        matrix->n_cols != w->n_cols)
+    const qmi_format *format = w->format;
+    if (w->n_done == w->n_mats || encoded->n_rows != w->n_rows ||
+        encoded->n_cols != w->n_cols || encoded->format != format)
         return qmi_fail(err, QMOE_E_INVALID,
             "matrix does not fit the stack it is added to");
-    if ((uint64_t)w->n_rows * (uint64_t)w->widest > UINT32_MAX)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "a matrix of %lld x %lld needs more than 2^32 codewords",
-            (long long)w->n_rows, (long long)w->n_cols);
-    uint64_t n = encode_rows(w, matrix, n_threads);
-    w->expert_offsets[w->n_done + 1] = w->expert_offsets[w->n_done] + n;
+    for (int i = 0; i < format->n_parts; i++) {
+        if (is_offsets(format, i))
+            continue;
+        if (!is_variable(format, i) &&
+            encoded->part_bytes[i] != matrix_bytes(w, i))
+            return qmi_fail(err, QMOE_E_INTERNAL,
+                "part '%s' of a compressed matrix has the wrong size",
+                format->parts[i].suffix);
+        QMI_TRY(qmi_st_writer_write(w->file, (size_t)i, encoded->parts[i],
+            encoded->part_bytes[i], err));
+    }
+    w->offsets[w->n_done + 1] =
+        w->offsets[w->n_done] + qmi_encoded_length(encoded);
     w->n_done++;
-    QMI_TRY(qmi_st_writer_write(w->file, QMI_TD_ROW_OFFSETS, w->row_offsets,
-        (size_t)(w->n_rows + 1) * sizeof *w->row_offsets, err));
-    QMI_TRY(qmi_st_writer_write(w->file, QMI_TD_LEVELS, matrix->levels,
-        (size_t)w->n_rows * 2 * sizeof *matrix->levels, err));
-    return qmi_st_writer_write(
-        w->file, QMI_TD_CODES, w->row_codes, n * sizeof *w->row_codes, err);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_stack_writer_sync(qmi_stack_writer *w, qmi_error *err)
+{
+    return qmi_st_writer_sync(w->file, err);
+}
+
+/* Reads n_bytes of a part from byte `begin` into new memory. */
+static qmoe_status read_part(qmi_stack_writer *w, qmi_part *out, int part,
+    uint64_t begin, uint64_t n_bytes, qmi_error *err)
+{
+    uint8_t *data = qmi_calloc(n_bytes, 1, "a compressed expert", err);
+    if (data == NULL)
+        return QMOE_E_NOMEM;
+    *out = (qmi_part){data, n_bytes};
+    return qmi_st_writer_read(w->file, (size_t)part, data, begin, n_bytes, err);
+}
+
+qmoe_status qmi_stack_writer_read(qmi_stack_writer *w, qmi_weight *out,
+    int64_t first, int64_t n, qmi_error *err)
+{
+    const qmi_format *format = w->format;
+    *out = (qmi_weight){.format = format,
+        .name = "a compressed stack",
+        .n_mats = n,
+        .n_rows = w->n_rows,
+        .n_cols = w->n_cols};
+    for (int i = 0; i < format->n_parts; i++) {
+        uint64_t each = matrix_bytes(w, i);
+        uint64_t begin = each * (uint64_t)first;
+        uint64_t n_bytes = each * (uint64_t)n;
+        if (is_offsets(format, i))
+            continue;
+        if (is_variable(format, i)) {
+            uint64_t size = element_bytes(format, i);
+            begin = w->offsets[first] * size;
+            n_bytes = w->offsets[first + n] * size - begin;
+        }
+        QMI_TRY(read_part(w, &out->parts[i], i, begin, n_bytes, err));
+    }
+    if (!format->variable)
+        return QMOE_OK;
+    uint64_t *offsets =
+        qmi_calloc((size_t)n + 1, sizeof *offsets, "expert offsets", err);
+    if (offsets == NULL)
+        return QMOE_E_NOMEM;
+    for (int64_t i = 0; i <= n; i++)
+        offsets[i] = w->offsets[first + i] - w->offsets[first];
+    out->parts[format->offsets_part] =
+        (qmi_part){offsets, ((uint64_t)n + 1) * sizeof *offsets};
+    return QMOE_OK;
+}
+
+void qmi_stack_writer_unread(qmi_weight *weight)
+{
+    for (int i = 0; i < QMI_MAX_PARTS; i++)
+        qmi_free((void *)weight->parts[i].data);
+    *weight = (qmi_weight){0};
+}
+
+uint64_t qmi_stack_writer_bytes(const qmi_stack_writer *w)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < w->format->n_parts; i++) {
+        if (is_offsets(w->format, i))
+            n += (uint64_t)(w->n_mats + 1) * sizeof *w->offsets;
+        else if (is_variable(w->format, i))
+            n += w->offsets[w->n_mats] * element_bytes(w->format, i);
+        else
+            n += matrix_bytes(w, i) * (uint64_t)w->n_mats;
+    }
+    return n;
 }
 
 qmoe_status qmi_stack_writer_finish(qmi_stack_writer *w, uint64_t *header_hash,
     uint64_t *file_bytes, qmi_error *err)
 {
-    QMI_TRY(
-        qmi_st_writer_write(w->file, QMI_TD_EXPERT_OFFSETS, w->expert_offsets,
-            (size_t)(w->n_mats + 1) * sizeof *w->expert_offsets, err));
+    if (w->format->variable)
+        QMI_TRY(qmi_st_writer_write(w->file, (size_t)w->format->offsets_part,
+            w->offsets, (size_t)(w->n_mats + 1) * sizeof *w->offsets, err));
     return qmi_st_writer_finish(w->file, header_hash, file_bytes, err);
 }

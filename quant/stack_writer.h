@@ -1,29 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Writes one stack of compressed matrices as one shard (docs/format.md). */
+ * Writes one stack of compressed matrices as one shard (docs/format.md), in any
+ * format: matrices are appended in order, their parts to the format's tensors.
+ * What is on disk after a sync can be continued by a later process. */
 #ifndef QMI_STACK_WRITER_H
 #define QMI_STACK_WRITER_H
 
-#include "weight.h"
-
-/* One compressed ternary matrix, in memory. */
-typedef struct qmi_ternary_matrix {
-    int64_t n_rows, n_cols;
-    uint8_t *codes;   /* [n_rows, n_cols] weight codes 0, 1, 2 */
-    uint16_t *levels; /* bf16 [n_rows, 2] */
-} qmi_ternary_matrix;
+#include "quantiser.h"
 
 typedef struct qmi_stack_writer qmi_stack_writer;
 
-/* Starts the shard `path` for a stack named `name` in "ternary-dict". */
-qmoe_status qmi_stack_writer_create(qmi_stack_writer **out, const char *path,
-    const char *name, int64_t n_mats, int64_t n_rows, int64_t n_cols,
+/* What the shard will hold. */
+typedef struct qmi_stack_plan {
+    const char *path; /* of the shard */
+    const char *name; /* of the stack */
+    const qmi_format *format;
+    int64_t n_mats, n_rows, n_cols;
+} qmi_stack_plan;
+
+/* Starts the shard.  n_done > 0 continues one that holds the first n_done
+ * matrices: lengths[n_done] are the element counts of their variable parts
+ * (ignored for fixed formats). */
+qmoe_status qmi_stack_writer_create(qmi_stack_writer **out,
+    const qmi_stack_plan *plan, const uint64_t *lengths, int64_t n_done,
     qmi_error *err);
+/* An unfinished file stays on disk, for a later run to continue. */
 void qmi_stack_writer_destroy(qmi_stack_writer *w);
 
-/* Encodes and appends the next matrix.  n_threads only affects speed. */
-qmoe_status qmi_stack_writer_add(qmi_stack_writer *w,
-    const qmi_ternary_matrix *matrix, int n_threads, qmi_error *err);
-
+/* Appends the next matrix. */
+qmoe_status qmi_stack_writer_add(
+    qmi_stack_writer *w, const qmi_encoded *encoded, qmi_error *err);
+/* Elements in the variable part of an encoded matrix; 0 for fixed formats. */
+uint64_t qmi_encoded_length(const qmi_encoded *encoded);
+/* Everything added is on disk when this returns. */
+qmoe_status qmi_stack_writer_sync(qmi_stack_writer *w, qmi_error *err);
+/* Describes matrices [first, first + n) already in the file as a stack of
+ * their own, for decoding them again.  Release with _unread. */
+qmoe_status qmi_stack_writer_read(qmi_stack_writer *w, qmi_weight *out,
+    int64_t first, int64_t n, qmi_error *err);
+void qmi_stack_writer_unread(qmi_weight *weight);
+/* Bytes of all parts, once finished. */
+uint64_t qmi_stack_writer_bytes(const qmi_stack_writer *w);
 /* After n_mats matrices: completes the file (qmi_st_writer_finish). */
 qmoe_status qmi_stack_writer_finish(qmi_stack_writer *w, uint64_t *header_hash,
     uint64_t *file_bytes, qmi_error *err);

@@ -13,30 +13,71 @@ extern "C" {
 typedef struct qmoe_compress_options {
     size_t size;
     const char *format; /* NULL = "ternary-dict" */
-    const char *method; /* NULL = "rtn" (round to nearest) */
-    bool overwrite;     /* replace an existing output directory */
+    /* "gptq" (data-dependent, needs calibration) or "rtn" (round to nearest);
+     * NULL = "gptq" when calibration is given, else E_INVALID. */
+    const char *method;
+    bool overwrite; /* replace an existing output directory */
     /* Allow a source without spiece.model (the result runs on ids only). */
     bool without_tokenizer;
+
+    /* Calibration texts: one document per line, or JSON lines with "text".
+     * With method "rtn" they only serve to measure output errors. */
+    const char *const *calibration; /* [n_calibration] paths */
+    size_t n_calibration;
+    uint64_t max_samples; /* 0 = all documents */
+    uint32_t seed;        /* of the span masks */
+
+    double damping;   /* of the mean Hessian diagonal; 0 = 0.1 */
+    bool fit_levels;  /* ternary: fitted levels instead of row min / max */
+    bool fit_dictionary; /* ternary-dict: dictionary for this model's zeros */
+    int rotation;     /* pvq: -1 = none, 0 = the format's default, else block */
+    int passes;       /* pvq: descent passes; -1 = none, 0 = default */
+
+    bool resume;       /* continue an interrupted run of the same job */
+    bool dry_run;      /* only fill the plan part of the report */
+    int group_size;    /* experts between two journal entries; 0 = 16 */
+    uint64_t memory_limit;  /* bytes; 0 = what is available */
+    const char *work_dir;   /* spill token states there; NULL = in memory */
 } qmoe_compress_options;
 
 typedef struct qmoe_compress_report {
-    uint64_t source_bytes, output_bytes;
-    uint64_t expert_weights, expert_bytes;
-    uint64_t total_weights;
+    /* The plan: known before the work. */
+    uint64_t source_bytes;
+    uint64_t expert_weights, total_weights;
+    uint64_t planned_output_bytes; /* estimate for ternary-dict, else exact */
+    uint64_t planned_memory_bytes; /* peak, without mapped file pages */
+    uint64_t planned_disk_bytes;   /* output and spilled states */
+    double planned_seconds;        /* estimate from a short measurement */
+    uint64_t n_samples, n_encoder_tokens, n_decoder_tokens;
+    uint64_t n_skipped_documents;
     uint64_t n_matrices;
-    double zeros;      /* share of expert weights that are zero */
-    double mean_relative_error; /* sum (w-q)^2 / sum w^2 over the experts */
+
+    /* The result. */
+    uint64_t output_bytes, expert_bytes;
+    double zeros;        /* share of expert weights that are zero */
+    double entropy_bits; /* mean per expert weight, ternary formats */
+    /* Mean over matrices of |(W - Q) X|^2 / |W X|^2; without calibration of
+     * |W - Q|^2 / |W|^2. */
+    double mean_output_error;
+    uint64_t n_experts;
+    uint64_t n_experts_without_tokens; /* rounded to nearest instead */
+    uint64_t n_singular; /* matrices whose Hessian was: rounded too */
     double seconds;
 } qmoe_compress_report;
 
 /* Compresses the experts of the checkpoint in `source` into the new directory
- * `output`.  The work is done in a temporary sibling of `output`, which is
- * flushed to disk and renamed at the end: `output` either is complete or does
- * not appear.  Weights are streamed; peak memory is bounded by the largest
- * pair of matrices times a small constant.  The result does not depend on the
- * number of threads.
- * E_EXISTS: `output` exists and !overwrite; E_NO_SPACE; E_UNSUPPORTED: the
- * source is already compressed, or format/method unknown; E_FORMAT. */
+ * `output` (docs/compress.md).  The work is done in a sibling of `output`,
+ * "<output>.partial", which is flushed to disk and renamed at the end: `output`
+ * either is complete or does not appear.  An interrupted run with finished
+ * experts is kept there for `resume`, which ends with the same bytes as an
+ * undisturbed run.  Weights are read once, in order.  The result depends
+ * neither on the number of threads nor on group_size, memory_limit, work_dir.
+ * E_EXISTS: `output` exists and !overwrite, or an interrupted run is there;
+ * E_NO_SPACE: too little disk, found out before the work where possible;
+ * E_NOMEM: memory_limit is below what one expert needs (the text says how
+ * much); E_INVALID: options that do not fit, another job is resumed;
+ * E_UNSUPPORTED: the source is already compressed, unknown format or method;
+ * E_FORMAT: a broken source, a weight that is not finite. */
 QMOE_API qmoe_status qmoe_compress(qmoe_context *context,
     qmoe_compress_report *report, const char *source, const char *output,
     const qmoe_compress_options *options) QMOE_MUST_CHECK;

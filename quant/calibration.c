@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Builds the token lists of the calibration samples. */
+#include "calibration.h"
+
+#include <string.h>
+
+#include "alloc.h"
+#include "hash.h"
+#include "samples.h"
+
+/* A token set while it grows. */
+typedef struct growing {
+    qmi_token_set *set;
+    size_t id_capacity, sequence_capacity;
+} growing;
+
+static size_t next_capacity(size_t capacity, size_t needed)
+{
+    size_t grown = capacity == 0 ? 1024 : 2 * capacity;
+    return grown < needed ? needed : grown;
+}
+
+static qmoe_status reserve(growing *g, size_t n_ids, qmi_error *err)
+{
+    static const char what[] = "calibration tokens";
+    qmi_token_set *set = g->set;
+    size_t n_tokens = (size_t)set->n_tokens;
+    if (n_tokens + n_ids > g->id_capacity) {
+        size_t capacity = next_capacity(g->id_capacity, n_tokens + n_ids);
+        int32_t *ids =
+            qmi_regrow(set->ids, n_tokens, capacity, sizeof *ids, what, err);
+        if (ids == NULL)
+            return QMOE_E_NOMEM;
+        set->ids = ids;
+        g->id_capacity = capacity;
+    }
+    if (set->n_sequences + 2 > g->sequence_capacity) {
+        size_t capacity =
+            next_capacity(g->sequence_capacity, set->n_sequences + 2);
+        int64_t *begin = qmi_regrow(set->begin, set->n_sequences + 1, capacity,
+            sizeof *begin, what, err);
+        if (begin == NULL)
+            return QMOE_E_NOMEM;
+        set->begin = begin;
+        g->sequence_capacity = capacity;
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status append(
+    growing *g, const int32_t *ids, size_t n, qmi_error *err)
+{
+    qmi_token_set *set = g->set;
+    /* The first call finds begin[0] = 0 in the zeroed array. */
+    QMI_TRY(reserve(g, n, err));
+    memcpy(set->ids + set->n_tokens, ids, n * sizeof *ids);
+    set->n_tokens += (int64_t)n;
+    set->begin[++set->n_sequences] = set->n_tokens;
+    if ((int64_t)n > set->longest)
+        set->longest = (int64_t)n;
+    return QMOE_OK;
+}
+
+static qmoe_status draw(growing sets[QMI_N_STACKS], qmi_samples *samples,
+    uint64_t max_samples, qmi_error *err)
+{
+    while (
+        max_samples == 0 || sets[QMI_ENCODER].set->n_sequences < max_samples) {
+        qmi_sample sample;
+        QMI_TRY(qmi_samples_next(samples, &sample, err));
+        if (sample.encoder_ids == NULL)
+            break;
+        qmoe_status status = append(
+            &sets[QMI_ENCODER], sample.encoder_ids, sample.n_encoder, err);
+        if (status == QMOE_OK)
+            status = append(
+                &sets[QMI_DECODER], sample.decoder_ids, sample.n_decoder, err);
+        qmi_sample_free(&sample);
+        QMI_TRY(status);
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status mark_counted(
+    qmi_calibration *c, const qmi_tokenizer *tokenizer, qmi_error *err)
+{
+    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+        qmi_token_set *set = &c->sets[stack];
+        set->counted =
+            qmi_calloc((size_t)set->n_tokens, 1, "calibration tokens", err);
+        if (set->counted == NULL)
+            return QMOE_E_NOMEM;
+    }
+    const qmi_token_set *encoder = &c->sets[QMI_ENCODER];
+    for (int64_t t = 0; t < encoder->n_tokens; t++)
+        encoder->counted[t] =
+            !qmi_tokenizer_is_sentinel(tokenizer, encoder->ids[t]);
+    const qmi_token_set *decoder = &c->sets[QMI_DECODER];
+    for (size_t s = 0; s < decoder->n_sequences; s++)
+        for (int64_t t = decoder->begin[s]; t + 1 < decoder->begin[s + 1]; t++)
+            decoder->counted[t] =
+                !qmi_tokenizer_is_sentinel(tokenizer, decoder->ids[t + 1]);
+    return QMOE_OK;
+}
+
+static qmoe_status fill(qmi_calibration *c, const qmoe_model *model,
+    const qmoe_compress_options *options, qmi_error *err)
+{
+    const qmi_samples_options stream = {
+        .paths = options->calibration,
+        .n_paths = options->n_calibration,
+        .seed = options->seed,
+        .start_id = model->config.start_id,
+        .end_id = model->config.end_id,
+    };
+    qmi_samples *samples = NULL;
+    growing sets[QMI_N_STACKS] = {
+        {.set = &c->sets[QMI_ENCODER]}, {.set = &c->sets[QMI_DECODER]}};
+    QMI_TRY(qmi_samples_open(&samples, model->tokenizer, &stream, err));
+    qmoe_status status = draw(sets, samples, options->max_samples, err);
+    c->n_skipped = qmi_samples_skipped(samples);
+    qmi_samples_close(samples);
+    QMI_TRY(status);
+    if (c->sets[QMI_ENCODER].n_sequences == 0)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: no document of 2 to %d tokens to calibrate with",
+            options->calibration[0], QMI_MAX_DOCUMENT_TOKENS);
+    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+        const qmi_token_set *set = &c->sets[stack];
+        const uint64_t pair[2] = {c->hash,
+            qmi_hash64(set->ids, (size_t)set->n_tokens * sizeof *set->ids)};
+        c->hash = qmi_hash64(pair, sizeof pair);
+    }
+    return mark_counted(c, model->tokenizer, err);
+}
+
+qmoe_status qmi_calibration_load(qmi_calibration *out, const qmoe_model *model,
+    const qmoe_compress_options *options, qmi_error *err)
+{
+    *out = (qmi_calibration){0};
+    QMI_TRY(qmi_model_need_tokenizer(model, err));
+    qmoe_status status = fill(out, model, options, err);
+    if (status != QMOE_OK)
+        qmi_calibration_free(out);
+    return status;
+}
+
+void qmi_calibration_free(qmi_calibration *calibration)
+{
+    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+        qmi_free(calibration->sets[stack].ids);
+        qmi_free(calibration->sets[stack].begin);
+        qmi_free(calibration->sets[stack].counted);
+    }
+    *calibration = (qmi_calibration){0};
+}

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The sweep over the model: for each block the dense part, then the experts in
+ * groups; each finished group is on disk before it enters the journal. */
+#include "compress_job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+
+typedef struct block_run {
+    qmi_job *job;
+    qmi_sparse_block block;
+    int64_t number; /* in execution order */
+    qmi_stack_writer *writers[QMI_N_KINDS];
+    char files[QMI_N_KINDS][64];
+} block_run;
+
+bool qmi_job_sparse_block(
+    const qmi_job *job, int64_t number, qmi_sparse_block *out)
+{
+    const qmi_config *c = &job->model->config;
+    int64_t n = 0;
+    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+        for (int64_t block = 0; block < c->n_blocks[stack]; block++) {
+            if (!qmi_config_is_sparse(c, stack, block) || n++ != number)
+                continue;
+            const qmi_step *step = qmi_expert_step(job->model, stack, block);
+            *out = (qmi_sparse_block){
+                .stack = stack,
+                .block = block,
+                .stacks = {&job->model->weights[step->weight],
+                    &job->model->weights[step->weight2]},
+            };
+            return true;
+        }
+    return false;
+}
+
+static qmoe_status report_progress(const block_run *r, int64_t expert)
+{
+    char item[160];
+    const qmi_job *job = r->job;
+    int64_t n = 0;
+    const qmi_journal_expert *done =
+        qmi_journal_block(job->journal, r->number, &n);
+    double error = 0, tokens = 0;
+    for (int64_t e = 0; e < n; e++) {
+        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+            if (done[e].quality[kind].energy > 0)
+                error +=
+                    done[e].quality[kind].error / done[e].quality[kind].energy;
+        tokens += (double)done[e].n_tokens;
+    }
+    int length = snprintf(item, sizeof item, "%s block %d, expert %lld/%lld",
+        r->block.stack == QMI_ENCODER ? "encoder" : "decoder",
+        (int)r->block.block, (long long)expert,
+        (long long)job->model->config.n_experts);
+    if (n > 0)
+        snprintf(item + length, sizeof item - (size_t)length,
+            ", %.0f tokens/expert, error %.4f", tokens / (double)n,
+            error / (double)(QMI_N_KINDS * n));
+    return qmi_progress(job->context, "quantize", item, job->weights_done,
+        job->report->expert_weights);
+}
+
+static void count_weights(block_run *r, int64_t n_experts)
+{
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        r->job->weights_done += (uint64_t)n_experts *
+                                (uint64_t)r->block.stacks[kind]->n_rows *
+                                (uint64_t)r->block.stacks[kind]->n_cols;
+}
+
+/* ---- writers ---- */
+
+/* Opens the shard of one stack, continuing the n_done experts in it. */
+static qmoe_status open_writer(
+    block_run *r, int kind, const qmi_journal_expert *done, int64_t n_done)
+{
+    qmi_job *job = r->job;
+    const qmi_weight *stack = r->block.stacks[kind];
+    qmi_job_next_file(job, r->files[kind]);
+    char *path = qmi_output_file(&job->output, r->files[kind], job->err);
+    uint64_t *lengths =
+        qmi_calloc((size_t)n_done, sizeof *lengths, "expert lengths", job->err);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (path != NULL && lengths != NULL) {
+        const qmi_stack_plan plan = {
+            .path = path,
+            .name = stack->name,
+            .format = qmi_format_find(job->recipe.quantiser->format),
+            .n_mats = stack->n_mats,
+            .n_rows = stack->n_rows,
+            .n_cols = stack->n_cols,
+        };
+        for (int64_t e = 0; e < n_done; e++)
+            lengths[e] = done[e].length[kind];
+        status = qmi_stack_writer_create(
+            &r->writers[kind], &plan, lengths, n_done, job->err);
+    }
+    qmi_free(lengths);
+    qmi_free(path);
+    return status;
+}
+
+static qmoe_status finish_writer(block_run *r, int kind)
+{
+    qmi_job *job = r->job;
+    const qmi_weight *stack = r->block.stacks[kind];
+    const qmi_format *format = qmi_format_find(job->recipe.quantiser->format);
+    uint64_t header_hash = 0, file_bytes = 0;
+    QMI_TRY(qmi_stack_writer_finish(
+        r->writers[kind], &header_hash, &file_bytes, job->err));
+    job->report->output_bytes += file_bytes;
+    job->report->expert_bytes += qmi_stack_writer_bytes(r->writers[kind]);
+    QMI_TRY(qmi_manifest_add_file(
+        job->manifest, r->files[kind], header_hash, file_bytes, job->err));
+    for (int i = 0; i < format->n_parts; i++) {
+        char tensor[512];
+        snprintf(tensor, sizeof tensor, "%s.%s", stack->name,
+            format->parts[i].suffix);
+        QMI_TRY(qmi_manifest_add_tensor(
+            job->manifest, tensor, r->files[kind], job->err));
+    }
+    return qmi_manifest_add_stack(job->manifest, stack, job->err);
+}
+
+/* ---- groups ---- */
+
+/* Takes the tokens of experts done by an earlier process through them. */
+static qmoe_status replay(block_run *r, int64_t n_done)
+{
+    qmi_job *job = r->job;
+    int64_t step = job->options.group_size;
+    for (int64_t e = 0; job->calibrated && e < n_done; e += step) {
+        int64_t n = n_done - e < step ? n_done - e : step;
+        qmi_weight stacks[QMI_N_KINDS] = {{0}};
+        QMI_TRY(report_progress(r, e));
+        qmoe_status status = QMOE_OK;
+        for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++) {
+            status = qmi_stack_writer_read(
+                r->writers[kind], &stacks[kind], e, n, job->err);
+            stacks[kind].codebook = job->recipe.quant.codebook;
+            stacks[kind].rotation = job->recipe.quant.rotation;
+            stacks[kind].rotation_seed = job->recipe.quant.rotation_seed;
+        }
+        if (status == QMOE_OK)
+            status = qmi_expert_pass_replay(
+                job->pass, &stacks[QMI_WI], &stacks[QMI_WO], e, n, job->err);
+        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+            qmi_stack_writer_unread(&stacks[kind]);
+        QMI_TRY(status);
+    }
+    return QMOE_OK;
+}
+
+static void free_results(qmi_expert_result *results, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+            qmi_encoded_free(&results[i].encoded[kind]);
+}
+
+/* Data first, then the journal: a group counts only when it is on disk. */
+static qmoe_status store_group(
+    block_run *r, const qmi_expert_result *results, int64_t n)
+{
+    qmi_job *job = r->job;
+    for (int64_t i = 0; i < n; i++)
+        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+            QMI_TRY(qmi_stack_writer_add(
+                r->writers[kind], &results[i].encoded[kind], job->err));
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        QMI_TRY(qmi_stack_writer_sync(r->writers[kind], job->err));
+    QMI_TRY(qmi_journal_add(job->journal, r->number, results, n, job->err));
+    job->output.keep = true;
+    return QMOE_OK;
+}
+
+static qmoe_status run_groups(block_run *r, int64_t first)
+{
+    qmi_job *job = r->job;
+    int64_t n_experts = job->model->config.n_experts;
+    int64_t step = job->options.group_size;
+    qmi_expert_result *results = qmi_calloc(
+        (size_t)step, sizeof *results, "a group of experts", job->err);
+    if (results == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = QMOE_OK;
+    for (int64_t e = first; status == QMOE_OK && e < n_experts; e += step) {
+        int64_t n = n_experts - e < step ? n_experts - e : step;
+        status = report_progress(r, e);
+        if (status != QMOE_OK)
+            break;
+        status = qmi_expert_pass_run(job->pass, results, e, n, job->err);
+        if (status == QMOE_OK)
+            status = store_group(r, results, n);
+        free_results(results, n);
+        count_weights(r, n);
+    }
+    qmi_free(results);
+    return status;
+}
+
+static qmoe_status run_block(block_run *r)
+{
+    qmi_job *job = r->job;
+    int64_t n_done = 0;
+    const qmi_journal_expert *done =
+        qmi_journal_block(job->journal, r->number, &n_done);
+    QMI_TRY(qmi_expert_pass_block(
+        job->pass, r->block.stack, r->block.block, job->err));
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        QMI_TRY(open_writer(r, kind, done, n_done));
+    QMI_TRY(replay(r, n_done));
+    count_weights(r, n_done);
+    QMI_TRY(run_groups(r, n_done));
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        QMI_TRY(finish_writer(r, kind));
+    return QMOE_OK;
+}
+
+static qmoe_status compress_block(qmi_job *job, int64_t number)
+{
+    block_run r = {.job = job, .number = number};
+    qmi_job_sparse_block(job, number, &r.block);
+    qmoe_status status = run_block(&r);
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        qmi_stack_writer_destroy(r.writers[kind]);
+    return status;
+}
+
+/* ---- the sweep ---- */
+
+static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
+{
+    char item[64];
+    if (!job->calibrated)
+        return QMOE_OK;
+    snprintf(item, sizeof item, "%s block %d, dense part",
+        stack == QMI_ENCODER ? "encoder" : "decoder", (int)block);
+    QMI_TRY(qmi_progress(job->context, "quantize", item, job->weights_done,
+        job->report->expert_weights));
+    return qmi_forward_block(&job->forward, stack, block, job->err);
+}
+
+/* Later blocks of a stack matter only up to the last sparse one. */
+static int64_t last_sparse(const qmi_config *c, int stack)
+{
+    int64_t last = -1;
+    for (int64_t block = 0; block < c->n_blocks[stack]; block++)
+        if (qmi_config_is_sparse(c, stack, block))
+            last = block;
+    return last;
+}
+
+static qmoe_status sweep_stack(qmi_job *job, int stack, int64_t *number)
+{
+    const qmi_config *c = &job->model->config;
+    int64_t n_blocks =
+        stack == QMI_DECODER ? last_sparse(c, stack) + 1 : c->n_blocks[stack];
+    if (job->calibrated && n_blocks != 0)
+        QMI_TRY(qmi_forward_embed(&job->forward, stack, job->err));
+    for (int64_t block = 0; block < n_blocks; block++) {
+        QMI_TRY(forward_block(job, stack, block));
+        if (qmi_config_is_sparse(c, stack, block))
+            QMI_TRY(compress_block(job, (*number)++));
+    }
+    if (job->calibrated && stack == QMI_ENCODER)
+        return qmi_forward_finish_encoder(&job->forward, job->err);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_job_compress_blocks(qmi_job *job)
+{
+    int64_t number = 0;
+    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+        QMI_TRY(sweep_stack(job, stack, &number));
+    return qmi_progress(job->context, "quantize", NULL, job->weights_done,
+        job->report->expert_weights);
+}

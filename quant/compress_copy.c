@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The part of a checkpoint that is copied unchanged. */
+#include "compress_job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "safetensors_writer.h"
+
+/* Length of "<...>.mlp.experts" in a stack name "<...>.mlp.experts.wi". */
+static size_t prefix_length(const qmi_weight *stack)
+{
+    return (size_t)(strrchr(stack->name, '.') - stack->name);
+}
+
+/* True for "<prefix>.expert_<e>.<kind>.weight" of any stack. */
+static bool is_expert_tensor(const qmoe_model *model, const char *name)
+{
+    static const char expert[] = ".expert_";
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const qmi_weight *w = &model->weights[i];
+        if (!w->is_expert)
+            continue;
+        size_t n = prefix_length(w);
+        if (strncmp(name, w->name, n) == 0 &&
+            strncmp(name + n, expert, sizeof expert - 1) == 0)
+            return true;
+    }
+    return false;
+}
+
+void qmi_job_next_file(qmi_job *job, char name[64])
+{
+    snprintf(name, 64, "model-%05d-of-%05d.safetensors", ++job->n_files_done,
+        job->n_files);
+}
+
+typedef qmoe_status (*visit_fn)(qmi_job *job, const qmi_tensor *t,
+    qmi_st_writer *writer, size_t index, const char *file);
+
+static qmoe_status declare_tensor(qmi_job *job, const qmi_tensor *t,
+    qmi_st_writer *writer, size_t index, const char *file)
+{
+    (void)index;
+    QMI_TRY(qmi_st_writer_declare(
+        writer, t->name, t->dtype, t->shape, t->rank, job->err));
+    return qmi_manifest_add_tensor(job->manifest, t->name, file, job->err);
+}
+
+static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
+    qmi_st_writer *writer, size_t index, const char *file)
+{
+    (void)file;
+    QMI_TRY(qmi_progress(job->context, "copy", t->name, 0, 0));
+    QMI_TRY(qmi_st_writer_write(writer, index, t->data, t->n_bytes, job->err));
+    qmi_map_done_with(t->data, t->n_bytes);
+    return QMOE_OK;
+}
+
+/* Calls `visit` for every tensor that is not an expert's, in file order. */
+static qmoe_status each_plain_tensor(
+    qmi_job *job, qmi_st_writer *writer, const char *file, visit_fn visit)
+{
+    const qmi_checkpoint *source = job->model->checkpoint;
+    size_t index = 0;
+    for (size_t f = 0; f < qmi_checkpoint_file_count(source); f++) {
+        const qmi_safetensors *from = qmi_checkpoint_file(source, f);
+        for (size_t i = 0; i < qmi_safetensors_count(from); i++) {
+            const qmi_tensor *t = qmi_safetensors_at(from, i);
+            if (!is_expert_tensor(job->model, t->name))
+                QMI_TRY(visit(job, t, writer, index++, file));
+        }
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status copy_into(
+    qmi_job *job, qmi_st_writer *writer, const char *name)
+{
+    uint64_t header_hash = 0, file_bytes = 0;
+    QMI_TRY(qmi_st_writer_metadata(writer, "format", "qmoe", job->err));
+    QMI_TRY(each_plain_tensor(job, writer, name, declare_tensor));
+    QMI_TRY(each_plain_tensor(job, writer, name, copy_tensor));
+    QMI_TRY(qmi_st_writer_finish(writer, &header_hash, &file_bytes, job->err));
+    job->report->output_bytes += file_bytes;
+    return qmi_manifest_add_file(
+        job->manifest, name, header_hash, file_bytes, job->err);
+}
+
+qmoe_status qmi_job_copy_tensors(qmi_job *job)
+{
+    char name[64];
+    qmi_st_writer *writer = NULL;
+    qmi_job_next_file(job, name);
+    char *path = qmi_output_file(&job->output, name, job->err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = qmi_st_writer_create(&writer, path, job->err);
+    qmi_free(path);
+    if (status == QMOE_OK)
+        status = copy_into(job, writer, name);
+    qmi_st_writer_destroy(writer);
+    return status;
+}
+
+qmoe_status qmi_job_copy_files(qmi_job *job)
+{
+    static const char *const names[] = {"spiece.model", "tokenizer.json",
+        "tokenizer_config.json", "special_tokens_map.json",
+        "generation_config.json"};
+    enum { MAX_BYTES = 256 << 20 };
+    const char *source = qmi_checkpoint_directory(job->model->checkpoint);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char *text = NULL;
+        size_t n_bytes = 0;
+        char *path = qmi_path_join(source, names[i], job->err);
+        if (path == NULL)
+            return QMOE_E_NOMEM;
+        qmoe_status status =
+            qmi_read_file(&text, &n_bytes, path, MAX_BYTES, job->err);
+        qmi_free(path);
+        if (status == QMOE_E_NOT_FOUND)
+            continue;
+        if (status == QMOE_OK)
+            status = qmi_output_write(
+                &job->output, names[i], text, n_bytes, job->err);
+        qmi_free(text);
+        QMI_TRY(status);
+    }
+    return QMOE_OK;
+}

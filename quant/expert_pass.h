@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Compresses a group of experts of one sparse block: per expert, its tokens
+ * are gathered, second moments accumulated, wi and wo quantised, and the tokens
+ * run through the compressed expert (paper section 3.2).  Experts of a group
+ * are worked on at the same time, each by one thread in one order, so results
+ * depend neither on threads nor on the group size. */
+#ifndef QMI_EXPERT_PASS_H
+#define QMI_EXPERT_PASS_H
+
+#include "forward.h"
+#include "quantiser.h"
+
+enum { QMI_WI, QMI_WO, QMI_N_KINDS };
+
+/* What is known about one expert after its compression. */
+typedef struct qmi_expert_result {
+    qmi_encoded encoded[QMI_N_KINDS];
+    qmi_quant_result quality[QMI_N_KINDS];
+    int64_t n_tokens;  /* that reached it */
+    int64_t n_counted; /* that entered its Hessians */
+} qmi_expert_result;
+
+typedef struct qmi_expert_pass qmi_expert_pass;
+
+typedef struct qmi_expert_pass_options {
+    const qmi_quantiser *quantiser;
+    qmi_quant_options quant;
+    int n_workers; /* experts at the same time */
+} qmi_expert_pass_options;
+
+/* `forward` may be NULL: no calibration, experts are only rounded. */
+qmoe_status qmi_expert_pass_create(qmi_expert_pass **out, qmoe_model *model,
+    qmi_forward *forward, const qmi_expert_pass_options *options,
+    qmi_error *err);
+void qmi_expert_pass_destroy(qmi_expert_pass *pass);
+
+/* Starts a sparse block: sorts its tokens by expert. */
+qmoe_status qmi_expert_pass_block(
+    qmi_expert_pass *pass, int stack, int64_t block, qmi_error *err);
+/* Compresses experts [first, first + n): results[n], whose `encoded` the
+ * caller frees.  Updates the token states when there is a forward pass. */
+qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,
+    qmi_expert_result *results, int64_t first, int64_t n, qmi_error *err);
+/* Takes the tokens of experts that are compressed already (resumed runs)
+ * through them: `wi` and `wo` hold the experts [first, first + n) as their
+ * matrices 0 .. n - 1. */
+qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass, const qmi_weight *wi,
+    const qmi_weight *wo, int64_t first, int64_t n, qmi_error *err);
+
+/* Peak bytes one worker needs for an expert. */
+uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model, bool calibrated);
+
+#endif

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Dense part of the calibration pass. */
+#include "forward.h"
+
+#include <string.h>
+
+#include "alloc.h"
+
+/* Tokens of a chunk, unless one sequence alone is longer.  Fixed, so that
+ * results do not depend on memory or threads. */
+enum { CHUNK_TOKENS = 4096 };
+
+/* Sequences [first, first + n) of the batch being run. */
+typedef struct chunk {
+    size_t first, n;
+    int32_t *encoder_lengths, *decoder_lengths, *active; /* [n] */
+} chunk;
+
+static const qmi_steps *steps_of(const qmoe_model *model, int stack)
+{
+    return stack == QMI_ENCODER ? &model->encoder : &model->decoder;
+}
+
+/* Steps [*first, *last) that belong to a block. */
+static void block_range(
+    const qmi_steps *steps, int64_t block, size_t *first, size_t *last)
+{
+    *first = 0;
+    while (*first < steps->n && steps->items[*first].block != block)
+        ++*first;
+    *last = *first;
+    while (*last < steps->n && steps->items[*last].block == block)
+        ++*last;
+}
+
+const qmi_step *qmi_expert_step(
+    const qmoe_model *model, int stack, int64_t block)
+{
+    const qmi_steps *steps = steps_of(model, stack);
+    size_t first, last;
+    block_range(steps, block, &first, &last);
+    for (size_t i = first; i < last; i++)
+        if (steps->items[i].kind == QMI_OP_EXPERT_FFN)
+            return &steps->items[i];
+    return NULL;
+}
+
+const qmi_step *qmi_expert_norm_step(
+    const qmoe_model *model, int stack, int64_t block)
+{
+    const qmi_step *step = qmi_expert_step(model, stack, block);
+    while (step != NULL && step->kind != QMI_OP_RMSNORM)
+        step--;
+    return step;
+}
+
+/* ---- chunks ---- */
+
+static int64_t length_of(const qmi_token_set *set, size_t sequence)
+{
+    return set->begin[sequence + 1] - set->begin[sequence];
+}
+
+/* Number of sequences from `first` that make one chunk of both stacks. */
+static size_t chunk_size(const qmi_calibration *c, size_t first)
+{
+    const qmi_token_set *encoder = &c->sets[QMI_ENCODER];
+    const qmi_token_set *decoder = &c->sets[QMI_DECODER];
+    size_t n = 0;
+    int64_t tokens = 0;
+    while (first + n < encoder->n_sequences) {
+        int64_t more = length_of(encoder, first + n);
+        if (length_of(decoder, first + n) > more)
+            more = length_of(decoder, first + n);
+        if (n != 0 && tokens + more > CHUNK_TOKENS)
+            break;
+        tokens += more;
+        n++;
+    }
+    return n;
+}
+
+static void chunk_free(chunk *c)
+{
+    qmi_free(c->encoder_lengths);
+    qmi_free(c->decoder_lengths);
+    qmi_free(c->active);
+}
+
+static qmoe_status chunk_make(
+    chunk *out, const qmi_calibration *c, size_t first, qmi_error *err)
+{
+    size_t n = chunk_size(c, first);
+    *out = (chunk){
+        .first = first,
+        .n = n,
+        .encoder_lengths = qmi_calloc(n, sizeof(int32_t), "a chunk", err),
+        .decoder_lengths = qmi_calloc(n, sizeof(int32_t), "a chunk", err),
+        .active = qmi_calloc(n, sizeof(int32_t), "a chunk", err),
+    };
+    if (out->encoder_lengths == NULL || out->decoder_lengths == NULL ||
+        out->active == NULL) {
+        chunk_free(out);
+        return QMOE_E_NOMEM;
+    }
+    for (size_t i = 0; i < n; i++) {
+        out->encoder_lengths[i] =
+            (int32_t)length_of(&c->sets[QMI_ENCODER], first + i);
+        out->decoder_lengths[i] =
+            (int32_t)length_of(&c->sets[QMI_DECODER], first + i);
+        out->active[i] = (int32_t)i;
+    }
+    return QMOE_OK;
+}
+
+/* ---- moving states ---- */
+
+static int64_t first_token(const qmi_forward *f, int stack, const chunk *c)
+{
+    return f->calibration->sets[stack].begin[c->first];
+}
+
+static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, int stack,
+    const chunk *c, int64_t n_tokens, qmi_error *err)
+{
+    const qmi_states *states = &f->states[stack];
+    int64_t first = first_token(f, stack, c);
+    QMI_TRY(qmi_upload(f->session, &f->session->slots[slot],
+        qmi_states_row(states, first),
+        (uint64_t)(n_tokens * states->width) * sizeof(float), err));
+    qmi_states_release(states, first, n_tokens);
+    return QMOE_OK;
+}
+
+static qmoe_status read_back(qmi_forward *f, const qmi_growing *from, void *to,
+    uint64_t n_bytes, qmi_error *err)
+{
+    return f->session->backend->buffer_read(f->session->device, to,
+        (qmi_view){.buffer = from->buffer}, n_bytes, err);
+}
+
+static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, int stack,
+    const chunk *c, int64_t n_tokens, qmi_error *err)
+{
+    const qmi_states *states = &f->states[stack];
+    int64_t first = first_token(f, stack, c);
+    QMI_TRY(
+        read_back(f, &f->session->slots[slot], qmi_states_row(states, first),
+            (uint64_t)(n_tokens * states->width) * sizeof(float), err));
+    qmi_states_release(states, first, n_tokens);
+    return QMOE_OK;
+}
+
+static qmoe_status save_routes(
+    qmi_forward *f, int stack, const chunk *c, int64_t n_tokens, qmi_error *err)
+{
+    int64_t first = first_token(f, stack, c);
+    uint64_t n_bytes = (uint64_t)n_tokens * sizeof(int32_t);
+    QMI_TRY(read_back(f, &f->session->expert, f->expert + first, n_bytes, err));
+    return read_back(
+        f, &f->session->route_weight, f->weight + first, n_bytes, err);
+}
+
+/* ---- runs ---- */
+
+/* Prepares a pass over a chunk.  For a decoder block the cross caches of that
+ * block are filled from the encoder's output first. */
+static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, int stack,
+    int64_t block, const chunk *c, const int32_t *ids, qmi_error *err)
+{
+    qmoe_session *s = f->session;
+    const qmi_steps *cross = &s->model->cross;
+    int64_t max_decoder = f->calibration->sets[QMI_DECODER].longest;
+    QMI_TRY(qmi_session_start(s, c->encoder_lengths, c->n, max_decoder, err));
+    QMI_TRY(qmi_session_prepare_encoder(
+        s, pass, stack == QMI_ENCODER ? ids : NULL, err));
+    if (stack == QMI_ENCODER)
+        return QMOE_OK;
+    size_t first, last;
+    block_range(cross, block, &first, &last);
+    if (block >= 0) {
+        QMI_TRY(
+            load_slot(f, QMI_SLOT_NORMED, QMI_ENCODER, c, pass->n_tokens, err));
+        QMI_TRY(qmi_session_run(s, cross, first, last, pass, err));
+    }
+    return qmi_session_prepare_decoder(
+        s, pass, ids, c->active, c->decoder_lengths, c->n, err);
+}
+
+/* Runs the steps of `block` (-1: the embedding) on one chunk. */
+static qmoe_status run_chunk(
+    qmi_forward *f, int stack, int64_t block, const chunk *c, qmi_error *err)
+{
+    const qmoe_model *model = f->session->model;
+    const qmi_steps *steps = steps_of(model, stack);
+    const qmi_token_set *set = &f->calibration->sets[stack];
+    const int32_t *ids = block < 0 ? set->ids + set->begin[c->first] : NULL;
+    bool finish = block == model->config.n_blocks[stack];
+    size_t first, last;
+    qmi_pass pass;
+    block_range(steps, block, &first, &last);
+    const qmi_step *experts = qmi_expert_step(model, stack, block);
+    if (experts != NULL)
+        last = (size_t)(experts - steps->items);
+    QMI_TRY(prepare(f, &pass, stack, block, c, ids, err));
+    if (block >= 0)
+        QMI_TRY(load_slot(f, QMI_SLOT_RESIDUAL, stack, c, pass.n_tokens, err));
+    QMI_TRY(qmi_session_run(f->session, steps, first, last, &pass, err));
+    QMI_TRY(save_slot(f, finish ? QMI_SLOT_NORMED : QMI_SLOT_RESIDUAL, stack, c,
+        pass.n_tokens, err));
+    if (experts != NULL)
+        return save_routes(f, stack, c, pass.n_tokens, err);
+    return QMOE_OK;
+}
+
+static qmoe_status run_all(
+    qmi_forward *f, int stack, int64_t block, qmi_error *err)
+{
+    const qmi_calibration *calibration = f->calibration;
+    size_t n_sequences = calibration->sets[stack].n_sequences;
+    for (size_t first = 0; first < n_sequences;) {
+        chunk c;
+        QMI_TRY(chunk_make(&c, calibration, first, err));
+        first += c.n;
+        qmoe_status status = run_chunk(f, stack, block, &c, err);
+        chunk_free(&c);
+        QMI_TRY(status);
+    }
+    return QMOE_OK;
+}
+
+qmoe_status qmi_forward_embed(qmi_forward *forward, int stack, qmi_error *err)
+{
+    return run_all(forward, stack, -1, err);
+}
+
+qmoe_status qmi_forward_block(
+    qmi_forward *forward, int stack, int64_t block, qmi_error *err)
+{
+    return run_all(forward, stack, block, err);
+}
+
+qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err)
+{
+    const qmi_config *c = &forward->session->model->config;
+    return run_all(forward, QMI_ENCODER, c->n_blocks[QMI_ENCODER], err);
+}
+
+/* ---- creation ---- */
+
+static qmoe_status fill(
+    qmi_forward *f, qmoe_model *model, const char *work_dir, qmi_error *err)
+{
+    const qmoe_session_options options = {
+        .size = sizeof options, .backend = "cpu"};
+    int64_t most = 0;
+    QMI_TRY(qmoe_session_create(&f->session, model, &options));
+    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+        int64_t n_tokens = f->calibration->sets[stack].n_tokens;
+        most = n_tokens > most ? n_tokens : most;
+        QMI_TRY(qmi_states_create(
+            &f->states[stack], n_tokens, model->config.d_model, work_dir, err));
+    }
+    f->expert = qmi_calloc((size_t)most, sizeof *f->expert, "routes", err);
+    f->weight = qmi_calloc((size_t)most, sizeof *f->weight, "routes", err);
+    return f->expert != NULL && f->weight != NULL ? QMOE_OK : QMOE_E_NOMEM;
+}
+
+qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
+    const qmi_calibration *calibration, const char *work_dir, qmi_error *err)
+{
+    *out = (qmi_forward){.calibration = calibration};
+    qmoe_status status = fill(out, model, work_dir, err);
+    if (status != QMOE_OK)
+        qmi_forward_destroy(out);
+    return status;
+}
+
+void qmi_forward_destroy(qmi_forward *forward)
+{
+    qmoe_session_destroy(forward->session);
+    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+        qmi_states_destroy(&forward->states[stack]);
+    qmi_free(forward->expert);
+    qmi_free(forward->weight);
+    *forward = (qmi_forward){0};
+}

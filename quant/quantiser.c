@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The table of quantisers. */
+#include "quantiser.h"
+
+#include <string.h>
+
+#include "alloc.h"
+
+extern const qmi_quantiser qmi_quantiser_ternary_rtn;
+extern const qmi_quantiser qmi_quantiser_ternary_gptq;
+
+static const qmi_quantiser *const table[] = {
+    &qmi_quantiser_ternary_rtn,
+    &qmi_quantiser_ternary_gptq,
+};
+
+const qmi_quantiser *qmi_quantiser_at(size_t index)
+{
+    return index < sizeof table / sizeof *table ? table[index] : NULL;
+}
+
+const qmi_quantiser *qmi_quantiser_find(const char *method, const char *format)
+{
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (strcmp(table[i]->method, method) == 0 &&
+            strcmp(table[i]->format, format) == 0)
+            return table[i];
+    return NULL;
+}
+
+void qmi_encoded_free(qmi_encoded *encoded)
+{
+    for (int i = 0; i < QMI_MAX_PARTS; i++)
+        qmi_free(encoded->parts[i]);
+    *encoded = (qmi_encoded){0};
+}

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The compressor as a whole, on the embedded model: the result depends neither
+ * on threads nor on groups, an interrupted run resumes to the same bytes, and
+ * refusals leave nothing behind. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "alloc.h"
+#include "hash.h"
+#include "map.h"
+#include "qmoe/quant.h"
+#include "quantiser.h"
+
+#define MODEL QMOE_SOURCE_DIR "/models/switch-mini"
+
+static char directory[512];
+
+static const char *path_of(char path[768], const char *name)
+{
+    snprintf(path, 768, "%s/%s", directory, name);
+    return path;
+}
+
+/* A small calibration text: enough that most experts see tokens. */
+static void write_text(const char *path)
+{
+    static const char *const lines[] = {
+        "And God said, Let there be light: and there was light.",
+        "The LORD is my shepherd; I shall not want. He maketh me to lie down "
+        "in green pastures: he leadeth me beside the still waters.",
+        "In the beginning was the Word, and the Word was with God, and the "
+        "Word was God. The same was in the beginning with God.",
+        "Blessed are the meek: for they shall inherit the earth. Blessed are "
+        "they which do hunger and thirst after righteousness.",
+        "To every thing there is a season, and a time to every purpose under "
+        "the heaven: A time to be born, and a time to die.",
+    };
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        fprintf(file, "%s\n", lines[i]);
+    fclose(file);
+}
+
+static int set_up(void **state)
+{
+    char path[768];
+    (void)state;
+    snprintf(directory, sizeof directory, "%s/compress-XXXXXX", QMOE_TEST_DIR);
+    assert_non_null(mkdtemp(directory));
+    write_text(path_of(path, "calib.txt"));
+    return 0;
+}
+
+static void remove_all(const char *path)
+{
+    DIR *d = opendir(path);
+    if (d == NULL)
+        return;
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        char inner[2048];
+        snprintf(inner, sizeof inner, "%.1000s/%s", path, e->d_name);
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        if (unlink(inner) != 0)
+            remove_all(inner);
+    }
+    closedir(d);
+    rmdir(path);
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    remove_all(directory);
+    return 0;
+}
+
+/* Hash of names and contents of all files of a directory. */
+static uint64_t hash_directory(const char *path)
+{
+    struct dirent **names = NULL;
+    int n = scandir(path, &names, NULL, alphasort);
+    uint64_t hash = 0;
+    assert_true(n > 2);
+    for (int i = 0; i < n; i++) {
+        char file[2048];
+        qmi_map map;
+        qmi_error err;
+        snprintf(file, sizeof file, "%.1000s/%s", path, names[i]->d_name);
+        if (names[i]->d_name[0] != '.') {
+            assert_int_equal(qmi_map_open(&map, file, &err), QMOE_OK);
+            const uint64_t mixed[3] = {hash,
+                qmi_hash64(names[i]->d_name, strlen(names[i]->d_name)),
+                qmi_hash64(map.data, map.n_bytes)};
+            hash = qmi_hash64(mixed, sizeof mixed);
+            qmi_map_close(&map);
+        }
+        free(names[i]);
+    }
+    free(names);
+    return hash;
+}
+
+/* Cancels after a number of progress calls; -1 = never. */
+static int countdown;
+
+static int on_progress(void *user, const qmoe_progress *progress)
+{
+    (void)user;
+    (void)progress;
+    return countdown >= 0 && countdown-- == 0;
+}
+
+static qmoe_status compress(const char *name, int n_threads,
+    qmoe_compress_options options, qmoe_compress_report *report,
+    char error[512])
+{
+    char output[768], text[768];
+    qmoe_context *context = NULL;
+    const qmoe_context_options context_options = {
+        .size = sizeof context_options,
+        .n_threads = n_threads,
+        .progress = on_progress};
+    const char *paths[] = {path_of(text, "calib.txt")};
+    assert_int_equal(qmoe_context_create(&context, &context_options), QMOE_OK);
+    options.size = sizeof options;
+    if (options.method == NULL || strcmp(options.method, "gptq") == 0) {
+        options.calibration = paths;
+        options.n_calibration = 1;
+    }
+    qmoe_status status =
+        qmoe_compress(context, report, MODEL, path_of(output, name), &options);
+    snprintf(error, 512, "%s", qmoe_context_error(context));
+    qmoe_context_destroy(context);
+    return status;
+}
+
+static uint64_t hash_of(const char *name)
+{
+    char path[768];
+    return hash_directory(path_of(path, name));
+}
+
+static bool exists(const char *name)
+{
+    char path[768];
+    return access(path_of(path, name), F_OK) == 0;
+}
+
+static uint64_t must_compress(const char *name, int n_threads,
+    qmoe_compress_options options, qmoe_compress_report *report)
+{
+    char error[512];
+    countdown = -1;
+    if (compress(name, n_threads, options, report, error) != QMOE_OK)
+        fail_msg("%s", error);
+    return hash_of(name);
+}
+
+static void test_threads_and_groups(void **state)
+{
+    (void)state;
+    for (size_t i = 0; qmi_quantiser_at(i) != NULL; i++) {
+        const qmi_quantiser *q = qmi_quantiser_at(i);
+        qmoe_compress_report a, b, c;
+        const qmoe_compress_options options = {.format = q->format,
+            .method = q->method,
+            .overwrite = true,
+            .passes = 1};
+        qmoe_compress_options grouped = options;
+        grouped.group_size = 3;
+        grouped.work_dir = directory;
+        uint64_t one = must_compress("one", 1, options, &a);
+        assert_true(one == must_compress("two", 2, options, &b));
+        assert_true(one == must_compress("three", 2, grouped, &c));
+        printf(
+            "  %s %s: error %.4f\n", q->method, q->format, a.mean_output_error);
+        assert_true(a.mean_output_error > 0 && a.mean_output_error < 1);
+        assert_true(a.n_experts == 32 && a.n_matrices == 64);
+        assert_true(a.expert_bytes > 0 && a.output_bytes > a.expert_bytes);
+    }
+}
+
+static void test_gptq_beats_rounding(void **state)
+{
+    (void)state;
+    char text[768];
+    qmoe_compress_report gptq, rtn;
+    must_compress("gptq", 2, (qmoe_compress_options){.overwrite = true}, &gptq);
+    /* Rounding measured on the same inputs. */
+    qmoe_context *context = NULL;
+    char output[768];
+    const char *paths[] = {path_of(text, "calib.txt")};
+    const qmoe_compress_options options = {.size = sizeof options,
+        .method = "rtn",
+        .calibration = paths,
+        .n_calibration = 1,
+        .overwrite = true};
+    assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
+    assert_int_equal(
+        qmoe_compress(context, &rtn, MODEL, path_of(output, "rtn"), &options),
+        QMOE_OK);
+    qmoe_context_destroy(context);
+    printf("  output error: gptq %.5f, rtn %.5f\n", gptq.mean_output_error,
+        rtn.mean_output_error);
+    /* Most experts see a handful of tokens of this small text, some none. */
+    assert_true(gptq.mean_output_error < 0.6 * rtn.mean_output_error);
+}
+
+/* Interrupts a run at many places; each time it resumes to the same bytes. */
+static void test_resume(void **state)
+{
+    (void)state;
+    qmoe_compress_report report;
+    const qmoe_compress_options options = {.overwrite = true, .group_size = 4};
+    uint64_t expected = must_compress("whole", 2, options, &report);
+    int n_interrupted = 0;
+    for (int stop = 2; stop < 80; stop += 7) {
+        char error[512];
+        qmoe_compress_options first = options;
+        first.overwrite = false;
+        countdown = stop;
+        qmoe_status status = compress("stopped", 2, first, &report, error);
+        if (status == QMOE_E_CANCELLED) {
+            n_interrupted++;
+            assert_false(exists("stopped"));
+            first.resume = true;
+            assert_true(
+                must_compress("stopped", 1, first, &report) == expected);
+        } else {
+            assert_int_equal(status, QMOE_OK);
+            assert_true(hash_of("stopped") == expected);
+        }
+        char path[768];
+        remove_all(path_of(path, "stopped"));
+        assert_false(exists("stopped.partial"));
+    }
+    assert_true(n_interrupted >= 5);
+}
+
+static void test_resume_refuses_another_job(void **state)
+{
+    (void)state;
+    char error[512], path[768];
+    qmoe_compress_report report;
+    qmoe_compress_options options = {.group_size = 4};
+    countdown = 55;
+    assert_int_equal(
+        compress("other", 1, options, &report, error), QMOE_E_CANCELLED);
+    assert_true(exists("other.partial/journal"));
+    /* Neither overwritten unasked ... */
+    countdown = -1;
+    assert_int_equal(
+        compress("other", 1, options, &report, error), QMOE_E_EXISTS);
+    assert_non_null(strstr(error, "--resume"));
+    /* ... nor continued with other options. */
+    options.resume = true;
+    options.fit_levels = true;
+    assert_int_equal(
+        compress("other", 1, options, &report, error), QMOE_E_INVALID);
+    assert_true(exists("other.partial/journal"));
+    remove_all(path_of(path, "other.partial"));
+}
+
+static void test_dry_run_writes_nothing(void **state)
+{
+    (void)state;
+    char error[512];
+    qmoe_compress_report report;
+    countdown = -1;
+    assert_int_equal(
+        compress(
+            "dry", 2, (qmoe_compress_options){.dry_run = true}, &report, error),
+        QMOE_OK);
+    assert_false(exists("dry"));
+    assert_false(exists("dry.partial"));
+    assert_true(report.planned_output_bytes > 5000000);
+    assert_true(report.planned_memory_bytes > 0);
+    assert_true(report.planned_seconds > 0);
+}
+
+static void test_limits_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        qmoe_compress_options options;
+        qmoe_status status;
+        const char *text;
+    } cases[] = {
+        {{.memory_limit = 1 << 20}, QMOE_E_NOMEM, "needs"},
+        {{.format = "nonsense"}, QMOE_E_UNSUPPORTED, "nonsense"},
+        {{.method = "nonsense"}, QMOE_E_UNSUPPORTED, "nonsense"},
+        {{.group_size = -1}, QMOE_E_INVALID, "group size"},
+        {{.damping = -1}, QMOE_E_INVALID, "damping"},
+        {{.work_dir = "/nonexistent"}, QMOE_E_NOT_FOUND, "/nonexistent"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char error[512];
+        qmoe_compress_report report;
+        countdown = -1;
+        assert_int_equal(
+            compress("refused", 1, cases[i].options, &report, error),
+            cases[i].status);
+        assert_non_null(strstr(error, cases[i].text));
+        assert_false(exists("refused"));
+        assert_false(exists("refused.partial"));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_dry_run_writes_nothing),
+        cmocka_unit_test(test_limits_are_refused),
+        cmocka_unit_test(test_threads_and_groups),
+        cmocka_unit_test(test_gptq_beats_rounding),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_resume_refuses_another_job),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
