@@ -212,7 +212,7 @@ static qmoe_status broken_wire(const char *file, qmi_error *err)
 static qmoe_status check_normalizer(
     qmi_spiece_info *out, message in, const char *file, qmi_error *err)
 {
-    field f;
+    field f = {0};
     while (in.next != in.end) {
         if (!read_field(&in, &f))
             return broken_wire(file, err);
@@ -240,7 +240,7 @@ static const char *piece_rule(
 static qmoe_status check_piece(
     message in, int32_t index, const char *file, qmi_error *err)
 {
-    field f;
+    field f = {0};
     message text = {in.next, in.next};
     float score = 0.0f;
     bool has_score = false;
@@ -277,7 +277,7 @@ qmoe_status qmi_spiece_check(qmi_spiece_info *out, const void *data,
     const uint8_t *start = data;
     message in = {start, start + n_bytes};
     bool has_normalizer = false;
-    field f;
+    field f = {0};
     while (in.next != in.end) {
         if (!read_field(&in, &f))
             return broken_wire(file, err);
