@@ -18,7 +18,7 @@ static const char help[] =
     "Weights are streamed: memory does not grow with the model.  OUT appears\n"
     "complete or not at all, also after Ctrl-C or on a full disk.\n"
     "\n"
-    "What is kept:\n"
+    "Options:\n"
     "  -o, --output OUT     the directory to make (required)\n"
     "  --format FORMAT      how experts are stored: ternary-dict (default;\n"
     "                       three values per row, codewords of a fixed\n"

@@ -52,10 +52,10 @@ case_positional_arguments() {
 }
 
 case_missing_options() {
-    expect_error 2 "-o OUT" compress "$mini"
+    expect_error 2 "-o OUT" compress --method rtn "$mini"
     expect_error 2 "--text" eval "$m"
     expect_error 2 "no prompt" generate "$m"
-    expect_error 2 "'--output' needs a value" compress "$mini" --output
+    expect_error 2 "'--output' needs a value" compress --method rtn "$mini" --output
     expect_error 2 "'-p' needs a value" generate "$m" -p
     expect_error 2 "exclude each other" inspect "$m" --stats --no-stats
 }
@@ -122,13 +122,13 @@ case_names_cannot_drive_a_terminal() {
 case_progress_needs_a_terminal() {
     expect 0 "$qmoe" verify "$m"
     is_empty err
-    expect 0 "$qmoe" compress "$mini" -o out-m
+    expect 0 "$qmoe" compress --method rtn "$mini" -o out-m
     is_empty err
 }
 
 case_progress_on_a_terminal() {
     command -v script >/dev/null || skip "no script(1)"
-    text | head -n 4 >text
+    for _ in 1 2 3 4 5; do text; done >text
     printf '%s' "exec $qmoe eval $m --text text --backend reference -t 1" >job
     TERM=xterm timeout 60 script -qec "sh job" /dev/null \
         </dev/null >screen 2>&1 || fail "script: $(cat screen)"

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2154
+# Calibrated compression: plan, interruption, continuation.
+
+# Documents to calibrate with.
+calibration() {
+    for i in $(seq 1 40); do
+        echo "And it came to pass in day $i, that the word was with the people," \
+            "and they went up from the city unto the land which I gave them."
+    done >calib.txt
+}
+
+calibrated() {
+    "$qmoe" compress "$mini" --calib calib.txt --group-size 2 -t 1 "$@"
+}
+
+case_compress_calibrated() {
+    calibration
+    expect 0 calibrated -o gptq-m --json
+    valid_json out
+    is_true "$(json output_error out) < 0.5"
+    expect 0 "$qmoe" verify gptq-m
+    expect 0 "$qmoe" generate gptq-m -p "$prompt" --max-new-tokens 4
+    expect 0 calibrated -o rtn-m --method rtn --json
+    [ -e gptq-m/qmoe_report.json ] || fail "no per-expert report"
+}
+
+case_compress_needs_data_or_rtn() {
+    expect_error 2 --calib compress "$mini" -o out-m
+    nothing_left out-m
+    expect_error 2 --calib compress "$mini" -o out-m --method gptq
+    nothing_left out-m
+    expect_error 3 missing.txt compress "$mini" -o out-m --calib missing.txt
+    nothing_left out-m
+    : >empty.txt
+    expect_error 4 empty.txt compress "$mini" -o out-m --calib empty.txt
+    nothing_left out-m
+}
+
+case_compress_dry_run() {
+    calibration
+    expect 0 calibrated -o out-m --dry-run
+    has out memory time
+    expect 0 calibrated -o out-m --dry-run --json
+    valid_json out
+    is_true "$(json memory_bytes out) > 0"
+    nothing_left out-m
+}
+
+case_compress_memory_limit() {
+    calibration
+    expect_error 1 "the limit" compress "$mini" --calib calib.txt -o out-m --memory-limit 2M
+    nothing_left out-m
+}
+
+# Killed five times at random moments, a run ends with the same bytes.
+case_compress_killed_and_resumed() {
+    calibration
+    expect 0 calibrated -o whole
+    for _ in 1 2 3 4 5; do
+        # Not the function: the signal is for the tool, not for a subshell.
+        "$qmoe" compress "$mini" --calib calib.txt --group-size 2 -t 1 \
+            -o out-m --resume >out 2>err </dev/null &
+        job=$!
+        sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
+        kill -9 $job 2>/dev/null || true
+        wait $job 2>/dev/null || true
+        [ ! -e out-m ] || break
+    done
+    [ -e out-m ] || expect 0 calibrated -o out-m --resume
+    diff -r whole out-m || fail "the resumed run differs"
+    nothing_left other
+}
+
+case_compress_resume_refusals() {
+    calibration
+    mkdir out-m.partial
+    printf 'qmoe-journal 1 0123456789abcdef\n' >out-m.partial/journal
+    expect_error 3 --resume compress "$mini" --calib calib.txt -o out-m
+    expect_error 2 "another checkpoint" compress "$mini" --calib calib.txt \
+        -o out-m --resume
+    echo rubbish >out-m.partial/journal
+    expect_error 4 journal compress "$mini" --calib calib.txt -o out-m --resume
+    [ -e out-m.partial/journal ] || fail "the interrupted run was removed"
+    expect 0 "$qmoe" compress "$mini" --calib calib.txt -o out-m --force
+}
+
+# A full disk in the middle: an error, then --resume on a larger one.
+case_compress_full_disk_then_resume() {
+    calibration
+    mkdir disk
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    unshare -m bash -c '
+        set -e
+        mount -t tmpfs -o size=5800k tmpfs disk || exit 77
+        code=0
+        "$1" compress "$2" --calib calib.txt --group-size 2 -t 1 -o disk/m \
+            >out 2>err || code=$?
+        [ $code = 3 ] || exit 1
+        [ ! -e disk/m ] || exit 1
+        mount -o remount,size=64m disk
+        "$1" compress "$2" --calib calib.txt --group-size 2 -t 1 -o disk/m \
+            --resume >>out 2>>err
+        "$1" verify disk/m >>out 2>>err' bash "$qmoe" "$mini" 2>unshare.err ||
+        code=$?
+    [ "${code:-0}" != 77 ] || skip "no tmpfs can be mounted"
+    ! grep -q 'unshare' unshare.err || skip "no mount namespace"
+    [ "${code:-0}" = 0 ] || fail "$(cat err unshare.err)"
+    has err "disk/m"
+}
