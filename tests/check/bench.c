@@ -7,7 +7,7 @@
 enum {
     /* All copies together: beyond the last-level cache of common machines. */
     ROTATION_BYTES = 128 * 1024 * 1024,
-    MAX_COPIES = 64,
+    MAX_COPIES = 512,
     MIN_COPIES = 2,
     MAX_SAMPLES = 2000,
     /* The samples a budget is cut into: above the 30 a median needs. */
@@ -44,8 +44,8 @@ static qmoe_status add_copy(rotation *r, const problem *p, qmi_error *err)
     copy *c = &r->copies[r->n_copies++];
     for (size_t i = 0; i < p->n_weights; i++)
         c->weights[i] = weight_clone(p->weights[i]);
-    QMI_TRY(placement_open(
-        &c->at, r->backend, r->device, p, c->weights, 0, err));
+    QMI_TRY(
+        placement_open(&c->at, r->backend, r->device, p, c->weights, 0, err));
     return placement_write(&c->at, err);
 }
 
@@ -65,8 +65,7 @@ static qmoe_status sample(
 {
     double begin = now_seconds();
     for (size_t i = 0; i < n; i++) {
-        QMI_TRY(r->variant->run(
-            r->device, &r->copies[r->next].at.op, err));
+        QMI_TRY(r->variant->run(r->device, &r->copies[r->next].at.op, err));
         r->next = (r->next + 1) % r->n_copies;
     }
     QMI_TRY(r->backend->sync(r->device, err));
@@ -88,8 +87,8 @@ static qmoe_status warm_up(
     return QMOE_OK;
 }
 
-static qmoe_status take_samples(sample_summary *out, rotation *r,
-    double budget, size_t min_samples, qmi_error *err)
+static qmoe_status take_samples(sample_summary *out, rotation *r, double budget,
+    size_t min_samples, qmi_error *err)
 {
     double seconds = 0;
     QMI_TRY(warm_up(&seconds, r, budget, err));

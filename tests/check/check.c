@@ -110,8 +110,7 @@ qmoe_status placement_open(placement *out, const qmi_backend *backend,
     for (size_t i = 0; i < p->n_weights; i++) {
         const gen_weight *w = weights != NULL ? weights[i] : p->weights[i];
         const qmi_bound_weight *bound = &out->weights[i];
-        QMI_TRY(
-            backend->weight_bind(&out->weights[i], device, &w->host, err));
+        QMI_TRY(backend->weight_bind(&out->weights[i], device, &w->host, err));
         out->n_weights++;
         memcpy((char *)&out->op + p->weight_at[i], &bound, sizeof bound);
     }
@@ -160,8 +159,8 @@ static void judge_guard(const placement *pl, const problem *p,
             next < p->n_operands ? p->operands[next].name : "the end");
 }
 
-static void judge_bytes(const placement *pl, const problem *p,
-    const uint8_t *after, verdict *v)
+static void judge_bytes(
+    const placement *pl, const problem *p, const uint8_t *after, verdict *v)
 {
     size_t end = 0;
     for (size_t i = 0; i < p->n_operands; i++) {
@@ -190,6 +189,13 @@ bool value_in_bound(float got, float want, double bound)
     return fabs((double)got - (double)want) <= bound;
 }
 
+void note_error(verdict *v, float got, float want, double bound)
+{
+    double share = fabs((double)got - (double)want) / bound;
+    if (isfinite(got) && isfinite(want) && share > v->worst)
+        v->worst = share;
+}
+
 /* Bits, as conversions and copies must keep them; NaN payloads may change. */
 static bool same_bits(float got, float want)
 {
@@ -208,6 +214,9 @@ void judge_operand(const operand *o, const void *got, verdict *v)
         else
             good = value_in_bound(
                 ((const float *)got)[i], o->want.floats[i], o->bound[i]);
+        if (o->bound != NULL)
+            note_error(
+                v, ((const float *)got)[i], o->want.floats[i], o->bound[i]);
         if (!good && n_bad++ == 0)
             first = i;
     }
@@ -229,8 +238,8 @@ void judge_operand(const operand *o, const void *got, verdict *v)
             o->bound != NULL ? o->bound[first] : 0.0, n_bad, n);
 }
 
-static void judge_values(const placement *pl, const problem *p,
-    const uint8_t *after, verdict *v)
+static void judge_values(
+    const placement *pl, const problem *p, const uint8_t *after, verdict *v)
 {
     /* Copies: `after` keeps the device's odd alignment. */
     void *got[MAX_OPERANDS] = {0};
@@ -291,6 +300,16 @@ static qmoe_status run_and_read(pass_result *r, const qmi_variant *variant,
     return status != QMOE_OK ? status : read_status;
 }
 
+/* Broken weights may be refused when bound, run or synced. */
+static void judge_refusal(qmoe_status status, const qmi_error *err, verdict *v)
+{
+    if (status == QMOE_OK)
+        verdict_fail(v, CHECK_STATUS, "a broken weight is not refused");
+    else if (status != QMOE_E_FORMAT)
+        verdict_fail(v, CHECK_STATUS, "a broken weight gives %s (%s)",
+            qmoe_status_name(status), err->text);
+}
+
 static void run_pass(pass_result *r, verdict *v, problem *p,
     const qmi_backend *backend, qmi_device *device, size_t i_variant, int pass)
 {
@@ -317,11 +336,14 @@ static void run_pass(pass_result *r, verdict *v, problem *p,
         }
         status = run_and_read(r, variant, &step, &err);
     }
-    if (status != QMOE_OK)
+    if (p->c->corrupt)
+        judge_refusal(status, &err, v);
+    else if (status != QMOE_OK)
         verdict_fail(v, CHECK_STATUS, "pass %d, %s: %s (%s)", pass + 1, step,
             qmoe_status_name(status), err.text);
     if (r->after != NULL)
         judge_bytes(&r->at, p, r->after, v);
+    r->ran = r->ran && !p->c->corrupt;
     if (r->ran)
         judge_values(&r->at, p, r->after, v);
 }
@@ -438,8 +460,8 @@ static qmoe_status solve(problem *p, qmi_error *err)
     return status;
 }
 
-qmoe_status problem_create(problem **out, qmi_op_kind kind,
-    const check_case *c, uint64_t seed, qmi_error *err)
+qmoe_status problem_create(problem **out, qmi_op_kind kind, const check_case *c,
+    uint64_t seed, qmi_error *err)
 {
     problem *p = check_calloc(1, sizeof *p);
     rng r = rng_of(c->name, seed);
@@ -448,13 +470,13 @@ qmoe_status problem_create(problem **out, qmi_op_kind kind,
     p->c = c;
     p->body.kind = kind;
     qmoe_status status = p->op->build(p, &r, err);
-    if (status == QMOE_OK)
+    if (status == QMOE_OK && !c->corrupt)
         status = solve(p, err);
     if (status != QMOE_OK) {
         problem_destroy(p);
         return status;
     }
-    if (p->op->bound != NULL)
+    if (p->op->bound != NULL && !c->corrupt)
         p->op->bound(p);
     *out = p;
     return QMOE_OK;

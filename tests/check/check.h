@@ -43,6 +43,7 @@ enum { CHECK_NAME = 160, CHECK_TEXT = 640 };
 typedef struct verdict {
     unsigned failed; /* set of check_bit */
     bool skipped;    /* the variant does not support the problem */
+    double worst;    /* largest |error| / bound over finite elements */
     char text[CHECK_TEXT];
 } verdict;
 
@@ -76,6 +77,8 @@ typedef struct check_case {
     int64_t n_heads, d_head, n_spans, max_distance;
     float alpha; /* linear's factor, attention's scale */
     bool relu, causal, bias;
+    /* The first weight's payload is broken: the backend must say E_FORMAT. */
+    bool corrupt;
     int mode; /* the operation's own */
 } check_case;
 
@@ -153,6 +156,10 @@ QMI_OP_MAP(X)
 #undef X
 const check_op *check_op_of(qmi_op_kind kind);
 
+/* One corrupt case for every format that can be corrupt, like the list's first
+ * case with that format. */
+void add_corrupt_cases(case_list *list, qmi_op_kind kind);
+
 #define VIEW_AT(member) ((int64_t)offsetof(qmi_op, u.member))
 
 /* For build: `data` zeroed and to be filled. */
@@ -180,13 +187,14 @@ double operand_bytes(const problem *p);
 
 /* Element `i` of an output against its bound; the rule for floats. */
 bool value_in_bound(float got, float want, double bound);
+/* Keeps the largest share of its bound that an element used. */
+void note_error(verdict *v, float got, float want, double bound);
 /* Every element of one output. */
 void judge_operand(const operand *o, const void *got, verdict *v);
 
 /* Builds the problem and solves it by the reference backend. */
-qmoe_status problem_create(
-    problem **out, qmi_op_kind kind, const check_case *c, uint64_t seed,
-    qmi_error *err);
+qmoe_status problem_create(problem **out, qmi_op_kind kind, const check_case *c,
+    uint64_t seed, qmi_error *err);
 void problem_destroy(problem *p);
 
 /* ---- running ---- */

@@ -13,22 +13,27 @@
 static const char usage_text[] =
     "Usage: qmoe-check [options]\n"
     "\n"
-    "Runs every operation and variant of every backend that is here on random,\n"
+    "Runs every operation and variant of every backend that is here on "
+    "random,\n"
     "extreme and structured inputs and compares each output element with the\n"
     "reference within a bound of its own.  Outputs lie between guards in a\n"
     "poisoned buffer, and every case runs twice: touched guards, modified\n"
-    "inputs and bits that differ between the runs fail too.  A crash or a hang\n"
+    "inputs and bits that differ between the runs fail too.  A crash or a "
+    "hang\n"
     "is a failure of its case; the rest still runs.\n"
     "\n"
     "  --backend B         only this backend; absent is then a failure\n"
     "  --device N          only this device of each backend\n"
-    "  --op O              only this operation: embed, rmsnorm, linear, kv-store,\n"
+    "  --op O              only this operation: embed, rmsnorm, linear, "
+    "kv-store,\n"
     "                      attention, route, expert-ffn, decode\n"
     "  --variant V         only variants of this name\n"
     "  --case SUBSTR       only cases whose name contains SUBSTR\n"
     "  --seed N            other random inputs (default 1)\n"
     "  --bench             then time the clean variants on model shapes\n"
     "  --time-budget-ms N  time for one measurement (default 300)\n"
+    "  --threads N         host threads of a timed device (default: all\n"
+    "                      processors)\n"
     "  --timeout-ms N      a case without answer for so long fails (default\n"
     "                      120000)\n"
     "  --list              only list what would run\n"
@@ -70,9 +75,22 @@ static int parse_op(const char *text)
     return -1;
 }
 
-enum { OPT_BACKEND = 1, OPT_DEVICE, OPT_OP, OPT_VARIANT, OPT_CASE, OPT_SEED,
-    OPT_BENCH, OPT_BUDGET, OPT_TIMEOUT, OPT_LIST, OPT_JSON, OPT_SELFTEST,
-    OPT_HELP };
+enum {
+    OPT_BACKEND = 1,
+    OPT_DEVICE,
+    OPT_OP,
+    OPT_VARIANT,
+    OPT_CASE,
+    OPT_SEED,
+    OPT_BENCH,
+    OPT_BUDGET,
+    OPT_THREADS,
+    OPT_TIMEOUT,
+    OPT_LIST,
+    OPT_JSON,
+    OPT_SELFTEST,
+    OPT_HELP
+};
 
 static const struct option long_options[] = {
     {"backend", required_argument, NULL, OPT_BACKEND},
@@ -83,6 +101,7 @@ static const struct option long_options[] = {
     {"seed", required_argument, NULL, OPT_SEED},
     {"bench", no_argument, NULL, OPT_BENCH},
     {"time-budget-ms", required_argument, NULL, OPT_BUDGET},
+    {"threads", required_argument, NULL, OPT_THREADS},
     {"timeout-ms", required_argument, NULL, OPT_TIMEOUT},
     {"list", no_argument, NULL, OPT_LIST},
     {"json", no_argument, NULL, OPT_JSON},
@@ -118,6 +137,9 @@ static void set_option(check_options *o, bool *selftest, int option)
     case OPT_BUDGET:
         o->time_budget_ms = parse_number(optarg, 1, 1000000);
         break;
+    case OPT_THREADS:
+        o->n_threads = (int)parse_number(optarg, 1, 4096);
+        break;
     case OPT_TIMEOUT:
         o->timeout_ms = parse_number(optarg, 1, 100000000);
         break;
@@ -141,9 +163,8 @@ static void set_option(check_options *o, bool *selftest, int option)
 static void add_backend_record(
     check_report *report, const char *name, bool failed, const char *text)
 {
-    record r = {.kind = failed ? RECORD_FAILURE : RECORD_SKIP,
-        .device = -1,
-        .op = -1};
+    record r = {
+        .kind = failed ? RECORD_FAILURE : RECORD_SKIP, .device = -1, .op = -1};
     snprintf(r.backend, sizeof r.backend, "%s", name);
     if (failed)
         verdict_fail(&r.v, CHECK_COVERAGE, "%s", text);

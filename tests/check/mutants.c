@@ -8,13 +8,13 @@
 
 const problem *mutant_problem;
 
-qmoe_status run_reference(
-    qmi_device *device, const qmi_op *op, qmi_error *err)
+qmoe_status run_reference(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     (void)device;
     size_t n;
-    return qmi_backend_reference()->variants(NULL, op->kind, &n)->run(
-        NULL, op, err);
+    return qmi_backend_reference()
+        ->variants(NULL, op->kind, &n)
+        ->run(NULL, op, err);
 }
 
 /* ---- places in the running operation ---- */
@@ -308,13 +308,15 @@ static const mutant mutants[] = {
     {"thread-dependent", -1, NULL, thread_dependent, ALWAYS, CHECK_REPEAT,
         CHECK_VALUE},
     {"wrong-status", -1, NULL, wrong_status, ALWAYS, CHECK_STATUS, 0},
-    {"off-by-tolerance", -1, has_finite, off_by_tolerance, ALWAYS, CHECK_VALUE, 0},
+    {"off-by-tolerance", -1, has_finite, off_by_tolerance, ALWAYS, CHECK_VALUE,
+        0},
     {"nan-element", -1, has_finite, nan_element, ALWAYS, CHECK_VALUE, 0},
-    {"infinite-element", -1, has_finite, infinite_element, ALWAYS, CHECK_VALUE, 0},
+    {"infinite-element", -1, has_finite, infinite_element, ALWAYS, CHECK_VALUE,
+        0},
     {"reads-past-input", -1, has_input, reads_past_input, SOMETIMES,
         CHECK_VALUE, CHECK_REPEAT},
-    {"aligned-only", -1, NULL, aligned_only, ALWAYS,
-        CHECK_GUARD, CHECK_VALUE | CHECK_REPEAT},
+    {"aligned-only", -1, NULL, aligned_only, ALWAYS, CHECK_GUARD,
+        CHECK_VALUE | CHECK_REPEAT},
 };
 
 const mutant *mutant_at(size_t index)

@@ -161,8 +161,8 @@ static qmoe_status attention_spans(qmi_device *device, const qmi_op *op,
     qmi_op o = *op;
     stand_in s;
     int64_t words = sizeof(qmi_attention_span) / 4;
-    QMI_TRY(replace(
-        &s, &o.u.attention.spans, o.u.attention.n_spans * words, err));
+    QMI_TRY(
+        replace(&s, &o.u.attention.spans, o.u.attention.n_spans * words, err));
     for (int64_t i = 0; i < o.u.attention.n_spans; i++)
         change((qmi_attention_span *)s.data + i);
     o.u.attention.max_keys++;

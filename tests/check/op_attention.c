@@ -128,11 +128,10 @@ static void poison_rows(operand *o)
         o->data.floats[i] = NAN;
 }
 
-static void fill_rows(operand *o, int64_t begin, int64_t n, rng *r,
-    value_kind kind)
+static void fill_rows(
+    operand *o, int64_t begin, int64_t n, rng *r, value_kind kind)
 {
-    fill_values(
-        o->data.floats + begin * o->n_cols, n * o->n_cols, r, kind);
+    fill_values(o->data.floats + begin * o->n_cols, n * o->n_cols, r, kind);
 }
 
 static void add_operands(problem *p, const qmi_attention_span *spans,
@@ -165,8 +164,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
 {
     const check_case *c = p->c;
     (void)err;
-    qmi_attention_span *spans =
-        check_calloc((size_t)c->n_spans, sizeof *spans);
+    qmi_attention_span *spans = check_calloc((size_t)c->n_spans, sizeof *spans);
     qmi_op_attention *o = &p->body.u.attention;
     int32_t n_queries = 0, n_keys = 0;
     for (int64_t s = 0; s < c->n_spans; s++) {

@@ -19,9 +19,8 @@ static const shape shapes[] = {
     {32, 512},
 };
 static const shape bench_shapes[] = {{768, 3072}, {3072, 768}};
-static const value_kind kinds[] = {
-    VALUES_RANDOM, VALUES_SPECIAL, VALUES_TINY, VALUES_ZEROS, VALUES_STRUCTURED,
-    VALUES_LARGE};
+static const value_kind kinds[] = {VALUES_RANDOM, VALUES_SPECIAL, VALUES_TINY,
+    VALUES_ZEROS, VALUES_STRUCTURED, VALUES_LARGE};
 
 /* Ranges of rows: all, one in the middle, all but the first, but the last. */
 static const struct {
@@ -31,34 +30,55 @@ static const struct {
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-static void add_case(
-    case_list *list, const weight_kind *kind, const shape *s, size_t range)
+static check_case *add_case(
+    case_list *list, const weight_kind *kind, const shape *s)
 {
     check_case *c = case_add(list);
-    size_t i = list->n;
     c->weight = kind;
     c->n_rows = s->n_rows;
     c->n_cols = s->n_cols;
-    c->mode = s->n_rows > 2 ? (int)range : 0;
-    c->w = kinds[choose(i, 1, COUNT(kinds))];
-    c->layout = (weight_layout)choose(i, 2, LAYOUT_COUNT);
-    c->n_mats = choose(i, 3, 2) == 0 ? 3 : 1;
-    c->mat = (int64_t)choose(i, 4, (size_t)c->n_mats);
+    return c;
+}
+
+static void name_case(check_case *c)
+{
     case_name(c, QMI_OP_DECODE, "%lldx%lld/%s/%s/mat%lldof%lld/%s",
         (long long)c->n_rows, (long long)c->n_cols, value_kind_name(c->w),
         weight_layout_name(c->layout), (long long)c->mat, (long long)c->n_mats,
         ranges[c->mode].name);
 }
 
+static void vary(check_case *c, size_t i, size_t range)
+{
+    c->mode = (int)range;
+    c->w = kinds[choose(i, 1, COUNT(kinds))];
+    c->layout = (weight_layout)choose(i, 2, LAYOUT_COUNT);
+    c->n_mats = choose(i, 3, 2) == 0 ? 3 : 1;
+    c->mat = (int64_t)choose(i, 4, (size_t)c->n_mats);
+    name_case(c);
+}
+
+static void list_bench(case_list *list)
+{
+    for (size_t k = 0; k < weight_kind_count(); k++)
+        for (size_t s = 0; s < COUNT(bench_shapes); s++)
+            if (k == 0 || !weight_kind_at(k)->dense)
+                name_case(add_case(list, weight_kind_at(k), &bench_shapes[s]));
+}
+
 static void list_cases(case_list *list, bool bench)
 {
-    const shape *of = bench ? bench_shapes : shapes;
-    size_t n = bench ? COUNT(bench_shapes) : COUNT(shapes);
+    if (bench) {
+        list_bench(list);
+        return;
+    }
     for (size_t k = 0; k < weight_kind_count(); k++)
-        for (size_t s = 0; s < n; s++)
+        for (size_t s = 0; s < COUNT(shapes); s++)
             for (size_t range = 0; range < COUNT(ranges); range++)
-                if (range == 0 || (!bench && of[s].n_rows > 2))
-                    add_case(list, weight_kind_at(k), &of[s], range);
+                if (range == 0 || shapes[s].n_rows > 2)
+                    vary(add_case(list, weight_kind_at(k), &shapes[s]), list->n,
+                        range);
+    add_corrupt_cases(list, QMI_OP_DECODE);
 }
 
 static qmoe_status build(problem *p, rng *r, qmi_error *err)
@@ -66,8 +86,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     const check_case *c = p->c;
     const weight_request request = {
         c->weight, c->layout, c->w, c->n_mats, c->n_rows, c->n_cols};
-    QMI_TRY(add_weight(
-        p, offsetof(qmi_op, u.decode.weight), &request, r, err));
+    QMI_TRY(add_weight(p, offsetof(qmi_op, u.decode.weight), &request, r, err));
     qmi_op_decode *o = &p->body.u.decode;
     o->mat = c->mat;
     o->row = ranges[c->mode].from_begin;
@@ -83,4 +102,5 @@ static check_cost cost(const problem *p)
         .bytes = operand_bytes(p) + (double)stack / (double)p->c->n_mats};
 }
 
-const check_op check_decode = {.list = list_cases, .build = build, .cost = cost};
+const check_op check_decode = {
+    .list = list_cases, .build = build, .cost = cost};

@@ -17,9 +17,8 @@ static const shape shapes[] = {
 };
 static const shape bench_shapes[] = {{32128, 768}};
 static const int64_t token_counts[] = {1, 2, 7, 33};
-static const value_kind kinds[] = {
-    VALUES_RANDOM, VALUES_SPECIAL, VALUES_TINY, VALUES_ZEROS, VALUES_STRUCTURED,
-    VALUES_LARGE};
+static const value_kind kinds[] = {VALUES_RANDOM, VALUES_SPECIAL, VALUES_TINY,
+    VALUES_ZEROS, VALUES_STRUCTURED, VALUES_LARGE};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -52,6 +51,7 @@ static void list_cases(case_list *list, bool bench)
             for (size_t t = 0; t < COUNT(token_counts); t++)
                 add_case(list, weight_kind_at(k), &shapes[s], token_counts[t],
                     false);
+    add_corrupt_cases(list, QMI_OP_EMBED);
 }
 
 static qmoe_status build(problem *p, rng *r, qmi_error *err)
@@ -59,8 +59,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     const check_case *c = p->c;
     const weight_request request = {
         c->weight, c->layout, c->w, 1, c->n_rows, c->n_cols};
-    QMI_TRY(
-        add_weight(p, offsetof(qmi_op, u.embed.table), &request, r, err));
+    QMI_TRY(add_weight(p, offsetof(qmi_op, u.embed.table), &request, r, err));
     p->body.u.embed.n_tokens = c->n_tokens;
     int32_t *ids =
         add_ints(p, "ids", VIEW_AT(embed.ids), c->n_tokens, 1)->data.ints;

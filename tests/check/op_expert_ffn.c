@@ -31,11 +31,7 @@ static const shape bench_shapes[] = {
     {8, 768, 3072, 1}, {8, 768, 3072, 7}, {8, 768, 3072, 33}};
 static const int64_t token_counts[] = {1, 2, 7, 33};
 static const value_kind x_kinds[] = {
-    VALUES_RANDOM,
-    VALUES_LARGE,
-    VALUES_TINY,
-    VALUES_ZEROS,
-    VALUES_MIXED,
+    VALUES_RANDOM, VALUES_LARGE, VALUES_TINY, VALUES_ZEROS, VALUES_MIXED,
     VALUES_SPECIAL, /* in the residual alone: see op_linear.c */
 };
 static const value_kind w_kinds[] = {
@@ -65,11 +61,11 @@ static check_case *add_case(
 static void name_case(check_case *c)
 {
     case_name(c, QMI_OP_EXPERT_FFN,
-        "e%lldx%lldx%lld/t%lld/top%lld/to-%s/%s*%s/%s/%s",
-        (long long)c->n_mats, (long long)c->n_cols, (long long)c->n_rows,
-        (long long)c->n_tokens, (long long)c->top_k, to_names[c->mode],
-        value_kind_name(c->x), value_kind_name(c->w),
-        weight_layout_name(c->layout), residual_name(c->residual));
+        "e%lldx%lldx%lld/t%lld/top%lld/to-%s/%s*%s/%s/%s", (long long)c->n_mats,
+        (long long)c->n_cols, (long long)c->n_rows, (long long)c->n_tokens,
+        (long long)c->top_k, to_names[c->mode], value_kind_name(c->x),
+        value_kind_name(c->w), weight_layout_name(c->layout),
+        residual_name(c->residual));
 }
 
 static void vary(check_case *c, size_t i)
@@ -113,6 +109,7 @@ static void list_cases(case_list *list, bool bench)
             }
         }
     }
+    add_corrupt_cases(list, QMI_OP_EXPERT_FFN);
 }
 
 /* Distinct experts of one token, or -1. */
@@ -143,8 +140,7 @@ static qmoe_status add_experts(problem *p, rng *r, qmi_error *err)
         c->weight, c->layout, c->w, c->n_mats, c->n_rows, c->n_cols};
     const weight_request wo = {
         c->weight, c->layout, second, c->n_mats, c->n_cols, c->n_rows};
-    QMI_TRY(
-        add_weight(p, offsetof(qmi_op, u.expert_ffn.wi), &wi, r, err));
+    QMI_TRY(add_weight(p, offsetof(qmi_op, u.expert_ffn.wi), &wi, r, err));
     return add_weight(p, offsetof(qmi_op, u.expert_ffn.wo), &wo, r, err);
 }
 
@@ -158,10 +154,12 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
         add_floats(p, "src", VIEW_AT(expert_ffn.src), c->n_tokens, c->n_cols);
     fill_values(src->data.floats, c->n_tokens * c->n_cols, r,
         c->x == VALUES_SPECIAL ? VALUES_RANDOM : c->x);
-    int32_t *expert = add_ints(p, "expert", VIEW_AT(expert_ffn.expert),
-        c->n_tokens, c->top_k)->data.ints;
-    float *weight = add_floats(p, "weight", VIEW_AT(expert_ffn.weight),
-        c->n_tokens, c->top_k)->data.floats;
+    int32_t *expert =
+        add_ints(p, "expert", VIEW_AT(expert_ffn.expert), c->n_tokens, c->top_k)
+            ->data.ints;
+    float *weight = add_floats(
+        p, "weight", VIEW_AT(expert_ffn.weight), c->n_tokens, c->top_k)
+                        ->data.floats;
     for (int64_t t = 0; t < c->n_tokens; t++)
         draw_experts(expert + t * c->top_k, c, r);
     for (int64_t i = 0; i < c->n_tokens * c->top_k; i++)
@@ -172,8 +170,8 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
 }
 
 /* Hidden values of one token in one expert, and the error of each. */
-static void hidden(double *h, double *error, const problem *p, int64_t expert,
-    const float *x)
+static void hidden(
+    double *h, double *error, const problem *p, int64_t expert, const float *x)
 {
     const check_case *c = p->c;
     double growth = UNIT_ROUNDOFF * (sum_growth(c->n_cols) + 2);
@@ -185,8 +183,8 @@ static void hidden(double *h, double *error, const problem *p, int64_t expert,
             sum += (double)w[i] * x[i];
         h[r] = fmax(sum, 0);
         error[r] = growth * sum_abs_products(w, x, c->n_cols) +
-                   SMALLEST_NORMAL * (x_sum + sum_abs(w, c->n_cols) +
-                                         (double)c->n_cols);
+                   SMALLEST_NORMAL *
+                       (x_sum + sum_abs(w, c->n_cols) + (double)c->n_cols);
     }
 }
 
@@ -221,7 +219,8 @@ static void bound(problem *p)
 {
     const check_case *c = p->c;
     double *out = make_bound(p, "dst");
-    const float *src = find_floats(p, "src"), *weight = find_floats(p, "weight");
+    const float *src = find_floats(p, "src"),
+                *weight = find_floats(p, "weight");
     const float *residual = find_floats(p, "residual");
     const int32_t *expert = find_operand(p, "expert")->data.ints;
     double *work =

@@ -58,4 +58,5 @@ static check_cost cost(const problem *p)
     return (check_cost){.bytes = n * (8.0 * (double)p->c->n_cols + 4)};
 }
 
-const check_op check_kv_store = {.list = list_cases, .build = build, .cost = cost};
+const check_op check_kv_store = {
+    .list = list_cases, .build = build, .cost = cost};

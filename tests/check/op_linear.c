@@ -41,11 +41,7 @@ static const shape bench_shapes[] = {
 static const int64_t token_counts[] = {1, 2, 7, 33};
 
 static const value_kind x_kinds[] = {
-    VALUES_RANDOM,
-    VALUES_LARGE,
-    VALUES_TINY,
-    VALUES_ZEROS,
-    VALUES_MIXED,
+    VALUES_RANDOM, VALUES_LARGE, VALUES_TINY, VALUES_ZEROS, VALUES_MIXED,
     VALUES_SPECIAL, /* in the residual alone: see build */
 };
 static const value_kind w_kinds[] = {
@@ -96,13 +92,11 @@ static void vary(check_case *c, size_t i)
 
 static void list_bench(case_list *list)
 {
-    const char *const formats[] = {"bf16", "ternary-dict"};
     for (size_t k = 0; k < weight_kind_count(); k++)
-        for (size_t f = 0; f < COUNT(formats); f++)
-            for (size_t s = 0; s < COUNT(bench_shapes); s++)
-                if (strcmp(weight_kind_at(k)->name, formats[f]) == 0)
-                    name_case(add_case(list, weight_kind_at(k),
-                        &bench_shapes[s], bench_shapes[s].n_tokens));
+        for (size_t s = 0; s < COUNT(bench_shapes); s++)
+            if (k == 0 || !weight_kind_at(k)->dense)
+                name_case(add_case(list, weight_kind_at(k), &bench_shapes[s],
+                    bench_shapes[s].n_tokens));
 }
 
 static void list_cases(case_list *list, bool bench)
@@ -118,11 +112,11 @@ static void list_cases(case_list *list, bool bench)
                 if (fixed != 0 && t != 0)
                     continue;
                 int64_t n = fixed != 0 ? fixed : token_counts[t];
-                vary(add_case(list, weight_kind_at(k), &shapes[s], n),
-                    list->n);
+                vary(add_case(list, weight_kind_at(k), &shapes[s], n), list->n);
             }
         }
     }
+    add_corrupt_cases(list, QMI_OP_LINEAR);
 }
 
 static qmoe_status build(problem *p, rng *r, qmi_error *err)
@@ -130,8 +124,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     const check_case *c = p->c;
     const weight_request request = {
         c->weight, c->layout, c->w, c->n_mats, c->n_rows, c->n_cols};
-    QMI_TRY(add_weight(
-        p, offsetof(qmi_op, u.linear.weight), &request, r, err));
+    QMI_TRY(add_weight(p, offsetof(qmi_op, u.linear.weight), &request, r, err));
     p->body.u.linear.mat = c->mat;
     p->body.u.linear.n_tokens = c->n_tokens;
     p->body.u.linear.alpha = c->alpha;
@@ -163,11 +156,11 @@ static void bound(problem *p)
             const float *x = src + t * c->n_cols;
             int64_t at = t * c->n_rows + row;
             double sum = alpha * sum_abs_products(x, w_row, c->n_cols);
-            double tiny = alpha * (w_sum + sum_abs(x, c->n_cols) +
-                                      (double)c->n_cols) + 2;
+            double tiny =
+                alpha * (w_sum + sum_abs(x, c->n_cols) + (double)c->n_cols) + 2;
             double r = residual != NULL ? fabs((double)residual[at]) : 0;
-            out[at] = UNIT_ROUNDOFF * (growth * sum + 2 * r) +
-                      SMALLEST_NORMAL * tiny;
+            out[at] =
+                UNIT_ROUNDOFF * (growth * sum + 2 * r) + SMALLEST_NORMAL * tiny;
         }
     }
 }

@@ -21,8 +21,8 @@ static const value_kind w_kinds[] = {
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-static check_case *add_case(case_list *list, const weight_kind *kind,
-    int64_t n_cols, int64_t n_tokens)
+static check_case *add_case(
+    case_list *list, const weight_kind *kind, int64_t n_cols, int64_t n_tokens)
 {
     check_case *c = case_add(list);
     c->weight = kind;
@@ -37,8 +37,7 @@ static void name_case(check_case *c)
 {
     case_name(c, QMI_OP_RMSNORM, "c%lld/t%lld/%s*%s/%s/eps%g",
         (long long)c->n_cols, (long long)c->n_tokens, value_kind_name(c->x),
-        value_kind_name(c->w), weight_layout_name(c->layout),
-        (double)c->alpha);
+        value_kind_name(c->w), weight_layout_name(c->layout), (double)c->alpha);
 }
 
 static void vary(check_case *c, size_t i)
@@ -75,8 +74,8 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     const check_case *c = p->c;
     const weight_request request = {
         c->weight, c->layout, c->w, 1, 1, c->n_cols};
-    QMI_TRY(add_weight(
-        p, offsetof(qmi_op, u.rmsnorm.weight), &request, r, err));
+    QMI_TRY(
+        add_weight(p, offsetof(qmi_op, u.rmsnorm.weight), &request, r, err));
     p->body.u.rmsnorm.n_tokens = c->n_tokens;
     p->body.u.rmsnorm.epsilon = c->alpha;
     operand *src =

@@ -9,8 +9,15 @@
 #include <stdlib.h>
 
 /* How logits are drawn. */
-enum { LOGITS_RANDOM, LOGITS_TIES, LOGITS_EQUAL, LOGITS_LARGE, LOGITS_CLOSE,
-    LOGITS_SPACED, LOGITS_COUNT };
+enum {
+    LOGITS_RANDOM,
+    LOGITS_TIES,
+    LOGITS_EQUAL,
+    LOGITS_LARGE,
+    LOGITS_CLOSE,
+    LOGITS_SPACED,
+    LOGITS_COUNT
+};
 static const char *const logit_names[LOGITS_COUNT] = {
     "random", "ties", "equal", "large", "close", "spaced"};
 
@@ -51,7 +58,9 @@ static void list_cases(case_list *list, bool bench)
             const int64_t tops[] = {1, 2, n < 9 ? n : 9};
             int64_t top_k = tops[choose(list->n, 1, COUNT(tops))];
             top_k = top_k < n ? top_k : n;
-            int mode = (int)choose(list->n, 2, LOGITS_COUNT);
+            const int modes[] = {
+                LOGITS_RANDOM, LOGITS_EQUAL, LOGITS_LARGE, LOGITS_CLOSE};
+            int mode = modes[choose(list->n, 2, COUNT(modes))];
             add_case(list, n, token_counts[t], top_k, mode, 0);
             add_case(list, n, token_counts[t], top_k, LOGITS_TIES, 0);
             /* A swap of near-equal experts would change who is dropped, so
@@ -100,12 +109,14 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     o->n_experts = c->n_cols;
     o->top_k = c->top_k;
     o->capacity = c->capacity;
-    float *logits = add_floats(
-        p, "logits", VIEW_AT(route.logits), c->n_tokens, c->n_cols)->data.floats;
+    float *logits =
+        add_floats(p, "logits", VIEW_AT(route.logits), c->n_tokens, c->n_cols)
+            ->data.floats;
     for (int64_t t = 0; t < c->n_tokens; t++)
         draw_logits(logits + t * c->n_cols, c->n_cols, c->mode, r);
-    int32_t *sequence = add_ints(
-        p, "sequence", VIEW_AT(route.sequence), c->n_tokens, 1)->data.ints;
+    int32_t *sequence =
+        add_ints(p, "sequence", VIEW_AT(route.sequence), c->n_tokens, 1)
+            ->data.ints;
     for (int64_t t = 1; t < c->n_tokens; t++)
         sequence[t] = sequence[t - 1] + (rng_below(r, 8) == 0);
     add_output(p, "expert", VIEW_AT(route.expert), c->n_tokens, c->top_k)
@@ -131,8 +142,8 @@ static void probabilities(
     for (int64_t e = 0; e < n; e++) {
         p[e] /= sum;
         double d = largest - (double)logits[e];
-        double relative = 2 * (p[e] > 0 ? d : 0) + 2 * spread +
-                          sum_growth(n) + 10;
+        double relative =
+            2 * (p[e] > 0 ? d : 0) + 2 * spread + sum_growth(n) + 10;
         error[e] = UNIT_ROUNDOFF * relative * p[e] + 2 * SMALLEST_NORMAL;
     }
 }
@@ -146,8 +157,7 @@ static bool listed_before(const int32_t *expert, int64_t j, int64_t e)
 }
 
 /* Among equal logits the lower index comes first. */
-static bool tie_respected(
-    const float *logits, const int32_t *expert, int64_t j)
+static bool tie_respected(const float *logits, const int32_t *expert, int64_t j)
 {
     for (int64_t e = 0; e < expert[j]; e++)
         if (logits[e] == logits[expert[j]] && !listed_before(expert, j, e))
@@ -170,8 +180,8 @@ static void judge_choice(const token *k, int64_t j, verdict *v)
     if (got != want) {
         bool valid = got >= 0 && got < k->c->n_cols && k->c->capacity == 0 &&
                      !listed_before(k->expert, j, got);
-        if (!valid || fabs(k->p[got] - k->p[want]) >
-                          k->error[got] + k->error[want]) {
+        if (!valid ||
+            fabs(k->p[got] - k->p[want]) > k->error[got] + k->error[want]) {
             verdict_fail(v, CHECK_VALUE,
                 "expert[%" PRId64 ", %" PRId64 "] is %" PRId64
                 ", must be %" PRId64,
@@ -188,8 +198,8 @@ static void judge_choice(const token *k, int64_t j, verdict *v)
             k->t, j, got);
     if (weighed < 0)
         return; /* dropped: see judge */
-    if (!value_in_bound(
-            k->weight[j], (float)k->p[weighed], k->error[weighed]))
+    note_error(v, k->weight[j], (float)k->p[weighed], k->error[weighed]);
+    if (!value_in_bound(k->weight[j], (float)k->p[weighed], k->error[weighed]))
         verdict_fail(v, CHECK_VALUE,
             "weight[%" PRId64 ", %" PRId64 "] is %.9g, must be %.9g", k->t, j,
             (double)k->weight[j], k->p[weighed]);

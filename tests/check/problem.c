@@ -60,6 +60,29 @@ void case_name(check_case *c, qmi_op_kind kind, const char *format, ...)
     va_end(args);
 }
 
+static bool has_corrupt_case(const case_list *list, const weight_kind *kind)
+{
+    for (size_t i = 0; i < list->n; i++)
+        if (list->cases[i].corrupt && list->cases[i].weight == kind)
+            return true;
+    return false;
+}
+
+void add_corrupt_cases(case_list *list, qmi_op_kind op)
+{
+    for (size_t i = 0, n = list->n; i < n; i++) {
+        const weight_kind *kind = list->cases[i].weight;
+        if (kind->corrupt == NULL || has_corrupt_case(list, kind))
+            continue;
+        check_case copy = list->cases[i];
+        copy.corrupt = true;
+        copy.mat = 0; /* the broken one */
+        copy.mode = 0;
+        case_name(&copy, op, "corrupt");
+        *case_add(list) = copy;
+    }
+}
+
 /* ---- operands ---- */
 
 static operand *add_operand(problem *p, const char *name, int64_t view_at,
@@ -127,6 +150,8 @@ qmoe_status add_weight(problem *p, size_t place, const weight_request *request,
     gen_weight *w = weight_create(request, r, err);
     if (w == NULL)
         return err->status != QMOE_OK ? err->status : QMOE_E_INTERNAL;
+    if (p->c->corrupt && p->n_weights == 0)
+        request->kind->corrupt(w);
     p->weights[p->n_weights] = w;
     p->weight_at[p->n_weights] = place;
     p->weight_hash[p->n_weights] = weight_hash(w);
@@ -162,8 +187,8 @@ double operand_bytes(const problem *p)
 {
     double n_bytes = 0;
     for (size_t i = 0; i < p->n_operands; i++)
-        n_bytes += 4.0 * (double)p->operands[i].n_rows *
-                   (double)p->operands[i].n_cols;
+        n_bytes +=
+            4.0 * (double)p->operands[i].n_rows * (double)p->operands[i].n_cols;
     return n_bytes;
 }
 

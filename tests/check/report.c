@@ -14,10 +14,11 @@ static const char *op_text(int op)
 
 void reproducer(char *text, size_t capacity, const record *r, uint64_t seed)
 {
-    int n = snprintf(text, capacity, "qmoe-check --backend %s", r->backend);
-    size_t used = (size_t)n;
+    size_t used = (size_t)snprintf(text, capacity, "qmoe-check");
 #define APPEND(...)                                                            \
     used += (size_t)snprintf(text + used, capacity - used, __VA_ARGS__)
+    if (strcmp(r->backend, "-") != 0)
+        APPEND(" --backend %s", r->backend);
     if (r->device >= 0 && used < capacity)
         APPEND(" --device %d", r->device);
     if (r->op >= 0 && used < capacity)
@@ -110,6 +111,8 @@ tally report_tally(const check_report *report, const char *backend, int device,
         sum.n_failed += r->v.failed != 0;
         sum.n_skipped += r->v.failed == 0 && r->v.skipped;
         sum.n_passed += r->v.failed == 0 && !r->v.skipped;
+        if (r->v.worst > sum.worst)
+            sum.worst = r->v.worst;
     }
     return sum;
 }
@@ -157,10 +160,12 @@ static void print_tallies(const check_report *report)
             continue;
         char place[96];
         place_text(place, sizeof place, r);
-        tally t = report_tally(
-            report, r->backend, r->device, r->op, r->variant);
+        tally t =
+            report_tally(report, r->backend, r->device, r->op, r->variant);
         printf("%-32s %5zu passed %5zu failed %5zu skipped", place, t.n_passed,
             t.n_failed, t.n_skipped);
+        if (t.worst > 0)
+            printf("  error <= %.2f of bound", t.worst);
         print_skipped_formats(report, r);
         printf("\n");
     }
@@ -172,22 +177,26 @@ static void print_tallies(const check_report *report)
 
 static void print_timings(const check_report *report)
 {
-    bool first = true;
+    int width = 0;
+    for (size_t i = 0; i < report->n; i++) {
+        int length = (int)strlen(report->records[i].name);
+        if (report->records[i].kind == RECORD_TIMING && length > width)
+            width = length;
+    }
+    if (width != 0)
+        printf("\n%-28s %-*s %10s %10s %10s %7s %8s %8s %9s\n", "variant",
+            width, "case", "median us", "p10 us", "p90 us", "samples", "GB/s",
+            "GFLOP/s", "x refer.");
     for (size_t i = 0; i < report->n; i++) {
         const record *r = &report->records[i];
         if (r->kind != RECORD_TIMING)
             continue;
-        if (first)
-            printf("\n%-24s %-52s %10s %10s %10s %7s %8s %8s %9s\n", "variant",
-                "case", "median us", "p10 us", "p90 us", "samples", "GB/s",
-                "GFLOP/s", "x refer.");
-        first = false;
         char place[96];
         place_text(place, sizeof place, r);
-        printf("%-24s %-52s %10.2f %10.2f %10.2f %7zu %8.2f %8.2f %9.2f\n",
-            place, r->name, 1e6 * r->t.seconds.median, 1e6 * r->t.seconds.p10,
-            1e6 * r->t.seconds.p90, r->t.seconds.n, r->t.gigabytes,
-            r->t.gigaflops, r->t.reference_ratio);
+        printf("%-28s %-*s %10.2f %10.2f %10.2f %7zu %8.2f %8.2f %9.2f\n",
+            place, width, r->name, 1e6 * r->t.seconds.median,
+            1e6 * r->t.seconds.p10, 1e6 * r->t.seconds.p90, r->t.seconds.n,
+            r->t.gigabytes, r->t.gigaflops, r->t.reference_ratio);
     }
 }
 
@@ -236,6 +245,8 @@ static cJSON *result_json(const check_report *report, const record *r)
     cJSON_AddStringToObject(item, "status", status_text(r));
     if (r->v.text[0] != '\0')
         cJSON_AddStringToObject(item, "text", r->v.text);
+    if (r->v.worst > 0)
+        cJSON_AddNumberToObject(item, "error_of_bound", r->v.worst);
     if (r->v.failed != 0) {
         char text[512];
         check_names(text, sizeof text, r->v.failed);

@@ -13,6 +13,7 @@ typedef struct check_options {
     uint64_t seed;
     bool bench, json, list;
     int64_t time_budget_ms; /* of one timing */
+    int n_threads;          /* of a timed device; 0: all processors */
     int64_t timeout_ms;     /* of one step */
     bool quiet;             /* print nothing (selftest) */
 } check_options;
@@ -57,6 +58,7 @@ typedef struct check_report {
 
 typedef struct tally {
     size_t n_passed, n_failed, n_skipped;
+    double worst; /* share of a bound that an error used */
 } tally;
 
 void report_add(check_report *report, const record *r);
@@ -68,7 +70,6 @@ tally report_tally(const check_report *report, const char *backend, int device,
 void report_print(check_report *report);
 
 /* "qmoe-check --backend ...": the command that repeats a result. */
-void reproducer(
-    char *text, size_t capacity, const record *r, uint64_t seed);
+void reproducer(char *text, size_t capacity, const record *r, uint64_t seed);
 
 #endif

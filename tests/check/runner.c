@@ -126,8 +126,8 @@ void run_backend(check_report *report, const qmi_backend *backend)
         child c;
         char text[128];
         if (!start_child(&c, report, backend, start)) {
-            snprintf(text, sizeof text, "no child process: %s",
-                strerror(errno));
+            snprintf(
+                text, sizeof text, "no child process: %s", strerror(errno));
             add_death(report, &c, backend, text);
             return;
         }

@@ -30,8 +30,8 @@ void expect(bool holds, const char *format, ...)
 /* Big cases add time and no insight here. */
 static bool is_small(const check_case *c)
 {
-    return c->n_rows * c->n_cols * c->n_mats <= 20000 && c->n_tokens <= 33 &&
-           c->n_rows * c->n_cols * c->n_tokens <= 100000;
+    return !c->corrupt && c->n_rows * c->n_cols * c->n_mats <= 20000 &&
+           c->n_tokens <= 33 && c->n_rows * c->n_cols * c->n_tokens <= 100000;
 }
 
 typedef struct outcome {
@@ -53,8 +53,7 @@ static void note(outcome *o, const mutant *m, const verdict *v)
         o->outside |= CHECK_HARNESS;
 }
 
-static void expect_outcome(
-    const outcome *o, const mutant *m, const char *op)
+static void expect_outcome(const outcome *o, const mutant *m, const char *op)
 {
     char names[128];
     check_names(names, sizeof names, m->must);
@@ -86,8 +85,7 @@ static problem *create(int op, const check_case *c, uint64_t seed)
 {
     qmi_error err = {0};
     problem *p = NULL;
-    qmoe_status status =
-        problem_create(&p, (qmi_op_kind)op, c, seed, &err);
+    qmoe_status status = problem_create(&p, (qmi_op_kind)op, c, seed, &err);
     expect(status == QMOE_OK, "%s: %s", c->name, err.text);
     return p;
 }
@@ -117,8 +115,8 @@ static void test_general(
         bool applies = outcomes[m].n_runs != 0;
         if (applies || mutant_at(m)->applies == NULL ||
             !(weightless || inputless))
-            expect_outcome(&outcomes[m], mutant_at(m),
-                qmi_op_name((qmi_op_kind)op));
+            expect_outcome(
+                &outcomes[m], mutant_at(m), qmi_op_name((qmi_op_kind)op));
     }
 }
 
@@ -137,6 +135,36 @@ static void test_semantic(
         problem_destroy(p);
     }
     expect_outcome(&o, m, qmi_op_name((qmi_op_kind)m->op));
+}
+
+/* ---- broken weights ---- */
+
+static qmoe_status accept_anything(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    (void)device;
+    (void)op;
+    (void)err;
+    return QMOE_OK;
+}
+
+static void test_corrupt(int op, const case_list *cases, const target *toy)
+{
+    for (size_t i = 0; i < cases->n; i++) {
+        const check_case *c = &cases->cases[i];
+        problem *p = c->corrupt ? create(op, c, 1) : NULL;
+        verdict v;
+        if (p == NULL)
+            continue;
+        toy_run = run_reference;
+        check_run(&v, p, toy, 0);
+        expect(v.failed == 0, "%s: refused, yet %s", c->name, v.text);
+        toy_run = accept_anything;
+        check_run(&v, p, toy, 0);
+        expect(v.failed == CHECK_STATUS, "%s: accepted, but %s", c->name,
+            v.failed != 0 ? v.text : "nobody minds");
+        problem_destroy(p);
+    }
 }
 
 /* ---- cases ---- */
@@ -233,6 +261,7 @@ int run_selftest(const check_options *options)
         case_list_free(&cases);
         check_op_of((qmi_op_kind)op)->list(&cases, false);
         test_seeds(op, &cases);
+        test_corrupt(op, &cases, &toy);
         test_general(op, &cases, &toy, options->seed);
         for (size_t m = 0; semantic_mutant_at(m) != NULL; m++)
             if (semantic_mutant_at(m)->op == op)

@@ -29,7 +29,7 @@ typedef struct mutant {
 } mutant;
 
 /* Tables; NULL past the end. */
-const mutant *mutant_at(size_t index);         /* mutants.c: any operation */
+const mutant *mutant_at(size_t index);          /* mutants.c: any operation */
 const mutant *semantic_mutant_at(size_t index); /* mutants_semantic.c */
 
 /* The problem being run, for mutants that need its operands and bounds. */
@@ -43,8 +43,7 @@ const qmi_backend *toy_backend(void);
 int toy_threads(const qmi_device *device);
 
 /* The right answer. */
-qmoe_status run_reference(
-    qmi_device *device, const qmi_op *op, qmi_error *err);
+qmoe_status run_reference(qmi_device *device, const qmi_op *op, qmi_error *err);
 
 /* selftest_runner.c: children, coverage, timing. */
 void selftest_runner(void);

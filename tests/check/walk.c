@@ -102,8 +102,8 @@ static const problem *need_problem(
     if (*p != NULL || *broken)
         return *p;
     qmi_error err = {0};
-    qmoe_status status = problem_create(
-        p, (qmi_op_kind)w->now.op, c, w->options->seed, &err);
+    qmoe_status status =
+        problem_create(p, (qmi_op_kind)w->now.op, c, w->options->seed, &err);
     if (status != QMOE_OK) {
         *broken = true;
         fail_here(w, CHECK_HARNESS, err.text);
@@ -145,14 +145,15 @@ static void time_variant(
 static bool is_clean(const walk *w)
 {
     return report_tally(w->report, w->now.backend, w->now.device, w->now.op,
-               w->now.variant).n_failed == 0;
+               w->now.variant)
+               .n_failed == 0;
 }
 
 static void walk_case(walk *w, const check_case *c, bool bench)
 {
     size_t n = 0;
-    const qmi_variant *variants = w->backend->variants(
-        w->target.devices[0], (qmi_op_kind)w->now.op, &n);
+    const qmi_variant *variants =
+        w->backend->variants(w->target.devices[0], (qmi_op_kind)w->now.op, &n);
     problem *p = NULL;
     bool broken = false;
     double reference_median = 0;
@@ -187,12 +188,12 @@ static void walk_case(walk *w, const check_case *c, bool bench)
 static void check_coverage(walk *w, size_t n_selected)
 {
     size_t n = 0;
-    const qmi_variant *variants = w->backend->variants(
-        w->target.devices[0], (qmi_op_kind)w->now.op, &n);
+    const qmi_variant *variants =
+        w->backend->variants(w->target.devices[0], (qmi_op_kind)w->now.op, &n);
     if (n_selected == 0 || w->options->list || !take_step(w))
         return;
-    tally all = report_tally(
-        w->report, w->now.backend, w->now.device, w->now.op, NULL);
+    tally all =
+        report_tally(w->report, w->now.backend, w->now.device, w->now.op, NULL);
     bool selected = w->options->variant == NULL;
     for (size_t i = 0; i < n; i++)
         selected = selected || wanted(w->options->variant, variants[i].name);
@@ -252,10 +253,11 @@ static void walk_device(walk *w, int index)
     w->now.op = -1;
     qmoe_status status = target_open(&w->target, w->backend, index, &err);
     if (status == QMOE_OK && w->options->bench) {
+        int n = w->options->n_threads;
         const qmi_device_options options = {
-            .n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN)};
-        status = w->backend->device_open(
-            &w->bench_device, index, &options, &err);
+            .n_threads = n != 0 ? n : (int)sysconf(_SC_NPROCESSORS_ONLN)};
+        status =
+            w->backend->device_open(&w->bench_device, index, &options, &err);
     }
     if (status != QMOE_OK) {
         if (take_step(w))
@@ -284,8 +286,8 @@ static void walk_devices(walk *w)
         if (status != QMOE_OK)
             fail_here(w, CHECK_STATUS, text);
         else if (w->options->backend != NULL)
-            fail_here(w, CHECK_COVERAGE,
-                n != 0 ? "there is no such device" : text);
+            fail_here(
+                w, CHECK_COVERAGE, n != 0 ? "there is no such device" : text);
         else
             skip_here(w, n != 0 ? "there is no such device" : text);
         return;

@@ -82,21 +82,20 @@ static float pattern_value(int64_t row, int64_t col, int64_t n_cols)
     }
 }
 
-static void draw_dense(
-    float *dst, const weight_request *q, rng *r, float scale)
+static void draw_dense(float *dst, const weight_request *q, rng *r, float scale)
 {
     int64_t first = rng_below(r, 4), n = q->n_mats * q->n_rows * q->n_cols;
     for (int64_t i = 0; i < n; i++) {
         if (q->values == VALUES_STRUCTURED)
-            dst[i] = pattern_value(
-                first + i / q->n_cols, i % q->n_cols, q->n_cols);
+            dst[i] =
+                pattern_value(first + i / q->n_cols, i % q->n_cols, q->n_cols);
         else
             dst[i] = draw_value(r, q->values) * scale;
     }
 }
 
-static void place_dense(gen_weight *w, const weight_request *q, const void *bytes,
-    size_t element_bytes)
+static void place_dense(gen_weight *w, const weight_request *q,
+    const void *bytes, size_t element_bytes)
 {
     size_t matrix_bytes = (size_t)matrix_size(w) * element_bytes;
     size_t n_bytes = matrix_bytes * (size_t)q->n_mats;
@@ -224,8 +223,8 @@ static void draw_levels(uint16_t levels[2], value_kind kind, rng *r)
     levels[1] = (uint16_t)(bits_of(high) >> 16);
 }
 
-static void expand_row(float *dst, const uint8_t *codes, int64_t n,
-    const uint16_t levels[2])
+static void expand_row(
+    float *dst, const uint8_t *codes, int64_t n, const uint16_t levels[2])
 {
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits = 0;
@@ -260,8 +259,7 @@ static void store_ternary_dict(gen_weight *w, const weight_request *q, rng *r)
         draw_levels(levels + 2 * row, q->values, r);
         expand_row(w->values + (int64_t)row * q->n_cols, codes, q->n_cols,
             levels + 2 * row);
-        n_words +=
-            qmi_dict_encode_row(dict, words + n_words, codes, q->n_cols);
+        n_words += qmi_dict_encode_row(dict, words + n_words, codes, q->n_cols);
         *row_end++ = (uint32_t)(n_words - experts[row / (size_t)q->n_rows]);
     }
     experts[q->n_mats] = n_words;
@@ -289,13 +287,23 @@ static void store_ternary_dict(gen_weight *w, const weight_request *q, rng *r)
     free(codes);
 }
 
+/* Row 0 seems to end far beyond all codewords. */
+static void corrupt_ternary_dict(gen_weight *w)
+{
+    const void *offsets = w->host.parts[QMI_TD_ROW_OFFSETS].data;
+    uint32_t far = 0x7ffffff0;
+    memcpy((uint8_t *)(uintptr_t)offsets + sizeof far, &far, sizeof far);
+}
+
 /* ---- all formats ---- */
 
 static const weight_kind kinds[] = {
-    {"bf16", true, store_bf16},
-    {"f16", true, store_f16},
-    {"f32", true, store_f32},
-    {"ternary-dict", false, store_ternary_dict},
+    {"bf16", true, store_bf16, NULL},
+    {"f16", true, store_f16, NULL},
+    {"f32", true, store_f32, NULL},
+    {"ternary-dict", false, store_ternary_dict, corrupt_ternary_dict},
+    {"pvq", false, store_pvq, corrupt_pvq},
+    {"pvq8", false, store_pvq8, corrupt_pvq},
 };
 
 size_t weight_kind_count(void)
@@ -419,8 +427,8 @@ uint64_t weight_hash(const gen_weight *w)
                        (size_t)(h->parts[0].n_bytes / (uint64_t)h->n_mats));
     else
         for (int i = 0; i < h->format->n_parts; i++)
-            hash = hash * 31 + qmi_hash64(h->parts[i].data,
-                                   (size_t)h->parts[i].n_bytes);
+            hash = hash * 31 +
+                   qmi_hash64(h->parts[i].data, (size_t)h->parts[i].n_bytes);
     return hash;
 }
 

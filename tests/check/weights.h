@@ -38,6 +38,9 @@ struct weight_kind {
     bool dense;
     /* Fills parts and values of a weight whose shape is set. */
     void (*store)(gen_weight *w, const weight_request *request, rng *r);
+    /* Breaks the payload of matrix 0 as a damaged file might; NULL: the format
+     * has no invalid payload. */
+    void (*corrupt)(gen_weight *w);
 };
 
 /* Table order; NULL past the end. */
@@ -46,7 +49,8 @@ size_t weight_kind_count(void);
 
 /* Generates, then makes sure that the library's own open, check and decode
  * agree with the generated values bit by bit.  Release with weight_destroy. */
-gen_weight *weight_create(const weight_request *request, rng *r, qmi_error *err);
+gen_weight *weight_create(
+    const weight_request *request, rng *r, qmi_error *err);
 void weight_destroy(gen_weight *w);
 /* The same weight in storage of its own, for timing. */
 gen_weight *weight_clone(const gen_weight *w);
@@ -59,6 +63,11 @@ void weight_forget_checks(gen_weight *w);
 /* For the store functions: copies n_bytes into a block of exactly that size
  * (plus one byte before it when `odd`) owned by `w`. */
 void *weight_place(gen_weight *w, const void *bytes, size_t n_bytes, bool odd);
+
+/* Store functions of formats with a file of their own. */
+void store_pvq(gen_weight *w, const weight_request *request, rng *r);
+void store_pvq8(gen_weight *w, const weight_request *request, rng *r);
+void corrupt_pvq(gen_weight *w);
 
 /* Zeroed memory; ends the program when there is none. */
 void *check_calloc(size_t n, size_t size);
