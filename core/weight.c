@@ -7,6 +7,7 @@
 #include <inttypes.h>
 
 #include "pvq.h"
+#include "q2.h"
 #include "ternary_dict.h"
 
 static int shape_dense(
@@ -41,6 +42,7 @@ static const qmi_format *const formats[] = {
     &format_f16,
     &format_f32,
     &qmi_format_ternary_dict,
+    &qmi_format_q2,
     &qmi_format_pvq,
     &qmi_format_pvq8,
 };

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Factorisation, sweep and error measure shared by quantisers. */
+ * The walk over the columns.  Blocks of 128 columns are joined pairwise: the
+ * right half of a range is brought up to date with the left half by one matrix
+ * product, so products are as large as they can be.  Inside a block the rows go
+ * through in tiles, transposed, so that everything is a loop over rows next to
+ * each other. */
 #include "gptq_frame.h"
 
 #include <cblas.h>
@@ -7,137 +11,242 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "sweep_tile.h"
 
-/* LAPACK, column-major, as OpenBLAS exports it. */
-void dpotrf_(
-    const char *uplo, const int *n, double *a, const int *lda, int *info);
-void dpotri_(
-    const char *uplo, const int *n, double *a, const int *lda, int *info);
+enum { ROWS = QMI_SWEEP_ROWS, BLOCK = QMI_SWEEP_BLOCK, STEP = QMI_SWEEP_STEP };
 
-enum { BLOCK = 128, PANEL_ROWS = 64 };
+/* One tile of a block. */
+typedef struct tile {
+    qmi_tile c; /* the values aimed at */
+    qmi_tile d; /* w, then w - q */
+    qmi_code_tile codes;
+    float q[QMI_SWEEP_MAX_GROUP][ROWS];
+    float f[BLOCK][BLOCK]; /* feedback inside the block */
+    float error[ROWS];     /* sum of |(c - q) V_bb|^2 over the block */
+} tile;
 
-static double damping_of(const qmi_hessian *h, double damping)
+typedef struct walk {
+    qmi_sweep *sweep;
+    tile *tile;
+    qmi_tile_update_fn update;
+    int step; /* columns brought up to date together */
+    int group;
+} walk;
+
+/* ---- tiles ---- */
+
+/* Adds |(c - q) V_bb|^2 of the group at column k of the block; metric
+ * [n, stride]. */
+static void add_error(tile *t, int k, int n, const float *metric, int stride)
 {
-    double mean = 0;
-    for (int64_t i = 0; i < h->n_cols; i++)
-        mean += h->sum[i * h->n_cols + i];
-    mean /= (double)h->n_cols;
-    return fmax(damping * mean, 1e-6);
-}
-
-/* In place: A (upper triangle, row-major) to the factor U of A^-1 = U^T U,
- * U upper triangular.  A row-major upper triangle is LAPACK's lower one. */
-static bool factor_in_place(double *a, int n)
-{
-    int info = 0;
-    dpotrf_("L", &n, a, &n, &info);
-    if (info == 0)
-        dpotri_("L", &n, a, &n, &info);
-    if (info == 0)
-        /* Now the upper triangle (row-major) of A^-1; its Cholesky factor
-         * L with A^-1 = L L^T in LAPACK's view is U^T in ours. */
-        dpotrf_("L", &n, a, &n, &info);
-    return info == 0;
-}
-
-qmoe_status qmi_gptq_factor(
-    float *u, const qmi_hessian *hessian, double damping, qmi_error *err)
-{
-    int64_t n = hessian->n_cols;
-    size_t count = (size_t)n * (size_t)n;
-    double *a = qmi_calloc(count, sizeof *a, "a factorisation", err);
-    if (a == NULL)
-        return QMOE_E_NOMEM;
-    memcpy(a, hessian->sum, count * sizeof *a);
-    double added = damping_of(hessian, damping);
-    for (int64_t i = 0; i < n; i++)
-        a[i * n + i] += added;
-    bool good = factor_in_place(a, (int)n);
-    for (int64_t r = 0; good && r < n; r++)
-        for (int64_t c = 0; c < n; c++) {
-            u[r * n + c] = c < r ? 0 : (float)a[r * n + c];
-            good = good && isfinite(u[r * n + c]);
+    for (int i = 0; i < n; i++) {
+        float e[ROWS] = {0};
+        for (int j = 0; j <= i; j++) {
+            const float v = metric != NULL ? metric[j * stride + i] : 1;
+            for (int r = 0; r < ROWS; r++)
+                e[r] += (t->c[k + j][r] - t->q[j][r]) * v;
         }
-    qmi_free(a);
-    if (good)
-        return QMOE_OK;
-    return qmi_fail(err, QMOE_E_UNSUPPORTED,
-        "the second moments are not positive definite");
-}
-
-/* Columns [first, last) of one row: round, keep the scaled errors, feed them
- * forward within the block. */
-static void sweep_row(float *w, float *error, const float *u, int64_t n_cols,
-    int64_t first, int64_t last, qmi_round_fn round, void *rule, int64_t row)
-{
-    for (int64_t j = first; j < last; j++) {
-        const float *u_row = u + j * n_cols;
-        float e = (w[j] - round(rule, row, j, w[j])) / u_row[j];
-        error[j - first] = e;
-        for (int64_t k = j + 1; k < last; k++)
-            w[k] -= e * u_row[k];
+        for (int r = 0; r < ROWS; r++)
+            t->error[r] += e[r] * e[r];
     }
 }
 
-qmoe_status qmi_gptq_sweep(float *w, int64_t n_rows, int64_t n_cols,
-    const float *u, qmi_round_fn round, void *rule, qmi_error *err)
+/* Chooses columns [k, k + n) of the block and leaves their D. */
+static void choose_group(
+    const walk *w, int64_t row, int64_t block, int k, int n)
 {
-    float *error =
-        qmi_calloc(PANEL_ROWS * BLOCK, sizeof *error, "a sweep", err);
-    if (error == NULL)
-        return QMOE_E_NOMEM;
-    /* Rows are independent: a panel of them goes through all blocks while its
-     * weights stay in the cache. */
-    for (int64_t row = 0; row < n_rows; row += PANEL_ROWS) {
-        int64_t rows = n_rows - row < PANEL_ROWS ? n_rows - row : PANEL_ROWS;
-        float *panel = w + row * n_cols;
-        for (int64_t j = 0; j < n_cols; j += BLOCK) {
-            int64_t end = j + BLOCK < n_cols ? j + BLOCK : n_cols;
-            for (int64_t r = 0; r < rows; r++)
-                sweep_row(panel + r * n_cols, error + r * BLOCK, u, n_cols, j,
-                    end, round, rule, row + r);
-            if (end < n_cols)
-                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans,
-                    (int)rows, (int)(n_cols - end), (int)(end - j), -1.0f,
-                    error, BLOCK, u + j * n_cols + end, (int)n_cols, 1.0f,
-                    panel + end, (int)n_cols);
-        }
+    qmi_sweep *s = w->sweep;
+    tile *t = w->tile;
+    const qmi_gptq *g = s->gptq;
+    const float *metric = g != NULL ? g->metric + (block + k) * g->group : NULL;
+    s->choose(s->user, row, block + k, n, t->c[k], t->q[0], t->codes[k]);
+    add_error(t, k, n, metric, w->group);
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < ROWS; r++)
+            t->d[k + i][r] -= t->q[i][r];
+}
+
+/* Columns [k, end) of one step, group by group.  In groups of one, a column
+ * still lacks the errors of its neighbours in the step. */
+static void walk_step(const walk *w, int64_t row, int64_t block, int k, int end)
+{
+    tile *t = w->tile;
+    for (int j = k; j < end; j += w->group) {
+        int n = end - j < w->group ? end - j : w->group;
+        for (int i = k; w->group == 1 && i < j; i++)
+            for (int r = 0; r < ROWS; r++)
+                t->c[j][r] += t->d[i][r] * t->f[i][j];
+        choose_group(w, row, block, j, n);
     }
-    qmi_free(error);
+}
+
+static void walk_tile(
+    const walk *w, int64_t row, int n_rows, int64_t block, int n_cols)
+{
+    qmi_sweep *s = w->sweep;
+    tile *t = w->tile;
+    const int64_t stride = s->n_cols, at = row * stride + block;
+    qmi_tile_load(t->c, s->work + at, stride, n_rows, n_cols);
+    qmi_tile_load(t->d, s->w + at, stride, n_rows, n_cols);
+    memset(t->error, 0, sizeof t->error);
+    for (int k = 0; k < n_cols; k += w->step) {
+        int end = k + w->step < n_cols ? k + w->step : n_cols;
+        for (int i = k; s->gptq != NULL && i < end; i += STEP)
+            w->update(&t->c[i], (const float(*)[ROWS])t->d, &t->f[0][i], k);
+        walk_step(w, row, block, k, end);
+    }
+    for (int r = 0; r < n_rows; r++)
+        s->error += (double)t->error[r];
+    qmi_tile_store(s->work + at, stride, t->d, n_rows, n_cols);
+    if (s->codes != NULL)
+        qmi_tile_store_codes(s->codes + at, stride, t->codes, n_rows, n_cols);
+}
+
+/* ---- blocks ---- */
+
+static void walk_block(const walk *w, int64_t block, int n_cols)
+{
+    const qmi_sweep *s = w->sweep;
+    for (int i = 0; s->gptq != NULL && i < n_cols; i++) {
+        const float *f = s->gptq->feedback + (block + i) * s->n_cols + block;
+        memcpy(w->tile->f[i], f, (size_t)n_cols * sizeof *f);
+    }
+    for (int64_t row = 0; row < s->n_rows; row += ROWS) {
+        int64_t left = s->n_rows - row;
+        walk_tile(w, row, left < ROWS ? (int)left : ROWS, block, n_cols);
+    }
+}
+
+/* Columns [begin, end); those before `begin` are already in `work`. */
+static void walk_range(const walk *w, int64_t begin, int64_t end)
+{
+    const qmi_sweep *s = w->sweep;
+    const int n = (int)s->n_cols;
+    if (end - begin <= BLOCK) {
+        walk_block(w, begin, (int)(end - begin));
+        return;
+    }
+    int64_t n_blocks = (end - begin + BLOCK - 1) / BLOCK;
+    int64_t middle = begin + n_blocks / 2 * BLOCK;
+    walk_range(w, begin, middle);
+    if (s->gptq != NULL)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->n_rows,
+            (int)(end - middle), (int)(middle - begin), 1, s->work + begin, n,
+            s->gptq->feedback + begin * n + middle, n, 1, s->work + middle, n);
+    walk_range(w, middle, end);
+}
+
+qmoe_status qmi_sweep_run(qmi_sweep *sweep, qmi_error *err)
+{
+    const int group = sweep->gptq != NULL ? sweep->gptq->group : 1;
+    walk w = {
+        .sweep = sweep,
+        .update = qmi_tile_update(),
+        .group = group,
+        .step = group == 1 ? STEP : group,
+    };
+    sweep->error = 0;
+    w.tile = qmi_calloc(1, sizeof *w.tile, "a tile of a matrix", err);
+    if (w.tile == NULL)
+        return QMOE_E_NOMEM;
+    walk_range(&w, 0, sweep->n_cols);
+    qmi_free(w.tile);
     return QMOE_OK;
 }
 
-/* ---- error measure ---- */
+void qmi_sweep_look_ahead(float *work, int64_t n_rows, const qmi_gptq *descent)
+{
+    const int n = (int)descent->n_cols;
+    cblas_strmm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasUnit,
+        (int)n_rows, n, 1, descent->feedback, n, work, n);
+}
 
-static double sum_of_squares(const float *d, int64_t n)
+/* ---- errors ---- */
+
+static double sum_of_squares(const float *x, int64_t n)
 {
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
-        sum += (double)d[i] * d[i];
+        sum += (double)x[i] * (double)x[i];
     return sum;
 }
 
 double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
     const qmi_hessian *hessian, qmi_error *err)
 {
+    const int n = (int)n_cols;
+    double error = 0;
     if (hessian == NULL || hessian->n_tokens == 0)
         return sum_of_squares(d, n_rows * n_cols);
-    size_t n = (size_t)(PANEL_ROWS * n_cols);
-    double *wide = qmi_calloc(2 * n, sizeof *wide, "an error sum", err);
+    double *wide = qmi_calloc((size_t)n_cols * ROWS * 2, sizeof *wide,
+        "rows of a quadratic error", err);
     if (wide == NULL)
         return NAN;
-    double *product = wide + n;
-    double sum = 0;
-    for (int64_t row = 0; row < n_rows; row += PANEL_ROWS) {
-        int64_t rows = n_rows - row < PANEL_ROWS ? n_rows - row : PANEL_ROWS;
-        for (int64_t i = 0; i < rows * n_cols; i++)
-            wide[i] = d[row * n_cols + i];
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows,
-            (int)n_cols, (int)n_cols, 1.0, wide, (int)n_cols, hessian->sum,
-            (int)n_cols, 0.0, product, (int)n_cols);
-        for (int64_t i = 0; i < rows * n_cols; i++)
-            sum += product[i] * wide[i];
+    double *product = wide + n_cols * ROWS;
+    for (int64_t row = 0; row < n_rows; row += ROWS) {
+        int64_t height = n_rows - row < ROWS ? n_rows - row : ROWS;
+        for (int64_t i = 0; i < height * n_cols; i++)
+            wide[i] = (double)d[row * n_cols + i];
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)height, n,
+            n, 1, wide, n, hessian->sum, n, 0, product, n);
+        for (int64_t i = 0; i < height * n_cols; i++)
+            error += wide[i] * product[i];
     }
     qmi_free(wide);
-    return sum;
+    return error;
+}
+
+double qmi_gptq_error(float *d, int64_t n_rows, const qmi_gptq *gptq)
+{
+    const int n = (int)gptq->n_cols, group = gptq->group;
+    const double square = sum_of_squares(d, n_rows * n);
+    double error = 0;
+    cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasUnit,
+        (int)n_rows, n, 1, gptq->feedback, n, d, n);
+    for (int64_t row = 0; row < n_rows; row++)
+        for (int k = 0; k < n; k++) {
+            const float *c = d + row * n + k / group * group;
+            const float *v = gptq->metric + k / group * group * group;
+            float e = 0;
+            for (int j = 0; j <= k % group; j++)
+                e += c[j] * v[j * group + k % group];
+            error += (double)e * (double)e;
+        }
+    error -= gptq->damping * square;
+    return error > 0 ? error : 0;
+}
+
+qmoe_status qmi_gptq_measure(qmi_quant_result *result, float *d, const float *w,
+    int64_t n_rows, int64_t n_cols, const qmi_hessian *hessian,
+    const qmi_gptq *gptq, qmi_error *err)
+{
+    if (gptq->feedback != NULL) {
+        result->error = qmi_gptq_error(d, n_rows, gptq);
+        memcpy(d, w, (size_t)(n_rows * n_cols) * sizeof *d);
+        result->energy = qmi_gptq_error(d, n_rows, gptq);
+        return QMOE_OK;
+    }
+    result->error = qmi_quadratic_error(d, n_rows, n_cols, hessian, err);
+    result->energy = qmi_quadratic_error(w, n_rows, n_cols, hessian, err);
+    return isnan(result->error) || isnan(result->energy) ? QMOE_E_NOMEM
+                                                         : QMOE_OK;
+}
+
+qmoe_status qmi_gptq_check(
+    int64_t n_rows, int64_t n_cols, const qmi_hessian *hessian, qmi_error *err)
+{
+    uint64_t n = 0;
+    if (n_rows <= 0 || n_cols <= 0 ||
+        (hessian != NULL && hessian->n_cols != n_cols))
+        return qmi_fail(err, QMOE_E_INVALID,
+            "a matrix of %lld x %lld with second moments of width %lld",
+            (long long)n_rows, (long long)n_cols,
+            hessian != NULL ? (long long)hessian->n_cols : 0);
+    /* The BLAS interface has int sizes, and OpenBLAS int products of them. */
+    if (!qmi_mul_u64((uint64_t)n_rows, (uint64_t)n_cols, &n) || n > INT32_MAX ||
+        (hessian != NULL && n_cols > 46340))
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "a matrix of %lld x %lld is too large to be quantised",
+            (long long)n_rows, (long long)n_cols);
+    return QMOE_OK;
 }

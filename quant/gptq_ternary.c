@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Ternary quantisers for "ternary-dict": rounding to nearest and GPTQ, with
- * the paper's grid {row min, 0, row max}. */
+ * the paper's grid {row min, 0, row max} or with fitted levels. */
 #include <math.h>
 #include <string.h>
 
@@ -9,132 +9,172 @@
 #include "gptq_frame.h"
 #include "ternary.h"
 #include "ternary_dict.h"
+#include "ternary_fit.h"
+#include "ternary_grid.h"
 
-/* The grid of each row and the codes found so far. */
-typedef struct rule {
-    qmi_ternary_matrix *matrix;
-    float *grid; /* [n_rows, 4]: low, high (unrounded) and decoded low, high */
-} rule;
+/* Fitted matrices aim at this share of the non-zero weights that the paper's
+ * rule gives: still less error, and less entropy.  Rows with a few large
+ * weights get almost no others under the paper's rule; the dictionary gains
+ * nothing from so many zeros (28 weights per codeword at most), the error
+ * would lose. */
+static const double fit_share = 0.9, fit_most_zeros = 0.93;
 
-static float round_weight(void *context, int64_t row, int64_t col, float value)
+/* One matrix on its way. */
+typedef struct job {
+    qmi_ternary_matrix matrix;  /* codes and levels so far */
+    const float *w;             /* [n_rows, n_cols] */
+    float *work;                /* [n_rows, n_cols] */
+    const qmi_hessian *hessian; /* NULL: A = I */
+    const qmi_quant_options *options;
+    qmi_gptq gptq; /* all zero: no feedback */
+} job;
+
+static qmoe_status round_rows(job *j, qmi_error *err)
 {
-    const rule *r = context;
-    const float *grid = r->grid + 4 * row;
-    uint8_t *code = r->matrix->codes + row * r->matrix->n_cols + col;
-    if (value > grid[1] / 2) {
-        *code = QMI_CODE_HIGH;
-        return grid[3];
-    }
-    if (value < grid[0] / 2) {
-        *code = QMI_CODE_LOW;
-        return grid[2];
-    }
-    *code = QMI_CODE_ZERO;
-    return 0;
-}
-
-/* Codes and levels of plain rounding; the grid for a sweep. */
-static qmoe_status round_rows(rule *r, const float *w, qmi_error *err)
-{
-    qmi_ternary_matrix *m = r->matrix;
+    qmi_ternary_matrix *m = &j->matrix;
     for (int64_t row = 0; row < m->n_rows; row++) {
-        const float *weights = w + row * m->n_cols;
-        uint16_t *levels = m->levels + 2 * row;
-        float *grid = r->grid + 4 * row;
-        QMI_TRY(qmi_ternary_rtn_row(
-            m->codes + row * m->n_cols, levels, weights, m->n_cols, err));
-        for (int64_t c = 0; c < m->n_cols; c++) {
-            grid[0] = fminf(grid[0], weights[c]);
-            grid[1] = fmaxf(grid[1], weights[c]);
-        }
-        grid[2] = qmi_bf16_to_f32(levels[0]);
-        grid[3] = qmi_bf16_to_f32(levels[1]);
-        /* A level that is zero is never chosen. */
-        grid[0] = grid[2] < 0 ? grid[0] : -INFINITY;
-        grid[1] = grid[3] > 0 ? grid[1] : INFINITY;
+        qmoe_status status = qmi_ternary_rtn_row(m->codes + row * m->n_cols,
+            m->levels + 2 * row, j->w + row * m->n_cols, m->n_cols, err);
+        if (status != QMOE_OK)
+            return qmi_error_prefix(err, status, "row %lld", (long long)row);
     }
     return QMOE_OK;
 }
 
-/* GPTQ; a matrix whose second moments cannot be factored stays rounded. */
-static qmoe_status sweep(rule *r, const float *w, const qmi_hessian *hessian,
-    const qmi_quant_options *options, bool *fell_back, qmi_error *err)
+/* The paper's grid: the row's extremes as they are, rounded only for storage.
+ * What would be stored as zero is never chosen. */
+static void set_extremes(qmi_ternary_grid *grid, const job *j)
 {
-    int64_t n_rows = r->matrix->n_rows, n_cols = r->matrix->n_cols;
-    size_t n = (size_t)(n_rows * n_cols);
-    float *u =
-        qmi_calloc((size_t)(n_cols * n_cols), sizeof *u, "a factor", err);
-    float *copy = qmi_calloc(n, sizeof *copy, "a matrix", err);
-    qmoe_status status = QMOE_E_NOMEM;
-    if (u != NULL && copy != NULL) {
-        memcpy(copy, w, n * sizeof *copy);
-        status = qmi_gptq_factor(u, hessian, options->damping, err);
-        *fell_back = status == QMOE_E_UNSUPPORTED;
-        if (status == QMOE_OK)
-            status =
-                qmi_gptq_sweep(copy, n_rows, n_cols, u, round_weight, r, err);
+    const int64_t n_cols = j->matrix.n_cols;
+    for (int64_t row = 0; row < j->matrix.n_rows; row++) {
+        const float *w = j->w + row * n_cols;
+        const uint16_t *levels = j->matrix.levels + 2 * row;
+        float low = 0, high = 0;
+        for (int64_t c = 0; c < n_cols; c++) {
+            low = w[c] < low ? w[c] : low;
+            high = w[c] > high ? w[c] : high;
+        }
+        qmi_ternary_grid_set(
+            grid, row, levels[0] != 0 ? low : 0, levels[1] != 0 ? high : 0, 0);
     }
-    qmi_free(u);
-    qmi_free(copy);
-    return *fell_back ? QMOE_OK : status;
 }
 
-/* difference = w - decoded. */
-static qmoe_status measure(qmi_quant_result *result,
-    const qmi_ternary_matrix *m, const float *w, const qmi_hessian *hessian,
-    qmi_error *err)
+static qmoe_status walk_extremes(job *j, qmi_error *err)
 {
-    int64_t n = m->n_rows * m->n_cols;
-    float *difference =
-        qmi_calloc((size_t)n, sizeof *difference, "a matrix", err);
-    if (difference == NULL)
-        return QMOE_E_NOMEM;
-    for (int64_t row = 0; row < m->n_rows; row++) {
-        const float value[3] = {0, qmi_bf16_to_f32(m->levels[2 * row]),
-            qmi_bf16_to_f32(m->levels[2 * row + 1])};
-        for (int64_t i = row * m->n_cols; i < (row + 1) * m->n_cols; i++)
-            difference[i] = w[i] - value[m->codes[i]];
-    }
-    result->error =
-        qmi_quadratic_error(difference, m->n_rows, m->n_cols, hessian, err);
-    result->energy = qmi_quadratic_error(w, m->n_rows, m->n_cols, hessian, err);
-    qmi_free(difference);
-    return isnan(result->error) || isnan(result->energy) ? QMOE_E_NOMEM
-                                                         : QMOE_OK;
+    const qmi_ternary_matrix *m = &j->matrix;
+    qmi_ternary_grid grid;
+    qmi_sweep sweep = {
+        .n_rows = m->n_rows,
+        .n_cols = m->n_cols,
+        .w = j->w,
+        .work = j->work,
+        .codes = m->codes,
+        .gptq = &j->gptq,
+        .choose = qmi_ternary_choose,
+        .user = &grid,
+    };
+    QMI_TRY(qmi_ternary_grid_create(&grid, m->n_rows, err));
+    set_extremes(&grid, j);
+    memcpy(
+        j->work, j->w, (size_t)m->n_rows * (size_t)m->n_cols * sizeof *j->work);
+    qmoe_status status = qmi_sweep_run(&sweep, err);
+    qmi_ternary_grid_release(&grid);
+    return status;
 }
 
-static qmoe_status quantise(qmi_encoded *out, qmi_quant_result *result,
-    qmi_ternary_matrix *m, const float *w, const qmi_hessian *hessian,
-    const qmi_quant_options *options, bool feedback, qmi_error *err)
+static double aimed_zeros(const qmi_ternary_matrix *m)
 {
-    rule r = {.matrix = m};
-    r.grid = qmi_calloc(4 * (size_t)m->n_rows, sizeof *r.grid, "grids", err);
-    if (r.grid == NULL)
-        return QMOE_E_NOMEM;
-    qmoe_status status = round_rows(&r, w, err);
-    bool known = hessian != NULL && hessian->n_tokens != 0;
-    if (feedback && !known)
-        result->fell_back = true;
-    if (status == QMOE_OK && feedback && known)
-        status = sweep(&r, w, hessian, options, &result->fell_back, err);
-    qmi_free(r.grid);
-    QMI_TRY(status);
+    qmi_quant_result count = {0};
+    qmi_ternary_count(&count, m);
+    const double n = (double)m->n_rows * (double)m->n_cols;
+    const double zeros = 1 - fit_share * (1 - (double)count.n_zeros / n);
+    return zeros < fit_most_zeros ? zeros : fit_most_zeros;
+}
+
+/* Replaces the codes and levels found with the paper's grid. */
+static qmoe_status fit_levels(job *j, qmi_error *err)
+{
+    qmi_gptq descent = {0};
+    qmi_ternary_fit fit = {
+        .w = j->w,
+        .n_rows = j->matrix.n_rows,
+        .n_cols = j->matrix.n_cols,
+        .gptq = j->gptq.feedback != NULL ? &j->gptq : NULL,
+        .zeros = aimed_zeros(&j->matrix),
+        .passes = j->options->passes,
+    };
+    if (j->hessian != NULL) {
+        QMI_TRY(qmi_gptq_prepare_descent(
+            &descent, j->hessian, j->options->damping, err));
+        fit.descent = &descent;
+    }
+    qmoe_status status = qmi_ternary_fit_run(
+        j->matrix.codes, j->matrix.levels, j->work, &fit, err);
+    qmi_gptq_release(&descent);
+    return status;
+}
+
+/* E_UNSUPPORTED: the Hessian is of no use. */
+static qmoe_status choose_codes(job *j, bool feedback, qmi_error *err)
+{
+    QMI_TRY(round_rows(j, err));
+    if (feedback && j->hessian != NULL) {
+        QMI_TRY(qmi_gptq_prepare(
+            &j->gptq, j->hessian, j->options->damping, 1, err));
+        QMI_TRY(walk_extremes(j, err));
+    }
+    return j->options->fit_levels ? fit_levels(j, err) : QMOE_OK;
+}
+
+static qmoe_status quantise(
+    job *j, qmi_quant_result *result, bool feedback, qmi_error *err)
+{
+    const qmi_ternary_matrix *m = &j->matrix;
+    qmi_error first = {0};
+    qmoe_status status = choose_codes(j, feedback, &first);
+    if (status == QMOE_E_UNSUPPORTED) {
+        j->hessian = NULL;
+        QMI_TRY(choose_codes(j, false, err));
+    } else if (status != QMOE_OK) {
+        return qmi_fail(err, status, "%s", first.text);
+    }
+    result->fell_back = feedback && j->hessian == NULL;
     qmi_ternary_count(result, m);
-    QMI_TRY(measure(result, m, w, hessian, err));
-    return qmi_encode_ternary(out, m, options->codebook, err);
+    for (int64_t row = 0; row < m->n_rows; row++) {
+        const float values[3] = {0, qmi_bf16_to_f32(m->levels[2 * row]),
+            qmi_bf16_to_f32(m->levels[2 * row + 1])};
+        const int64_t end = (row + 1) * m->n_cols;
+        for (int64_t i = row * m->n_cols; i < end; i++)
+            j->work[i] = j->w[i] - values[m->codes[i]];
+    }
+    return qmi_gptq_measure(
+        result, j->work, j->w, m->n_rows, m->n_cols, j->hessian, &j->gptq, err);
 }
 
 static qmoe_status run(qmi_encoded *out, qmi_quant_result *result,
     const float *w, int64_t n_rows, int64_t n_cols, const qmi_hessian *hessian,
     const qmi_quant_options *options, bool feedback, qmi_error *err)
 {
-    qmi_ternary_matrix m;
-    *result = (qmi_quant_result){0};
+    job j = {
+        .w = w,
+        .hessian = qmi_hessian_usable(hessian) ? hessian : NULL,
+        .options = options,
+    };
     *out = (qmi_encoded){0};
-    QMI_TRY(qmi_ternary_matrix_alloc(&m, n_rows, n_cols, err));
+    *result = (qmi_quant_result){0};
+    QMI_TRY(qmi_gptq_check(n_rows, n_cols, hessian, err));
+    QMI_TRY(qmi_ternary_matrix_alloc(&j.matrix, n_rows, n_cols, err));
+    j.work = qmi_calloc((size_t)(n_rows * n_cols), sizeof *j.work,
+        "a matrix being quantised", err);
     qmoe_status status =
-        quantise(out, result, &m, w, hessian, options, feedback, err);
-    qmi_ternary_matrix_free(&m);
+        j.work != NULL ? quantise(&j, result, feedback, err) : QMOE_E_NOMEM;
+    qmi_gptq_release(&j.gptq);
+    qmi_free(j.work);
+    if (status == QMOE_OK)
+        status = qmi_encode_ternary(out, &j.matrix, options->codebook, err);
+    qmi_ternary_matrix_free(&j.matrix);
+    if (status != QMOE_OK)
+        *result = (qmi_quant_result){0};
     return status;
 }
 

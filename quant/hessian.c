@@ -1,48 +1,100 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Accumulation of second moments. */
+ * Sums of x x^T. */
 #include "hessian.h"
 
 #include <cblas.h>
 
 #include "alloc.h"
 
+/* Edge of the squares in which the upper half is mirrored: two of them in
+ * double fit the first-level cache. */
+enum { MIRROR_TILE = 32 };
+
+uint64_t qmi_hessian_bytes(int64_t n_cols)
+{
+    uint64_t n = 0;
+    if (n_cols < 0 || !qmi_add_u64((uint64_t)n_cols, QMI_HESSIAN_BLOCK, &n) ||
+        !qmi_mul_u64(n, (uint64_t)n_cols, &n) ||
+        !qmi_mul_u64(n, sizeof(double), &n))
+        return UINT64_MAX;
+    return n;
+}
+
 qmoe_status qmi_hessian_create(qmi_hessian *out, int64_t n_cols, qmi_error *err)
 {
-    *out = (qmi_hessian){.n_cols = n_cols};
-    out->sum = qmi_calloc((size_t)n_cols * (size_t)n_cols, sizeof *out->sum,
-        "second moments", err);
-    return out->sum != NULL ? QMOE_OK : QMOE_E_NOMEM;
+    uint64_t n = 0;
+    *out = (qmi_hessian){0};
+    if (n_cols <= 0 || n_cols > INT32_MAX ||
+        !qmi_mul_u64((uint64_t)n_cols, (uint64_t)n_cols, &n))
+        return qmi_fail(err, QMOE_E_INVALID, "second moments of %lld columns",
+            (long long)n_cols);
+    out->n_cols = n_cols;
+    out->sum = qmi_calloc(n, sizeof(double), "second moments", err);
+    out->waiting = qmi_calloc((size_t)n_cols * QMI_HESSIAN_BLOCK,
+        sizeof(double), "calibration inputs", err);
+    if (out->sum != NULL && out->waiting != NULL)
+        return QMOE_OK;
+    qmi_hessian_destroy(out);
+    return QMOE_E_NOMEM;
 }
 
 void qmi_hessian_destroy(qmi_hessian *hessian)
 {
     qmi_free(hessian->sum);
+    qmi_free(hessian->waiting);
     *hessian = (qmi_hessian){0};
+}
+
+static void add_waiting(qmi_hessian *h)
+{
+    const int n = (int)h->n_cols;
+    if (h->n_waiting != 0)
+        cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, n, h->n_waiting, 1,
+            h->waiting, n, 1, h->sum, n);
+    h->n_waiting = 0;
+}
+
+static qmoe_status check_open(const qmi_hessian *hessian, qmi_error *err)
+{
+    if (hessian->waiting != NULL)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_INVALID, "second moments are complete already");
 }
 
 qmoe_status qmi_hessian_add(
     qmi_hessian *hessian, const float *x, int64_t n_tokens, qmi_error *err)
 {
-    size_t n = (size_t)(n_tokens * hessian->n_cols);
-    double *wide = qmi_calloc(n, sizeof *wide, "calibration inputs", err);
-    if (wide == NULL)
-        return QMOE_E_NOMEM;
-    for (size_t i = 0; i < n; i++)
-        wide[i] = x[i];
-    cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)hessian->n_cols,
-        (int)n_tokens, 1.0, wide, (int)hessian->n_cols, 1.0, hessian->sum,
-        (int)hessian->n_cols);
-    qmi_free(wide);
+    const int64_t n_cols = hessian->n_cols;
+    QMI_TRY(check_open(hessian, err));
+    for (int64_t t = 0; t < n_tokens; t++) {
+        double *row = hessian->waiting + hessian->n_waiting * n_cols;
+        for (int64_t c = 0; c < n_cols; c++)
+            row[c] = (double)x[t * n_cols + c];
+        if (++hessian->n_waiting == QMI_HESSIAN_BLOCK)
+            add_waiting(hessian);
+    }
     hessian->n_tokens += n_tokens;
     return QMOE_OK;
 }
 
+static void mirror(double *h, int64_t n, int64_t row, int64_t col)
+{
+    int64_t row_end = row + MIRROR_TILE < n ? row + MIRROR_TILE : n;
+    int64_t col_end = col + MIRROR_TILE < n ? col + MIRROR_TILE : n;
+    for (int64_t i = row; i < row_end; i++)
+        for (int64_t j = i + 1 > col ? i + 1 : col; j < col_end; j++)
+            h[j * n + i] = h[i * n + j];
+}
+
 qmoe_status qmi_hessian_finish(qmi_hessian *hessian, qmi_error *err)
 {
-    int64_t n = hessian->n_cols;
-    (void)err;
-    for (int64_t r = 1; r < n; r++)
-        for (int64_t c = 0; c < r; c++)
-            hessian->sum[r * n + c] = hessian->sum[c * n + r];
+    const int64_t n = hessian->n_cols;
+    QMI_TRY(check_open(hessian, err));
+    add_waiting(hessian);
+    for (int64_t row = 0; row < n; row += MIRROR_TILE)
+        for (int64_t col = row; col < n; col += MIRROR_TILE)
+            mirror(hessian->sum, n, row, col);
+    qmi_free(hessian->waiting);
+    hessian->waiting = NULL;
     return QMOE_OK;
 }

@@ -8,10 +8,22 @@
 
 extern const qmi_quantiser qmi_quantiser_ternary_rtn;
 extern const qmi_quantiser qmi_quantiser_ternary_gptq;
+extern const qmi_quantiser qmi_quantiser_q2_rtn;
+extern const qmi_quantiser qmi_quantiser_q2_gptq;
+extern const qmi_quantiser qmi_quantiser_pvq_rtn;
+extern const qmi_quantiser qmi_quantiser_pvq_gptq;
+extern const qmi_quantiser qmi_quantiser_pvq8_rtn;
+extern const qmi_quantiser qmi_quantiser_pvq8_gptq;
 
 static const qmi_quantiser *const table[] = {
     &qmi_quantiser_ternary_rtn,
     &qmi_quantiser_ternary_gptq,
+    &qmi_quantiser_q2_rtn,
+    &qmi_quantiser_q2_gptq,
+    &qmi_quantiser_pvq_rtn,
+    &qmi_quantiser_pvq_gptq,
+    &qmi_quantiser_pvq8_rtn,
+    &qmi_quantiser_pvq8_gptq,
 };
 
 const qmi_quantiser *qmi_quantiser_at(size_t index)

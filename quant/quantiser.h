@@ -13,6 +13,9 @@ typedef struct qmi_hessian {
     int64_t n_cols;
     int64_t n_tokens; /* 0: nothing is known, quantisers round to nearest */
     double *sum;      /* [n_cols, n_cols], symmetric, both halves filled */
+    /* hessian.c only: tokens not yet in the sum, NULL once it is complete. */
+    double *waiting;
+    int n_waiting;
 } qmi_hessian;
 
 /* A matrix compressed in memory: for each part of the format the bytes that
@@ -38,11 +41,11 @@ typedef struct qmi_quant_result {
 
 typedef struct qmi_quant_options {
     double damping;       /* of the mean diagonal; 0 = the default 0.1 */
-    bool fit_levels;      /* ternary: levels refitted instead of min / max */
+    bool fit_levels;      /* ternary: levels fitted instead of min / max */
     const void *codebook; /* ternary-dict: const qmi_dict *, NULL = generic */
     int32_t rotation;     /* pvq: Hadamard block, 0 = none */
     uint32_t rotation_seed;
-    int passes; /* pvq: coordinate-descent passes */
+    int passes; /* pvq, fit_levels: coordinate-descent passes */
 } qmi_quant_options;
 
 typedef struct qmi_quantiser {
@@ -61,15 +64,16 @@ typedef struct qmi_quantiser {
 const qmi_quantiser *qmi_quantiser_find(const char *method, const char *format);
 const qmi_quantiser *qmi_quantiser_at(size_t index);
 
-/* ---- shared by quantisers (gptq_frame.c) ---- */
+/* ---- shared by quantisers (gptq_factor.c, gptq_frame.c) ---- */
 
 /* U [n, n] f32, upper Cholesky factor of (H + d I)^-1 with
- * d = max(damping * mean(diag H), 1e-6 * scale), by LAPACK in double.
- * Returns E_UNSUPPORTED when the matrix is not positive definite. */
+ * d = max(damping * mean(diag H), 1e-6 * 2 / n_tokens), by LAPACK in double;
+ * damping 0 is the default.  E_UNSUPPORTED: H has no tokens, is zero, not
+ * finite, or not positive definite even so. */
 qmoe_status qmi_gptq_factor(
     float *u, const qmi_hessian *hessian, double damping, qmi_error *err);
-/* tr(D H D^T) of D f32 [n_rows, n_cols]; H = I when hessian is NULL or has no
- * tokens. */
+/* tr(D H D^T) of D f32 [n_rows, n_cols], in double; H = I when hessian is NULL
+ * or has no tokens.  NaN when out of memory (or H is not finite). */
 double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
     const qmi_hessian *hessian, qmi_error *err);
 

@@ -4,9 +4,11 @@
 
 #include <cblas.h>
 #include <stdio.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "alloc.h"
+#include "cpu_features.h"
 
 static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
 {
@@ -33,6 +35,29 @@ static void processor_name(char *name, size_t capacity)
     fclose(file);
 }
 
+/* OpenBLAS names of cores without AVX2, which it falls back to when it does
+ * not know a newer processor. */
+static bool is_old_core(const char *name)
+{
+    static const char *const old[] = {"Prescott", "Core2", "Penryn", "Dunnington",
+        "Nehalem", "Atom", "Nano", "Opteron", "Opteron_SSE3", "Barcelona",
+        "Bobcat", "Sandybridge", "Bulldozer", "Piledriver", "Steamroller",
+        "Northwood", "Katmai", "Coppermine", "Banias", "Athlon"};
+    for (size_t i = 0; i < sizeof old / sizeof *old; i++)
+        if (strcasecmp(name, old[i]) == 0)
+            return true;
+    return false;
+}
+
+const char *qmi_cpu_blas_core_wanted(void)
+{
+    const char *name = openblas_get_corename();
+    const unsigned features = qcpu_features();
+    if ((features & QCPU_AVX2) == 0 || !is_old_core(name))
+        return NULL;
+    return (features & QCPU_AVX512) != 0 ? "SkylakeX" : "Haswell";
+}
+
 static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
 {
     if (index != 0)
@@ -44,8 +69,12 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     long page = sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0)
         out->memory_bytes = (uint64_t)pages * (uint64_t)page;
-    snprintf(out->detail, sizeof out->detail, "%ld processors; OpenBLAS: %s",
-        sysconf(_SC_NPROCESSORS_ONLN), openblas_get_corename());
+    const char *wanted = qmi_cpu_blas_core_wanted();
+    snprintf(out->detail, sizeof out->detail,
+        "%ld processors, kernels: %s; OpenBLAS: %s%s%s%s",
+        sysconf(_SC_NPROCESSORS_ONLN), qcpu_level(), openblas_get_corename(),
+        wanted != NULL ? " (slow here; set OPENBLAS_CORETYPE=" : "",
+        wanted != NULL ? wanted : "", wanted != NULL ? ")" : "");
     return QMOE_OK;
 }
 
@@ -59,6 +88,11 @@ static qmoe_status device_open(qmi_device **out, int index,
     if (device == NULL)
         return QMOE_E_NOMEM;
     device->n_threads = options->n_threads;
+    qmoe_status status = qcpu_pool_open(&device->pool, options->n_threads, err);
+    if (status != QMOE_OK) {
+        qmi_free(device);
+        return status;
+    }
     /* Tiles are the unit of parallelism; BLAS threads under them would only
      * compete, and make results depend on their number. */
     openblas_set_num_threads(1);
@@ -70,6 +104,7 @@ static void device_close(qmi_device *device)
 {
     if (device == NULL)
         return;
+    qcpu_pool_close(device->pool);
     qmi_free(device->scratch);
     qmi_free(device);
 }

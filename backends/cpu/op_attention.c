@@ -10,6 +10,9 @@ typedef struct job {
     const float *q, *k, *v, *bias;
     float *dst;
     int64_t width; /* of a row: n_heads * d_head */
+    const qmi_attention_span *spans;
+    uint8_t *scratch; /* scores: score_bytes per thread */
+    size_t score_bytes;
 } job;
 
 static float dot(const float *a, const float *b, int64_t n)
@@ -80,17 +83,23 @@ static void attend(
     }
 }
 
+static void run_unit(void *context, int64_t unit, int thread)
+{
+    const job *j = context;
+    const int64_t n_heads = j->op->n_heads;
+    float *scores =
+        (float *)(void *)(j->scratch + j->score_bytes * (size_t)thread);
+    attend(j, &j->spans[unit / n_heads], unit % n_heads, scores);
+}
+
+/* Multiply-adds below which the other threads are left alone. */
+enum { MIN_PARALLEL = 20000 };
+
 static qmoe_status run_attention(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_attention *o = &op->u.attention;
-    const qmi_attention_span *spans = qmi_host_pointer(o->spans);
-    size_t per_thread = qcpu_align((size_t)o->max_keys * sizeof(float));
-    uint8_t *scratch =
-        qcpu_scratch(device, per_thread * (size_t)device->n_threads, err);
-    if (scratch == NULL)
-        return QMOE_E_NOMEM;
-    const job j = {
+    job j = {
         .op = o,
         .q = qmi_host_pointer(o->q),
         .k = qmi_host_pointer(o->k),
@@ -98,12 +107,20 @@ static qmoe_status run_attention(
         .bias = qmi_host_pointer(o->bias),
         .dst = qmi_host_pointer(o->dst),
         .width = o->n_heads * o->d_head,
+        .spans = qmi_host_pointer(o->spans),
+        .score_bytes = qcpu_align((size_t)o->max_keys * sizeof(float)),
     };
-    int64_t n_units = o->n_spans * o->n_heads;
-    QCPU_PARALLEL_FOR(device->n_threads)
+    j.scratch = qcpu_scratch(
+        device, j.score_bytes * (size_t)device->n_threads, err);
+    if (j.scratch == NULL)
+        return QMOE_E_NOMEM;
+    const int64_t n_units = o->n_spans * o->n_heads;
+    if (o->n_queries * o->max_keys * j.width >= MIN_PARALLEL) {
+        qcpu_parallel(device->pool, n_units, run_unit, &j);
+        return QMOE_OK;
+    }
     for (int64_t unit = 0; unit < n_units; unit++)
-        attend(&j, &spans[unit / o->n_heads], unit % o->n_heads,
-            (float *)(void *)(scratch + per_thread * (size_t)qcpu_thread()));
+        run_unit(&j, unit, 0);
     return QMOE_OK;
 }
 

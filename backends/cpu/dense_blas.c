@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dense products: a tile of rows is widened to f32 in the thread's work space
  * (it stays in the L2 cache), then multiplied by OpenBLAS. */
-#include "cpu.h"
-
 #include <cblas.h>
+
+#include "matmul.h"
 
 /* Bytes of a widened tile; half of a common 512 KiB-2 MiB L2 cache at most. */
 enum { TILE_BYTES = 256 * 1024, MAX_TILE_ROWS = 256 };
@@ -29,26 +29,28 @@ static size_t tile_scratch(const qmi_weight *w, int64_t n_tokens)
     return (size_t)(tile_rows(w) * w->n_cols) * sizeof(float);
 }
 
-static void tile(float *y, const qmi_weight *w, int64_t mat, int64_t row,
-    int64_t n_rows, const qcpu_input *x, void *scratch)
+static void run(float *y, const qcpu_tile *tile, void *scratch)
 {
+    const qmi_weight *w = tile->w;
     float *wide = scratch;
-    qmi_weight_decode(w, mat, row, n_rows, wide);
-    int n = (int)n_rows, k = (int)w->n_cols, t = (int)x->n_tokens;
+    qmi_weight_decode(w, tile->mat, tile->row, tile->n_rows, wide);
+    int n = (int)tile->n_rows, k = (int)w->n_cols, t = (int)tile->n_tokens;
     if (t == 1) {
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, n, k, 1.0f, wide, k, x->rows,
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, n, k, 1.0f, wide, k, tile->x,
             1, 0.0f, y, 1);
         return;
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, t, n, k, 1.0f, x->rows,
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, t, n, k, 1.0f, tile->x,
         k, wide, k, 0.0f, y, n);
 }
 
 const qcpu_matmul qcpu_matmul_blas = {
-    .name = "blas",
     .takes = takes,
-    .wants_lanes = false,
+    .max_tokens = QCPU_ANY_TOKENS,
+    .speed = 5,
     .tile_rows = tile_rows,
+    .packed_bytes = qcpu_no_packed_bytes,
+    .pack = qcpu_no_pack,
     .tile_scratch = tile_scratch,
-    .tile = tile,
+    .run = run,
 };

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Detection of instruction sets (cpu_features.h).  Levels contain each other, so
+ * masking is a cut in the table below. */
+#include "cpu_features.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct level {
+    const char *name;
+    unsigned features; /* of this level and those below */
+} level;
+
+static const level levels[] = {
+    {"portable", 0},
+#if defined(__x86_64__)
+    {"avx2", QCPU_AVX2},
+    {"avx512", QCPU_AVX2 | QCPU_AVX512},
+    {"avx512vbmi", QCPU_AVX2 | QCPU_AVX512 | QCPU_AVX512VBMI},
+#elif defined(__aarch64__)
+    {"neon", QCPU_NEON},
+#endif
+};
+
+enum { N_LEVELS = sizeof levels / sizeof *levels };
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static const level *used;
+
+static unsigned detect(void)
+{
+    unsigned found = 0;
+#if defined(__x86_64__)
+    /* The compiler's own test: it asks the system about the registers, too. */
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        found |= QCPU_AVX2;
+    if (__builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        found |= QCPU_AVX512;
+    if (__builtin_cpu_supports("avx512vbmi"))
+        found |= QCPU_AVX512VBMI;
+#elif defined(__aarch64__)
+    found |= QCPU_NEON; /* part of the architecture */
+#endif
+    return found;
+}
+
+static void choose(void)
+{
+    const char *limit = getenv("QMOE_CPU");
+    unsigned found = detect();
+    used = &levels[0];
+    for (int i = 0; i < N_LEVELS; i++) {
+        if ((levels[i].features & ~found) != 0)
+            break;
+        used = &levels[i];
+        if (limit != NULL && strcmp(limit, used->name) == 0)
+            break;
+    }
+}
+
+unsigned qcpu_features(void)
+{
+    pthread_once(&once, choose);
+    return used->features;
+}
+
+const char *qcpu_level(void)
+{
+    pthread_once(&once, choose);
+    return used->name;
+}

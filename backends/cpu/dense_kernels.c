@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Dense products that read bf16 and f32 weights once, from where they lie
+ * (dense_template.h), for each instruction set. */
+#include "matmul.h"
+
+enum {
+    ROWS_MOST = 4,    /* rows at once for one token */
+    TOKENS_MOST = 4,  /* tokens at once */
+    TILE_ROWS = 32,
+    STRIP_COLS = 2048, /* a strip of x for the tokens stays in the L1 cache */
+    PREFETCH_BYTES = 1024
+};
+
+static bool takes(const qmi_weight *w)
+{
+    const qmi_format *format = w->format;
+    return format->dense &&
+           (format->dtype == QMI_BF16 || format->dtype == QMI_F32);
+}
+
+static int64_t tile_rows(const qmi_weight *w)
+{
+    (void)w;
+    return TILE_ROWS;
+}
+
+/* Floats between packed rows of x. */
+static int64_t dense_stride(const qmi_weight *w, int64_t step)
+{
+    return (w->n_cols + step - 1) / step * step;
+}
+
+static void pack_step(
+    float *dst, const float *x, int64_t n, int64_t step, bool split)
+{
+    for (int64_t i = 0; i < step; i++) {
+        const int64_t to = split ? i / 2 + i % 2 * (step / 2) : i;
+        dst[to] = i < n ? x[i] : 0;
+    }
+}
+
+/* Zeros past the end; for bf16 every `step` columns evens, then odds. */
+static void dense_pack(float *dst, const qmi_weight *w, const float *x,
+    int64_t n_tokens, int64_t step)
+{
+    const int64_t n_cols = w->n_cols, stride = dense_stride(w, step);
+    const bool split = w->format->dtype == QMI_BF16;
+    for (int64_t t = 0; t < n_tokens; t++)
+        for (int64_t c = 0; c < stride; c += step)
+            pack_step(dst + t * stride + c, x + t * n_cols + c, n_cols - c,
+                step, split);
+}
+
+#define KERNEL(symbol, features, most)                                             \
+    const qcpu_matmul qcpu_matmul_dense_##symbol = {                           \
+        .needs = features,                                                     \
+        .takes = takes,                                                        \
+        .max_tokens = most,                                                    \
+        .speed = 8,                                                            \
+        .tile_rows = tile_rows,                                                \
+        .packed_bytes = packed_bytes_##symbol,                                 \
+        .pack = pack_##symbol,                                                 \
+        .tile_scratch = qcpu_no_scratch,                                       \
+        .run = run_##symbol,                                                   \
+    }
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define ISA __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define NAME(x) x##_avx512
+#define LANES 16
+#define ROWS 4
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define SUM(v) _mm512_reduce_add_ps(v)
+#include "dense_template.h"
+KERNEL(avx512, QCPU_AVX512, QCPU_ANY_TOKENS);
+#undef ISA
+#undef NAME
+#undef LANES
+#undef ROWS
+#undef FMA
+#undef SUM
+
+#define ISA __attribute__((target("avx2,fma")))
+#define NAME(x) x##_avx2
+#define LANES 8
+#define ROWS 2
+#define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define SUM(v) sum_avx2(v)
+
+ISA static inline float sum_avx2(__m256 v)
+{
+    __m128 s =
+        _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+#include "dense_template.h"
+/* OpenBLAS is faster beyond it. */
+KERNEL(avx2, QCPU_AVX2, 256);
+
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+
+#define ISA
+#define NAME(x) x##_neon
+#define LANES 4
+#define ROWS 4
+#define FMA(a, b, c) vfmaq_f32(c, a, b)
+#define SUM(v) vaddvq_f32(v)
+#include "dense_template.h"
+KERNEL(neon, QCPU_NEON, QCPU_ANY_TOKENS);
+#endif

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The operation `expert_ffn`: tokens are grouped by expert and each expert
+ * runs both of its products on its tokens while they are in the cache.  An
+ * expert with more than a thread's share of the tokens is computed by all
+ * threads together, the others by one thread each, at the same time. */
+#include <pthread.h>
+#include <string.h>
+
+#include "product.h"
+
+/* A slot is one choice of a token: token * top_k + j. */
+typedef struct group {
+    int32_t expert;
+    int32_t first, n; /* places in `order` */
+} group;
+
+typedef struct experts {
+    const qmi_op_expert_ffn *o;
+    const qcpu_matmul *kernel;
+    int n_lanes;    /* threads that work on experts of their own */
+    int32_t *order; /* [n_slots] slots by expert, dropped ones last */
+    int32_t *place; /* [n_slots] where a slot is in `order` */
+    group *groups;  /* [n_experts + 1], the used ones; bins while sorting */
+    int32_t n_groups, n_shared; /* shared ones first */
+    int32_t most;               /* tokens of a group */
+    float *y;                   /* [n_slots, d_model] in the order of `order` */
+    uint8_t *lanes;             /* work spaces, lane_bytes each */
+    size_t lane_bytes;
+    uint8_t *threads; /* of all threads together, for shared groups */
+    size_t thread_stride;
+} experts;
+
+/* ---- work space ---- */
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What one lane needs for a group of `n` tokens. */
+typedef struct lane {
+    float *x; /* [n, d_model] */
+    float *h; /* [n, d_ff] */
+    void *input;
+    uint8_t *threads;
+    size_t n_bytes;
+} lane;
+
+static lane lay_out_lane(const experts *e, uint8_t *base, int64_t n)
+{
+    const qmi_weight *wi = e->o->wi->host, *wo = e->o->wo->host;
+    const size_t x = qcpu_align((size_t)(n * wi->n_cols) * sizeof(float));
+    const size_t h = qcpu_align((size_t)(n * wi->n_rows) * sizeof(float));
+    const size_t input = larger(qcpu_product_input_bytes(e->kernel, wi, n),
+        qcpu_product_input_bytes(e->kernel, wo, n));
+    lane l = {.n_bytes = x + h + input + e->thread_stride};
+    if (base == NULL)
+        return l;
+    l.x = (float *)(void *)base;
+    l.h = (float *)(void *)(base + x);
+    l.input = base + x + h;
+    l.threads = base + x + h + input;
+    return l;
+}
+
+/* A part of n_bytes at *at; NULL while only sizes are counted. */
+static void *take(uint8_t *base, size_t *at, size_t n_bytes)
+{
+    void *block = base == NULL ? NULL : base + *at;
+    *at += qcpu_align(n_bytes);
+    return block;
+}
+
+/* The largest group is not known before the slots are sorted, so the work
+ * space is laid out twice; most == 0 asks for the part that sorting needs. */
+static size_t lay_out(experts *e, uint8_t *base, int n_threads)
+{
+    const qmi_weight *wi = e->o->wi->host, *wo = e->o->wo->host;
+    const size_t n_slots = (size_t)(e->o->n_tokens * e->o->top_k);
+    size_t at = 0;
+    e->order = take(base, &at, n_slots * sizeof *e->order);
+    e->place = take(base, &at, n_slots * sizeof *e->place);
+    e->groups = take(base, &at, (size_t)(wi->n_mats + 1) * sizeof *e->groups);
+    if (e->most == 0)
+        return at;
+    e->thread_stride = larger(qcpu_product_thread_bytes(e->kernel, wi, e->most),
+        qcpu_product_thread_bytes(e->kernel, wo, e->most));
+    e->lane_bytes = lay_out_lane(e, NULL, e->most).n_bytes;
+    e->y = take(base, &at, n_slots * (size_t)wo->n_rows * sizeof *e->y);
+    e->lanes = take(base, &at, e->lane_bytes * (size_t)e->n_lanes);
+    e->threads = take(base, &at, e->thread_stride * (size_t)n_threads);
+    return at;
+}
+
+/* ---- grouping ---- */
+
+/* Moves shared groups to the front, keeping the order of both kinds. */
+static void put_shared_first(experts *e, int64_t share)
+{
+    for (int32_t i = 0; i < e->n_groups; i++) {
+        group g = e->groups[i];
+        if (g.n <= share)
+            continue;
+        memmove(e->groups + e->n_shared + 1, e->groups + e->n_shared,
+            (size_t)(i - e->n_shared) * sizeof g);
+        e->groups[e->n_shared++] = g;
+    }
+}
+
+/* Sorts slots by expert, stable; keeps the experts that have any. */
+static void sort_slots(experts *e, int n_threads)
+{
+    const int32_t *expert = qmi_host_pointer(e->o->expert);
+    const int32_t n_experts = (int32_t)e->o->wi->host->n_mats;
+    const int32_t n_slots = (int32_t)(e->o->n_tokens * e->o->top_k);
+    memset(e->groups, 0, (size_t)(n_experts + 1) * sizeof *e->groups);
+    for (int32_t s = 0; s < n_slots; s++)
+        e->groups[expert[s] < 0 ? n_experts : expert[s]].n++;
+    int32_t first = 0;
+    for (int32_t i = 0; i <= n_experts; i++) {
+        e->groups[i].expert = i;
+        e->groups[i].first = first;
+        first += e->groups[i].n;
+    }
+    for (int32_t s = 0; s < n_slots; s++) {
+        group *g = &e->groups[expert[s] < 0 ? n_experts : expert[s]];
+        e->order[g->first] = s;
+        e->place[s] = g->first++;
+    }
+    const int32_t n_kept = n_slots - e->groups[n_experts].n;
+    e->n_groups = e->n_shared = e->most = 0;
+    for (int32_t i = 0; i < n_experts; i++) {
+        group g = e->groups[i];
+        g.first -= g.n;
+        if (g.n == 0)
+            continue;
+        e->groups[e->n_groups++] = g;
+        e->most = g.n > e->most ? g.n : e->most;
+    }
+    put_shared_first(e, n_kept / n_threads);
+}
+
+/* ---- one expert ---- */
+
+static void run_expert(
+    const experts *e, const group *g, const lane *l, qcpu_pool *pool)
+{
+    const qmi_op_expert_ffn *o = e->o;
+    const qmi_weight *wi = o->wi->host, *wo = o->wo->host;
+    const float *src = qmi_host_pointer(o->src);
+    const int64_t d_model = wi->n_cols;
+    for (int64_t i = 0; i < g->n; i++)
+        memcpy(l->x + i * d_model,
+            src + e->order[g->first + i] / o->top_k * d_model,
+            (size_t)d_model * sizeof *src);
+    uint8_t *threads = pool != NULL ? e->threads : l->threads;
+    const qcpu_product in = {
+        .kernel = e->kernel,
+        .w = wi,
+        .mat = g->expert,
+        .x = l->x,
+        .n_tokens = g->n,
+        .dst = l->h,
+        .alpha = 1.0f,
+        .relu = true,
+    };
+    qcpu_product_run(&in, pool, l->input, threads, e->thread_stride);
+    const qcpu_product out = {
+        .kernel = e->kernel,
+        .w = wo,
+        .mat = g->expert,
+        .x = l->h,
+        .n_tokens = g->n,
+        .dst = e->y + (int64_t)g->first * wo->n_rows,
+        .alpha = 1.0f,
+    };
+    qcpu_product_run(&out, pool, l->input, threads, e->thread_stride);
+}
+
+static void run_own(void *context, int64_t item, int thread)
+{
+    const experts *e = context;
+    const group *g = &e->groups[e->n_shared + item];
+    uint8_t *base = e->lanes + e->lane_bytes * (size_t)thread;
+    const lane l = lay_out_lane(e, base, e->most);
+    run_expert(e, g, &l, NULL);
+}
+
+/* ---- the operation ---- */
+
+static void combine_token(void *context, int64_t t, int thread)
+{
+    const experts *e = context;
+    const qmi_op_expert_ffn *o = e->o;
+    const int64_t d_model = o->wo->host->n_rows;
+    const int32_t *expert = qmi_host_pointer(o->expert);
+    const float *weight = qmi_host_pointer(o->weight);
+    const float *src = qmi_host_pointer(o->src);
+    const float *residual = qmi_host_pointer(o->residual);
+    float *dst = (float *)qmi_host_pointer(o->dst) + t * d_model;
+    (void)thread;
+    if (residual == NULL)
+        memset(dst, 0, (size_t)d_model * sizeof *dst);
+    else if (residual + t * d_model != dst)
+        memcpy(dst, residual + t * d_model, (size_t)d_model * sizeof *dst);
+    for (int64_t s = t * o->top_k; s < (t + 1) * o->top_k; s++) {
+        const float *y = expert[s] < 0 ? src + t * d_model
+                                       : e->y + e->place[s] * d_model;
+        for (int64_t c = 0; c < d_model; c++)
+            dst[c] += weight[s] * y[c];
+    }
+}
+
+static qmoe_status prepare(experts *e, qmi_device *device, qmi_error *err)
+{
+    /* The second round sorts again: new work space has undefined contents. */
+    for (int round = 0; round < 2; round++) {
+        size_t n_bytes = lay_out(e, NULL, device->n_threads);
+        uint8_t *scratch = qcpu_scratch(device, n_bytes, err);
+        if (scratch == NULL)
+            return QMOE_E_NOMEM;
+        lay_out(e, scratch, device->n_threads);
+        sort_slots(e, device->n_threads);
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
+    const qcpu_matmul *kernel, qmi_error *err)
+{
+    experts e = {.o = o, .kernel = kernel, .n_lanes = device->n_threads};
+    QMI_TRY(prepare(&e, device, err));
+    for (int32_t i = 0; i < e.n_groups; i++) {
+        qcpu_read_ahead(&device->looks, o->wi->host, e.groups[i].expert);
+        qcpu_read_ahead(&device->looks, o->wo->host, e.groups[i].expert);
+    }
+    for (int32_t i = 0; i < e.n_groups; i++) {
+        QMI_TRY(qmi_weight_check(o->wi->host, e.groups[i].expert, err));
+        QMI_TRY(qmi_weight_check(o->wo->host, e.groups[i].expert, err));
+    }
+    if (e.n_groups != 0) {
+        const lane l = lay_out_lane(&e, e.lanes, e.most);
+        for (int32_t i = 0; i < e.n_shared; i++)
+            run_expert(&e, &e.groups[i], &l, device->pool);
+        qcpu_parallel(device->pool, e.n_groups - e.n_shared, run_own, &e);
+    }
+    for (int64_t t = 0; t < o->n_tokens; t++)
+        combine_token(&e, t, 0);
+    return QMOE_OK;
+}
+
+static bool takes(const qmi_op_expert_ffn *o, const qcpu_matmul *kernel)
+{
+    return kernel->takes(o->wi->host) && kernel->takes(o->wo->host);
+}
+
+/* A variant's functions know their kernel by name only. */
+#define FUNCTIONS(symbol, text)                                                     \
+    static bool takes_##symbol(const qmi_device *device, const qmi_op *op)     \
+    {                                                                          \
+        (void)device;                                                          \
+        return takes(&op->u.expert_ffn, &qcpu_matmul_##symbol);                \
+    }                                                                          \
+    static qmoe_status run_##symbol(                                           \
+        qmi_device *device, const qmi_op *op, qmi_error *err)                  \
+    {                                                                          \
+        return expert_ffn(                                                     \
+            device, &op->u.expert_ffn, &qcpu_matmul_##symbol, err);            \
+    }
+
+QCPU_KERNELS(FUNCTIONS)
+
+static const qcpu_kernel_variant variants[] = {
+#define VARIANT(symbol, text)                                                  \
+    {&qcpu_matmul_##symbol, {text, takes_##symbol, run_##symbol}},
+    QCPU_KERNELS(VARIANT)
+#undef VARIANT
+};
+
+enum { N_VARIANTS = sizeof variants / sizeof *variants };
+
+static qmi_variant usable[N_VARIANTS];
+static size_t n_usable;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void select_usable(void)
+{
+    n_usable = qcpu_usable_variants(usable, variants, N_VARIANTS);
+}
+
+const qmi_variant *qcpu_expert_ffn(size_t *n)
+{
+    pthread_once(&once, select_usable);
+    *n = n_usable;
+    return usable;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The operation `linear`: one product, a variant per kernel. */
+#include <pthread.h>
+
+#include "product.h"
+
+static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
+    const qcpu_matmul *kernel, qmi_error *err)
+{
+    const qmi_weight *w = o->weight->host;
+    QMI_TRY(qmi_weight_check(w, o->mat, err));
+    size_t input = qcpu_product_input_bytes(kernel, w, o->n_tokens);
+    size_t stride = qcpu_product_thread_bytes(kernel, w, o->n_tokens);
+    uint8_t *scratch =
+        qcpu_scratch(device, input + stride * (size_t)device->n_threads, err);
+    if (scratch == NULL)
+        return QMOE_E_NOMEM;
+    const qcpu_product p = {
+        .kernel = kernel,
+        .w = w,
+        .mat = o->mat,
+        .x = qmi_host_pointer(o->src),
+        .n_tokens = o->n_tokens,
+        .dst = qmi_host_pointer(o->dst),
+        .residual = qmi_host_pointer(o->residual),
+        .alpha = o->alpha,
+        .relu = o->relu,
+    };
+    qcpu_product_run(&p, device->pool, scratch, scratch + input, stride);
+    return QMOE_OK;
+}
+
+static bool takes(const qmi_op_linear *o, const qcpu_matmul *kernel)
+{
+    return o->n_tokens <= kernel->max_tokens && kernel->takes(o->weight->host);
+}
+
+/* A variant's functions know their kernel by name only. */
+#define FUNCTIONS(symbol, text)                                                     \
+    static bool takes_##symbol(const qmi_device *device, const qmi_op *op)     \
+    {                                                                          \
+        (void)device;                                                          \
+        return takes(&op->u.linear, &qcpu_matmul_##symbol);                    \
+    }                                                                          \
+    static qmoe_status run_##symbol(                                           \
+        qmi_device *device, const qmi_op *op, qmi_error *err)                  \
+    {                                                                          \
+        return linear(device, &op->u.linear, &qcpu_matmul_##symbol, err);      \
+    }
+
+QCPU_KERNELS(FUNCTIONS)
+
+static const qcpu_kernel_variant variants[] = {
+#define VARIANT(symbol, text)                                                  \
+    {&qcpu_matmul_##symbol, {text, takes_##symbol, run_##symbol}},
+    QCPU_KERNELS(VARIANT)
+#undef VARIANT
+};
+
+enum { N_VARIANTS = sizeof variants / sizeof *variants };
+
+static qmi_variant usable[N_VARIANTS];
+static size_t n_usable;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void select_usable(void)
+{
+    n_usable = qcpu_usable_variants(usable, variants, N_VARIANTS);
+}
+
+const qmi_variant *qcpu_linear(size_t *n)
+{
+    pthread_once(&once, select_usable);
+    *n = n_usable;
+    return usable;
+}

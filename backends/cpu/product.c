@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Products (product.h), and what kernels without packing share. */
+#include "product.h"
+
+#include <string.h>
+
+#include "pvq.h"
+#include "rotation.h"
+
+/* Below it, waking another thread costs more than it saves. */
+enum { MIN_PARALLEL_NS = 6000 };
+
+size_t qcpu_no_packed_bytes(const qmi_weight *w, int64_t n_tokens)
+{
+    (void)w;
+    (void)n_tokens;
+    return 0;
+}
+
+void qcpu_no_pack(
+    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens)
+{
+    (void)dst;
+    (void)w;
+    (void)x;
+    (void)n_tokens;
+}
+
+size_t qcpu_no_scratch(const qmi_weight *w, int64_t n_tokens)
+{
+    (void)w;
+    (void)n_tokens;
+    return 0;
+}
+
+/* Only the pvq formats store rotated rows. */
+static bool is_rotated(const qmi_weight *w)
+{
+    return w->rotation != 0 && qmi_pvq_width(w->format) != 0;
+}
+
+static size_t rotated_bytes(const qmi_weight *w, int64_t n_tokens)
+{
+    if (!is_rotated(w))
+        return 0;
+    return qcpu_align((size_t)(n_tokens * w->n_cols) * sizeof(float));
+}
+
+static size_t y_bytes(
+    const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens)
+{
+    return qcpu_align(
+        (size_t)(kernel->tile_rows(w) * n_tokens) * sizeof(float));
+}
+
+size_t qcpu_product_input_bytes(
+    const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens)
+{
+    return rotated_bytes(w, n_tokens) +
+           qcpu_align(kernel->packed_bytes(w, n_tokens));
+}
+
+size_t qcpu_product_thread_bytes(
+    const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens)
+{
+    return y_bytes(kernel, w, n_tokens) +
+           qcpu_align(kernel->tile_scratch(w, n_tokens));
+}
+
+typedef struct run {
+    const qcpu_product *p;
+    qcpu_tile input; /* without rows */
+    int64_t step;
+    uint8_t *threads;
+    size_t stride, y_bytes;
+} run;
+
+/* y of one token into dst; `at` offsets of its first row. */
+static void combine(
+    const qcpu_product *p, const float *y, int64_t at, int64_t n_rows)
+{
+    float *dst = p->dst + at;
+    const float alpha = p->alpha;
+    if (p->relu)
+        for (int64_t r = 0; r < n_rows; r++) {
+            float value = alpha * y[r];
+            dst[r] = p->residual != NULL ? p->residual[at + r] : 0;
+            dst[r] += value < 0 ? 0 : value;
+        }
+    else if (p->residual != NULL)
+        for (int64_t r = 0; r < n_rows; r++)
+            dst[r] = p->residual[at + r] + alpha * y[r];
+    else
+        for (int64_t r = 0; r < n_rows; r++)
+            dst[r] = alpha * y[r];
+}
+
+static void run_tile(void *context, int64_t item, int thread)
+{
+    const run *job = context;
+    const qcpu_product *p = job->p;
+    qcpu_tile tile = job->input;
+    uint8_t *scratch = job->threads + job->stride * (size_t)thread;
+    float *y = (float *)(void *)scratch;
+    tile.row = item * job->step;
+    tile.n_rows = p->w->n_rows - tile.row;
+    if (tile.n_rows > job->step)
+        tile.n_rows = job->step;
+    p->kernel->run(y, &tile, scratch + job->y_bytes);
+    for (int64_t t = 0; t < p->n_tokens; t++)
+        combine(p, y + t * tile.n_rows, t * p->w->n_rows + tile.row,
+            tile.n_rows);
+}
+
+static bool is_small(const qcpu_product *p)
+{
+    double n = (double)p->w->n_rows * (double)p->w->n_cols;
+    double ns = n * (double)p->n_tokens / p->kernel->speed;
+    return ns < MIN_PARALLEL_NS;
+}
+
+void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
+    uint8_t *threads, size_t stride)
+{
+    const qmi_weight *w = p->w;
+    const float *x = p->x;
+    uint8_t *packed = (uint8_t *)input + rotated_bytes(w, p->n_tokens);
+    if (is_rotated(w)) {
+        float *rotated = input;
+        memcpy(
+            rotated, x, (size_t)(p->n_tokens * w->n_cols) * sizeof *rotated);
+        for (int64_t t = 0; t < p->n_tokens; t++)
+            qmi_rotate(rotated + t * w->n_cols, w->n_cols, w->rotation,
+                w->rotation_seed);
+        x = rotated;
+    }
+    p->kernel->pack(packed, w, x, p->n_tokens);
+    run job = {
+        .p = p,
+        .input = {.w = w,
+            .mat = p->mat,
+            .x = x,
+            .packed = packed,
+            .n_tokens = p->n_tokens},
+        .step = p->kernel->tile_rows(w),
+        .threads = threads,
+        .stride = stride,
+        .y_bytes = y_bytes(p->kernel, w, p->n_tokens),
+    };
+    int64_t n_tiles = (w->n_rows + job.step - 1) / job.step;
+    if (pool != NULL && !is_small(p)) {
+        qcpu_parallel(pool, n_tiles, run_tile, &job);
+        return;
+    }
+    for (int64_t i = 0; i < n_tiles; i++)
+        run_tile(&job, i, 0);
+}
+
+size_t qcpu_usable_variants(
+    qmi_variant *out, const qcpu_kernel_variant *all, size_t n)
+{
+    size_t n_usable = 0;
+    for (size_t i = 0; i < n; i++)
+        if ((all[i].kernel->needs & ~qcpu_features()) == 0)
+            out[n_usable++] = all[i].variant;
+    return n_usable;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One product with a matrix: rotates and packs the input once, then runs the
+ * kernel's tiles and combines each into the destination. */
+#ifndef QCPU_PRODUCT_H
+#define QCPU_PRODUCT_H
+
+#include "cpu.h"
+#include "matmul.h"
+
+/* dst[t, r] = residual[t, r] + act(alpha * sum_c x[t, c] * W[r, c]) */
+typedef struct qcpu_product {
+    const qcpu_matmul *kernel;
+    const qmi_weight *w; /* matrix `mat` is checked */
+    int64_t mat;
+    const float *x; /* f32 [n_tokens, n_cols] */
+    int64_t n_tokens;
+    float *dst;            /* f32 [n_tokens, n_rows] */
+    const float *residual; /* or NULL */
+    float alpha;
+    bool relu;
+} qcpu_product;
+
+/* Work space: of the input, and of each thread (multiples of 64 bytes). */
+size_t qcpu_product_input_bytes(
+    const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens);
+size_t qcpu_product_thread_bytes(
+    const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens);
+
+/* On the threads of `pool`, or on the caller alone when there is little to do
+ * or `pool` is NULL.  `threads`: `stride` bytes per thread. */
+void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
+    uint8_t *threads, size_t stride);
+
+/* A variant that is a kernel's. */
+typedef struct qcpu_kernel_variant {
+    const qcpu_matmul *kernel;
+    qmi_variant variant;
+} qcpu_kernel_variant;
+
+/* Those whose kernel runs on this processor; returns their number. */
+size_t qcpu_usable_variants(
+    qmi_variant *out, const qcpu_kernel_variant *all, size_t n);
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Paging hints (read_ahead.h).  Asking for pages that are there costs a walk
+ * over all of them, so the first and the last page of a range are looked at
+ * before: an expert is read and dropped as a whole, near enough.  Even that
+ * look costs a microsecond, a tenth of a small product; so a matrix used a few
+ * seconds ago is taken to be there still. */
+#include "read_ahead.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "pvq.h"
+#include "ternary_dict.h"
+
+typedef struct range {
+    const uint8_t *data;
+    uint64_t n_bytes;
+} range;
+
+static bool is_resident(uintptr_t page, size_t page_bytes)
+{
+    unsigned char flags = 0;
+    return mincore((void *)page, page_bytes, &flags) != 0 || (flags & 1) != 0;
+}
+
+static void will_need(range r)
+{
+    const long size = sysconf(_SC_PAGESIZE);
+    if (size <= 0 || r.n_bytes == 0)
+        return;
+    const size_t page_bytes = (size_t)size;
+    const uintptr_t begin = (uintptr_t)r.data / page_bytes * page_bytes;
+    const uintptr_t end = (uintptr_t)r.data + r.n_bytes;
+    const uintptr_t last = (end - 1) / page_bytes * page_bytes;
+    const int kept = errno;
+    if (!is_resident(begin, page_bytes) || !is_resident(last, page_bytes))
+        madvise((void *)begin, end - begin, MADV_WILLNEED);
+    errno = kept;
+}
+
+/* The large part of a matrix; the small ones follow by page faults. */
+static range payload(const qmi_weight *w, int64_t mat)
+{
+    const uint64_t n = (uint64_t)w->n_rows * (uint64_t)w->n_cols;
+    if (w->format->dense)
+        return (range){qmi_weight_dense(w, mat),
+            n * (qmi_dtype_bits(w->format->dtype) / 8)};
+    if (qmi_pvq_width(w->format) != 0)
+        return (range){qmi_pvq_codes(w, mat),
+            w->parts[QMI_PVQ_CODES].n_bytes / (uint64_t)w->n_mats};
+    if (w->format == &qmi_format_ternary_dict) {
+        const uint8_t *offsets = w->parts[QMI_TD_EXPERT_OFFSETS].data;
+        const uint64_t begin = qmi_load_u64(offsets + 8 * mat);
+        const uint64_t end = qmi_load_u64(offsets + 8 * mat + 8);
+        const uint8_t *codes = w->parts[QMI_TD_CODES].data;
+        return (range){codes + 2 * begin, 2 * (end - begin)};
+    }
+    return (range){0};
+}
+
+enum { STILL_THERE_SECONDS = 3 };
+
+static int64_t now_seconds(void)
+{
+    struct timespec t = {0};
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec + 1; /* 0 = never looked */
+}
+
+static bool looked_lately(qcpu_looks *looks, const void *data)
+{
+    const uintptr_t key = (uintptr_t)data >> 6;
+    const size_t at = (size_t)((key ^ key >> 10) % QCPU_N_LOOKS);
+    const int64_t now = now_seconds(), then = looks->entries[at].at;
+    if (looks->entries[at].data == data && then != 0 &&
+        now - then < STILL_THERE_SECONDS)
+        return true;
+    looks->entries[at].data = data;
+    looks->entries[at].at = now;
+    return false;
+}
+
+void qcpu_read_ahead(qcpu_looks *looks, const qmi_weight *w, int64_t mat)
+{
+    const range r = payload(w, mat);
+    if (r.n_bytes != 0 && !looked_lately(looks, r.data))
+        will_need(r);
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Stacks for timing (bench_weights.h): one random matrix per stack, repeated
+ * at other addresses, because making one is much slower than using it. */
+#include "bench_weights.h"
+
+#include <string.h>
+
+#include "alloc.h"
+#include "pvq.h"
+#include "ternary_dict.h"
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* 2^-5 <= |value| < 2^-4, a random sign, 7 random bits. */
+static uint16_t random_bf16(uint64_t *state)
+{
+    return (uint16_t)((next_random(state) >> 40 & 0x807f) | 0x3d00);
+}
+
+/* One allocation of n_mats repetitions of a part of `n_bytes`. */
+static qmoe_status repeat(bench_stack *s, int part, const void *data,
+    size_t n_bytes, qmi_error *err)
+{
+    const size_t n_mats = (size_t)s->weight.n_mats;
+    uint8_t *block = qmi_calloc(n_mats, n_bytes, "matrices to time", err);
+    if (block == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n_mats; i++)
+        memcpy(block + i * n_bytes, data, n_bytes);
+    s->blocks[part] = block;
+    s->weight.parts[part] = (qmi_part){block, n_mats * n_bytes};
+    return QMOE_OK;
+}
+
+static void count_mats(bench_stack *s, size_t mat_bytes, uint64_t n_bytes)
+{
+    s->weight.n_mats = (int64_t)((n_bytes + mat_bytes - 1) / mat_bytes);
+    if (s->weight.n_mats < 2)
+        s->weight.n_mats = 2;
+}
+
+static qmoe_status make_dense(
+    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+{
+    qmi_weight *w = &s->weight;
+    const size_t n = (size_t)(w->n_rows * w->n_cols);
+    const size_t size = qmi_dtype_bits(w->format->dtype) / 8;
+    uint8_t *data = qmi_calloc(n, size, "a matrix to time", err);
+    if (data == NULL)
+        return QMOE_E_NOMEM;
+    /* The high half of an f32 is a bf16; f16 gets other values. */
+    for (size_t i = 0; i < n; i++) {
+        const uint16_t half = random_bf16(random);
+        memcpy(data + i * size + size - 2, &half, sizeof half);
+    }
+    count_mats(s, n * size, n_bytes);
+    qmoe_status status = repeat(s, 0, data, n * size, err);
+    qmi_free(data);
+    return status;
+}
+
+static qmoe_status make_pvq(
+    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+{
+    qmi_weight *w = &s->weight;
+    const qmi_pvq_shape shape =
+        qmi_pvq_shape_of(qmi_pvq_width(w->format), w->n_rows, w->n_cols);
+    const size_t n_codes = (size_t)shape.n_tiles * shape.tile_bytes;
+    const size_t n_scales = (size_t)w->n_rows * 2;
+    uint8_t *data = qmi_calloc(n_codes + n_scales, 1, "a matrix to time", err);
+    if (data == NULL)
+        return QMOE_E_NOMEM;
+    /* Any bytes are codes. */
+    for (size_t i = 0; i < n_codes; i++)
+        data[i] = (uint8_t)(next_random(random) >> 32);
+    for (size_t i = 0; i < n_scales; i += 2) {
+        const uint16_t scale = random_bf16(random);
+        memcpy(data + n_codes + i, &scale, sizeof scale);
+    }
+    count_mats(s, n_codes + n_scales, n_bytes);
+    qmoe_status status = repeat(s, QMI_PVQ_CODES, data, n_codes, err);
+    if (status == QMOE_OK)
+        status = repeat(s, QMI_PVQ_SCALES, data + n_codes, n_scales, err);
+    qmi_free(data);
+    return status;
+}
+
+/* Rows of one matrix: codewords, row offsets, levels. */
+static size_t encode_rows(const qmi_weight *w, uint64_t *random,
+    uint16_t *words, uint32_t *offsets, uint16_t *levels, uint8_t *codes)
+{
+    size_t n = 0;
+    for (int64_t r = 0; r < w->n_rows; r++) {
+        offsets[r] = (uint32_t)n;
+        /* The zero rate of the paper's models. */
+        for (int64_t c = 0; c < w->n_cols; c++) {
+            const uint64_t draw = next_random(random) >> 32;
+            codes[c] = draw % 1000 < 885 ? 0 : (uint8_t)(1 + (draw >> 30 & 1));
+        }
+        n += qmi_dict_encode_row(
+            qmi_dict_generic(), words + n, codes, w->n_cols);
+        levels[2 * r] = random_bf16(random) | 0x8000;
+        levels[2 * r + 1] = random_bf16(random) & 0x7fff;
+    }
+    offsets[w->n_rows] = (uint32_t)n;
+    return n;
+}
+
+static qmoe_status make_ternary_dict(
+    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+{
+    qmi_weight *w = &s->weight;
+    const size_t n_rows = (size_t)w->n_rows, n_cols = (size_t)w->n_cols;
+    uint16_t *words =
+        qmi_calloc(n_rows * ((n_cols + 1) / 2), 2, "codewords", err);
+    uint32_t *offsets = qmi_calloc(n_rows + 1, 4, "row offsets", err);
+    uint16_t *levels = qmi_calloc(n_rows, 4, "levels", err);
+    uint8_t *codes = qmi_calloc(n_cols, 1, "a row", err);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (words == NULL || offsets == NULL || levels == NULL || codes == NULL)
+        goto cleanup;
+    const size_t n = encode_rows(w, random, words, offsets, levels, codes);
+    count_mats(s, 2 * n + 4 * (n_rows + 1) + 4 * n_rows, n_bytes);
+    uint64_t *experts =
+        qmi_calloc((size_t)w->n_mats + 1, sizeof *experts, "offsets", err);
+    if (experts == NULL)
+        goto cleanup;
+    for (int64_t i = 0; i <= w->n_mats; i++)
+        experts[i] = (uint64_t)i * n;
+    s->blocks[QMI_TD_EXPERT_OFFSETS] = experts;
+    w->parts[QMI_TD_EXPERT_OFFSETS] =
+        (qmi_part){experts, ((size_t)w->n_mats + 1) * sizeof *experts};
+    status = repeat(s, QMI_TD_CODES, words, 2 * n, err);
+    if (status == QMOE_OK)
+        status = repeat(s, QMI_TD_ROW_OFFSETS, offsets, 4 * (n_rows + 1), err);
+    if (status == QMOE_OK)
+        status = repeat(s, QMI_TD_LEVELS, levels, 4 * n_rows, err);
+cleanup:
+    qmi_free(codes);
+    qmi_free(levels);
+    qmi_free(offsets);
+    qmi_free(words);
+    return status;
+}
+
+static qmoe_status make(
+    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+{
+    const qmi_format *format = s->weight.format;
+    if (format->dense)
+        return make_dense(s, n_bytes, random, err);
+    if (qmi_pvq_width(format) != 0)
+        return make_pvq(s, n_bytes, random, err);
+    if (format == &qmi_format_ternary_dict)
+        return make_ternary_dict(s, n_bytes, random, err);
+    return qmi_fail(err, QMOE_E_UNSUPPORTED,
+        "no matrices to time in format %s", format->name);
+}
+
+qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
+    int64_t n_rows, int64_t n_cols, uint64_t n_bytes, qmi_error *err)
+{
+    uint64_t random = 0x9e3779b97f4a7c15;
+    *out = (bench_stack){
+        .weight = {
+            .format = format,
+            .name = "timed",
+            .n_rows = n_rows,
+            .n_cols = n_cols,
+        }};
+    qmoe_status status = make(out, n_bytes, &random, err);
+    if (status == QMOE_OK && format->check != NULL) {
+        out->weight.checked = qmi_calloc(
+            (size_t)out->weight.n_mats, 1, "check marks", err);
+        status = out->weight.checked == NULL
+                     ? QMOE_E_NOMEM
+                     : qmi_weight_check(&out->weight, 0, err);
+    }
+    /* The others are copies; validating them must not be part of a timing. */
+    if (status == QMOE_OK && format->check != NULL)
+        for (int64_t i = 1; i < out->weight.n_mats; i++)
+            atomic_store(&out->weight.checked[i], 1);
+    if (status != QMOE_OK)
+        bench_stack_free(out);
+    return status;
+}
+
+void bench_stack_free(bench_stack *stack)
+{
+    for (int i = 0; i < QMI_MAX_PARTS; i++)
+        qmi_free(stack->blocks[i]);
+    qmi_free((void *)stack->weight.checked);
+    *stack = (bench_stack){0};
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Compares quantisers on single matrices: relative output error on the tokens
+ * they saw and on others of the same source, bits, and seconds on one thread.
+ *
+ *   quantisers cases | passes | rotation | damping | time [ROWSxCOLS]
+ *   quantisers TABLE --file FILE [EVERY]     on recorded matrices
+ *
+ * Numbers other than times do not depend on the machine, up to rounding. */
+#include <cblas.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "quantisers_problem.h"
+
+enum { MAX_PROBLEMS = 256 };
+
+typedef struct outcome {
+    double calib, held_out, bits, seconds;
+} outcome;
+
+typedef struct recipe {
+    const char *label;
+    const char *format;
+    qmi_quant_options options;
+} recipe;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void stop(const char *text)
+{
+    fprintf(stderr, "quantisers: %s\n", text);
+    exit(1);
+}
+
+/* Relative error of the encoded matrix on other tokens. */
+static double held_out_error(const bench_problem *p, const qmi_encoded *e,
+    const qmi_quant_options *options)
+{
+    int64_t n = p->n_rows * p->n_cols;
+    float *d = malloc((size_t)n * sizeof *d);
+    qmi_weight stack = {.format = e->format,
+        .name = p->name,
+        .n_mats = 1,
+        .n_rows = p->n_rows,
+        .n_cols = p->n_cols,
+        .rotation = options->rotation,
+        .rotation_seed = options->rotation_seed};
+    /* ternary-dict: one matrix, whose codewords begin at 0. */
+    const uint64_t first[2] = {0, 0};
+    for (int i = 0; i < e->format->n_parts; i++)
+        stack.parts[i] = e->parts[i] != NULL
+                             ? (qmi_part){e->parts[i], e->part_bytes[i]}
+                             : (qmi_part){first, sizeof first};
+    if (d == NULL)
+        stop("out of memory");
+    qmi_weight_decode(&stack, 0, 0, p->n_rows, d);
+    for (int64_t i = 0; i < n; i++)
+        d[i] = p->w[i] - d[i];
+    double error =
+        qmi_quadratic_error(d, p->n_rows, p->n_cols, &p->held_out, NULL);
+    free(d);
+    return error /
+           qmi_quadratic_error(p->w, p->n_rows, p->n_cols, &p->held_out, NULL);
+}
+
+static outcome try_recipe(const bench_problem *p, const recipe *r)
+{
+    const qmi_quantiser *q = qmi_quantiser_find("gptq", r->format);
+    qmi_encoded encoded;
+    qmi_quant_result result;
+    qmi_error err = {0};
+    if (q == NULL)
+        stop("no such quantiser");
+    double begin = now();
+    if (q->run(&encoded, &result, p->w, p->n_rows, p->n_cols, &p->calib,
+            &r->options, &err) != QMOE_OK)
+        stop(err.text);
+    outcome o = {
+        .calib = result.error / result.energy, .seconds = now() - begin};
+    for (int i = 0; i < encoded.format->n_parts; i++)
+        o.bits += 8.0 * (double)encoded.part_bytes[i] /
+                  (double)(p->n_rows * p->n_cols);
+    o.held_out = held_out_error(p, &encoded, &r->options);
+    qmi_encoded_free(&encoded);
+    return o;
+}
+
+/* ---- tables ---- */
+
+/* A row per recipe: means over all problems. */
+static void print_means(
+    const bench_problem *problems, int n, const recipe *recipes, int n_recipes)
+{
+    printf("| recipe | bits | error | on other tokens | seconds |\n"
+           "|---|---|---|---|---|\n");
+    for (int k = 0; k < n_recipes; k++) {
+        outcome sum = {0};
+        for (int i = 0; i < n; i++) {
+            outcome o = try_recipe(&problems[i], &recipes[k]);
+            sum.calib += o.calib / n;
+            sum.held_out += o.held_out / n;
+            sum.bits += o.bits / n;
+            sum.seconds += o.seconds;
+        }
+        printf("| %s | %.4f | %.5f | %.5f | %.2f |\n", recipes[k].label,
+            sum.bits, sum.calib, sum.held_out, sum.seconds);
+        fflush(stdout);
+    }
+}
+
+/* A row per problem, a column per recipe. */
+static void print_cases(
+    const bench_problem *problems, int n, const recipe *recipes, int n_recipes)
+{
+    printf("| matrix |");
+    for (int k = 0; k < n_recipes; k++)
+        printf(" %s |", recipes[k].label);
+    printf("\n|---|");
+    for (int k = 0; k < n_recipes; k++)
+        printf("---|");
+    for (int i = 0; i < n; i++) {
+        printf("\n| %s |", problems[i].name);
+        for (int k = 0; k < n_recipes; k++) {
+            outcome o = try_recipe(&problems[i], &recipes[k]);
+            printf(" %.3f (%.3f) |", o.calib, o.held_out);
+            fflush(stdout);
+        }
+    }
+    printf("\n");
+}
+
+typedef struct recipe_list {
+    int n;
+    recipe list[64];
+    char labels[64][64];
+} recipe_list;
+
+static void add(recipe_list *l, const char *format, double damping,
+    int rotation, int passes)
+{
+    char *label = l->labels[l->n];
+    bool pvq = strncmp(format, "pvq", 3) == 0;
+    int n = snprintf(label, sizeof l->labels[0], "%s", format);
+    if (pvq)
+        n += snprintf(label + n, sizeof l->labels[0] - (size_t)n,
+            ", rotation %d, %d passes", rotation, passes);
+    if (damping != 0.1)
+        snprintf(label + n, sizeof l->labels[0] - (size_t)n, ", damping %g",
+            damping);
+    l->list[l->n++] = (recipe){label, format,
+        {.damping = damping,
+            .rotation = pvq ? rotation : 0,
+            .rotation_seed = 1,
+            .passes = passes}};
+}
+
+static void add_table(recipe_list *l, const char *table)
+{
+    static const char *const formats[] = {"pvq", "pvq8"};
+    static const int passes[] = {0, 1, 2, 4, 8, 16, 32, 64};
+    static const int rotations[] = {0, 16, 32, 64, 128, 256};
+    static const double dampings[] = {0.01, 0.03, 0.1, 0.3};
+    add(l, "ternary-dict", 0.1, 0, 0);
+    if (strcmp(table, "cases") == 0) {
+        add(l, "pvq", 0.1, 0, 4);
+        add(l, "pvq", 0.1, 64, 4);
+        add(l, "pvq", 0.1, 64, 16);
+        add(l, "pvq8", 0.1, 64, 16);
+    }
+    for (int f = 0; f < 2; f++) {
+        if (strcmp(table, "passes") == 0)
+            for (int i = 0; i < 8; i++)
+                add(l, formats[f], 0.1, 64, passes[i]);
+        if (strcmp(table, "rotation") == 0)
+            for (int i = 0; i < 6; i++)
+                add(l, formats[f], 0.1, rotations[i], 16);
+        if (strcmp(table, "damping") == 0)
+            for (int i = 0; i < 4; i++)
+                add(l, formats[f], dampings[i], 64, 16);
+        if (strcmp(table, "time") == 0)
+            for (int i = 0; i < 6; i += 2)
+                add(l, formats[f], 0.1, 64, passes[i]);
+    }
+    if (l->n == 1)
+        stop("tables: cases passes rotation damping time");
+}
+
+static int load(bench_problem *problems, const char *path, int every)
+{
+    FILE *file = fopen(path, "rb");
+    int n = 0;
+    bench_problem p;
+    if (file == NULL)
+        stop("cannot open the file");
+    for (int i = 0; n < MAX_PROBLEMS && bench_problem_read(&p, file); i++) {
+        /* Records come in pairs, wi and wo of an expert. */
+        if (i / 2 % every == 0)
+            problems[n++] = p;
+        else
+            bench_problem_free(&p);
+    }
+    fclose(file);
+    return n;
+}
+
+static int make_all(bench_problem *problems, int64_t n_rows, int64_t n_cols)
+{
+    int n = 0;
+    for (int w = 0; w < BENCH_N_WEIGHTS; w++)
+        for (int x = 0; x < BENCH_N_INPUTS; x++, n++)
+            bench_problem_make(&problems[n], w, x, n_rows, n_cols, (uint32_t)n);
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    static bench_problem problems[MAX_PROBLEMS];
+    static recipe_list recipes;
+    long long rows = 64, cols = 512;
+    int n = 0;
+    if (argc < 2)
+        stop("usage: quantisers TABLE [ROWSxCOLS | --file FILE [EVERY]]");
+    openblas_set_num_threads(1);
+    add_table(&recipes, argv[1]);
+    if (argc > 3 && strcmp(argv[2], "--file") == 0)
+        n = load(problems, argv[3], argc > 4 ? atoi(argv[4]) : 1);
+    else if (argc > 2 && sscanf(argv[2], "%lldx%lld", &rows, &cols) != 2)
+        stop("not ROWSxCOLS");
+    else if (strcmp(argv[1], "time") == 0)
+        bench_problem_make(
+            &problems[n++], BENCH_GAUSS, BENCH_CORRELATED, rows, cols, 1);
+    else
+        n = make_all(problems, rows, cols);
+    if (strcmp(argv[1], "cases") == 0)
+        print_cases(problems, n, recipes.list, recipes.n);
+    else
+        print_means(problems, n, recipes.list, recipes.n);
+    for (int i = 0; i < n; i++)
+        bench_problem_free(&problems[i]);
+    return 0;
+}

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The factor of the damped Hessian in the forms the column walk needs. */
+#include "gptq_frame.h"
+
+#include <math.h>
+
+#include "alloc.h"
+
+/* LAPACK, in OpenBLAS: column-major, everything by pointer. */
+void dpotrf_(
+    const char *uplo, const int *n, double *a, const int *lda, int *info);
+void dtrtri_(const char *uplo, const char *diag, const int *n, double *a,
+    const int *lda, int *info);
+
+static const double default_damping = 0.1;
+/* The paper's floor is 1e-6 on a Hessian scaled by tokens / 2. */
+static const double damping_floor = 1e-6;
+
+static qmoe_status fail_unusable(qmi_error *err, const char *why)
+{
+    return qmi_fail(err, QMOE_E_UNSUPPORTED, "Hessian %s", why);
+}
+
+static bool all_finite(const double *x, size_t n)
+{
+    double sum = 0; /* of zeros, or NaN */
+    for (size_t i = 0; i < n; i++)
+        sum += x[i] * 0;
+    return sum == 0;
+}
+
+static double trace_of(const qmi_hessian *hessian)
+{
+    double trace = 0;
+    for (int64_t i = 0; i < hessian->n_cols; i++)
+        trace += hessian->sum[i * hessian->n_cols + i];
+    return trace;
+}
+
+bool qmi_hessian_usable(const qmi_hessian *hessian)
+{
+    if (hessian == NULL || hessian->n_tokens <= 0)
+        return false;
+    const size_t n = (size_t)hessian->n_cols;
+    const double trace = trace_of(hessian);
+    return trace > 0 && isfinite(trace) && all_finite(hessian->sum, n * n);
+}
+
+static qmoe_status check_usable(const qmi_hessian *hessian, qmi_error *err)
+{
+    if (qmi_hessian_usable(hessian))
+        return QMOE_OK;
+    return fail_unusable(err, "of no tokens, zero or not finite");
+}
+
+static double absolute_damping(const qmi_hessian *hessian, double relative)
+{
+    const double floor = damping_floor * 2 / (double)hessian->n_tokens;
+    const double mean = trace_of(hessian) / (double)hessian->n_cols;
+    const double d = (relative > 0 ? relative : default_damping) * mean;
+    return d > floor ? d : floor;
+}
+
+/* An n x n matrix stored back to front: element (i, j) of the row-major matrix
+ * is at [n * n - 1 - (i * n + j)].  LAPACK's A = R^T R of the reversed matrix
+ * then is A = V V^T of the matrix itself, V upper triangular and stored back to
+ * front too: the one factorisation GPTQ needs, without an inverse. */
+typedef struct reversed {
+    double *last; /* element (0, 0) */
+    int64_t n;
+    double *block;
+} reversed;
+
+static const double *reversed_row(const reversed *m, int64_t row)
+{
+    return m->last - row * m->n; /* element (row, j) is at [-j] */
+}
+
+/* V of H + damping I.  Release `block`. */
+static qmoe_status factorise(
+    reversed *v, const qmi_hessian *hessian, double damping, qmi_error *err)
+{
+    const int64_t n = hessian->n_cols;
+    const size_t count = (size_t)n * (size_t)n;
+    int order = (int)n, info = 0;
+    *v = (reversed){.n = n};
+    v->block = qmi_calloc(count, sizeof(double), "a factored Hessian", err);
+    if (v->block == NULL)
+        return QMOE_E_NOMEM;
+    v->last = v->block + count - 1;
+    for (size_t i = 0; i < count; i++)
+        v->last[-(ptrdiff_t)i] = hessian->sum[i];
+    for (int64_t i = 0; i < n; i++)
+        v->block[i * n + i] += damping;
+    dpotrf_("U", &order, v->block, &order, &info);
+    if (info == 0)
+        return QMOE_OK;
+    qmi_free(v->block);
+    v->block = NULL;
+    return fail_unusable(err, "is not positive definite");
+}
+
+static qmoe_status allocate(
+    qmi_gptq *out, int64_t n_cols, int group, qmi_error *err)
+{
+    *out = (qmi_gptq){.n_cols = n_cols, .group = group};
+    out->feedback = qmi_calloc((size_t)n_cols * (size_t)n_cols, sizeof(float),
+        "the feedback of a Hessian", err);
+    out->metric = qmi_calloc((size_t)n_cols * (size_t)group, sizeof(float),
+        "the metric of a Hessian", err);
+    if (out->feedback != NULL && out->metric != NULL)
+        return QMOE_OK;
+    qmi_gptq_release(out);
+    return QMOE_E_NOMEM;
+}
+
+void qmi_gptq_release(qmi_gptq *gptq)
+{
+    qmi_free(gptq->feedback);
+    qmi_free(gptq->metric);
+    *gptq = (qmi_gptq){0};
+}
+
+/* The diagonal blocks of V, [n_cols, group]: row k of V_bb for column k. */
+static double *diagonal_blocks(const reversed *v, int group, qmi_error *err)
+{
+    double *blocks = qmi_calloc((size_t)v->n * (size_t)group, sizeof *blocks,
+        "the metric of a Hessian", err);
+    for (int64_t row = 0; blocks != NULL && row < v->n; row++)
+        for (int64_t k = row; k < v->n && k < row / group * group + group; k++)
+            blocks[row * group + k % group] = reversed_row(v, row)[-k];
+    return blocks;
+}
+
+/* f[n] = x V_bb^-1 for a group of n columns, by forward substitution;
+ * x[-k] is element k, block [n, group] is V_bb. */
+static void solve_group(
+    float *f, const double *x, const double *block, int group, int n)
+{
+    double solved[QMI_SWEEP_MAX_GROUP];
+    for (int k = 0; k < n; k++) {
+        double sum = x[-k];
+        for (int j = 0; j < k; j++)
+            sum -= solved[j] * block[j * group + k];
+        solved[k] = sum / block[k * group + k];
+        f[k] = (float)solved[k];
+    }
+}
+
+static void fill_feedback(
+    qmi_gptq *out, const reversed *v, const double *blocks)
+{
+    const int64_t n = v->n;
+    const int group = out->group;
+    for (int64_t row = 0; row < n; row++) {
+        const double *source = reversed_row(v, row);
+        float *f = out->feedback + row * n;
+        f[row] = 1;
+        for (int64_t b = row / group * group + group; b < n; b += group)
+            solve_group(f + b, source - b, blocks + b * group, group,
+                (int)(n - b < group ? n - b : group));
+    }
+    for (int64_t i = 0; i < n * group; i++)
+        out->metric[i] = (float)blocks[i];
+}
+
+static bool all_finite_f32(const float *x, size_t n)
+{
+    float sum = 0; /* of zeros, or NaN */
+    for (size_t i = 0; i < n; i++)
+        sum += x[i] * 0;
+    return sum == 0;
+}
+
+static qmoe_status check_finite(qmi_gptq *gptq, qmi_error *err)
+{
+    const size_t n = (size_t)gptq->n_cols;
+    if (all_finite_f32(gptq->feedback, n * n) &&
+        all_finite_f32(gptq->metric, n * (size_t)gptq->group))
+        return QMOE_OK;
+    qmi_gptq_release(gptq);
+    return fail_unusable(err, "is not finite");
+}
+
+qmoe_status qmi_gptq_prepare(qmi_gptq *out, const qmi_hessian *hessian,
+    double damping, int group, qmi_error *err)
+{
+    reversed v;
+    *out = (qmi_gptq){0};
+    QMI_TRY(check_usable(hessian, err));
+    const double d = absolute_damping(hessian, damping);
+    QMI_TRY(factorise(&v, hessian, d, err));
+    double *blocks = diagonal_blocks(&v, group, err);
+    qmoe_status status = blocks != NULL
+                             ? allocate(out, hessian->n_cols, group, err)
+                             : QMOE_E_NOMEM;
+    if (status == QMOE_OK) {
+        out->damping = d;
+        fill_feedback(out, &v, blocks);
+        status = check_finite(out, err);
+    }
+    qmi_free(blocks);
+    qmi_free(v.block);
+    return status;
+}
+
+qmoe_status qmi_gptq_prepare_descent(
+    qmi_gptq *out, const qmi_hessian *hessian, double damping, qmi_error *err)
+{
+    const int64_t n = hessian->n_cols;
+    *out = (qmi_gptq){0};
+    QMI_TRY(check_usable(hessian, err));
+    const double d = absolute_damping(hessian, damping);
+    QMI_TRY(allocate(out, n, 1, err));
+    out->damping = d;
+    for (int64_t i = 0; i < n; i++) {
+        const double *row = hessian->sum + i * n;
+        for (int64_t j = 0; j < n; j++)
+            out->feedback[i * n + j] =
+                (float)(row[j] / (hessian->sum[j * n + j] + d));
+        out->feedback[i * n + i] = 1;
+        out->metric[i] = (float)sqrt(row[i] + d);
+    }
+    return check_finite(out, err);
+}
+
+qmoe_status qmi_gptq_factor(
+    float *u, const qmi_hessian *hessian, double damping, qmi_error *err)
+{
+    reversed v;
+    int info = 0;
+    QMI_TRY(check_usable(hessian, err));
+    const int64_t n = hessian->n_cols;
+    const int order = (int)n;
+    QMI_TRY(factorise(&v, hessian, absolute_damping(hessian, damping), err));
+    dtrtri_("U", "N", &order, v.block, &order, &info);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < n; j++)
+            u[i * n + j] = j < i ? 0 : (float)reversed_row(&v, i)[-j];
+    qmi_free(v.block);
+    if (info == 0 && all_finite_f32(u, (size_t)n * (size_t)n))
+        return QMOE_OK;
+    return fail_unusable(err, "is not positive definite");
+}

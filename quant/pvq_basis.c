@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Brings a matrix and its second moments into the basis and the units in which
+ * codes are searched. */
+#include "pvq_fit.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "rotation.h"
+
+/* The format's largest finite scale. */
+enum { LARGEST_BF16 = 0x7f7f };
+
+/* ---- weights ---- */
+
+/* One row: scaled so that its largest weight is in [1/2, 1), which makes the
+ * search safe from overflow, then rotated. */
+static qmoe_status load_row(float *dst, int *exponent, const float *src,
+    int64_t n_cols, const qmi_quant_options *options, qmi_error *err)
+{
+    float largest = 0;
+    for (int64_t c = 0; c < n_cols; c++) {
+        if (!isfinite(src[c]))
+            return qmi_fail(
+                err, QMOE_E_FORMAT, "column %" PRId64 ": non-finite weight", c);
+        largest = fmaxf(largest, fabsf(src[c]));
+    }
+    frexpf(largest, exponent);
+    for (int64_t c = 0; c < n_cols; c++)
+        dst[c] = ldexpf(src[c], -*exponent);
+    if (options->rotation != 0)
+        qmi_rotate(dst, n_cols, options->rotation, options->rotation_seed);
+    return QMOE_OK;
+}
+
+static qmoe_status allocate(qmi_pvq_problem *p, qmi_error *err)
+{
+    size_t n_rows = (size_t)p->n_rows, stride = (size_t)p->stride;
+    p->w = qmi_calloc(n_rows * stride, sizeof *p->w, "a matrix", err);
+    p->exponent = qmi_calloc(n_rows, sizeof *p->exponent, "a matrix", err);
+    p->scale = qmi_calloc(n_rows, sizeof *p->scale, "a matrix", err);
+    p->blocks = qmi_calloc(
+        n_rows * (size_t)p->n_blocks, sizeof *p->blocks, "a matrix", err);
+    return p->w != NULL && p->exponent != NULL && p->scale != NULL &&
+                   p->blocks != NULL
+               ? QMOE_OK
+               : QMOE_E_NOMEM;
+}
+
+qmoe_status qmi_pvq_problem_init(qmi_pvq_problem *p, int width, const float *w,
+    int64_t n_rows, int64_t n_cols, const qmi_quant_options *options,
+    qmi_error *err)
+{
+    *p = (qmi_pvq_problem){.n_rows = n_rows, .n_cols = n_cols};
+    qmi_pvq_pairs_of(&p->pairs, width);
+    p->n_blocks = (n_cols + width - 1) / width;
+    p->stride = p->n_blocks * width;
+    QMI_TRY(allocate(p, err));
+    for (int64_t r = 0; r < n_rows; r++) {
+        qmoe_status status = load_row(p->w + r * p->stride, &p->exponent[r],
+            w + r * n_cols, n_cols, options, err);
+        if (status != QMOE_OK)
+            return qmi_error_prefix(err, status, "row %" PRId64, r);
+    }
+    return QMOE_OK;
+}
+
+void qmi_pvq_problem_free(qmi_pvq_problem *p)
+{
+    qmi_free(p->w);
+    qmi_free(p->exponent);
+    qmi_free(p->h);
+    qmi_free(p->u);
+    qmi_free(p->scale);
+    qmi_free(p->blocks);
+    *p = (qmi_pvq_problem){0};
+}
+
+uint16_t qmi_pvq_stored_scale(
+    const qmi_pvq_problem *p, int64_t row, float scale)
+{
+    uint16_t stored = qmi_f32_to_bf16(ldexpf(scale, p->exponent[row]));
+    return stored < LARGEST_BF16 ? stored : LARGEST_BF16;
+}
+
+float qmi_pvq_round_scale(const qmi_pvq_problem *p, int64_t row, float scale)
+{
+    uint16_t stored = qmi_pvq_stored_scale(p, row, scale);
+    return ldexpf(qmi_bf16_to_f32(stored), -p->exponent[row]);
+}
+
+/* ---- second moments ---- */
+
+/* Rows i and i + step of m to their sum and difference. */
+static void butterfly(double *restrict x, double *restrict y, int64_t n)
+{
+    for (int64_t c = 0; c < n; c++) {
+        double sum = x[c] + y[c];
+        y[c] = x[c] - y[c];
+        x[c] = sum;
+    }
+}
+
+/* m = R' m for m [size, n]: one block of the transform, without signs. */
+static void transform_rows(double *m, int64_t size, int64_t n)
+{
+    for (int64_t step = 1; step < size; step *= 2)
+        for (int64_t i = 0; i < size; i += 2 * step)
+            for (int64_t j = i; j < i + step; j++)
+                butterfly(m + j * n, m + (j + step) * n, n);
+    const double norm = 1 / sqrt((double)size);
+    for (int64_t i = 0; i < size * n; i++)
+        m[i] *= norm;
+}
+
+static void transpose(double *m, int64_t n)
+{
+    enum { TILE = 32 };
+    for (int64_t i = 0; i < n; i += TILE)
+        for (int64_t j = 0; j <= i; j += TILE)
+            for (int64_t r = i; r < i + TILE && r < n; r++)
+                for (int64_t c = j; c < j + TILE && c < r; c++) {
+                    double t = m[r * n + c];
+                    m[r * n + c] = m[c * n + r];
+                    m[c * n + r] = t;
+                }
+}
+
+/* m = R m R^T, R as in core/rotation.h but in double: the factorisation that
+ * follows is sensitive to rounding. */
+static qmoe_status rotate_moments(
+    double *m, int64_t n, int64_t block, uint32_t seed, qmi_error *err)
+{
+    double *sign = qmi_calloc((size_t)n, sizeof *sign, "column signs", err);
+    if (sign == NULL)
+        return QMOE_E_NOMEM;
+    for (int64_t c = 0; c < n; c++)
+        sign[c] = qmi_rotation_sign(seed, c);
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t c = 0; c < n; c++)
+            m[r * n + c] *= sign[r] * sign[c];
+    qmi_free(sign);
+    for (int side = 0; side < 2; side++) {
+        int64_t size = block;
+        for (int64_t i = 0; i < n; i += size) {
+            while (size > n - i)
+                size /= 2;
+            transform_rows(m + i * n, size, n);
+        }
+        transpose(m, n);
+    }
+    return QMOE_OK;
+}
+
+/* h = (sum + d) / mean in f32, padded. */
+static qmoe_status load_moments(
+    qmi_pvq_problem *p, const double *sum, double damping, qmi_error *err)
+{
+    int64_t n = p->n_cols, stride = p->stride;
+    double mean = 0;
+    for (int64_t i = 0; i < n; i++)
+        mean += sum[i * n + i] / (double)n;
+    /* As qmi_gptq_factor does it. */
+    double added = fmax(damping * mean, 1e-6);
+    p->mean = mean + added;
+    p->h = qmi_calloc(
+        (size_t)(stride * stride), sizeof *p->h, "second moments", err);
+    if (p->h == NULL)
+        return QMOE_E_NOMEM;
+    for (int64_t r = 0; r < n; r++) {
+        float *row = p->h + r * stride;
+        for (int64_t c = 0; c < n; c++)
+            row[c] = (float)(sum[r * n + c] / p->mean);
+        row[r] = (float)((sum[r * n + r] + added) / p->mean);
+    }
+    return QMOE_OK;
+}
+
+qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
+    const qmi_hessian *hessian, const qmi_quant_options *options,
+    qmi_error *err)
+{
+    const double damping = options->damping != 0 ? options->damping : 0.1;
+    size_t count = (size_t)(p->n_cols * p->n_cols);
+    qmi_hessian rotated = *hessian;
+    double *own = NULL;
+    qmoe_status status = QMOE_E_NOMEM;
+    if (options->rotation != 0) {
+        own = qmi_calloc(count, sizeof *own, "second moments", err);
+        if (own == NULL)
+            goto cleanup;
+        memcpy(own, hessian->sum, count * sizeof *own);
+        status = rotate_moments(
+            own, p->n_cols, options->rotation, options->rotation_seed, err);
+        if (status != QMOE_OK)
+            goto cleanup;
+        rotated.sum = own;
+    }
+    status = QMOE_E_NOMEM;
+    p->u = qmi_calloc(count, sizeof *p->u, "a factor", err);
+    if (p->u == NULL)
+        goto cleanup;
+    status = qmi_gptq_factor(p->u, &rotated, damping, err);
+    if (status == QMOE_OK)
+        status = load_moments(p, rotated.sum, damping, err);
+cleanup:
+    qmi_free(own);
+    return status;
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Coordinate descent on the blocks of a row under the second moments H, with
+ * over-relaxation, and closed-form scales.
+ *
+ * With R = (W - cQ) H kept up to date, the cost of replacing block b's q' by q
+ * while all others stay is, up to a constant,
+ *     c^2 q^T H_bb q - 2c (R_b + c H_bb q') . q
+ * A descent that takes the least of it in every step stops in the first of
+ * very many local minima: the other blocks could follow a larger step, but it
+ * is judged as if they did not.  So H_bb is taken (1 - relax) times as large
+ * in the formula, above all in early passes; in the last pass relax is 0. */
+#include <cblas.h>
+#include <math.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "pvq_fit.h"
+
+/* Found by measuring (docs/quantisers.md "PVQ"). */
+static const float relax_most = 0.15f;
+
+/* Rows in work at once, [rows, stride] each: their share of H fits the
+ * cache. */
+typedef struct panel {
+    int64_t row, n_rows;
+    float *residual; /* R */
+    float *target;   /* W H */
+    float *scratch;  /* the weights as a sweep changes them; W - cQ */
+    float *error;    /* [rows, QMI_PVQ_PANEL_COLS] */
+} panel;
+
+/* ---- residual and scale ---- */
+
+static void multiply_moments(
+    float *dst, const qmi_pvq_problem *p, const float *src, int64_t n_rows)
+{
+    const int n = (int)p->stride;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_rows, n, n,
+        1.0f, src, n, p->h, n, 0.0f, dst, n);
+}
+
+static qmi_pvq_pulses pulses_at(
+    const qmi_pvq_problem *p, int64_t row, int64_t block)
+{
+    return qmi_pvq_pulses_of(&p->pairs, p->blocks[row * p->n_blocks + block]);
+}
+
+static void set_residual(panel *t, const qmi_pvq_problem *p)
+{
+    memcpy(t->scratch, p->w + t->row * p->stride,
+        (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
+    for (int64_t r = 0; r < t->n_rows; r++)
+        for (int64_t b = 0; b < p->n_blocks; b++) {
+            const qmi_pvq_pulses q = pulses_at(p, t->row + r, b);
+            float *e = t->scratch + r * p->stride + b * p->pairs.n;
+            e[q.a] -= p->scale[t->row + r] * q.sign_a;
+            e[q.b] -= p->scale[t->row + r] * q.sign_b;
+        }
+    multiply_moments(t->residual, p, t->scratch, t->n_rows);
+}
+
+/* The scale that minimises the cost, c = <W H, q> / <q H, q>, where
+ * q H = (W H - R) / c. */
+static void refit_row(panel *t, qmi_pvq_problem *p, int64_t r)
+{
+    const float *target = t->target + r * p->stride;
+    float *residual = t->residual + r * p->stride;
+    const float old = p->scale[t->row + r];
+    double num = 0, den = 0;
+    for (int64_t b = 0; b < p->n_blocks; b++) {
+        const qmi_pvq_pulses q = pulses_at(p, t->row + r, b);
+        int64_t i = b * p->pairs.n + q.a, j = b * p->pairs.n + q.b;
+        double wi = q.sign_a * target[i], wj = q.sign_b * target[j];
+        num += wi + wj;
+        den += wi - q.sign_a * residual[i] + wj - q.sign_b * residual[j];
+    }
+    /* A pulse pattern that is worth nothing keeps its scale. */
+    if (!(num > 0 && den > 0 && old > 0))
+        return;
+    float scale = qmi_pvq_round_scale(p, t->row + r, (float)(num / den * old));
+    if (scale == old || !(scale > 0))
+        return;
+    const float factor = scale / old;
+    for (int64_t i = 0; i < p->stride; i++)
+        residual[i] = target[i] - factor * (target[i] - residual[i]);
+    p->scale[t->row + r] = scale;
+}
+
+static void refit(panel *t, qmi_pvq_problem *p)
+{
+    for (int64_t r = 0; r < t->n_rows; r++)
+        refit_row(t, p, r);
+}
+
+/* ---- descent ---- */
+
+/* Columns of a block whose integer changed, and by how much of R. */
+typedef struct change {
+    int n;
+    int col[4];
+    float amount[4];
+} change;
+
+static void add_change(change *d, int col, float amount)
+{
+    for (int i = 0; i < d->n; i++)
+        if (d->col[i] == col) {
+            d->amount[i] += amount;
+            return;
+        }
+    d->col[d->n] = col;
+    d->amount[d->n++] = amount;
+}
+
+/* R -= amount H_col for the changed columns. */
+static void update_residual(
+    float *restrict residual, const float *h, int64_t stride, const change *d)
+{
+    for (int k = 0; k < d->n; k++)
+        if (d->amount[k] != 0)
+            cblas_saxpy((int)stride, -d->amount[k], h + d->col[k] * stride, 1,
+                residual, 1);
+}
+
+static void replace(
+    panel *t, qmi_pvq_problem *p, int64_t r, int64_t block, uint16_t candidate)
+{
+    const float scale = p->scale[t->row + r];
+    const qmi_pvq_pulses old = pulses_at(p, t->row + r, block);
+    const qmi_pvq_pulses new = qmi_pvq_pulses_of(&p->pairs, candidate);
+    change d = {0};
+    add_change(&d, new.a, scale * new.sign_a);
+    add_change(&d, new.b, scale * new.sign_b);
+    add_change(&d, old.a, -scale * old.sign_a);
+    add_change(&d, old.b, -scale * old.sign_b);
+    update_residual(t->residual + r * p->stride,
+        p->h + block * p->pairs.n * p->stride, p->stride, &d);
+    p->blocks[(t->row + r) * p->n_blocks + block] = candidate;
+}
+
+/* Chooses one block anew in rows r .. r + n - 1 of the panel. */
+static void descend_lanes(panel *t, qmi_pvq_problem *p, int64_t r, int n,
+    int64_t block, const float *metric, const float *norms)
+{
+    const int width = p->pairs.n;
+    float gain[QMI_PVQ_MAX_WIDTH][QMI_PVQ_LANES] = {{0}};
+    float scale[QMI_PVQ_LANES] = {0};
+    uint16_t found[QMI_PVQ_LANES];
+    for (int l = 0; l < n; l++) {
+        const float *residual =
+            t->residual + (r + l) * p->stride + block * width;
+        const qmi_pvq_pulses q = pulses_at(p, t->row + r + l, block);
+        const float *ma = metric + q.a * width, *mb = metric + q.b * width;
+        scale[l] = p->scale[t->row + r + l];
+        float fa = scale[l] * q.sign_a, fb = scale[l] * q.sign_b;
+        for (int i = 0; i < width; i++)
+            gain[i][l] = residual[i] + (fa * ma[i] + fb * mb[i]);
+    }
+    qmi_pvq_search(found, &p->pairs, norms, gain, scale);
+    const uint16_t *old = p->blocks + (t->row + r) * p->n_blocks + block;
+    for (int l = 0; l < n; l++)
+        if (found[l] != old[l * p->n_blocks])
+            replace(t, p, r + l, block, found[l]);
+}
+
+static void descend(panel *t, qmi_pvq_problem *p, float relax)
+{
+    const int width = p->pairs.n;
+    float metric[QMI_PVQ_MAX_WIDTH * QMI_PVQ_MAX_WIDTH];
+    float norms[QMI_PVQ_MAX_PAIRS];
+    for (int64_t block = 0; block < p->n_blocks; block++) {
+        const float *h = p->h + block * width * (p->stride + 1);
+        for (int i = 0; i < width; i++)
+            for (int j = 0; j < width; j++)
+                metric[i * width + j] = (1 - relax) * h[i * p->stride + j];
+        qmi_pvq_norms(norms, &p->pairs, metric, width);
+        for (int64_t r = 0; r < t->n_rows; r += QMI_PVQ_LANES) {
+            int64_t left = t->n_rows - r;
+            descend_lanes(t, p, r,
+                left < QMI_PVQ_LANES ? (int)left : QMI_PVQ_LANES, block, metric,
+                norms);
+        }
+    }
+}
+
+/* Full over-relaxation in the first half of the passes, then less and less. */
+static float relax_of(int pass, int passes)
+{
+    if (passes < 2)
+        return 0;
+    float left = (float)(passes - 1 - pass) / (float)(passes - 1);
+    return relax_most * fminf(1, 2 * left);
+}
+
+/* ---- all rows ---- */
+
+static void fit_panel(
+    panel *t, qmi_pvq_problem *p, const qmi_pvq_feedback *f, int passes)
+{
+    const float *w = p->w + t->row * p->stride;
+    multiply_moments(t->target, p, w, t->n_rows);
+    memcpy(t->scratch, w, (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
+    qmi_pvq_sweep(p, f, t->row, t->n_rows, t->scratch, t->error);
+    set_residual(t, p);
+    refit(t, p);
+    for (int pass = 0; pass < passes; pass++) {
+        descend(t, p, relax_of(pass, passes));
+        refit(t, p);
+    }
+}
+
+static qmoe_status panel_init(
+    panel *t, const qmi_pvq_problem *p, qmi_error *err)
+{
+    static const char what[] = "rows in work";
+    size_t n = QMI_PVQ_PANEL_ROWS * (size_t)p->stride;
+    *t = (panel){.residual = qmi_calloc(n, sizeof(float), what, err),
+        .target = qmi_calloc(n, sizeof(float), what, err),
+        .scratch = qmi_calloc(n, sizeof(float), what, err),
+        .error = qmi_calloc(
+            QMI_PVQ_PANEL_ROWS * QMI_PVQ_PANEL_COLS, sizeof(float), what, err)};
+    return t->residual != NULL && t->target != NULL && t->scratch != NULL &&
+                   t->error != NULL
+               ? QMOE_OK
+               : QMOE_E_NOMEM;
+}
+
+static void panel_free(panel *t)
+{
+    qmi_free(t->residual);
+    qmi_free(t->target);
+    qmi_free(t->scratch);
+    qmi_free(t->error);
+}
+
+qmoe_status qmi_pvq_fit_moments(qmi_pvq_problem *p, int passes, qmi_error *err)
+{
+    panel t;
+    qmi_pvq_feedback f = {0};
+    qmoe_status status = panel_init(&t, p, err);
+    if (status == QMOE_OK)
+        status = qmi_pvq_feedback_init(&f, p, err);
+    for (int64_t row = 0; status == QMOE_OK && row < p->n_rows;
+         row += QMI_PVQ_PANEL_ROWS) {
+        t.row = row;
+        t.n_rows = p->n_rows - row < QMI_PVQ_PANEL_ROWS ? p->n_rows - row
+                                                        : QMI_PVQ_PANEL_ROWS;
+        fit_panel(&t, p, &f, passes);
+    }
+    qmi_pvq_feedback_free(&f);
+    panel_free(&t);
+    return status;
+}

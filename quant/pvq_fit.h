@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Fitting scale * q of format "pvq" or "pvq8" to a matrix (docs/quantisers.md
+ * "PVQ").  Everything happens in the basis in which rows are stored, on rows
+ * scaled by powers of two and second moments scaled to a mean diagonal of 1,
+ * with columns padded to whole blocks.  Rows are independent of each other. */
+#ifndef QMI_PVQ_FIT_H
+#define QMI_PVQ_FIT_H
+
+#include "pvq.h"
+#include "quantiser.h"
+
+enum {
+    QMI_PVQ_LANES = 16,     /* rows searched at once */
+    QMI_PVQ_MAX_WIDTH = 16, /* of a block */
+    QMI_PVQ_MAX_PAIRS = 256
+};
+
+/* ---- candidates (pvq_search.c) ---- */
+
+/* The blocks of width n up to their sign: pairs a <= b of positions whose
+ * pulses have equal signs, then pairs a < b with opposite ones. */
+typedef struct qmi_pvq_pairs {
+    int n, count, n_equal;
+    uint8_t a[QMI_PVQ_MAX_PAIRS], b[QMI_PVQ_MAX_PAIRS];
+} qmi_pvq_pairs;
+void qmi_pvq_pairs_of(qmi_pvq_pairs *pairs, int n);
+
+/* A candidate: 2 * pair + (1 when the pulse at a is negative). */
+typedef struct qmi_pvq_pulses {
+    int a, b;
+    float sign_a, sign_b;
+} qmi_pvq_pulses;
+
+static inline qmi_pvq_pulses qmi_pvq_pulses_of(
+    const qmi_pvq_pairs *pairs, uint16_t candidate)
+{
+    int pair = candidate >> 1;
+    float sign = candidate & 1 ? -1.0f : 1.0f;
+    return (qmi_pvq_pulses){pairs->a[pair], pairs->b[pair], sign,
+        pair < pairs->n_equal ? sign : -sign};
+}
+
+/* q^T M q of every pair; m [n, n] symmetric with rows `stride` apart. */
+void qmi_pvq_norms(float norms[QMI_PVQ_MAX_PAIRS], const qmi_pvq_pairs *pairs,
+    const float *m, int64_t stride);
+
+/* For each lane the candidate q that makes scale * q^T M q - 2 gain . q least
+ * (the first one of equals): what is left of the cost of scale * q. */
+void qmi_pvq_search(uint16_t candidate[QMI_PVQ_LANES],
+    const qmi_pvq_pairs *pairs, const float norms[QMI_PVQ_MAX_PAIRS],
+    float gain[QMI_PVQ_MAX_WIDTH][QMI_PVQ_LANES],
+    const float scale[QMI_PVQ_LANES]);
+
+/* ---- the problem (pvq_basis.c) ---- */
+
+typedef struct qmi_pvq_problem {
+    qmi_pvq_pairs pairs;
+    int64_t n_rows, n_cols, n_blocks;
+    int64_t stride;   /* n_blocks * width */
+    float *w;         /* [n_rows, stride] rotated, scaled rows */
+    int *exponent;    /* [n_rows] row r of the matrix is w * 2^exponent */
+    float *h;         /* [stride, stride] damped second moments, or NULL */
+    float *u;         /* [n_cols, n_cols] their factor (qmi_gptq_factor) */
+    double mean;      /* what the second moments were divided by */
+    float *scale;     /* [n_rows] of w; rounded as it will be stored */
+    uint16_t *blocks; /* [n_rows, n_blocks] candidates */
+} qmi_pvq_problem;
+
+/* Sets up everything but the second moments.  E_FORMAT: a weight is not
+ * finite.  Release with _free, after a failure too. */
+qmoe_status qmi_pvq_problem_init(qmi_pvq_problem *p, int width, const float *w,
+    int64_t n_rows, int64_t n_cols, const qmi_quant_options *options,
+    qmi_error *err);
+/* h and u.  E_UNSUPPORTED: not positive definite. */
+qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
+    const qmi_hessian *hessian, const qmi_quant_options *options,
+    qmi_error *err);
+void qmi_pvq_problem_free(qmi_pvq_problem *p);
+
+/* The bf16 next to `scale` of row r, as stored; 0 or positive. */
+uint16_t qmi_pvq_stored_scale(
+    const qmi_pvq_problem *p, int64_t row, float scale);
+/* What it is worth in units of w. */
+float qmi_pvq_round_scale(const qmi_pvq_problem *p, int64_t row, float scale);
+
+/* ---- fitting ---- */
+
+/* Nearest blocks and least-squares scales in turn (pvq_nearest.c). */
+void qmi_pvq_fit_nearest(qmi_pvq_problem *p);
+
+/* What the error feedback needs of u, per block b of width n: the metric
+ * A = (U_bb^T U_bb)^-1 and the inverse of U_bb, each [n, n] padded with zeros
+ * (pvq_sweep.c). */
+typedef struct qmi_pvq_feedback {
+    float *metric, *inverse; /* [n_blocks, n, n] */
+} qmi_pvq_feedback;
+qmoe_status qmi_pvq_feedback_init(
+    qmi_pvq_feedback *f, const qmi_pvq_problem *p, qmi_error *err);
+void qmi_pvq_feedback_free(qmi_pvq_feedback *f);
+/* Sweeps rows [row, row + n) left to right with the scales they have; x
+ * [n, stride] holds their weights and is used up, error [n, PANEL columns] is
+ * scratch. */
+void qmi_pvq_sweep(qmi_pvq_problem *p, const qmi_pvq_feedback *f, int64_t row,
+    int64_t n, float *x, float *error);
+enum { QMI_PVQ_PANEL_COLS = 128, QMI_PVQ_PANEL_ROWS = 64 };
+
+/* Sweep and `passes` passes of coordinate descent over all rows; start from
+ * the scales of qmi_pvq_fit_nearest (pvq_descent.c). */
+qmoe_status qmi_pvq_fit_moments(qmi_pvq_problem *p, int passes, qmi_error *err);
+
+#endif
