@@ -58,80 +58,105 @@ static qmoe_status encode(qmi_encoded *out, const qmi_format *format,
     return QMOE_OK;
 }
 
-/* Errors of what the bytes decode to. */
-static qmoe_status measure(qmi_quant_result *result, const qmi_encoded *encoded,
-    const float *w, const qmi_hessian *hessian,
-    const qmi_quant_options *options, qmi_error *err)
+/* dst [n_rows, n_cols] = what the bytes decode to: rows as stored (rotation
+ * 0) or undone. */
+static void decode(
+    float *dst, const qmi_encoded *encoded, int32_t rotation, uint32_t seed)
 {
-    const int64_t n_rows = encoded->n_rows, n_cols = encoded->n_cols;
-    const int64_t n = n_rows * n_cols;
     qmi_weight stack = {.format = encoded->format,
         .name = "a matrix",
         .n_mats = 1,
-        .n_rows = n_rows,
-        .n_cols = n_cols,
-        .rotation = options->rotation,
-        .rotation_seed = options->rotation_seed};
+        .n_rows = encoded->n_rows,
+        .n_cols = encoded->n_cols,
+        .rotation = rotation,
+        .rotation_seed = seed};
     for (int i = 0; i < encoded->format->n_parts; i++)
         stack.parts[i] = (qmi_part){encoded->parts[i], encoded->part_bytes[i]};
-    float *difference =
-        qmi_calloc((size_t)n, sizeof *difference, "a matrix", err);
-    if (difference == NULL)
+    qmi_weight_decode(&stack, 0, 0, encoded->n_rows, dst);
+}
+
+/* The factored second moments are those of the stored basis, the others those
+ * of the matrix itself: errors are taken in either. */
+static qmoe_status measure(qmi_quant_result *result, const qmi_pvq_problem *p,
+    const qmi_encoded *encoded, const float *w, const qmi_hessian *hessian,
+    const qmi_quant_options *options, qmi_error *err)
+{
+    const int64_t n = p->n_rows * p->n_cols;
+    const bool stored = p->gptq.feedback != NULL;
+    float *d = qmi_calloc(2 * (size_t)n, sizeof *d, "a matrix", err);
+    if (d == NULL)
         return QMOE_E_NOMEM;
-    qmi_weight_decode(&stack, 0, 0, n_rows, difference);
+    float *truth = d + n;
+    if (stored)
+        for (int64_t i = 0; i < n; i++) {
+            int64_t row = i / p->n_cols;
+            truth[i] =
+                ldexpf(p->w[row * p->stride + i % p->n_cols], p->exponent[row]);
+        }
+    else
+        memcpy(truth, w, (size_t)n * sizeof *truth);
+    decode(d, encoded, stored ? 0 : options->rotation, options->rotation_seed);
     for (int64_t i = 0; i < n; i++)
-        difference[i] = w[i] - difference[i];
-    result->error =
-        qmi_quadratic_error(difference, n_rows, n_cols, hessian, err);
-    result->energy = qmi_quadratic_error(w, n_rows, n_cols, hessian, err);
-    qmi_free(difference);
-    return isnan(result->error) || isnan(result->energy) ? QMOE_E_NOMEM
-                                                         : QMOE_OK;
+        d[i] = truth[i] - d[i];
+    qmoe_status status = qmi_gptq_measure(
+        result, d, truth, p->n_rows, p->n_cols, hessian, &p->gptq, err);
+    qmi_free(d);
+    return status;
 }
 
 /* ---- quantisers ---- */
 
-/* GPTQ where the second moments allow it. */
-static qmoe_status fit(qmi_pvq_problem *p, bool *fell_back,
-    const qmi_hessian *hessian, const qmi_quant_options *options, bool moments,
-    qmi_error *err)
+typedef struct request {
+    const qmi_format *format;
+    bool moments; /* GPTQ where the second moments allow it */
+    const float *w;
+    const qmi_hessian *hessian; /* usable, or NULL */
+    const qmi_quant_options *options;
+} request;
+
+static qmoe_status fit(
+    qmi_pvq_problem *p, bool *fell_back, request *q, qmi_error *err)
 {
+    qmi_error first = {0};
     qmi_pvq_fit_nearest(p);
-    *fell_back = moments && (hessian == NULL || hessian->n_tokens == 0);
-    if (!moments || *fell_back)
+    if (!q->moments)
         return QMOE_OK;
-    qmoe_status status = qmi_pvq_problem_add_moments(p, hessian, options, err);
+    qmoe_status status =
+        q->hessian == NULL
+            ? QMOE_E_UNSUPPORTED
+            : qmi_pvq_problem_add_moments(p, q->hessian, q->options, &first);
     *fell_back = status == QMOE_E_UNSUPPORTED;
-    if (*fell_back)
+    if (*fell_back) {
+        q->hessian = NULL;
         return QMOE_OK;
-    QMI_TRY(status);
-    return qmi_pvq_fit_moments(p, options->passes, err);
+    }
+    if (status != QMOE_OK)
+        return qmi_fail(err, status, "%s", first.text);
+    return qmi_pvq_fit_moments(p, q->options->passes, err);
 }
 
 static qmoe_status quantise(qmi_encoded *out, qmi_quant_result *result,
-    qmi_pvq_problem *p, const qmi_format *format, const float *w,
-    const qmi_hessian *hessian, const qmi_quant_options *options, bool moments,
-    qmi_error *err)
+    qmi_pvq_problem *p, request *q, qmi_error *err)
 {
-    QMI_TRY(fit(p, &result->fell_back, hessian, options, moments, err));
+    QMI_TRY(fit(p, &result->fell_back, q, err));
     result->n_zeros = count_zeros(p);
-    QMI_TRY(encode(out, format, p, err));
-    return measure(result, out, w, hessian, options, err);
+    QMI_TRY(encode(out, q->format, p, err));
+    return measure(result, p, out, q->w, q->hessian, q->options, err);
 }
 
-static qmoe_status run(qmi_encoded *out, qmi_quant_result *result,
-    const qmi_format *format, const float *w, int64_t n_rows, int64_t n_cols,
-    const qmi_hessian *hessian, const qmi_quant_options *options, bool moments,
-    qmi_error *err)
+static qmoe_status run(qmi_encoded *out, qmi_quant_result *result, request q,
+    int64_t n_rows, int64_t n_cols, qmi_error *err)
 {
     qmi_pvq_problem p = {0};
     *out = (qmi_encoded){0};
     *result = (qmi_quant_result){0};
+    QMI_TRY(qmi_gptq_check(n_rows, n_cols, q.hessian, err));
+    if (!qmi_hessian_usable(q.hessian))
+        q.hessian = NULL;
     qmoe_status status = qmi_pvq_problem_init(
-        &p, qmi_pvq_width(format), w, n_rows, n_cols, options, err);
+        &p, qmi_pvq_width(q.format), q.w, n_rows, n_cols, q.options, err);
     if (status == QMOE_OK)
-        status = quantise(
-            out, result, &p, format, w, hessian, options, moments, err);
+        status = quantise(out, result, &p, &q, err);
     qmi_pvq_problem_free(&p);
     if (status != QMOE_OK) {
         qmi_encoded_free(out);
@@ -146,8 +171,9 @@ static qmoe_status run(qmi_encoded *out, qmi_quant_result *result,
         const qmi_hessian *hessian, const qmi_quant_options *options,          \
         qmi_error *err)                                                        \
     {                                                                          \
-        return run(out, result, &qmi_format_##format_text, w, n_rows, n_cols,  \
-            hessian, options, moments, err);                                   \
+        const request q = {                                                    \
+            &qmi_format_##format_text, moments, w, hessian, options};          \
+        return run(out, result, q, n_rows, n_cols, err);                       \
     }                                                                          \
     extern const qmi_quantiser qmi_quantiser_##name;                           \
     const qmi_quantiser qmi_quantiser_##name = {.method = method_text,         \

@@ -72,7 +72,7 @@ void qmi_pvq_problem_free(qmi_pvq_problem *p)
     qmi_free(p->w);
     qmi_free(p->exponent);
     qmi_free(p->h);
-    qmi_free(p->u);
+    qmi_gptq_release(&p->gptq);
     qmi_free(p->scale);
     qmi_free(p->blocks);
     *p = (qmi_pvq_problem){0};
@@ -154,17 +154,14 @@ static qmoe_status rotate_moments(
     return QMOE_OK;
 }
 
-/* h = (sum + d) / mean in f32, padded. */
+/* h = (sum + d I) / mean in f32, padded with zeros. */
 static qmoe_status load_moments(
-    qmi_pvq_problem *p, const double *sum, double damping, qmi_error *err)
+    qmi_pvq_problem *p, const double *sum, qmi_error *err)
 {
     int64_t n = p->n_cols, stride = p->stride;
-    double mean = 0;
+    p->mean = p->gptq.damping;
     for (int64_t i = 0; i < n; i++)
-        mean += sum[i * n + i] / (double)n;
-    /* As qmi_gptq_factor does it. */
-    double added = fmax(damping * mean, 1e-6);
-    p->mean = mean + added;
+        p->mean += sum[i * n + i] / (double)n;
     p->h = qmi_calloc(
         (size_t)(stride * stride), sizeof *p->h, "second moments", err);
     if (p->h == NULL)
@@ -173,7 +170,7 @@ static qmoe_status load_moments(
         float *row = p->h + r * stride;
         for (int64_t c = 0; c < n; c++)
             row[c] = (float)(sum[r * n + c] / p->mean);
-        row[r] = (float)((sum[r * n + r] + added) / p->mean);
+        row[r] = (float)((sum[r * n + r] + p->gptq.damping) / p->mean);
     }
     return QMOE_OK;
 }
@@ -182,30 +179,26 @@ qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
     const qmi_hessian *hessian, const qmi_quant_options *options,
     qmi_error *err)
 {
-    const double damping = options->damping != 0 ? options->damping : 0.1;
-    size_t count = (size_t)(p->n_cols * p->n_cols);
-    qmi_hessian rotated = *hessian;
-    double *own = NULL;
-    qmoe_status status = QMOE_E_NOMEM;
+    const int64_t n = p->n_cols;
+    qmi_hessian stored = *hessian;
+    double *rotated = NULL;
     if (options->rotation != 0) {
-        own = qmi_calloc(count, sizeof *own, "second moments", err);
-        if (own == NULL)
-            goto cleanup;
-        memcpy(own, hessian->sum, count * sizeof *own);
-        status = rotate_moments(
-            own, p->n_cols, options->rotation, options->rotation_seed, err);
-        if (status != QMOE_OK)
-            goto cleanup;
-        rotated.sum = own;
+        rotated =
+            qmi_calloc((size_t)(n * n), sizeof *rotated, "second moments", err);
+        if (rotated == NULL)
+            return QMOE_E_NOMEM;
+        memcpy(rotated, hessian->sum, (size_t)(n * n) * sizeof *rotated);
+        stored.sum = rotated;
     }
-    status = QMOE_E_NOMEM;
-    p->u = qmi_calloc(count, sizeof *p->u, "a factor", err);
-    if (p->u == NULL)
-        goto cleanup;
-    status = qmi_gptq_factor(p->u, &rotated, damping, err);
+    qmoe_status status = QMOE_OK;
+    if (rotated != NULL)
+        status = rotate_moments(
+            rotated, n, options->rotation, options->rotation_seed, err);
     if (status == QMOE_OK)
-        status = load_moments(p, rotated.sum, damping, err);
-cleanup:
-    qmi_free(own);
+        status = qmi_gptq_prepare(
+            &p->gptq, &stored, options->damping, p->pairs.n, err);
+    if (status == QMOE_OK)
+        status = load_moments(p, stored.sum, err);
+    qmi_free(rotated);
     return status;
 }

@@ -195,12 +195,12 @@ static float relax_of(int pass, int passes)
 /* ---- all rows ---- */
 
 static void fit_panel(
-    panel *t, qmi_pvq_problem *p, const qmi_pvq_feedback *f, int passes)
+    panel *t, qmi_pvq_problem *p, const float *metrics, int passes)
 {
     const float *w = p->w + t->row * p->stride;
     multiply_moments(t->target, p, w, t->n_rows);
     memcpy(t->scratch, w, (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
-    qmi_pvq_sweep(p, f, t->row, t->n_rows, t->scratch, t->error);
+    qmi_pvq_sweep(p, metrics, t->row, t->n_rows, t->scratch, t->error);
     set_residual(t, p);
     refit(t, p);
     for (int pass = 0; pass < passes; pass++) {
@@ -236,18 +236,18 @@ static void panel_free(panel *t)
 qmoe_status qmi_pvq_fit_moments(qmi_pvq_problem *p, int passes, qmi_error *err)
 {
     panel t;
-    qmi_pvq_feedback f = {0};
+    float *metrics = qmi_pvq_sweep_metrics(p, err);
     qmoe_status status = panel_init(&t, p, err);
-    if (status == QMOE_OK)
-        status = qmi_pvq_feedback_init(&f, p, err);
+    if (metrics == NULL)
+        status = QMOE_E_NOMEM;
     for (int64_t row = 0; status == QMOE_OK && row < p->n_rows;
          row += QMI_PVQ_PANEL_ROWS) {
         t.row = row;
         t.n_rows = p->n_rows - row < QMI_PVQ_PANEL_ROWS ? p->n_rows - row
                                                         : QMI_PVQ_PANEL_ROWS;
-        fit_panel(&t, p, &f, passes);
+        fit_panel(&t, p, metrics, passes);
     }
-    qmi_pvq_feedback_free(&f);
+    qmi_free(metrics);
     panel_free(&t);
     return status;
 }

@@ -6,8 +6,8 @@
 #ifndef QMI_PVQ_FIT_H
 #define QMI_PVQ_FIT_H
 
+#include "gptq_frame.h"
 #include "pvq.h"
-#include "quantiser.h"
 
 enum {
     QMI_PVQ_LANES = 16,     /* rows searched at once */
@@ -59,9 +59,9 @@ typedef struct qmi_pvq_problem {
     int64_t stride;   /* n_blocks * width */
     float *w;         /* [n_rows, stride] rotated, scaled rows */
     int *exponent;    /* [n_rows] row r of the matrix is w * 2^exponent */
-    float *h;         /* [stride, stride] damped second moments, or NULL */
-    float *u;         /* [n_cols, n_cols] their factor (qmi_gptq_factor) */
-    double mean;      /* what the second moments were divided by */
+    qmi_gptq gptq;    /* sweep under the moments, or all zero */
+    float *h;         /* [stride, stride] damped moments, or NULL */
+    double mean;      /* what the moments were divided by to give h */
     float *scale;     /* [n_rows] of w; rounded as it will be stored */
     uint16_t *blocks; /* [n_rows, n_blocks] candidates */
 } qmi_pvq_problem;
@@ -71,7 +71,7 @@ typedef struct qmi_pvq_problem {
 qmoe_status qmi_pvq_problem_init(qmi_pvq_problem *p, int width, const float *w,
     int64_t n_rows, int64_t n_cols, const qmi_quant_options *options,
     qmi_error *err);
-/* h and u.  E_UNSUPPORTED: not positive definite. */
+/* gptq, h and mean.  E_UNSUPPORTED: not usable or not positive definite. */
 qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
     const qmi_hessian *hessian, const qmi_quant_options *options,
     qmi_error *err);
@@ -88,19 +88,14 @@ float qmi_pvq_round_scale(const qmi_pvq_problem *p, int64_t row, float scale);
 /* Nearest blocks and least-squares scales in turn (pvq_nearest.c). */
 void qmi_pvq_fit_nearest(qmi_pvq_problem *p);
 
-/* What the error feedback needs of u, per block b of width n: the metric
- * A = (U_bb^T U_bb)^-1 and the inverse of U_bb, each [n, n] padded with zeros
- * (pvq_sweep.c). */
-typedef struct qmi_pvq_feedback {
-    float *metric, *inverse; /* [n_blocks, n, n] */
-} qmi_pvq_feedback;
-qmoe_status qmi_pvq_feedback_init(
-    qmi_pvq_feedback *f, const qmi_pvq_problem *p, qmi_error *err);
-void qmi_pvq_feedback_free(qmi_pvq_feedback *f);
+/* Metrics [n_blocks, n, n] of a sweep, padded with zeros: what is left of h for
+ * a block when all later columns may still adapt (pvq_sweep.c).  NULL: out of
+ * memory.  Release with qmi_free. */
+float *qmi_pvq_sweep_metrics(const qmi_pvq_problem *p, qmi_error *err);
 /* Sweeps rows [row, row + n) left to right with the scales they have; x
- * [n, stride] holds their weights and is used up, error [n, PANEL columns] is
- * scratch. */
-void qmi_pvq_sweep(qmi_pvq_problem *p, const qmi_pvq_feedback *f, int64_t row,
+ * [n, stride] holds their weights and is used up, error [n,
+ * QMI_PVQ_PANEL_COLS] is scratch. */
+void qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
     int64_t n, float *x, float *error);
 enum { QMI_PVQ_PANEL_COLS = 128, QMI_PVQ_PANEL_ROWS = 64 };
 

@@ -4,13 +4,18 @@
 #include <cblas.h>
 
 #include "matmul.h"
+#include "pvq.h"
+#include "ternary_dict.h"
 
 /* Bytes of a widened tile; half of a common 512 KiB-2 MiB L2 cache at most. */
 enum { TILE_BYTES = 256 * 1024, MAX_TILE_ROWS = 256 };
 
+/* Dense weights, and compressed formats without a kernel of their own: those
+ * are decoded instead of widened. */
 static bool takes(const qmi_weight *w)
 {
-    return w->format->dense;
+    return w->format != &qmi_format_ternary_dict &&
+        qmi_pvq_width(w->format) == 0;
 }
 
 static int64_t tile_rows(const qmi_weight *w)

@@ -69,7 +69,10 @@ class Model:
 
     def __init__(self, source, target):
         self.source, self.target = source, target
-        run("compress", source, "-o", target, "--no-tokenizer")
+        run(
+            *("compress", source, "-o", target, "--no-tokenizer"),
+            *("--method", "rtn", "--format", "ternary-dict"),
+        )
         self.files = sorted(target.glob("*.safetensors"))
         self.original = compressed.read_directory(source)
         self.tensors = compressed.read_directory(target)

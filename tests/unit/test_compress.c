@@ -173,7 +173,9 @@ static void test_threads_and_groups(void **state)
     (void)state;
     for (size_t i = 0; qmi_quantiser_at(i) != NULL; i++) {
         const qmi_quantiser *q = qmi_quantiser_at(i);
-        qmoe_compress_report a, b, c;
+        if (!q->needs_hessian)
+            continue; /* the others take the same way with less work */
+        qmoe_compress_report a, b;
         const qmoe_compress_options options = {.format = q->format,
             .method = q->method,
             .overwrite = true,
@@ -182,8 +184,7 @@ static void test_threads_and_groups(void **state)
         grouped.group_size = 3;
         grouped.work_dir = directory;
         uint64_t one = must_compress("one", 1, options, &a);
-        assert_true(one == must_compress("two", 2, options, &b));
-        assert_true(one == must_compress("three", 2, grouped, &c));
+        assert_true(one == must_compress("two", 2, grouped, &b));
         printf(
             "  %s %s: error %.4f\n", q->method, q->format, a.mean_output_error);
         assert_true(a.mean_output_error > 0 && a.mean_output_error < 1);
@@ -226,7 +227,7 @@ static void test_resume(void **state)
     const qmoe_compress_options options = {.overwrite = true, .group_size = 4};
     uint64_t expected = must_compress("whole", 2, options, &report);
     int n_interrupted = 0;
-    for (int stop = 2; stop < 80; stop += 7) {
+    for (int stop = 2; stop < 80; stop += 13) {
         char error[512];
         qmoe_compress_options first = options;
         first.overwrite = false;
@@ -246,7 +247,7 @@ static void test_resume(void **state)
         remove_all(path_of(path, "stopped"));
         assert_false(exists("stopped.partial"));
     }
-    assert_true(n_interrupted >= 5);
+    assert_true(n_interrupted >= 3);
 }
 
 static void test_resume_refuses_another_job(void **state)
