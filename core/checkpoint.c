@@ -357,3 +357,14 @@ void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
     snprintf(text, capacity, "%s: tensor '%.200s'",
         qmi_safetensors_path(checkpoint->files[t->file]), t->name);
 }
+
+qmoe_status qmi_checkpoint_fetch(const qmi_checkpoint *checkpoint,
+    const void *data, uint64_t n_bytes, qmi_error *err)
+{
+    for (size_t i = 0; i < qmi_checkpoint_file_count(checkpoint); i++) {
+        const qmi_safetensors *file = qmi_checkpoint_file(checkpoint, i);
+        if (qmi_safetensors_holds(file, data))
+            return qmi_safetensors_fetch(file, data, n_bytes, err);
+    }
+    return qmi_fail(err, QMOE_E_INVALID, "not a range of a checkpoint file");
+}

@@ -32,6 +32,9 @@ const qmi_tensor *qmi_checkpoint_find(
 /* Like find; absent is E_FORMAT "<directory>: tensor '<name>' is missing". */
 qmoe_status qmi_checkpoint_require(const qmi_checkpoint *checkpoint,
     const qmi_tensor **out, const char *name, qmi_error *err);
+/* qmi_safetensors_fetch on the file that holds the range. */
+qmoe_status qmi_checkpoint_fetch(const qmi_checkpoint *checkpoint,
+    const void *data, uint64_t n_bytes, qmi_error *err);
 /* "file.safetensors: tensor 'name'" into text, for error messages. */
 void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
     char *text, size_t capacity);

@@ -24,8 +24,8 @@ struct qmi_registry {
     entry entries[N_NAMES];
 };
 
-/* Folder "qmoe-backends" beside the running program. */
-static bool beside_program(char *path, size_t capacity)
+/* "<folder of the running program>/<name>" */
+static bool from_program(char *path, size_t capacity, const char *name)
 {
     char program[4096];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
@@ -36,7 +36,7 @@ static bool beside_program(char *path, size_t capacity)
     if (slash == NULL)
         return false;
     *slash = '\0';
-    int length = snprintf(path, capacity, "%s/qmoe-backends", program);
+    int length = snprintf(path, capacity, "%s/%s", program, name);
     return length > 0 && (size_t)length < capacity;
 }
 
@@ -51,8 +51,13 @@ static size_t search_path(char paths[3][4200], const char *module_path)
         snprintf(paths[n++], sizeof *paths, "%s", module_path);
         return n;
     }
-    if (beside_program(paths[n], sizeof *paths))
+    if (from_program(paths[n], sizeof *paths, "qmoe-backends"))
         n++;
+#ifdef QMOE_MODULE_DIR
+    /* An installation that was moved as a whole. */
+    if (from_program(paths[n], sizeof *paths, "../" QMOE_MODULE_DIR))
+        n++;
+#endif
 #ifdef QMOE_INSTALLED_BACKENDS
     snprintf(paths[n++], sizeof *paths, "%s", QMOE_INSTALLED_BACKENDS);
 #endif

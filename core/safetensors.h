@@ -50,6 +50,13 @@ const char *qmi_safetensors_metadata(
 /* XXH3-64 over the 8 length bytes and the header text as stored. */
 uint64_t qmi_safetensors_header_hash(const qmi_safetensors *file);
 uint64_t qmi_safetensors_file_bytes(const qmi_safetensors *file);
+/* Reads the mapped range [data, data + n_bytes) of the file by system calls,
+ * so that a disk error or a file cut short since it was opened is an error
+ * (E_IO) and not a signal, and so that the pages are in memory when they are
+ * used.  E_INVALID: not a range of this file. */
+qmoe_status qmi_safetensors_fetch(const qmi_safetensors *file, const void *data,
+    uint64_t n_bytes, qmi_error *err);
+bool qmi_safetensors_holds(const qmi_safetensors *file, const void *data);
 
 /* Sets `file` of every tensor; for the checkpoint that owns `file`. */
 void qmi_safetensors_set_index(qmi_safetensors *file, uint32_t index);

@@ -53,6 +53,8 @@ static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
 {
     (void)file;
     QMI_TRY(qmi_progress(job->context, "copy", t->name, 0, 0));
+    QMI_TRY(qmi_checkpoint_fetch(
+        job->model->checkpoint, t->data, t->n_bytes, job->err));
     QMI_TRY(qmi_st_writer_write(writer, index, t->data, t->n_bytes, job->err));
     qmi_map_done_with(t->data, t->n_bytes);
     return QMOE_OK;

@@ -411,13 +411,36 @@ static qmoe_status compress_expert(const qmi_expert_pass *p, worker *w,
     return apply(p, w, &wi, &wo, 0, expert);
 }
 
+static uint64_t source_bytes(const qmi_weight *stack)
+{
+    return (uint64_t)stack->n_rows * (uint64_t)stack->n_cols *
+           (qmi_dtype_bits(stack->format->dtype) / 8);
+}
+
+/* Reads the originals of a group, with an error where the disk fails, and asks
+ * for those of the next group while this one is worked on. */
+static qmoe_status fetch_sources(
+    const qmi_expert_pass *p, int64_t first, int64_t n, qmi_error *err)
+{
+    int64_t n_experts = p->model->config.n_experts;
+    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        const qmi_weight *stack = p->stacks[kind];
+        uint64_t bytes = source_bytes(stack);
+        for (int64_t e = first; e < first + n; e++)
+            QMI_TRY(qmi_checkpoint_fetch(
+                p->model->checkpoint, qmi_weight_dense(stack, e), bytes, err));
+        for (int64_t e = first + n; e < first + 2 * n && e < n_experts; e++)
+            qmi_map_will_need(qmi_weight_dense(stack, e), bytes);
+    }
+    return QMOE_OK;
+}
+
 /* Drops the originals of a group from memory: they are read once. */
 static void release_sources(const qmi_expert_pass *p, int64_t first, int64_t n)
 {
     for (int kind = 0; kind < QMI_N_KINDS; kind++) {
         const qmi_weight *stack = p->stacks[kind];
-        uint64_t bytes = (uint64_t)stack->n_rows * (uint64_t)stack->n_cols *
-                         (qmi_dtype_bits(stack->format->dtype) / 8);
+        uint64_t bytes = source_bytes(stack);
         for (int64_t e = first; e < first + n; e++)
             qmi_map_done_with(qmi_weight_dense(stack, e), bytes);
     }
@@ -437,6 +460,7 @@ static qmoe_status first_failure(const qmoe_status *status,
 qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,
     qmi_expert_result *results, int64_t first, int64_t n, qmi_error *err)
 {
+    QMI_TRY(fetch_sources(pass, first, n, err));
     qmoe_status *status = qmi_calloc((size_t)n, sizeof *status, "group", err);
     qmi_error *errors = qmi_calloc((size_t)n, sizeof *errors, "group", err);
     if (status == NULL || errors == NULL) {

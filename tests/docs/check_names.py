@@ -36,6 +36,9 @@ def source_names():
     files = [ROOT / "CMakeLists.txt", *tracked(SOURCES, FOLDERS.split())]
     for path in files:
         names.update(NAME.findall(path.read_text(errors="replace")))
+        # Options of one kind share a loop.
+        for parts in re.findall(r"foreach\(part ([A-Z ]+)\)", path.read_text()):
+            names.update(f"QMOE_{part}" for part in parts.split())
     # Status names are pasted together by a macro.
     header = (ROOT / "include/qmoe/qmoe.h").read_text()
     names.update(f"QMOE_{name}" for name in re.findall(r"X\((\w+), -?\d", header))

@@ -31,7 +31,7 @@ static int compressor_answers(qmoe_context *context)
 {
     qmoe_compress_report report;
     qmoe_compress_options options = {
-        .size = sizeof options, .format = "no-such-format"};
+        .size = sizeof options, .format = "no-such-format", .method = "rtn"};
     return qmoe_compress(context, &report, "in", "out", &options) ==
            QMOE_E_UNSUPPORTED;
 }

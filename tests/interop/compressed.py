@@ -17,6 +17,8 @@ import safetensors
 
 DICTIONARY_SIZE = 1 << 16
 MAX_PAIRS = 14
+MAX_NONZEROS = 3
+GENERIC_P0 = 0.885
 DICTIONARY_SHA256 = "c09862c453fe122634070a475357ff81a679aff65829d84a56f806c02a54ed45"
 NUMPY_DTYPES = {
     "U8": "<u1",
@@ -78,6 +80,10 @@ def quantization_config(directory):
 # ---- the dictionary -----------------------------------------------------------
 
 
+def nonzeros(word):
+    return sum((r % 3 != 0) + (r // 3 != 0) for r in word)
+
+
 @functools.cache
 def dictionary(p0):
     """The codewords in order, each a tuple of pair symbols 0..8.
@@ -96,7 +102,8 @@ def dictionary(p0):
             words.append(word)
         if len(word) < MAX_PAIRS:
             for r in range(9):
-                heapq.heappush(heap, (key * pair[r], word + (r,)))
+                if nonzeros(word + (r,)) <= MAX_NONZEROS:
+                    heapq.heappush(heap, (key * pair[r], word + (r,)))
     return words
 
 
@@ -179,11 +186,9 @@ class TernaryDictStack:
 def stacks(directory, tensors=None):
     """The compressed stacks of a directory."""
     tensors = tensors if tensors is not None else read_directory(directory)
-    quantization = quantization_config(directory)
-    p0 = quantization["dictionary"]["p0"]
-    assert quantization["dictionary"]["sha256"] == dictionary_sha256(p0)
-    for name, entry in quantization["tensors"].items():
+    for name, entry in quantization_config(directory)["tensors"].items():
         assert entry["format"] == "ternary-dict", entry["format"]
+        p0 = entry.get("p0", GENERIC_P0)
         yield TernaryDictStack(tensors, name, entry["shape"], p0)
 
 

@@ -27,11 +27,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 QMOE = os.environ.get("QMOE", str(ROOT / "build" / "qmoe"))
 CODES_PER_MATRIX = 3
 BITS_PER_BYTE = 8
+SWITCH_MINI = ROOT / "models" / "switch-mini"
 
 
 def sources():
     """Checkpoints to compress: the embedded model and the golden ones."""
-    yield ROOT / "models" / "switch-mini"
+    yield SWITCH_MINI
     for config in sorted((ROOT / "tests" / "golden").glob("*/config.json")):
         if list(config.parent.glob("*.safetensors.index.json")) or (
             config.parent / "model.safetensors"
@@ -67,11 +68,12 @@ def round_to_nearest(weights):
 class Model:
     """A checkpoint, what qmoe made of it, and what Python reads from both."""
 
-    def __init__(self, source, target):
+    def __init__(self, source, target, *options):
         self.source, self.target = source, target
         run(
             *("compress", source, "-o", target, "--no-tokenizer"),
             *("--method", "rtn", "--format", "ternary-dict"),
+            *options,
         )
         self.files = sorted(target.glob("*.safetensors"))
         self.original = compressed.read_directory(source)
@@ -88,16 +90,24 @@ class InteropTest(unittest.TestCase):
         cls.addClassCleanup(cls.directory.cleanup)
         target = pathlib.Path(cls.directory.name)
         cls.models = [Model(path, target / path.name) for path in sources()]
+        # A dictionary made for this model instead of the paper's.
+        cls.models.append(Model(SWITCH_MINI, target / "fit", "--dict", "fit"))
 
     def each_model(self):
         for model in self.models:
-            with self.subTest(model=model.source.name):
+            with self.subTest(model=model.target.name):
                 yield model
 
     def test_dictionary_is_the_published_one(self):
         self.assertEqual(
-            compressed.dictionary_sha256(0.885), compressed.DICTIONARY_SHA256
+            compressed.dictionary_sha256(compressed.GENERIC_P0),
+            compressed.DICTIONARY_SHA256,
         )
+
+    def test_fitted_dictionary_is_another(self):
+        p0 = {stack.p0 for stack in self.models[-1].stacks}
+        self.assertEqual(len(p0), 1)
+        self.assertNotEqual(p0, {compressed.GENERIC_P0})
 
     def test_safetensors_opens_every_shard(self):
         for model in self.each_model():

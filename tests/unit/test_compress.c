@@ -115,12 +115,22 @@ static uint64_t hash_directory(const char *path)
 /* Cancels after a number of progress calls; -1 = never. */
 static int countdown;
 
+/* A source file that loses its end when the named item comes up. */
+static const char *victim, *victim_item;
+static long victim_bytes;
+
 static int on_progress(void *user, const qmoe_progress *progress)
 {
     (void)user;
-    (void)progress;
+    if (victim != NULL && progress->item != NULL &&
+        strncmp(progress->item, victim_item, strlen(victim_item)) == 0) {
+        assert_int_equal(truncate(victim, victim_bytes), 0);
+        victim = NULL;
+    }
     return countdown >= 0 && countdown-- == 0;
 }
+
+static char source[768] = MODEL;
 
 static qmoe_status compress(const char *name, int n_threads,
     qmoe_compress_options options, qmoe_compress_report *report,
@@ -140,7 +150,7 @@ static qmoe_status compress(const char *name, int n_threads,
         options.n_calibration = 1;
     }
     qmoe_status status =
-        qmoe_compress(context, report, MODEL, path_of(output, name), &options);
+        qmoe_compress(context, report, source, path_of(output, name), &options);
     snprintf(error, 512, "%s", qmoe_context_error(context));
     qmoe_context_destroy(context);
     return status;
@@ -274,6 +284,51 @@ static void test_resume_refuses_another_job(void **state)
     remove_all(path_of(path, "other.partial"));
 }
 
+static void copy_file(const char *from, const char *to)
+{
+    qmi_map map;
+    qmi_error err;
+    assert_int_equal(qmi_map_open(&map, from, &err), QMOE_OK);
+    FILE *file = fopen(to, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(map.data, 1, map.n_bytes, file), map.n_bytes);
+    assert_int_equal(fclose(file), 0);
+    qmi_map_close(&map);
+}
+
+/* The source becomes unreadable in the middle: an error that names the file,
+ * and --resume ends with the same bytes once the file is whole again. */
+static void test_source_fails_in_the_middle(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "config.json", "spiece.model", "model.safetensors"};
+    char error[512], from[768], to[1024], weights[1024];
+    qmoe_compress_report report;
+    qmoe_compress_options options = {.group_size = 4};
+    uint64_t expected = must_compress("undisturbed", 2, options, &report);
+    path_of(source, "source");
+    assert_int_equal(mkdir(source, 0777), 0);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(from, sizeof from, "%s/%s", MODEL, names[i]);
+        snprintf(to, sizeof to, "%s/%s", source, names[i]);
+        copy_file(from, to);
+    }
+    snprintf(weights, sizeof weights, "%s/model.safetensors", source);
+    victim = weights;
+    victim_item = "decoder block 1, expert 4/";
+    victim_bytes = 8192;
+    countdown = -1;
+    assert_int_equal(compress("failed", 2, options, &report, error), QMOE_E_IO);
+    assert_non_null(strstr(error, "model.safetensors"));
+    assert_null(victim);
+    assert_false(exists("failed"));
+    copy_file(from, weights);
+    options.resume = true;
+    assert_true(must_compress("failed", 2, options, &report) == expected);
+    snprintf(source, sizeof source, "%s", MODEL);
+}
+
 static void test_dry_run_writes_nothing(void **state)
 {
     (void)state;
@@ -328,6 +383,7 @@ int main(void)
         cmocka_unit_test(test_gptq_beats_rounding),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_resume_refuses_another_job),
+        cmocka_unit_test(test_source_fails_in_the_middle),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -49,8 +49,8 @@ static void close_fixture(fixture *f)
     qmi_safetensors_close(f->golden);
 }
 
-static const qmi_tensor *tensor(const fixture *f, const char *group, int k,
-    const char *name)
+static const qmi_tensor *tensor(
+    const fixture *f, const char *group, int k, const char *name)
 {
     char full[128];
     snprintf(full, sizeof full, "%s%d.%s", group, k, name);
@@ -83,8 +83,8 @@ static float *expected_logits(const qmi_tensor *t)
     return copy;
 }
 
-static void compare(const char *what, const float *got, const float *expected,
-    size_t n)
+static void compare(
+    const char *what, const float *got, const float *expected, size_t n)
 {
     float low = INFINITY, high = -INFINITY, worst = 0;
     for (size_t i = 0; i < n; i++) {
@@ -166,8 +166,8 @@ static void check_model(const char *name, const char *backend)
         check_case(&f, name, n_cases);
     for (; tensor(&f, "greedy", n_greedy, "output_ids") != NULL; n_greedy++)
         check_greedy(&f, n_greedy);
-    printf("  %s on %s: %d cases, %d greedy\n", name, backend, n_cases,
-        n_greedy);
+    printf(
+        "  %s on %s: %d cases, %d greedy\n", name, backend, n_cases, n_greedy);
     assert_true(n_cases > 0);
     close_fixture(&f);
 }
@@ -210,14 +210,14 @@ static void test_batch_equals_singles(void **state)
     qmoe_session *session = session_of(&f, 0);
     qmi_error err = {0};
     int64_t vocab_size = f.model->config.vocab_size;
-    float *logits = qmi_calloc((size_t)(n * vocab_size), sizeof *logits,
-        "logits", NULL);
+    float *logits =
+        qmi_calloc((size_t)(n * vocab_size), sizeof *logits, "logits", NULL);
     assert_int_equal(
         qmi_session_encode(session, ids, lengths, (size_t)n, longest, &err),
         QMOE_OK);
     for (int32_t step = 0; n > 0; step++) {
-        assert_int_equal(qmi_session_decode(session, logits, next, active,
-                             ones, (size_t)n, &err),
+        assert_int_equal(qmi_session_decode(session, logits, next, active, ones,
+                             (size_t)n, &err),
             QMOE_OK);
         int32_t kept = 0;
         for (int32_t i = 0; i < n; i++) {
