@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The OpenCL functions this backend uses, found in libOpenCL at run time, and
+ * the names of OpenCL's errors. */
+#ifndef QMI_OPENCL_CL_API_H
+#define QMI_OPENCL_CL_API_H
+
+#define CL_TARGET_OPENCL_VERSION 120
+#define CL_USE_DEPRECATED_OPENCL_1_2_APIS
+#include <CL/cl.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#define QMI_CL_MAP(X)                                                          \
+    X(GetPlatformIDs)                                                          \
+    X(GetPlatformInfo)                                                         \
+    X(GetDeviceIDs)                                                            \
+    X(GetDeviceInfo)                                                           \
+    X(CreateContext)                                                           \
+    X(ReleaseContext)                                                          \
+    X(CreateCommandQueue)                                                      \
+    X(ReleaseCommandQueue)                                                     \
+    X(CreateBuffer)                                                            \
+    X(ReleaseMemObject)                                                        \
+    X(EnqueueWriteBuffer)                                                      \
+    X(EnqueueReadBuffer)                                                       \
+    X(EnqueueCopyBuffer)                                                       \
+    X(CreateProgramWithSource)                                                 \
+    X(CreateProgramWithBinary)                                                 \
+    X(BuildProgram)                                                            \
+    X(GetProgramInfo)                                                          \
+    X(GetProgramBuildInfo)                                                     \
+    X(ReleaseProgram)                                                          \
+    X(CreateKernel)                                                            \
+    X(ReleaseKernel)                                                           \
+    X(SetKernelArg)                                                            \
+    X(EnqueueNDRangeKernel)                                                    \
+    X(Finish)
+
+typedef struct qmi_cl_api {
+#define X(name) __typeof__(&cl##name) name;
+    QMI_CL_MAP(X)
+#undef X
+} qmi_cl_api;
+
+extern qmi_cl_api qmi_cl;
+
+/* Loads libOpenCL once; false with the reason when there is none. */
+bool qmi_cl_load(char *reason, size_t capacity);
+/* "CL_OUT_OF_RESOURCES", ...; never NULL. */
+const char *qmi_cl_error_name(cl_int status);
+
+#endif

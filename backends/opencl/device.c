@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Memory of a device, its errors, and the tuning of its kernels. */
+#include "opencl.h"
+
+#include <inttypes.h>
+
+qmoe_status ocl_fail(
+    const qmi_device *device, const char *what, cl_int status, qmi_error *err)
+{
+    return qmi_fail(err, QMOE_E_DEVICE, "OpenCL device '%s': %s: %s (%d)",
+        device->name, what, qmi_cl_error_name(status), (int)status);
+}
+
+qmoe_status ocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
+    const char *what, qmi_error *err)
+{
+    const ocl_limits *limits = &device->limits;
+    const uint64_t left = limits->memory > device->allocated
+                              ? limits->memory - device->allocated
+                              : 0;
+    *out = NULL;
+    if (n_bytes > limits->max_alloc)
+        return qmi_fail(err, QMOE_E_DEVICE,
+            "OpenCL device '%s': '%s' needs a buffer of %" PRIu64
+            " bytes, the largest has %" PRIu64,
+            device->name, what, n_bytes, limits->max_alloc);
+    if (n_bytes > left)
+        return qmi_fail(err, QMOE_E_DEVICE,
+            "OpenCL device '%s': '%s' needs %" PRIu64 " bytes, %" PRIu64
+            " of %" PRIu64 " are left",
+            device->name, what, n_bytes, left, limits->memory);
+    cl_int status;
+    *out = qmi_cl.CreateBuffer(device->context, CL_MEM_READ_WRITE,
+        n_bytes != 0 ? (size_t)n_bytes : 4, NULL, &status);
+    if (status != CL_SUCCESS) {
+        *out = NULL;
+        return qmi_fail(err, QMOE_E_DEVICE,
+            "OpenCL device '%s': '%s', %" PRIu64 " bytes: %s", device->name,
+            what, n_bytes, qmi_cl_error_name(status));
+    }
+    device->allocated += n_bytes;
+    return QMOE_OK;
+}
+
+void ocl_release(qmi_device *device, cl_mem mem, uint64_t n_bytes)
+{
+    if (mem == NULL)
+        return;
+    qmi_cl.ReleaseMemObject(mem);
+    device->allocated -= n_bytes;
+}
+
+qmoe_status ocl_upload(qmi_device *device, cl_mem mem, uint64_t offset,
+    const void *src, uint64_t n_bytes, qmi_error *err)
+{
+    if (n_bytes == 0)
+        return QMOE_OK;
+    cl_int status = qmi_cl.EnqueueWriteBuffer(device->queue, mem, CL_TRUE,
+        (size_t)offset, (size_t)n_bytes, src, 0, NULL, NULL);
+    return status == CL_SUCCESS ? QMOE_OK
+                                : ocl_fail(device, "an upload", status, err);
+}
+
+qmoe_status ocl_reserve(
+    qmi_device *device, ocl_scratch which, uint64_t n_bytes, qmi_error *err)
+{
+    qmi_buffer *b = &device->scratch[which];
+    if (b->mem != NULL && n_bytes <= b->n_bytes)
+        return QMOE_OK;
+    /* Kernels that still run keep the old memory alive themselves. */
+    ocl_release(device, b->mem, b->n_bytes);
+    *b = (qmi_buffer){0};
+    QMI_TRY(ocl_alloc(&b->mem, device, n_bytes, "work space", err));
+    b->n_bytes = n_bytes;
+    return QMOE_OK;
+}
+
+qmi_view ocl_scratch_view(qmi_device *device, ocl_scratch which)
+{
+    return (qmi_view){.buffer = &device->scratch[which]};
+}
+
+/* The largest power of two up to `n` and `limit`. */
+static int power_up_to(size_t n, int limit)
+{
+    int power = 1;
+    while (2 * power <= limit && (size_t)(2 * power) <= n)
+        power *= 2;
+    return power;
+}
+
+/* Processors: a work-item is a loop over wide vectors, barriers are dear.
+ * Others: lanes share rows, vectors only where tokens share weights. */
+bool ocl_tune(ocl_tuning *out, const ocl_limits *limits, bool is_cpu)
+{
+    const size_t most = limits->max_group;
+    if (is_cpu) {
+        *out = (ocl_tuning){
+            .is_cpu = true,
+            .many = 16,
+            .group = power_up_to(most, 64),
+            .lanes = 1,
+            .dense_rows = 4,
+            .width = 16,
+            .pvq_rows = 16,
+            .pvq_split = 1,
+        };
+        return true;
+    }
+    *out = (ocl_tuning){
+        .many = 4,
+        .group = power_up_to(most, 64),
+        .lanes = power_up_to(most, 64),
+        .dense_rows = 4,
+        .width = 4,
+        .pvq_rows = 1,
+        .pvq_split = power_up_to(most / 32, 4),
+    };
+    /* Results of the lanes of a dense product: rows * lanes float4. */
+    while (
+        out->lanes > 1 && (uint64_t)out->lanes * 4 * 16 > limits->local_memory)
+        out->lanes /= 2;
+    return most >= 32;
+}

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -D OUTPUT=<file.c> -D KERNELS=<a.cl;b.cl> -P embed_kernels.cmake:
+# writes each kernel file as a NUL-terminated array ocl_source_<name>.
+set(text "/* Written by embed_kernels.cmake. */\n#include \"sources.h\"\n")
+foreach(kernel ${KERNELS})
+  get_filename_component(name ${kernel} NAME_WE)
+  file(READ ${kernel} bytes HEX)
+  string(REGEX REPLACE "(..)" "0x\\1," bytes "${bytes}")
+  string(REGEX REPLACE "((0x..,)(0x..,)(0x..,)(0x..,)(0x..,)(0x..,)(0x..,)(0x..,))"
+         "\\1\n" bytes "${bytes}")
+  string(APPEND text "const char ocl_source_${name}[] = {\n${bytes}0};\n")
+endforeach()
+file(WRITE ${OUTPUT} "${text}")

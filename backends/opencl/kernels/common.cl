@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Shared by all kernels.  OpenCL C 1.2, float32 only, no extensions.  Every
+ * operand of an operation is a buffer and a first element: operands of one
+ * operation may lie in one buffer, and sub-buffers need a coarse alignment.
+ *
+ * -D parameters: TT tokens that a product handles together (1 or a vector
+ * width), CPU 1 for devices whose work-items are threads of a processor. */
+#define CAT2(a, b) a##b
+#define CAT(a, b) CAT2(a, b)
+
+#define BF16(bits) as_float((uint)(bits) << 16)
+
+/* ---- the sign hash of core/rotation.c ---- */
+
+uint mix_bits(uint x)
+{
+    x ^= x >> 16;
+    x *= 0x6a09e667u;
+    x ^= x >> 15;
+    x *= 0xbb67ae85u;
+    x ^= x >> 16;
+    return x;
+}
+
+float rotation_sign(uint seed, int column)
+{
+    uint mixed = mix_bits(seed + 0x9e3779b9u);
+    return mix_bits(mixed ^ (uint)column) >> 31 != 0 ? -1.0f : 1.0f;
+}
+
+/* 1 / sqrt(m) for a power of two. */
+float hadamard_norm(int m)
+{
+    float norm = 1.0f;
+    for (; m >= 4; m /= 4)
+        norm *= 0.5f;
+    return m == 2 ? norm * 0x1.6a09e6p-1f : norm;
+}

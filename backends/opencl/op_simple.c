@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Embedding, decoding, norm, cache rows, routing. */
+#include "opencl.h"
+
+/* Rows of matrix `mat`: `n` from `row`, or those named by `ids`. */
+static qmoe_status decode(qmi_device *device, qmi_view dst, qmi_view ids,
+    const qmi_bound_weight *bound, int64_t mat, int64_t row, int64_t n,
+    qmi_error *err)
+{
+    const ocl_weight *w = bound->device;
+    const qmi_weight *host = bound->host;
+    const int program = ocl_format_program(w->format, false);
+    int64_t x = host->n_cols;
+    if (w->format == OCL_TERNARY_DICT)
+        x = 1;
+    else if (w->format == OCL_PVQ || w->format == OCL_PVQ8)
+        x = (host->n_cols + 7) / 8;
+    for (size_t i = 0; i < w->n_chunks; i++) {
+        ocl_call call = ocl_begin(device, program, OCL_K_decode_rows);
+        ocl_arg_view(&call, dst);
+        ocl_arg_view(&call, ids);
+        ocl_arg_int(&call, ids.buffer != NULL);
+        ocl_arg_int(&call, mat);
+        ocl_arg_int(&call, row);
+        ocl_arg_int(&call, host->n_cols);
+        ocl_arg_int(&call, host->n_rows);
+        ocl_arg_chunk_place(&call, &w->chunks[i]);
+        ocl_arg_chunk_parts(&call, w, &w->chunks[i]);
+        int64_t local = x > 1 ? device->tuning.group : 1;
+        QMI_TRY(ocl_run(&call, local, x, n, 1, err));
+    }
+    if (host->rotation == 0)
+        return QMOE_OK;
+    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_unrotate);
+    ocl_arg_view(&call, dst);
+    ocl_arg_int(&call, host->n_cols);
+    ocl_arg_int(&call, host->rotation);
+    ocl_arg_uint(&call, host->rotation_seed);
+    x = (host->n_cols + host->rotation - 1) / host->rotation;
+    return ocl_run(&call, 1, x, n, 1, err);
+}
+
+qmoe_status ocl_run_embed(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_embed *o = &op->u.embed;
+    return decode(device, o->dst, o->ids, o->table, 0, 0, o->n_tokens, err);
+}
+
+qmoe_status ocl_run_decode(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_decode *o = &op->u.decode;
+    return decode(device, o->dst, (qmi_view){0}, o->weight, o->mat, o->row,
+        o->n_rows, err);
+}
+
+qmoe_status ocl_run_rmsnorm(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_rmsnorm *o = &op->u.rmsnorm;
+    const ocl_weight *w = o->weight->device;
+    const int lanes = device->tuning.lanes;
+    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_rmsnorm);
+    ocl_arg_view(&call, o->dst);
+    ocl_arg_view(&call, o->src);
+    ocl_arg_mem(&call, w->vector);
+    ocl_arg_int(&call, o->weight->host->n_cols);
+    ocl_arg_float(&call, o->epsilon);
+    return ocl_run(&call, lanes, lanes * o->n_tokens, 1, 1, err);
+}
+
+qmoe_status ocl_run_kv_store(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_kv_store *o = &op->u.kv_store;
+    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_kv_store);
+    ocl_arg_view(&call, o->cache);
+    ocl_arg_view(&call, o->src);
+    ocl_arg_view(&call, o->rows);
+    ocl_arg_int(&call, o->n_cols);
+    return ocl_run(&call, device->tuning.group, o->n_cols, o->n_tokens, 1, err);
+}
+
+static qmoe_status drop(
+    qmi_device *device, const qmi_op_route *o, qmi_error *err)
+{
+    const uint64_t n_bytes = (uint64_t)(o->n_tokens * o->top_k) * 4;
+    QMI_TRY(ocl_reserve(device, OCL_CHOSEN, n_bytes, err));
+    cl_mem chosen = device->scratch[OCL_CHOSEN].mem;
+    cl_int status =
+        qmi_cl.EnqueueCopyBuffer(device->queue, o->expert.buffer->mem, chosen,
+            o->expert.offset, 0, n_bytes, 0, NULL, NULL);
+    if (status != CL_SUCCESS)
+        return ocl_fail(device, "a copy", status, err);
+    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_route_drop);
+    ocl_arg_view(&call, o->expert);
+    ocl_arg_mem(&call, chosen);
+    ocl_arg_view(&call, o->sequence);
+    ocl_arg_int(&call, o->n_tokens);
+    ocl_arg_int(&call, o->n_experts);
+    ocl_arg_int(&call, o->top_k);
+    /* More tokens than fit an int cannot be dropped. */
+    ocl_arg_int(&call, o->capacity < INT32_MAX ? o->capacity : INT32_MAX);
+    return ocl_run(&call, device->tuning.group, o->n_experts, 1, 1, err);
+}
+
+qmoe_status ocl_run_route(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_route *o = &op->u.route;
+    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_route);
+    ocl_arg_view(&call, o->expert);
+    ocl_arg_view(&call, o->weight);
+    ocl_arg_view(&call, o->logits);
+    ocl_arg_int(&call, o->n_tokens);
+    ocl_arg_int(&call, o->n_experts);
+    ocl_arg_int(&call, o->top_k);
+    QMI_TRY(ocl_run(&call, device->tuning.group, o->n_tokens, 1, 1, err));
+    if (o->capacity <= 0 || o->n_tokens == 0)
+        return QMOE_OK;
+    return drop(device, o, err);
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The OpenCL backend inside: devices, programs, weights, launches.
+ * docs/kernels/opencl.md describes the design. */
+#ifndef QMI_OPENCL_H
+#define QMI_OPENCL_H
+
+#include "backend.h"
+#include "cl_api.h"
+
+/* ---- kernels ---- */
+
+/* X(NAME, "format"): how a program's product reads weights. */
+#define QMI_CL_FORMAT_MAP(X)                                                   \
+    X(BF16, "bf16")                                                            \
+    X(F16, "f16")                                                              \
+    X(F32, "f32")                                                              \
+    X(TERNARY_DICT, "ternary-dict")                                            \
+    X(Q2, "q2")                                                                \
+    X(PVQ, "pvq")                                                              \
+    X(PVQ8, "pvq8")
+
+typedef enum ocl_format {
+#define X(name, text) OCL_##name,
+    QMI_CL_FORMAT_MAP(X)
+#undef X
+        OCL_N_FORMATS
+} ocl_format;
+
+/* Programs: one of what needs no format, and per format one for single tokens
+ * and one for many. */
+enum {
+    OCL_BASE_PROGRAM,
+    OCL_FIRST_FORMAT_PROGRAM,
+    OCL_N_PROGRAMS = OCL_FIRST_FORMAT_PROGRAM + 2 * OCL_N_FORMATS
+};
+
+#define QMI_CL_BASE_KERNELS(X)                                                 \
+    X(rmsnorm)                                                                 \
+    X(kv_store)                                                                \
+    X(unrotate)                                                                \
+    X(group_count)                                                             \
+    X(group_fill)                                                              \
+    X(combine)                                                                 \
+    X(attention_spans)                                                         \
+    X(attention_scores)                                                        \
+    X(attention_softmax)                                                       \
+    X(attention_values)                                                        \
+    X(route)                                                                   \
+    X(route_drop)
+#define QMI_CL_FORMAT_KERNELS(X)                                               \
+    X(pack)                                                                    \
+    X(rotate_packed)                                                           \
+    X(product)                                                                 \
+    X(decode_rows)
+
+enum {
+#define X(name) OCL_K_##name,
+    QMI_CL_BASE_KERNELS(X) OCL_N_BASE_KERNELS
+};
+enum { QMI_CL_FORMAT_KERNELS(X) OCL_N_FORMAT_KERNELS };
+#undef X
+enum { OCL_MAX_KERNELS = 16 };
+
+typedef struct ocl_program {
+    cl_program program; /* NULL until built */
+    cl_kernel kernels[OCL_MAX_KERNELS];
+} ocl_program;
+
+/* ---- devices ---- */
+
+/* What kernels are specialised by. */
+typedef struct ocl_tuning {
+    bool is_cpu;
+    int many;       /* tokens a product takes together */
+    int group;      /* work-items per group of the elementwise kernels */
+    int lanes;      /* of a dense product and a norm */
+    int dense_rows; /* rows per work-group of a dense product */
+    int width;      /* columns per vector of a dense product */
+    int pvq_rows;   /* rows per work-item, single token */
+    int pvq_split;  /* work-items that share a row */
+} ocl_tuning;
+
+typedef struct ocl_limits {
+    uint64_t max_alloc, memory, local_memory;
+    uint64_t max_chunk; /* of a weight; max_alloc but in tests */
+    size_t max_group;
+} ocl_limits;
+
+/* Work space that grows and stays. */
+typedef enum ocl_scratch {
+    OCL_PACKED,
+    OCL_HIDDEN,  /* results of an expert's first product */
+    OCL_RESULTS, /* and of its second */
+    OCL_COUNTS,
+    OCL_ORDER,
+    OCL_TILES,
+    OCL_SPAN_OF,
+    OCL_SCORES,
+    OCL_SUMS,
+    OCL_CHOSEN,
+    OCL_N_SCRATCH
+} ocl_scratch;
+
+struct qmi_buffer {
+    cl_mem mem;
+    uint64_t n_bytes;
+};
+
+struct qmi_device {
+    cl_device_id id;
+    cl_context context;
+    cl_command_queue queue;
+    char name[128];
+    uint64_t identity; /* of device, driver and platform, for the cache */
+    ocl_limits limits;
+    ocl_tuning tuning;
+    uint64_t allocated;
+    ocl_program programs[OCL_N_PROGRAMS];
+    bool tested[OCL_N_FORMATS];
+    cl_mem dummy; /* for absent operands */
+    cl_mem generic_dict;
+    qmi_buffer scratch[OCL_N_SCRATCH];
+};
+
+/* "OpenCL device 'name': what: CL_..." as E_DEVICE. */
+qmoe_status ocl_fail(
+    const qmi_device *device, const char *what, cl_int status, qmi_error *err);
+/* Memory within the device's limits; the error says needed and available. */
+qmoe_status ocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
+    const char *what, qmi_error *err);
+void ocl_release(qmi_device *device, cl_mem mem, uint64_t n_bytes);
+qmoe_status ocl_upload(qmi_device *device, cl_mem mem, uint64_t offset,
+    const void *src, uint64_t n_bytes, qmi_error *err);
+/* Makes scratch `which` hold n_bytes; what it held is lost. */
+qmoe_status ocl_reserve(
+    qmi_device *device, ocl_scratch which, uint64_t n_bytes, qmi_error *err);
+qmi_view ocl_scratch_view(qmi_device *device, ocl_scratch which);
+
+/* Fills the tuning from type and limits; false when the device is too small. */
+bool ocl_tune(ocl_tuning *out, const ocl_limits *limits, bool is_cpu);
+
+/* ---- programs ---- */
+
+int ocl_format_program(ocl_format format, bool many);
+/* Builds, or loads from the cache, unless that was done before. */
+qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err);
+
+/* ---- weights ---- */
+
+/* Matrices [first_mat, + n_mats) of a stack, or of a single matrix too large
+ * for one buffer the rows [first_row, + n_rows). */
+typedef struct ocl_chunk {
+    int first_mat, n_mats, first_row, n_rows;
+    cl_mem parts[QMI_MAX_PARTS];
+    uint64_t n_bytes[QMI_MAX_PARTS];
+} ocl_chunk;
+
+typedef struct ocl_weight {
+    ocl_format format;
+    size_t n_chunks;
+    ocl_chunk *chunks;
+    cl_mem vector; /* f32 values of a single row; else NULL */
+    uint64_t vector_bytes;
+    cl_mem dict; /* of ternary-dict */
+    bool own_dict;
+    cl_ulong tile_bytes; /* of the pvq formats */
+} ocl_weight;
+
+qmoe_status ocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err);
+void ocl_weight_unbind(qmi_device *device, qmi_bound_weight *weight);
+
+/* ---- launches ---- */
+
+/* A kernel getting its arguments in order; the first error is kept. */
+typedef struct ocl_call {
+    qmi_device *device;
+    cl_kernel kernel;
+    const char *name;
+    cl_uint n;
+    cl_int status;
+} ocl_call;
+
+ocl_call ocl_begin(qmi_device *device, int program, int kernel);
+void ocl_arg_int(ocl_call *call, int64_t value);
+void ocl_arg_uint(ocl_call *call, uint32_t value);
+void ocl_arg_ulong(ocl_call *call, cl_ulong value);
+void ocl_arg_float(ocl_call *call, float value);
+void ocl_arg_mem(ocl_call *call, cl_mem mem); /* NULL: the dummy */
+/* Buffer and first element. */
+void ocl_arg_view(ocl_call *call, qmi_view view);
+/* Global sizes x, y, z; x is rounded up to a multiple of `local`. */
+qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
+    int64_t z, qmi_error *err);
+/* A weight's chunk: its place and parts. */
+void ocl_arg_chunk_place(ocl_call *call, const ocl_chunk *chunk);
+void ocl_arg_chunk_parts(
+    ocl_call *call, const ocl_weight *weight, const ocl_chunk *chunk);
+
+/* ---- operations ---- */
+
+#define X(name, member, text)                                                  \
+    qmoe_status ocl_run_##member(                                              \
+        qmi_device *device, const qmi_op *op, qmi_error *err);
+QMI_OP_MAP(X)
+#undef X
+
+/* ---- self-test ---- */
+
+/* The kernels that depend on no format, and the expert path, against the
+ * reference operations. */
+qmoe_status ocl_test_device(qmi_device *device, qmi_error *err);
+/* Decode and products of a bound weight against the host's decoder. */
+qmoe_status ocl_test_weight(
+    qmi_device *device, const qmi_bound_weight *weight, qmi_error *err);
+
+extern const qmi_backend qmi_opencl_backend;
+
+#endif

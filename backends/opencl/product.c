@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Products with a weight: linear layers and experts.  A product packs its
+ * activations into tiles of tokens that share a matrix, then runs the format's
+ * kernel once per chunk of the weight. */
+#include "opencl.h"
+
+/* How tiles find their matrix, as in pack.cl. */
+enum { FIXED_MATRIX, ONLY_EXPERT, BY_TILES };
+
+typedef struct product {
+    const qmi_bound_weight *weight;
+    qmi_view dst, src, residual;
+    qmi_view expert; /* ONLY_EXPERT */
+    int grouping;
+    int64_t mat;              /* FIXED_MATRIX */
+    int64_t n_items, n_tiles; /* rows of dst */
+    int64_t divisor;          /* items per row of src */
+    float alpha;
+    bool relu;
+} product;
+
+static int64_t round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* Kernels read whole blocks of 16 columns. */
+static int64_t padded_columns(const qmi_weight *w)
+{
+    return round_up(w->n_cols, 16);
+}
+
+static qmoe_status pack(
+    qmi_device *device, const product *p, int program, qmi_error *err)
+{
+    const qmi_weight *w = p->weight->host;
+    const bool many = p->n_items > 1;
+    const int64_t tokens = many ? device->tuning.many : 1;
+    const int64_t n_padded = padded_columns(w);
+    cl_mem packed;
+    QMI_TRY(ocl_reserve(device, OCL_PACKED,
+        (uint64_t)(p->n_tiles * n_padded * tokens) * 4, err));
+    packed = device->scratch[OCL_PACKED].mem;
+    ocl_call call = ocl_begin(device, program, OCL_K_pack);
+    ocl_arg_mem(&call, packed);
+    ocl_arg_view(&call, p->src);
+    ocl_arg_mem(&call, device->scratch[OCL_TILES].mem);
+    ocl_arg_mem(&call, device->scratch[OCL_ORDER].mem);
+    ocl_arg_int(&call, p->grouping);
+    ocl_arg_int(&call, p->n_items);
+    ocl_arg_int(&call, w->n_cols);
+    ocl_arg_int(&call, n_padded);
+    ocl_arg_int(&call, p->divisor);
+    QMI_TRY(ocl_run(&call, device->tuning.group, n_padded, p->n_tiles, 1, err));
+    if (w->rotation == 0)
+        return QMOE_OK;
+    call = ocl_begin(device, program, OCL_K_rotate_packed);
+    ocl_arg_mem(&call, packed);
+    ocl_arg_int(&call, w->n_cols);
+    ocl_arg_int(&call, n_padded);
+    ocl_arg_int(&call, w->rotation);
+    ocl_arg_uint(&call, w->rotation_seed);
+    return ocl_run(&call, 1, (w->n_cols + w->rotation - 1) / w->rotation,
+        p->n_tiles, 1, err);
+}
+
+/* Work-items in x of the kernel, and how many make a group. */
+static void product_size(int64_t *x, int64_t *local, const ocl_tuning *t,
+    ocl_format format, int64_t n_rows, bool many)
+{
+    switch (format) {
+    case OCL_TERNARY_DICT:
+        *local = t->is_cpu ? 4 : t->group;
+        *x = n_rows;
+        break;
+    case OCL_PVQ:
+    case OCL_PVQ8:
+        *local = t->is_cpu ? 1 : 32 * t->pvq_split;
+        *x = round_up(n_rows, 32) * t->pvq_split;
+        if (!many)
+            *x /= t->pvq_rows;
+        break;
+    case OCL_Q2:
+        *local = t->lanes;
+        *x = n_rows * t->lanes;
+        break;
+    default:
+        *local = t->lanes;
+        *x = (n_rows + t->dense_rows - 1) / t->dense_rows * t->lanes;
+    }
+}
+
+static qmoe_status run_chunk(qmi_device *device, const product *p,
+    const ocl_chunk *chunk, qmi_view packed, int program, qmi_error *err)
+{
+    const qmi_weight *w = p->weight->host;
+    const ocl_weight *bound = p->weight->device;
+    ocl_call call = ocl_begin(device, program, OCL_K_product);
+    ocl_arg_view(&call, packed);
+    ocl_arg_view(&call, p->dst);
+    ocl_arg_view(&call, p->residual);
+    ocl_arg_mem(&call, device->scratch[OCL_TILES].mem);
+    ocl_arg_mem(&call, device->scratch[OCL_ORDER].mem);
+    ocl_arg_view(&call, p->expert);
+    ocl_arg_int(&call, p->grouping);
+    ocl_arg_int(&call, p->mat);
+    ocl_arg_int(&call, p->n_items);
+    ocl_arg_int(&call, w->n_cols);
+    ocl_arg_int(&call, padded_columns(w));
+    ocl_arg_int(&call, w->n_rows);
+    ocl_arg_float(&call, p->alpha);
+    ocl_arg_int(&call, p->relu);
+    ocl_arg_int(&call, p->residual.buffer != NULL);
+    ocl_arg_chunk_place(&call, chunk);
+    ocl_arg_chunk_parts(&call, bound, chunk);
+    int64_t x, local;
+    product_size(&x, &local, &device->tuning, bound->format, chunk->n_rows,
+        p->n_items > 1);
+    return ocl_run(&call, local, x, p->n_tiles, 1, err);
+}
+
+static qmoe_status run_product(
+    qmi_device *device, const product *p, qmi_error *err)
+{
+    const qmi_weight *w = p->weight->host;
+    const ocl_weight *bound = p->weight->device;
+    const int program = ocl_format_program(bound->format, p->n_items > 1);
+    /* A single row of whole blocks is its own packing. */
+    qmi_view packed = p->src;
+    if (p->n_items > 1 || w->rotation != 0 || w->n_cols % 16 != 0) {
+        QMI_TRY(pack(device, p, program, err));
+        packed = ocl_scratch_view(device, OCL_PACKED);
+    }
+    for (size_t i = 0; i < bound->n_chunks; i++) {
+        const ocl_chunk *chunk = &bound->chunks[i];
+        if (p->grouping == FIXED_MATRIX &&
+            (p->mat < chunk->first_mat ||
+                p->mat >= chunk->first_mat + chunk->n_mats))
+            continue;
+        QMI_TRY(run_chunk(device, p, chunk, packed, program, err));
+    }
+    return QMOE_OK;
+}
+
+static int64_t tiles_of(const qmi_device *device, int64_t n_items)
+{
+    if (n_items <= 1)
+        return n_items;
+    return (n_items + device->tuning.many - 1) / device->tuning.many;
+}
+
+qmoe_status ocl_run_linear(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_linear *o = &op->u.linear;
+    const product p = {
+        .weight = o->weight,
+        .dst = o->dst,
+        .src = o->src,
+        .residual = o->residual,
+        .grouping = FIXED_MATRIX,
+        .mat = o->mat,
+        .n_items = o->n_tokens,
+        .n_tiles = tiles_of(device, o->n_tokens),
+        .divisor = 1,
+        .alpha = o->alpha,
+        .relu = o->relu,
+    };
+    return run_product(device, &p, err);
+}
+
+/* ---- experts ---- */
+
+/* Sorts the pairs by expert on the device; *n_tiles bounds their tiles. */
+static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
+    int64_t n_pairs, int64_t *n_tiles, qmi_error *err)
+{
+    const int64_t n_experts = o->wi->host->n_mats;
+    const int64_t many = device->tuning.many;
+    const int64_t partial = n_experts < n_pairs ? n_experts : n_pairs;
+    *n_tiles = n_pairs / many + partial;
+    if (*n_tiles > n_pairs)
+        *n_tiles = n_pairs;
+    QMI_TRY(ocl_reserve(device, OCL_COUNTS, (uint64_t)n_experts * 4, err));
+    QMI_TRY(ocl_reserve(device, OCL_ORDER, (uint64_t)n_pairs * 4, err));
+    QMI_TRY(ocl_reserve(device, OCL_TILES, (uint64_t)*n_tiles * 16, err));
+    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_group_count);
+    ocl_arg_mem(&call, device->scratch[OCL_COUNTS].mem);
+    ocl_arg_view(&call, o->expert);
+    ocl_arg_int(&call, n_pairs);
+    ocl_arg_int(&call, n_experts);
+    QMI_TRY(ocl_run(&call, device->tuning.group, n_experts, 1, 1, err));
+    call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_group_fill);
+    ocl_arg_mem(&call, device->scratch[OCL_ORDER].mem);
+    ocl_arg_mem(&call, device->scratch[OCL_TILES].mem);
+    ocl_arg_mem(&call, device->scratch[OCL_COUNTS].mem);
+    ocl_arg_view(&call, o->expert);
+    ocl_arg_int(&call, n_pairs);
+    ocl_arg_int(&call, n_experts);
+    ocl_arg_int(&call, many);
+    ocl_arg_int(&call, *n_tiles);
+    return ocl_run(&call, device->tuning.group, n_experts + 1, 1, 1, err);
+}
+
+static qmoe_status combine(
+    qmi_device *device, const qmi_op_expert_ffn *o, qmi_error *err)
+{
+    const int64_t d_model = o->wo->host->n_rows;
+    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_combine);
+    ocl_arg_view(&call, o->dst);
+    ocl_arg_view(&call, o->residual);
+    ocl_arg_view(&call, o->src);
+    ocl_arg_mem(&call, device->scratch[OCL_RESULTS].mem);
+    ocl_arg_view(&call, o->expert);
+    ocl_arg_view(&call, o->weight);
+    ocl_arg_int(&call, d_model);
+    ocl_arg_int(&call, o->top_k);
+    ocl_arg_int(&call, o->residual.buffer != NULL);
+    return ocl_run(&call, device->tuning.group, d_model, o->n_tokens, 1, err);
+}
+
+qmoe_status ocl_run_expert_ffn(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_expert_ffn *o = &op->u.expert_ffn;
+    const int64_t n_pairs = o->n_tokens * o->top_k;
+    const uint64_t d_ff = (uint64_t)o->wi->host->n_rows;
+    const uint64_t d_model = (uint64_t)o->wo->host->n_rows;
+    product p = {
+        .weight = o->wi,
+        .src = o->src,
+        .expert = o->expert,
+        .grouping = ONLY_EXPERT,
+        .n_items = n_pairs,
+        .n_tiles = n_pairs,
+        .divisor = o->top_k,
+        .alpha = 1.0f,
+        .relu = true,
+    };
+    if (n_pairs == 0)
+        return QMOE_OK;
+    QMI_TRY(ocl_reserve(device, OCL_HIDDEN, (uint64_t)n_pairs * d_ff * 4, err));
+    QMI_TRY(
+        ocl_reserve(device, OCL_RESULTS, (uint64_t)n_pairs * d_model * 4, err));
+    if (n_pairs > 1) {
+        p.grouping = BY_TILES;
+        QMI_TRY(group(device, o, n_pairs, &p.n_tiles, err));
+    }
+    p.dst = ocl_scratch_view(device, OCL_HIDDEN);
+    QMI_TRY(run_product(device, &p, err));
+    p.weight = o->wo;
+    p.src = p.dst;
+    p.dst = ocl_scratch_view(device, OCL_RESULTS);
+    p.divisor = 1;
+    p.relu = false;
+    QMI_TRY(run_product(device, &p, err));
+    return combine(device, o, err);
+}

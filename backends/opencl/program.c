@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Building of programs from the embedded sources, specialised by the device's
+ * tuning. */
+#include "opencl.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "program_cache.h"
+#include "sources.h"
+
+static const char *const base_kernels[] = {
+#define X(name) #name,
+    QMI_CL_BASE_KERNELS(X) NULL};
+static const char *const format_kernels[] = {QMI_CL_FORMAT_KERNELS(X) NULL};
+#undef X
+
+enum { MAX_SOURCES = 4, MAX_OPTIONS = 256 };
+
+/* What one program is made of. */
+typedef struct recipe {
+    const char *name; /* for errors */
+    const char *sources[MAX_SOURCES];
+    cl_uint n_sources;
+    char options[MAX_OPTIONS];
+    const char *const *kernels;
+} recipe;
+
+int ocl_format_program(ocl_format format, bool many)
+{
+    return OCL_FIRST_FORMAT_PROGRAM + 2 * (int)format + many;
+}
+
+static recipe base_recipe(const ocl_tuning *t)
+{
+    recipe r = {
+        .name = "base",
+        .sources = {ocl_source_common, ocl_source_simple, ocl_source_attention,
+            ocl_source_route},
+        .n_sources = 4,
+        .kernels = base_kernels,
+    };
+    snprintf(
+        r.options, sizeof r.options, "-cl-std=CL1.2 -D LANES=%d", t->lanes);
+    return r;
+}
+
+static recipe format_recipe(const ocl_tuning *t, ocl_format format, bool many)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        QMI_CL_FORMAT_MAP(X)
+#undef X
+    };
+    static const char *const dense[] = {
+        [OCL_BF16] = "BF16", [OCL_F16] = "F16", [OCL_F32] = "F32"};
+    recipe r = {
+        .name = names[format],
+        .sources = {ocl_source_common, ocl_source_pack, ocl_source_dense},
+        .n_sources = 3,
+        .kernels = format_kernels,
+    };
+    const int tokens = many ? t->many : 1;
+    const bool is_pvq = format == OCL_PVQ || format == OCL_PVQ8;
+    if (format == OCL_TERNARY_DICT) {
+        r.sources[2] = ocl_source_ternary_dict;
+        snprintf(r.options, sizeof r.options, "-cl-std=CL1.2 -D TT=%d", tokens);
+    } else if (format == OCL_Q2) {
+        r.sources[2] = ocl_source_q2;
+        snprintf(r.options, sizeof r.options,
+            "-cl-std=CL1.2 -D TT=%d -D LANES=%d", tokens, t->lanes);
+    } else if (is_pvq) {
+        r.sources[2] = ocl_source_pvq;
+        snprintf(r.options, sizeof r.options,
+            "-cl-std=CL1.2 -D TT=%d -D N=%d -D ROWS=%d -D SPLIT=%d -D GROUP=%d",
+            tokens, format == OCL_PVQ ? 16 : 8, many ? 1 : t->pvq_rows,
+            t->pvq_split, t->is_cpu ? 1 : 32 * t->pvq_split);
+    } else {
+        snprintf(r.options, sizeof r.options,
+            "-cl-std=CL1.2 -D TT=%d -D FORMAT_%s=1 -D LANES=%d -D ROWS=%d "
+            "-D WIDTH=%d",
+            tokens, dense[format], t->lanes, t->dense_rows, t->width);
+    }
+    return r;
+}
+
+/* The compiler's log, cut to what an error text holds. */
+static qmoe_status build_error(qmi_device *device, cl_program program,
+    const recipe *r, cl_int status, qmi_error *err)
+{
+    size_t n = 0;
+    qmi_cl.GetProgramBuildInfo(
+        program, device->id, CL_PROGRAM_BUILD_LOG, 0, NULL, &n);
+    char *log = qmi_calloc(n + 1, 1, "a build log", NULL);
+    if (log != NULL && n != 0)
+        qmi_cl.GetProgramBuildInfo(
+            program, device->id, CL_PROGRAM_BUILD_LOG, n, log, NULL);
+    qmi_fail(err, QMOE_E_DEVICE,
+        "OpenCL device '%s': its compiler refuses program %s [%s] (%s): %.600s",
+        device->name, r->name, r->options, qmi_cl_error_name(status),
+        log != NULL ? log : "");
+    qmi_free(log);
+    return QMOE_E_DEVICE;
+}
+
+/* Kernel objects of a built program; false leaves *out empty. */
+static cl_int take_kernels(
+    ocl_program *out, cl_program program, const recipe *r)
+{
+    cl_int status = CL_SUCCESS;
+    *out = (ocl_program){.program = program};
+    for (size_t i = 0; r->kernels[i] != NULL && status == CL_SUCCESS; i++)
+        out->kernels[i] = qmi_cl.CreateKernel(program, r->kernels[i], &status);
+    if (status == CL_SUCCESS)
+        return status;
+    for (size_t i = 0; i < OCL_MAX_KERNELS; i++)
+        if (out->kernels[i] != NULL)
+            qmi_cl.ReleaseKernel(out->kernels[i]);
+    *out = (ocl_program){0};
+    return status;
+}
+
+/* A cached binary that the driver does not take any more is no error. */
+static bool build_from_cache(
+    ocl_program *out, qmi_device *device, const recipe *r, uint64_t key)
+{
+    size_t n = 0;
+    unsigned char *binary = ocl_cache_load(&n, key);
+    if (binary == NULL)
+        return false;
+    cl_int status, binary_status;
+    cl_program program =
+        qmi_cl.CreateProgramWithBinary(device->context, 1, &device->id, &n,
+            (const unsigned char **)&binary, &binary_status, &status);
+    qmi_free(binary);
+    if (status != CL_SUCCESS)
+        return false;
+    status =
+        qmi_cl.BuildProgram(program, 1, &device->id, r->options, NULL, NULL);
+    if (status == CL_SUCCESS)
+        status = take_kernels(out, program, r);
+    if (status != CL_SUCCESS)
+        qmi_cl.ReleaseProgram(program);
+    return status == CL_SUCCESS;
+}
+
+static void store_in_cache(cl_program program, uint64_t key)
+{
+    size_t n = 0;
+    if (qmi_cl.GetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof n, &n,
+            NULL) != CL_SUCCESS ||
+        n == 0)
+        return;
+    unsigned char *binary = qmi_calloc(n, 1, "a program", NULL);
+    if (binary != NULL && qmi_cl.GetProgramInfo(program, CL_PROGRAM_BINARIES,
+                              sizeof binary, &binary, NULL) == CL_SUCCESS)
+        ocl_cache_store(key, binary, n);
+    qmi_free(binary);
+}
+
+static uint64_t key_of(const qmi_device *device, const recipe *r)
+{
+    uint64_t key = device->identity;
+    for (cl_uint i = 0; i < r->n_sources; i++)
+        key = ocl_hash(key, r->sources[i], strlen(r->sources[i]));
+    return ocl_hash(key, r->options, strlen(r->options));
+}
+
+static qmoe_status build_from_source(ocl_program *out, qmi_device *device,
+    const recipe *r, uint64_t key, qmi_error *err)
+{
+    cl_int status;
+    const char *sources[MAX_SOURCES];
+    memcpy(sources, r->sources, sizeof sources);
+    cl_program program = qmi_cl.CreateProgramWithSource(
+        device->context, r->n_sources, sources, NULL, &status);
+    if (status != CL_SUCCESS)
+        return ocl_fail(device, "a program", status, err);
+    status =
+        qmi_cl.BuildProgram(program, 1, &device->id, r->options, NULL, NULL);
+    if (status == CL_SUCCESS)
+        status = take_kernels(out, program, r);
+    if (status != CL_SUCCESS) {
+        build_error(device, program, r, status, err);
+        qmi_cl.ReleaseProgram(program);
+        return QMOE_E_DEVICE;
+    }
+    store_in_cache(program, key);
+    return QMOE_OK;
+}
+
+qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err)
+{
+    ocl_program *out = &device->programs[program];
+    if (out->program != NULL)
+        return QMOE_OK;
+    const int number = program - OCL_FIRST_FORMAT_PROGRAM;
+    const recipe r = program == OCL_BASE_PROGRAM
+                         ? base_recipe(&device->tuning)
+                         : format_recipe(&device->tuning,
+                               (ocl_format)(number / 2), number % 2 != 0);
+    const uint64_t key = key_of(device, &r);
+    if (build_from_cache(out, device, &r, key))
+        return QMOE_OK;
+    return build_from_source(out, device, &r, key, err);
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Compiled programs on disk, in $XDG_CACHE_HOME/qmoe or ~/.cache/qmoe.  A cache
+ * that cannot be read or written is no error: programs are compiled again. */
+#ifndef QMI_OPENCL_PROGRAM_CACHE_H
+#define QMI_OPENCL_PROGRAM_CACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* FNV-1a, continued from `hash` (start: OCL_HASH_START). */
+#define OCL_HASH_START UINT64_C(0xcbf29ce484222325)
+uint64_t ocl_hash(uint64_t hash, const void *data, size_t n);
+
+/* The binary of `key`, to be released with qmi_free; NULL when there is none
+ * or the file is damaged. */
+unsigned char *ocl_cache_load(size_t *n, uint64_t key);
+void ocl_cache_store(uint64_t key, const unsigned char *binary, size_t n);
+
+#endif

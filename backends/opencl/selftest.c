@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Small known answers for every kernel.  Drivers do miscompile: a device whose
+ * kernel computes something else is refused by that kernel's name.  Kernels
+ * without a format are compared with the reference operations when a device
+ * opens; those of a format with the host's decoder, on the first weight that
+ * comes in it. */
+#include "opencl.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "alloc.h"
+
+static qmoe_status refuse(const qmi_device *device, const char *kernel,
+    const char *format, double got, double want, qmi_error *err)
+{
+    return qmi_fail(err, QMOE_E_DEVICE,
+        "OpenCL device '%s': kernel %s%s%s fails its self-test (%g instead of "
+        "%g): its compiler is at fault; use another device or driver, or "
+        "--backend cpu",
+        device->name, kernel, format[0] != '\0' ? " of format " : "", format,
+        got, want);
+}
+
+/* Spread in (-1, 1), the same everywhere. */
+static float pattern(int64_t i)
+{
+    return (float)((i * 37 + 11) % 101 - 50) / 64.0f;
+}
+
+static bool close_to(double got, double want, double size)
+{
+    return fabs(got - want) <= 1e-4 * size + 1e-30;
+}
+
+/* ---- formats ---- */
+
+enum { TEST_ROWS = 40 };
+
+typedef struct weight_test {
+    const qmi_bound_weight *weight;
+    int64_t n_rows, n_tokens;
+    float *rows, *x, *got;
+    qmi_buffer *src, *dst;
+} weight_test;
+
+static void weight_test_free(qmi_device *device, weight_test *t)
+{
+    qmi_opencl_backend.buffer_free(device, t->src);
+    qmi_opencl_backend.buffer_free(device, t->dst);
+    qmi_free(t->rows);
+    qmi_free(t->x);
+    qmi_free(t->got);
+}
+
+static qmoe_status weight_test_prepare(
+    weight_test *t, qmi_device *device, qmi_error *err)
+{
+    const qmi_weight *w = t->weight->host;
+    const size_t n_rows = (size_t)w->n_rows, n_cols = (size_t)w->n_cols;
+    const size_t n_tokens = (size_t)t->n_tokens;
+    const size_t n_decoded = (size_t)t->n_rows * n_cols;
+    const size_t n_got =
+        n_tokens * n_rows > n_decoded ? n_tokens * n_rows : n_decoded;
+    t->rows = qmi_calloc(n_decoded, 4, "a self-test", err);
+    t->x = qmi_calloc(n_tokens * n_cols, 4, "a self-test", err);
+    t->got = qmi_calloc(n_got, 4, "a self-test", err);
+    if (t->rows == NULL || t->x == NULL || t->got == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n_tokens * n_cols; i++)
+        t->x[i] = pattern((int64_t)i);
+    qmi_weight_decode(w, 0, w->n_rows - t->n_rows, t->n_rows, t->rows);
+    const qmi_backend *b = &qmi_opencl_backend;
+    QMI_TRY(b->buffer_alloc(&t->src, device, n_tokens * n_cols * 4, err));
+    QMI_TRY(b->buffer_alloc(&t->dst, device, n_got * 4, err));
+    return b->buffer_write(
+        device, (qmi_view){.buffer = t->src}, t->x, n_tokens * n_cols * 4, err);
+}
+
+static qmoe_status test_decode(
+    weight_test *t, qmi_device *device, qmi_error *err)
+{
+    const qmi_weight *w = t->weight->host;
+    const size_t n = (size_t)(t->n_rows * w->n_cols);
+    const qmi_op op = {.kind = QMI_OP_DECODE,
+        .u.decode = {.dst = {.buffer = t->dst},
+            .weight = t->weight,
+            .row = w->n_rows - t->n_rows,
+            .n_rows = t->n_rows}};
+    QMI_TRY(ocl_run_decode(device, &op, err));
+    QMI_TRY(qmi_opencl_backend.buffer_read(
+        device, t->got, op.u.decode.dst, n * 4, err));
+    for (size_t i = 0; i < n; i++)
+        if (t->got[i] != t->rows[i] && !(isnan(t->got[i]) && isnan(t->rows[i])))
+            return refuse(device, "decode_rows", w->format->name,
+                (double)t->got[i], (double)t->rows[i], err);
+    return QMOE_OK;
+}
+
+static qmoe_status test_product(
+    weight_test *t, qmi_device *device, int64_t n_tokens, qmi_error *err)
+{
+    const qmi_weight *w = t->weight->host;
+    const int64_t first = w->n_rows - t->n_rows;
+    const qmi_op op = {.kind = QMI_OP_LINEAR,
+        .u.linear = {.dst = {.buffer = t->dst},
+            .src = {.buffer = t->src},
+            .weight = t->weight,
+            .n_tokens = n_tokens,
+            .alpha = 1.0f}};
+    QMI_TRY(ocl_run_linear(device, &op, err));
+    QMI_TRY(qmi_opencl_backend.buffer_read(device, t->got, op.u.linear.dst,
+        (size_t)(n_tokens * w->n_rows) * 4, err));
+    for (int64_t token = 0; token < n_tokens; token++)
+        for (int64_t r = 0; r < t->n_rows; r++) {
+            double sum = 0, size = 0;
+            for (int64_t c = 0; c < w->n_cols; c++) {
+                const double y = (double)t->x[token * w->n_cols + c] *
+                                 (double)t->rows[r * w->n_cols + c];
+                sum += y;
+                size += fabs(y);
+            }
+            const double got = t->got[token * w->n_rows + first + r];
+            if (isfinite(size) && size < 1e37 && !close_to(got, sum, size))
+                return refuse(device,
+                    n_tokens > 1 ? "product of many tokens"
+                                 : "product of one token",
+                    w->format->name, got, sum, err);
+        }
+    return QMOE_OK;
+}
+
+qmoe_status ocl_test_weight(
+    qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
+{
+    const qmi_weight *w = weight->host;
+    weight_test t = {
+        .weight = weight,
+        .n_rows = w->n_rows < TEST_ROWS ? w->n_rows : TEST_ROWS,
+        .n_tokens = device->tuning.many + 1,
+    };
+    qmoe_status status = weight_test_prepare(&t, device, err);
+    if (status == QMOE_OK)
+        status = test_decode(&t, device, err);
+    if (status == QMOE_OK)
+        status = test_product(&t, device, 1, err);
+    if (status == QMOE_OK)
+        status = test_product(&t, device, t.n_tokens, err);
+    weight_test_free(device, &t);
+    return status;
+}
+
+/* ---- operations without a format ---- */
+
+/* One buffer per backend holds all operands of all tests, at these elements. */
+enum {
+    N_TOKENS = 5,
+    N_COLS = 32,
+    N_FF = 20,
+    N_EXPERTS = 3,
+    AT_DST = 0,
+    AT_SRC = 200,
+    AT_BIAS = 400,
+    AT_LOGITS = 500,
+    AT_EXPERT = 520,
+    AT_WEIGHT = 540,
+    AT_INTS = 560,
+    AT_SPANS = 580,
+    N_ELEMENTS = 600,
+    N_TEST_OPS = 7
+};
+
+typedef struct device_test {
+    float data[N_ELEMENTS];
+    float norm[N_COLS], wi[N_EXPERTS * N_FF * N_COLS],
+        wo[N_EXPERTS * N_COLS * N_FF];
+    qmi_weight weights[3];
+} device_test;
+
+static void fill_test(device_test *t)
+{
+    static const int32_t spans[] = {0, 2, 0, 3, 1, 2, 3, 0, 5, 1};
+    static const int32_t rows[] = {4, 0, 2, 1, 3};
+    const qmi_format *f32 = qmi_format_find("f32");
+    float *const data[] = {t->norm, t->wi, t->wo};
+    const int64_t shapes[][3] = {
+        {1, 1, N_COLS}, {N_EXPERTS, N_FF, N_COLS}, {N_EXPERTS, N_COLS, N_FF}};
+    for (int64_t i = 0; i < N_ELEMENTS; i++)
+        t->data[i] = pattern(i);
+    memcpy(t->data + AT_INTS, rows, sizeof rows);
+    memcpy(t->data + AT_SPANS, spans, sizeof spans);
+    for (int w = 0; w < 3; w++) {
+        const int64_t n = shapes[w][0] * shapes[w][1] * shapes[w][2];
+        for (int64_t i = 0; i < n; i++)
+            data[w][i] = pattern(i + 7 * w);
+        t->weights[w] = (qmi_weight){.format = f32,
+            .name = "self-test",
+            .n_mats = shapes[w][0],
+            .n_rows = shapes[w][1],
+            .n_cols = shapes[w][2],
+            .parts = {{data[w], (uint64_t)n * 4}}};
+    }
+}
+
+static qmi_view at(qmi_buffer *b, int element)
+{
+    return (qmi_view){b, (uint64_t)element * 4};
+}
+
+/* Operation `i` on a buffer; the route's results feed the experts. */
+static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
+{
+    const qmi_view dst = at(b, AT_DST), src = at(b, AT_SRC);
+    const qmi_op_route route = {.expert = at(b, AT_EXPERT),
+        .weight = at(b, AT_WEIGHT),
+        .logits = at(b, AT_LOGITS),
+        .sequence = at(b, AT_SPANS + 5), /* 2, 3, 0: only changes matter */
+        .n_tokens = N_TOKENS,
+        .n_experts = N_EXPERTS,
+        .top_k = 2,
+        .capacity = i == 3};
+    const qmi_op_attention attention = {.dst = dst,
+        .q = src,
+        .k = src,
+        .v = at(b, AT_SRC + 4),
+        .spans = at(b, AT_SPANS),
+        .bias = at(b, AT_BIAS),
+        .n_spans = 2,
+        .n_queries = N_TOKENS,
+        .n_heads = 4,
+        .d_head = 8,
+        .max_distance = 3,
+        .max_keys = 5,
+        .scale = 0.5f,
+        .causal = i == 5};
+    switch (i) {
+    case 0:
+        return (qmi_op){.kind = QMI_OP_RMSNORM,
+            .u.rmsnorm = {dst, src, &w[0], N_TOKENS, 1e-6f}};
+    case 1:
+        return (qmi_op){.kind = QMI_OP_KV_STORE,
+            .u.kv_store = {
+                dst, src, at(b, AT_INTS), N_TOKENS, N_COLS, N_TOKENS}};
+    case 2:
+    case 3:
+        return (qmi_op){.kind = QMI_OP_ROUTE, .u.route = route};
+    case 4:
+    case 5:
+        return (qmi_op){.kind = QMI_OP_ATTENTION, .u.attention = attention};
+    default:
+        return (qmi_op){.kind = QMI_OP_EXPERT_FFN,
+            .u.expert_ffn = {.dst = dst,
+                .src = src,
+                .residual = src,
+                .expert = at(b, AT_EXPERT),
+                .weight = at(b, AT_WEIGHT),
+                .wi = &w[1],
+                .wo = &w[2],
+                .n_tokens = N_TOKENS,
+                .top_k = 2}};
+    }
+}
+
+/* One backend's buffer and bindings. */
+typedef struct side {
+    const qmi_backend *backend;
+    qmi_device *device;
+    qmi_buffer *buffer;
+    qmi_bound_weight weights[3];
+} side;
+
+static qmoe_status side_open(side *s, const device_test *t, qmi_error *err)
+{
+    QMI_TRY(
+        s->backend->buffer_alloc(&s->buffer, s->device, sizeof t->data, err));
+    for (int i = 0; i < 3; i++)
+        QMI_TRY(s->backend->weight_bind(
+            &s->weights[i], s->device, &t->weights[i], err));
+    return s->backend->buffer_write(
+        s->device, at(s->buffer, 0), t->data, sizeof t->data, err);
+}
+
+static void side_close(side *s)
+{
+    for (int i = 0; i < 3; i++)
+        s->backend->weight_unbind(s->device, &s->weights[i]);
+    s->backend->buffer_free(s->device, s->buffer);
+}
+
+static qmoe_status side_run(side *s, int i, float *out, qmi_error *err)
+{
+    const qmi_op op = test_op(i, s->buffer, s->weights);
+    size_t n;
+    const qmi_variant *v = s->backend->variants(s->device, op.kind, &n);
+    QMI_TRY(v->run(s->device, &op, err));
+    return s->backend->buffer_read(
+        s->device, out, at(s->buffer, 0), N_ELEMENTS * sizeof *out, err);
+}
+
+static qmoe_status compare_ops(
+    side *device, side *reference, float *got, float *want, qmi_error *err)
+{
+    for (int i = 0; i < N_TEST_OPS; i++) {
+        QMI_TRY(side_run(device, i, got, err));
+        QMI_TRY(side_run(reference, i, want, err));
+        const char *name =
+            qmi_op_name(test_op(i, device->buffer, device->weights).kind);
+        /* Integers first: as floats they would all be near zero. */
+        if (memcmp(got + AT_EXPERT, want + AT_EXPERT, 2 * N_TOKENS * 4) != 0)
+            return refuse(device->device, name, "", 1, 0, err);
+        for (int e = 0; e < AT_INTS; e++) {
+            const bool is_integer =
+                e >= AT_EXPERT && e < AT_EXPERT + 2 * N_TOKENS;
+            if (!is_integer && !close_to((double)got[e], (double)want[e], 1))
+                return refuse(device->device, name, "", (double)got[e],
+                    (double)want[e], err);
+        }
+    }
+    return QMOE_OK;
+}
+
+qmoe_status ocl_test_device(qmi_device *device, qmi_error *err)
+{
+    device_test *t = qmi_calloc(1, sizeof *t, "a self-test", err);
+    float *values =
+        qmi_calloc(2 * N_ELEMENTS, sizeof *values, "a self-test", err);
+    side ours = {.backend = &qmi_opencl_backend, .device = device};
+    side reference = {.backend = qmi_backend_reference()};
+    qmoe_status status = QMOE_E_NOMEM;
+    if (t != NULL && values != NULL) {
+        fill_test(t);
+        status = side_open(&ours, t, err);
+    }
+    if (status == QMOE_OK)
+        status = side_open(&reference, t, err);
+    if (status == QMOE_OK)
+        status =
+            compare_ops(&ours, &reference, values, values + N_ELEMENTS, err);
+    side_close(&ours);
+    side_close(&reference);
+    qmi_free(values);
+    qmi_free(t);
+    return status;
+}

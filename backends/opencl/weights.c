@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Uploading of weights.  A stack that exceeds the largest buffer of the device
+ * is cut into chunks of whole matrices, a dense matrix into rows; kernels run
+ * once per chunk. */
+#include "opencl.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "pvq.h"
+#include "ternary_dict.h"
+
+/* Bytes of one part for a range of matrices. */
+typedef struct range {
+    const uint8_t *data; /* NULL: scattered dense matrices */
+    uint64_t n_bytes;
+} range;
+
+/* By name: format objects of the program are not those of a module. */
+static bool find_format(ocl_format *out, const qmi_weight *host)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        QMI_CL_FORMAT_MAP(X)
+#undef X
+    };
+    for (int i = 0; i < OCL_N_FORMATS; i++) {
+        *out = (ocl_format)i;
+        if (strcmp(host->format->name, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+static uint64_t dense_row_bytes(const qmi_weight *w)
+{
+    return (uint64_t)w->n_cols * qmi_dtype_bits(w->format->dtype) / 8;
+}
+
+static uint64_t expert_offset(const qmi_weight *w, int64_t mat)
+{
+    const uint8_t *offsets = w->parts[QMI_TD_EXPERT_OFFSETS].data;
+    return qmi_load_u64(offsets + 8 * mat);
+}
+
+/* Part `part` of matrices [m, m + n); equal parts per matrix but for the
+ * codewords of ternary-dict. */
+static range part_range(
+    const qmi_weight *w, ocl_format format, int part, int64_t m, int64_t n)
+{
+    const uint8_t *data = w->parts[part].data;
+    if (w->format->dense && w->mats != NULL)
+        return (range){
+            NULL, (uint64_t)n * (uint64_t)w->n_rows * dense_row_bytes(w)};
+    if (format == OCL_TERNARY_DICT && part == QMI_TD_EXPERT_OFFSETS)
+        return (range){data + 8 * m, 8 * ((uint64_t)n + 1)};
+    if (format == OCL_TERNARY_DICT && part == QMI_TD_CODES) {
+        const uint64_t begin = expert_offset(w, m);
+        return (range){data + 2 * begin, 2 * (expert_offset(w, m + n) - begin)};
+    }
+    const uint64_t each = w->parts[part].n_bytes / (uint64_t)w->n_mats;
+    return (range){data + (uint64_t)m * each, (uint64_t)n * each};
+}
+
+static uint64_t largest_part(
+    const qmi_weight *w, ocl_format format, int64_t m, int64_t n)
+{
+    uint64_t largest = 0;
+    for (int part = 0; part < w->format->n_parts; part++) {
+        const range r = part_range(w, format, part, m, n);
+        largest = r.n_bytes > largest ? r.n_bytes : largest;
+    }
+    return largest;
+}
+
+/* ---- chunks ---- */
+
+static ocl_chunk *add_chunk(ocl_weight *w, qmi_error *err)
+{
+    ocl_chunk *grown = qmi_regrow(w->chunks, w->n_chunks, w->n_chunks + 1,
+        sizeof *grown, "a weight's chunks", err);
+    if (grown == NULL)
+        return NULL;
+    w->chunks = grown;
+    return &grown[w->n_chunks++];
+}
+
+static qmoe_status upload_range(qmi_device *device, const qmi_weight *host,
+    ocl_chunk *chunk, int part, range r, qmi_error *err)
+{
+    cl_mem *mem = &chunk->parts[part];
+    QMI_TRY(ocl_alloc(mem, device, r.n_bytes, host->name, err));
+    chunk->n_bytes[part] = r.n_bytes;
+    if (r.data != NULL)
+        return ocl_upload(device, *mem, 0, r.data, r.n_bytes, err);
+    const uint64_t each = r.n_bytes / (uint64_t)chunk->n_mats;
+    for (int i = 0; i < chunk->n_mats; i++)
+        QMI_TRY(ocl_upload(device, *mem, (uint64_t)i * each,
+            qmi_weight_dense(host, chunk->first_mat + i), each, err));
+    return QMOE_OK;
+}
+
+/* Rows of one dense matrix that is larger than a buffer. */
+static qmoe_status upload_rows(qmi_device *device, const qmi_weight *host,
+    ocl_weight *w, int64_t mat, qmi_error *err)
+{
+    const uint64_t row_bytes = dense_row_bytes(host);
+    const int64_t most = (int64_t)(device->limits.max_chunk / row_bytes);
+    if (most < 1)
+        return qmi_fail(err, QMOE_E_DEVICE,
+            "OpenCL device '%s': a row of '%s' needs %" PRIu64
+            " bytes, a buffer holds %" PRIu64,
+            device->name, host->name, row_bytes, device->limits.max_chunk);
+    const uint8_t *data = qmi_weight_dense(host, mat);
+    for (int64_t row = 0; row < host->n_rows; row += most) {
+        const int64_t n = host->n_rows - row < most ? host->n_rows - row : most;
+        ocl_chunk *chunk = add_chunk(w, err);
+        if (chunk == NULL)
+            return QMOE_E_NOMEM;
+        chunk->first_mat = (int)mat;
+        chunk->n_mats = 1;
+        chunk->first_row = (int)row;
+        chunk->n_rows = (int)n;
+        const range r = {
+            data + (uint64_t)row * row_bytes, (uint64_t)n * row_bytes};
+        QMI_TRY(upload_range(device, host, chunk, 0, r, err));
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status upload_mats(qmi_device *device, const qmi_weight *host,
+    ocl_weight *w, int64_t mat, int64_t n, qmi_error *err)
+{
+    ocl_chunk *chunk = add_chunk(w, err);
+    if (chunk == NULL)
+        return QMOE_E_NOMEM;
+    chunk->first_mat = (int)mat;
+    chunk->n_mats = (int)n;
+    chunk->n_rows = (int)host->n_rows;
+    for (int part = 0; part < host->format->n_parts; part++)
+        QMI_TRY(upload_range(device, host, chunk, part,
+            part_range(host, w->format, part, mat, n), err));
+    return QMOE_OK;
+}
+
+static qmoe_status upload_chunks(
+    qmi_device *device, const qmi_weight *host, ocl_weight *w, qmi_error *err)
+{
+    const uint64_t limit = device->limits.max_chunk;
+    int64_t n = 1;
+    for (int64_t m = 0; m < host->n_mats; m += n) {
+        n = 1;
+        const uint64_t one = largest_part(host, w->format, m, 1);
+        if (one > limit && host->format->dense) {
+            QMI_TRY(upload_rows(device, host, w, m, err));
+            continue;
+        }
+        if (one > limit)
+            return qmi_fail(err, QMOE_E_DEVICE,
+                "OpenCL device '%s': matrix %" PRId64 " of '%s' needs %" PRIu64
+                " bytes, a buffer holds %" PRIu64,
+                device->name, m, host->name, one, limit);
+        while (m + n < host->n_mats &&
+               largest_part(host, w->format, m, n + 1) <= limit)
+            n++;
+        QMI_TRY(upload_mats(device, host, w, m, n, err));
+    }
+    return QMOE_OK;
+}
+
+/* ---- the dictionary ---- */
+
+static uint32_t pack_entry(const qmi_dict_entry *e)
+{
+    uint32_t word = e->n_weights / 2u | (uint32_t)e->n_nonzeros << 4;
+    for (unsigned k = 0; k < e->n_nonzeros; k++) {
+        const uint32_t high = e->code[k] == QMI_CODE_HIGH;
+        word |= (e->position[k] | high << 5) << (6 + 6 * k);
+    }
+    return word;
+}
+
+static qmoe_status upload_dict(
+    cl_mem *out, qmi_device *device, const qmi_dict *dict, qmi_error *err)
+{
+    const uint64_t n_bytes = QMI_DICT_SIZE * sizeof(uint32_t);
+    if (dict == NULL)
+        return qmi_fail(err, QMOE_E_NOMEM, "out of memory: the dictionary");
+    uint32_t *words =
+        qmi_calloc(QMI_DICT_SIZE, sizeof *words, "the dictionary", err);
+    if (words == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < QMI_DICT_SIZE; i++)
+        words[i] = pack_entry(&dict->entries[i]);
+    qmoe_status status = ocl_alloc(out, device, n_bytes, "the dictionary", err);
+    if (status == QMOE_OK)
+        status = ocl_upload(device, *out, 0, words, n_bytes, err);
+    qmi_free(words);
+    return status;
+}
+
+static qmoe_status set_dict(
+    qmi_device *device, const qmi_weight *host, ocl_weight *w, qmi_error *err)
+{
+    if (host->codebook != NULL) {
+        w->own_dict = true;
+        return upload_dict(&w->dict, device, host->codebook, err);
+    }
+    if (device->generic_dict == NULL)
+        QMI_TRY(upload_dict(
+            &device->generic_dict, device, qmi_dict_generic(), err));
+    w->dict = device->generic_dict;
+    return QMOE_OK;
+}
+
+/* ---- binding ---- */
+
+/* Norm weights are read as f32 whatever their format. */
+static qmoe_status upload_vector(
+    qmi_device *device, const qmi_weight *host, ocl_weight *w, qmi_error *err)
+{
+    const uint64_t n_bytes = (uint64_t)host->n_cols * sizeof(float);
+    float *values =
+        qmi_calloc((size_t)host->n_cols, sizeof *values, host->name, err);
+    if (values == NULL)
+        return QMOE_E_NOMEM;
+    qmi_weight_decode(host, 0, 0, 1, values);
+    qmoe_status status =
+        ocl_alloc(&w->vector, device, n_bytes, host->name, err);
+    w->vector_bytes = n_bytes;
+    if (status == QMOE_OK)
+        status = ocl_upload(device, w->vector, 0, values, n_bytes, err);
+    qmi_free(values);
+    return status;
+}
+
+static qmoe_status upload(
+    qmi_device *device, const qmi_weight *host, ocl_weight *w, qmi_error *err)
+{
+    /* The device cannot validate: everything is checked before. */
+    for (int64_t m = 0; m < host->n_mats; m++)
+        QMI_TRY(qmi_weight_check(host, m, err));
+    QMI_TRY(upload_chunks(device, host, w, err));
+    if (host->n_mats == 1 && host->n_rows == 1)
+        QMI_TRY(upload_vector(device, host, w, err));
+    if (w->format == OCL_TERNARY_DICT)
+        QMI_TRY(set_dict(device, host, w, err));
+    if (w->format == OCL_PVQ || w->format == OCL_PVQ8) {
+        const int n = w->format == OCL_PVQ ? 16 : 8;
+        w->tile_bytes =
+            qmi_pvq_shape_of(n, host->n_rows, host->n_cols).tile_bytes;
+    }
+    QMI_TRY(ocl_build(device, ocl_format_program(w->format, false), err));
+    return ocl_build(device, ocl_format_program(w->format, true), err);
+}
+
+qmoe_status ocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err)
+{
+    ocl_format format;
+    *out = (qmi_bound_weight){0};
+    if (!find_format(&format, host) || host->n_mats > INT32_MAX ||
+        host->n_rows > INT32_MAX - 64 || host->n_cols > INT32_MAX - 64)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "backend opencl has no kernels for '%s' in format %s, [%" PRId64
+            ", %" PRId64 ", %" PRId64 "]",
+            host->name, host->format->name, host->n_mats, host->n_rows,
+            host->n_cols);
+    ocl_weight *w = qmi_calloc(1, sizeof *w, "a weight", err);
+    if (w == NULL)
+        return QMOE_E_NOMEM;
+    w->format = format;
+    qmi_bound_weight bound = {.host = host, .device = w};
+    qmoe_status status = upload(device, host, w, err);
+    if (status == QMOE_OK && !device->tested[format]) {
+        status = ocl_test_weight(device, &bound, err);
+        device->tested[format] = status == QMOE_OK;
+    }
+    if (status != QMOE_OK) {
+        ocl_weight_unbind(device, &bound);
+        return status;
+    }
+    *out = bound;
+    return QMOE_OK;
+}
+
+void ocl_weight_unbind(qmi_device *device, qmi_bound_weight *weight)
+{
+    ocl_weight *w = weight->device;
+    *weight = (qmi_bound_weight){0};
+    if (w == NULL)
+        return;
+    for (size_t i = 0; i < w->n_chunks; i++)
+        for (int part = 0; part < QMI_MAX_PARTS; part++)
+            ocl_release(
+                device, w->chunks[i].parts[part], w->chunks[i].n_bytes[part]);
+    ocl_release(device, w->vector, w->vector_bytes);
+    if (w->own_dict)
+        ocl_release(device, w->dict, QMI_DICT_SIZE * sizeof(uint32_t));
+    qmi_free(w->chunks);
+    qmi_free(w);
+}
