@@ -28,3 +28,7 @@ if(NOT QMOE_OPENCL STREQUAL "OFF")
     message(FATAL_ERROR "QMOE_OPENCL=ON but CL/cl.h is not found (opencl-c-headers)")
   endif()
 endif()
+
+if(QMOE_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "QMOE_CUDA=ON but this version has no CUDA backend yet")
+endif()

@@ -88,48 +88,72 @@ static qmoe_status check_source(qmi_job *job)
 
 /* ---- the dictionary ---- */
 
-/* Share of zeros when experts are rounded: some of each stack, no data. */
-static qmoe_status sample_zeros(qmi_job *job, double *zeros)
+/* What rounding some experts of each stack gives, without data. */
+typedef struct sample {
+    double n_zeros, n_weights, n_codewords;
+} sample;
+
+static qmoe_status sample_expert(
+    qmi_job *job, sample *s, const qmi_weight *w, int64_t expert)
 {
-    enum { SAMPLED = 4 };
     const qmi_quantiser *rtn = qmi_quantiser_find("rtn", "ternary-dict");
-    double n_zeros = 0, n_weights = 0;
-    for (size_t i = 0; i < job->model->n_weights; i++) {
-        const qmi_weight *w = &job->model->weights[i];
-        size_t n = (size_t)(w->n_rows * w->n_cols);
-        for (int64_t e = 0; w->is_expert && e < SAMPLED && e < w->n_mats; e++) {
-            qmi_encoded encoded = {0};
-            qmi_quant_result result;
-            float *wide = qmi_calloc(n, sizeof *wide, "a matrix", job->err);
-            if (wide == NULL)
-                return QMOE_E_NOMEM;
-            qmi_weight_decode(w, e, 0, w->n_rows, wide);
-            qmoe_status status = rtn->run(&encoded, &result, wide, w->n_rows,
-                w->n_cols, NULL, &job->recipe.quant, job->err);
-            qmi_encoded_free(&encoded);
-            qmi_free(wide);
-            QMI_TRY(status);
-            n_zeros += (double)result.n_zeros;
-            n_weights += (double)n;
-        }
-    }
-    *zeros = n_zeros / n_weights;
+    qmi_encoded encoded = {0};
+    qmi_quant_result result;
+    size_t n = (size_t)(w->n_rows * w->n_cols);
+    float *wide = qmi_calloc(n, sizeof *wide, "a matrix", job->err);
+    if (wide == NULL)
+        return QMOE_E_NOMEM;
+    qmi_weight_decode(w, expert, 0, w->n_rows, wide);
+    qmoe_status status = rtn->run(&encoded, &result, wide, w->n_rows, w->n_cols,
+        NULL, &job->recipe.quant, job->err);
+    qmi_free(wide);
+    QMI_TRY(status);
+    s->n_zeros += (double)result.n_zeros;
+    s->n_weights += (double)n;
+    s->n_codewords += (double)qmi_encoded_length(&encoded);
+    qmi_encoded_free(&encoded);
     return QMOE_OK;
 }
 
+static qmoe_status sample_experts(qmi_job *job, sample *s)
+{
+    enum { SAMPLED = 4 };
+    *s = (sample){0};
+    for (size_t i = 0; i < job->model->n_weights; i++) {
+        const qmi_weight *w = &job->model->weights[i];
+        for (int64_t e = 0; w->is_expert && e < SAMPLED && e < w->n_mats; e++)
+            QMI_TRY(sample_expert(job, s, w, e));
+    }
+    return QMOE_OK;
+}
+
+/* A dictionary for the model's share of zeros, if it is worth it: its pieces
+ * hold at most three non-zero weights, like the paper's, so that it does not
+ * always beat that one. */
 static qmoe_status choose_dictionary(qmi_job *job)
 {
+    sample generic, fitted;
     if (!job->options.fit_dictionary)
         return QMOE_OK;
-    double zeros = 0;
     if (strcmp(job->recipe.quantiser->format, "ternary-dict") != 0)
         return qmi_fail(job->err, QMOE_E_INVALID,
             "a fitted dictionary is for format ternary-dict only");
-    QMI_TRY(sample_zeros(job, &zeros));
+    QMI_TRY(sample_experts(job, &generic));
     /* Three decimals: what the file stores is exact. */
-    job->recipe.p0 = fmin(fmax(round(zeros * 1000) / 1000, 0.34), 0.99);
-    QMI_TRY(qmi_dict_build(&job->dictionary, job->recipe.p0, job->err));
+    double zeros = generic.n_zeros / generic.n_weights;
+    double p0 = fmin(fmax(round(zeros * 1000) / 1000, 0.34), 0.99);
+    QMI_TRY(qmi_dict_build(&job->dictionary, p0, job->err));
     job->recipe.quant.codebook = job->dictionary;
+    QMI_TRY(sample_experts(job, &fitted));
+    if (fitted.n_codewords < generic.n_codewords) {
+        job->recipe.p0 = p0;
+        return QMOE_OK;
+    }
+    qmi_message(job->context,
+        "the paper's dictionary codes this model's experts better than one "
+        "for p0 = %.3f: it is kept",
+        p0);
+    job->recipe.quant.codebook = NULL;
     return QMOE_OK;
 }
 
