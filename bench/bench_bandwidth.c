@@ -39,8 +39,7 @@ static void read_slice(void *context, int64_t item, int thread)
 static double now(bool cpu_time)
 {
     struct timespec t;
-    clock_gettime(
-        cpu_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    clock_gettime(cpu_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 

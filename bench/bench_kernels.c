@@ -115,8 +115,8 @@ static qmoe_status add_result(
     bench_report *report = b->report;
     if (report->n_results == b->capacity) {
         const size_t more = b->capacity != 0 ? 2 * b->capacity : 64;
-        bench_result *grown = qmi_regrow(report->results, b->capacity, more,
-            sizeof *grown, "results", err);
+        bench_result *grown = qmi_regrow(
+            report->results, b->capacity, more, sizeof *grown, "results", err);
         if (grown == NULL)
             return QMOE_E_NOMEM;
         report->results = grown;

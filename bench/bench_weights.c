@@ -24,8 +24,8 @@ static uint16_t random_bf16(uint64_t *state)
 }
 
 /* One allocation of n_mats repetitions of a part of `n_bytes`. */
-static qmoe_status repeat(bench_stack *s, int part, const void *data,
-    size_t n_bytes, qmi_error *err)
+static qmoe_status repeat(
+    bench_stack *s, int part, const void *data, size_t n_bytes, qmi_error *err)
 {
     const size_t n_mats = (size_t)s->weight.n_mats;
     uint8_t *block = qmi_calloc(n_mats, n_bytes, "matrices to time", err);
@@ -159,25 +159,24 @@ static qmoe_status make(
         return make_pvq(s, n_bytes, random, err);
     if (format == &qmi_format_ternary_dict)
         return make_ternary_dict(s, n_bytes, random, err);
-    return qmi_fail(err, QMOE_E_UNSUPPORTED,
-        "no matrices to time in format %s", format->name);
+    return qmi_fail(err, QMOE_E_UNSUPPORTED, "no matrices to time in format %s",
+        format->name);
 }
 
 qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
     int64_t n_rows, int64_t n_cols, uint64_t n_bytes, qmi_error *err)
 {
     uint64_t random = 0x9e3779b97f4a7c15;
-    *out = (bench_stack){
-        .weight = {
-            .format = format,
-            .name = "timed",
-            .n_rows = n_rows,
-            .n_cols = n_cols,
-        }};
+    *out = (bench_stack){.weight = {
+                             .format = format,
+                             .name = "timed",
+                             .n_rows = n_rows,
+                             .n_cols = n_cols,
+                         }};
     qmoe_status status = make(out, n_bytes, &random, err);
     if (status == QMOE_OK && format->check != NULL) {
-        out->weight.checked = qmi_calloc(
-            (size_t)out->weight.n_mats, 1, "check marks", err);
+        out->weight.checked =
+            qmi_calloc((size_t)out->weight.n_mats, 1, "check marks", err);
         status = out->weight.checked == NULL
                      ? QMOE_E_NOMEM
                      : qmi_weight_check(&out->weight, 0, err);

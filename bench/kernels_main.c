@@ -76,8 +76,8 @@ static void print_table(const bench_report *r)
 
 static void print_json(const bench_report *r)
 {
-    printf("{\"read_gbytes_per_s\": %.3f, \"results\": [",
-        r->read_gbytes_per_s);
+    printf(
+        "{\"read_gbytes_per_s\": %.3f, \"results\": [", r->read_gbytes_per_s);
     for (size_t i = 0; i < r->n_results; i++) {
         const bench_result *b = &r->results[i];
         printf("%s\n{\"format\": \"%s\", \"variant\": \"%s\", \"rows\": %lld, "

@@ -55,8 +55,8 @@ qmoe_status qmi_fail_errno(qmi_error *err, const char *format, ...)
     return qmi_fail(err, status_of_errno(code), "%s: %s", what, strerror(code));
 }
 
-qmoe_status qmi_error_prefix(qmi_error *err, qmoe_status status,
-    const char *format, ...)
+qmoe_status qmi_error_prefix(
+    qmi_error *err, qmoe_status status, const char *format, ...)
 {
     if (err == NULL)
         return status;
@@ -67,8 +67,8 @@ qmoe_status qmi_error_prefix(qmi_error *err, qmoe_status status,
     int n = vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
     size_t room = n > 0 && (size_t)n < sizeof err->text
-        ? sizeof err->text - (size_t)n
-        : 0;
+                      ? sizeof err->text - (size_t)n
+                      : 0;
     if (room > 2)
         snprintf(err->text + n, room, ": %.*s", (int)(room - 3), rest);
     keep_one_line(err->text);

@@ -1,34 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Pyramid vector quantisation, formats "pvq" = PVQ(16,2), 9 bits per 16
  * weights, and "pvq8" = PVQ(8,2), 7 bits per 8 weights; one bf16 scale per row
- * (docs/format.md).  A block is scale * q, q integer with |q|_1 = 2: two unit
- * pulses at positions a and b.  Stored: a, b and the sign s of the pulse at a
- * (1 = negative).  The order of the pair carries the other sign: the pulse at
- * b has sign s if a <= b, else the opposite.  Every bit pattern is a valid
- * block, so payloads need no check.
+ * (docs/format.md "Formats pvq and pvq8").  A block of n weights is scale * q,
+ * q integer with |q|_1 = 2: two unit pulses at positions a and b.  Stored: a,
+ * b and the sign s of the pulse at a (1 = negative).  The order of the pair
+ * carries the other sign: the pulse at b has sign s if a <= b, else the
+ * opposite.  Every bit pattern is a valid block, so codes need no check.
  *
- * Layout = compute layout of all backends.  Rows are cut into tiles of 32
- * (the last padded with rows of zero scale), columns into blocks of N = 16 (8)
- * (the last padded with columns that meet zero activations; decoders drop
- * them).  Per block and row: one position byte and one sign bit.
- *   pvq:  position byte = a | b << 4
- *   pvq8: position byte = a | b << 3 (bits 6, 7 zero, ignored), so pvq8 has
- *         8 + 1 stored bits per block in this layout unless packed: its
- *         position bytes are packed 4 blocks -> 3 bytes (24 bits, block i at
- *         bit 6 * i).
- * A tile is a sequence of chunks of 32 blocks, then one tail of r < 32 blocks.
- * Chunk of pvq (32 blocks, 1152 bytes):
- *   8 groups of 4 blocks: 32 u32 words, one per row: bytes = blocks 0..3
- *   32 u32 words, one per row: bit i = sign of block i of the chunk
- * Tail of pvq with r blocks:
- *   floor(r / 4) groups as above; r % 4 byte columns of 32 bytes, one per row
- *   ceil(r / 8) sign columns of 32 bytes, one per row: bit i = block 8 * j + i
- * Chunk of pvq8 (32 blocks, 896 bytes):
- *   8 groups of 4 blocks as three byte planes of 32 bytes (one per row):
- *   low, middle, high byte of the 24 position bits
+ * Layout = compute layout of all backends.  Rows are cut into tiles of 32 (the
+ * last padded with zeros), columns into blocks of n = 16 or 8 (the last padded
+ * with columns that meet zero activations; decoders drop them).  A block has
+ * 8 position bits a | b << 4 in pvq, 6 position bits a | b << 3 in pvq8, and a
+ * sign bit.  A tile is a sequence of chunks of 32 blocks, then one tail of
+ * r < 32 blocks; in both, blocks are taken in groups of 4.
+ * Chunk of pvq (1152 bytes):
+ *   8 groups: 32 u32 words, one per row; byte i = positions of block i
+ *   32 u32 words, one per row; bit i = sign of block i of the chunk
+ * Tail of pvq:
+ *   floor(r / 4) groups as above
+ *   r % 4 columns of 32 bytes, one per row: positions of one block
+ *   ceil(r / 8) columns of 32 bytes, one per row: bit i of column j = sign of
+ *   block 8 * j + i
+ * Chunk of pvq8 (896 bytes):
+ *   8 groups: the 24 position bits of a row's 4 blocks, block i from bit 6 * i
+ *   on, as three planes of 32 bytes, one per row: low, middle, high byte
  *   32 u32 sign words as above
- * Tail of pvq8 with r blocks: ceil(r / 4) groups, then ceil(r / 8) sign columns.
- * All integers little endian; every unit is a multiple of 32 bytes. */
+ * Tail of pvq8:
+ *   ceil(r / 4) groups as above, bits of missing blocks zero
+ *   ceil(r / 8) sign columns as above
+ * Every unit is a multiple of 32 bytes; integers are little-endian. */
 #ifndef QMI_PVQ_H
 #define QMI_PVQ_H
 
@@ -59,7 +59,7 @@ typedef struct qmi_pvq_block {
     uint8_t sign; /* of the pulse at a: 1 = negative */
 } qmi_pvq_block;
 
-/* Block of (row, block) in a matrix's codes. */
+/* Block `block` of a row, from the codes of its matrix. */
 qmi_pvq_block qmi_pvq_get(const qmi_pvq_shape *shape, const uint8_t *codes,
     int64_t row, int64_t block);
 /* Writes it; codes must be zeroed before the first set of each block. */

@@ -47,7 +47,7 @@ typedef struct pair {
 struct qmi_st_writer {
     char *path;
     int fd;
-    bool remove; /* when destroyed: ours, and unfinished */
+    bool remove;      /* when destroyed: ours, and unfinished */
     bool remove_tail; /* continued: there may be bytes beyond the end */
     bool laid_out, finished;
     item *items;

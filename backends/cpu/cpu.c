@@ -39,10 +39,10 @@ static void processor_name(char *name, size_t capacity)
  * not know a newer processor. */
 static bool is_old_core(const char *name)
 {
-    static const char *const old[] = {"Prescott", "Core2", "Penryn", "Dunnington",
-        "Nehalem", "Atom", "Nano", "Opteron", "Opteron_SSE3", "Barcelona",
-        "Bobcat", "Sandybridge", "Bulldozer", "Piledriver", "Steamroller",
-        "Northwood", "Katmai", "Coppermine", "Banias", "Athlon"};
+    static const char *const old[] = {"Prescott", "Core2", "Penryn",
+        "Dunnington", "Nehalem", "Atom", "Nano", "Opteron", "Opteron_SSE3",
+        "Barcelona", "Bobcat", "Sandybridge", "Bulldozer", "Piledriver",
+        "Steamroller", "Northwood", "Katmai", "Coppermine", "Banias", "Athlon"};
     for (size_t i = 0; i < sizeof old / sizeof *old; i++)
         if (strcasecmp(name, old[i]) == 0)
             return true;

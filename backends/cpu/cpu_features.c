@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Detection of instruction sets (cpu_features.h).  Levels contain each other, so
- * masking is a cut in the table below. */
+ * Detection of instruction sets (cpu_features.h).  Levels contain each other,
+ * so masking is a cut in the table below. */
 #include "cpu_features.h"
 
 #include <pthread.h>

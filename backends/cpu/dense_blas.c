@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dense products: a tile of rows is widened to f32 in the thread's work space
- * (it stays in the L2 cache), then multiplied by OpenBLAS. */
+ * Products by OpenBLAS: a tile of rows is decoded to f32 in the thread's work
+ * space (it stays in the L2 cache), then multiplied.  For large dense products
+ * without AVX-512, and for every format that has no kernel of its own. */
 #include <cblas.h>
 
 #include "matmul.h"
+#include "pvq.h"
+#include "ternary_dict.h"
 #include "pvq.h"
 #include "ternary_dict.h"
 
@@ -15,7 +18,7 @@ enum { TILE_BYTES = 256 * 1024, MAX_TILE_ROWS = 256 };
 static bool takes(const qmi_weight *w)
 {
     return w->format != &qmi_format_ternary_dict &&
-        qmi_pvq_width(w->format) == 0;
+           qmi_pvq_width(w->format) == 0;
 }
 
 static int64_t tile_rows(const qmi_weight *w)

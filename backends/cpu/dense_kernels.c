@@ -4,11 +4,11 @@
 #include "matmul.h"
 
 enum {
-    ROWS_MOST = 4,    /* rows at once for one token */
-    TOKENS_MOST = 4,  /* tokens at once */
+    CHAINS = 4, /* of multiply-adds for one token, two registers each */
+    TOKENS = 4, /* at once */
     TILE_ROWS = 32,
-    STRIP_COLS = 2048, /* a strip of x for the tokens stays in the L1 cache */
-    PREFETCH_BYTES = 1024
+    STRIP_COLS = 2048, /* a strip of x for TOKENS stays in the L1 cache */
+    PREFETCH_BYTES = 4096
 };
 
 static bool takes(const qmi_weight *w)
@@ -51,7 +51,7 @@ static void dense_pack(float *dst, const qmi_weight *w, const float *x,
                 step, split);
 }
 
-#define KERNEL(symbol, features, most)                                             \
+#define KERNEL(symbol, features, most)                                         \
     const qcpu_matmul qcpu_matmul_dense_##symbol = {                           \
         .needs = features,                                                     \
         .takes = takes,                                                        \

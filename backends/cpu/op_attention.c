@@ -110,8 +110,8 @@ static qmoe_status run_attention(
         .spans = qmi_host_pointer(o->spans),
         .score_bytes = qcpu_align((size_t)o->max_keys * sizeof(float)),
     };
-    j.scratch = qcpu_scratch(
-        device, j.score_bytes * (size_t)device->n_threads, err);
+    j.scratch =
+        qcpu_scratch(device, j.score_bytes * (size_t)device->n_threads, err);
     if (j.scratch == NULL)
         return QMOE_E_NOMEM;
     const int64_t n_units = o->n_spans * o->n_heads;

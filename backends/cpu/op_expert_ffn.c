@@ -204,8 +204,8 @@ static void combine_token(void *context, int64_t t, int thread)
     else if (residual + t * d_model != dst)
         memcpy(dst, residual + t * d_model, (size_t)d_model * sizeof *dst);
     for (int64_t s = t * o->top_k; s < (t + 1) * o->top_k; s++) {
-        const float *y = expert[s] < 0 ? src + t * d_model
-                                       : e->y + e->place[s] * d_model;
+        const float *y =
+            expert[s] < 0 ? src + t * d_model : e->y + e->place[s] * d_model;
         for (int64_t c = 0; c < d_model; c++)
             dst[c] += weight[s] * y[c];
     }
@@ -255,7 +255,7 @@ static bool takes(const qmi_op_expert_ffn *o, const qcpu_matmul *kernel)
 }
 
 /* A variant's functions know their kernel by name only. */
-#define FUNCTIONS(symbol, text)                                                     \
+#define FUNCTIONS(symbol, text)                                                \
     static bool takes_##symbol(const qmi_device *device, const qmi_op *op)     \
     {                                                                          \
         (void)device;                                                          \

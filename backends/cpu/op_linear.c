@@ -36,7 +36,7 @@ static bool takes(const qmi_op_linear *o, const qcpu_matmul *kernel)
 }
 
 /* A variant's functions know their kernel by name only. */
-#define FUNCTIONS(symbol, text)                                                     \
+#define FUNCTIONS(symbol, text)                                                \
     static bool takes_##symbol(const qmi_device *device, const qmi_op *op)     \
     {                                                                          \
         (void)device;                                                          \

@@ -59,8 +59,8 @@ static bool claim(qcpu_pool *pool, const job *j, int64_t *item)
     do {
         if (t >> 32 != j->number || (int64_t)(t & 0xffffffff) >= j->n_items)
             return false;
-    } while (!atomic_compare_exchange_weak_explicit(&pool->ticket, &t, t + 1,
-        memory_order_acq_rel, memory_order_acquire));
+    } while (!atomic_compare_exchange_weak_explicit(
+        &pool->ticket, &t, t + 1, memory_order_acq_rel, memory_order_acquire));
     *item = (int64_t)(t & 0xffffffff);
     return true;
 }
@@ -113,8 +113,7 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-static job post(
-    qcpu_pool *pool, int64_t n_items, qcpu_work work, void *context)
+static job post(qcpu_pool *pool, int64_t n_items, qcpu_work work, void *context)
 {
     pthread_mutex_lock(&pool->lock);
     job j = {pool->job.number + 1, work, context, n_items};
@@ -170,8 +169,8 @@ qmoe_status qcpu_pool_open(qcpu_pool **out, int n_threads, qmi_error *err)
     qcpu_pool *pool = qmi_calloc(1, sizeof *pool, "a thread pool", err);
     if (pool == NULL)
         return QMOE_E_NOMEM;
-    pool->workers = qmi_calloc((size_t)n_threads, sizeof *pool->workers,
-        "a thread pool", err);
+    pool->workers = qmi_calloc(
+        (size_t)n_threads, sizeof *pool->workers, "a thread pool", err);
     if (pool->workers == NULL) {
         qmi_free(pool);
         return QMOE_E_NOMEM;

@@ -108,8 +108,8 @@ static void run_tile(void *context, int64_t item, int thread)
         tile.n_rows = job->step;
     p->kernel->run(y, &tile, scratch + job->y_bytes);
     for (int64_t t = 0; t < p->n_tokens; t++)
-        combine(p, y + t * tile.n_rows, t * p->w->n_rows + tile.row,
-            tile.n_rows);
+        combine(
+            p, y + t * tile.n_rows, t * p->w->n_rows + tile.row, tile.n_rows);
 }
 
 static bool is_small(const qcpu_product *p)
@@ -127,8 +127,7 @@ void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
     uint8_t *packed = (uint8_t *)input + rotated_bytes(w, p->n_tokens);
     if (is_rotated(w)) {
         float *rotated = input;
-        memcpy(
-            rotated, x, (size_t)(p->n_tokens * w->n_cols) * sizeof *rotated);
+        memcpy(rotated, x, (size_t)(p->n_tokens * w->n_cols) * sizeof *rotated);
         for (int64_t t = 0; t < p->n_tokens; t++)
             qmi_rotate(rotated + t * w->n_cols, w->n_cols, w->rotation,
                 w->rotation_seed);

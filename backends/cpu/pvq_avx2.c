@@ -33,8 +33,7 @@ INLINE __m256 flip_where_set(__m256 x, __m256i top_bit)
 /* x[index & 15] per lane; bit 3 of the index is at the top of `upper`. */
 INLINE __m256 look_up_16(const float *x, __m256i index, __m256i upper)
 {
-    return _mm256_blendv_ps(
-        _mm256_permutevar8x32_ps(_mm256_loadu_ps(x), index),
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(x), index),
         _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + 8), index),
         _mm256_castsi256_ps(upper));
 }
@@ -65,9 +64,9 @@ INLINE __m256 group_sum(const float *x, words w, int n)
 {
     /* Top bit of a byte: a > b. */
     const __m256i low = _mm256_set1_epi8(15);
-    const __m256i order =
-        _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi32(w.positions, 4), low),
-            _mm256_and_si256(w.positions, low));
+    const __m256i order = _mm256_sub_epi8(
+        _mm256_and_si256(_mm256_srli_epi32(w.positions, 4), low),
+        _mm256_and_si256(w.positions, low));
     __m256 blocks[4];
     QCPU_UNROLL
     for (int i = 0; i < 4; i++) {
@@ -90,9 +89,9 @@ INLINE __m256i columns_of(const uint8_t *p, int n_columns)
 {
     __m256i word = _mm256_setzero_si256();
     for (int i = 0; i < n_columns; i++)
-        word = _mm256_or_si256(word,
-            _mm256_sllv_epi32(
-                bytes(p + QMI_PVQ_TILE * i), _mm256_set1_epi32(8 * i)));
+        word =
+            _mm256_or_si256(word, _mm256_sllv_epi32(bytes(p + QMI_PVQ_TILE * i),
+                                      _mm256_set1_epi32(8 * i)));
     return word;
 }
 
@@ -102,9 +101,9 @@ INLINE __m256i load_positions(const uint8_t *group, int quarter, int n)
     if (n == 16)
         return _mm256_loadu_si256((const void *)(group + 32 * quarter));
     const uint8_t *p = group + 8 * quarter;
-    return _mm256_or_si256(bytes(p),
-        _mm256_or_si256(_mm256_slli_epi32(bytes(p + 32), 8),
-            _mm256_slli_epi32(bytes(p + 64), 16)));
+    return _mm256_or_si256(
+        bytes(p), _mm256_or_si256(_mm256_slli_epi32(bytes(p + 32), 8),
+                      _mm256_slli_epi32(bytes(p + 64), 16)));
 }
 
 INLINE void add_tail(__m256 sums[4], const uint8_t *codes, int n_blocks,
@@ -120,9 +119,10 @@ INLINE void add_tail(__m256 sums[4], const uint8_t *codes, int n_blocks,
     for (int q = 0; q < 4; q++) {
         __m256i signs = columns_of(sign_columns + 8 * q, (n_blocks + 7) / 8);
         for (int g = 0; g < n_groups; g++) {
-            const __m256i positions = g < n_whole
-                ? load_positions(codes + (size_t)g * group_bytes, q, n)
-                : columns_of(rest + 8 * q, n_rest);
+            const __m256i positions =
+                g < n_whole
+                    ? load_positions(codes + (size_t)g * group_bytes, q, n)
+                    : columns_of(rest + 8 * q, n_rest);
             const words w = {positions, signs};
             sums[q] = _mm256_add_ps(sums[q], group_sum(x + g * stride, w, n));
             signs = _mm256_srli_epi32(signs, 4);

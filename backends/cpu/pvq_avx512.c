@@ -8,7 +8,7 @@
 /* How far ahead codes are fetched; reaching past the end is harmless. */
 enum { PREFETCH_BYTES = 4096 };
 
-#define KERNEL(symbol, features, function)                               \
+#define KERNEL(symbol, features, function)                                     \
     const qcpu_matmul qcpu_matmul_##symbol = {                                 \
         .needs = features,                                                     \
         .takes = qcpu_pvq_takes,                                               \
@@ -36,8 +36,7 @@ enum { PREFETCH_BYTES = 4096 };
 #include "pvq_avx512_template.h"
 
 KERNEL(pvq_avx512, QCPU_AVX512, run_avx512);
-KERNEL(pvq_avx512vbmi, QCPU_AVX512 | QCPU_AVX512VBMI,
-    run_avx512vbmi);
+KERNEL(pvq_avx512vbmi, QCPU_AVX512 | QCPU_AVX512VBMI, run_avx512vbmi);
 
 #else
 typedef int qcpu_no_avx512; /* a file must not be empty */

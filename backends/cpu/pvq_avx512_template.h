@@ -22,19 +22,17 @@ INLINE __m512i NAME(bytes)(const uint8_t *p)
 INLINE __m512i NAME(positions_8)(const uint8_t *group, int half)
 {
 #if HAVE_VBMI
-    const __m512i lane = _mm512_setr_epi32(
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i lane_bytes = _mm512_or_si512(lane,
-        _mm512_or_si512(
-            _mm512_slli_epi32(lane, 8), _mm512_slli_epi32(lane, 16)));
+    const __m512i lane =
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i lane_bytes =
+        _mm512_or_si512(lane, _mm512_or_si512(_mm512_slli_epi32(lane, 8),
+                                  _mm512_slli_epi32(lane, 16)));
     const __m512i order = _mm512_add_epi32(
         lane_bytes, _mm512_set1_epi32(0x00002000 + 0x00101010 * half));
-    const __m512i high = _mm512_castsi256_si512(
-        _mm256_loadu_si256((const void *)(group + 64)));
-    __m512i bits =
-        _mm512_permutexvar_epi8(order, _mm512_loadu_si512(group));
-    bits = _mm512_mask_permutexvar_epi8(
-        bits, 0x4444444444444444u, order, high);
+    const __m512i high =
+        _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(group + 64)));
+    __m512i bits = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(group));
+    bits = _mm512_mask_permutexvar_epi8(bits, 0x4444444444444444u, order, high);
     return _mm512_multishift_epi64_epi8(
         _mm512_set1_epi64(0x322c2620120c0600), bits);
 #else
@@ -44,13 +42,12 @@ INLINE __m512i NAME(positions_8)(const uint8_t *group, int half)
     const __m512i bits =
         _mm512_or_si512(NAME(bytes)(p), _mm512_or_si512(mid, high));
     const __m512i b0 = _mm512_and_si512(bits, _mm512_set1_epi32(0x3f));
-    const __m512i b1 = _mm512_and_si512(
-        _mm512_slli_epi32(bits, 2), _mm512_set1_epi32(0x3f00));
+    const __m512i b1 =
+        _mm512_and_si512(_mm512_slli_epi32(bits, 2), _mm512_set1_epi32(0x3f00));
     const __m512i b2 = _mm512_and_si512(
         _mm512_slli_epi32(bits, 4), _mm512_set1_epi32(0x3f0000));
     const __m512i b3 = _mm512_slli_epi32(_mm512_srli_epi32(bits, 18), 24);
-    return _mm512_or_si512(
-        _mm512_or_si512(b0, b1), _mm512_or_si512(b2, b3));
+    return _mm512_or_si512(_mm512_or_si512(b0, b1), _mm512_or_si512(b2, b3));
 #endif
 }
 
@@ -82,13 +79,12 @@ INLINE void NAME(decode)(
     const __m512i low = _mm512_set1_epi8((char)(n - 1));
     const __m512i top = _mm512_set1_epi8((char)n);
     const __m512i at_a = _mm512_and_si512(positions, low);
-    const __m512i at_b = _mm512_and_si512(
-        _mm512_srli_epi32(positions, n == 16 ? 4 : 3), low);
+    const __m512i at_b =
+        _mm512_and_si512(_mm512_srli_epi32(positions, n == 16 ? 4 : 3), low);
     /* Negative, so with the top bit set, exactly when a > b. */
     const __m512i order = _mm512_sub_epi8(at_b, at_a);
     /* (order ^ sign) & top, then the position. */
-    const __m512i sign_b =
-        _mm512_ternarylogic_epi32(order, sign, top, 0x28);
+    const __m512i sign_b = _mm512_ternarylogic_epi32(order, sign, top, 0x28);
     *b = _mm512_or_si512(at_b, sign_b);
     /* low ? positions : sign */
     *a = _mm512_ternarylogic_epi32(positions, sign, low, 0xe4);
@@ -115,8 +111,7 @@ INLINE void NAME(load_x)(
         *minus_x = _mm512_xor_ps(*x, minus);
         return;
     }
-    const __m512 twice =
-        _mm512_broadcast_f32x8(_mm256_loadu_ps(group + 8 * i));
+    const __m512 twice = _mm512_broadcast_f32x8(_mm256_loadu_ps(group + 8 * i));
     *x = _mm512_mask_xor_ps(twice, 0xff00, twice, minus);
     *minus_x = *x;
 }
@@ -127,7 +122,7 @@ typedef struct {
     __m512 sums[2]; /* rows 0 .. 15 and 16 .. 31 */
 } NAME(rows);
 
-INLINE void NAME(add_group)(NAME(rows) *rows, const __m512i positions[2],
+INLINE void NAME(add_group)(NAME(rows) * rows, const __m512i positions[2],
     const __m512i signs[2], const float *group, int g, int n)
 {
     __m512 x[4], minus_x[4];
@@ -140,14 +135,14 @@ INLINE void NAME(add_group)(NAME(rows) *rows, const __m512i positions[2],
         NAME(decode)
         (&a, &b, positions[half], NAME(sign_bits)(signs[half], g, n), n);
         __m512 sum = NAME(pulses)(x[0], minus_x[0], a, b, n);
-        sum = _mm512_add_ps(sum,
-            NAME(pulses)(x[1], minus_x[1], _mm512_srli_epi32(a, 8),
-                _mm512_srli_epi32(b, 8), n));
-        __m512 sum2 = NAME(pulses)(x[2], minus_x[2],
-            _mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 16), n);
-        sum2 = _mm512_add_ps(sum2,
-            NAME(pulses)(x[3], minus_x[3], _mm512_srli_epi32(a, 24),
-                _mm512_srli_epi32(b, 24), n));
+        sum = _mm512_add_ps(
+            sum, NAME(pulses)(x[1], minus_x[1], _mm512_srli_epi32(a, 8),
+                     _mm512_srli_epi32(b, 8), n));
+        __m512 sum2 = NAME(pulses)(x[2], minus_x[2], _mm512_srli_epi32(a, 16),
+            _mm512_srli_epi32(b, 16), n);
+        sum2 = _mm512_add_ps(
+            sum2, NAME(pulses)(x[3], minus_x[3], _mm512_srli_epi32(a, 24),
+                      _mm512_srli_epi32(b, 24), n));
         rows->sums[half] =
             _mm512_add_ps(rows->sums[half], _mm512_add_ps(sum, sum2));
     }
@@ -202,13 +197,14 @@ INLINE void NAME(add_group_tokens)(float *sums, const __m512i positions[2],
 /* ---- a tile ---- */
 
 /* The last group of a tail may have fewer blocks: byte columns. */
-INLINE __m512i NAME(column_bytes)(const uint8_t *columns, int n_columns, int half)
+INLINE __m512i NAME(column_bytes)(
+    const uint8_t *columns, int n_columns, int half)
 {
     __m512i word = _mm512_setzero_si512();
     for (int i = 0; i < n_columns; i++)
-        word = _mm512_or_si512(word,
-            _mm512_sllv_epi32(NAME(bytes)(columns + 32 * i + 16 * half),
-                _mm512_set1_epi32(8 * i)));
+        word = _mm512_or_si512(
+            word, _mm512_sllv_epi32(NAME(bytes)(columns + 32 * i + 16 * half),
+                      _mm512_set1_epi32(8 * i)));
     return word;
 }
 
@@ -221,7 +217,7 @@ INLINE void NAME(load_positions)(
                                   : NAME(positions_8)(group, half);
 }
 
-INLINE void NAME(step)(NAME(rows) *rows, float *sums,
+INLINE void NAME(step)(NAME(rows) * rows, float *sums,
     const __m512i positions[2], const __m512i signs[2], const float *x,
     int64_t n_tokens, int g, int n, bool one)
 {
@@ -231,7 +227,7 @@ INLINE void NAME(step)(NAME(rows) *rows, float *sums,
         NAME(add_group_tokens)(sums, positions, signs, x, n_tokens, g, n);
 }
 
-INLINE void NAME(tail)(NAME(rows) *rows, float *sums, const uint8_t *codes,
+INLINE void NAME(tail)(NAME(rows) * rows, float *sums, const uint8_t *codes,
     int n_blocks, const float *x, int64_t n_tokens, int n, bool one)
 {
     const int n_whole = n == 16 ? n_blocks / 4 : (n_blocks + 3) / 4;
@@ -274,8 +270,7 @@ INLINE void NAME(tile)(float *sums, const uint8_t *codes,
             /* The hardware's stream ends at every page; this one does not. */
             qcpu_prefetch(codes, PREFETCH_BYTES);
             qcpu_prefetch(codes, PREFETCH_BYTES + 64);
-            NAME(step)(
-                &rows, sums, positions, signs, x, n_tokens, g, n, one);
+            NAME(step)(&rows, sums, positions, signs, x, n_tokens, g, n, one);
             codes += group_bytes;
             x += n_tokens * 4 * n;
         }

@@ -49,8 +49,8 @@ void qcpu_pvq_pack(
             for (int64_t t = first; t < end; t++, out += width) {
                 int64_t n = n_cols - g * width;
                 n = n < width ? n : width;
-                memcpy(out, x + t * n_cols + g * width,
-                    (size_t)n * sizeof *out);
+                memcpy(
+                    out, x + t * n_cols + g * width, (size_t)n * sizeof *out);
                 if (n < width)
                     memset(out + n, 0, (size_t)(width - n) * sizeof *out);
             }
@@ -63,14 +63,15 @@ size_t qcpu_pvq_tile_scratch(const qmi_weight *w, int64_t n_tokens)
     return (size_t)panel_tokens(n_tokens, 0) * QMI_PVQ_TILE * sizeof(float);
 }
 
-static void load_scales(float scales[QMI_PVQ_TILE], const uint8_t *src, int64_t n)
+static void load_scales(
+    float scales[QMI_PVQ_TILE], const uint8_t *src, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         scales[i] = qmi_bf16_to_f32(qmi_load_u16(src + 2 * i));
 }
 
-void qcpu_pvq_run(float *y, const qcpu_tile *tile, void *scratch,
-    qcpu_pvq_tile_fn fn)
+void qcpu_pvq_run(
+    float *y, const qcpu_tile *tile, void *scratch, qcpu_pvq_tile_fn fn)
 {
     const qmi_weight *w = tile->w;
     const qmi_pvq_shape s = shape_of(w);
@@ -131,8 +132,8 @@ void qcpu_pvq_rows_pack(float *dst, const qmi_weight *w, const float *x,
         const int n = n_tokens - t < lanes ? (int)(n_tokens - t) : lanes;
         const float *from = x + t * w->n_cols;
         for (int64_t c = 0; c < padded_cols(&s); c++)
-            pack_column(dst, c, s.n, from + c, w->n_cols,
-                c < w->n_cols ? n : 0, lanes);
+            pack_column(
+                dst, c, s.n, from + c, w->n_cols, c < w->n_cols ? n : 0, lanes);
         dst += panel_floats(&s, lanes);
     }
 }

@@ -40,8 +40,8 @@ static inline size_t qcpu_pvq_group_bytes(int n)
 typedef void (*qcpu_pvq_tile_fn)(float *sums, const uint8_t *codes,
     const qmi_pvq_shape *s, const float *panel, int64_t n_tokens);
 /* The run slot of a kernel made of such a function. */
-void qcpu_pvq_run(float *y, const qcpu_tile *tile, void *scratch,
-    qcpu_pvq_tile_fn fn);
+void qcpu_pvq_run(
+    float *y, const qcpu_tile *tile, void *scratch, qcpu_pvq_tile_fn fn);
 
 /* ---- row form: x transposed, a pulse adds a row of tokens ---- */
 

@@ -28,8 +28,8 @@ INLINE indices decode(uint32x4_t positions, uint32x4_t signs, int n)
     const uint8x16_t at_b =
         vandq_u8(n == 16 ? vshrq_n_u8(p, 4) : vshrq_n_u8(p, 3), low);
     /* Bits 0 to 3 to the top bits of the bytes. */
-    const uint32x4_t spread = vmulq_n_u32(
-        vandq_u32(signs, vdupq_n_u32(15)), 0x00204081);
+    const uint32x4_t spread =
+        vmulq_n_u32(vandq_u32(signs, vdupq_n_u32(15)), 0x00204081);
     return (indices){
         .a = vshlq_n_u8(at_a, 2),
         .b = vshlq_n_u8(at_b, 2),
@@ -45,8 +45,7 @@ INLINE uint32x4_t look_up(const float *x, uint8x16_t first, int i, int n)
         0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
     static const uint8_t offsets[16] = {
         0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
-    const uint8x16_t which =
-        vaddq_u8(vld1q_u8(lanes), vdupq_n_u8((uint8_t)i));
+    const uint8x16_t which = vaddq_u8(vld1q_u8(lanes), vdupq_n_u8((uint8_t)i));
     const uint8x16_t index =
         vaddq_u8(vqtbl1q_u8(first, which), vld1q_u8(offsets));
     const uint8_t *bytes = (const uint8_t *)x;
@@ -84,9 +83,8 @@ INLINE uint32x4_t columns_of(const uint8_t *p, int n_columns)
 {
     uint32x4_t word = vdupq_n_u32(0);
     for (int i = 0; i < n_columns; i++) {
-        const uint32x4_t bytes = {p[QMI_PVQ_TILE * i],
-            p[QMI_PVQ_TILE * i + 1], p[QMI_PVQ_TILE * i + 2],
-            p[QMI_PVQ_TILE * i + 3]};
+        const uint32x4_t bytes = {p[QMI_PVQ_TILE * i], p[QMI_PVQ_TILE * i + 1],
+            p[QMI_PVQ_TILE * i + 2], p[QMI_PVQ_TILE * i + 3]};
         word = vorrq_u32(word, vshlq_u32(bytes, vdupq_n_s32(8 * i)));
     }
     return word;
@@ -118,8 +116,9 @@ INLINE void add_tail(float32x4_t sums[N_QUADS], const uint8_t *codes,
         uint32x4_t signs = columns_of(sign_columns + 4 * q, (n_blocks + 7) / 8);
         for (int g = 0; g < n_groups; g++) {
             const uint32x4_t positions =
-                g < n_whole ? load_positions(codes + (size_t)g * group_bytes, q, n)
-                            : columns_of(rest + 4 * q, n_rest);
+                g < n_whole
+                    ? load_positions(codes + (size_t)g * group_bytes, q, n)
+                    : columns_of(rest + 4 * q, n_rest);
             sums[q] = vaddq_f32(
                 sums[q], group_sum(x + g * stride, positions, signs, n));
             signs = vshrq_n_u32(signs, 4);

@@ -40,7 +40,7 @@ INLINE void NAME(load_six_bits)(uint32_t *dst, const uint8_t *src)
                  (dst[r] << 4 & 0x3f0000) | (dst[r] << 6 & 0x3f000000);
 }
 
-INLINE void NAME(decode)(NAME(group) *group, int g, int n)
+INLINE void NAME(decode)(NAME(group) * group, int g, int n)
 {
     const uint32_t each = 0x01010101, low = each * (uint32_t)(n - 1);
     const uint32_t top = each * (uint32_t)n;
@@ -59,7 +59,8 @@ INLINE void NAME(decode)(NAME(group) *group, int g, int n)
 }
 
 /* One group's pulses in one row of the tile, x [4, 2 n] or of token rows. */
-INLINE float NAME(add_one)(float sum, uint32_t a, uint32_t b, const float *x, int n)
+INLINE float NAME(add_one)(
+    float sum, uint32_t a, uint32_t b, const float *x, int n)
 {
     float first = x[a & 31] + x[b & 31];
     x += 2 * n;
@@ -102,20 +103,19 @@ INLINE void NAME(add_lanes)(
         out[i] = local[i];
 }
 
-INLINE void NAME(add_group)(float *sums, NAME(group) *group, const float *x,
-    int g, int n, int lanes)
+INLINE void NAME(add_group)(
+    float *sums, NAME(group) * group, const float *x, int g, int n, int lanes)
 {
     NAME(decode)(group, g, n);
     for (int r = 0; r < QMI_PVQ_TILE; r++)
         if (lanes == 1)
-            sums[r] =
-                NAME(add_one)(sums[r], group->a[r], group->b[r], x, n);
+            sums[r] = NAME(add_one)(sums[r], group->a[r], group->b[r], x, n);
         else
             NAME(add_lanes)
-            (sums + r * lanes, group->a[r], group->b[r], x, n);
+    (sums + r * lanes, group->a[r], group->b[r], x, n);
 }
 
-INLINE void NAME(tail)(float *sums, NAME(group) *group, const uint8_t *codes,
+INLINE void NAME(tail)(float *sums, NAME(group) * group, const uint8_t *codes,
     int n_blocks, const float *x, int n, int lanes)
 {
     const int n_groups = (n_blocks + 3) / 4;

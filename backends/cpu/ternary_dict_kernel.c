@@ -58,8 +58,8 @@ static qcpu_td_row row_of(
     };
 }
 
-void qcpu_td_run(float *y, const qcpu_tile *tile, qcpu_td_one_fn one,
-    qcpu_td_lanes_fn lanes)
+void qcpu_td_run(
+    float *y, const qcpu_tile *tile, qcpu_td_one_fn one, qcpu_td_lanes_fn lanes)
 {
     _Alignas(64) float sums[QCPU_TD_LANES];
     const qmi_weight *w = tile->w;

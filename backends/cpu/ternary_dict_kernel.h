@@ -34,7 +34,8 @@ void qcpu_td_run(float *y, const qcpu_tile *tile, qcpu_td_one_fn one,
 /* An entry as one word: reading its bytes apart would cost eight loads. */
 static inline uint64_t qcpu_td_entry(const qcpu_td_row *row, uint32_t i)
 {
-    return qmi_load_u64(&row->entries[qmi_load_u16(row->codes + 2 * (size_t)i)]);
+    return qmi_load_u64(
+        &row->entries[qmi_load_u16(row->codes + 2 * (size_t)i)]);
 }
 
 static inline uint8_t qcpu_td_byte(uint64_t entry, size_t at)

@@ -39,8 +39,7 @@ ISA static inline __attribute__((always_inline)) void NAME(add_row)(
         sums[i] += value * row[i];
 }
 
-ISA static void NAME(lanes)(
-    float *sums, const qcpu_td_row *row, const float *x)
+ISA static void NAME(lanes)(float *sums, const qcpu_td_row *row, const float *x)
 {
     const float values[3] = {row->values[0], row->values[1], row->values[2]};
     NAME(vec) sum0[NAME(n_vecs)] = {{0}}, sum1[NAME(n_vecs)] = {{0}};

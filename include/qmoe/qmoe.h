@@ -102,8 +102,8 @@ typedef struct qmoe_context_options {
 } qmoe_context_options;
 
 /* `options` may be NULL.  E_INVALID, E_NOMEM. */
-QMOE_API qmoe_status qmoe_context_create(qmoe_context **out,
-    const qmoe_context_options *options) QMOE_MUST_CHECK;
+QMOE_API qmoe_status qmoe_context_create(
+    qmoe_context **out, const qmoe_context_options *options) QMOE_MUST_CHECK;
 QMOE_API void qmoe_context_destroy(qmoe_context *context);
 /* Text of the last failure of a call on `context` or an object made from it;
  * "" if none.  Valid until the next call. */
@@ -117,7 +117,7 @@ typedef struct qmoe_device_info {
     bool usable;      /* false: `detail` says what is missing */
     bool is_gpu;
     char name[128];
-    char detail[256]; /* driver, instruction sets, or the reason */
+    char detail[256];      /* driver, instruction sets, or the reason */
     uint64_t memory_bytes; /* 0 = unknown */
 } qmoe_device_info;
 
@@ -150,8 +150,8 @@ typedef struct qmoe_model_info {
     bool compressed;
 } qmoe_model_info;
 
-QMOE_API void qmoe_model_describe(const qmoe_model *model,
-    qmoe_model_info *out);
+QMOE_API void qmoe_model_describe(
+    const qmoe_model *model, qmoe_model_info *out);
 
 /* One weight of the model: a matrix, or all experts' matrices of one block
  * and kind as a stack. */
@@ -177,8 +177,8 @@ typedef struct qmoe_weight_stats {
 } qmoe_weight_stats;
 
 /* Decodes every row of one weight.  E_FORMAT: an undecodable row. */
-QMOE_API qmoe_status qmoe_model_weight_stats(qmoe_model *model, size_t index,
-    qmoe_weight_stats *out) QMOE_MUST_CHECK;
+QMOE_API qmoe_status qmoe_model_weight_stats(
+    qmoe_model *model, size_t index, qmoe_weight_stats *out) QMOE_MUST_CHECK;
 
 typedef struct qmoe_verify_report {
     uint64_t n_tensors, n_bytes; /* checked against their checksums */
@@ -189,8 +189,8 @@ typedef struct qmoe_verify_report {
 
 /* Checks every checksum and decodes every row of every compressed weight.
  * E_CHECKSUM, E_FORMAT: report->first_bad names the tensor. */
-QMOE_API qmoe_status qmoe_model_verify(qmoe_model *model,
-    qmoe_verify_report *report) QMOE_MUST_CHECK;
+QMOE_API qmoe_status qmoe_model_verify(
+    qmoe_model *model, qmoe_verify_report *report) QMOE_MUST_CHECK;
 
 /* ---- text ------------------------------------------------------------- */
 
@@ -202,8 +202,8 @@ QMOE_API qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids,
 /* Ids to text, NUL-terminated and cut at `capacity` bytes; *n is the full
  * length without NUL.  Pad and end tokens are left out. */
 QMOE_API qmoe_status qmoe_detokenize(qmoe_model *model, char *text,
-    size_t capacity, size_t *n, const int32_t *ids, size_t n_ids)
-    QMOE_MUST_CHECK;
+    size_t capacity, size_t *n, const int32_t *ids,
+    size_t n_ids) QMOE_MUST_CHECK;
 
 /* ---- sessions --------------------------------------------------------- */
 
@@ -215,7 +215,7 @@ typedef struct qmoe_session_options {
     /* "cpu", "opencl", "cuda", "reference"; "auto" (or NULL) takes CUDA, else
      * a GPU under OpenCL, else the CPU, and says so by the message hook. */
     const char *backend;
-    int device;          /* index within the backend */
+    int device; /* index within the backend */
     /* Tokens per sequence and expert beyond which a token skips the expert,
      * as Hugging Face's expert_capacity does; 0 = never drop. */
     int expert_capacity;
@@ -226,8 +226,8 @@ typedef struct qmoe_session_options {
 QMOE_API qmoe_status qmoe_session_create(qmoe_session **out, qmoe_model *model,
     const qmoe_session_options *options) QMOE_MUST_CHECK;
 QMOE_API void qmoe_session_destroy(qmoe_session *session);
-QMOE_API void qmoe_session_device(const qmoe_session *session,
-    qmoe_device_info *out);
+QMOE_API void qmoe_session_device(
+    const qmoe_session *session, qmoe_device_info *out);
 
 typedef struct qmoe_generate_options {
     size_t size;
@@ -236,7 +236,7 @@ typedef struct qmoe_generate_options {
     int top_k;          /* 0 = no limit */
     float top_p;        /* 0 or >= 1 = no limit */
     uint64_t seed;
-    bool ignore_eos;    /* generate exactly max_new_tokens (benchmarks) */
+    bool ignore_eos; /* generate exactly max_new_tokens (benchmarks) */
     /* Called once per new token of sequence `sequence`, as they come, with the
      * text the token adds (may be "").  Non-zero cancels.  May be NULL. */
     int (*on_token)(void *user, size_t sequence, int32_t id, const char *text);
@@ -248,7 +248,7 @@ typedef struct qmoe_generation {
     int32_t *ids; /* [n_ids], without the start token, with the end token */
     size_t n_ids;
     size_t n_prompt_ids;
-    bool ended;   /* stopped at the end token */
+    bool ended; /* stopped at the end token */
 } qmoe_generation;
 
 typedef struct qmoe_timing {
@@ -272,9 +272,10 @@ QMOE_API qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
 
 typedef struct qmoe_eval_options {
     size_t size;
-    const char *text_path; /* one document per line, or JSON lines with "text" */
-    uint64_t max_samples;  /* 0 = all */
-    uint32_t seed;         /* of the span masks, NumPy legacy seeding */
+    const char
+        *text_path;       /* one document per line, or JSON lines with "text" */
+    uint64_t max_samples; /* 0 = all */
+    uint32_t seed;        /* of the span masks, NumPy legacy seeding */
 } qmoe_eval_options;
 
 typedef struct qmoe_eval_result {
@@ -282,7 +283,7 @@ typedef struct qmoe_eval_result {
      * length (the reference's formula: IST-DASLab/qmoe, facts in
      * docs/evaluation.md). */
     double loss;
-    double token_loss;  /* plain mean over predicted tokens */
+    double token_loss; /* plain mean over predicted tokens */
     uint64_t n_samples;
     uint64_t n_tokens;  /* predicted positions */
     uint64_t n_skipped; /* documents too long or empty */

@@ -27,17 +27,17 @@ typedef struct qmoe_compress_options {
     uint64_t max_samples; /* 0 = all documents */
     uint32_t seed;        /* of the span masks */
 
-    double damping;   /* of the mean Hessian diagonal; 0 = 0.1 */
-    bool fit_levels;  /* ternary: fitted levels instead of row min / max */
+    double damping;      /* of the mean Hessian diagonal; 0 = 0.1 */
+    bool fit_levels;     /* ternary: fitted levels instead of row min / max */
     bool fit_dictionary; /* ternary-dict: dictionary for this model's zeros */
-    int rotation;     /* pvq: -1 = none, 0 = the format's default, else block */
-    int passes;       /* pvq: descent passes; -1 = none, 0 = default */
+    int rotation; /* pvq: -1 = none, 0 = the format's default, else block */
+    int passes;   /* pvq: descent passes; -1 = none, 0 = default */
 
-    bool resume;       /* continue an interrupted run of the same job */
-    bool dry_run;      /* only fill the plan part of the report */
-    int group_size;    /* experts between two journal entries; 0 = 16 */
-    uint64_t memory_limit;  /* bytes; 0 = what is available */
-    const char *work_dir;   /* spill token states there; NULL = in memory */
+    bool resume;           /* continue an interrupted run of the same job */
+    bool dry_run;          /* only fill the plan part of the report */
+    int group_size;        /* experts between two journal entries; 0 = 16 */
+    uint64_t memory_limit; /* bytes; 0 = what is available */
+    const char *work_dir;  /* spill token states there; NULL = in memory */
 } qmoe_compress_options;
 
 typedef struct qmoe_compress_report {

@@ -72,6 +72,21 @@ installed_tool()
     "$work/moved-$1/bin/qmoe" devices
 }
 
+# A module that was installed is found, whether or not its driver is here.
+finds_modules()
+{
+    local module name listed
+    listed=$("$work/moved-$1/bin/qmoe" devices) || return 1
+    for module in "$(library_dir "$1")"/qmoe/qmoe-*.so; do
+        [ -e "$module" ] || continue
+        name=${module##*/qmoe-}
+        name=${name%.so}
+        if grep "^$name " <<<"$listed" | grep "this build has no"; then
+            return 1
+        fi
+    done
+}
+
 # The prefix is nowhere in what a consumer reads.
 names_no_prefix()
 {
@@ -113,6 +128,8 @@ check "pkg-config, static, moved prefix" with_pkg_config static --static
 check "pkg-config, shared, moved prefix" with_pkg_config shared
 check "tool of the static build runs when moved" installed_tool static
 check "tool of the shared build runs when moved" installed_tool shared
+check "static build finds its modules when moved" finds_modules static
+check "shared build finds its modules when moved" finds_modules shared
 check "static package names no prefix" names_no_prefix static
 check "shared package names no prefix" names_no_prefix shared
 check "exported symbols are the declared ones" exported_symbols

@@ -123,8 +123,7 @@ static void test_bad_counts_fail(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         qcpu_pool *pool = (qcpu_pool *)(void *)&i;
         qmi_error err = {0};
-        assert_int_equal(
-            qcpu_pool_open(&pool, bad[i], &err), QMOE_E_INVALID);
+        assert_int_equal(qcpu_pool_open(&pool, bad[i], &err), QMOE_E_INVALID);
         assert_null(pool);
         assert_int_not_equal(err.text[0], '\0');
     }

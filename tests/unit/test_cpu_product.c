@@ -31,8 +31,8 @@ typedef struct fixture {
     float *x;
 } fixture;
 
-static fixture make(const qmi_format *format, int64_t rows, int64_t cols,
-    int32_t rotation)
+static fixture make(
+    const qmi_format *format, int64_t rows, int64_t cols, int32_t rotation)
 {
     const qmi_pvq_shape s = qmi_pvq_shape_of(qmi_pvq_width(format), rows, cols);
     const size_t n_codes = (size_t)s.n_tiles * s.tile_bytes;
@@ -70,8 +70,8 @@ static void release(fixture *f)
 }
 
 /* y of variant `index` with n_threads; false when it does not take it. */
-static bool run(const fixture *f, size_t index, int n_threads, int64_t n_tokens,
-    float *y)
+static bool run(
+    const fixture *f, size_t index, int n_threads, int64_t n_tokens, float *y)
 {
     const qmi_backend *cpu = qmi_backend_cpu();
     const qmi_device_options options = {.n_threads = n_threads};
