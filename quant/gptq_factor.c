@@ -2,6 +2,7 @@
  * The factor of the damped Hessian in the forms the column walk needs. */
 #include "gptq_frame.h"
 
+#include <cblas.h>
 #include <math.h>
 
 #include "alloc.h"
@@ -76,6 +77,84 @@ static const double *reversed_row(const reversed *m, int64_t row)
     return m->last - row * m->n; /* element (row, j) is at [-j] */
 }
 
+static qmoe_status allocate_factor(reversed *v, int64_t n, qmi_error *err)
+{
+    const size_t count = (size_t)n * (size_t)n;
+    *v = (reversed){.n = n};
+    v->block = qmi_calloc(count, sizeof(double), "a factored Hessian", err);
+    if (v->block == NULL)
+        return QMOE_E_NOMEM;
+    v->last = v->block + count - 1;
+    return QMOE_OK;
+}
+
+/* ---- few tokens ---- */
+
+/* Measured crossover: below this share of the width the low-rank way wins. */
+enum { LOW_RANK_SHARE = 16 };
+
+static bool has_low_rank(const qmi_hessian *hessian)
+{
+    return hessian->waiting != NULL &&
+           hessian->n_tokens * LOW_RANK_SHARE <= hessian->n_cols;
+}
+
+/* y = P x and P -= y y^T / (1 + x y): P becomes (P^-1 + x x^T)^-1.  Returns
+ * 1 + x y with the old P. */
+static double add_column(double *p, double *y, const double *x, int r)
+{
+    cblas_dsymv(CblasRowMajor, CblasUpper, r, 1.0, p, r, x, 1, 0.0, y, 1);
+    const double pivot = 1 + cblas_ddot(r, x, 1, y, 1);
+    cblas_dsyr(CblasRowMajor, CblasUpper, r, -1 / pivot, y, 1, p, r);
+    return pivot;
+}
+
+/* H + d I = d I + X^T X with X [r, n], r small: eliminating columns from the
+ * last to the first leaves d (delta_ij + x_i P x_j), where x_i is column i of
+ * X / sqrt(d) and P the inverse of I + sum of x x^T over the columns that are
+ * gone (Sherman and Morrison).  Costs n^2 r / 2 instead of n^3 / 3. */
+static void factorise_columns(reversed *v, const double *columns, double *p,
+    double *work, double d, int r)
+{
+    const int64_t n = v->n;
+    double *y = work, *products = work + r;
+    for (int64_t j = n - 1; j >= 0; j--) {
+        const double *x = columns + j * r;
+        const double pivot = add_column(p, y, x, r);
+        const double scale = sqrt(d / pivot);
+        cblas_dgemv(CblasRowMajor, CblasNoTrans, (int)j, r, scale, columns, r,
+            y, 1, 0.0, products, 1);
+        for (int64_t i = 0; i < j; i++)
+            v->last[-(ptrdiff_t)(i * n + j)] = products[i];
+        v->last[-(ptrdiff_t)(j * n + j)] = sqrt(d * pivot);
+    }
+}
+
+static qmoe_status factorise_low_rank(
+    reversed *v, const qmi_hessian *hessian, double damping, qmi_error *err)
+{
+    const int64_t n = hessian->n_cols;
+    const int r = (int)hessian->n_tokens;
+    const double scale = 1 / sqrt(damping);
+    const size_t wide = (size_t)r * (size_t)n;
+    double *columns = qmi_calloc(wide + (size_t)r * (size_t)r + (size_t)(r + n),
+        sizeof *columns, "a factored Hessian", err);
+    if (columns == NULL)
+        return QMOE_E_NOMEM;
+    double *p = columns + wide;
+    qmoe_status status = allocate_factor(v, n, err);
+    if (status == QMOE_OK) {
+        for (int t = 0; t < r; t++) {
+            p[t * r + t] = 1;
+            for (int64_t c = 0; c < n; c++)
+                columns[c * r + t] = hessian->waiting[t * n + c] * scale;
+        }
+        factorise_columns(v, columns, p, p + (size_t)r * (size_t)r, damping, r);
+    }
+    qmi_free(columns);
+    return status;
+}
+
 /* V of H + damping I.  Release `block`. */
 static qmoe_status factorise(
     reversed *v, const qmi_hessian *hessian, double damping, qmi_error *err)
@@ -83,11 +162,9 @@ static qmoe_status factorise(
     const int64_t n = hessian->n_cols;
     const size_t count = (size_t)n * (size_t)n;
     int order = (int)n, info = 0;
-    *v = (reversed){.n = n};
-    v->block = qmi_calloc(count, sizeof(double), "a factored Hessian", err);
-    if (v->block == NULL)
-        return QMOE_E_NOMEM;
-    v->last = v->block + count - 1;
+    if (has_low_rank(hessian))
+        return factorise_low_rank(v, hessian, damping, err);
+    QMI_TRY(allocate_factor(v, n, err));
     for (size_t i = 0; i < count; i++)
         v->last[-(ptrdiff_t)i] = hessian->sum[i];
     for (int64_t i = 0; i < n; i++)

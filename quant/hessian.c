@@ -56,7 +56,7 @@ static void add_waiting(qmi_hessian *h)
 
 static qmoe_status check_open(const qmi_hessian *hessian, qmi_error *err)
 {
-    if (hessian->waiting != NULL)
+    if (!hessian->complete)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_INVALID, "second moments are complete already");
 }
@@ -94,6 +94,10 @@ qmoe_status qmi_hessian_finish(qmi_hessian *hessian, qmi_error *err)
     for (int64_t row = 0; row < n; row += MIRROR_TILE)
         for (int64_t col = row; col < n; col += MIRROR_TILE)
             mirror(hessian->sum, n, row, col);
+    hessian->complete = true;
+    /* Everything fitted into the first block: the inputs are still there. */
+    if (hessian->n_tokens <= QMI_HESSIAN_BLOCK)
+        return QMOE_OK;
     qmi_free(hessian->waiting);
     hessian->waiting = NULL;
     return QMOE_OK;

@@ -10,8 +10,8 @@
 #include "alloc.h"
 #include "rotation.h"
 
-/* The format's largest finite scale. */
-enum { LARGEST_BF16 = 0x7f7f };
+/* No sum or product of weights below this overflows in f32. */
+static const float largest_weight = 0x1p100f;
 
 /* ---- weights ---- */
 
@@ -22,9 +22,9 @@ static qmoe_status load_row(float *dst, int *exponent, const float *src,
 {
     float largest = 0;
     for (int64_t c = 0; c < n_cols; c++) {
-        if (!isfinite(src[c]))
-            return qmi_fail(
-                err, QMOE_E_FORMAT, "column %" PRId64 ": non-finite weight", c);
+        if (!(fabsf(src[c]) < largest_weight))
+            return qmi_fail(err, QMOE_E_FORMAT, "column %" PRId64 ": %s weight",
+                c, isfinite(src[c]) ? "too large a" : "non-finite");
         largest = fmaxf(largest, fabsf(src[c]));
     }
     frexpf(largest, exponent);
@@ -81,8 +81,7 @@ void qmi_pvq_problem_free(qmi_pvq_problem *p)
 uint16_t qmi_pvq_stored_scale(
     const qmi_pvq_problem *p, int64_t row, float scale)
 {
-    uint16_t stored = qmi_f32_to_bf16(ldexpf(scale, p->exponent[row]));
-    return stored < LARGEST_BF16 ? stored : LARGEST_BF16;
+    return qmi_f32_to_bf16(ldexpf(scale, p->exponent[row]));
 }
 
 float qmi_pvq_round_scale(const qmi_pvq_problem *p, int64_t row, float scale)
@@ -189,6 +188,7 @@ qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
             return QMOE_E_NOMEM;
         memcpy(rotated, hessian->sum, (size_t)(n * n) * sizeof *rotated);
         stored.sum = rotated;
+        stored.waiting = NULL; /* the inputs are in the old basis */
     }
     qmoe_status status = QMOE_OK;
     if (rotated != NULL)

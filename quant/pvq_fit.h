@@ -67,7 +67,7 @@ typedef struct qmi_pvq_problem {
 } qmi_pvq_problem;
 
 /* Sets up everything but the second moments.  E_FORMAT: a weight is not
- * finite.  Release with _free, after a failure too. */
+ * finite or beyond 2^100.  Release with _free, after a failure too. */
 qmoe_status qmi_pvq_problem_init(qmi_pvq_problem *p, int width, const float *w,
     int64_t n_rows, int64_t n_cols, const qmi_quant_options *options,
     qmi_error *err);

@@ -13,9 +13,12 @@ typedef struct qmi_hessian {
     int64_t n_cols;
     int64_t n_tokens; /* 0: nothing is known, quantisers round to nearest */
     double *sum;      /* [n_cols, n_cols], symmetric, both halves filled */
-    /* hessian.c only: tokens not yet in the sum, NULL once it is complete. */
+    /* While it grows: tokens not yet in the sum.  Afterwards the inputs
+     * themselves [n_tokens, n_cols] when they are few, else NULL: then the sum
+     * has low rank, and factoring can use it. */
     double *waiting;
     int n_waiting;
+    bool complete;
 } qmi_hessian;
 
 /* A matrix compressed in memory: for each part of the format the bytes that

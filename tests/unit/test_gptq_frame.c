@@ -52,6 +52,32 @@ static void u_factors_the_inverse(void **state)
     }
 }
 
+/* Few tokens: the low-rank way gives what the factorisation gives. */
+static void few_tokens_give_the_same_factor(void **state)
+{
+    static const int shapes[][2] = {{16, 1}, {33, 2}, {400, 25}, {2048, 128}};
+    (void)state;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const int64_t n = shapes[s][0];
+        qmi_hessian h = random_moments(n, shapes[s][1], 11);
+        qmi_gptq low, dense;
+        assert_non_null(h.waiting);
+        assert_int_equal(qmi_gptq_prepare(&low, &h, 0.1, 1, NULL), QMOE_OK);
+        double *inputs = h.waiting;
+        h.waiting = NULL;
+        assert_int_equal(qmi_gptq_prepare(&dense, &h, 0.1, 1, NULL), QMOE_OK);
+        h.waiting = inputs;
+        for (int64_t i = 0; i < n * n; i++)
+            assert_true(fabsf(low.feedback[i] - dense.feedback[i]) < 1e-6f);
+        for (int64_t i = 0; i < n; i++)
+            assert_true(fabsf(low.metric[i] - dense.metric[i]) <=
+                        1e-6f * low.metric[i]);
+        qmi_gptq_release(&low);
+        qmi_gptq_release(&dense);
+        qmi_hessian_destroy(&h);
+    }
+}
+
 static void unusable_hessians_are_refused(void **state)
 {
     enum { N = 8, ZERO, NAN_INSIDE, INFINITE, INDEFINITE, NO_TOKENS, LAST };
@@ -354,6 +380,7 @@ int main(void)
         cmocka_unit_test(walk_aims_right),
         cmocka_unit_test(walk_is_gptq),
         cmocka_unit_test(walk_without_feedback_only_rounds),
+        cmocka_unit_test(few_tokens_give_the_same_factor),
         cmocka_unit_test(descent_never_rises),
         cmocka_unit_test(tiles_come_back),
         cmocka_unit_test(update_keeps_the_order),

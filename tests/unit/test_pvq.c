@@ -253,6 +253,49 @@ static void set_and_get(void **state)
         }
 }
 
+/* ---- the examples of docs/format.md ---- */
+
+/* A pair of pulses: +-(1 + position). */
+static void set_pulses(const qmi_pvq_shape *s, uint8_t *codes, int64_t row,
+    const int (*pulses)[2], int n)
+{
+    for (int b = 0; b < n; b++) {
+        const int first = pulses[b][0], second = pulses[b][1];
+        qmi_pvq_set(s, codes, row, b,
+            qmi_pvq_make(abs(first) - 1, first < 0 ? -1 : 1, abs(second) - 1,
+                second < 0 ? -1 : 1));
+    }
+}
+
+static void examples(void **state)
+{
+    (void)state;
+    static const int wide[2][5][2] = {
+        {{4, 8}, {4, -8}, {-6, -6}, {-1, 16}, {-3, 10}},
+        {{-15, -16}, {1, 1}, {2, -3}, {-9, 13}, {7, 8}}};
+    static const int narrow[1][4][2] = {{{4, 8}, {4, -8}, {-6, -6}, {-1, 7}}};
+    uint8_t codes[192] = {0}, expected[192] = {0};
+    qmi_pvq_shape s = qmi_pvq_shape_of(16, 2, 72);
+    assert_int_equal((size_t)s.n_tiles * s.tile_bytes, 192);
+    set_pulses(&s, codes, 0, wide[0], 5);
+    set_pulses(&s, codes, 1, wide[1], 5);
+    memcpy(expected, "\x73\x37\x55\x0f\xfe\x00\x12\x8c", 8);
+    memcpy(expected + 128, "\x29\x76", 2);
+    memcpy(expected + 160, "\x06\x05", 2);
+    assert_memory_equal(codes, expected, 192);
+
+    memset(codes, 0, sizeof codes);
+    memset(expected, 0, sizeof expected);
+    s = qmi_pvq_shape_of(8, 1, 32);
+    assert_int_equal((size_t)s.n_tiles * s.tile_bytes, 128);
+    set_pulses(&s, codes, 0, narrow[0], 4);
+    expected[0] = 0xfb;
+    expected[32] = 0xd7;
+    expected[64] = 0x1a;
+    expected[96] = 0x06;
+    assert_memory_equal(codes, expected, 128);
+}
+
 /* ---- stacks ---- */
 
 typedef struct stack {
@@ -457,6 +500,7 @@ int main(void)
         cmocka_unit_test(make_is_the_inverse_of_expand),
         cmocka_unit_test(layout_of_every_tail),
         cmocka_unit_test(set_and_get),
+        cmocka_unit_test(examples),
         cmocka_unit_test(decoded_rows),
         cmocka_unit_test(formats_are_in_the_table),
         cmocka_unit_test(stored_shapes),

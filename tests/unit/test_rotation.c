@@ -190,6 +190,17 @@ static void exact_row(void **state)
     assert_memory_equal(x, y, sizeof x);
 }
 
+/* The example of docs/format.md: blocks of 4 in 5 columns. */
+static void example(void **state)
+{
+    (void)state;
+    float x[5] = {1, 2, 3, 4, 5};
+    const float expected[5] = {0, 2, 1, -5, -5};
+    qmi_rotate(x, 5, 4, 1);
+    for (int i = 0; i < 5; i++)
+        assert_true(x[i] == expected[i]);
+}
+
 /* Bits of a whole row, so that another compiler or CPU that sums differently
  * is noticed. */
 static void bits_of_a_row(void **state)
@@ -217,6 +228,7 @@ int main(void)
         cmocka_unit_test(inverse_and_length),
         cmocka_unit_test(tail_of_smaller_blocks),
         cmocka_unit_test(exact_row),
+        cmocka_unit_test(example),
         cmocka_unit_test(bits_of_a_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
