@@ -56,6 +56,8 @@ uint64_t qmi_safetensors_file_bytes(const qmi_safetensors *file);
  * used.  E_INVALID: not a range of this file. */
 qmoe_status qmi_safetensors_fetch(const qmi_safetensors *file, const void *data,
     uint64_t n_bytes, qmi_error *err);
+/* The whole file, and whether it holds an address. */
+const qmi_map *qmi_safetensors_map(const qmi_safetensors *file);
 bool qmi_safetensors_holds(const qmi_safetensors *file, const void *data);
 
 /* Sets `file` of every tensor; for the checkpoint that owns `file`. */
