@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Compares quantisers on single matrices: relative output error on the tokens
- * they saw and on others of the same source, bits, and seconds on one thread.
+ * they saw and on others of the same source, bits, and seconds of one core.
  *
  *   quantisers cases | passes | rotation | damping | time [ROWSxCOLS]
  *   quantisers TABLE --file FILE [EVERY]     on recorded matrices
@@ -27,10 +27,11 @@ typedef struct recipe {
     qmi_quant_options options;
 } recipe;
 
+/* Seconds this thread has computed. */
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -166,6 +167,7 @@ static void add_table(recipe_list *l, const char *table)
 {
     static const char *const formats[] = {"pvq", "pvq8"};
     static const int passes[] = {0, 1, 2, 4, 8, 16, 32, 64};
+    enum { N_PASSES = sizeof passes / sizeof *passes };
     static const int rotations[] = {0, 16, 32, 64, 128, 256};
     static const double dampings[] = {0.01, 0.03, 0.1, 0.3};
     add(l, "ternary-dict", 0.1, 0, 0);
@@ -177,7 +179,7 @@ static void add_table(recipe_list *l, const char *table)
     }
     for (int f = 0; f < 2; f++) {
         if (strcmp(table, "passes") == 0)
-            for (int i = 0; i < 8; i++)
+            for (int i = 0; i < N_PASSES; i++)
                 add(l, formats[f], 0.1, 64, passes[i]);
         if (strcmp(table, "rotation") == 0)
             for (int i = 0; i < 6; i++)
@@ -186,7 +188,7 @@ static void add_table(recipe_list *l, const char *table)
             for (int i = 0; i < 4; i++)
                 add(l, formats[f], dampings[i], 64, 16);
         if (strcmp(table, "time") == 0)
-            for (int i = 0; i < 6; i += 2)
+            for (int i = 0; i < N_PASSES; i += 5)
                 add(l, formats[f], 0.1, 64, passes[i]);
     }
     if (l->n == 1)

@@ -16,6 +16,8 @@ const char *const bench_weight_names[] = {
 const char *const bench_input_names[] = {
     "iid", "correlated, uneven", "200 tokens", "relu"};
 
+enum { FEW_TOKENS = 200, MAX_TOKENS = 4096 };
+
 static void *reserve(int64_t count, size_t size)
 {
     void *block = qmi_calloc((size_t)count, size, "a problem", NULL);
@@ -136,8 +138,10 @@ void bench_problem_make(bench_problem *out, int weights, int inputs,
     out->w = reserve(n_rows * n_cols, sizeof *out->w);
     make_weights(out, weights, &rng);
     source_init(&s, n_cols, inputs, &rng);
-    make_moments(&out->calib, &s, inputs == BENCH_FEW ? 200 : 4 * n_cols, &rng);
-    make_moments(&out->held_out, &s, 4 * n_cols, &rng);
+    int64_t n_tokens = 4 * n_cols < MAX_TOKENS ? 4 * n_cols : MAX_TOKENS;
+    make_moments(
+        &out->calib, &s, inputs == BENCH_FEW ? FEW_TOKENS : n_tokens, &rng);
+    make_moments(&out->held_out, &s, n_tokens, &rng);
     qmi_free(s.factors);
     qmi_free(s.spread);
 }
