@@ -17,6 +17,15 @@ qmoe_status qmi_progress(qmoe_context *context, const char *stage,
     return qmi_fail(&context->error, QMOE_E_CANCELLED, "cancelled");
 }
 
+void qmi_copy_options(void *known, size_t capacity, const void *options)
+{
+    size_t n = 0;
+    if (options == NULL)
+        return;
+    memcpy(&n, options, sizeof n);
+    memcpy(known, options, n < capacity ? n : capacity);
+}
+
 void qmi_message(qmoe_context *context, const char *format, ...)
 {
     char text[512];

@@ -17,6 +17,9 @@ struct qmoe_context {
 /* Reports progress; E_CANCELLED when the user's hook asks to stop. */
 qmoe_status qmi_progress(qmoe_context *context, const char *stage,
     const char *item, uint64_t done, uint64_t total);
+/* A caller's options struct, whose first field is its size: copies what both
+ * sides know into `known` (zeroed by the caller); NULL leaves it zero. */
+void qmi_copy_options(void *known, size_t capacity, const void *options);
 /* One line to the user's message hook. */
 void qmi_message(qmoe_context *context, const char *format, ...)
     QMI_PRINTF(2, 3);

@@ -93,8 +93,7 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
         .result = out,
         .err = &session->model->context->error};
     qmoe_eval_options known = {0};
-    memcpy(&known, options,
-        options->size < sizeof known ? options->size : sizeof known);
+    qmi_copy_options(&known, sizeof known, options);
     if (known.text_path == NULL)
         return qmi_fail(e.err, QMOE_E_INVALID, "no text to evaluate");
     QMI_TRY(qmi_model_need_tokenizer(session->model, e.err));

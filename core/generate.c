@@ -228,10 +228,7 @@ qmoe_status qmoe_session_generate(qmoe_session *session, qmoe_generation **out,
     *out = NULL;
     timing = timing != NULL ? timing : &unused;
     *timing = (qmoe_timing){0};
-    if (options != NULL)
-        memcpy(&r.options, options,
-            options->size < sizeof r.options ? options->size
-                                             : sizeof r.options);
+    qmi_copy_options(&r.options, sizeof r.options, options);
     if (n_prompts == 0 || r.options.max_new_tokens < 0 || r.options.top_k < 0)
         return qmi_fail(r.err, QMOE_E_INVALID,
             "generate needs a prompt and non-negative limits");

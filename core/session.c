@@ -193,9 +193,7 @@ qmoe_status qmoe_session_create(
     *out = NULL;
     qmi_error *err = &model->context->error;
     qmoe_session_options known = {0};
-    if (options != NULL)
-        memcpy(&known, options,
-            options->size < sizeof known ? options->size : sizeof known);
+    qmi_copy_options(&known, sizeof known, options);
     if (known.expert_capacity < 0)
         return qmi_fail(err, QMOE_E_INVALID, "expert capacity is negative");
     qmoe_session *s = qmi_calloc(1, sizeof *s, "a session", err);

@@ -19,22 +19,12 @@ static int usable_processors(void)
     return n > 0 ? n : 1;
 }
 
-/* A copy of the caller's options, zero beyond the size the caller knows. */
-static qmoe_context_options known_options(const qmoe_context_options *options)
-{
-    qmoe_context_options known = {0};
-    if (options == NULL)
-        return known;
-    size_t n = options->size < sizeof known ? options->size : sizeof known;
-    memcpy(&known, options, n);
-    return known;
-}
-
 qmoe_status qmoe_context_create(
     qmoe_context **out, const qmoe_context_options *options)
 {
     *out = NULL;
-    const qmoe_context_options known = known_options(options);
+    qmoe_context_options known = {0};
+    qmi_copy_options(&known, sizeof known, options);
     if (known.n_threads < 0)
         return QMOE_E_INVALID;
     qmoe_context *context = qmi_calloc(1, sizeof *context, "a context", NULL);

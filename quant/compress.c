@@ -244,10 +244,7 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
         .context = context, .report = report, .err = &context->error};
     job.output.lock = -1;
     *report = (qmoe_compress_report){0};
-    if (options != NULL)
-        memcpy(&job.options, options,
-            options->size < sizeof job.options ? options->size
-                                               : sizeof job.options);
+    qmi_copy_options(&job.options, sizeof job.options, options);
     QMI_TRY(fill_defaults(&job));
     clock_gettime(CLOCK_MONOTONIC, &begin);
     qmoe_status status = run(&job, source, output);
