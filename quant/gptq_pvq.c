@@ -6,6 +6,7 @@
 
 #include "alloc.h"
 #include "pvq_fit.h"
+#include "rotation.h"
 
 /* ---- bytes ---- */
 
@@ -150,6 +151,11 @@ static qmoe_status run(qmi_encoded *out, qmi_quant_result *result, request q,
     qmi_pvq_problem p = {0};
     *out = (qmi_encoded){0};
     *result = (qmi_quant_result){0};
+    const int32_t block = q.options->rotation;
+    if (block < 0 || block > QMI_ROTATION_MAX_BLOCK || (block & (block - 1)))
+        return qmi_fail(err, QMOE_E_INVALID,
+            "rotation %d is not 0 or a power of two up to %d", (int)block,
+            QMI_ROTATION_MAX_BLOCK);
     QMI_TRY(qmi_gptq_check(n_rows, n_cols, q.hessian, err));
     if (!qmi_hessian_usable(q.hessian))
         q.hessian = NULL;
