@@ -92,10 +92,10 @@ cli_exit cli_open_model(
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
 }
 
-cli_exit cli_open_session(cli_session *s, uint64_t n_threads,
-    const char *directory, const cli_place *place)
+cli_exit cli_open_session(
+    cli_session *s, const char *directory, const cli_place *place)
 {
-    cli_exit code = cli_open_model(s, n_threads, directory);
+    cli_exit code = cli_open_model(s, place->n_threads, directory);
     if (code != CLI_OK)
         return code;
     const qmoe_session_options options = {
@@ -103,6 +103,8 @@ cli_exit cli_open_session(cli_session *s, uint64_t n_threads,
         .backend = place->backend,
         .device = (int)place->device,
         .expert_capacity = (int)place->expert_capacity,
+        .expert_cache_bytes = place->expert_cache,
+        .device_memory_bytes = place->device_memory,
     };
     qmoe_status status = qmoe_session_create(&s->session, s->model, &options);
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);

@@ -56,15 +56,40 @@ cli_exit cli_open_context(cli_session *s, uint64_t n_threads);
 /* cli_open_context, then the model. */
 cli_exit cli_open_model(
     cli_session *s, uint64_t n_threads, const char *directory);
-/* Where a model is to run, as the options --backend, --device and
- * --expert-capacity say. */
+/* Where and within which bounds a model is to run. */
 typedef struct cli_place {
     const char *backend;
-    uint64_t device, expert_capacity;
+    uint64_t device, expert_capacity, n_threads;
+    uint64_t expert_cache, device_memory; /* bytes, 0 = no bound */
 } cli_place;
+/* Lines of an option table and of a help text that fill a place. */
+#define CLI_PLACE_OPTIONS(place)                                               \
+    {"backend", 'b', CLI_TEXT, &(place).backend, 0, 0},                        \
+        {"device", 0, CLI_COUNT, &(place).device, 0, CLI_MAX_DEVICE},          \
+        {"device-memory", 0, CLI_SIZE, &(place).device_memory, 0, 0},          \
+        {"expert-cache", 0, CLI_SIZE, &(place).expert_cache, 0, 0},            \
+        {"expert-capacity", 0, CLI_COUNT, &(place).expert_capacity, 0,         \
+            INT32_MAX},                                                        \
+    {                                                                          \
+        "threads", 't', CLI_COUNT, &(place).n_threads, 1, CLI_MAX_THREADS      \
+    }
+#define CLI_PLACE_HELP                                                         \
+    "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "    \
+    "auto:\n"                                                                  \
+    "                       CUDA, else a GPU under OpenCL, else the CPU)\n"    \
+    "  --device N           device of the backend (default 0; 'qmoe "          \
+    "devices')\n"                                                              \
+    "  --device-memory SIZE use at most this much of the device's memory\n"    \
+    "  --expert-cache SIZE  keep at most this much of the experts in host "    \
+    "memory,\n"                                                                \
+    "                       e.g. 4G (default: as the system sees fit)\n"       \
+    "  --expert-capacity N  tokens an expert takes per sequence, the rest "    \
+    "skip it\n"                                                                \
+    "                       (default 0: no limit)\n"                           \
+    "  -t, --threads N      CPU threads (default: all processors)\n"
 /* cli_open_model, then a session on it. */
-cli_exit cli_open_session(cli_session *s, uint64_t n_threads,
-    const char *directory, const cli_place *place);
+cli_exit cli_open_session(
+    cli_session *s, const char *directory, const cli_place *place);
 void cli_close(cli_session *s);
 /* Reports a failed call of the library by the context's text. */
 cli_exit cli_fail_status(const cli_session *s, qmoe_status status);
@@ -81,6 +106,7 @@ typedef enum cli_kind {
     CLI_CLEAR, /* bool, set to false */
     CLI_COUNT, /* uint64_t within low .. high */
     CLI_REAL,  /* float within low .. high */
+    CLI_SIZE,  /* uint64_t of bytes, "512", "64K", "1.5G": binary units */
     CLI_TEXT,  /* const char * */
     CLI_TEXTS  /* cli_texts: every use appends */
 } cli_kind;
@@ -107,9 +133,6 @@ enum { CLI_MAX_THREADS = 1024, CLI_MAX_DEVICE = 1023 };
 bool cli_parse(cli_exit *code, const char **argument, const char *what,
     const cli_verb *verb, int argc, char **argv, const cli_option *options,
     size_t n_options);
-/* "512", "64K", "4G", "1.5G" (binary units) to bytes; reports a bad one. */
-cli_exit cli_parse_size(
-    uint64_t *n_bytes, const char *option, const char *text);
 /* The candidate a mistyped word was meant to be, or NULL. */
 const char *cli_closest(
     const char *word, const char *const *candidates, size_t n);

@@ -69,7 +69,7 @@ static double share(uint64_t part, uint64_t whole)
 /* What the options say, and what the tool derives from them. */
 typedef struct request {
     const char *source, *output;
-    const char *levels, *dict, *memory_limit;
+    const char *levels, *dict;
     cli_texts calibration;
     uint64_t n_threads, seed, group_size, rotation, passes;
     float damping;
@@ -216,9 +216,6 @@ static cli_exit finish_options(request *q)
         choose(&o->fit_levels, "levels", q->levels, "minmax", "fit");
     if (code == CLI_OK)
         code = choose(&o->fit_dictionary, "dict", q->dict, "paper", "fit");
-    if (code == CLI_OK && q->memory_limit != NULL)
-        code =
-            cli_parse_size(&o->memory_limit, "memory-limit", q->memory_limit);
     return code;
 }
 
@@ -246,7 +243,7 @@ static cli_exit run(int argc, char **argv)
         {"dry-run", 0, CLI_SET, &o->dry_run, 0, 0},
         {"resume", 0, CLI_SET, &o->resume, 0, 0},
         {"force", 0, CLI_SET, &o->overwrite, 0, 0},
-        {"memory-limit", 0, CLI_TEXT, &q.memory_limit, 0, 0},
+        {"memory-limit", 0, CLI_SIZE, &o->memory_limit, 0, 0},
         {"work-dir", 0, CLI_TEXT, &o->work_dir, 0, 0},
         {"group-size", 0, CLI_COUNT, &q.group_size, 1, 4096},
         {"no-tokenizer", 0, CLI_SET, &o->without_tokenizer, 0, 0},

@@ -18,15 +18,7 @@ static const char help[] =
     "Options:\n"
     "  --text FILE          the text (required)\n"
     "  -n, --samples N      stop after N documents (default: all)\n"
-    "  --seed N             seed of the masks (default 0)\n"
-    "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "
-    "auto:\n"
-    "                       CUDA, else a GPU under OpenCL, else the CPU)\n"
-    "  --device N           device of the backend (default 0; 'qmoe devices')\n"
-    "  --expert-capacity N  tokens an expert takes per document, the rest "
-    "skip\n"
-    "                       it (default 0: no limit)\n"
-    "  -t, --threads N      CPU threads (default: all processors)\n"
+    "  --seed N             seed of the masks (default 0)\n" CLI_PLACE_HELP
     "  --json               print the result as JSON\n"
     "  -h, --help           this text\n"
     "\n"
@@ -36,7 +28,7 @@ static const char help[] =
 
 typedef struct request {
     const char *model, *text;
-    uint64_t n_samples, seed, n_threads;
+    uint64_t n_samples, seed;
     cli_place place;
     bool as_json;
 } request;
@@ -100,11 +92,7 @@ static cli_exit run(int argc, char **argv)
         {"text", 0, CLI_TEXT, &r.text, 0, 0},
         {"samples", 'n', CLI_COUNT, &r.n_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &r.seed, 0, UINT32_MAX},
-        {"backend", 'b', CLI_TEXT, &r.place.backend, 0, 0},
-        {"device", 0, CLI_COUNT, &r.place.device, 0, CLI_MAX_DEVICE},
-        {"expert-capacity", 0, CLI_COUNT, &r.place.expert_capacity, 0,
-            INT32_MAX},
-        {"threads", 't', CLI_COUNT, &r.n_threads, 1, CLI_MAX_THREADS},
+        CLI_PLACE_OPTIONS(r.place),
         {"json", 0, CLI_SET, &r.as_json, 0, 0},
     };
     cli_exit code;
@@ -114,7 +102,7 @@ static cli_exit run(int argc, char **argv)
         return code;
     if (r.text[0] == '\0')
         return cli_fail(CLI_USAGE, "eval: the text is missing; give --text");
-    code = cli_open_session(&s, r.n_threads, r.model, &r.place);
+    code = cli_open_session(&s, r.model, &r.place);
     if (code == CLI_OK)
         code = evaluate(&r, &s);
     cli_close(&s);

@@ -30,15 +30,7 @@ static const char help[] =
     "                       probability (default 0: all)\n"
     "  --seed N             seed of the choice (default 0); prompt i has seed\n"
     "                       N + i\n"
-    "  --ignore-eos         do not stop at the end token\n"
-    "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "
-    "auto:\n"
-    "                       CUDA, else a GPU under OpenCL, else the CPU)\n"
-    "  --device N           device of the backend (default 0; 'qmoe devices')\n"
-    "  --expert-capacity N  tokens an expert takes per prompt, the rest skip "
-    "it\n"
-    "                       (default 0: no limit)\n"
-    "  -t, --threads N      CPU threads (default: all processors)\n"
+    "  --ignore-eos         do not stop at the end token\n" CLI_PLACE_HELP
     "  -v, --verbose        tokens per second and device on stderr (default: "
     "if\n"
     "                       stderr is a terminal)\n"
@@ -53,7 +45,7 @@ static const char help[] =
 typedef struct request {
     const char *model, *prompt_file;
     cli_texts prompts;
-    uint64_t n_threads, max_new_tokens, top_k;
+    uint64_t max_new_tokens, top_k;
     cli_place place;
     qmoe_generate_options options;
     bool as_json, verbose;
@@ -232,7 +224,7 @@ static cli_exit generate_from(request *r)
         code = cli_fail(CLI_USAGE,
             "generate: no prompt; give -p TEXT or --prompt-file FILE");
     if (code == CLI_OK)
-        code = cli_open_session(&s, r->n_threads, r->model, &r->place);
+        code = cli_open_session(&s, r->model, &r->place);
     if (code == CLI_OK)
         code = generate(r, &s);
     cli_close(&s);
@@ -260,11 +252,7 @@ static cli_exit run(int argc, char **argv)
         {"top-p", 0, CLI_REAL, &r.options.top_p, 0, 1},
         {"seed", 0, CLI_COUNT, &r.options.seed, 0, UINT64_MAX},
         {"ignore-eos", 0, CLI_SET, &r.options.ignore_eos, 0, 0},
-        {"backend", 'b', CLI_TEXT, &r.place.backend, 0, 0},
-        {"device", 0, CLI_COUNT, &r.place.device, 0, CLI_MAX_DEVICE},
-        {"expert-capacity", 0, CLI_COUNT, &r.place.expert_capacity, 0,
-            INT32_MAX},
-        {"threads", 't', CLI_COUNT, &r.n_threads, 1, CLI_MAX_THREADS},
+        CLI_PLACE_OPTIONS(r.place),
         {"verbose", 'v', CLI_SET, &r.verbose, 0, 0},
         {"json", 0, CLI_SET, &r.as_json, 0, 0},
     };

@@ -90,6 +90,25 @@ static cli_exit fail_range(const cli_option *option, const char *text)
         option->low, option->high);
 }
 
+/* "512", "64K", "4G", "1.5G": binary units. */
+static cli_exit parse_size(
+    uint64_t *n_bytes, const char *option, const char *text)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    double value = strtod(text, &end);
+    const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
+    if (unit != NULL) {
+        value *= (double)(UINT64_C(1) << (10 * (unit - units + 1)));
+        end++;
+    }
+    if (end == text || *end != '\0' || !(value >= 1 && value < 9e18))
+        return cli_fail(CLI_USAGE,
+            "--%s: '%s' is not a size such as 512M or 4G", option, text);
+    *n_bytes = (uint64_t)value;
+    return CLI_OK;
+}
+
 static cli_exit store(const cli_option *option, const char *text)
 {
     uint64_t count;
@@ -111,6 +130,8 @@ static cli_exit store(const cli_option *option, const char *text)
             return fail_range(option, text);
         *(float *)option->value = real;
         return CLI_OK;
+    case CLI_SIZE:
+        return parse_size(option->value, option->name, text);
     case CLI_TEXT:
         *(const char **)option->value = text;
         return CLI_OK;
@@ -123,23 +144,6 @@ static cli_exit store(const cli_option *option, const char *text)
     }
     }
     return CLI_INTERNAL;
-}
-
-cli_exit cli_parse_size(uint64_t *n_bytes, const char *option, const char *text)
-{
-    static const char units[] = "KMGT";
-    char *end;
-    double value = strtod(text, &end);
-    const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
-    if (unit != NULL) {
-        value *= (double)(UINT64_C(1) << (10 * (unit - units + 1)));
-        end++;
-    }
-    if (end == text || *end != '\0' || !(value >= 1 && value < 9e18))
-        return cli_fail(CLI_USAGE,
-            "--%s: '%s' is not a size such as 512M or 4G", option, text);
-    *n_bytes = (uint64_t)value;
-    return CLI_OK;
 }
 
 /* ---- the command line ---- */

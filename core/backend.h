@@ -10,7 +10,7 @@
 #include "ops.h"
 
 /* Raised whenever a struct of ops.h, weight.h or this file changes. */
-enum { QMI_BACKEND_API = 1 };
+enum { QMI_BACKEND_API = 2 };
 
 typedef struct qmi_device qmi_device; /* opaque outside its backend */
 
@@ -26,6 +26,11 @@ typedef struct qmi_variant {
 
 typedef struct qmi_device_options {
     int n_threads; /* host threads, >= 1 */
+    /* Bounds on memory, 0 = none: bytes of compressed or dense experts kept
+     * in host memory by a backend that uses them through the file map, and
+     * bytes of the device's own memory this process may use. */
+    uint64_t expert_cache_bytes;
+    uint64_t memory_bytes;
 } qmi_device_options;
 
 typedef struct qmi_backend {

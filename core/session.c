@@ -169,7 +169,10 @@ static qmoe_status set_up(
     qmoe_session *s, const qmoe_session_options *options, qmi_error *err)
 {
     const qmi_device_options device_options = {
-        .n_threads = s->model->context->n_threads};
+        .n_threads = s->model->context->n_threads,
+        .expert_cache_bytes = options->expert_cache_bytes,
+        .memory_bytes = options->device_memory_bytes,
+    };
     int64_t n_blocks = s->model->config.n_blocks[QMI_DECODER];
     QMI_TRY(choose_backend(s, options, err));
     QMI_TRY(s->backend->describe(&s->info, options->device, err));

@@ -219,6 +219,12 @@ typedef struct qmoe_session_options {
     /* Tokens per sequence and expert beyond which a token skips the expert,
      * as Hugging Face's expert_capacity does; 0 = never drop. */
     int expert_capacity;
+    /* Bytes of experts kept in host memory when a backend uses them through
+     * the file map; least recently used ones are given back.  0 = no bound. */
+    uint64_t expert_cache_bytes;
+    /* Bytes of the device's memory to use; 0 = what it has.  Experts beyond
+     * it are uploaded when needed, if the backend can, else E_NOMEM. */
+    uint64_t device_memory_bytes;
 } qmoe_session_options;
 
 /* E_NO_BACKEND: the backend asked for is absent (the text says what is
