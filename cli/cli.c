@@ -78,6 +78,7 @@ cli_exit cli_open_context(cli_session *s, uint64_t n_threads)
     };
     *s = (cli_session){0};
     cli_catch_signals();
+    cli_catch_bus_errors();
     qmoe_status status = qmoe_context_create(&s->context, &options);
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
 }

@@ -165,6 +165,9 @@ cli_exit cli_flush(cli_exit code);
  * ends the program at once. */
 void cli_catch_signals(void);
 bool cli_interrupted(void);
+/* From here on a model file that cannot be read while it is in use ends the
+ * program with an error line that names it (bus_error.c). */
+void cli_catch_bus_errors(void);
 /* Hook of qmoe_context_options: draws when stderr is a terminal. */
 int cli_on_progress(void *user, const qmoe_progress *progress);
 /* Takes the progress line off the terminal, before anything else is said. */

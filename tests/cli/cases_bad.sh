@@ -281,6 +281,24 @@ case_killed_compress() {
     expect 0 "$qmoe" verify out-m
 }
 
+# Weights are used through a memory map: a file cut short under a running
+# session is an error like any other.
+case_weights_cut_short_while_in_use() {
+    copy "$mini" bad
+    code=0
+    "$qmoe" generate bad -b cpu -p x --ignore-eos --max-new-tokens 100000 \
+        >out 2>err </dev/null &
+    job=$!
+    for _ in $(seq 500); do
+        [ ! -s out ] || break
+        sleep 0.01
+    done
+    truncate -s 4096 bad/model.safetensors
+    wait "$job" || code=$?
+    [ "$code" = 3 ] || fail "exit code $code: $(cat err)"
+    one_error bad/model.safetensors
+}
+
 # The second of two writers of one output gives up.
 case_two_writers() {
     mkdir out-m.partial

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Weights are used through a memory map.  A file that is cut short or a disk
+ * that fails under it shows as SIGBUS; this turns it into the one error line
+ * and the exit code that every other failure of a file has. */
+#include "cli.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+/* In a signal handler: system calls and the stack only. */
+static void put(const char *text, size_t n)
+{
+    while (n != 0) {
+        ssize_t written = write(STDERR_FILENO, text, n);
+        if (written <= 0)
+            return;
+        text += written;
+        n -= (size_t)written;
+    }
+}
+
+typedef struct reader {
+    int fd;
+    char bytes[4096];
+    size_t n, at;
+} reader;
+
+/* The next line without its end, cut to the space there is; false at the end
+ * of the file. */
+static bool next_line(reader *r, char *line, size_t capacity)
+{
+    size_t n = 0;
+    for (;;) {
+        if (r->at == r->n) {
+            ssize_t got = read(r->fd, r->bytes, sizeof r->bytes);
+            if (got <= 0)
+                return false;
+            r->n = (size_t)got;
+            r->at = 0;
+        }
+        char c = r->bytes[r->at++];
+        if (c == '\n')
+            break;
+        if (n + 1 < capacity)
+            line[n++] = c;
+    }
+    line[n] = '\0';
+    return true;
+}
+
+static const char *parse_address(uintptr_t *out, const char *text)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char *digit;
+    *out = 0;
+    while (*text != '\0' && (digit = strchr(digits, *text)) != NULL) {
+        *out = *out << 4 | (uintptr_t)(digit - digits);
+        text++;
+    }
+    return text;
+}
+
+/* Path of the file mapped at `address`, a part of `line`; NULL if none. */
+static const char *mapped_file(uintptr_t address, char *line, size_t capacity)
+{
+    reader r = {.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
+    const char *path = NULL;
+    while (r.fd >= 0 && path == NULL && next_line(&r, line, capacity)) {
+        uintptr_t begin, end;
+        const char *rest = parse_address(&begin, line);
+        if (*rest != '-')
+            continue;
+        parse_address(&end, rest + 1);
+        if (address < begin || address >= end)
+            continue;
+        path = strchr(line, '/');
+        break;
+    }
+    if (r.fd >= 0)
+        close(r.fd);
+    return path;
+}
+
+static void on_bus_error(int number, siginfo_t *info, void *context)
+{
+    static const char head[] = "qmoe: error: ",
+                      tail[] = ": cannot be read any more: the file was cut "
+                               "short or its disk fails\n";
+    char line[1024];
+    (void)number;
+    (void)context;
+    const char *path = mapped_file((uintptr_t)info->si_addr, line, sizeof line);
+    if (path == NULL)
+        path = "a file in use";
+    put(head, sizeof head - 1);
+    put(path, strlen(path));
+    put(tail, sizeof tail - 1);
+    _exit(CLI_FILES);
+}
+
+void cli_catch_bus_errors(void)
+{
+    struct sigaction action = {.sa_sigaction = on_bus_error};
+    sigemptyset(&action.sa_mask);
+    action.sa_flags = SA_SIGINFO | (int)SA_RESETHAND;
+    sigaction(SIGBUS, &action, NULL);
+}
