@@ -19,6 +19,7 @@
 #include "hash.h"
 #include "json.h"
 #include "safetensors.h"
+#include "text.h"
 
 enum { LENGTH_BYTES = 8, ALIGNMENT = 64, MAX_HEADER_BYTES = 100000000 };
 
@@ -59,119 +60,65 @@ struct qmi_st_writer {
 
 /* ---- header text ---- */
 
-/* Grows as needed; out of memory is kept until somebody asks. */
-typedef struct text {
-    char *data;
-    size_t n, capacity;
-    bool failed;
-    qmi_error *err;
-} text;
-
-static void put(text *t, const char *bytes, size_t n)
-{
-    if (t->failed)
-        return;
-    if (n > t->capacity - t->n) {
-        size_t capacity = 2 * t->capacity + n + 1024;
-        char *grown =
-            qmi_regrow(t->data, t->n, capacity, 1, "a header", t->err);
-        if (grown == NULL) {
-            t->failed = true;
-            return;
-        }
-        t->data = grown;
-        t->capacity = capacity;
-    }
-    memcpy(t->data + t->n, bytes, n);
-    t->n += n;
-}
-
-static void put_text(text *t, const char *bytes)
-{
-    put(t, bytes, strlen(bytes));
-}
-
-static void put_number(text *t, uint64_t value)
-{
-    char digits[24];
-    snprintf(digits, sizeof digits, "%" PRIu64, value);
-    put_text(t, digits);
-}
-
-static void put_escaped(text *t, const char *bytes)
-{
-    const char *plain = bytes; /* not yet put */
-    const char *p = bytes;
-    for (; *p != '\0'; p++) {
-        char escape[16];
-        if (*p != '"' && *p != '\\' && (unsigned char)*p >= 0x20)
-            continue;
-        snprintf(escape, sizeof escape, "\\u%04x", (unsigned)*p);
-        put(t, plain, (size_t)(p - plain));
-        put_text(t, escape);
-        plain = p + 1;
-    }
-    put(t, plain, (size_t)(p - plain));
-}
-
-static void put_metadata(text *t, const qmi_st_writer *w)
+static void put_metadata(qmi_text *t, const qmi_st_writer *w)
 {
     const char *comma = "";
-    put_text(t, "\"__metadata__\":{");
+    qmi_text_string(t, "\"__metadata__\":{");
     for (size_t i = 0; i < w->n_pairs; i++) {
-        put_text(t, comma);
-        put_text(t, "\"");
-        put_escaped(t, w->pairs[i].key);
-        put_text(t, "\":\"");
-        put_escaped(t, w->pairs[i].value);
-        put_text(t, "\"");
+        qmi_text_string(t, comma);
+        qmi_text_string(t, "\"");
+        qmi_text_json(t, w->pairs[i].key);
+        qmi_text_string(t, "\":\"");
+        qmi_text_json(t, w->pairs[i].value);
+        qmi_text_string(t, "\"");
         comma = ",";
     }
     for (size_t i = 0; i < w->n_items; i++) {
         char hex[17];
         qmi_hash_hex(hex, w->items[i].hash);
-        put_text(t, comma);
-        put_text(t, "\"");
-        put_text(t, checksum_prefix);
-        put_escaped(t, w->items[i].name);
-        put_text(t, "\":\"");
-        put_text(t, hex);
-        put_text(t, "\"");
+        qmi_text_string(t, comma);
+        qmi_text_string(t, "\"");
+        qmi_text_string(t, checksum_prefix);
+        qmi_text_json(t, w->items[i].name);
+        qmi_text_string(t, "\":\"");
+        qmi_text_string(t, hex);
+        qmi_text_string(t, "\"");
         comma = ",";
     }
-    put_text(t, "}");
+    qmi_text_string(t, "}");
 }
 
 /* `longest`: open numbers as long as they can become. */
-static void put_item(text *t, const item *x, bool longest)
+static void put_item(qmi_text *t, const item *x, bool longest)
 {
-    put_text(t, ",\"");
-    put_escaped(t, x->name);
-    put_text(t, "\":{\"dtype\":\"");
-    put_text(t, qmi_dtype_name(x->dtype));
-    put_text(t, "\",\"shape\":[");
+    qmi_text_string(t, ",\"");
+    qmi_text_json(t, x->name);
+    qmi_text_string(t, "\":{\"dtype\":\"");
+    qmi_text_string(t, qmi_dtype_name(x->dtype));
+    qmi_text_string(t, "\",\"shape\":[");
     for (int i = 0; i < x->rank; i++) {
         if (i != 0)
-            put_text(t, ",");
-        put_number(t,
+            qmi_text_string(t, ",");
+        qmi_text_number(t,
             x->open && i == 0 && longest ? UINT64_MAX : (uint64_t)x->shape[i]);
     }
-    put_text(t, "],\"data_offsets\":[");
-    put_number(t, x->begin);
-    put_text(t, ",");
-    put_number(t, x->open && longest ? UINT64_MAX : x->begin + x->n_written);
-    put_text(t, "]}");
+    qmi_text_string(t, "],\"data_offsets\":[");
+    qmi_text_number(t, x->begin);
+    qmi_text_string(t, ",");
+    qmi_text_number(
+        t, x->open && longest ? UINT64_MAX : x->begin + x->n_written);
+    qmi_text_string(t, "]}");
 }
 
 static qmoe_status print_header(
-    text *t, const qmi_st_writer *w, bool longest, qmi_error *err)
+    qmi_text *t, const qmi_st_writer *w, bool longest, qmi_error *err)
 {
-    *t = (text){.err = err};
-    put_text(t, "{");
+    *t = (qmi_text){.err = err};
+    qmi_text_string(t, "{");
     put_metadata(t, w);
     for (size_t i = 0; i < w->n_items; i++)
         put_item(t, &w->items[i], longest);
-    put_text(t, "}");
+    qmi_text_string(t, "}");
     return t->failed ? QMOE_E_NOMEM : QMOE_OK;
 }
 
@@ -392,7 +339,7 @@ static qmoe_status check_unique(const qmi_st_writer *w, qmi_error *err)
 static qmoe_status lay_out(qmi_st_writer *w, qmi_error *err)
 {
     uint64_t end = 0;
-    text header;
+    qmi_text header;
     if (w->laid_out)
         return QMOE_OK;
     QMI_TRY(check_unique(w, err));
@@ -569,7 +516,7 @@ static void store_length(char out[LENGTH_BYTES], uint64_t value)
 static qmoe_status write_header(
     const qmi_st_writer *w, uint64_t *hash, qmi_error *err)
 {
-    text header;
+    qmi_text header;
     size_t n = (size_t)w->data_begin;
     char *block = NULL;
     qmoe_status status = print_header(&header, w, false, err);
