@@ -20,7 +20,7 @@ struct qmi_checkpoint {
     char *directory;
     char *config_path;
     cJSON *config;
-    qmi_safetensors **files;
+    qmi_tensor_file **files;
     size_t n_files;
     const qmi_tensor **by_name;
     size_t n_tensors;
@@ -34,12 +34,12 @@ static qmoe_status open_file(
     char *path = qmi_path_join(c->directory, name, err);
     if (path == NULL)
         return QMOE_E_NOMEM;
-    qmi_safetensors *file = NULL;
+    qmi_tensor_file *file = NULL;
     qmoe_status status = qmi_safetensors_open(&file, path, err);
     qmi_free(path);
     if (status != QMOE_OK)
         return status;
-    qmi_safetensors_set_index(file, (uint32_t)c->n_files);
+    qmi_tensor_file_set_index(file, (uint32_t)c->n_files);
     c->files[c->n_files++] = file;
     return QMOE_OK;
 }
@@ -111,8 +111,8 @@ static qmoe_status check_map(
         const char *name = item->valuestring;
         const char **found =
             bsearch(&name, s->names, s->n, sizeof *s->names, compare_names);
-        const qmi_safetensors *file = c->files[found - s->names];
-        if (qmi_safetensors_find(file, item->string) == NULL)
+        const qmi_tensor_file *file = c->files[found - s->names];
+        if (qmi_tensor_file_find(file, item->string) == NULL)
             return qmi_fail(err, QMOE_E_FORMAT,
                 "%s: weight_map: tensor '%.200s' is missing in shard '%.200s'",
                 s->path, item->string, name);
@@ -223,13 +223,13 @@ static qmoe_status index_tensors(qmi_checkpoint *c, qmi_error *err)
 {
     size_t n = 0;
     for (size_t f = 0; f < c->n_files; f++)
-        n += qmi_safetensors_count(c->files[f]);
+        n += qmi_tensor_file_count(c->files[f]);
     c->by_name = qmi_calloc(n, sizeof *c->by_name, "the tensor index", err);
     if (c->by_name == NULL)
         return QMOE_E_NOMEM;
     for (size_t f = 0; f < c->n_files; f++)
-        for (size_t i = 0; i < qmi_safetensors_count(c->files[f]); i++)
-            c->by_name[c->n_tensors++] = qmi_safetensors_at(c->files[f], i);
+        for (size_t i = 0; i < qmi_tensor_file_count(c->files[f]); i++)
+            c->by_name[c->n_tensors++] = qmi_tensor_file_at(c->files[f], i);
     if (n > 1)
         qsort(c->by_name, n, sizeof *c->by_name, compare_tensors);
     for (size_t i = 1; i < n; i++) {
@@ -237,8 +237,8 @@ static qmoe_status index_tensors(qmi_checkpoint *c, qmi_error *err)
         if (strcmp(a->name, b->name) == 0)
             return qmi_fail(err, QMOE_E_FORMAT,
                 "tensor '%.200s' is in two files: %s and %s", a->name,
-                qmi_safetensors_path(c->files[a->file]),
-                qmi_safetensors_path(c->files[b->file]));
+                qmi_tensor_file_path(c->files[a->file]),
+                qmi_tensor_file_path(c->files[b->file]));
     }
     return QMOE_OK;
 }
@@ -295,7 +295,7 @@ void qmi_checkpoint_close(qmi_checkpoint *checkpoint)
     if (checkpoint == NULL)
         return;
     for (size_t i = 0; i < checkpoint->n_files; i++)
-        qmi_safetensors_close(checkpoint->files[i]);
+        qmi_tensor_file_close(checkpoint->files[i]);
     qmi_free(checkpoint->files);
     qmi_free(checkpoint->by_name);
     cJSON_Delete(checkpoint->config);
@@ -326,7 +326,7 @@ size_t qmi_checkpoint_file_count(const qmi_checkpoint *checkpoint)
     return checkpoint->n_files;
 }
 
-const qmi_safetensors *qmi_checkpoint_file(
+const qmi_tensor_file *qmi_checkpoint_file(
     const qmi_checkpoint *checkpoint, size_t index)
 {
     return checkpoint->files[index];
@@ -355,16 +355,16 @@ void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
     char *text, size_t capacity)
 {
     snprintf(text, capacity, "%s: tensor '%.200s'",
-        qmi_safetensors_path(checkpoint->files[t->file]), t->name);
+        qmi_tensor_file_path(checkpoint->files[t->file]), t->name);
 }
 
 qmoe_status qmi_checkpoint_fetch(const qmi_checkpoint *checkpoint,
     const void *data, uint64_t n_bytes, qmi_error *err)
 {
     for (size_t i = 0; i < qmi_checkpoint_file_count(checkpoint); i++) {
-        const qmi_safetensors *file = qmi_checkpoint_file(checkpoint, i);
-        if (qmi_safetensors_holds(file, data))
-            return qmi_safetensors_fetch(file, data, n_bytes, err);
+        const qmi_tensor_file *file = qmi_checkpoint_file(checkpoint, i);
+        if (qmi_tensor_file_holds(file, data))
+            return qmi_tensor_file_fetch(file, data, n_bytes, err);
     }
     return qmi_fail(err, QMOE_E_INVALID, "not a range of a checkpoint file");
 }

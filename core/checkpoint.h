@@ -23,7 +23,7 @@ const char *qmi_checkpoint_config_path(const qmi_checkpoint *checkpoint);
 const cJSON *qmi_checkpoint_config(const qmi_checkpoint *checkpoint);
 
 size_t qmi_checkpoint_file_count(const qmi_checkpoint *checkpoint);
-const qmi_safetensors *qmi_checkpoint_file(
+const qmi_tensor_file *qmi_checkpoint_file(
     const qmi_checkpoint *checkpoint, size_t index);
 
 /* NULL when there is none.  O(log n). */
@@ -32,7 +32,7 @@ const qmi_tensor *qmi_checkpoint_find(
 /* Like find; absent is E_FORMAT "<directory>: tensor '<name>' is missing". */
 qmoe_status qmi_checkpoint_require(const qmi_checkpoint *checkpoint,
     const qmi_tensor **out, const char *name, qmi_error *err);
-/* qmi_safetensors_fetch on the file that holds the range. */
+/* qmi_tensor_file_fetch on the file that holds the range. */
 qmoe_status qmi_checkpoint_fetch(const qmi_checkpoint *checkpoint,
     const void *data, uint64_t n_bytes, qmi_error *err);
 /* "file.safetensors: tensor 'name'" into text, for error messages. */

@@ -100,11 +100,11 @@ static void note_bad(verification *v, const char *name)
 }
 
 static qmoe_status verify_tensor(
-    verification *v, const qmi_safetensors *file, const qmi_tensor *t)
+    verification *v, const qmi_tensor_file *file, const qmi_tensor *t)
 {
     char key[512], hex[17];
     snprintf(key, sizeof key, "xxh3:%s", t->name);
-    const char *expected = qmi_safetensors_metadata(file, key);
+    const char *expected = qmi_tensor_file_metadata(file, key);
     QMI_TRY(
         qmi_progress(v->model->context, "verify", t->name, v->done, v->total));
     v->done += t->n_bytes;
@@ -119,14 +119,14 @@ static qmoe_status verify_tensor(
         return QMOE_OK;
     note_bad(v, t->name);
     return qmi_fail(v->err, QMOE_E_CHECKSUM,
-        "%s: tensor '%s': checksum %s, expected %s", qmi_safetensors_path(file),
+        "%s: tensor '%s': checksum %s, expected %s", qmi_tensor_file_path(file),
         t->name, hex, expected != NULL ? expected : "one (none is stored)");
 }
 
 /* Size and header hash that config.json records for a file. */
-static qmoe_status verify_file(verification *v, const qmi_safetensors *file)
+static qmoe_status verify_file(verification *v, const qmi_tensor_file *file)
 {
-    const char *path = qmi_safetensors_path(file);
+    const char *path = qmi_tensor_file_path(file);
     const char *slash = strrchr(path, '/');
     const char *name = slash != NULL ? slash + 1 : path;
     const char *config = qmi_checkpoint_config_path(v->model->checkpoint);
@@ -143,26 +143,26 @@ static qmoe_status verify_file(verification *v, const qmi_safetensors *file)
         config, v->err));
     QMI_TRY(
         qmi_json_string(&expected, entry, "header_xxh3", "", config, v->err));
-    qmi_hash_hex(hex, qmi_safetensors_header_hash(file));
-    if ((uint64_t)n_bytes == qmi_safetensors_file_bytes(file) &&
+    qmi_hash_hex(hex, qmi_tensor_file_header_hash(file));
+    if ((uint64_t)n_bytes == qmi_tensor_file_bytes(file) &&
         strcmp(expected, hex) == 0)
         return QMOE_OK;
     note_bad(v, name);
     return qmi_fail(v->err, QMOE_E_CHECKSUM,
         "%s: header checksum %s and %" PRIu64
         " bytes, but config.json records %s and %" PRId64,
-        path, hex, qmi_safetensors_file_bytes(file), expected, n_bytes);
+        path, hex, qmi_tensor_file_bytes(file), expected, n_bytes);
 }
 
 static qmoe_status verify_files(verification *v)
 {
     const qmi_checkpoint *checkpoint = v->model->checkpoint;
     for (size_t f = 0; f < qmi_checkpoint_file_count(checkpoint); f++) {
-        const qmi_safetensors *file = qmi_checkpoint_file(checkpoint, f);
+        const qmi_tensor_file *file = qmi_checkpoint_file(checkpoint, f);
         if (v->model->quantization != NULL)
             QMI_TRY(verify_file(v, file));
-        for (size_t i = 0; i < qmi_safetensors_count(file); i++) {
-            const qmi_tensor *t = qmi_safetensors_at(file, i);
+        for (size_t i = 0; i < qmi_tensor_file_count(file); i++) {
+            const qmi_tensor *t = qmi_tensor_file_at(file, i);
             QMI_TRY(verify_tensor(v, file, t));
             qmi_map_done_with(t->data, t->n_bytes);
         }
@@ -195,8 +195,7 @@ qmoe_status qmoe_model_verify(qmoe_model *model, qmoe_verify_report *report)
         .model = model, .report = report, .err = &model->context->error};
     const qmi_checkpoint *checkpoint = model->checkpoint;
     for (size_t f = 0; f < qmi_checkpoint_file_count(checkpoint); f++)
-        v.total +=
-            qmi_safetensors_file_bytes(qmi_checkpoint_file(checkpoint, f));
+        v.total += qmi_tensor_file_bytes(qmi_checkpoint_file(checkpoint, f));
     QMI_TRY(verify_files(&v));
     for (size_t i = 0; i < model->n_weights; i++)
         if (!model->weights[i].format->dense)

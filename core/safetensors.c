@@ -13,39 +13,11 @@
 
 enum { LENGTH_BYTES = 8, MAX_HEADER_BYTES = 100000000 };
 
-/* Strings of the header; blocks double in size, so there are few. */
-typedef struct text_block {
-    struct text_block *next;
-    size_t used, capacity;
-    char text[];
-} text_block;
-
-typedef struct entry {
-    qmi_tensor tensor;
-    uint32_t order; /* in the header; breaks ties between empty tensors */
-} entry;
-
-typedef struct pair {
-    const char *key, *value;
-} pair;
-
-struct qmi_safetensors {
-    char *path;
-    qmi_map map;
-    text_block *texts;
-    entry *entries; /* by offset */
-    size_t n_entries;
-    const qmi_tensor **by_name;
-    pair *metadata; /* by key */
-    size_t n_metadata;
-    uint64_t header_hash;
-};
-
 /* State of opening; `data` is the file after the header. */
 typedef struct parser {
-    qmi_safetensors *file;
+    qmi_tensor_file *file;
     qmi_json_cursor cursor;
-    size_t entry_capacity, metadata_capacity;
+    size_t tensor_capacity, metadata_capacity;
     const uint8_t *data;
     uint64_t n_data_bytes;
     uint64_t total_bytes; /* of the entries so far */
@@ -54,38 +26,6 @@ typedef struct parser {
 } parser;
 
 /* ---- storage ---- */
-
-/* A copy that lives as long as the file; NULL when out of memory. */
-static const char *keep_text(
-    qmi_safetensors *file, const char *text, qmi_error *err)
-{
-    size_t n = strlen(text) + 1;
-    text_block *block = file->texts;
-    if (block == NULL || n > block->capacity - block->used) {
-        size_t capacity = block == NULL ? 4096 : 2 * block->capacity;
-        if (capacity < n)
-            capacity = n;
-        block = qmi_calloc(sizeof *block + capacity, 1, "header text", err);
-        if (block == NULL)
-            return NULL;
-        block->capacity = capacity;
-        block->next = file->texts;
-        file->texts = block;
-    }
-    char *copy = block->text + block->used;
-    memcpy(copy, text, n);
-    block->used += n;
-    return copy;
-}
-
-static void free_texts(text_block *block)
-{
-    while (block != NULL) {
-        text_block *next = block->next;
-        qmi_free(block);
-        block = next;
-    }
-}
 
 /* `items` with room for one more than `n`; NULL when out of memory. */
 static void *make_room(
@@ -281,26 +221,28 @@ static qmoe_status take_tensor(parser *p, const char *name)
     QMI_TRY(take_fields(p, &f));
     QMI_TRY(check_size(&f, &n_bytes, p->err));
     QMI_TRY(check_range(p, &f, n_bytes));
-    qmi_safetensors *file = p->file;
-    entry *entries = make_room(file->entries, file->n_entries,
-        &p->entry_capacity, sizeof *entries, p->err);
-    if (entries == NULL)
+    qmi_tensor_file *file = p->file;
+    qmi_tensor *tensors = make_room(file->tensors, file->n_tensors,
+        &p->tensor_capacity, sizeof *tensors, p->err);
+    if (tensors == NULL)
         return QMOE_E_NOMEM;
-    file->entries = entries;
-    const char *kept = keep_text(file, name, p->err);
+    file->tensors = tensors;
+    const char *kept = qmi_tensor_file_keep(file, name, p->err);
     if (kept == NULL)
         return QMOE_E_NOMEM;
-    entry *e = &entries[file->n_entries];
-    e->order = (uint32_t)file->n_entries++;
-    e->tensor = (qmi_tensor){
+    qmi_tensor *t = &tensors[file->n_tensors];
+    *t = (qmi_tensor){
         .name = kept,
+        /* The place in the header, until the checkpoint numbers its files:
+         * breaks ties between empty tensors. */
+        .file = (uint32_t)file->n_tensors++,
         .dtype = f.dtype,
         .rank = f.rank,
         .data = p->data + f.offsets[0],
         .n_bytes = n_bytes,
     };
     for (int i = 0; i < f.rank; i++)
-        e->tensor.shape[i] = (int64_t)f.shape[i];
+        t->shape[i] = (int64_t)f.shape[i];
     return QMOE_OK;
 }
 
@@ -308,20 +250,20 @@ static qmoe_status take_tensor(parser *p, const char *name)
 
 static qmoe_status take_pair(parser *p, const char *key)
 {
-    qmi_safetensors *file = p->file;
+    qmi_tensor_file *file = p->file;
     cJSON *value = qmi_json_take_string(&p->cursor);
     if (value == NULL)
         return qmi_fail(p->err, QMOE_E_FORMAT,
             "__metadata__ is not a map of strings: value of '%.200s'", key);
     qmoe_status status = QMOE_E_NOMEM;
-    pair *pairs = make_room(file->metadata, file->n_metadata,
+    qmi_string_pair *pairs = make_room(file->metadata, file->n_metadata,
         &p->metadata_capacity, sizeof *pairs, p->err);
     if (pairs == NULL)
         goto cleanup;
     file->metadata = pairs;
-    pair kept = {keep_text(file, key, p->err), NULL};
+    qmi_string_pair kept = {qmi_tensor_file_keep(file, key, p->err), NULL};
     if (kept.key != NULL)
-        kept.value = keep_text(file, value->valuestring, p->err);
+        kept.value = qmi_tensor_file_keep(file, value->valuestring, p->err);
     if (kept.value == NULL)
         goto cleanup;
     pairs[file->n_metadata++] = kept;
@@ -380,29 +322,29 @@ static qmoe_status take_header(parser *p)
 
 static int compare_offsets(const void *a, const void *b)
 {
-    const entry *x = a, *y = b;
-    if (x->tensor.data != y->tensor.data)
-        return x->tensor.data < y->tensor.data ? -1 : 1;
+    const qmi_tensor *x = a, *y = b;
+    if (x->data != y->data)
+        return x->data < y->data ? -1 : 1;
     /* An empty tensor may lie where another begins, not inside it. */
-    if (x->tensor.n_bytes != y->tensor.n_bytes)
-        return x->tensor.n_bytes < y->tensor.n_bytes ? -1 : 1;
-    return x->order < y->order ? -1 : x->order > y->order;
+    if (x->n_bytes != y->n_bytes)
+        return x->n_bytes < y->n_bytes ? -1 : 1;
+    return x->file < y->file ? -1 : x->file > y->file;
 }
 
 /* Sorts by offset and requires data without gap, overlap or rest. */
 static qmoe_status check_tiling(parser *p)
 {
-    qmi_safetensors *file = p->file;
+    qmi_tensor_file *file = p->file;
     const uint8_t *expected = p->data;
-    if (file->n_entries > 1)
-        qsort(file->entries, file->n_entries, sizeof *file->entries,
+    if (file->n_tensors > 1)
+        qsort(file->tensors, file->n_tensors, sizeof *file->tensors,
             compare_offsets);
-    for (size_t i = 0; i < file->n_entries; i++) {
-        const qmi_tensor *t = &file->entries[i].tensor;
+    for (size_t i = 0; i < file->n_tensors; i++) {
+        const qmi_tensor *t = &file->tensors[i];
         if (t->data < expected)
             return qmi_fail(p->err, QMOE_E_FORMAT,
                 "tensor '%.200s': its data overlap those of tensor '%.200s'",
-                t->name, file->entries[i - 1].tensor.name);
+                t->name, file->tensors[i - 1].name);
         if (t->data > expected)
             return qmi_fail(p->err, QMOE_E_FORMAT,
                 "tensor '%.200s': a gap of %zu bytes before its data", t->name,
@@ -417,53 +359,9 @@ static qmoe_status check_tiling(parser *p)
     return QMOE_OK;
 }
 
-static int compare_names(const void *a, const void *b)
-{
-    const qmi_tensor *const *x = a, *const *y = b;
-    return strcmp((*x)->name, (*y)->name);
-}
-
-static qmoe_status index_names(parser *p)
-{
-    qmi_safetensors *file = p->file;
-    size_t n = file->n_entries;
-    file->by_name =
-        qmi_calloc(n, sizeof *file->by_name, "the tensor index", p->err);
-    if (file->by_name == NULL)
-        return QMOE_E_NOMEM;
-    for (size_t i = 0; i < n; i++)
-        file->by_name[i] = &file->entries[i].tensor;
-    if (n > 1)
-        qsort(file->by_name, n, sizeof *file->by_name, compare_names);
-    for (size_t i = 1; i < n; i++)
-        if (compare_names(&file->by_name[i - 1], &file->by_name[i]) == 0)
-            return qmi_fail(p->err, QMOE_E_FORMAT,
-                "tensor '%.200s': duplicate name in the header",
-                file->by_name[i]->name);
-    return QMOE_OK;
-}
-
-static int compare_pairs(const void *a, const void *b)
-{
-    return strcmp(((const pair *)a)->key, ((const pair *)b)->key);
-}
-
-static qmoe_status index_metadata(parser *p)
-{
-    const pair *pairs = p->file->metadata;
-    size_t n = p->file->n_metadata;
-    if (n > 1)
-        qsort(p->file->metadata, n, sizeof *pairs, compare_pairs);
-    for (size_t i = 1; i < n; i++)
-        if (strcmp(pairs[i - 1].key, pairs[i].key) == 0)
-            return qmi_fail(p->err, QMOE_E_FORMAT,
-                "duplicate key '%.200s' in __metadata__", pairs[i].key);
-    return QMOE_OK;
-}
-
 /* ---- the file ---- */
 
-static qmoe_status parse_file(qmi_safetensors *file, qmi_error *err)
+static qmoe_status parse_file(qmi_tensor_file *file, qmi_error *err)
 {
     const qmi_map *map = &file->map;
     if (map->n_bytes < LENGTH_BYTES)
@@ -492,106 +390,29 @@ static qmoe_status parse_file(qmi_safetensors *file, qmi_error *err)
     };
     QMI_TRY(take_header(&p));
     QMI_TRY(check_tiling(&p));
-    QMI_TRY(index_names(&p));
-    QMI_TRY(index_metadata(&p));
+    QMI_TRY(qmi_tensor_file_index(file, err));
     file->header_hash = qmi_hash64(map->data, (size_t)(LENGTH_BYTES + length));
     return QMOE_OK;
 }
 
+static const qmi_container container = {.fetch = qmi_tensor_file_read};
+
 qmoe_status qmi_safetensors_open(
-    qmi_safetensors **out, const char *path, qmi_error *err)
+    qmi_tensor_file **out, const char *path, qmi_error *err)
 {
     *out = NULL;
-    qmi_safetensors *file =
-        qmi_calloc(1, sizeof *file, "a safetensors file", err);
-    if (file == NULL)
-        return QMOE_E_NOMEM;
-    qmoe_status status = QMOE_E_NOMEM;
-    file->path = qmi_strdup(path, err);
-    if (file->path == NULL)
-        goto cleanup;
-    status = qmi_map_open(&file->map, path, err);
-    if (status != QMOE_OK)
-        goto cleanup;
-    status = parse_file(file, err);
+    qmi_tensor_file *file = NULL;
+    QMI_TRY(qmi_tensor_file_create(&file, &container, path, err));
+    qmoe_status status = qmi_map_open(&file->map, path, err);
+    if (status == QMOE_OK) {
+        status = parse_file(file, err);
+        if (status != QMOE_OK)
+            qmi_error_prefix(err, status, "%s", path);
+    }
     if (status != QMOE_OK) {
-        qmi_error_prefix(err, status, "%s", path);
-        goto cleanup;
+        qmi_tensor_file_close(file);
+        return status;
     }
     *out = file;
     return QMOE_OK;
-cleanup:
-    qmi_safetensors_close(file);
-    return status;
-}
-
-void qmi_safetensors_close(qmi_safetensors *file)
-{
-    if (file == NULL)
-        return;
-    qmi_map_close(&file->map);
-    free_texts(file->texts);
-    qmi_free(file->entries);
-    qmi_free(file->by_name);
-    qmi_free(file->metadata);
-    qmi_free(file->path);
-    qmi_free(file);
-}
-
-/* ---- questions ---- */
-
-const char *qmi_safetensors_path(const qmi_safetensors *file)
-{
-    return file->path;
-}
-
-size_t qmi_safetensors_count(const qmi_safetensors *file)
-{
-    return file->n_entries;
-}
-
-const qmi_tensor *qmi_safetensors_at(const qmi_safetensors *file, size_t index)
-{
-    return &file->entries[index].tensor;
-}
-
-const qmi_tensor *qmi_safetensors_find(
-    const qmi_safetensors *file, const char *name)
-{
-    const qmi_tensor wanted = {.name = name}, *key = &wanted;
-    const qmi_tensor **found = bsearch(&key, file->by_name, file->n_entries,
-        sizeof *file->by_name, compare_names);
-    return found == NULL ? NULL : *found;
-}
-
-const char *qmi_safetensors_metadata(
-    const qmi_safetensors *file, const char *key)
-{
-    const pair wanted = {key, NULL};
-    if (file->n_metadata == 0)
-        return NULL;
-    const pair *found = bsearch(&wanted, file->metadata, file->n_metadata,
-        sizeof *file->metadata, compare_pairs);
-    return found == NULL ? NULL : found->value;
-}
-
-uint64_t qmi_safetensors_header_hash(const qmi_safetensors *file)
-{
-    return file->header_hash;
-}
-
-uint64_t qmi_safetensors_file_bytes(const qmi_safetensors *file)
-{
-    return file->map.n_bytes;
-}
-
-void qmi_safetensors_set_index(qmi_safetensors *file, uint32_t index)
-{
-    for (size_t i = 0; i < file->n_entries; i++)
-        file->entries[i].tensor.file = index;
-}
-
-const qmi_map *qmi_safetensors_map(const qmi_safetensors *file)
-{
-    return &file->map;
 }

@@ -51,7 +51,7 @@ qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
     const void *data, size_t n_bytes, qmi_error *err);
 
 /* Requires every tensor complete (else E_INVALID).  Writes the header, syncs
- * and closes the file.  *header_hash as qmi_safetensors_header_hash. */
+ * and closes the file.  *header_hash as qmi_tensor_file_header_hash. */
 qmoe_status qmi_st_writer_finish(qmi_st_writer *w, uint64_t *header_hash,
     uint64_t *file_bytes, qmi_error *err);
 

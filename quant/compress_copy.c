@@ -67,9 +67,9 @@ static qmoe_status each_plain_tensor(
     const qmi_checkpoint *source = job->model->checkpoint;
     size_t index = 0;
     for (size_t f = 0; f < qmi_checkpoint_file_count(source); f++) {
-        const qmi_safetensors *from = qmi_checkpoint_file(source, f);
-        for (size_t i = 0; i < qmi_safetensors_count(from); i++) {
-            const qmi_tensor *t = qmi_safetensors_at(from, i);
+        const qmi_tensor_file *from = qmi_checkpoint_file(source, f);
+        for (size_t i = 0; i < qmi_tensor_file_count(from); i++) {
+            const qmi_tensor *t = qmi_tensor_file_at(from, i);
             if (!is_expert_tensor(job->model, t->name))
                 QMI_TRY(visit(job, t, writer, index++, file));
         }

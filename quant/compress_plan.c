@@ -51,7 +51,7 @@ static void plan_sizes(qmi_job *job)
     uint64_t source_experts = 0, target_experts = 0;
     for (size_t f = 0; f < qmi_checkpoint_file_count(m->checkpoint); f++)
         r->source_bytes +=
-            qmi_safetensors_file_bytes(qmi_checkpoint_file(m->checkpoint, f));
+            qmi_tensor_file_bytes(qmi_checkpoint_file(m->checkpoint, f));
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
         uint64_t n =

@@ -30,12 +30,12 @@ static uint64_t mix(uint64_t a, uint64_t b)
     return qmi_hash64(pair, sizeof pair);
 }
 
-static uint64_t sample_content(const qmi_safetensors *file)
+static uint64_t sample_content(const qmi_tensor_file *file)
 {
     uint64_t hash = 0;
-    size_t n = qmi_safetensors_count(file);
+    size_t n = qmi_tensor_file_count(file);
     for (size_t i = 0; i < SAMPLED_BLOCKS && n != 0; i++) {
-        const qmi_tensor *t = qmi_safetensors_at(file, i * n / SAMPLED_BLOCKS);
+        const qmi_tensor *t = qmi_tensor_file_at(file, i * n / SAMPLED_BLOCKS);
         uint64_t bytes = t->n_bytes < BLOCK_BYTES ? t->n_bytes : BLOCK_BYTES;
         hash = mix(hash, qmi_hash64(t->data, bytes));
     }
@@ -46,9 +46,9 @@ uint64_t qmi_source_fingerprint(const qmi_checkpoint *source)
 {
     uint64_t hash = 0;
     for (size_t i = 0; i < qmi_checkpoint_file_count(source); i++) {
-        const qmi_safetensors *file = qmi_checkpoint_file(source, i);
-        hash = mix(hash, qmi_safetensors_header_hash(file));
-        hash = mix(hash, qmi_safetensors_file_bytes(file));
+        const qmi_tensor_file *file = qmi_checkpoint_file(source, i);
+        hash = mix(hash, qmi_tensor_file_header_hash(file));
+        hash = mix(hash, qmi_tensor_file_bytes(file));
         hash = mix(hash, sample_content(file));
     }
     return hash;
@@ -59,8 +59,8 @@ static bool add_source(cJSON *q, const qmoe_model *source)
     char hex[17];
     uint64_t n_bytes = 0;
     for (size_t i = 0; i < qmi_checkpoint_file_count(source->checkpoint); i++)
-        n_bytes += qmi_safetensors_file_bytes(
-            qmi_checkpoint_file(source->checkpoint, i));
+        n_bytes +=
+            qmi_tensor_file_bytes(qmi_checkpoint_file(source->checkpoint, i));
     qmi_hash_hex(hex, qmi_source_fingerprint(source->checkpoint));
     cJSON *entry = cJSON_AddObjectToObject(q, "source");
     return entry != NULL &&

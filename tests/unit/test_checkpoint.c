@@ -122,8 +122,8 @@ static void opens_shards(void **state)
         const qmi_tensor *t = qmi_checkpoint_find(c, one);
         assert_non_null(t);
         assert_int_equal(t->data[0], *letter);
-        const qmi_safetensors *file = qmi_checkpoint_file(c, t->file);
-        assert_ptr_equal(qmi_safetensors_find(file, one), t);
+        const qmi_tensor_file *file = qmi_checkpoint_file(c, t->file);
+        assert_ptr_equal(qmi_tensor_file_find(file, one), t);
     }
     qmi_error err;
     const qmi_tensor *t = NULL;

@@ -19,7 +19,7 @@ static const char *const models[] = {
 enum { N_MODELS = sizeof models / sizeof *models };
 
 typedef struct fixture {
-    qmi_safetensors *golden;
+    qmi_tensor_file *golden;
     qmoe_context *context;
     qmoe_model *model;
     const char *backend;
@@ -46,7 +46,7 @@ static void close_fixture(fixture *f)
 {
     qmoe_model_close(f->model);
     qmoe_context_destroy(f->context);
-    qmi_safetensors_close(f->golden);
+    qmi_tensor_file_close(f->golden);
 }
 
 static const qmi_tensor *tensor(
@@ -54,7 +54,7 @@ static const qmi_tensor *tensor(
 {
     char full[128];
     snprintf(full, sizeof full, "%s%d.%s", group, k, name);
-    return qmi_safetensors_find(f->golden, full);
+    return qmi_tensor_file_find(f->golden, full);
 }
 
 static qmoe_session *session_of(const fixture *f, int capacity)

@@ -29,10 +29,10 @@ static const char *write_file(const char *name, const char *header,
     return path;
 }
 
-static qmi_safetensors *open_good(const char *path)
+static qmi_tensor_file *open_good(const char *path)
 {
     qmi_error err = {.text = ""};
-    qmi_safetensors *file = NULL;
+    qmi_tensor_file *file = NULL;
     if (qmi_safetensors_open(&file, path, &err) != QMOE_OK)
         fail_msg("%s", err.text);
     assert_non_null(file);
@@ -42,7 +42,7 @@ static qmi_safetensors *open_good(const char *path)
 static void expect_refused(const char *path, const char *name, const char *part)
 {
     qmi_error err = {.text = ""};
-    qmi_safetensors *file = (qmi_safetensors *)&err;
+    qmi_tensor_file *file = (qmi_tensor_file *)&err;
     qmoe_status status = qmi_safetensors_open(&file, path, &err);
     if (status == QMOE_OK)
         fail_msg("accepted: %s", name);
@@ -294,7 +294,7 @@ static void names_an_absent_file(void **state)
 {
     (void)state;
     qmi_error err;
-    qmi_safetensors *file = NULL;
+    qmi_tensor_file *file = NULL;
     qmoe_status status =
         qmi_safetensors_open(&file, scratch_path("st-absent"), &err);
     assert_error(status, QMOE_E_NOT_FOUND, err.text, "st-absent");
@@ -308,9 +308,9 @@ static void refuses_every_truncation(void **state)
                           "\"data_offsets\":[0,3]}}";
     size_t n = 8 + sizeof header - 1 + 3;
     const char *path = write_file("st-cut.safetensors", TEXT(header), "abc", 3);
-    qmi_safetensors_close(open_good(path));
+    qmi_tensor_file_close(open_good(path));
     while (n-- != 0) {
-        qmi_safetensors *file = NULL;
+        qmi_tensor_file *file = NULL;
         assert_int_equal(truncate(path, (off_t)n), 0);
         assert_int_equal(
             qmi_safetensors_open(&file, path, NULL), QMOE_E_FORMAT);
@@ -349,7 +349,7 @@ static void refuses_many_names_of_one_range(void **state)
     /* Few allocations: refused at the second entry. */
     const char *path =
         write_file("st-many.safetensors", t.data, t.n, "abcd", 4);
-    qmi_safetensors *file = NULL;
+    qmi_tensor_file *file = NULL;
     qmi_error err;
     qmi_alloc_fail_after(20);
     qmoe_status status = qmi_safetensors_open(&file, path, &err);
@@ -393,15 +393,15 @@ static void opens_empty_headers(void **state)
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         const char *path = write_file(
             "st-good.safetensors", good[i], strlen(good[i]), NULL, 0);
-        qmi_safetensors *file = open_good(path);
-        assert_int_equal(qmi_safetensors_count(file), 0);
-        assert_null(qmi_safetensors_find(file, "a"));
-        assert_null(qmi_safetensors_metadata(file, "a"));
-        assert_string_equal(qmi_safetensors_path(file), path);
-        assert_int_equal(qmi_safetensors_file_bytes(file), 8 + strlen(good[i]));
-        qmi_safetensors_close(file);
+        qmi_tensor_file *file = open_good(path);
+        assert_int_equal(qmi_tensor_file_count(file), 0);
+        assert_null(qmi_tensor_file_find(file, "a"));
+        assert_null(qmi_tensor_file_metadata(file, "a"));
+        assert_string_equal(qmi_tensor_file_path(file), path);
+        assert_int_equal(qmi_tensor_file_bytes(file), 8 + strlen(good[i]));
+        qmi_tensor_file_close(file);
     }
-    qmi_safetensors_close(NULL);
+    qmi_tensor_file_close(NULL);
 }
 
 static void opens_tensors(void **state)
@@ -419,42 +419,42 @@ static void opens_tensors(void **state)
         "\"\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[13,13]}}  ";
     const char *path =
         write_file("st-good.safetensors", TEXT(header), "ABCDEFGHIJKLM", 13);
-    qmi_safetensors *file = open_good(path);
-    assert_int_equal(qmi_safetensors_count(file), 5);
-    const qmi_tensor *t = qmi_safetensors_at(file, 0);
+    qmi_tensor_file *file = open_good(path);
+    assert_int_equal(qmi_tensor_file_count(file), 5);
+    const qmi_tensor *t = qmi_tensor_file_at(file, 0);
     assert_string_equal(t->name, "s\"\xe2\x82\xac");
     assert_int_equal(t->dtype, QMI_BF16);
     assert_int_equal(t->rank, 0);
     assert_int_equal(t->n_bytes, 2);
     assert_memory_equal(t->data, "AB", 2);
-    assert_ptr_equal(t, qmi_safetensors_find(file, "s\"\xe2\x82\xac"));
-    t = qmi_safetensors_find(file, "b");
+    assert_ptr_equal(t, qmi_tensor_file_find(file, "s\"\xe2\x82\xac"));
+    t = qmi_tensor_file_find(file, "b");
     assert_non_null(t);
-    assert_ptr_equal(t, qmi_safetensors_at(file, 1));
+    assert_ptr_equal(t, qmi_tensor_file_at(file, 1));
     assert_int_equal(t->dtype, QMI_F32);
     assert_int_equal(t->rank, 2);
     assert_int_equal(t->shape[0], 2);
     assert_int_equal(t->shape[1], 1);
     assert_memory_equal(t->data, "CDEFGHIJ", 8);
-    t = qmi_safetensors_find(file, "f4");
+    t = qmi_tensor_file_find(file, "f4");
     assert_non_null(t);
     assert_int_equal(t->n_bytes, 1);
-    t = qmi_safetensors_find(file, "r8");
+    t = qmi_tensor_file_find(file, "r8");
     assert_non_null(t);
     assert_int_equal(t->rank, 8);
     assert_int_equal(t->shape[7], 2);
-    t = qmi_safetensors_find(file, "");
+    t = qmi_tensor_file_find(file, "");
     assert_non_null(t);
     assert_int_equal(t->n_bytes, 0);
-    assert_null(qmi_safetensors_find(file, "a"));
-    assert_null(qmi_safetensors_find(file, "zz"));
-    assert_string_equal(qmi_safetensors_metadata(file, "z"), "1");
+    assert_null(qmi_tensor_file_find(file, "a"));
+    assert_null(qmi_tensor_file_find(file, "zz"));
+    assert_string_equal(qmi_tensor_file_metadata(file, "z"), "1");
     assert_string_equal(
-        qmi_safetensors_metadata(file, "f\n"), "\xc3\xa4\xc3\xa4");
-    assert_null(qmi_safetensors_metadata(file, "b"));
-    qmi_safetensors_set_index(file, 3);
-    assert_int_equal(qmi_safetensors_at(file, 4)->file, 3);
-    qmi_safetensors_close(file);
+        qmi_tensor_file_metadata(file, "f\n"), "\xc3\xa4\xc3\xa4");
+    assert_null(qmi_tensor_file_metadata(file, "b"));
+    qmi_tensor_file_set_index(file, 3);
+    assert_int_equal(qmi_tensor_file_at(file, 4)->file, 3);
+    qmi_tensor_file_close(file);
 }
 
 static void opens_every_dtype(void **state)
@@ -467,11 +467,11 @@ static void opens_every_dtype(void **state)
         snprintf(header, sizeof header,
             "{\"a\":{\"dtype\":\"%s\",\"shape\":[8],\"data_offsets\":[0,%u]}}",
             name, n);
-        qmi_safetensors *file = open_good(
+        qmi_tensor_file *file = open_good(
             write_file("st-good.safetensors", header, strlen(header), NULL, n));
-        assert_int_equal(qmi_safetensors_at(file, 0)->dtype, d);
-        assert_int_equal(qmi_safetensors_at(file, 0)->n_bytes, n);
-        qmi_safetensors_close(file);
+        assert_int_equal(qmi_tensor_file_at(file, 0)->dtype, d);
+        assert_int_equal(qmi_tensor_file_at(file, 0)->n_bytes, n);
+        qmi_tensor_file_close(file);
     }
 }
 
@@ -491,19 +491,19 @@ static void orders_empty_tensors(void **state)
             (i * 7) % 300, i, i % 2, i % 2);
     append(&t, "}");
     const char *path = write_file("st-good.safetensors", t.data, t.n, "x", 1);
-    qmi_safetensors *file = open_good(path);
-    assert_int_equal(qmi_safetensors_count(file), 302);
-    assert_string_equal(qmi_safetensors_at(file, 0)->name, "big");
-    assert_string_equal(qmi_safetensors_at(file, 151)->name, "full");
+    qmi_tensor_file *file = open_good(path);
+    assert_int_equal(qmi_tensor_file_count(file), 302);
+    assert_string_equal(qmi_tensor_file_at(file, 0)->name, "big");
+    assert_string_equal(qmi_tensor_file_at(file, 151)->name, "full");
     for (int i = 0; i < 300; i++) {
         char name[16];
         size_t at = i % 2 == 0 ? 1 + (size_t)i / 2 : 152 + (size_t)i / 2;
         snprintf(name, sizeof name, "e%d", (i * 7) % 300);
-        assert_string_equal(qmi_safetensors_at(file, at)->name, name);
+        assert_string_equal(qmi_tensor_file_at(file, at)->name, name);
         assert_ptr_equal(
-            qmi_safetensors_find(file, name), qmi_safetensors_at(file, at));
+            qmi_tensor_file_find(file, name), qmi_tensor_file_at(file, at));
     }
-    qmi_safetensors_close(file);
+    qmi_tensor_file_close(file);
     free(t.data);
 }
 
@@ -526,19 +526,19 @@ static void opens_many_tensors(void **state)
     t.data[t.n - 1] = '}';
     const char *path =
         write_file("st-good.safetensors", t.data, t.n, (char *)data, N);
-    qmi_safetensors *file = open_good(path);
-    assert_int_equal(qmi_safetensors_count(file), N);
+    qmi_tensor_file *file = open_good(path);
+    assert_int_equal(qmi_tensor_file_count(file), N);
     for (int i = 0; i < N; i++) {
         char name[32];
         snprintf(name, sizeof name, "block.%d.weight", i);
-        const qmi_tensor *tensor = qmi_safetensors_find(file, name);
+        const qmi_tensor *tensor = qmi_tensor_file_find(file, name);
         assert_non_null(tensor);
         assert_int_equal(tensor->data[0], i % 251);
         if (i != 0)
-            assert_ptr_equal(qmi_safetensors_at(file, (size_t)i)->data,
-                qmi_safetensors_at(file, (size_t)i - 1)->data + 1);
+            assert_ptr_equal(qmi_tensor_file_at(file, (size_t)i)->data,
+                qmi_tensor_file_at(file, (size_t)i - 1)->data + 1);
     }
-    qmi_safetensors_close(file);
+    qmi_tensor_file_close(file);
     free(data);
     free(t.data);
     unlink(path);
@@ -548,23 +548,23 @@ static void opens_many_tensors(void **state)
 static void hashes_the_header(void **state)
 {
     (void)state;
-    qmi_safetensors *file =
+    qmi_tensor_file *file =
         open_good(write_file("st-good.safetensors", TEXT("{} "), NULL, 0));
-    assert_true(qmi_safetensors_header_hash(file) ==
+    assert_true(qmi_tensor_file_header_hash(file) ==
                 qmi_hash64(TEXT("\3\0\0\0\0\0\0\0{} ")));
-    qmi_safetensors_close(file);
+    qmi_tensor_file_close(file);
 }
 
 static void opens_the_example_model(void **state)
 {
     (void)state;
-    qmi_safetensors *file =
+    qmi_tensor_file *file =
         open_good(QMOE_SOURCE_DIR "/models/switch-mini/model.safetensors");
-    const qmi_tensor *t = qmi_safetensors_find(file, "shared.weight");
+    const qmi_tensor *t = qmi_tensor_file_find(file, "shared.weight");
     assert_non_null(t);
     assert_int_equal(t->rank, 2);
-    assert_true(qmi_safetensors_count(file) > 100);
-    qmi_safetensors_close(file);
+    assert_true(qmi_tensor_file_count(file) > 100);
+    qmi_tensor_file_close(file);
 }
 
 int main(void)

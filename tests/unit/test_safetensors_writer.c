@@ -41,27 +41,27 @@ static void put(qmi_st_writer *w, size_t index, const void *data, size_t n)
 }
 
 /* Finishes, destroys, reads back. */
-static qmi_safetensors *read_back(qmi_st_writer *w, const char *path)
+static qmi_tensor_file *read_back(qmi_st_writer *w, const char *path)
 {
     qmi_error err = {.text = ""};
     uint64_t hash = 0, n_bytes = 0;
-    qmi_safetensors *file = NULL;
+    qmi_tensor_file *file = NULL;
     if (qmi_st_writer_finish(w, &hash, &n_bytes, &err) != QMOE_OK)
         fail_msg("%s", err.text);
     qmi_st_writer_destroy(w);
     if (qmi_safetensors_open(&file, path, &err) != QMOE_OK)
         fail_msg("%s", err.text);
-    assert_true(hash == qmi_safetensors_header_hash(file));
-    assert_true(n_bytes == qmi_safetensors_file_bytes(file));
+    assert_true(hash == qmi_tensor_file_header_hash(file));
+    assert_true(n_bytes == qmi_tensor_file_bytes(file));
     return file;
 }
 
 static void check_hash(
-    const qmi_safetensors *file, const char *key, const void *data, size_t n)
+    const qmi_tensor_file *file, const char *key, const void *data, size_t n)
 {
     char hex[17];
     qmi_hash_hex(hex, qmi_hash64(data, n));
-    const char *stored = qmi_safetensors_metadata(file, key);
+    const char *stored = qmi_tensor_file_metadata(file, key);
     assert_non_null(stored);
     assert_string_equal(stored, hex);
 }
@@ -104,16 +104,16 @@ static void writes_interleaved(void **state)
     put(w, 1, b + 33, 0);
     put(w, 1, b + 33, 67);
     put(w, 2, c + 5, 7);
-    qmi_safetensors *file = read_back(w, path);
-    assert_int_equal(qmi_safetensors_count(file), 3);
+    qmi_tensor_file *file = read_back(w, path);
+    assert_int_equal(qmi_tensor_file_count(file), 3);
     assert_int_equal(data_begin(path) % 64, 0);
-    const qmi_tensor *t = qmi_safetensors_find(file, "a");
+    const qmi_tensor *t = qmi_tensor_file_find(file, "a");
     assert_int_equal(t->dtype, QMI_BF16);
     assert_int_equal(t->n_bytes, sizeof a);
     assert_memory_equal(t->data, a, sizeof a);
-    t = qmi_safetensors_find(file, "b");
+    t = qmi_tensor_file_find(file, "b");
     assert_memory_equal(t->data, b, sizeof b);
-    t = qmi_safetensors_find(file, "c");
+    t = qmi_tensor_file_find(file, "c");
     assert_int_equal(t->rank, 2);
     assert_int_equal(t->shape[0], 3);
     assert_int_equal(t->shape[1], 2);
@@ -121,17 +121,17 @@ static void writes_interleaved(void **state)
     check_hash(file, "xxh3:a", a, sizeof a);
     check_hash(file, "xxh3:b", b, sizeof b);
     check_hash(file, "xxh3:c", c, sizeof c);
-    assert_string_equal(qmi_safetensors_metadata(file, "format"), "qmoe");
-    qmi_safetensors_close(file);
+    assert_string_equal(qmi_tensor_file_metadata(file, "format"), "qmoe");
+    qmi_tensor_file_close(file);
 }
 
 static void writes_nothing(void **state)
 {
     (void)state;
     const char *path = scratch_path("w-good.safetensors");
-    qmi_safetensors *file = read_back(create(path), path);
-    assert_int_equal(qmi_safetensors_count(file), 0);
-    qmi_safetensors_close(file);
+    qmi_tensor_file *file = read_back(create(path), path);
+    assert_int_equal(qmi_tensor_file_count(file), 0);
+    qmi_tensor_file_close(file);
 }
 
 static void writes_empty_tensors_and_scalars(void **state)
@@ -145,17 +145,17 @@ static void writes_empty_tensors_and_scalars(void **state)
         qmi_st_writer_declare(w, "scalar", QMI_F32, NULL, 0, NULL), QMOE_OK);
     declare(w, "open", QMI_F32, -1, 5);
     put(w, 1, &one, sizeof one);
-    qmi_safetensors *file = read_back(w, path);
-    const qmi_tensor *t = qmi_safetensors_find(file, "none");
+    qmi_tensor_file *file = read_back(w, path);
+    const qmi_tensor *t = qmi_tensor_file_find(file, "none");
     assert_int_equal(t->n_bytes, 0);
     check_hash(file, "xxh3:none", "", 0);
-    t = qmi_safetensors_find(file, "scalar");
+    t = qmi_tensor_file_find(file, "scalar");
     assert_int_equal(t->rank, 0);
     assert_memory_equal(t->data, &one, sizeof one);
-    t = qmi_safetensors_find(file, "open");
+    t = qmi_tensor_file_find(file, "open");
     assert_int_equal(t->shape[0], 0);
     assert_int_equal(t->shape[1], 5);
-    qmi_safetensors_close(file);
+    qmi_tensor_file_close(file);
 }
 
 static void writes_any_text(void **state)
@@ -167,10 +167,10 @@ static void writes_any_text(void **state)
     assert_int_equal(qmi_st_writer_metadata(w, name, name, NULL), QMOE_OK);
     declare(w, name, QMI_U8, 1, 1);
     put(w, 0, "x", 1);
-    qmi_safetensors *file = read_back(w, path);
-    assert_non_null(qmi_safetensors_find(file, name));
-    assert_string_equal(qmi_safetensors_metadata(file, name), name);
-    qmi_safetensors_close(file);
+    qmi_tensor_file *file = read_back(w, path);
+    assert_non_null(qmi_tensor_file_find(file, name));
+    assert_string_equal(qmi_tensor_file_metadata(file, name), name);
+    qmi_tensor_file_close(file);
 }
 
 static void writes_many_tensors(void **state)
@@ -189,17 +189,17 @@ static void writes_many_tensors(void **state)
         memset(row, i % 256, sizeof row);
         put(w, (size_t)i, row, sizeof row);
     }
-    qmi_safetensors *file = read_back(w, path);
-    assert_int_equal(qmi_safetensors_count(file), N);
+    qmi_tensor_file *file = read_back(w, path);
+    assert_int_equal(qmi_tensor_file_count(file), N);
     for (int i = 0; i < N; i++) {
         snprintf(name, sizeof name, "block.%d.weight", i);
-        const qmi_tensor *t = qmi_safetensors_find(file, name);
+        const qmi_tensor *t = qmi_tensor_file_find(file, name);
         assert_non_null(t);
-        assert_ptr_equal(t, qmi_safetensors_at(file, (size_t)i));
+        assert_ptr_equal(t, qmi_tensor_file_at(file, (size_t)i));
         assert_int_equal(t->data[63], i % 256);
         assert_int_equal((uintptr_t)t->data % 64, 0);
     }
-    qmi_safetensors_close(file);
+    qmi_tensor_file_close(file);
 }
 
 /* Names of every length modulo the alignment: the final header must fit into
@@ -215,10 +215,10 @@ static void reserves_enough(void **state)
         qmi_st_writer *w = create(path);
         declare(w, name, QMI_U8, -1, 1);
         put(w, 0, data, sizeof data);
-        qmi_safetensors *file = read_back(w, path);
-        assert_int_equal(qmi_safetensors_at(file, 0)->shape[0], sizeof data);
+        qmi_tensor_file *file = read_back(w, path);
+        assert_int_equal(qmi_tensor_file_at(file, 0)->shape[0], sizeof data);
         assert_int_equal(data_begin(path) % 64, 0);
-        qmi_safetensors_close(file);
+        qmi_tensor_file_close(file);
     }
 }
 

@@ -6,14 +6,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
-#include "safetensors.h"
-
-bool qmi_safetensors_holds(const qmi_safetensors *file, const void *data)
-{
-    const qmi_map *map = qmi_safetensors_map(file);
-    const uint8_t *p = data;
-    return p >= map->data && p <= map->data + map->n_bytes;
-}
+#include "tensor_file.h"
 
 static qmoe_status read_range(
     int fd, uint64_t offset, uint64_t n_bytes, const char *path, qmi_error *err)
@@ -41,19 +34,14 @@ static qmoe_status read_range(
     return status;
 }
 
-qmoe_status qmi_safetensors_fetch(const qmi_safetensors *file, const void *data,
+qmoe_status qmi_tensor_file_read(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err)
 {
-    const char *path = qmi_safetensors_path(file);
-    if (!qmi_safetensors_holds(file, data))
-        return qmi_fail(
-            err, QMOE_E_INVALID, "%s: not a range of this file", path);
-    uint64_t offset =
-        (uint64_t)((const uint8_t *)data - qmi_safetensors_map(file)->data);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    uint64_t offset = (uint64_t)((const uint8_t *)data - file->map.data);
+    int fd = open(file->path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return qmi_fail_errno(err, "%s: cannot be opened again", path);
-    qmoe_status status = read_range(fd, offset, n_bytes, path, err);
+        return qmi_fail_errno(err, "%s: cannot be opened again", file->path);
+    qmoe_status status = read_range(fd, offset, n_bytes, file->path, err);
     close(fd);
     return status;
 }

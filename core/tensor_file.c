@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tensor_file.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc.h"
+
+/* ---- storage ---- */
+
+/* Blocks double in size, so there are few. */
+typedef struct qmi_text_block {
+    struct qmi_text_block *next;
+    size_t used, capacity;
+    char text[];
+} text_block;
+
+qmoe_status qmi_tensor_file_create(qmi_tensor_file **out,
+    const qmi_container *container, const char *path, qmi_error *err)
+{
+    *out = NULL;
+    qmi_tensor_file *file = qmi_calloc(1, sizeof *file, "a tensor file", err);
+    if (file == NULL)
+        return QMOE_E_NOMEM;
+    file->container = container;
+    file->path = qmi_strdup(path, err);
+    if (file->path == NULL) {
+        qmi_free(file);
+        return QMOE_E_NOMEM;
+    }
+    *out = file;
+    return QMOE_OK;
+}
+
+const char *qmi_tensor_file_keep(
+    qmi_tensor_file *file, const char *text, qmi_error *err)
+{
+    size_t n = strlen(text) + 1;
+    text_block *block = file->texts;
+    if (block == NULL || n > block->capacity - block->used) {
+        size_t capacity = block == NULL ? 4096 : 2 * block->capacity;
+        if (capacity < n)
+            capacity = n;
+        block = qmi_calloc(sizeof *block + capacity, 1, "header text", err);
+        if (block == NULL)
+            return NULL;
+        block->capacity = capacity;
+        block->next = file->texts;
+        file->texts = block;
+    }
+    char *copy = block->text + block->used;
+    memcpy(copy, text, n);
+    block->used += n;
+    return copy;
+}
+
+void qmi_tensor_file_close(qmi_tensor_file *file)
+{
+    if (file == NULL)
+        return;
+    if (file->container->close != NULL)
+        file->container->close(file);
+    qmi_map_close(&file->map);
+    while (file->texts != NULL) {
+        text_block *next = file->texts->next;
+        qmi_free(file->texts);
+        file->texts = next;
+    }
+    qmi_free(file->tensors);
+    qmi_free(file->by_name);
+    qmi_free(file->metadata);
+    qmi_free(file->path);
+    qmi_free(file);
+}
+
+/* ---- indices ---- */
+
+static int compare_names(const void *a, const void *b)
+{
+    const qmi_tensor *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static qmoe_status index_names(qmi_tensor_file *file, qmi_error *err)
+{
+    size_t n = file->n_tensors;
+    file->by_name =
+        qmi_calloc(n, sizeof *file->by_name, "the tensor index", err);
+    if (file->by_name == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        file->by_name[i] = &file->tensors[i];
+    if (n > 1)
+        qsort(file->by_name, n, sizeof *file->by_name, compare_names);
+    for (size_t i = 1; i < n; i++)
+        if (compare_names(&file->by_name[i - 1], &file->by_name[i]) == 0)
+            return qmi_fail(err, QMOE_E_FORMAT,
+                "tensor '%.200s': duplicate name in the header",
+                file->by_name[i]->name);
+    return QMOE_OK;
+}
+
+static int compare_pairs(const void *a, const void *b)
+{
+    return strcmp(
+        ((const qmi_string_pair *)a)->key, ((const qmi_string_pair *)b)->key);
+}
+
+static qmoe_status index_metadata(qmi_tensor_file *file, qmi_error *err)
+{
+    const qmi_string_pair *pairs = file->metadata;
+    size_t n = file->n_metadata;
+    if (n > 1)
+        qsort(file->metadata, n, sizeof *pairs, compare_pairs);
+    for (size_t i = 1; i < n; i++)
+        if (strcmp(pairs[i - 1].key, pairs[i].key) == 0)
+            return qmi_fail(err, QMOE_E_FORMAT,
+                "duplicate key '%.200s' in __metadata__", pairs[i].key);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_tensor_file_index(qmi_tensor_file *file, qmi_error *err)
+{
+    QMI_TRY(index_names(file, err));
+    return index_metadata(file, err);
+}
+
+void qmi_tensor_file_set_index(qmi_tensor_file *file, uint32_t index)
+{
+    for (size_t i = 0; i < file->n_tensors; i++)
+        file->tensors[i].file = index;
+}
+
+/* ---- questions ---- */
+
+const char *qmi_tensor_file_path(const qmi_tensor_file *file)
+{
+    return file->path;
+}
+
+size_t qmi_tensor_file_count(const qmi_tensor_file *file)
+{
+    return file->n_tensors;
+}
+
+const qmi_tensor *qmi_tensor_file_at(const qmi_tensor_file *file, size_t index)
+{
+    return &file->tensors[index];
+}
+
+const qmi_tensor *qmi_tensor_file_find(
+    const qmi_tensor_file *file, const char *name)
+{
+    const qmi_tensor wanted = {.name = name}, *key = &wanted;
+    const qmi_tensor **found = bsearch(&key, file->by_name, file->n_tensors,
+        sizeof *file->by_name, compare_names);
+    return found == NULL ? NULL : *found;
+}
+
+const char *qmi_tensor_file_metadata(
+    const qmi_tensor_file *file, const char *key)
+{
+    const qmi_string_pair wanted = {key, NULL};
+    if (file->n_metadata == 0)
+        return NULL;
+    const qmi_string_pair *found = bsearch(&wanted, file->metadata,
+        file->n_metadata, sizeof *file->metadata, compare_pairs);
+    return found == NULL ? NULL : found->value;
+}
+
+uint64_t qmi_tensor_file_header_hash(const qmi_tensor_file *file)
+{
+    return file->header_hash;
+}
+
+uint64_t qmi_tensor_file_bytes(const qmi_tensor_file *file)
+{
+    return file->map.n_bytes;
+}
+
+bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data)
+{
+    const qmi_map *map = &file->map;
+    const uint8_t *p = data;
+    return p >= map->data && p <= map->data + map->n_bytes;
+}
+
+qmoe_status qmi_tensor_file_fetch(const qmi_tensor_file *file, const void *data,
+    uint64_t n_bytes, qmi_error *err)
+{
+    const qmi_map *map = &file->map;
+    const uint8_t *p = data;
+    if (!qmi_tensor_file_holds(file, data) ||
+        n_bytes > map->n_bytes - (uint64_t)(p - map->data))
+        return qmi_fail(
+            err, QMOE_E_INVALID, "%s: not a range of this file", file->path);
+    return file->container->fetch(file, data, n_bytes, err);
+}

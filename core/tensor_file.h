@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A file of tensors, whatever its container: what a checkpoint is made of.
+ * A container (safetensors.h, ...) checks every rule of its format when the
+ * file is opened; behind that door offsets and sizes are trusted. */
+#ifndef QMI_TENSOR_FILE_H
+#define QMI_TENSOR_FILE_H
+
+#include "dtype.h"
+#include "error.h"
+#include "map.h"
+
+enum { QMI_MAX_RANK = 8 };
+
+/* One tensor of an open file.  Borrowed: valid until the file is closed. */
+typedef struct qmi_tensor {
+    const char *name;
+    qmi_dtype dtype;
+    int rank;
+    int64_t shape[QMI_MAX_RANK];
+    const uint8_t *data; /* C order, little endian, any alignment */
+    uint64_t n_bytes;
+    uint32_t file; /* index within the checkpoint that holds the file */
+} qmi_tensor;
+
+typedef struct qmi_tensor_file qmi_tensor_file;
+
+/* What containers differ in once a file is open. */
+typedef struct qmi_container {
+    /* qmi_tensor_file_fetch on a range within the file's map. */
+    qmoe_status (*fetch)(const qmi_tensor_file *file, const void *data,
+        uint64_t n_bytes, qmi_error *err);
+    /* Frees `own`; NULL when there is nothing. */
+    void (*close)(qmi_tensor_file *file);
+} qmi_container;
+
+typedef struct qmi_string_pair {
+    const char *key, *value;
+} qmi_string_pair;
+
+/* Filled by the container that opens the file; everybody else reads it by the
+ * functions below. */
+struct qmi_tensor_file {
+    const qmi_container *container;
+    char *path;
+    qmi_map map;         /* holds the data of every tensor */
+    qmi_tensor *tensors; /* [n_tensors], qmi_calloc, in order of their data */
+    size_t n_tensors;
+    qmi_string_pair *metadata; /* [n_metadata], qmi_calloc */
+    size_t n_metadata;
+    uint64_t header_hash; /* of all that is not tensor data */
+    void *own;            /* the container's */
+    struct qmi_text_block *texts;
+    const qmi_tensor **by_name;
+};
+
+/* ---- for containers ---- */
+
+qmoe_status qmi_tensor_file_create(qmi_tensor_file **out,
+    const qmi_container *container, const char *path, qmi_error *err);
+/* A copy of `text` that lives as long as the file; NULL: out of memory. */
+const char *qmi_tensor_file_keep(
+    qmi_tensor_file *file, const char *text, qmi_error *err);
+/* Once tensors and metadata are complete: makes find and metadata work.
+ * E_FORMAT: a name or a key occurs twice. */
+qmoe_status qmi_tensor_file_index(qmi_tensor_file *file, qmi_error *err);
+/* The `fetch` of containers whose map is the file itself: reads the range by
+ * system calls. */
+qmoe_status qmi_tensor_file_read(const qmi_tensor_file *file, const void *data,
+    uint64_t n_bytes, qmi_error *err);
+
+/* ---- for everybody ---- */
+
+void qmi_tensor_file_close(qmi_tensor_file *file);
+const char *qmi_tensor_file_path(const qmi_tensor_file *file);
+size_t qmi_tensor_file_count(const qmi_tensor_file *file);
+/* In file order (by offset).  index < count. */
+const qmi_tensor *qmi_tensor_file_at(const qmi_tensor_file *file, size_t index);
+/* NULL when there is none of that name.  O(log n). */
+const qmi_tensor *qmi_tensor_file_find(
+    const qmi_tensor_file *file, const char *name);
+/* Value of a metadata key; NULL when absent.  O(log n). */
+const char *qmi_tensor_file_metadata(
+    const qmi_tensor_file *file, const char *key);
+/* Identifies everything but the data: for safetensors XXH3-64 over the 8
+ * length bytes and the header text as stored. */
+uint64_t qmi_tensor_file_header_hash(const qmi_tensor_file *file);
+uint64_t qmi_tensor_file_bytes(const qmi_tensor_file *file);
+/* Makes the mapped range [data, data + n_bytes) of the file ready for use
+ * without page faults: read by system calls, so that a disk error or a file
+ * cut short since it was opened is an error (E_IO) and not a signal.
+ * E_INVALID: not a range of this file. */
+qmoe_status qmi_tensor_file_fetch(const qmi_tensor_file *file, const void *data,
+    uint64_t n_bytes, qmi_error *err);
+bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data);
+
+/* Sets `file` of every tensor; for the checkpoint that owns `file`. */
+void qmi_tensor_file_set_index(qmi_tensor_file *file, uint32_t index);
+
+#endif
