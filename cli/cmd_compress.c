@@ -17,6 +17,8 @@ static const char help[] =
     "is.  OUT is a directory of the same kind that the other commands read.\n"
     "Weights are streamed: memory does not grow with the model.  OUT appears\n"
     "complete or not at all, also after Ctrl-C or on a full disk.\n"
+    "CHECKPOINT may also be made up: synth:base-8, synth:c-2048?experts=4,\n"
+    "... (random weights of published shapes; docs/compress.md).\n"
     "\n"
     "Options:\n"
     "  -o, --output OUT     the directory to make (required)\n"

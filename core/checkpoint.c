@@ -12,12 +12,14 @@
 #include <sys/stat.h>
 
 #include "alloc.h"
+#include "synth.h"
 
 static const char single_name[] = "model.safetensors";
 static const char index_name[] = "model.safetensors.index.json";
 
 struct qmi_checkpoint {
     char *directory;
+    char *beside; /* where the tokenizer's files are; NULL: `directory` */
     char *config_path;
     cJSON *config;
     qmi_tensor_file **files;
@@ -256,9 +258,31 @@ static qmoe_status check_directory(const char *directory, qmi_error *err)
     return QMOE_OK;
 }
 
+static qmoe_status fill_synth(
+    qmi_checkpoint *c, const char *specification, qmi_error *err)
+{
+    qmi_synth synth;
+    QMI_TRY(qmi_synth_parse(&synth, specification, err));
+    c->directory = qmi_strdup(specification, err);
+    c->config_path = qmi_strdup(specification, err);
+    c->beside = qmi_strdup(
+        synth.tokenizer[0] != '\0' ? synth.tokenizer : specification, err);
+    if (c->directory == NULL || c->config_path == NULL || c->beside == NULL)
+        return QMOE_E_NOMEM;
+    c->config = qmi_switch_config_json(&synth.config);
+    if (c->config == NULL)
+        return qmi_fail(err, QMOE_E_NOMEM, "out of memory: a configuration");
+    QMI_TRY(reserve_files(c, 1, err));
+    QMI_TRY(qmi_synth_open(&c->files[0], &synth, specification, err));
+    c->n_files = 1;
+    return index_tensors(c, err);
+}
+
 static qmoe_status fill(
     qmi_checkpoint *c, const char *directory, qmi_error *err)
 {
+    if (qmi_is_synth(directory))
+        return fill_synth(c, directory, err);
     QMI_TRY(check_directory(directory, err));
     c->directory = qmi_strdup(directory, err);
     if (c->directory == NULL)
@@ -301,6 +325,7 @@ void qmi_checkpoint_close(qmi_checkpoint *checkpoint)
     cJSON_Delete(checkpoint->config);
     qmi_free(checkpoint->config_path);
     qmi_free(checkpoint->directory);
+    qmi_free(checkpoint->beside);
     qmi_free(checkpoint);
 }
 
@@ -358,13 +383,42 @@ void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
         qmi_tensor_file_path(checkpoint->files[t->file]), t->name);
 }
 
+static const qmi_tensor_file *holder(
+    const qmi_checkpoint *checkpoint, const void *data)
+{
+    for (size_t i = 0; i < checkpoint->n_files; i++)
+        if (qmi_tensor_file_holds(checkpoint->files[i], data))
+            return checkpoint->files[i];
+    return NULL;
+}
+
 qmoe_status qmi_checkpoint_fetch(const qmi_checkpoint *checkpoint,
     const void *data, uint64_t n_bytes, qmi_error *err)
 {
-    for (size_t i = 0; i < qmi_checkpoint_file_count(checkpoint); i++) {
-        const qmi_tensor_file *file = qmi_checkpoint_file(checkpoint, i);
-        if (qmi_tensor_file_holds(file, data))
-            return qmi_tensor_file_fetch(file, data, n_bytes, err);
-    }
+    const qmi_tensor_file *file = holder(checkpoint, data);
+    if (file != NULL)
+        return qmi_tensor_file_fetch(file, data, n_bytes, err);
     return qmi_fail(err, QMOE_E_INVALID, "not a range of a checkpoint file");
+}
+
+void qmi_checkpoint_release(
+    const qmi_checkpoint *checkpoint, const void *data, uint64_t n_bytes)
+{
+    const qmi_tensor_file *file = holder(checkpoint, data);
+    if (file != NULL)
+        qmi_tensor_file_release(file, data, n_bytes);
+}
+
+bool qmi_checkpoint_is_generated(const qmi_checkpoint *checkpoint)
+{
+    return checkpoint->n_files != 0 &&
+           checkpoint->files[0]->container->is_generated;
+}
+
+char *qmi_checkpoint_beside(
+    const qmi_checkpoint *checkpoint, const char *name, qmi_error *err)
+{
+    const char *folder =
+        checkpoint->beside != NULL ? checkpoint->beside : checkpoint->directory;
+    return qmi_path_join(folder, name, err);
 }

@@ -10,7 +10,8 @@
 
 typedef struct qmi_checkpoint qmi_checkpoint;
 
-/* Opens config.json and all weight files.  E_NOT_FOUND names what is missing;
+/* Opens config.json and all weight files, or what a specification of synth.h
+ * describes.  E_NOT_FOUND names what is missing;
  * E_FORMAT: a broken file, an index that names a missing tensor or shard, a
  * shard name with a path separator, a tensor present in two files. */
 qmoe_status qmi_checkpoint_open(
@@ -32,9 +33,17 @@ const qmi_tensor *qmi_checkpoint_find(
 /* Like find; absent is E_FORMAT "<directory>: tensor '<name>' is missing". */
 qmoe_status qmi_checkpoint_require(const qmi_checkpoint *checkpoint,
     const qmi_tensor **out, const char *name, qmi_error *err);
-/* qmi_tensor_file_fetch on the file that holds the range. */
+/* qmi_tensor_file_fetch and _release on the file that holds the range. */
 qmoe_status qmi_checkpoint_fetch(const qmi_checkpoint *checkpoint,
     const void *data, uint64_t n_bytes, qmi_error *err);
+void qmi_checkpoint_release(
+    const qmi_checkpoint *checkpoint, const void *data, uint64_t n_bytes);
+/* Its weights are made up when they are fetched (synth.h). */
+bool qmi_checkpoint_is_generated(const qmi_checkpoint *checkpoint);
+/* Path of a file beside the weights, there or not; release with qmi_free.
+ * NULL: out of memory. */
+char *qmi_checkpoint_beside(
+    const qmi_checkpoint *checkpoint, const char *name, qmi_error *err);
 /* "file.safetensors: tensor 'name'" into text, for error messages. */
 void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
     char *text, size_t capacity);

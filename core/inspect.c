@@ -164,7 +164,7 @@ static qmoe_status verify_files(verification *v)
         for (size_t i = 0; i < qmi_tensor_file_count(file); i++) {
             const qmi_tensor *t = qmi_tensor_file_at(file, i);
             QMI_TRY(verify_tensor(v, file, t));
-            qmi_map_done_with(t->data, t->n_bytes);
+            qmi_tensor_file_release(file, t->data, t->n_bytes);
         }
     }
     return QMOE_OK;

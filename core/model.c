@@ -8,10 +8,9 @@
 
 #include "alloc.h"
 
-static qmoe_status open_tokenizer(
-    qmoe_model *model, const char *directory, qmi_error *err)
+static qmoe_status open_tokenizer(qmoe_model *model, qmi_error *err)
 {
-    char *path = qmi_path_join(directory, "spiece.model", err);
+    char *path = qmi_checkpoint_beside(model->checkpoint, "spiece.model", err);
     if (path == NULL)
         return QMOE_E_NOMEM;
     qmoe_status status = QMOE_OK;
@@ -86,7 +85,7 @@ static qmoe_status fill(
     QMI_TRY(qmi_checkpoint_open(&model->checkpoint, directory, err));
     QMI_TRY(find_architecture(model, err));
     QMI_TRY(read_quantization(model, err));
-    QMI_TRY(open_tokenizer(model, directory, err));
+    QMI_TRY(open_tokenizer(model, err));
     return model->arch->build(model, err);
 }
 

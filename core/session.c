@@ -152,9 +152,24 @@ static qmoe_status choose_backend(
     return QMOE_OK;
 }
 
+/* All that is not an expert's, of a checkpoint that has no data before. */
+static qmoe_status fetch_generated(const qmoe_model *m, qmi_error *err)
+{
+    if (!qmi_checkpoint_is_generated(m->checkpoint))
+        return QMOE_OK;
+    for (size_t i = 0; i < m->n_weights; i++) {
+        const qmi_weight *w = &m->weights[i];
+        if (!w->is_expert)
+            QMI_TRY(qmi_checkpoint_fetch(
+                m->checkpoint, w->parts[0].data, w->parts[0].n_bytes, err));
+    }
+    return QMOE_OK;
+}
+
 static qmoe_status bind_weights(qmoe_session *s, qmi_error *err)
 {
     const qmoe_model *m = s->model;
+    QMI_TRY(fetch_generated(m, err));
     s->bound =
         qmi_calloc(m->n_weights, sizeof *s->bound, "weight bindings", err);
     if (s->bound == NULL)

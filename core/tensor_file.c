@@ -185,6 +185,15 @@ bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data)
     return p >= map->data && p <= map->data + map->n_bytes;
 }
 
+void qmi_tensor_file_release(
+    const qmi_tensor_file *file, const void *data, uint64_t n_bytes)
+{
+    if (file->container->release != NULL)
+        file->container->release(file, data, n_bytes);
+    else
+        qmi_map_done_with(data, n_bytes);
+}
+
 qmoe_status qmi_tensor_file_fetch(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err)
 {

@@ -29,8 +29,13 @@ typedef struct qmi_container {
     /* qmi_tensor_file_fetch on a range within the file's map. */
     qmoe_status (*fetch)(const qmi_tensor_file *file, const void *data,
         uint64_t n_bytes, qmi_error *err);
+    /* qmi_tensor_file_release; NULL: a paging hint is all. */
+    void (*release)(
+        const qmi_tensor_file *file, const void *data, uint64_t n_bytes);
     /* Frees `own`; NULL when there is nothing. */
     void (*close)(qmi_tensor_file *file);
+    /* There is no data before it is fetched. */
+    bool is_generated;
 } qmi_container;
 
 typedef struct qmi_string_pair {
@@ -91,6 +96,9 @@ uint64_t qmi_tensor_file_bytes(const qmi_tensor_file *file);
  * E_INVALID: not a range of this file. */
 qmoe_status qmi_tensor_file_fetch(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err);
+/* The range is no longer needed (until it is fetched again). */
+void qmi_tensor_file_release(
+    const qmi_tensor_file *file, const void *data, uint64_t n_bytes);
 bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data);
 
 /* Sets `file` of every tensor; for the checkpoint that owns `file`. */

@@ -56,7 +56,7 @@ static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
     QMI_TRY(qmi_checkpoint_fetch(
         job->model->checkpoint, t->data, t->n_bytes, job->err));
     QMI_TRY(qmi_st_writer_write(writer, index, t->data, t->n_bytes, job->err));
-    qmi_map_done_with(t->data, t->n_bytes);
+    qmi_checkpoint_release(job->model->checkpoint, t->data, t->n_bytes);
     return QMOE_OK;
 }
 
@@ -112,11 +112,11 @@ qmoe_status qmi_job_copy_files(qmi_job *job)
         "tokenizer_config.json", "special_tokens_map.json",
         "generation_config.json"};
     enum { MAX_BYTES = 256 << 20 };
-    const char *source = qmi_checkpoint_directory(job->model->checkpoint);
+    const qmi_checkpoint *source = job->model->checkpoint;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *text = NULL;
         size_t n_bytes = 0;
-        char *path = qmi_path_join(source, names[i], job->err);
+        char *path = qmi_checkpoint_beside(source, names[i], job->err);
         if (path == NULL)
             return QMOE_E_NOMEM;
         qmoe_status status =

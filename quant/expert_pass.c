@@ -442,7 +442,8 @@ static void release_sources(const qmi_expert_pass *p, int64_t first, int64_t n)
         const qmi_weight *stack = p->stacks[kind];
         uint64_t bytes = source_bytes(stack);
         for (int64_t e = first; e < first + n; e++)
-            qmi_map_done_with(qmi_weight_dense(stack, e), bytes);
+            qmi_checkpoint_release(
+                p->model->checkpoint, qmi_weight_dense(stack, e), bytes);
     }
 }
 

@@ -32,6 +32,22 @@ case_compress() {
     has out "times smaller" "bits per weight" zeros "relative weight error"
 }
 
+case_compress_synthetic() {
+    synth="synth:base-8?experts=1&encoder_blocks=2&decoder_blocks=1"
+    expect_error 3 "spiece.model: not found" \
+        compress --method rtn "$synth" -o out-m
+    expect 0 "$qmoe" compress --method rtn --format ternary-dict \
+        --no-tokenizer "$synth" -o out-m
+    expect 0 "$qmoe" verify out-m
+    expect 0 "$qmoe" inspect "$synth" --json
+    valid_json out
+    expect 0 "$qmoe" inspect synth:c-2048
+    has out "2048 x 2080 x 6144" "experts  1570347417600 weights"
+    expect_error 5 "compress the checkpoint and run the result" \
+        generate "$synth&tokenizer=$mini" -p x
+    expect_error 2 "known are base-8" inspect synth:nothing
+}
+
 case_compress_does_not_depend_on_threads() {
     expect 0 "$qmoe" compress --method rtn "$mini" -o one --threads 1
     expect 0 "$qmoe" compress --method rtn "$mini" -o two --threads 2
