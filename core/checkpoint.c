@@ -4,7 +4,6 @@
  * thousands of a large model does not depend on how they are sharded. */
 #include "checkpoint.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,15 +12,30 @@
 
 #include "alloc.h"
 #include "synth.h"
+#include "torch_file.h"
 
-static const char single_name[] = "model.safetensors";
-static const char index_name[] = "model.safetensors.index.json";
+/* Ways to keep weights, the preferred first. */
+typedef struct layout {
+    const char *name;
+    bool is_index;
+    qmoe_status (*open)(
+        qmi_tensor_file **out, const char *path, qmi_error *err);
+} layout;
+
+static const layout layouts[] = {
+    {"model.safetensors", false, qmi_safetensors_open},
+    {"model.safetensors.index.json", true, qmi_safetensors_open},
+    {"pytorch_model.bin", false, qmi_torch_open},
+    {"pytorch_model.bin.index.json", true, qmi_torch_open},
+};
+enum { N_LAYOUTS = sizeof layouts / sizeof *layouts };
 
 struct qmi_checkpoint {
     char *directory;
     char *beside; /* where the tokenizer's files are; NULL: `directory` */
     char *config_path;
     cJSON *config;
+    const layout *layout;
     qmi_tensor_file **files;
     size_t n_files;
     const qmi_tensor **by_name;
@@ -37,7 +51,7 @@ static qmoe_status open_file(
     if (path == NULL)
         return QMOE_E_NOMEM;
     qmi_tensor_file *file = NULL;
-    qmoe_status status = qmi_safetensors_open(&file, path, err);
+    qmoe_status status = c->layout->open(&file, path, err);
     qmi_free(path);
     if (status != QMOE_OK)
         return status;
@@ -157,60 +171,46 @@ static qmoe_status open_index(
 
 /* ---- which files ---- */
 
-static bool starts_with(const char *text, const char *prefix)
-{
-    return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
-static qmoe_status fail_no_weights(const qmi_checkpoint *c, qmi_error *err)
-{
-    bool has_pickle = false;
-    DIR *directory = opendir(c->directory);
-    if (directory != NULL) {
-        const struct dirent *item = NULL;
-        while ((item = readdir(directory)) != NULL)
-            has_pickle |= starts_with(item->d_name, "pytorch_model") &&
-                          strstr(item->d_name, ".bin") != NULL;
-        closedir(directory);
-    }
-    if (has_pickle)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "%s: its weights are pickled (pytorch_model.bin), which is not "
-            "supported; convert them to %s",
-            c->directory, single_name);
-    return qmi_fail(err, QMOE_E_NOT_FOUND, "%s: neither %s nor %s is there",
-        c->directory, single_name, index_name);
-}
-
-static bool exists(const char *path)
+/* *found: something of that name is there. */
+static qmoe_status look_for(
+    const qmi_checkpoint *c, const char *name, bool *found, qmi_error *err)
 {
     struct stat info;
-    return stat(path, &info) == 0;
+    char *path = qmi_path_join(c->directory, name, err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    *found = stat(path, &info) == 0;
+    qmi_free(path);
+    return QMOE_OK;
+}
+
+static qmoe_status open_layout(
+    qmi_checkpoint *c, const layout *chosen, qmi_error *err)
+{
+    c->layout = chosen;
+    if (!chosen->is_index) {
+        QMI_TRY(reserve_files(c, 1, err));
+        return open_file(c, chosen->name, err);
+    }
+    char *path = qmi_path_join(c->directory, chosen->name, err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = open_index(c, path, err);
+    qmi_free(path);
+    return status;
 }
 
 static qmoe_status open_weights(qmi_checkpoint *c, qmi_error *err)
 {
-    qmoe_status status = QMOE_E_NOMEM;
-    char *single = qmi_path_join(c->directory, single_name, err);
-    char *index = NULL;
-    if (single == NULL)
-        goto cleanup;
-    index = qmi_path_join(c->directory, index_name, err);
-    if (index == NULL)
-        goto cleanup;
-    if (exists(single)) {
-        status = reserve_files(c, 1, err);
-        if (status == QMOE_OK)
-            status = open_file(c, single_name, err);
-    } else if (exists(index)) {
-        status = open_index(c, index, err);
-    } else {
-        status = fail_no_weights(c, err);
+    for (int i = 0; i < N_LAYOUTS; i++) {
+        bool found = false;
+        QMI_TRY(look_for(c, layouts[i].name, &found, err));
+        if (found)
+            return open_layout(c, &layouts[i], err);
     }
-cleanup:
-    qmi_free(single);
-    qmi_free(index);
-    return status;
+    return qmi_fail(err, QMOE_E_NOT_FOUND,
+        "%s: no weights: neither %s nor %s is there, nor an index of shards",
+        c->directory, layouts[0].name, layouts[2].name);
 }
 
 /* ---- the table of all tensors ---- */
@@ -421,4 +421,14 @@ char *qmi_checkpoint_beside(
     const char *folder =
         checkpoint->beside != NULL ? checkpoint->beside : checkpoint->directory;
     return qmi_path_join(folder, name, err);
+}
+
+qmoe_status qmi_checkpoint_fetch_view(const qmi_checkpoint *checkpoint,
+    const void *data, uint64_t n_bytes, qmi_error *err)
+{
+    for (size_t i = 0; i < checkpoint->n_files; i++)
+        if (qmi_tensor_file_holds_view(checkpoint->files[i], data))
+            return qmi_tensor_file_fetch(
+                checkpoint->files[i], data, n_bytes, err);
+    return QMOE_OK;
 }

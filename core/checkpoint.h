@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A directory of weights: config.json plus one model.safetensors or shards
- * with their index.  The same reader serves Hugging Face checkpoints and
- * compressed directories. */
+ * A directory of weights: config.json plus one file or shards with their
+ * index, safetensors or PyTorch's.  The same reader serves Hugging Face
+ * checkpoints and compressed directories. */
 #ifndef QMI_CHECKPOINT_H
 #define QMI_CHECKPOINT_H
 
@@ -11,7 +11,9 @@
 typedef struct qmi_checkpoint qmi_checkpoint;
 
 /* Opens config.json and all weight files, or what a specification of synth.h
- * describes.  E_NOT_FOUND names what is missing;
+ * describes.  Of model.safetensors, model.safetensors.index.json,
+ * pytorch_model.bin and pytorch_model.bin.index.json the first there is counts;
+ * others are not looked at.  E_NOT_FOUND names what is missing;
  * E_FORMAT: a broken file, an index that names a missing tensor or shard, a
  * shard name with a path separator, a tensor present in two files. */
 qmoe_status qmi_checkpoint_open(
@@ -44,6 +46,9 @@ bool qmi_checkpoint_is_generated(const qmi_checkpoint *checkpoint);
  * NULL: out of memory. */
 char *qmi_checkpoint_beside(
     const qmi_checkpoint *checkpoint, const char *name, qmi_error *err);
+/* As fetch, but does nothing for data that can be read where they lie. */
+qmoe_status qmi_checkpoint_fetch_view(const qmi_checkpoint *checkpoint,
+    const void *data, uint64_t n_bytes, qmi_error *err);
 /* "file.safetensors: tensor 'name'" into text, for error messages. */
 void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
     char *text, size_t capacity);

@@ -39,8 +39,8 @@ qmoe_status qmoe_model_weight(
 }
 
 /* Visits decoded rows of a matrix in chunks. */
-static qmoe_status scan_matrix(const qmi_weight *w, int64_t mat, float *rows,
-    uint64_t counts[3], qmi_error *err)
+static qmoe_status scan_matrix(const qmoe_model *model, const qmi_weight *w,
+    int64_t mat, float *rows, uint64_t counts[3], qmi_error *err)
 {
     QMI_TRY(qmi_weight_check(w, mat, err));
     for (int64_t row = 0; row < w->n_rows; row += CHUNK_ROWS) {
@@ -49,6 +49,9 @@ static qmoe_status scan_matrix(const qmi_weight *w, int64_t mat, float *rows,
         for (int64_t i = 0; i < n * w->n_cols; i++)
             counts[rows[i] == 0 ? 0 : rows[i] < 0 ? 1 : 2]++;
     }
+    if (w->fetch != NULL)
+        qmi_checkpoint_release(model->checkpoint, qmi_weight_dense(w, mat),
+            qmi_weight_bytes(w) / (uint64_t)w->n_mats);
     return QMOE_OK;
 }
 
@@ -77,7 +80,7 @@ qmoe_status qmoe_model_weight_stats(
     uint64_t counts[3] = {0};
     qmoe_status status = QMOE_OK;
     for (int64_t mat = 0; status == QMOE_OK && mat < w->n_mats; mat++)
-        status = scan_matrix(w, mat, rows, counts, err);
+        status = scan_matrix(model, w, mat, rows, counts, err);
     qmi_free(rows);
     QMI_TRY(status);
     out->n_zeros = counts[0];
@@ -164,7 +167,8 @@ static qmoe_status verify_files(verification *v)
         for (size_t i = 0; i < qmi_tensor_file_count(file); i++) {
             const qmi_tensor *t = qmi_tensor_file_at(file, i);
             QMI_TRY(verify_tensor(v, file, t));
-            qmi_tensor_file_release(file, t->data, t->n_bytes);
+            if (!t->is_view)
+                qmi_tensor_file_release(file, t->data, t->n_bytes);
         }
     }
     return QMOE_OK;
@@ -179,7 +183,7 @@ static qmoe_status verify_rows(verification *v, const qmi_weight *w)
     uint64_t counts[3] = {0};
     qmoe_status status = QMOE_OK;
     for (int64_t mat = 0; status == QMOE_OK && mat < w->n_mats; mat++) {
-        status = scan_matrix(w, mat, rows, counts, v->err);
+        status = scan_matrix(v->model, w, mat, rows, counts, v->err);
         v->report->n_rows_decoded += (uint64_t)w->n_rows;
     }
     qmi_free(rows);

@@ -70,6 +70,18 @@ static qmoe_status check_matrix(const qmoe_model *model, const qmi_tensor *t,
     return QMOE_OK;
 }
 
+static qmoe_status fetch_view(
+    const void *checkpoint, const void *data, uint64_t n_bytes, qmi_error *err)
+{
+    return qmi_checkpoint_fetch_view(checkpoint, data, n_bytes, err);
+}
+
+static void fetch_first(const qmoe_model *model, qmi_weight *w)
+{
+    w->fetch = fetch_view;
+    w->owner = model->checkpoint;
+}
+
 qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
     const char *name, int64_t n_rows, int64_t n_cols, qmi_error *err)
 {
@@ -83,6 +95,10 @@ qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
     w->n_rows = n_rows;
     w->n_cols = n_cols;
     w->parts[0] = (qmi_part){t->data, t->n_bytes};
+    /* Every run needs it; experts wait until they are chosen. */
+    if (t->is_view)
+        return qmi_checkpoint_fetch(
+            model->checkpoint, t->data, t->n_bytes, err);
     return QMOE_OK;
 }
 
@@ -107,6 +123,8 @@ static qmoe_status add_scattered(qmoe_model *model, qmi_weight *w,
             return wrong(model, t, "the dtype of expert 0", err);
         w->format = format;
         w->mats[e] = t->data;
+        if (t->is_view)
+            fetch_first(model, w);
         w->parts[0].n_bytes += t->n_bytes;
     }
     return QMOE_OK;

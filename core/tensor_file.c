@@ -178,11 +178,22 @@ uint64_t qmi_tensor_file_bytes(const qmi_tensor_file *file)
     return file->map.n_bytes;
 }
 
-bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data)
+bool qmi_tensor_file_holds_view(const qmi_tensor_file *file, const void *data)
+{
+    return file->container->holds_view != NULL &&
+           file->container->holds_view(file, data);
+}
+
+static bool in_map(const qmi_tensor_file *file, const void *data)
 {
     const qmi_map *map = &file->map;
     const uint8_t *p = data;
     return p >= map->data && p <= map->data + map->n_bytes;
+}
+
+bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data)
+{
+    return in_map(file, data) || qmi_tensor_file_holds_view(file, data);
 }
 
 void qmi_tensor_file_release(
@@ -199,8 +210,9 @@ qmoe_status qmi_tensor_file_fetch(const qmi_tensor_file *file, const void *data,
 {
     const qmi_map *map = &file->map;
     const uint8_t *p = data;
-    if (!qmi_tensor_file_holds(file, data) ||
-        n_bytes > map->n_bytes - (uint64_t)(p - map->data))
+    bool in_file = in_map(file, data) &&
+                   n_bytes <= map->n_bytes - (uint64_t)(p - map->data);
+    if (!in_file && !qmi_tensor_file_holds_view(file, data))
         return qmi_fail(
             err, QMOE_E_INVALID, "%s: not a range of this file", file->path);
     return file->container->fetch(file, data, n_bytes, err);

@@ -19,6 +19,9 @@ typedef struct qmi_tensor {
     int64_t shape[QMI_MAX_RANK];
     const uint8_t *data; /* C order, little endian, any alignment */
     uint64_t n_bytes;
+    /* The file holds it in another order: `data` is there only once it was
+     * fetched. */
+    bool is_view;
     uint32_t file; /* index within the checkpoint that holds the file */
 } qmi_tensor;
 
@@ -26,12 +29,14 @@ typedef struct qmi_tensor_file qmi_tensor_file;
 
 /* What containers differ in once a file is open. */
 typedef struct qmi_container {
-    /* qmi_tensor_file_fetch on a range within the file's map. */
+    /* qmi_tensor_file_fetch on a range within the file's map or a view. */
     qmoe_status (*fetch)(const qmi_tensor_file *file, const void *data,
         uint64_t n_bytes, qmi_error *err);
     /* qmi_tensor_file_release; NULL: a paging hint is all. */
     void (*release)(
         const qmi_tensor_file *file, const void *data, uint64_t n_bytes);
+    /* Whether the address lies in a tensor with is_view; NULL: none has it. */
+    bool (*holds_view)(const qmi_tensor_file *file, const void *data);
     /* Frees `own`; NULL when there is nothing. */
     void (*close)(qmi_tensor_file *file);
     /* There is no data before it is fetched. */
@@ -47,7 +52,7 @@ typedef struct qmi_string_pair {
 struct qmi_tensor_file {
     const qmi_container *container;
     char *path;
-    qmi_map map;         /* holds the data of every tensor */
+    qmi_map map;         /* holds the data of every tensor but views */
     qmi_tensor *tensors; /* [n_tensors], qmi_calloc, in order of their data */
     size_t n_tensors;
     qmi_string_pair *metadata; /* [n_metadata], qmi_calloc */
@@ -92,14 +97,17 @@ uint64_t qmi_tensor_file_header_hash(const qmi_tensor_file *file);
 uint64_t qmi_tensor_file_bytes(const qmi_tensor_file *file);
 /* Makes the mapped range [data, data + n_bytes) of the file ready for use
  * without page faults: read by system calls, so that a disk error or a file
- * cut short since it was opened is an error (E_IO) and not a signal.
+ * cut short since it was opened is an error (E_IO) and not a signal.  Puts a
+ * view in order, all of it; must precede any reading of one.  Any thread.
  * E_INVALID: not a range of this file. */
 qmoe_status qmi_tensor_file_fetch(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err);
-/* The range is no longer needed (until it is fetched again). */
+bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data);
+bool qmi_tensor_file_holds_view(const qmi_tensor_file *file, const void *data);
+/* The range will not be needed soon.  A view must be fetched again then, and
+ * nobody may be reading it. */
 void qmi_tensor_file_release(
     const qmi_tensor_file *file, const void *data, uint64_t n_bytes);
-bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data);
 
 /* Sets `file` of every tensor; for the checkpoint that owns `file`. */
 void qmi_tensor_file_set_index(qmi_tensor_file *file, uint32_t index);

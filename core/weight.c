@@ -79,12 +79,22 @@ const void *qmi_weight_dense(const qmi_weight *w, int64_t mat)
     return data + mat * w->n_rows * w->n_cols * element_bytes;
 }
 
+/* Of one dense matrix. */
+static uint64_t dense_bytes(const qmi_weight *w)
+{
+    return (uint64_t)w->n_rows * (uint64_t)w->n_cols *
+           (qmi_dtype_bits(w->format->dtype) / 8);
+}
+
 qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err)
 {
     if (mat < 0 || mat >= w->n_mats)
         return qmi_fail(err, QMOE_E_INVALID,
             "'%s': no matrix %" PRId64 " among %" PRId64, w->name, mat,
             w->n_mats);
+    if (w->fetch != NULL)
+        QMI_TRY(
+            w->fetch(w->owner, qmi_weight_dense(w, mat), dense_bytes(w), err));
     if (w->format->check == NULL)
         return QMOE_OK;
     /* Two threads may both check: the result is the same. */

@@ -38,6 +38,12 @@ typedef struct qmi_weight {
     /* One byte per matrix: payload validated.  NULL when the format needs no
      * payload check.  Written by qmi_weight_check only. */
     _Atomic(uint8_t) *checked;
+    /* Dense weights of which some matrix lies in another order in its file:
+     * makes `n_bytes` at `data` ready to be read, on the file `owner`; called by
+     * qmi_weight_check.  NULL: the data are there. */
+    qmoe_status (*fetch)(
+        const void *owner, const void *data, uint64_t n_bytes, qmi_error *err);
+    const void *owner;
     bool is_expert;
 } qmi_weight;
 
@@ -82,8 +88,9 @@ const qmi_format *qmi_format_at(size_t index);
 /* Pointer to dense matrix `mat`: n_rows * n_cols elements, any alignment. */
 const void *qmi_weight_dense(const qmi_weight *w, int64_t mat);
 
-/* Validates the payload of `mat` unless that was done before.  Thread-safe;
- * cheap when already checked.  The error names weight and matrix. */
+/* Validates the payload of `mat` unless that was done before, and has it put
+ * in order where its file holds it otherwise: must precede every use of the
+ * data.  Thread-safe; cheap when already done.  The error names weight and matrix. */
 qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err);
 
 /* Bytes of all parts. */

@@ -100,6 +100,7 @@ static qmoe_status sample_expert(
     qmi_encoded encoded = {0};
     qmi_quant_result result;
     size_t n = (size_t)(w->n_rows * w->n_cols);
+    QMI_TRY(qmi_weight_check(w, expert, job->err));
     float *wide = qmi_calloc(n, sizeof *wide, "a matrix", job->err);
     if (wide == NULL)
         return QMOE_E_NOMEM;

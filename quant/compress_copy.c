@@ -56,7 +56,9 @@ static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
     QMI_TRY(qmi_checkpoint_fetch(
         job->model->checkpoint, t->data, t->n_bytes, job->err));
     QMI_TRY(qmi_st_writer_write(writer, index, t->data, t->n_bytes, job->err));
-    qmi_checkpoint_release(job->model->checkpoint, t->data, t->n_bytes);
+    /* A view stays: the model reads it, too. */
+    if (!t->is_view)
+        qmi_checkpoint_release(job->model->checkpoint, t->data, t->n_bytes);
     return QMOE_OK;
 }
 

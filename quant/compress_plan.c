@@ -43,6 +43,18 @@ static uint64_t stack_bytes(const qmi_format *format, const qmi_weight *w)
     return total;
 }
 
+/* Of all tensors: more than the files have where names share data. */
+static uint64_t tensor_bytes(const qmi_checkpoint *source)
+{
+    uint64_t n_bytes = 0;
+    for (size_t f = 0; f < qmi_checkpoint_file_count(source); f++) {
+        const qmi_tensor_file *file = qmi_checkpoint_file(source, f);
+        for (size_t i = 0; i < qmi_tensor_file_count(file); i++)
+            n_bytes += qmi_tensor_file_at(file, i)->n_bytes;
+    }
+    return n_bytes;
+}
+
 static void plan_sizes(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
@@ -65,7 +77,10 @@ static void plan_sizes(qmi_job *job)
         target_experts += stack_bytes(format, w);
     }
     r->n_experts = r->n_matrices / QMI_N_KINDS;
-    r->planned_output_bytes = r->source_bytes - source_experts + target_experts;
+    uint64_t copied = tensor_bytes(m->checkpoint);
+    if (copied < r->source_bytes)
+        copied = r->source_bytes;
+    r->planned_output_bytes = copied - source_experts + target_experts;
 }
 
 static uint64_t state_bytes(const qmi_job *job)

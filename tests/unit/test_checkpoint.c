@@ -159,22 +159,85 @@ static void refuses_what_is_missing(void **state)
     scratch_text("checkpoint-file", "");
     expect_refused("checkpoint-file", QMOE_E_NOT_FOUND, "not a directory");
     const char *name = fresh();
-    expect_refused(name, QMOE_E_NOT_FOUND, "neither model.safetensors nor");
+    expect_refused(name, QMOE_E_NOT_FOUND, "neither model.safetensors");
     put_shard(name, "model.safetensors", "a");
     unlink(scratch_path("checkpoint/config.json"));
     expect_refused(name, QMOE_E_NOT_FOUND, "config.json");
 }
 
-static void refuses_pickled_weights(void **state)
+/* ---- PyTorch files ---- */
+
+static void copy_file(const char *name, const char *to, const char *from)
+{
+    char bytes[1 << 16], path[600];
+    FILE *file = fopen(from, "rb");
+    assert_non_null(file);
+    size_t n = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    snprintf(path, sizeof path, "%s/%s", name, to);
+    scratch_write(path, bytes, n);
+}
+
+#define GOLDEN QMOE_SOURCE_DIR "/tests/golden/torch/"
+#define TORCH_INDEX "pytorch_model.bin.index.json"
+
+static void opens_pytorch_files(void **state)
 {
     (void)state;
-    const char *const files[] = {"pytorch_model.bin",
-        "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        const char *name = fresh();
-        put(name, files[i], "");
-        expect_refused(name, QMOE_E_UNSUPPORTED, "pytorch_model.bin");
-    }
+    const char *name = fresh();
+    copy_file(name, "pytorch_model.bin", GOLDEN "linear.bin");
+    qmi_checkpoint *c = open_good(scratch_path(name));
+    assert_non_null(qmi_checkpoint_find(c, "weight"));
+    qmi_checkpoint_close(c);
+    /* safetensors go first, in whatever form. */
+    put_shard(name, "one", "ab");
+    put(name, INDEX, "{\"weight_map\":{\"a\":\"one\"}}");
+    c = open_good(scratch_path(name));
+    assert_null(qmi_checkpoint_find(c, "weight"));
+    qmi_checkpoint_close(c);
+}
+
+static void opens_pytorch_shards(void **state)
+{
+    (void)state;
+    const char *name = fresh();
+    copy_file(name, "one", GOLDEN "linear.bin");
+    copy_file(name, "two", GOLDEN "all.bin");
+    put(name, TORCH_INDEX, "{\"weight_map\":{\"bias\":\"one\",\"t\":\"two\"}}");
+    qmi_checkpoint *c = open_good(scratch_path(name));
+    const qmi_tensor *t = qmi_checkpoint_find(c, "t");
+    assert_non_null(t);
+    assert_true(t->is_view);
+    assert_int_equal(t->file, 1);
+    assert_int_equal(
+        qmi_checkpoint_fetch(c, t->data, t->n_bytes, NULL), QMOE_OK);
+    const float expected[4] = {0, 6, 12, 18};
+    assert_memory_equal(t->data, expected, sizeof expected);
+    qmi_checkpoint_release(c, t->data, t->n_bytes);
+    assert_int_equal(
+        qmi_checkpoint_fetch_view(c, t->data, t->n_bytes, NULL), QMOE_OK);
+    assert_memory_equal(t->data, expected, sizeof expected);
+    qmi_checkpoint_close(c);
+}
+
+static void refuses_bad_pytorch_files(void **state)
+{
+    (void)state;
+    const char *name = fresh();
+    put(name, "pytorch_model.bin", "");
+    expect_refused(name, QMOE_E_FORMAT, "pytorch_model.bin: not a PyTorch");
+    name = fresh();
+    copy_file(name, "one", GOLDEN "linear.bin");
+    put(name, TORCH_INDEX, "{\"weight_map\":{\"bias\":\"../one\"}}");
+    expect_refused(name, QMOE_E_FORMAT, "is not a plain file name");
+    put(name, TORCH_INDEX, "{\"weight_map\":{\"x\":\"one\"}}");
+    expect_refused(name, QMOE_E_FORMAT, "'x' is missing in shard 'one'");
+    put(name, TORCH_INDEX, "{\"weight_map\":{\"x\":\"three\"}}");
+    expect_refused(name, QMOE_E_FORMAT, "shard 'three' is missing");
+    copy_file(name, "two", GOLDEN "linear.bin");
+    put(name, TORCH_INDEX,
+        "{\"weight_map\":{\"bias\":\"one\",\"weight\":\"two\"}}");
+    expect_refused(name, QMOE_E_FORMAT, "is in two files");
 }
 
 static void refuses_bad_configs(void **state)
@@ -285,7 +348,9 @@ int main(void)
         cmocka_unit_test(opens_shards),
         cmocka_unit_test(opens_the_example_model),
         cmocka_unit_test(refuses_what_is_missing),
-        cmocka_unit_test(refuses_pickled_weights),
+        cmocka_unit_test(opens_pytorch_files),
+        cmocka_unit_test(opens_pytorch_shards),
+        cmocka_unit_test(refuses_bad_pytorch_files),
         cmocka_unit_test(refuses_bad_configs),
         cmocka_unit_test(refuses_bad_files),
         cmocka_unit_test(refuses_bad_indices),

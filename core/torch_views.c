@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Strided tensors, put in order when they are needed.  The places are shared
+ * anonymous memory: it costs nothing before it is written, and a paging hint
+ * from somebody who takes it for file memory does not lose its contents. */
+#include "torch_views.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "alloc.h"
+
+qmoe_status qmi_views_add(
+    qmi_views *views, const qmi_view *view, qmi_error *err)
+{
+    if (views->n == views->capacity) {
+        size_t capacity = views->capacity == 0 ? 16 : 2 * views->capacity;
+        qmi_view *grown = qmi_regrow(views->items, views->n, capacity,
+            sizeof *grown, "the list of strided tensors", err);
+        if (grown == NULL)
+            return QMOE_E_NOMEM;
+        views->items = grown;
+        views->capacity = capacity;
+    }
+    views->items[views->n++] = *view;
+    return QMOE_OK;
+}
+
+static int compare_counts(const uint64_t *a, const uint64_t *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return a[i] < b[i] ? -1 : 1;
+    return 0;
+}
+
+static int compare_views(const void *a, const void *b)
+{
+    const qmi_view *x = a, *y = b;
+    if (x->source != y->source)
+        return x->source < y->source ? -1 : 1;
+    if (x->rank != y->rank)
+        return x->rank < y->rank ? -1 : 1;
+    if (x->element_bytes != y->element_bytes)
+        return x->element_bytes < y->element_bytes ? -1 : 1;
+    int order = compare_counts(x->shape, y->shape, x->rank);
+    return order != 0 ? order : compare_counts(x->strides, y->strides, x->rank);
+}
+
+static uint64_t page_bytes(void)
+{
+    long page = sysconf(_SC_PAGESIZE);
+    return page > 0 ? (uint64_t)page : 65536;
+}
+
+/* Offsets of the places, in `target` for now; returns false on overflow. */
+static bool lay_out(qmi_views *views, uint64_t *total, uint64_t *sum)
+{
+    uint64_t page = page_bytes(), next = 0;
+    *sum = 0;
+    for (size_t i = 0; i < views->n; i++) {
+        qmi_view *v = &views->items[i];
+        if (i != 0 && compare_views(v - 1, v) == 0)
+            continue;
+        if (!qmi_add_u64(*sum, v->n_bytes, sum) ||
+            !qmi_add_u64(next, v->n_bytes + page - 1, &next))
+            return false;
+        next -= next % page;
+    }
+    *total = next;
+    return true;
+}
+
+/* Places views in order of the list, tells the tensors, and keeps one entry
+ * per place. */
+static void assign(qmi_views *views, qmi_tensor *tensors)
+{
+    uint64_t page = page_bytes();
+    uint8_t *next = views->region;
+    size_t n = 0;
+    for (size_t i = 0; i < views->n; i++) {
+        qmi_view v = views->items[i];
+        bool is_new = n == 0 || compare_views(&views->items[n - 1], &v) != 0;
+        if (is_new) {
+            v.target = next;
+            next += (v.n_bytes + page - 1) / page * page;
+            views->items[n++] = v;
+        }
+        tensors[v.tensor].data = views->items[n - 1].target;
+    }
+    views->n = n;
+}
+
+static qmoe_status make_lock(qmi_views *views, qmi_error *err)
+{
+    views->lock = qmi_calloc(1, sizeof *views->lock, "a lock", err);
+    if (views->lock == NULL)
+        return QMOE_E_NOMEM;
+    if (pthread_mutex_init(views->lock, NULL) == 0)
+        return QMOE_OK;
+    qmi_free(views->lock);
+    views->lock = NULL;
+    return qmi_fail(err, QMOE_E_NOMEM, "out of memory: a lock");
+}
+
+qmoe_status qmi_views_place(
+    qmi_views *views, qmi_tensor *tensors, uint64_t max_bytes, qmi_error *err)
+{
+    uint64_t total = 0, sum = 0;
+    if (views->n == 0)
+        return QMOE_OK;
+    qsort(views->items, views->n, sizeof *views->items, compare_views);
+    if (!lay_out(views, &total, &sum) || sum > max_bytes ||
+        total > SIZE_MAX / 2)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "its transposed or strided tensors have more bytes than the file");
+    QMI_TRY(make_lock(views, err));
+    void *region = mmap(NULL, (size_t)total, PROT_READ | PROT_WRITE,
+        MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (region == MAP_FAILED)
+        return qmi_fail_errno(err, "cannot reserve memory for strided tensors");
+    views->region = region;
+    views->region_bytes = total;
+    assign(views, tensors);
+    return QMOE_OK;
+}
+
+void qmi_views_free(qmi_views *views)
+{
+    if (views->region != NULL)
+        munmap(views->region, (size_t)views->region_bytes);
+    if (views->lock != NULL)
+        pthread_mutex_destroy(views->lock);
+    qmi_free(views->lock);
+    qmi_free(views->items);
+    *views = (qmi_views){0};
+}
+
+/* ---- copying ---- */
+
+bool qmi_views_hold(const qmi_views *views, const void *data)
+{
+    const uint8_t *p = data;
+    return views->region != NULL && p >= views->region &&
+           p < views->region + views->region_bytes;
+}
+
+/* The view whose place holds `data`. */
+static qmi_view *find(const qmi_views *views, const void *data)
+{
+    const uint8_t *p = data;
+    size_t low = 0, high = views->n;
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (views->items[middle].target <= p)
+            low = middle;
+        else
+            high = middle;
+    }
+    return &views->items[low];
+}
+
+typedef struct plane {
+    uint64_t n_rows, n_cols, row_stride, col_stride; /* elements */
+    size_t element_bytes;
+} plane;
+
+/* In tiles, since reading or writing has to jump. */
+static void copy_plane(uint8_t *dst, const uint8_t *src, const plane *p)
+{
+    enum { TILE = 32 };
+    size_t e = p->element_bytes;
+    for (uint64_t r0 = 0; r0 < p->n_rows; r0 += TILE)
+        for (uint64_t c0 = 0; c0 < p->n_cols; c0 += TILE)
+            for (uint64_t r = r0; r < p->n_rows && r < r0 + TILE; r++)
+                for (uint64_t c = c0; c < p->n_cols && c < c0 + TILE; c++)
+                    memcpy(dst + (r * p->n_cols + c) * e,
+                        src + (r * p->row_stride + c * p->col_stride) * e, e);
+}
+
+/* Steps to the next index of the leading `rank` dimensions; false at the end.
+ * *offset follows, in elements. */
+static bool advance(
+    const qmi_view *v, int rank, uint64_t *index, uint64_t *offset)
+{
+    for (int i = rank - 1; i >= 0; i--) {
+        *offset += v->strides[i];
+        if (++index[i] < v->shape[i])
+            return true;
+        *offset -= v->shape[i] * v->strides[i];
+        index[i] = 0;
+    }
+    return false;
+}
+
+/* rank >= 1 and no dimension is empty. */
+static void copy_view(const qmi_view *v)
+{
+    int last = v->rank - 1;
+    bool has_rows = v->rank > 1;
+    plane p = {
+        .n_rows = has_rows ? v->shape[last - 1] : 1,
+        .n_cols = v->shape[last],
+        .row_stride = has_rows ? v->strides[last - 1] : 0,
+        .col_stride = v->strides[last],
+        .element_bytes = (size_t)v->element_bytes,
+    };
+    uint64_t index[QMI_MAX_RANK] = {0}, offset = 0;
+    uint8_t *dst = v->target;
+    do {
+        copy_plane(dst, v->source + offset * p.element_bytes, &p);
+        dst += p.n_rows * p.n_cols * p.element_bytes;
+    } while (advance(v, has_rows ? v->rank - 2 : 0, index, &offset));
+}
+
+qmoe_status qmi_views_fetch(qmi_views *views, const void *data,
+    const qmi_tensor_file *file, qmi_error *err)
+{
+    qmi_view *v = find(views, data);
+    qmoe_status status = QMOE_OK;
+    pthread_mutex_lock(views->lock);
+    if (!v->filled)
+        status = qmi_tensor_file_read(file, v->source, v->source_bytes, err);
+    if (status == QMOE_OK && !v->filled) {
+        copy_view(v);
+        v->filled = true;
+    }
+    pthread_mutex_unlock(views->lock);
+    return status;
+}
+
+void qmi_views_release(qmi_views *views, const void *data)
+{
+    qmi_view *v = find(views, data);
+    pthread_mutex_lock(views->lock);
+    if (v->filled) {
+        v->filled = false;
+        madvise(v->target, (size_t)v->n_bytes, MADV_REMOVE);
+        qmi_map_done_with(v->source, v->source_bytes);
+    }
+    pthread_mutex_unlock(views->lock);
+}
