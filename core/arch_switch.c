@@ -3,6 +3,7 @@
  * to one of many relu experts.  Definition: transformers 4.27/4.28,
  * modeling_switch_transformers.py. */
 #include "arch.h"
+#include "arch_switch_weights.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -366,6 +367,7 @@ static qmoe_status build(qmoe_model *model, qmi_error *err)
 {
     builder b = {.model = model, .err = err};
     const qmi_config *c = &model->config;
+    qmi_switch_settle(model);
     const char *name = "shared.weight";
     if (qmi_checkpoint_find(model->checkpoint, name) == NULL &&
         qmi_checkpoint_find(model->checkpoint, "encoder.embed_tokens.weight") !=

@@ -117,7 +117,7 @@ static bool is_global(qmi_pickle_value value, qmi_pickle_global sub)
 static const qmi_pickle_value *contents(
     const qmi_pickle_machine *m, qmi_pickle_value tuple)
 {
-    return m->values + tuple.u;
+    return tuple.n == 0 ? NULL : m->values + tuple.u;
 }
 
 /* An integer in [0, 2^62). */
