@@ -105,8 +105,8 @@ static void put_item(qmi_text *t, const item *x, bool longest)
     qmi_text_string(t, "],\"data_offsets\":[");
     qmi_text_number(t, x->begin);
     qmi_text_string(t, ",");
-    qmi_text_number(
-        t, x->open && longest ? UINT64_MAX : x->begin + x->n_written);
+    uint64_t end = x->begin + (longest ? x->n_bytes : x->n_written);
+    qmi_text_number(t, x->open && longest ? UINT64_MAX : end);
     qmi_text_string(t, "]}");
 }
 

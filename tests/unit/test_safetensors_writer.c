@@ -223,6 +223,22 @@ static void reserves_enough(void **state)
 }
 
 /* A large offset needs no large file: the file is sparse. */
+/* Wherever the header ends, the numbers still to come have room. */
+static void reserves_enough_for_ends(void **state)
+{
+    (void)state;
+    static const char data[1000];
+    const char *path = scratch_path("writer-ends.safetensors");
+    for (int n = 1; n <= 64; n++) {
+        char name[65] = "";
+        memset(name, 'x', (size_t)n);
+        qmi_st_writer *w = create(path);
+        declare(w, name, QMI_U8, 1, sizeof data);
+        put(w, 0, data, sizeof data);
+        qmi_tensor_file_close(read_back(w, path));
+    }
+}
+
 static void writes_beyond_4_gib(void **state)
 {
     (void)state;
@@ -509,6 +525,7 @@ int main(void)
         cmocka_unit_test(writes_any_text),
         cmocka_unit_test(writes_many_tensors),
         cmocka_unit_test(reserves_enough),
+        cmocka_unit_test(reserves_enough_for_ends),
         cmocka_unit_test(writes_beyond_4_gib),
         cmocka_unit_test(refuses_bad_declarations),
         cmocka_unit_test(refuses_repeated_names),
