@@ -1,0 +1,308 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the hostile files beside it, each with one rule broken, and
+expected.txt: what the one error line must say.
+
+    tests/hostile/make_hostile.py
+
+Needs Python only; the same files every time."""
+
+import json
+import os
+import struct
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+expected = []
+
+
+def emit(reader, name, data, part):
+    os.makedirs(os.path.join(HERE, reader), exist_ok=True)
+    with open(os.path.join(HERE, reader, name), "wb") as f:
+        f.write(data)
+    expected.append(f"{reader}/{name}\t{part}\n")
+
+
+# ---- zip ----
+
+def local(name, data, extra=b"", method=0, flags=0):
+    return struct.pack("<4s5H3I2H", b"PK\3\4", 20, flags, method, 0, 0, 0, len(data), len(data),
+                       len(name), len(extra)) + name + extra + data
+
+
+def entry(name, size, at, extra=b"", method=0, flags=0, stored=None, disk=0):
+    return struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, flags, method, 0, 0, 0,
+                       size if stored is None else stored, size, len(name), len(extra), 0, disk, 0, 0, at) + name + extra
+
+
+def end(n, size, at, total=None, disk=0, comment=b"", comment_size=None):
+    return struct.pack("<4s4H2IH", b"PK\5\6", disk, 0, n, n if total is None else total, size, at,
+                       len(comment) if comment_size is None else comment_size) + comment
+
+
+def archive(members, entries=None, tail=None):
+    """members: [(name, data)]; entries, tail: another directory, another end."""
+    body, places = b"", []
+    for m in members:
+        places.append(len(body))
+        body += local(m[0], m[1], **(m[2] if len(m) > 2 else {}))
+    directory = entries(places) if entries else b"".join(
+        entry(m[0], len(m[1]), at) for m, at in zip(members, places))
+    return body + directory + (tail(directory, len(body)) if tail else end(len(members), len(directory), len(body)))
+
+
+# ---- pickle ----
+
+P = b"\x80\x02"
+OD = b"ccollections\nOrderedDict\n)R"
+
+
+def text(s):
+    b = s.encode() if isinstance(s, str) else s
+    return b"X" + struct.pack("<I", len(b)) + b
+
+
+def num(n):
+    return b"K" + bytes([n]) if 0 <= n < 256 else b"\x8a\x08" + struct.pack("<q", n)
+
+
+def tup(*items):
+    return b"(" + b"".join(map(num, items)) + b"t"
+
+
+def storage(key="0", cls=b"ctorch\nFloatStorage\n", count=4, word="storage"):
+    return b"(" + text(word) + cls + text(key) + text("cpu") + num(count) + b"tQ"
+
+
+def tensor(shape=(2, 2), strides=(2, 1), offset=0, store=None):
+    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + (store or storage()) + num(offset) + tup(*shape) + tup(*strides) +
+            b"\x89" + OD + b"tR")
+
+
+def state(*items):
+    return P + b"}(" + b"".join(text(n) + v for n, v in items) + b"u."
+
+
+GOOD = state(("a", tensor()))
+
+
+def pt(pickle=GOOD, data=b"0123456789abcdef", more=()):
+    return archive([(b"m/data.pkl", pickle), (b"m/data/0", data), *more])
+
+
+def torch_zip():
+    e = lambda name, data, part: emit("torch", name, data, part)
+    good = pt()
+    e("empty", b"", "not a PyTorch (zip) file")
+    e("text", b"not a model at all, but long enough", "not a PyTorch (zip) file")
+    e("legacy", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "the legacy PyTorch format")
+    e("preview", b"PYTORCH1" + b"\0" * 40, "the preview format PYTORCH1")
+    e("truncated", good[:-1], "no end record")
+    e("trailing", good + b"x", "no end record")
+    e("comment", good[:-2] + struct.pack("<H", 3), "announces a comment")
+    e("no-members", archive([(b"m/data.pkl", GOOD)], tail=lambda d, at: end(0, len(d), at)), "0 members announced")
+    e("too-many-members", archive([(b"m/data.pkl", GOOD)], tail=lambda d, at: end(9000, len(d), at)),
+      "9000 members announced")
+    e("several-disks", archive([(b"m/data.pkl", GOOD)], tail=lambda d, at: end(1, len(d), at, disk=1)),
+      "several disks")
+    e("directory-gap", archive([(b"m/data.pkl", GOOD)], tail=lambda d, at: end(1, len(d), at - 1)),
+      "does not end where the end record begins")
+    e("directory-rest", archive([(b"m/data.pkl", GOOD), (b"m/data/0", b"0" * 16)],
+                                tail=lambda d, at: end(1, len(d), at)), "goes on behind its last entry")
+    one = [(b"m/data.pkl", GOOD)]
+    e("no-entry", archive(one, entries=lambda p: b"\0" * 60), "holds no entry")
+    e("long-name", archive(one, entries=lambda p: entry(b"m/data.pkl", 1, 0)[:28] + b"\xff\xff" +
+                           entry(b"m/data.pkl", 1, 0)[30:]), "goes beyond the directory")
+    e("no-name", archive(one, entries=lambda p: entry(b"", 1, 0)), "a name of 0 bytes")
+    n = b"m/data.pkl"
+    e("deflated", archive(one, entries=lambda p: entry(n, 9, 0, method=8)), "compressed (deflate, method 8)")
+    e("encrypted", archive(one, entries=lambda p: entry(n, 9, 0, flags=1)), "encrypted")
+    e("deflated-locally", archive([(n, GOOD, {"method": 8})]), "compressed (deflate")
+    e("two-sizes", archive(one, entries=lambda p: entry(n, 9, 0, stored=8)), "its two sizes differ")
+    e("other-disk", archive(one, entries=lambda p: entry(n, 9, 0, disk=1)), "lies on another disk")
+    e("beyond", archive(one, entries=lambda p: entry(n, 1 << 30, 0)), "go beyond the members' part")
+    e("local-offset", archive(one, entries=lambda p: entry(n, 9, 1)), "its local header is not at offset 1")
+    e("local-beyond", archive(one, entries=lambda p: entry(n, 9, 1 << 30)), "its local header is not at")
+    e("other-name", archive(one, entries=lambda p: entry(b"m/data.pkx", 9, 0)), "another name than the directory")
+    e("no-folder", archive([(b"data.pkl", GOOD)]), "does not lie in a folder")
+    e("two-folders", archive([(n, GOOD), (b"x/data/0", b"0" * 16)]), "not lie in the folder of the first")
+    e("duplicate", archive([(n, GOOD), (b"m/data/0", b"0" * 16), (b"m/data/0", b"1" * 16)]), "two members have the name")
+    e("shared-bytes", archive([(n, GOOD), (b"m/data/0", b"0" * 16)],
+                              entries=lambda p: entry(n, len(GOOD), 0) * 2), "share bytes")
+    e("zip64-short", archive(one, entries=lambda p: entry(n, 0xffffffff, 0, extra=b"\1\0\4\0abcd",
+                                                          stored=0xffffffff)), "ZIP64 extra field is too short")
+    e("zip64-size", archive(one, entries=lambda p: entry(n, 0xffffffff, 0, stored=0xffffffff,
+                                                         extra=struct.pack("<2H2Q", 1, 16, 2**63, 2**63))),
+      "go beyond the members' part")
+    e("extra-beyond", archive(one, entries=lambda p: entry(n, 9, 0, extra=b"\1\0\xff\0")), "an extra field goes beyond")
+
+    def end64(at64=0, size=44, n=1, cut=0):
+        def tail(d, at):
+            record = struct.pack("<4sQ2H2I4Q", b"PK\6\6", size, 45, 45, 0, 0, n, n, len(d) - cut, at)
+            return (record + struct.pack("<4sIQI", b"PK\6\7", 0, at + len(d) + at64, 1) +
+                    end(0xffff, 0xffffffff, 0xffffffff))
+        return tail
+    e("zip64-locator", archive(one, tail=end64(at64=1)), "does not lead to a ZIP64 end record")
+    e("zip64-locator-far", archive(one, tail=end64(at64=1 << 60)), "does not lead to a ZIP64 end record")
+    e("zip64-end-size", archive(one, tail=end64(size=45)), "does not end at its locator")
+    e("zip64-directory", archive(one, tail=end64(cut=1)), "where the ZIP64 end record begins")
+    e("zip64-members", archive(one, tail=end64(n=2**62)), "members announced")
+    e("no-pickle", archive([(b"m/data/0", b"x")]), "no member 'data.pkl'")
+    e("big-endian", pt(more=[(b"m/byteorder", b"big")]), "big-endian weights are not read")
+    e("version", pt(more=[(b"m/version", b"11\n")]), "member 'version'")
+
+
+def torch_pickle():
+    e = lambda name, pickle, part: emit("torch", name, pt(pickle), part)
+    e("no-protocol", b"}.", "does not begin with a protocol")
+    e("protocol-4", b"\x80\x04}.", "pickle protocol 4")
+    e("no-end", P + b"}", "the pickle has no end")
+    e("after-end", P + b"}..", "goes on after its end")
+    for name, code in (("inst", b"i"), ("obj", b"o"), ("newobj", b"\x81"), ("ext1", b"\x82\1"), ("stack-global", b"\x93"),
+                       ("frame", b"\x95" + b"\0" * 8), ("persid", b"P0\n"), ("long4", b"\x8b\1\0\0\0\1"),
+                       ("append", b"a"), ("list", b"]"), ("float", b"G" + b"\0" * 8), ("int-text", b"I1\n"),
+                       ("dup", b"2"), ("pop", b"0"), ("bytes", b"C\1x"), ("set", b"\x8f"), ("memoize", b"\x94")):
+        e("opcode-" + name, P + b"}" + code + b".", "is not one a state dict needs")
+    e("opcode-reduce-os", P + b"cos\nsystem\n" + text("true") + b"\x85R.", "names 'os.system'")
+    e("global-builtins", P + b"cbuiltins\neval\n.", "names 'builtins.eval'")
+    e("global-torch", P + b"ctorch\nload\n.", "names 'torch.load'")
+    e("global-prefix", P + b"ctorch\nFloatStorageX\n.", "names 'torch.FloatStorageX'")
+    e("global-endless", P + b"c" + b"a" * 400, "does not end within 256 bytes")
+    e("global-cut", P + b"ctorch\nFlo", "does not end within")
+    e("string-cut", P + b"X\xff\0\0\0abc", "ends within an instruction")
+    e("string-long", P + b"X\xff\xff\xff\x7fabc", "a string of 2147483647 bytes")
+    e("underflow", P + b"R.", "the stack holds too few values")
+    e("no-mark", P + b"Nt.", "the stack holds no mark")
+    e("tuple-over-mark", P + b"N(\x85.", "the stack holds too few values")
+    e("items-odd", P + b"}(N" + b"u.", "in odd number")
+    e("items-no-dict", P + b"(" + text("a") + b"Nu.", "without a dict")
+    e("items-in-int", P + b"K\1(" + text("a") + b"Nu.", "an item is set in an integer")
+    e("key-int", P + b"}K\1K\1s.", "the key of a dict is an integer")
+    e("memo-unset", P + b"h\7.", "memo place 7 was never put")
+    e("memo-huge", P + b"}r\xff\xff\xff\xff.", "memo place 4294967295 is out of order")
+    e("long-wide", P + b"\x8a\x09" + b"\1" * 9 + b".", "an integer of 9 bytes")
+    e("build-int", P + b"}K\1b.", "is set from an integer")
+    e("call-int", P + b"K\1)R.", "an integer is called")
+    e("call-storage", P + b"ctorch\nFloatStorage\n)R.", "a storage class or dtype is called")
+    e("dict-arguments", P + b"ccollections\nOrderedDict\n(K\1tR.", "made with 1 values")
+    e("result-int", P + b"K\1.", "holds an integer, not one dict")
+    e("result-two", P + b"}}.", "several values")
+    e("result-nested", state(("a", b"}")), "'a' is a dict, neither")
+    e("result-none", state(("a", b"N")), "'a' is None, neither")
+    e("result-storage", state(("a", storage())), "'a' is a storage, neither")
+    e("id-int", state(("a", b"K\1Q")), "a persistent id is not")
+    e("id-word", state(("a", storage(word="module"))), "a persistent id is not")
+    e("id-class", state(("a", storage(cls=b"ccollections\nOrderedDict\n"))), "a persistent id is not")
+    e("id-count", state(("a", storage(count=-1))), "a persistent id is not")
+    e("key-path", state(("a", tensor(store=storage(key="../0")))), "not a number")
+    e("key-empty", state(("a", tensor(store=storage(key="")))), "not a number")
+    e("storage-missing", state(("a", tensor(store=storage(key="7")))), "member 'data/7', is missing")
+    e("storage-size", state(("a", tensor(store=storage(count=5)))), "has 16 bytes, not 5 elements")
+    e("storage-overflow", state(("a", tensor(store=storage(count=2**61)))), "has 16 bytes, not")
+    e("beyond-shape", state(("a", tensor((3, 2)))), "lead beyond its storage")
+    e("beyond-offset", state(("a", tensor(offset=1))), "lead beyond its storage")
+    e("beyond-stride", state(("a", tensor((2, 2), (3, 1)))), "lead beyond its storage")
+    e("beyond-empty", state(("a", tensor((0,), (1,), 5))), "lead beyond its storage")
+    e("negative-shape", state(("a", tensor((-1, 2)))), "not an integer in [0, 2^62)")
+    e("negative-stride", state(("a", tensor((2, 2), (2, -1)))), "not an integer in [0, 2^62)")
+    e("negative-offset", state(("a", tensor(offset=-1))), "not made from (storage")
+    e("overflow-shape", state(("a", tensor((2**40, 2**40), (1, 1)))), "its size overflows")
+    e("overflow-stride", state(("a", tensor((2**33, 1), (2**33, 1)))), "its size overflows")
+    e("expanded", state(("a", tensor((2**30, 1), (0, 1)))), "it repeats elements")
+    e("rank-9", state(("a", tensor((1,) * 9, (1,) * 9))), "has 9 entries, more than 8")
+    e("rank-differs", state(("a", tensor((2, 2), (1,)))), "has 2 sizes, but 1 strides")
+    e("shape-int", state(("a", tensor().replace(tup(2, 2), b"K\2", 1))), "is an integer, not a tuple")
+    e("few-arguments", state(("a", b"ctorch._utils\n_rebuild_tensor_v2\n(K\1tR")), "made from 1 values")
+    e("parameter", state(("a", b"ctorch._utils\n_rebuild_parameter\n(K\1\x89}tR")), "a parameter is not made from")
+    e("name-empty", state(("", tensor())), "is empty, not UTF-8")
+    e("name-nul", state((b"a\0b", tensor())), "holds a NUL")
+    e("name-utf8", state((b"\xff\xfe", tensor())), "not UTF-8")
+    e("name-twice", state(("a", tensor()), ("a", tensor())), "duplicate name")
+    e("integer-twice", state(("a", b"K\1"), ("a", b"K\2")), "two integers have the name 'a'")
+    # Names for the same bytes are cheap here; their copies would not be.
+    many = b"".join(text(f"t{i}") + b"h\0" for i in range(9000))
+    first = text("t") + tensor((1024, 8), (8, 1), 0, storage(count=8192)) + b"q\0"
+    emit("torch", "shared-endlessly", pt(P + b"}(" + first + many + b"u.", b"\0" * 32768),
+         "64 times the bytes of the file")
+    views = b"".join(text(f"v{i}") + tensor((8, 100 + i), (1, 8), 0, storage(count=8192)) for i in range(60))
+    emit("torch", "views-endlessly", pt(P + b"}(" + views + b"u.", b"\0" * 32768), "more bytes than the file")
+    emit("torch", "marks", pt(P + b"(" * 60000 + b"."), "too few values")
+    emit("torch", "dicts", pt(P + b"}" * 60000 + b"."), "several values")
+
+
+def safetensors():
+    def st(header, data=b"", n=None):
+        h = header if isinstance(header, bytes) else json.dumps(header).encode()
+        return struct.pack("<Q", len(h) if n is None else n) + h + data
+    t = lambda begin, finish, dtype="U8", shape=None: {"dtype": dtype, "shape": shape or [finish - begin],
+                                                       "data_offsets": [begin, finish]}
+    e = lambda name, data, part: emit("safetensors", name, data, part)
+    e("empty", b"", "too few")
+    e("length-huge", st(b"{}", n=2**64 - 196), "above the limit")
+    e("length-beyond", st(b"{}", n=1000), "goes beyond the file")
+    e("not-utf8", st(b"\xff"), "not UTF-8")
+    e("bad-json", st(b"{"), "not a valid JSON object")
+    e("nested", st(b'{"a":' + b"[" * 50000), "not an object")
+    e("one-range", st({f"t{i}": t(0, 4) for i in range(10)}, b"abcd"), "overlap")
+    e("overlap", st({"a": t(0, 3), "b": t(2, 5)}, b"abcdef"), "overlap")
+    e("gap", st({"a": t(0, 2), "b": t(3, 4)}, b"abcd"), "a gap of 1 bytes")
+    e("trailing", st({"a": t(0, 2)}, b"abc"), "1 extra bytes")
+    e("short", st({"a": t(0, 4)}, b"ab"), "end beyond the file")
+    e("backwards", st({"a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 0]}}, b"a"), "end before they begin")
+    e("size", st({"a": t(0, 4, "I32", [2, 2])}, b"abcd"), "not the size of its shape")
+    e("overflow", st({"a": t(0, 4, "I32", [2, 2**52, 2**52])}, b"abcd"), "overflows")
+    e("number", st(b'{"a":{"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,0]}}'), "below 2^53")
+    e("bits", st({"a": t(0, 1, "F4", [3])}, b"a"), "not a whole number of bytes")
+    e("dtype", st({"a": t(0, 1, "X9")}, b"a"), "unknown dtype 'X9'")
+    e("twice", st(b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],'
+                  b'"data_offsets":[0,0]}}'), "duplicate name")
+    e("metadata", st(b'{"__metadata__":{"a":1}}'), "not a map of strings")
+
+
+def json_files():
+    e = lambda name, data, part: emit("json", name, data, part)
+    for name, data in (("empty", b""), ("brace", b"{"), ("nul", b'"a\\u0000"'), ("control", b'"a\x01"'), ("zero", b"01"),
+                       ("bom", b"\xef\xbb\xbf{}"), ("two", b"{} {}"), ("comma", b"[1,]"), ("single", b"{'a':1}"),
+                       ("comment", b"{}//x"), ("nan", b"NaN"), ("cut-escape", b'"\\u12"'), ("surrogate", b'"\\ud800"')):
+        e(name, data, "not valid JSON")
+    e("utf8", b'"\xc3\x28"', "UTF-8")
+    e("twice", b'{"a":1,"\\u0061":2}', "duplicate key 'a'")
+    e("deep", b"[" * 60000, "valid JSON")
+
+
+def spiece():
+    def vi(n):
+        out = b""
+        while n >= 0x80:
+            out, n = out + bytes([n & 127 | 128]), n >> 7
+        return out + bytes([n])
+    f = lambda number, data: vi(number << 3 | 2) + vi(len(data)) + data
+    piece = lambda s, score=0.0: f(1, f(1, s) + b"\x15" + struct.pack("<f", score))
+    norm = lambda charsmap: f(3, f(2, charsmap))
+    e = lambda name, data, part: emit("spiece", name, data, part)
+    e("empty", b"", "not a SentencePiece model")
+    e("text", b"this is no model", "spiece")
+    e("cut", piece(b"abc")[:-2], "spiece")
+    e("no-normalizer", piece(b"abc"), "no normalizer")
+    e("piece-empty", piece(b"") + norm(b""), "piece 0 is empty")
+    e("piece-utf8", piece(b"\xff") + norm(b""), "piece 0 is not UTF-8")
+    e("piece-nul", piece(b"a\0b") + norm(b""), "piece 0 is not UTF-8")
+    e("piece-score", piece(b"a", float("nan")) + norm(b""), "score that is not finite")
+    e("charsmap-short", piece(b"a") + norm(b"\1\2"), "spiece")
+    e("charsmap-beyond", piece(b"a") + norm(struct.pack("<I", 1 << 30) + b"\0" * 64), "spiece")
+
+
+def main():
+    torch_zip()
+    torch_pickle()
+    safetensors()
+    json_files()
+    spiece()
+    with open(os.path.join(HERE, "expected.txt"), "w") as f:
+        f.writelines(expected)
+    print(len(expected), "files")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
