@@ -38,6 +38,10 @@ case_torch_c_2048() {
         "decoder.lm_head.weight; using that"
     expect 0 "$qmoe" inspect plain
     is_empty err
+    make_torch full --like c-2048 --writer python
+    expect 0 "$qmoe" inspect full
+    has err "says 2 decoder blocks, the weights have 3; using 3"
+    if grep -q sparse_step err; then fail "$(cat err)"; fi
     same_model bin plain
 }
 
