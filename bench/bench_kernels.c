@@ -1,17 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Timing of products (bench_kernels.h). */
-#include "bench_kernels.h"
+ * qmoe_bench_kernels: shapes, formats, settings. */
+#include "qmoe/bench.h"
 
-#include <stdlib.h>
-#include <time.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "alloc.h"
-#include "bench_weights.h"
 #include "bench_bandwidth.h"
+#include "bench_setting.h"
+#include "bench_weights.h"
+#include "context.h"
+#include "place.h"
 
-enum { MAX_CONTENDERS = 32, MAX_ROUNDS = 101, N_FORMATS = 8 };
+enum {
+    MAX_CONTENDERS = 64,
+    MAX_FORMATS = 16,
+    MAX_BATCH = 1024,
+    MAX_THREADS = 1024,
+    MAX_SIDE = 1 << 20,
+    MAX_WEIGHTS = 1 << 28
+};
 
-static const int64_t shapes[][2] = {
+static const qmoe_bench_shape paper_shapes[] = {
     {768, 3072},
     {3072, 768},
     {1024, 4096},
@@ -19,300 +30,377 @@ static const int64_t shapes[][2] = {
     {2080, 6144},
     {6144, 2080},
 };
-static const int64_t batches[] = {1, 8, 32};
+static const int paper_batches[] = {1, 8, 32}, one_thread[] = {1};
 
-typedef struct contender {
-    const qmi_weight *weight;
-    const qmi_variant *variant;
-    int64_t next_mat;
-    double samples[MAX_ROUNDS]; /* seconds per call */
-    int64_t n_calls;            /* per sample */
-} contender;
+/* A stack of one format, as the host and the device have it. */
+typedef struct stack {
+    bench_stack host;
+    qmi_bound_weight bound;
+    bool is_bound;
+    bench_expected expected;
+} stack;
 
 typedef struct bench {
-    const qmi_backend *backend;
-    bench_options options;
-    qmi_device *device;
-    bench_stack stacks[N_FORMATS]; /* of the current shape */
+    qmoe_context *context;
+    qmi_error *err;
+    qmoe_bench_kernels_options options; /* defaults filled in */
+    const qmi_format *formats[MAX_FORMATS];
+    size_t n_formats;
+    bench_place place;
+    int threads;               /* of the open device */
+    stack stacks[MAX_FORMATS]; /* of the current shape */
     size_t n_stacks;
-    qmi_buffer *src, *dst; /* of the current shape */
-    contender contenders[MAX_CONTENDERS];
+    bench_contender contenders[MAX_CONTENDERS];
     size_t n_contenders;
-    bench_report *report;
+    uint64_t n_done, n_settings;
+    qmoe_bench_kernels_report *report;
     size_t capacity;
 } bench;
 
-static double now(const bench *b)
-{
-    struct timespec t;
-    clock_gettime(
-        b->options.cpu_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+/* ---- results ---- */
 
-/* ---- one setting ---- */
-
-static qmi_op make_op(
-    const bench *b, const qmi_bound_weight *bound, int64_t mat, int64_t batch)
+static qmoe_status add_result(bench *b, bench_contender *c, int batch, bool hot)
 {
-    return (qmi_op){
-        .kind = QMI_OP_LINEAR,
-        .u.linear =
-            {
-                .dst = {b->dst, 0},
-                .src = {b->src, 0},
-                .weight = bound,
-                .mat = mat,
-                .n_tokens = batch,
-                .alpha = 1.0f,
-            },
-    };
-}
-
-static qmoe_status call(bench *b, contender *c, int64_t n_calls, int64_t batch,
-    bool hot, qmi_error *err)
-{
-    qmi_bound_weight bound;
-    QMI_TRY(b->backend->weight_bind(&bound, b->device, c->weight, err));
-    qmoe_status status = QMOE_OK;
-    for (int64_t i = 0; i < n_calls && status == QMOE_OK; i++) {
-        const int64_t mat = hot ? 0 : c->next_mat;
-        const qmi_op op = make_op(b, &bound, mat, batch);
-        status = c->variant->run(b->device, &op, err);
-        c->next_mat = (c->next_mat + 1) % c->weight->n_mats;
-    }
-    if (status == QMOE_OK)
-        status = b->backend->sync(b->device, err);
-    b->backend->weight_unbind(b->device, &bound);
-    return status;
-}
-
-static qmoe_status find_n_calls(
-    bench *b, contender *c, int64_t batch, bool hot, qmi_error *err)
-{
-    double seconds = 0;
-    for (c->n_calls = 1;; c->n_calls *= 2) {
-        const double begin = now(b);
-        QMI_TRY(call(b, c, c->n_calls, batch, hot, err));
-        seconds = now(b) - begin;
-        if (seconds >= 1e-3 * b->options.sample_ms / 4)
-            break;
-    }
-    const double wanted = 1e-3 * b->options.sample_ms / seconds;
-    c->n_calls = (int64_t)((double)c->n_calls * wanted) + 1;
-    return QMOE_OK;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static qmoe_status add_result(
-    bench *b, contender *c, int64_t batch, bool hot, qmi_error *err)
-{
-    bench_report *report = b->report;
+    qmoe_bench_kernels_report *report = b->report;
     if (report->n_results == b->capacity) {
         const size_t more = b->capacity != 0 ? 2 * b->capacity : 64;
-        bench_result *grown = qmi_regrow(
-            report->results, b->capacity, more, sizeof *grown, "results", err);
+        qmoe_bench_kernel *grown = qmi_regrow(report->results, b->capacity,
+            more, sizeof *grown, "results", b->err);
         if (grown == NULL)
             return QMOE_E_NOMEM;
         report->results = grown;
         b->capacity = more;
     }
-    const qmi_weight *w = c->weight;
-    const int n = b->options.n_rounds;
-    const double macs = (double)w->n_rows * (double)w->n_cols * (double)batch;
+    const qmi_weight *w = c->weight->host;
+    const double n = 1e-9 * (double)w->n_rows * (double)w->n_cols * batch;
     const double n_bytes = (double)qmi_weight_bytes(w) / (double)w->n_mats;
-    qsort(c->samples, (size_t)n, sizeof *c->samples, compare_doubles);
-    report->results[report->n_results++] = (bench_result){
+    const bench_spread seconds =
+        bench_spread_of(c->samples, (size_t)b->place.n_rounds);
+    report->results[report->n_results++] = (qmoe_bench_kernel){
         .format = w->format->name,
         .variant = c->variant->name,
         .rows = w->n_rows,
         .cols = w->n_cols,
         .batch = batch,
-        .threads = b->options.threads,
+        .threads = b->threads,
         .hot = hot,
-        .gweights_per_s = 1e-9 * macs / c->samples[n / 2],
-        .p10 = 1e-9 * macs / c->samples[n - 1 - n / 10],
-        .p90 = 1e-9 * macs / c->samples[n / 10],
-        .gbytes_per_s = 1e-9 * n_bytes / c->samples[n / 2],
+        .gweights_per_s = n / seconds.median,
+        .p10 = n / seconds.p90,
+        .p90 = n / seconds.p10,
+        .gbytes_per_s = 1e-9 * n_bytes / seconds.median,
     };
     return QMOE_OK;
 }
 
-static void add_contenders(bench *b, const qmi_weight *w, int64_t batch)
+/* Ratios of the results from `first` on to bf16's first variant. */
+static void add_ratios(qmoe_bench_kernels_report *report, size_t first)
 {
-    const qmi_bound_weight bound = {.host = w};
-    const qmi_op op = make_op(b, &bound, 0, batch);
+    double bf16 = 0;
+    for (size_t i = first; i < report->n_results && bf16 == 0; i++)
+        if (strcmp(report->results[i].format, "bf16") == 0)
+            bf16 = report->results[i].gweights_per_s;
+    for (size_t i = first; bf16 != 0 && i < report->n_results; i++)
+        report->results[i].ratio_bf16 =
+            report->results[i].gweights_per_s / bf16;
+}
+
+/* ---- one setting ---- */
+
+static qmoe_status add_contenders(bench *b, const stack *s, int batch)
+{
+    const qmi_op op = bench_product(&b->place, &s->bound, 0, batch);
     const char *wanted = b->options.variant;
     size_t n = 0;
     const qmi_variant *variants =
-        b->backend->variants(b->device, QMI_OP_LINEAR, &n);
-    for (size_t i = 0; i < n && b->n_contenders < MAX_CONTENDERS; i++) {
+        b->place.backend->variants(b->place.device, QMI_OP_LINEAR, &n);
+    for (size_t i = 0; i < n; i++) {
         if (wanted != NULL && strcmp(wanted, variants[i].name) != 0)
             continue;
-        if (!variants[i].supports(b->device, &op))
+        if (!variants[i].supports(b->place.device, &op))
             continue;
-        b->contenders[b->n_contenders++] =
-            (contender){.weight = w, .variant = &variants[i]};
-        if (!b->options.all_variants)
+        if (b->n_contenders == MAX_CONTENDERS)
+            return qmi_fail(b->err, QMOE_E_INTERNAL, "too many variants");
+        b->contenders[b->n_contenders++] = (bench_contender){
+            .weight = &s->bound,
+            .expected = &s->expected,
+            .variant = &variants[i],
+        };
+        if (!b->options.all_variants && wanted == NULL)
             break;
     }
+    return QMOE_OK;
 }
 
 static qmoe_status run_setting(
-    bench *b, int64_t batch, bool hot, qmi_error *err)
+    bench *b, const qmoe_bench_shape *shape, int batch, bool hot)
 {
+    char item[96];
+    const size_t first = b->report->n_results;
+    snprintf(item, sizeof item, "%" PRId64 "x%" PRId64 " batch %d %s",
+        shape->rows, shape->cols, batch, hot ? "hot" : "cold");
+    QMI_TRY(
+        qmi_progress(b->context, "bench", item, b->n_done++, b->n_settings));
     b->n_contenders = 0;
     for (size_t i = 0; i < b->n_stacks; i++)
-        add_contenders(b, &b->stacks[i].weight, batch);
+        QMI_TRY(add_contenders(b, &b->stacks[i], batch));
+    QMI_TRY(bench_run_setting(
+        &b->place, b->contenders, b->n_contenders, batch, hot, b->err));
     for (size_t i = 0; i < b->n_contenders; i++)
-        QMI_TRY(find_n_calls(b, &b->contenders[i], batch, hot, err));
-    for (int round = 0; round < b->options.n_rounds; round++)
-        for (size_t i = 0; i < b->n_contenders; i++) {
-            contender *c = &b->contenders[i];
-            const double begin = now(b);
-            QMI_TRY(call(b, c, c->n_calls, batch, hot, err));
-            c->samples[round] = (now(b) - begin) / (double)c->n_calls;
-        }
-    for (size_t i = 0; i < b->n_contenders; i++)
-        QMI_TRY(add_result(b, &b->contenders[i], batch, hot, err));
+        QMI_TRY(add_result(b, &b->contenders[i], batch, hot));
+    add_ratios(b->report, first);
     return QMOE_OK;
 }
 
 /* ---- one shape ---- */
 
-static bool wants_format(const bench_options *o, const qmi_format *format)
-{
-    if (o->format != NULL)
-        return strcmp(o->format, format->name) == 0;
-    return !format->dense || format->dtype != QMI_F16;
-}
-
-static qmoe_status make_stacks(
-    bench *b, int64_t rows, int64_t cols, qmi_error *err)
-{
-    const qmi_format *format;
-    for (size_t i = 0; (format = qmi_format_at(i)) != NULL; i++) {
-        if (!wants_format(&b->options, format) || b->n_stacks == N_FORMATS)
-            continue;
-        qmoe_status status = bench_stack_make(&b->stacks[b->n_stacks], format,
-            rows, cols, b->options.cold_bytes, err);
-        if (status == QMOE_E_UNSUPPORTED && b->options.format == NULL)
-            continue; /* a format that no stack can be made of yet */
-        QMI_TRY(status);
-        b->n_stacks++;
-    }
-    return QMOE_OK;
-}
-
-static qmoe_status make_buffers(
-    bench *b, int64_t rows, int64_t cols, qmi_error *err)
-{
-    const int64_t most = b->options.batch != 0 ? b->options.batch : 32;
-    const uint64_t n = (uint64_t)(most * cols);
-    QMI_TRY(b->backend->buffer_alloc(&b->src, b->device, n * 4, err));
-    QMI_TRY(b->backend->buffer_alloc(
-        &b->dst, b->device, (uint64_t)(most * rows) * 4, err));
-    float *x = qmi_calloc(n, sizeof *x, "inputs", err);
-    if (x == NULL)
-        return QMOE_E_NOMEM;
-    for (uint64_t i = 0; i < n; i++)
-        x[i] = (float)(i * 2654435761u % 2001) * 1e-3f - 1.0f;
-    qmoe_status status = b->backend->buffer_write(
-        b->device, (qmi_view){b->src, 0}, x, n * 4, err);
-    qmi_free(x);
-    return status;
-}
-
 static void free_shape(bench *b)
 {
-    for (size_t i = 0; i < b->n_stacks; i++)
-        bench_stack_free(&b->stacks[i]);
+    const qmi_backend *backend = b->place.backend;
+    for (size_t i = 0; i < b->n_stacks; i++) {
+        stack *s = &b->stacks[i];
+        if (s->is_bound)
+            backend->weight_unbind(b->place.device, &s->bound);
+        bench_expected_free(&s->expected);
+        bench_stack_free(&s->host);
+        *s = (stack){0};
+    }
     b->n_stacks = 0;
-    b->backend->buffer_free(b->device, b->src);
-    b->backend->buffer_free(b->device, b->dst);
-    b->src = b->dst = NULL;
+    backend->buffer_free(b->place.device, b->place.src);
+    backend->buffer_free(b->place.device, b->place.dst);
+    qmi_free(b->place.result);
+    b->place.src = b->place.dst = NULL;
+    b->place.result = NULL;
 }
 
-static qmoe_status run_shape(
-    bench *b, int64_t rows, int64_t cols, qmi_error *err)
+/* One more stack; a format the backend does not take is left out. */
+static qmoe_status add_stack(bench *b, const qmi_format *format,
+    const qmoe_bench_shape *shape, const float *x, int most)
 {
-    const bench_options *o = &b->options;
-    QMI_TRY(make_stacks(b, rows, cols, err));
-    QMI_TRY(make_buffers(b, rows, cols, err));
-    for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
-        const int64_t batch = o->batch != 0 ? o->batch : batches[i];
-        if (o->cache != 2)
-            QMI_TRY(run_setting(b, batch, true, err));
-        if (o->cache != 1)
-            QMI_TRY(run_setting(b, batch, false, err));
-        if (o->batch != 0)
-            break;
+    stack *s = &b->stacks[b->n_stacks++];
+    QMI_TRY(bench_stack_make(&s->host, format, shape->rows, shape->cols,
+        b->options.cold_bytes, b->err));
+    qmoe_status status = b->place.backend->weight_bind(
+        &s->bound, b->place.device, &s->host.weight, b->err);
+    if (status == QMOE_E_UNSUPPORTED) {
+        bench_stack_free(&s->host);
+        b->n_stacks--;
+        return QMOE_OK;
     }
-    return QMOE_OK;
-}
-
-static qmoe_status run_shapes(bench *b, qmi_error *err)
-{
-    const bench_options *o = &b->options;
-    const size_t n = o->rows != 0 ? 1 : sizeof shapes / sizeof *shapes;
-    for (size_t i = 0; i < n; i++) {
-        const int64_t rows = o->rows != 0 ? o->rows : shapes[i][0];
-        const int64_t cols = o->rows != 0 ? o->cols : shapes[i][1];
-        qmoe_status status = run_shape(b, rows, cols, err);
-        free_shape(b);
-        QMI_TRY(status);
-    }
-    return QMOE_OK;
-}
-
-static bench_options with_defaults(const bench_options *given)
-{
-    bench_options o = *given;
-    o.threads = o.threads != 0 ? o.threads : 1;
-    o.n_rounds = o.n_rounds != 0 ? o.n_rounds : 9;
-    o.n_rounds = o.n_rounds < MAX_ROUNDS ? o.n_rounds : MAX_ROUNDS;
-    o.sample_ms = o.sample_ms > 0 ? o.sample_ms : 30;
-    o.cold_bytes = o.cold_bytes != 0 ? o.cold_bytes : 600 * 1000 * 1000;
-    return o;
-}
-
-qmoe_status bench_kernels(bench_report *out, const qmi_backend *backend,
-    const bench_options *options, qmi_error *err)
-{
-    *out = (bench_report){0};
-    bench *b = qmi_calloc(1, sizeof *b, "a bench", err);
-    if (b == NULL)
-        return QMOE_E_NOMEM;
-    b->backend = backend;
-    b->options = with_defaults(options);
-    b->report = out;
-    const qmi_device_options device = {.n_threads = b->options.threads};
-    if (b->options.cpu_time && b->options.threads != 1) {
-        qmi_free(b);
-        return qmi_fail(
-            err, QMOE_E_INVALID, "a thread's time is that of one thread");
-    }
-    qmoe_status status = backend->device_open(&b->device, 0, &device, err);
+    s->is_bound = status == QMOE_OK;
     if (status == QMOE_OK)
-        status = bench_read_bandwidth(&out->read_gbytes_per_s,
-            b->options.threads, b->options.cpu_time, err);
-    if (status == QMOE_OK)
-        status = run_shapes(b, err);
-    if (b->device != NULL)
-        backend->device_close(b->device);
-    qmi_free(b);
-    if (status != QMOE_OK)
-        bench_report_free(out);
+        status =
+            bench_expected_make(&s->expected, &s->host.weight, x, most, b->err);
     return status;
 }
 
-void bench_report_free(bench_report *report)
+static qmoe_status make_shape(
+    bench *b, const qmoe_bench_shape *shape, float *x, int most)
 {
+    bench_place *p = &b->place;
+    const uint64_t n_x = (uint64_t)(most * shape->cols);
+    const uint64_t n_y = (uint64_t)(most * shape->rows);
+    p->result = qmi_calloc(n_y, sizeof *p->result, "results", b->err);
+    if (p->result == NULL)
+        return QMOE_E_NOMEM;
+    QMI_TRY(p->backend->buffer_alloc(&p->src, p->device, n_x * 4, b->err));
+    QMI_TRY(p->backend->buffer_alloc(&p->dst, p->device, n_y * 4, b->err));
+    for (uint64_t i = 0; i < n_x; i++)
+        x[i] = (float)(i * 2654435761u % 2001) * 1e-3f - 1.0f;
+    QMI_TRY(p->backend->buffer_write(
+        p->device, (qmi_view){p->src, 0}, x, n_x * 4, b->err));
+    for (size_t i = 0; i < b->n_formats; i++)
+        QMI_TRY(add_stack(b, b->formats[i], shape, x, most));
+    return QMOE_OK;
+}
+
+static int largest_batch(const qmoe_bench_kernels_options *o)
+{
+    int most = 0;
+    for (size_t i = 0; i < o->n_batches; i++)
+        most = o->batches[i] > most ? o->batches[i] : most;
+    return most;
+}
+
+static qmoe_status run_shape(bench *b, const qmoe_bench_shape *shape)
+{
+    const qmoe_bench_kernels_options *o = &b->options;
+    const int most = largest_batch(o);
+    float *x =
+        qmi_calloc((size_t)(most * shape->cols), sizeof *x, "inputs", b->err);
+    if (x == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = make_shape(b, shape, x, most);
+    qmi_free(x);
+    for (size_t i = 0; status == QMOE_OK && i < o->n_batches; i++) {
+        if (o->cache != QMOE_BENCH_COLD)
+            status = run_setting(b, shape, o->batches[i], true);
+        if (o->cache != QMOE_BENCH_HOT && status == QMOE_OK)
+            status = run_setting(b, shape, o->batches[i], false);
+    }
+    free_shape(b);
+    return status;
+}
+
+/* ---- all ---- */
+
+static qmoe_status run_threads(bench *b, int threads)
+{
+    const qmoe_bench_kernels_options *o = &b->options;
+    const qmi_device_options device = {.n_threads = threads};
+    qmoe_bench_kernels_report *report = b->report;
+    b->threads = threads;
+    QMI_TRY(b->place.backend->device_open(
+        &b->place.device, o->device, &device, b->err));
+    qmoe_status status = QMOE_OK;
+    if (!report->device.is_gpu) {
+        qmoe_bench_bandwidth *r = &report->bandwidth[report->n_bandwidth++];
+        r->threads = threads;
+        status = bench_read_bandwidth(
+            &r->gbytes_per_s, threads, o->thread_time, b->err);
+    }
+    for (size_t i = 0; i < o->n_shapes && status == QMOE_OK; i++)
+        status = run_shape(b, &o->shapes[i]);
+    b->place.backend->device_close(b->place.device);
+    b->place.device = NULL;
+    return status;
+}
+
+static qmoe_status run_all(bench *b)
+{
+    const qmoe_bench_kernels_options *o = &b->options;
+    qmoe_bench_kernels_report *report = b->report;
+    QMI_TRY(b->place.backend->describe(&report->device, o->device, b->err));
+    report->bandwidth =
+        qmi_calloc(o->n_threads, sizeof *report->bandwidth, "results", b->err);
+    if (report->bandwidth == NULL)
+        return QMOE_E_NOMEM;
+    b->n_settings = (uint64_t)o->n_threads * o->n_shapes * o->n_batches *
+                    (o->cache == QMOE_BENCH_BOTH ? 2 : 1);
+    for (size_t i = 0; i < o->n_threads; i++)
+        QMI_TRY(run_threads(b, o->threads[i]));
+    if (report->n_results == 0)
+        return qmi_fail(b->err, QMOE_E_UNSUPPORTED,
+            "backend %s has no %s%s%sfor what was asked",
+            b->place.backend->name,
+            o->variant != NULL ? "variant '" : "product ",
+            o->variant != NULL ? o->variant : "",
+            o->variant != NULL ? "' " : "");
+    return qmi_progress(
+        b->context, "bench", NULL, b->n_settings, b->n_settings);
+}
+
+/* ---- options ---- */
+
+static qmoe_status check_numbers(const bench *b)
+{
+    const qmoe_bench_kernels_options *o = &b->options;
+    for (size_t i = 0; i < o->n_shapes; i++) {
+        const qmoe_bench_shape s = o->shapes[i];
+        if (s.rows < 1 || s.cols < 1 || s.rows > MAX_SIDE ||
+            s.cols > MAX_SIDE || s.rows * s.cols > MAX_WEIGHTS)
+            return qmi_fail(b->err, QMOE_E_INVALID,
+                "no shape to time: %" PRId64 "x%" PRId64, s.rows, s.cols);
+    }
+    for (size_t i = 0; i < o->n_batches; i++)
+        if (o->batches[i] < 1 || o->batches[i] > MAX_BATCH)
+            return qmi_fail(b->err, QMOE_E_INVALID,
+                "batch %d is not from 1 to %d", o->batches[i], MAX_BATCH);
+    for (size_t i = 0; i < o->n_threads; i++)
+        if (o->threads[i] < 1 || o->threads[i] > MAX_THREADS)
+            return qmi_fail(b->err, QMOE_E_INVALID,
+                "%d threads are not from 1 to %d", o->threads[i], MAX_THREADS);
+    if (o->n_rounds < 1 || o->n_rounds > BENCH_MAX_ROUNDS)
+        return qmi_fail(b->err, QMOE_E_INVALID,
+            "%d rounds are not from 1 to %d", o->n_rounds, BENCH_MAX_ROUNDS);
+    if (!(o->sample_ms > 0 && o->sample_ms <= 60000))
+        return qmi_fail(b->err, QMOE_E_INVALID, "samples of that length");
+    return QMOE_OK;
+}
+
+static qmoe_status take_formats(bench *b)
+{
+    const qmoe_bench_kernels_options *o = &b->options;
+    const qmi_format *format;
+    if (o->n_formats > MAX_FORMATS)
+        return qmi_fail(b->err, QMOE_E_INVALID, "too many formats");
+    for (size_t i = 0; i < o->n_formats; i++) {
+        format = qmi_format_find(o->formats[i]);
+        if (format == NULL)
+            return qmi_fail(
+                b->err, QMOE_E_INVALID, "unknown format '%s'", o->formats[i]);
+        b->formats[b->n_formats++] = format;
+    }
+    if (o->n_formats != 0)
+        return QMOE_OK;
+    for (size_t i = 0; (format = qmi_format_at(i)) != NULL; i++)
+        if (!format->dense || format->dtype != QMI_F16)
+            b->formats[b->n_formats++] = format;
+    return QMOE_OK;
+}
+
+static void fill_defaults(qmoe_bench_kernels_options *o)
+{
+    o->backend = o->backend != NULL ? o->backend : "cpu";
+    if (o->n_shapes == 0) {
+        o->shapes = paper_shapes;
+        o->n_shapes = sizeof paper_shapes / sizeof *paper_shapes;
+    }
+    if (o->n_batches == 0) {
+        o->batches = paper_batches;
+        o->n_batches = sizeof paper_batches / sizeof *paper_batches;
+    }
+    if (o->n_threads == 0) {
+        o->threads = one_thread;
+        o->n_threads = 1;
+    }
+    o->n_rounds = o->n_rounds != 0 ? o->n_rounds : 9;
+    o->sample_ms = o->sample_ms != 0 ? o->sample_ms : 30;
+    o->cold_bytes = o->cold_bytes != 0 ? o->cold_bytes : 600 * 1000 * 1000;
+}
+
+static qmoe_status prepare(bench *b)
+{
+    const qmoe_bench_kernels_options *o = &b->options;
+    QMI_TRY(check_numbers(b));
+    QMI_TRY(take_formats(b));
+    QMI_TRY(qmi_place_find(
+        b->context, &b->place.backend, o->backend, o->device, b->err));
+    const bool host = strcmp(b->place.backend->name, "cpu") == 0 ||
+                      strcmp(b->place.backend->name, "reference") == 0;
+    for (size_t i = 0; o->thread_time && i < o->n_threads; i++)
+        if (o->threads[i] != 1 || !host)
+            return qmi_fail(b->err, QMOE_E_INVALID,
+                "a thread's time is that of one thread of the host");
+    b->place.n_rounds = o->n_rounds;
+    b->place.sample_seconds = 1e-3 * o->sample_ms;
+    b->place.thread_time = o->thread_time;
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_bench_kernels(qmoe_context *context,
+    qmoe_bench_kernels_report *out, const qmoe_bench_kernels_options *options)
+{
+    *out = (qmoe_bench_kernels_report){0};
+    bench *b = qmi_calloc(1, sizeof *b, "a bench", &context->error);
+    if (b == NULL)
+        return QMOE_E_NOMEM;
+    b->context = context;
+    b->err = &context->error;
+    b->report = out;
+    qmi_copy_options(&b->options, sizeof b->options, options);
+    fill_defaults(&b->options);
+    qmoe_status status = prepare(b);
+    if (status == QMOE_OK)
+        status = run_all(b);
+    qmi_free(b);
+    if (status != QMOE_OK)
+        qmoe_bench_kernels_free(out);
+    return status;
+}
+
+void qmoe_bench_kernels_free(qmoe_bench_kernels_report *report)
+{
+    qmi_free(report->bandwidth);
     qmi_free(report->results);
-    *report = (bench_report){0};
+    *report = (qmoe_bench_kernels_report){0};
 }

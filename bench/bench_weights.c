@@ -7,6 +7,7 @@
 
 #include "alloc.h"
 #include "pvq.h"
+#include "q2.h"
 #include "ternary_dict.h"
 
 static uint64_t next_random(uint64_t *state)
@@ -91,6 +92,30 @@ static qmoe_status make_pvq(
     return status;
 }
 
+static qmoe_status make_q2(
+    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+{
+    qmi_weight *w = &s->weight;
+    const size_t n_codes = (size_t)(w->n_rows * qmi_q2_row_bytes(w->n_cols));
+    const size_t n_levels = (size_t)w->n_rows * QMI_Q2_VALUES * 2;
+    uint8_t *data = qmi_calloc(n_codes + n_levels, 1, "a matrix to time", err);
+    if (data == NULL)
+        return QMOE_E_NOMEM;
+    /* Any bytes are codes. */
+    for (size_t i = 0; i < n_codes; i++)
+        data[i] = (uint8_t)(next_random(random) >> 32);
+    for (size_t i = 0; i < n_levels; i += 2) {
+        const uint16_t level = random_bf16(random);
+        memcpy(data + n_codes + i, &level, sizeof level);
+    }
+    count_mats(s, n_codes + n_levels, n_bytes);
+    qmoe_status status = repeat(s, QMI_Q2_CODES, data, n_codes, err);
+    if (status == QMOE_OK)
+        status = repeat(s, QMI_Q2_LEVELS, data + n_codes, n_levels, err);
+    qmi_free(data);
+    return status;
+}
+
 /* Rows of one matrix: codewords, row offsets, levels. */
 static size_t encode_rows(const qmi_weight *w, uint64_t *random,
     uint16_t *words, uint32_t *offsets, uint16_t *levels, uint8_t *codes)
@@ -157,6 +182,8 @@ static qmoe_status make(
         return make_dense(s, n_bytes, random, err);
     if (qmi_pvq_width(format) != 0)
         return make_pvq(s, n_bytes, random, err);
+    if (format == &qmi_format_q2)
+        return make_q2(s, n_bytes, random, err);
     if (format == &qmi_format_ternary_dict)
         return make_ternary_dict(s, n_bytes, random, err);
     return qmi_fail(err, QMOE_E_UNSUPPORTED, "no matrices to time in format %s",

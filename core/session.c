@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "place.h"
 
 /* ---- buffers ---- */
 
@@ -92,66 +93,6 @@ static qmoe_status upload_bias(qmoe_session *s, int stack, qmi_error *err)
 
 /* ---- creation ---- */
 
-static bool has_device(const qmi_backend *backend, bool gpu_only, int index)
-{
-    int n = 0;
-    char reason[256];
-    qmoe_device_info info;
-    if (backend == NULL ||
-        backend->probe(&n, reason, sizeof reason) != QMOE_OK || index >= n)
-        return false;
-    return !gpu_only ||
-           (backend->describe(&info, index, NULL) == QMOE_OK && info.is_gpu);
-}
-
-/* CUDA, else a GPU under OpenCL, else the CPU. */
-static qmoe_status choose_auto(qmoe_session *s, int index, qmi_error *err)
-{
-    const qmi_registry *registry = s->model->context->registry;
-    static const struct {
-        const char *name;
-        bool gpu_only;
-    } order[] = {{"cuda", false}, {"opencl", true}, {"cpu", false}};
-    for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
-        const qmi_backend *backend = NULL;
-        qmi_error ignored;
-        if (qmi_registry_find(registry, &backend, order[i].name, &ignored) ==
-                QMOE_OK &&
-            has_device(backend, order[i].gpu_only, index)) {
-            s->backend = backend;
-            qmi_message(
-                s->model->context, "backend auto: using %s", backend->name);
-            return QMOE_OK;
-        }
-    }
-    return qmi_fail(
-        err, QMOE_E_NO_BACKEND, "no backend has a device %d", index);
-}
-
-static qmoe_status choose_backend(
-    qmoe_session *s, const qmoe_session_options *options, qmi_error *err)
-{
-    const char *name = options->backend != NULL ? options->backend : "auto";
-    if (options->device < 0)
-        return qmi_fail(
-            err, QMOE_E_INVALID, "device %d is negative", options->device);
-    if (strcmp(name, "auto") == 0)
-        return choose_auto(s, options->device, err);
-    int n = 0;
-    char reason[256] = "";
-    QMI_TRY(
-        qmi_registry_find(s->model->context->registry, &s->backend, name, err));
-    QMI_TRY(s->backend->probe(&n, reason, sizeof reason));
-    if (n == 0)
-        return qmi_fail(err, QMOE_E_NO_BACKEND,
-            "backend %s is not available: %s", name, reason);
-    if (options->device >= n)
-        return qmi_fail(err, QMOE_E_NO_BACKEND,
-            "backend %s has %d device(s), no device %d", name, n,
-            options->device);
-    return QMOE_OK;
-}
-
 /* All that is not an expert's, of a checkpoint that has no data before. */
 static qmoe_status fetch_generated(const qmoe_model *m, qmi_error *err)
 {
@@ -189,7 +130,8 @@ static qmoe_status set_up(
         .memory_bytes = options->device_memory_bytes,
     };
     int64_t n_blocks = s->model->config.n_blocks[QMI_DECODER];
-    QMI_TRY(choose_backend(s, options, err));
+    QMI_TRY(qmi_place_find(s->model->context, &s->backend, options->backend,
+        options->device, err));
     QMI_TRY(s->backend->describe(&s->info, options->device, err));
     QMI_TRY(s->backend->device_open(
         &s->device, options->device, &device_options, err));

@@ -2,6 +2,7 @@
  * A program of someone else's: links the installed libqmoe, prints its version
  * and the devices it sees.  Fails unless the version is the header's and the
  * CPU is usable. */
+#include <qmoe/bench.h>
 #include <qmoe/qmoe.h>
 #include <qmoe/quant.h>
 
@@ -36,6 +37,16 @@ static int compressor_answers(qmoe_context *context)
            QMOE_E_UNSUPPORTED;
 }
 
+/* So are the benches: an option out of range must be refused. */
+static int benches_answer(qmoe_context *context)
+{
+    qmoe_bench_kernels_report report;
+    const int no_tokens = 0;
+    qmoe_bench_kernels_options options = {
+        .size = sizeof options, .batches = &no_tokens, .n_batches = 1};
+    return qmoe_bench_kernels(context, &report, &options) == QMOE_E_INVALID;
+}
+
 int main(void)
 {
     char version[32];
@@ -47,7 +58,8 @@ int main(void)
         return 1;
     if (qmoe_context_create(&context, NULL) != QMOE_OK)
         return 1;
-    int good = list_devices(context) && compressor_answers(context);
+    int good = list_devices(context) && compressor_answers(context) &&
+               benches_answer(context);
     qmoe_context_destroy(context);
     return good ? 0 : 1;
 }

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Expected products (bench_expected.h). */
+#include "bench_expected.h"
+
+#include <math.h>
+
+#include "alloc.h"
+
+enum { ROW_STEP = 61 };
+
+/* The bound of docs/numerics.md, section "A sum of products". */
+static double allowed(double size, int64_t n_cols)
+{
+    const double u = 0x1p-24, n = (double)n_cols;
+    const double growth = 1 + fmin(n, 6 * sqrt(n));
+    return u * (growth + 3) * size + 0x1p-100;
+}
+
+static void product(
+    bench_expected *e, const float *w, const float *x, int64_t r, int64_t n)
+{
+    const bool every_token = r % ROW_STEP == 0 || r == e->n_rows - 1;
+    for (int64_t t = 0; t < e->n_tokens; t++) {
+        double sum = 0, size = 0;
+        const int64_t place = t * e->n_rows + r;
+        e->error[place] = INFINITY;
+        if (t != 0 && !every_token)
+            continue;
+        for (int64_t c = 0; c < n; c++) {
+            const double p = (double)w[c] * (double)x[t * n + c];
+            sum += p;
+            size += fabs(p);
+        }
+        e->value[place] = sum;
+        e->error[place] = allowed(size, n);
+    }
+}
+
+qmoe_status bench_expected_make(bench_expected *out, const qmi_weight *w,
+    const float *x, int64_t n_tokens, qmi_error *err)
+{
+    const size_t n = (size_t)(n_tokens * w->n_rows);
+    *out = (bench_expected){
+        .n_tokens = n_tokens,
+        .n_rows = w->n_rows,
+        .value = qmi_calloc(n, sizeof(double), "expected results", err),
+        .error = qmi_calloc(n, sizeof(double), "expected results", err),
+    };
+    float *row = qmi_calloc((size_t)w->n_cols, sizeof *row, "a row", err);
+    if (out->value == NULL || out->error == NULL || row == NULL) {
+        qmi_free(row);
+        bench_expected_free(out);
+        return QMOE_E_NOMEM;
+    }
+    for (int64_t r = 0; r < w->n_rows; r++) {
+        qmi_weight_decode(w, 0, r, 1, row);
+        product(out, row, x, r, w->n_cols);
+    }
+    qmi_free(row);
+    return QMOE_OK;
+}
+
+void bench_expected_free(bench_expected *expected)
+{
+    qmi_free(expected->value);
+    qmi_free(expected->error);
+    *expected = (bench_expected){0};
+}
+
+bool bench_expected_agrees(
+    const bench_expected *expected, const float *y, int64_t n_tokens)
+{
+    const int64_t n = n_tokens * expected->n_rows;
+    for (int64_t i = 0; i < n; i++)
+        /* A NaN is never within the bound. */
+        if (!(fabs((double)y[i] - expected->value[i]) <= expected->error[i]) &&
+            !isinf(expected->error[i]))
+            return false;
+    return true;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Where and from what a measurement comes. */
+#include "qmoe/bench.h"
+
+#include <cblas.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "qmoe_commit.h"
+
+/* The value of the first "model name" line; other architectures than x86 may
+ * have none. */
+static void read_cpu_name(char *out, size_t capacity)
+{
+    char line[256];
+    snprintf(out, capacity, "unknown");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    if (file == NULL)
+        return;
+    while (fgets(line, sizeof line, file) != NULL) {
+        const char *value = strchr(line, ':');
+        if (value == NULL || strncmp(line, "model name", 10) != 0)
+            continue;
+        value += strspn(value, ": \t");
+        snprintf(out, capacity, "%.*s", (int)strcspn(value, "\n"), value);
+        break;
+    }
+    fclose(file);
+}
+
+void qmoe_bench_describe_machine(qmoe_bench_machine *out)
+{
+    cpu_set_t set;
+    *out = (qmoe_bench_machine){
+        .version = qmoe_version(),
+        .commit = QMOE_COMMIT,
+        .n_processors = 1,
+    };
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        out->n_processors = CPU_COUNT(&set);
+    read_cpu_name(out->cpu, sizeof out->cpu);
+    snprintf(
+        out->blas_core, sizeof out->blas_core, "%s", openblas_get_corename());
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Timing of one setting (bench_setting.h). */
+#include "bench_setting.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+qmi_op bench_product(const bench_place *place, const qmi_bound_weight *weight,
+    int64_t mat, int64_t n_tokens)
+{
+    return (qmi_op){
+        .kind = QMI_OP_LINEAR,
+        .u.linear =
+            {
+                .dst = {place->dst, 0},
+                .src = {place->src, 0},
+                .weight = weight,
+                .mat = mat,
+                .n_tokens = n_tokens,
+                .alpha = 1.0f,
+            },
+    };
+}
+
+/* n_calls products, finished on return. */
+static qmoe_status call(const bench_place *p, bench_contender *c,
+    int64_t n_calls, int64_t n_tokens, bool hot, qmi_error *err)
+{
+    for (int64_t i = 0; i < n_calls; i++) {
+        const qmi_op op =
+            bench_product(p, c->weight, hot ? 0 : c->next_mat, n_tokens);
+        QMI_TRY(c->variant->run(p->device, &op, err));
+        c->next_mat = (c->next_mat + 1) % c->weight->host->n_mats;
+    }
+    return p->backend->sync(p->device, err);
+}
+
+static qmoe_status check_mat(const bench_place *p, const bench_contender *c,
+    int64_t mat, int64_t n_tokens, qmi_error *err)
+{
+    const qmi_weight *w = c->weight->host;
+    const uint64_t n = (uint64_t)(n_tokens * w->n_rows) * sizeof(float);
+    const qmi_op op = bench_product(p, c->weight, mat, n_tokens);
+    const qmi_view dst = {p->dst, 0};
+    /* NaN, so that what a kernel leaves out is seen. */
+    memset(p->result, 0xff, n);
+    QMI_TRY(p->backend->buffer_write(p->device, dst, p->result, n, err));
+    QMI_TRY(c->variant->run(p->device, &op, err));
+    QMI_TRY(p->backend->buffer_read(p->device, p->result, dst, n, err));
+    if (bench_expected_agrees(c->expected, p->result, n_tokens))
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_INTERNAL,
+        "%s, variant %s: wrong result of %s %" PRId64 "x%" PRId64
+        " with %" PRId64 " token(s); nothing wrong is timed",
+        p->backend->name, c->variant->name, w->format->name, w->n_rows,
+        w->n_cols, n_tokens);
+}
+
+static qmoe_status find_n_calls(const bench_place *p, bench_contender *c,
+    int64_t n_tokens, bool hot, qmi_error *err)
+{
+    double seconds = 0;
+    for (c->n_calls = 1;; c->n_calls *= 2) {
+        const double begin = bench_now(p->thread_time);
+        QMI_TRY(call(p, c, c->n_calls, n_tokens, hot, err));
+        seconds = bench_now(p->thread_time) - begin;
+        if (seconds >= p->sample_seconds / 4)
+            break;
+    }
+    const double wanted = p->sample_seconds / seconds;
+    c->n_calls = (int64_t)((double)c->n_calls * wanted) + 1;
+    return QMOE_OK;
+}
+
+qmoe_status bench_run_setting(const bench_place *place,
+    bench_contender *contenders, size_t n_contenders, int64_t n_tokens,
+    bool hot, qmi_error *err)
+{
+    for (size_t i = 0; i < n_contenders; i++) {
+        bench_contender *c = &contenders[i];
+        const int64_t last = c->weight->host->n_mats - 1;
+        QMI_TRY(check_mat(place, c, 0, n_tokens, err));
+        QMI_TRY(check_mat(place, c, last, n_tokens, err));
+        QMI_TRY(find_n_calls(place, c, n_tokens, hot, err));
+    }
+    for (int round = 0; round < place->n_rounds; round++)
+        for (size_t i = 0; i < n_contenders; i++) {
+            bench_contender *c = &contenders[i];
+            const double begin = bench_now(place->thread_time);
+            QMI_TRY(call(place, c, c->n_calls, n_tokens, hot, err));
+            c->samples[round] =
+                (bench_now(place->thread_time) - begin) / (double)c->n_calls;
+        }
+    return QMOE_OK;
+}

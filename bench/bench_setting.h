@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Times the contenders of one setting in turn, so that a change of the
+ * machine's mood meets all. */
+#ifndef QMB_BENCH_SETTING_H
+#define QMB_BENCH_SETTING_H
+
+#include "backend.h"
+#include "bench_expected.h"
+#include "bench_stats.h"
+
+enum { BENCH_MAX_ROUNDS = 101 };
+
+/* Where products run: one device, its operands for one shape. */
+typedef struct bench_place {
+    const qmi_backend *backend;
+    qmi_device *device;
+    qmi_buffer *src, *dst; /* f32 [most tokens, cols], [most tokens, rows] */
+    float *result;         /* host copy of dst */
+    int n_rounds;
+    double sample_seconds;
+    bool thread_time;
+} bench_place;
+
+/* One variant on one stack. */
+typedef struct bench_contender {
+    const qmi_bound_weight *weight;
+    const bench_expected *expected;
+    const qmi_variant *variant;
+    int64_t next_mat, n_calls;        /* calls per sample */
+    double samples[BENCH_MAX_ROUNDS]; /* seconds per call */
+} bench_contender;
+
+/* The product that is timed, as an operation. */
+qmi_op bench_product(const bench_place *place, const qmi_bound_weight *weight,
+    int64_t mat, int64_t n_tokens);
+
+/* Checks every contender's result on the first and the last matrix of its
+ * stack, then fills in its samples.  E_INTERNAL: a result is wrong. */
+qmoe_status bench_run_setting(const bench_place *place,
+    bench_contender *contenders, size_t n_contenders, int64_t n_tokens,
+    bool hot, qmi_error *err);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Order statistics (bench_stats.h). */
+#include "bench_stats.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double quantile(const double *sorted, size_t n, double q)
+{
+    const double place = q * (double)(n - 1);
+    const size_t below = (size_t)place;
+    const size_t above = below + 1 < n ? below + 1 : below;
+    return sorted[below] +
+           (place - (double)below) * (sorted[above] - sorted[below]);
+}
+
+bench_spread bench_spread_of(double *samples, size_t n)
+{
+    qsort(samples, n, sizeof *samples, compare_doubles);
+    return (bench_spread){
+        .median = quantile(samples, n, 0.5),
+        .p10 = quantile(samples, n, 0.1),
+        .p90 = quantile(samples, n, 0.9),
+    };
+}
+
+double bench_now(bool thread_time)
+{
+    struct timespec t;
+    clock_gettime(thread_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the parts of `qmoe bench` share. */
+#ifndef QMOE_CLI_BENCH_H
+#define QMOE_CLI_BENCH_H
+
+#include "cli.h"
+#include "qmoe/bench.h"
+
+extern const cli_verb cli_verb_bench_kernels;
+
+/* "version", "commit" and "machine" of a document. */
+void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device);
+/* The same in one or two lines on stdout. */
+void cli_bench_print_machine(const qmoe_device_info *device);
+
+#endif

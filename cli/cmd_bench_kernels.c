@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * qmoe bench kernels: products in every format. */
+#include "bench.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "Usage: qmoe bench kernels [options]\n"
+    "\n"
+    "Times products W x with random weights in every format: the six expert\n"
+    "shapes of the paper, 1, 8 and 32 tokens, hot (every call the same "
+    "matrix,\n"
+    "from the cache) and cold (every call another one, from memory).  Dense\n"
+    "bf16 and f32 take part in the same rounds.  Every result is checked\n"
+    "before it is timed.  Lists are separated by commas.\n"
+    "\n"
+    "Gw/s is 1e9 weights times tokens per second, the median of all samples,\n"
+    "p10 and p90 its spread, GB/s the bytes of packed weights, 'x bf16' the\n"
+    "speed against bf16 of the same setting.\n"
+    "\n"
+    "Options:\n"
+    "  --shape RxC,...      rows x columns (default: the paper's six)\n"
+    "  --batch N,...        tokens (default 1,8,32)\n"
+    "  --format F,...       pvq, pvq8, ternary-dict, q2, bf16, f32, f16 "
+    "(default:\n"
+    "                       all but f16)\n"
+    "  --variant V          only this implementation\n"
+    "  --all-variants       every implementation, not only the preferred one\n"
+    "  --cache hot|cold     only one of the two\n"
+    "  --cold-bytes SIZE    packed weights per format (default 0.6e9 bytes)\n"
+    "  --rounds N           samples of each result (default 9)\n"
+    "  --sample-ms N        length of a sample (default 30)\n"
+    "  --thread-time        count processor time, not the clock's: for a busy\n"
+    "                       machine; one CPU thread only\n"
+    "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "
+    "cpu)\n"
+    "  --device N           device of the backend (default 0)\n"
+    "  -t, --threads N,...  CPU threads (default 1)\n"
+    "  --json               print one JSON document\n"
+    "  --csv                print a table for spreadsheets\n"
+    "  -h, --help           this text\n"
+    "\n"
+    "Examples:\n"
+    "  qmoe bench kernels --format pvq,bf16 --cache cold\n"
+    "  qmoe bench kernels --shape 768x3072 --threads 1,2 --json "
+    ">kernels.json\n";
+
+enum { MAX_LIST = 64 };
+
+typedef struct request {
+    const char *shapes, *batches, *threads, *formats, *cache;
+    uint64_t device, n_rounds, sample_ms;
+    bool as_json, as_csv;
+    qmoe_bench_shape shape_list[MAX_LIST];
+    int batch_list[MAX_LIST], thread_list[MAX_LIST];
+    const char *format_list[MAX_LIST];
+    char *format_text; /* what format_list points into */
+    qmoe_bench_kernels_options options;
+} request;
+
+/* ---- lists ---- */
+
+static bool take_number(int64_t *out, const char **text)
+{
+    char *end;
+    if (!isdigit((unsigned char)**text))
+        return false;
+    *out = strtoll(*text, &end, 10);
+    *text = end;
+    return *out >= 1 && *out <= INT32_MAX;
+}
+
+static cli_exit fail_list(const char *option, const char *text)
+{
+    return cli_fail(
+        CLI_USAGE, "bench kernels: --%s: '%s' is no such list", option, text);
+}
+
+static cli_exit take_numbers(
+    int *out, size_t *n, const char *option, const char *text)
+{
+    const char *p = text;
+    int64_t value;
+    if (text == NULL)
+        return CLI_OK;
+    do {
+        if (*n == MAX_LIST || !take_number(&value, &p))
+            return fail_list(option, text);
+        out[(*n)++] = (int)value;
+    } while (*p == ',' && p++);
+    return *p == '\0' ? CLI_OK : fail_list(option, text);
+}
+
+static cli_exit take_shapes(request *r)
+{
+    const char *p = r->shapes;
+    size_t n = 0;
+    if (p == NULL)
+        return CLI_OK;
+    do {
+        qmoe_bench_shape *s = &r->shape_list[n];
+        if (n == MAX_LIST || !take_number(&s->rows, &p) || *p++ != 'x' ||
+            !take_number(&s->cols, &p))
+            return fail_list("shape", r->shapes);
+        n++;
+    } while (*p == ',' && p++);
+    r->options.n_shapes = n;
+    return *p == '\0' ? CLI_OK : fail_list("shape", r->shapes);
+}
+
+static cli_exit take_formats(request *r)
+{
+    size_t n = 0;
+    if (r->formats == NULL)
+        return CLI_OK;
+    r->format_text = cli_grow(NULL, strlen(r->formats) + 1);
+    strcpy(r->format_text, r->formats);
+    for (char *p = strtok(r->format_text, ","); p != NULL;
+         p = strtok(NULL, ",")) {
+        if (n == MAX_LIST)
+            return fail_list("format", r->formats);
+        r->format_list[n++] = p;
+    }
+    r->options.n_formats = n;
+    return n != 0 ? CLI_OK : fail_list("format", r->formats);
+}
+
+static cli_exit take_cache(request *r)
+{
+    if (r->cache == NULL)
+        return CLI_OK;
+    if (strcmp(r->cache, "hot") == 0)
+        r->options.cache = QMOE_BENCH_HOT;
+    else if (strcmp(r->cache, "cold") == 0)
+        r->options.cache = QMOE_BENCH_COLD;
+    else
+        return cli_fail(CLI_USAGE,
+            "bench kernels: --cache: '%s' is neither hot nor cold", r->cache);
+    return CLI_OK;
+}
+
+static cli_exit take_request(request *r)
+{
+    qmoe_bench_kernels_options *o = &r->options;
+    cli_exit code = take_shapes(r);
+    if (code == CLI_OK)
+        code = take_numbers(r->batch_list, &o->n_batches, "batch", r->batches);
+    if (code == CLI_OK)
+        code =
+            take_numbers(r->thread_list, &o->n_threads, "threads", r->threads);
+    if (code == CLI_OK)
+        code = take_formats(r);
+    if (code == CLI_OK)
+        code = take_cache(r);
+    if (code == CLI_OK && r->as_json && r->as_csv)
+        code = cli_fail(CLI_USAGE, "bench kernels: --json or --csv, not both");
+    o->shapes = r->shape_list;
+    o->batches = r->batch_list;
+    o->threads = r->thread_list;
+    o->formats = r->format_list;
+    o->device = (int)r->device;
+    o->n_rounds = (int)r->n_rounds;
+    o->sample_ms = (double)r->sample_ms;
+    return code;
+}
+
+/* ---- output ---- */
+
+static const char *cache_name(const qmoe_bench_kernel *k)
+{
+    return k->hot ? "hot" : "cold";
+}
+
+static void print_table(const qmoe_bench_kernels_report *r)
+{
+    cli_bench_print_machine(&r->device);
+    for (size_t i = 0; i < r->n_bandwidth; i++)
+        printf("memory read by %d thread%s: %.1f GB/s\n",
+            r->bandwidth[i].threads, r->bandwidth[i].threads == 1 ? "" : "s",
+            r->bandwidth[i].gbytes_per_s);
+    printf("%-12s %-22s %-10s %5s %3s %-4s %8s %8s %8s %7s %6s\n", "format",
+        "variant", "shape", "batch", "thr", "from", "Gw/s", "p10", "p90",
+        "GB/s", "x bf16");
+    for (size_t i = 0; i < r->n_results; i++) {
+        const qmoe_bench_kernel *k = &r->results[i];
+        char shape[48];
+        snprintf(shape, sizeof shape, "%" PRId64 "x%" PRId64, k->rows, k->cols);
+        printf("%-12s %-22s %-10s %5d %3d %-4s %8.2f %8.2f %8.2f %7.2f",
+            k->format, k->variant, shape, k->batch, k->threads, cache_name(k),
+            k->gweights_per_s, k->p10, k->p90, k->gbytes_per_s);
+        if (k->ratio_bf16 > 0)
+            printf(" %6.2f", k->ratio_bf16);
+        putchar('\n');
+    }
+}
+
+static void print_csv(const qmoe_bench_kernels_report *r)
+{
+    puts("format,variant,rows,cols,batch,threads,cache,gweights_per_s,p10,p90,"
+         "gbytes_per_s,ratio_bf16");
+    for (size_t i = 0; i < r->n_results; i++) {
+        const qmoe_bench_kernel *k = &r->results[i];
+        printf("%s,%s,%" PRId64 ",%" PRId64 ",%d,%d,%s,%.6g,%.6g,%.6g,%.6g,",
+            k->format, k->variant, k->rows, k->cols, k->batch, k->threads,
+            cache_name(k), k->gweights_per_s, k->p10, k->p90, k->gbytes_per_s);
+        if (k->ratio_bf16 > 0)
+            printf("%.6g", k->ratio_bf16);
+        putchar('\n');
+    }
+}
+
+static cJSON *json_kernel(const qmoe_bench_kernel *k)
+{
+    cJSON *json = cJSON_CreateObject();
+    cli_json_text(json, "format", k->format);
+    cli_json_text(json, "variant", k->variant);
+    cli_json_count(json, "rows", (uint64_t)k->rows);
+    cli_json_count(json, "cols", (uint64_t)k->cols);
+    cli_json_count(json, "batch", (uint64_t)k->batch);
+    cli_json_count(json, "threads", (uint64_t)k->threads);
+    cli_json_text(json, "cache", cache_name(k));
+    cli_json_real(json, "gweights_per_s", k->gweights_per_s);
+    cli_json_real(json, "gbytes_per_s", k->gbytes_per_s);
+    cli_json_real(json, "p10", k->p10);
+    cli_json_real(json, "p90", k->p90);
+    if (k->ratio_bf16 > 0)
+        cli_json_real(json, "ratio_bf16", k->ratio_bf16);
+    return json;
+}
+
+static void print_json(const qmoe_bench_kernels_report *r)
+{
+    cJSON *json = cJSON_CreateObject();
+    cli_bench_add_machine(json, &r->device);
+    /* Of the first thread count; a GPU's memory is not measured. */
+    if (r->n_bandwidth != 0)
+        cli_json_real(json, "read_gbytes_per_s", r->bandwidth[0].gbytes_per_s);
+    else
+        cJSON_AddNullToObject(json, "read_gbytes_per_s");
+    cJSON *list = cJSON_AddArrayToObject(json, "read_bandwidth");
+    for (size_t i = 0; i < r->n_bandwidth; i++) {
+        cJSON *item = cJSON_CreateObject();
+        cli_json_count(item, "threads", (uint64_t)r->bandwidth[i].threads);
+        cli_json_real(item, "gbytes_per_s", r->bandwidth[i].gbytes_per_s);
+        cJSON_AddItemToArray(list, item);
+    }
+    list = cJSON_AddArrayToObject(json, "results");
+    for (size_t i = 0; i < r->n_results; i++)
+        cJSON_AddItemToArray(list, json_kernel(&r->results[i]));
+    cli_json_print(json);
+}
+
+/* ---- the run ---- */
+
+static cli_exit measure(const request *r, const cli_session *s)
+{
+    qmoe_bench_kernels_report report;
+    qmoe_status status = qmoe_bench_kernels(s->context, &report, &r->options);
+    if (status != QMOE_OK)
+        return cli_fail_status(s, status);
+    cli_clear_progress();
+    if (r->as_json)
+        print_json(&report);
+    else if (r->as_csv)
+        print_csv(&report);
+    else
+        print_table(&report);
+    qmoe_bench_kernels_free(&report);
+    return CLI_OK;
+}
+
+static cli_exit run(int argc, char **argv)
+{
+    enum { MAX_ROUNDS = 101, MAX_SAMPLE_MS = 60000 };
+    request r = {
+        .n_rounds = 9,
+        .sample_ms = 30,
+        .options = {.size = sizeof r.options, .backend = "cpu"},
+    };
+    qmoe_bench_kernels_options *o = &r.options;
+    const cli_option table[] = {
+        {"shape", 0, CLI_TEXT, &r.shapes, 0, 0},
+        {"batch", 0, CLI_TEXT, &r.batches, 0, 0},
+        {"format", 0, CLI_TEXT, &r.formats, 0, 0},
+        {"variant", 0, CLI_TEXT, &o->variant, 0, 0},
+        {"all-variants", 0, CLI_SET, &o->all_variants, 0, 0},
+        {"cache", 0, CLI_TEXT, &r.cache, 0, 0},
+        {"cold-bytes", 0, CLI_SIZE, &o->cold_bytes, 0, 0},
+        {"rounds", 0, CLI_COUNT, &r.n_rounds, 1, MAX_ROUNDS},
+        {"sample-ms", 0, CLI_COUNT, &r.sample_ms, 1, MAX_SAMPLE_MS},
+        {"thread-time", 0, CLI_SET, &o->thread_time, 0, 0},
+        {"backend", 'b', CLI_TEXT, &o->backend, 0, 0},
+        {"device", 0, CLI_COUNT, &r.device, 0, CLI_MAX_DEVICE},
+        {"threads", 't', CLI_TEXT, &r.threads, 0, 0},
+        {"json", 0, CLI_SET, &r.as_json, 0, 0},
+        {"csv", 0, CLI_SET, &r.as_csv, 0, 0},
+    };
+    cli_session s = {0};
+    cli_exit code;
+    if (!cli_parse(&code, NULL, NULL, &cli_verb_bench_kernels, argc, argv,
+            table, sizeof table / sizeof *table))
+        return code;
+    code = take_request(&r);
+    if (code == CLI_OK)
+        code = cli_open_context(&s, 0);
+    if (code == CLI_OK)
+        code = measure(&r, &s);
+    cli_close(&s);
+    free(r.format_text);
+    return code;
+}
+
+const cli_verb cli_verb_bench_kernels = {
+    "bench kernels", "products in every format", help, run};

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2154,SC2094
+# Measuring: that results are complete and well-formed, not how fast.
+
+quick="--shape 33x70 --cold-bytes 1M --sample-ms 1 --rounds 3"
+
+case_bench_kernels() {
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench kernels $quick --batch 1,3 --json
+    is_empty err
+    valid_json out
+    has out '"commit"' '"cpu"' '"openblas_core"' '"version"'
+    is_true "$(json read_gbytes_per_s out) > 0"
+    for format in pvq pvq8 ternary-dict q2 bf16 f32; do
+        [ "$(grep -c "\"format\":[[:space:]]*\"$format\"" out)" = 4 ] ||
+            fail "$format: not 2 batches, hot and cold"
+    done
+    for key in variant rows cols batch threads cache gweights_per_s \
+        gbytes_per_s p10 p90 ratio_bf16; do
+        [ "$(grep -c "^[[:space:]]*\"$key\":" out)" -ge 24 ] || fail "no $key"
+    done
+    [ "$(json cache out)" = '"hot"' ] || fail "hot comes first"
+    is_true "$(json p10 out) <= $(json gweights_per_s out)"
+    is_true "$(json gweights_per_s out) <= $(json p90 out)"
+}
+
+case_bench_kernels_lists() {
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench kernels $quick --shape 16x16,8x40 --batch 2 \
+        --threads 1,2 --format pvq,bf16 --cache cold --csv
+    has out "format,variant,rows,cols,batch,threads,cache,gweights_per_s"
+    [ "$(wc -l <out)" = 9 ] || fail "not 8 results: $(cat out)"
+    [ "$(grep -c ',2,2,cold,' out)" = 4 ] || fail "threads: $(cat out)"
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench kernels $quick --format pvq --batch 1 \
+        --all-variants --cache hot
+    has out "memory read by 1 thread" "33x70"
+    [ "$(grep -c '^pvq ' out)" -ge 2 ] || fail "one variant: $(cat out)"
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench kernels $quick --backend reference --batch 1 \
+        --format pvq8,q2 --thread-time
+    has out "reference device 0"
+}
+
+case_bench_kernels_refuses() {
+    expect_error 2 "what to measure is missing" bench
+    expect_error 2 "did you mean 'kernels'" bench kernel
+    expect_error 2 "'12' is no such list" bench kernels --shape 12
+    expect_error 2 "'0x4' is no such list" bench kernels --shape 0x4
+    expect_error 2 "no shape to time" bench kernels --shape 1x9999999
+    expect_error 2 "is no such list" bench kernels --batch 1,,2
+    expect_error 2 "batch 5000" bench kernels --batch 5000
+    expect_error 2 "unknown format 'pvq9'" bench kernels --format pvq9
+    expect_error 2 "neither hot nor cold" bench kernels --cache warm
+    expect_error 2 "not both" bench kernels --json --csv
+    expect_error 2 "one thread of the host" bench kernels --thread-time \
+        --threads 2
+    # shellcheck disable=SC2086 # a list of options
+    expect_error 5 "has no variant 'none'" bench kernels $quick --variant none
+    expect_error 6 "no device 9" bench kernels --device 9
+}
