@@ -41,6 +41,8 @@ static qmoe_status repeat(
 
 static void count_mats(bench_stack *s, size_t mat_bytes, uint64_t n_bytes)
 {
+    if (s->weight.n_mats != 0)
+        return; /* given */
     s->weight.n_mats = (int64_t)((n_bytes + mat_bytes - 1) / mat_bytes);
     if (s->weight.n_mats < 2)
         s->weight.n_mats = 2;
@@ -190,16 +192,12 @@ static qmoe_status make(
         format->name);
 }
 
-qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
-    int64_t n_rows, int64_t n_cols, uint64_t n_bytes, qmi_error *err)
+static qmoe_status make_stack(
+    bench_stack *out, const qmi_weight *shape, uint64_t n_bytes, qmi_error *err)
 {
     uint64_t random = 0x9e3779b97f4a7c15;
-    *out = (bench_stack){.weight = {
-                             .format = format,
-                             .name = "timed",
-                             .n_rows = n_rows,
-                             .n_cols = n_cols,
-                         }};
+    const qmi_format *format = shape->format;
+    *out = (bench_stack){.weight = *shape};
     qmoe_status status = make(out, n_bytes, &random, err);
     if (status == QMOE_OK && format->check != NULL) {
         out->weight.checked =
@@ -215,6 +213,25 @@ qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
     if (status != QMOE_OK)
         bench_stack_free(out);
     return status;
+}
+
+qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
+    int64_t n_rows, int64_t n_cols, uint64_t n_bytes, qmi_error *err)
+{
+    const qmi_weight shape = {
+        .format = format, .name = "timed", .n_rows = n_rows, .n_cols = n_cols};
+    return make_stack(out, &shape, n_bytes, err);
+}
+
+qmoe_status bench_stack_make_count(bench_stack *out, const qmi_format *format,
+    int64_t n_rows, int64_t n_cols, int64_t n_mats, qmi_error *err)
+{
+    const qmi_weight shape = {.format = format,
+        .name = "timed",
+        .n_mats = n_mats,
+        .n_rows = n_rows,
+        .n_cols = n_cols};
+    return make_stack(out, &shape, 0, err);
 }
 
 void bench_stack_free(bench_stack *stack)

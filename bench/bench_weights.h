@@ -14,6 +14,9 @@ typedef struct bench_stack {
  * large as those of a trained matrix.  Release with bench_stack_free. */
 qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
     int64_t n_rows, int64_t n_cols, uint64_t n_bytes, qmi_error *err);
+/* The same with n_mats >= 1 matrices. */
+qmoe_status bench_stack_make_count(bench_stack *out, const qmi_format *format,
+    int64_t n_rows, int64_t n_cols, int64_t n_mats, qmi_error *err);
 void bench_stack_free(bench_stack *stack);
 
 #endif

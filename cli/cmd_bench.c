@@ -6,10 +6,13 @@
 
 static const char help[] =
     "Usage: qmoe bench kernels [options]\n"
+    "       qmoe bench model MODEL [options]\n"
     "\n"
     "Measures speed on this machine:\n"
     "  kernels   products with weights of every format, hot and cold, against\n"
     "            dense bf16 and f32 and the speed of memory\n"
+    "  model     tokens per second of a model by part, against an ideal\n"
+    "            uncompressed run of it\n"
     "\n"
     "Measure on a machine that does nothing else.  What is measured and how\n"
     "to read it: docs/benchmarks.md.\n"
@@ -17,12 +20,14 @@ static const char help[] =
     "Options:\n"
     "  --json               print a document to keep: version, commit, "
     "machine\n"
-    "  -h, --help           this text; also 'qmoe bench kernels --help'\n"
+    "  -h, --help           this text; also 'qmoe bench model --help'\n"
     "\n"
-    "Example:\n"
-    "  qmoe bench kernels --shape 2080x6144 --batch 1\n";
+    "Examples:\n"
+    "  qmoe bench kernels --shape 2080x6144 --batch 1\n"
+    "  qmoe bench model build/m --json >model.json\n";
 
-static const cli_verb *const kinds[] = {&cli_verb_bench_kernels};
+static const cli_verb *const kinds[] = {
+    &cli_verb_bench_kernels, &cli_verb_bench_model};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 static cli_exit fail_kind(const char *word)

@@ -5,6 +5,7 @@
 #define QMI_SESSION_H
 
 #include "model.h"
+#include "routing.h"
 
 /* A device buffer that grows on demand. */
 typedef struct qmi_growing {
@@ -25,6 +26,10 @@ struct qmoe_session {
     qmi_growing ids, sequence, rows, spans, cross_spans;
     qmi_growing expert, route_weight;
     qmi_growing bias[QMI_N_STACKS]; /* f32 [n_heads, 2 * max_distance + 1] */
+
+    bool measures_parts;
+    double part_seconds[QMI_N_STACKS][QMOE_PART_COUNT];
+    qmi_routing *routing; /* NULL: the router's choice stands */
 
     /* The encoded batch. */
     size_t n_sequences;

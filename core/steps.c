@@ -2,6 +2,9 @@
  * Turns the steps of a graph into operations for the batch at hand. */
 #include "session.h"
 
+#include <string.h>
+#include <time.h>
+
 static int64_t slot_width(const qmi_config *c, qmi_slot slot)
 {
     switch (slot) {
@@ -139,7 +142,7 @@ static qmoe_status reserve(
 {
     const qmi_config *c = &s->model->config;
     uint64_t n_tokens = (uint64_t)pass->n_tokens;
-    if (step->kind == QMI_OP_EXPERT_FFN &&
+    if (step->kind == QMI_OP_EXPERT_FFN && !s->model->experts_replaced &&
         qmi_checkpoint_is_generated(s->model->checkpoint))
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "%s: made-up experts exist only while they are compressed; "
@@ -157,14 +160,94 @@ static qmoe_status reserve(
         s, &s->slots[step->dst], n_tokens * width * sizeof(float), err);
 }
 
+static qmoe_status run_step(
+    qmoe_session *s, const qmi_step *step, const qmi_pass *pass, qmi_error *err)
+{
+    QMI_TRY(reserve(s, step, pass, err));
+    const qmi_op op = make_op(s, step, pass);
+    return qmi_run(s->backend, s->device, &op, err);
+}
+
+/* The part of the model a step belongs to, by what it writes and reads. */
+static qmoe_part part_of(const qmi_step *step)
+{
+    switch (step->kind) {
+    case QMI_OP_KV_STORE:
+    case QMI_OP_ATTENTION:
+        return QMOE_PART_ATTENTION;
+    case QMI_OP_ROUTE:
+        return QMOE_PART_ROUTER;
+    case QMI_OP_EXPERT_FFN:
+        return QMOE_PART_EXPERTS;
+    case QMI_OP_LINEAR:
+        break;
+    default:
+        return QMOE_PART_OTHER;
+    }
+    if (step->dst == QMI_SLOT_LOGITS)
+        return QMOE_PART_HEAD;
+    if (step->dst == QMI_SLOT_ROUTER_LOGITS)
+        return QMOE_PART_ROUTER;
+    if (step->dst == QMI_SLOT_HIDDEN || step->src == QMI_SLOT_HIDDEN)
+        return QMOE_PART_DENSE_FFN;
+    return QMOE_PART_ATTENTION;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Waits for the device before and after. */
+static qmoe_status run_measured(
+    qmoe_session *s, const qmi_step *step, const qmi_pass *pass, qmi_error *err)
+{
+    QMI_TRY(s->backend->sync(s->device, err));
+    const double begin = now();
+    QMI_TRY(run_step(s, step, pass, err));
+    QMI_TRY(s->backend->sync(s->device, err));
+    s->part_seconds[pass->stack][part_of(step)] += now() - begin;
+    return QMOE_OK;
+}
+
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
     size_t first, size_t last, const qmi_pass *pass, qmi_error *err)
 {
     for (size_t i = first; i < last; i++) {
         const qmi_step *step = &steps->items[i];
-        QMI_TRY(reserve(session, step, pass, err));
-        const qmi_op op = make_op(session, step, pass);
-        QMI_TRY(qmi_run(session->backend, session->device, &op, err));
+        if (session->measures_parts)
+            QMI_TRY(run_measured(session, step, pass, err));
+        else
+            QMI_TRY(run_step(session, step, pass, err));
+        if (step->kind == QMI_OP_ROUTE && session->routing != NULL)
+            QMI_TRY(qmi_routing_pass(session->routing, session->backend,
+                session->device, view_of(&session->expert),
+                pass->n_tokens * session->model->config.top_k, err));
     }
     return QMOE_OK;
+}
+
+const char *qmoe_part_name(qmoe_part part)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        QMOE_PART_MAP(X)
+#undef X
+    };
+    return (unsigned)part < QMOE_PART_COUNT ? names[part] : "other";
+}
+
+void qmoe_session_measure_parts(qmoe_session *session, bool on)
+{
+    if (on)
+        memset(session->part_seconds, 0, sizeof session->part_seconds);
+    session->measures_parts = on;
+}
+
+void qmoe_session_part_times(const qmoe_session *session, qmoe_part_times *out)
+{
+    memcpy(out->encode, session->part_seconds[QMI_ENCODER], sizeof out->encode);
+    memcpy(out->decode, session->part_seconds[QMI_DECODER], sizeof out->decode);
 }

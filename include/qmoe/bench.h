@@ -99,6 +99,73 @@ QMOE_API qmoe_status qmoe_bench_kernels(qmoe_context *context,
     const qmoe_bench_kernels_options *options) QMOE_MUST_CHECK;
 QMOE_API void qmoe_bench_kernels_free(qmoe_bench_kernels_report *report);
 
+/* ---- models ----------------------------------------------------------- */
+
+typedef enum qmoe_bench_routing {
+    QMOE_BENCH_ROUTING_MODEL,  /* as the model's routers choose */
+    QMOE_BENCH_ROUTING_UNIFORM /* every expert equally likely: for models
+                                  whose routers were not trained */
+} qmoe_bench_routing;
+
+typedef struct qmoe_bench_model_options {
+    size_t size;
+    qmoe_session_options session; /* its `size` may stay 0 */
+    /* Uncompressed checkpoint of the same model, whose weights the ideal run
+     * shares; NULL = decoded ones. */
+    qmoe_model *original;
+    /* For a made-up checkpoint ("synth:base-128", see qmoe_compress): the
+     * compressed format of its experts, which are random codes in memory;
+     * NULL = "pvq".  Other models have their own. */
+    const char *format;
+    int n_prompt_tokens; /* per sequence; 0 = 128 */
+    int n_tokens;        /* new ones per sequence; 0 = 64 */
+    int n_sequences;     /* run as one batch; 0 = 1 */
+    int n_repeats;       /* 0 = 5, at most 101 */
+    qmoe_bench_routing routing;
+    uint32_t seed; /* of the random token ids and uniform routing */
+} qmoe_bench_model_options;
+
+/* Encoding (all prompt tokens at once) or decoding (one token of every
+ * sequence at a time; the head, without the choice of a token). */
+typedef struct qmoe_bench_phase {
+    double tokens_per_s, p10, p90; /* median and spread over repetitions */
+    /* Seconds per token in each part: medians of further, measured
+     * repetitions; what is not in a part is missing in the sum. */
+    double parts[QMOE_PART_COUNT];
+} qmoe_bench_phase;
+
+/* How a model is run. */
+typedef struct qmoe_bench_run {
+    qmoe_bench_phase encode, decode;
+} qmoe_bench_run;
+
+typedef struct qmoe_bench_model_report {
+    qmoe_device_info device;
+    int n_prompt_tokens, n_tokens, n_sequences, n_repeats, n_threads;
+    /* Different experts with tokens, mean over sparse blocks: of the encoder
+     * in a pass, of the decoder over all its passes. */
+    double experts_encode, experts_decode;
+    uint64_t expert_bytes;       /* stored, all experts */
+    uint64_t ideal_expert_bytes; /* of the shared weights */
+    const char *format;          /* of the experts; static */
+    qmoe_bench_run compressed, ideal;
+    /* tokens_per_s compressed / ideal: median over repetitions of the ratio
+     * within a repetition. */
+    double encode_ratio, decode_ratio;
+} qmoe_bench_model_report;
+
+/* Speed of `model` against an ideal uncompressed run of it, in which all
+ * experts of a matrix stack are one bf16 matrix (so that it always fits and
+ * is in favour of no compression), the rest is the same and every expert gets
+ * the same tokens.  Repetitions of both alternate.  On devices with memory of
+ * their own every expert's copy takes room: E_NOMEM when it is not there.
+ * Progress: stage "bench".
+ * E_INVALID: an option out of range, an original of other shapes, a format
+ * that does not fit the model; E_UNSUPPORTED: a model without experts. */
+QMOE_API qmoe_status qmoe_bench_model(qmoe_model *model,
+    qmoe_bench_model_report *out,
+    const qmoe_bench_model_options *options) QMOE_MUST_CHECK;
+
 #ifdef __cplusplus
 }
 #endif

@@ -262,6 +262,38 @@ typedef struct qmoe_timing {
     uint64_t n_encoded, n_decoded; /* tokens */
 } qmoe_timing;
 
+/* The parts of a model that time is reported by.  X(NAME, "text"). */
+#define QMOE_PART_MAP(X)                                                       \
+    X(ATTENTION, "attention") /* projections, scores, caches */                \
+    X(ROUTER, "router")                                                        \
+    X(EXPERTS, "experts")                                                      \
+    X(DENSE_FFN, "dense ffn") /* of blocks without experts */                  \
+    X(HEAD, "head")           /* logits */                                     \
+    X(OTHER, "other")         /* embedding, norms */
+
+typedef enum qmoe_part {
+#define X(name, text) QMOE_PART_##name,
+    QMOE_PART_MAP(X)
+#undef X
+        QMOE_PART_COUNT
+} qmoe_part;
+
+/* "dense ffn"; "other" for an unknown value. */
+QMOE_API const char *qmoe_part_name(qmoe_part part);
+
+/* Seconds spent in each part, for the encoder with the keys and values that
+ * the decoder takes from it, and for the decoder. */
+typedef struct qmoe_part_times {
+    double encode[QMOE_PART_COUNT], decode[QMOE_PART_COUNT];
+} qmoe_part_times;
+
+/* Starts (from zero) or stops adding up times by part.  Off at first: devices
+ * other than the CPU must then wait after every operation. */
+QMOE_API void qmoe_session_measure_parts(qmoe_session *session, bool on);
+/* The sums since the last start. */
+QMOE_API void qmoe_session_part_times(
+    const qmoe_session *session, qmoe_part_times *out);
+
 /* Generates from `n_prompts` texts as one batch.  *out is an array of
  * n_prompts results, to be released with qmoe_generations_free. */
 QMOE_API qmoe_status qmoe_session_generate(qmoe_session *session,

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The ideal uncompressed model (bench_ideal.h). */
+#include "bench_ideal.h"
+
+#include <string.h>
+
+#include "alloc.h"
+
+static const qmi_weight *find(const qmoe_model *model, const char *name)
+{
+    for (size_t i = 0; i < model->n_weights; i++)
+        if (strcmp(model->weights[i].name, name) == 0)
+            return &model->weights[i];
+    return NULL;
+}
+
+/* Matrix 0 of `from`, rounded to bf16, into a new block. */
+static qmoe_status copy_matrix(
+    uint16_t **out, const qmi_weight *from, qmi_error *err)
+{
+    const size_t n_cols = (size_t)from->n_cols;
+    QMI_TRY(qmi_weight_check(from, 0, err));
+    float *row = qmi_calloc(n_cols, sizeof *row, "a row", err);
+    uint16_t *block = qmi_calloc(
+        (size_t)from->n_rows * n_cols, sizeof *block, "a shared matrix", err);
+    if (row == NULL || block == NULL) {
+        qmi_free(row);
+        qmi_free(block);
+        return QMOE_E_NOMEM;
+    }
+    for (int64_t r = 0; r < from->n_rows; r++) {
+        qmi_weight_decode(from, 0, r, 1, row);
+        for (size_t c = 0; c < n_cols; c++)
+            block[(size_t)r * n_cols + c] = qmi_f32_to_bf16(row[c]);
+    }
+    qmi_free(row);
+    *out = block;
+    return QMOE_OK;
+}
+
+/* Turns one stack of the copied table into n_mats times the same matrix. */
+static qmoe_status share(bench_ideal *ideal, size_t index,
+    const qmoe_model *original, qmi_error *err)
+{
+    qmi_weight *w = &ideal->model.weights[index];
+    const qmi_weight *from = find(original, w->name);
+    if (from == NULL || from->n_rows != w->n_rows || from->n_cols != w->n_cols)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "the original has no '%s' of the same shape", w->name);
+    const uint64_t n_bytes =
+        (uint64_t)w->n_rows * (uint64_t)w->n_cols * sizeof(uint16_t);
+    QMI_TRY(copy_matrix(&ideal->blocks[index], from, err));
+    const void **mats =
+        qmi_calloc((size_t)w->n_mats, sizeof *mats, "an expert list", err);
+    if (mats == NULL)
+        return QMOE_E_NOMEM;
+    for (int64_t e = 0; e < w->n_mats; e++)
+        mats[e] = ideal->blocks[index];
+    *w = (qmi_weight){
+        .format = qmi_format_dense(QMI_BF16),
+        .name = w->name,
+        .n_mats = w->n_mats,
+        .n_rows = w->n_rows,
+        .n_cols = w->n_cols,
+        .parts[0].n_bytes = n_bytes * (uint64_t)w->n_mats,
+        .mats = mats,
+        .is_expert = true,
+    };
+    ideal->n_bytes += n_bytes;
+    return QMOE_OK;
+}
+
+qmoe_status bench_ideal_make(bench_ideal *out, const qmoe_model *model,
+    const qmoe_model *original, qmi_error *err)
+{
+    const size_t n = model->n_weights;
+    *out = (bench_ideal){.model = *model};
+    out->model.experts_replaced = true;
+    out->blocks = qmi_calloc(n, sizeof *out->blocks, "shared matrices", err);
+    out->model.weights =
+        qmi_calloc(n, sizeof *model->weights, "the weight table", err);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (out->blocks != NULL && out->model.weights != NULL) {
+        memcpy(out->model.weights, model->weights, n * sizeof *model->weights);
+        status = QMOE_OK;
+    }
+    for (size_t i = 0; i < n && status == QMOE_OK; i++)
+        if (model->weights[i].is_expert)
+            status = share(out, i, original, err);
+    if (status != QMOE_OK)
+        bench_ideal_free(out);
+    return status;
+}
+
+void bench_ideal_free(bench_ideal *ideal)
+{
+    for (size_t i = 0; ideal->blocks != NULL && i < ideal->model.n_weights;
+         i++) {
+        if (ideal->blocks[i] == NULL || ideal->model.weights == NULL)
+            continue;
+        /* The stack was replaced unless its list could not be made. */
+        if (ideal->model.weights[i].mats != NULL &&
+            ideal->model.weights[i].mats[0] == ideal->blocks[i])
+            qmi_free(ideal->model.weights[i].mats);
+        qmi_free(ideal->blocks[i]);
+    }
+    qmi_free(ideal->blocks);
+    qmi_free(ideal->model.weights);
+    *ideal = (bench_ideal){0};
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Stacks of random codes for a made-up model (bench_made_up.h). */
+#include "bench_made_up.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "pvq.h"
+#include "rotation.h"
+
+/* MemAvailable of /proc/meminfo; 0 when unknown. */
+static uint64_t available_memory(void)
+{
+    char line[128];
+    unsigned long long kib = 0;
+    FILE *file = fopen("/proc/meminfo", "r");
+    if (file == NULL)
+        return 0;
+    while (fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            break;
+    fclose(file);
+    return kib * 1024;
+}
+
+/* The system promises memory that it does not have and ends the program when
+ * it is used; so what a first matrix takes is added up before. */
+static qmoe_status check_memory(
+    const qmoe_model *model, const qmi_format *format, qmi_error *err)
+{
+    uint64_t n_bytes = 0;
+    const uint64_t available = available_memory();
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const qmi_weight *w = &model->weights[i];
+        const uint64_t n =
+            (uint64_t)w->n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
+        /* At most 9/8 bits for all formats but q2 and its levels. */
+        if (w->is_expert)
+            n_bytes += strcmp(format->name, "q2") == 0 ? n / 3 : n / 6;
+        else
+            n_bytes += w->parts[0].n_bytes;
+    }
+    if (available == 0 || n_bytes < available)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_NOMEM,
+        "the made-up model takes %" PRIu64 " MB, %" PRIu64
+        " MB are available; ask for fewer experts or blocks",
+        n_bytes >> 20, available >> 20);
+}
+
+static qmoe_status make_stack(
+    bench_made_up *m, size_t index, const qmi_format *format, qmi_error *err)
+{
+    qmi_weight *w = &m->model.weights[index];
+    bench_stack *s = &m->stacks[index];
+    QMI_TRY(bench_stack_make_count(
+        s, format, w->n_rows, w->n_cols, w->n_mats, err));
+    s->weight.name = w->name;
+    s->weight.is_expert = true;
+    s->weight.rotation = qmi_pvq_width(format) != 0 ? QMI_ROTATION_DEFAULT : 0;
+    *w = s->weight;
+    return QMOE_OK;
+}
+
+qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
+    const char *format_name, qmi_error *err)
+{
+    const size_t n = model->n_weights;
+    const qmi_format *format = qmi_format_find(format_name);
+    *out = (bench_made_up){0};
+    if (format == NULL || format->dense)
+        return qmi_fail(
+            err, QMOE_E_INVALID, "'%s' is no compressed format", format_name);
+    QMI_TRY(check_memory(model, format, err));
+    out->model = *model;
+    out->model.experts_replaced = true;
+    out->stacks = qmi_calloc(n, sizeof *out->stacks, "stacks", err);
+    out->model.weights =
+        qmi_calloc(n, sizeof *model->weights, "the weight table", err);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (out->stacks != NULL && out->model.weights != NULL) {
+        memcpy(out->model.weights, model->weights, n * sizeof *model->weights);
+        status = QMOE_OK;
+    }
+    for (size_t i = 0; i < n && status == QMOE_OK; i++)
+        if (model->weights[i].is_expert)
+            status = make_stack(out, i, format, err);
+    if (status != QMOE_OK)
+        bench_made_up_free(out);
+    return status;
+}
+
+void bench_made_up_free(bench_made_up *made_up)
+{
+    for (size_t i = 0; made_up->stacks != NULL && i < made_up->model.n_weights;
+         i++)
+        bench_stack_free(&made_up->stacks[i]);
+    qmi_free(made_up->stacks);
+    qmi_free(made_up->model.weights);
+    *made_up = (bench_made_up){0};
+}

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * qmoe_bench_model: a model against its ideal uncompressed run. */
+#include "qmoe/bench.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "bench_ideal.h"
+#include "bench_made_up.h"
+#include "bench_stats.h"
+#include "mt19937.h"
+#include "session.h"
+
+enum { MAX_REPEATS = 101, MAX_TOKENS = 1 << 16, MAX_SEQUENCES = 1024 };
+
+/* Encoder and decoder, as session.part_seconds has them. */
+enum { ENCODE = QMI_ENCODER, DECODE = QMI_DECODER, N_PHASES = QMI_N_STACKS };
+
+/* One of the two that are compared. */
+typedef struct side {
+    qmoe_session *session;
+    double seconds[N_PHASES][MAX_REPEATS];
+    double parts[N_PHASES][QMOE_PART_COUNT][MAX_REPEATS];
+} side;
+
+typedef struct bench {
+    qmoe_bench_model_options options; /* defaults filled in */
+    qmi_error *err;
+    int32_t *ids; /* [n_sequences * the longer phase] for both phases */
+    int32_t *prompt_lengths, *ones, *active; /* [n_sequences] */
+    float *logits;                           /* [n_sequences, vocab_size] */
+    qmi_routing routing;
+    bench_made_up made_up;
+    bench_ideal ideal;
+    qmoe_model *compressed;
+    side sides[2]; /* compressed, ideal */
+} bench;
+
+/* ---- one run ---- */
+
+static qmoe_status encode(bench *b, side *s, double *seconds)
+{
+    const qmoe_bench_model_options *o = &b->options;
+    const double begin = bench_now(false);
+    QMI_TRY(qmi_session_encode(s->session, b->ids, b->prompt_lengths,
+        (size_t)o->n_sequences, o->n_tokens, b->err));
+    QMI_TRY(s->session->backend->sync(s->session->device, b->err));
+    *seconds = bench_now(false) - begin;
+    return QMOE_OK;
+}
+
+static qmoe_status decode(bench *b, side *s, double *seconds)
+{
+    const qmoe_bench_model_options *o = &b->options;
+    const double begin = bench_now(false);
+    for (int t = 0; t < o->n_tokens; t++)
+        QMI_TRY(qmi_session_decode(s->session, b->logits,
+            b->ids + (size_t)t * (size_t)o->n_sequences, b->active, b->ones,
+            (size_t)o->n_sequences, b->err));
+    *seconds = bench_now(false) - begin;
+    return QMOE_OK;
+}
+
+static qmoe_status run_once(bench *b, side *s, double seconds[N_PHASES])
+{
+    b->routing.next = 0;
+    s->session->routing = &b->routing;
+    qmoe_status status = encode(b, s, &seconds[ENCODE]);
+    if (status == QMOE_OK)
+        status = decode(b, s, &seconds[DECODE]);
+    s->session->routing = NULL;
+    return status;
+}
+
+/* ---- repetitions ---- */
+
+static qmoe_status run_timed(bench *b, side *s, int repeat)
+{
+    double seconds[N_PHASES];
+    QMI_TRY(run_once(b, s, seconds));
+    for (int phase = 0; phase < N_PHASES; phase++)
+        s->seconds[phase][repeat] = seconds[phase];
+    return QMOE_OK;
+}
+
+static qmoe_status run_measured(bench *b, side *s, int repeat)
+{
+    double seconds[N_PHASES];
+    qmoe_part_times times;
+    qmoe_session_measure_parts(s->session, true);
+    qmoe_status status = run_once(b, s, seconds);
+    qmoe_session_measure_parts(s->session, false);
+    qmoe_session_part_times(s->session, &times);
+    for (int part = 0; part < QMOE_PART_COUNT; part++) {
+        s->parts[ENCODE][part][repeat] = times.encode[part];
+        s->parts[DECODE][part][repeat] = times.decode[part];
+    }
+    return status;
+}
+
+static qmoe_status run_repeats(bench *b, qmoe_context *context)
+{
+    const int n = b->options.n_repeats;
+    for (int i = 0; i < n; i++) {
+        QMI_TRY(qmi_progress(
+            context, "bench", "tokens", (uint64_t)i + 1, (uint64_t)n + 1));
+        /* Neither always follows the other. */
+        side *first = &b->sides[i % 2], *second = &b->sides[(i + 1) % 2];
+        QMI_TRY(run_timed(b, first, i));
+        QMI_TRY(run_timed(b, second, i));
+        QMI_TRY(run_measured(b, first, i));
+        QMI_TRY(run_measured(b, second, i));
+    }
+    return qmi_progress(
+        context, "bench", NULL, (uint64_t)n + 1, (uint64_t)n + 1);
+}
+
+/* ---- routing ---- */
+
+static void make_uniform(bench *b, int64_t n_experts)
+{
+    qmi_mt19937 rng;
+    qmi_mt19937_seed(&rng, b->options.seed + 1);
+    for (size_t i = 0; i < b->routing.n; i++)
+        b->routing.expert[i] =
+            (int32_t)qmi_mt19937_interval(&rng, (uint32_t)(n_experts - 1));
+}
+
+/* Different experts of one sparse block in `n_passes` passes of `n_tokens`
+ * choices; a pass has `n_blocks` of them. */
+static int64_t count_experts(const int32_t *first, int64_t n_passes,
+    int64_t n_blocks, int64_t n_tokens, uint8_t *seen, int64_t n_experts)
+{
+    int64_t n = 0;
+    memset(seen, 0, (size_t)n_experts);
+    for (int64_t p = 0; p < n_passes; p++)
+        for (int64_t t = 0; t < n_tokens; t++) {
+            const int32_t e = first[p * n_blocks * n_tokens + t];
+            if (e >= 0 && !seen[e]) /* -1: beyond the capacity */
+                n += seen[e] = 1;
+        }
+    return n;
+}
+
+static int64_t sparse_blocks(const qmi_config *c, int stack)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < c->n_blocks[stack]; i++)
+        n += qmi_config_is_sparse(c, stack, i);
+    return n;
+}
+
+static qmoe_status describe_routing(
+    bench *b, const qmi_config *c, qmoe_bench_model_report *out)
+{
+    const qmoe_bench_model_options *o = &b->options;
+    const int64_t n_encoder = sparse_blocks(c, QMI_ENCODER);
+    const int64_t n_decoder = sparse_blocks(c, QMI_DECODER);
+    const int64_t n_tokens = (int64_t)o->n_sequences * o->n_prompt_tokens;
+    const int64_t width = n_tokens * c->top_k;
+    const int64_t step = (int64_t)o->n_sequences * c->top_k;
+    int64_t n_encode = 0, n_decode = 0;
+    uint8_t *seen = qmi_calloc((size_t)c->n_experts, 1, "experts", b->err);
+    if (seen == NULL)
+        return QMOE_E_NOMEM;
+    const int32_t *at = b->routing.expert;
+    for (int64_t i = 0; i < n_encoder; i++, at += width)
+        n_encode += count_experts(at, 1, n_encoder, width, seen, c->n_experts);
+    for (int64_t i = 0; i < n_decoder; i++, at += step)
+        n_decode +=
+            count_experts(at, o->n_tokens, n_decoder, step, seen, c->n_experts);
+    qmi_free(seen);
+    out->experts_encode =
+        n_encoder != 0 ? (double)n_encode / (double)n_encoder : 0;
+    out->experts_decode =
+        n_decoder != 0 ? (double)n_decode / (double)n_decoder : 0;
+    return QMOE_OK;
+}
+
+/* ---- results ---- */
+
+static qmoe_bench_phase phase_of(side *s, int phase, int n, double n_tokens)
+{
+    const bench_spread seconds = bench_spread_of(s->seconds[phase], (size_t)n);
+    qmoe_bench_phase out = {
+        .tokens_per_s = n_tokens / seconds.median,
+        .p10 = n_tokens / seconds.p90,
+        .p90 = n_tokens / seconds.p10,
+    };
+    for (int part = 0; part < QMOE_PART_COUNT; part++)
+        out.parts[part] =
+            bench_spread_of(s->parts[phase][part], (size_t)n).median / n_tokens;
+    return out;
+}
+
+/* Before the samples are sorted. */
+static double ratio_of(const bench *b, int phase)
+{
+    double ratios[MAX_REPEATS];
+    for (int i = 0; i < b->options.n_repeats; i++)
+        ratios[i] =
+            b->sides[1].seconds[phase][i] / b->sides[0].seconds[phase][i];
+    return bench_spread_of(ratios, (size_t)b->options.n_repeats).median;
+}
+
+static void fill_report(bench *b, qmoe_bench_model_report *out)
+{
+    const qmoe_bench_model_options *o = &b->options;
+    const double n_encoded = (double)o->n_sequences * o->n_prompt_tokens;
+    const double n_decoded = (double)o->n_sequences * o->n_tokens;
+    qmoe_bench_run *const runs[] = {&out->compressed, &out->ideal};
+    out->encode_ratio = ratio_of(b, ENCODE);
+    out->decode_ratio = ratio_of(b, DECODE);
+    for (int i = 0; i < 2; i++) {
+        runs[i]->encode =
+            phase_of(&b->sides[i], ENCODE, o->n_repeats, n_encoded);
+        runs[i]->decode =
+            phase_of(&b->sides[i], DECODE, o->n_repeats, n_decoded);
+    }
+    out->n_prompt_tokens = o->n_prompt_tokens;
+    out->n_tokens = o->n_tokens;
+    out->n_sequences = o->n_sequences;
+    out->n_repeats = o->n_repeats;
+}
+
+/* ---- set-up ---- */
+
+static qmoe_status fill_defaults(bench *b)
+{
+    qmoe_bench_model_options *o = &b->options;
+    o->n_prompt_tokens = o->n_prompt_tokens != 0 ? o->n_prompt_tokens : 128;
+    o->n_tokens = o->n_tokens != 0 ? o->n_tokens : 64;
+    o->n_sequences = o->n_sequences != 0 ? o->n_sequences : 1;
+    o->n_repeats = o->n_repeats != 0 ? o->n_repeats : 5;
+    o->session.size = sizeof o->session;
+    if (o->n_prompt_tokens < 1 || o->n_prompt_tokens > MAX_TOKENS ||
+        o->n_tokens < 1 || o->n_tokens > MAX_TOKENS || o->n_sequences < 1 ||
+        o->n_sequences > MAX_SEQUENCES || o->n_repeats < 1 ||
+        o->n_repeats > MAX_REPEATS)
+        return qmi_fail(b->err, QMOE_E_INVALID,
+            "tokens are 1 to %d, sequences to %d, repetitions to %d",
+            MAX_TOKENS, MAX_SEQUENCES, MAX_REPEATS);
+    return QMOE_OK;
+}
+
+static qmoe_status make_inputs(bench *b, const qmi_config *c)
+{
+    const qmoe_bench_model_options *o = &b->options;
+    const size_t n = (size_t)o->n_sequences;
+    const int longer =
+        o->n_prompt_tokens > o->n_tokens ? o->n_prompt_tokens : o->n_tokens;
+    const size_t n_ids = n * (size_t)longer;
+    qmi_mt19937 rng;
+    b->ids = qmi_calloc(n_ids, sizeof *b->ids, "token ids", b->err);
+    b->prompt_lengths = qmi_calloc(n, sizeof(int32_t), "a batch", b->err);
+    b->ones = qmi_calloc(n, sizeof(int32_t), "a batch", b->err);
+    b->active = qmi_calloc(n, sizeof(int32_t), "a batch", b->err);
+    b->logits = qmi_calloc(
+        n * (size_t)c->vocab_size, sizeof *b->logits, "logits", b->err);
+    if (b->ids == NULL || b->prompt_lengths == NULL || b->ones == NULL ||
+        b->active == NULL || b->logits == NULL)
+        return QMOE_E_NOMEM;
+    qmi_mt19937_seed(&rng, o->seed);
+    for (size_t i = 0; i < n_ids; i++)
+        b->ids[i] =
+            (int32_t)qmi_mt19937_interval(&rng, (uint32_t)c->vocab_size - 1);
+    for (size_t i = 0; i < n; i++) {
+        b->prompt_lengths[i] = o->n_prompt_tokens;
+        b->ones[i] = 1;
+        b->active[i] = (int32_t)i;
+    }
+    return QMOE_OK;
+}
+
+/* Untimed runs: pages come in, payloads are checked, the routing is noted. */
+static qmoe_status warm_up(
+    bench *b, const qmoe_model *model, qmoe_bench_model_report *out)
+{
+    double seconds[N_PHASES];
+    QMI_TRY(qmi_progress(model->context, "bench", "warming up", 0,
+        (uint64_t)b->options.n_repeats + 1));
+    QMI_TRY(run_once(b, &b->sides[0], seconds));
+    if (b->options.routing == QMOE_BENCH_ROUTING_UNIFORM)
+        make_uniform(b, model->config.n_experts);
+    QMI_TRY(describe_routing(b, &model->config, out));
+    b->routing.imposes = true;
+    QMI_TRY(run_once(b, &b->sides[0], seconds));
+    return run_once(b, &b->sides[1], seconds);
+}
+
+static uint64_t expert_bytes(const qmoe_model *model)
+{
+    uint64_t n_bytes = 0;
+    for (size_t i = 0; i < model->n_weights; i++)
+        if (model->weights[i].is_expert)
+            n_bytes += qmi_weight_bytes(&model->weights[i]);
+    return n_bytes;
+}
+
+/* The two models; a made-up one gets its experts. */
+static qmoe_status make_models(bench *b, qmoe_model *given)
+{
+    const qmoe_bench_model_options *o = &b->options;
+    b->compressed = given;
+    if (qmi_config_sparse_count(&given->config) == 0)
+        return qmi_fail(
+            b->err, QMOE_E_UNSUPPORTED, "the model has no experts to time");
+    if (qmi_checkpoint_is_generated(given->checkpoint)) {
+        if (o->original != NULL)
+            return qmi_fail(
+                b->err, QMOE_E_INVALID, "a made-up model has no original");
+        QMI_TRY(bench_made_up_make(
+            &b->made_up, given, o->format != NULL ? o->format : "pvq", b->err));
+        b->compressed = &b->made_up.model;
+    } else if (o->format != NULL && strcmp(o->format, given->expert_format)) {
+        return qmi_fail(b->err, QMOE_E_INVALID,
+            "the experts are in format %s; only a made-up model can be asked "
+            "for another",
+            given->expert_format);
+    }
+    return bench_ideal_make(&b->ideal, b->compressed,
+        o->original != NULL ? o->original : b->compressed, b->err);
+}
+
+static qmoe_status make_sessions(bench *b)
+{
+    qmoe_session_options options = b->options.session;
+    options.size = sizeof options;
+    QMI_TRY(qmoe_session_create(&b->sides[0].session, b->compressed, &options));
+    /* What is shared by all experts needs no cache. */
+    options.expert_cache_bytes = 0;
+    return qmoe_session_create(&b->sides[1].session, &b->ideal.model, &options);
+}
+
+static const char *format_of(const qmoe_model *model)
+{
+    for (size_t i = 0; i < model->n_weights; i++)
+        if (model->weights[i].is_expert)
+            return model->experts_replaced ? model->weights[i].format->name
+                                           : model->expert_format;
+    return "";
+}
+
+static qmoe_status run_all(
+    bench *b, qmoe_model *model, qmoe_bench_model_report *out)
+{
+    QMI_TRY(fill_defaults(b));
+    QMI_TRY(make_inputs(b, &model->config));
+    QMI_TRY(make_models(b, model));
+    QMI_TRY(make_sessions(b));
+    QMI_TRY(warm_up(b, model, out));
+    QMI_TRY(run_repeats(b, model->context));
+    fill_report(b, out);
+    qmoe_session_device(b->sides[0].session, &out->device);
+    out->n_threads = model->context->n_threads;
+    out->expert_bytes = expert_bytes(b->compressed);
+    out->ideal_expert_bytes = b->ideal.n_bytes;
+    out->format = format_of(b->compressed);
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_bench_model(qmoe_model *model, qmoe_bench_model_report *out,
+    const qmoe_bench_model_options *options)
+{
+    qmi_error *err = &model->context->error;
+    *out = (qmoe_bench_model_report){0};
+    bench *b = qmi_calloc(1, sizeof *b, "a bench", err);
+    if (b == NULL)
+        return QMOE_E_NOMEM;
+    b->err = err;
+    qmi_copy_options(&b->options, sizeof b->options, options);
+    qmoe_status status = run_all(b, model, out);
+    for (int i = 0; i < 2; i++)
+        qmoe_session_destroy(b->sides[i].session);
+    bench_ideal_free(&b->ideal);
+    bench_made_up_free(&b->made_up);
+    qmi_routing_free(&b->routing);
+    qmi_free(b->ids);
+    qmi_free(b->prompt_lengths);
+    qmi_free(b->ones);
+    qmi_free(b->active);
+    qmi_free(b->logits);
+    qmi_free(b);
+    if (status != QMOE_OK)
+        *out = (qmoe_bench_model_report){0};
+    return status;
+}

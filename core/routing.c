@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Noted and imposed routing (routing.h). */
+#include "routing.h"
+
+#include "alloc.h"
+
+static qmoe_status reserve(qmi_routing *r, size_t n, qmi_error *err)
+{
+    size_t capacity = r->capacity != 0 ? r->capacity : 1024;
+    while (capacity - r->n < n)
+        capacity *= 2;
+    if (capacity == r->capacity)
+        return QMOE_OK;
+    int32_t *grown = qmi_regrow(
+        r->expert, r->n, capacity, sizeof *grown, "the routing", err);
+    if (grown == NULL)
+        return QMOE_E_NOMEM;
+    r->expert = grown;
+    r->capacity = capacity;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_routing_pass(qmi_routing *routing, const qmi_backend *backend,
+    qmi_device *device, qmi_view expert, int64_t n, qmi_error *err)
+{
+    const size_t count = (size_t)n;
+    const uint64_t n_bytes = count * sizeof *routing->expert;
+    if (routing->imposes) {
+        if (routing->n - routing->next < count)
+            return qmi_fail(
+                err, QMOE_E_INVALID, "no routing was noted for this pass");
+        const int32_t *from = routing->expert + routing->next;
+        routing->next += count;
+        return backend->buffer_write(device, expert, from, n_bytes, err);
+    }
+    QMI_TRY(reserve(routing, count, err));
+    QMI_TRY(backend->buffer_read(
+        device, routing->expert + routing->n, expert, n_bytes, err));
+    routing->n += count;
+    return QMOE_OK;
+}
+
+void qmi_routing_free(qmi_routing *routing)
+{
+    qmi_free(routing->expert);
+    *routing = (qmi_routing){0};
+}
