@@ -59,3 +59,53 @@ case_bench_kernels_refuses() {
     expect_error 5 "has no variant 'none'" bench kernels $quick --variant none
     expect_error 6 "no device 9" bench kernels --device 9
 }
+
+short="--backend cpu --prompt-tokens 5 --tokens 3 --repeat 2"
+
+# Every phase of both runs has every part.
+model_is_complete() {
+    valid_json "$1"
+    has "$1" '"commit"' '"decode_ratio"' '"encode_ratio"' '"dense ffn"'
+    for part in attention router experts head other; do
+        [ "$(grep -c "\"$part\":" "$1")" = 4 ] || fail "$part: $(cat "$1")"
+    done
+    is_true "$(json decode_ratio "$1") > 0"
+    is_true "$(json p10 "$1") <= $(json p90 "$1")"
+    is_true "$(json experts "$1") > 0"
+}
+
+case_bench_model() {
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench model "$m" $short --vs "$mini" --sequences 2 --json
+    is_empty err
+    model_is_complete out
+    [ "$(json format out)" = '"ternary-dict"' ] || fail "$(cat out)"
+    [ "$(json sequences out)" = 2 ] || fail "$(cat out)"
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench model "$tiny" $short --routing uniform
+    has out "ideal bf16" attention experts ratio
+}
+
+case_bench_model_made_up() {
+    small="synth:base-8?experts=2&encoder_blocks=2&decoder_blocks=2"
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench model "$small" $short --json
+    model_is_complete out
+    [ "$(json format out)" = '"pvq"' ] || fail "$(cat out)"
+    # 2 blocks, 2 experts, wi and wo of 3072 x 768 weights
+    is_true "$(json expert_bytes out) > 2 * 2 * 2 * 3072 * 768 * 9 / 128"
+    is_true "$(json ideal_expert_bytes out) == 2 * 2 * 3072 * 768 * 2"
+}
+
+case_bench_model_refuses() {
+    expect_error 2 "MODEL is missing" bench model
+    expect_error 2 "neither model nor uniform" bench model "$m" --routing x
+    expect_error 2 "only a made-up model" bench model "$m" -b cpu --format pvq
+    expect_error 2 "no compressed format" bench model "synth:base-8" -b cpu \
+        --format bf16
+    expect_error 2 "no original" bench model "synth:base-8?experts=1" -b cpu \
+        --vs "$mini"
+    expect_error 2 "of the same shape" bench model "$m" -b cpu \
+        --vs "$source_dir/tests/golden/tied"
+    expect_error 3 "none" bench model none
+}
