@@ -34,6 +34,8 @@ static const char help[] =
     "  -v, --verbose        tokens per second and device on stderr (default: "
     "if\n"
     "                       stderr is a terminal)\n"
+    "  --profile            time by part of the model, on stderr or in JSON;\n"
+    "                       slower on devices other than the CPU\n"
     "  --json               print prompts, texts, ids and times as JSON\n"
     "  -h, --help           this text\n"
     "\n"
@@ -48,7 +50,7 @@ typedef struct request {
     uint64_t max_new_tokens, top_k;
     cli_place place;
     qmoe_generate_options options;
-    bool as_json, verbose;
+    bool as_json, verbose, profile;
 } request;
 
 /* ---- prompts ---- */
@@ -126,8 +128,16 @@ static cJSON *json_generation(const char *prompt, const qmoe_generation *g)
     return json;
 }
 
+static void json_parts(cJSON *timing, const char *key, const double *seconds)
+{
+    cJSON *json = cJSON_AddObjectToObject(timing, key);
+    for (int i = 0; i < QMOE_PART_COUNT; i++)
+        cli_json_real(json, qmoe_part_name((qmoe_part)i), seconds[i]);
+}
+
 static void print_json(const request *r, const qmoe_generation *generations,
-    const qmoe_timing *t, const qmoe_device_info *device)
+    const qmoe_timing *t, const qmoe_device_info *device,
+    const qmoe_part_times *parts)
 {
     cJSON *json = cJSON_CreateObject();
     cli_json_text(json, "model", r->model);
@@ -144,6 +154,10 @@ static void print_json(const request *r, const qmoe_generation *generations,
     cli_json_count(timing, "encoded_tokens", t->n_encoded);
     cli_json_count(timing, "decoded_tokens", t->n_decoded);
     cli_json_real(timing, "tokens_per_second", tokens_per_second(t));
+    if (r->profile) {
+        json_parts(timing, "encode_parts", parts->encode);
+        json_parts(timing, "decode_parts", parts->decode);
+    }
     cli_json_print(json);
 }
 
@@ -158,6 +172,23 @@ static void print_speed(const qmoe_timing *t, const qmoe_device_info *device)
         " new tokens in %.3f s (%.1f tokens/s)\n",
         t->n_encoded, t->encode_seconds, t->n_decoded, t->decode_seconds,
         tokens_per_second(t));
+}
+
+static double per_token(double seconds, uint64_t n)
+{
+    return n != 0 ? 1e6 * seconds / (double)n : 0;
+}
+
+static void print_parts(const qmoe_timing *t, const qmoe_part_times *parts)
+{
+    fflush(stdout);
+    fprintf(
+        stderr, "qmoe: %-10s %12s %12s\n", "us/token", "encoding", "decoding");
+    for (int i = 0; i < QMOE_PART_COUNT; i++)
+        fprintf(stderr, "qmoe: %-10s %12.1f %12.1f\n",
+            qmoe_part_name((qmoe_part)i),
+            per_token(parts->encode[i], t->n_encoded),
+            per_token(parts->decode[i], t->n_decoded));
 }
 
 /* ---- the run ---- */
@@ -193,9 +224,11 @@ static cli_exit generate(request *r, const cli_session *s)
     qmoe_generation *generations;
     qmoe_timing timing;
     qmoe_device_info device;
+    qmoe_part_times parts;
     size_t n = r->prompts.n;
     r->options.on_token = on_token;
     r->options.user = &out;
+    qmoe_session_measure_parts(s->session, r->profile);
     qmoe_status status = qmoe_session_generate(
         s->session, &generations, &timing, r->prompts.items, n, &r->options);
     if (out.begun || (out.shown && status == QMOE_OK))
@@ -203,12 +236,15 @@ static cli_exit generate(request *r, const cli_session *s)
     if (status != QMOE_OK)
         return fail_generate(s, status);
     qmoe_session_device(s->session, &device);
+    qmoe_session_part_times(s->session, &parts);
     if (r->as_json)
-        print_json(r, generations, &timing, &device);
+        print_json(r, generations, &timing, &device, &parts);
     for (size_t i = 0; !r->as_json && n > 1 && i < n; i++)
         printf("[%zu] %s\n", i, generations[i].text);
     if (r->verbose)
         print_speed(&timing, &device);
+    if (r->profile && !r->as_json)
+        print_parts(&timing, &parts);
     qmoe_generations_free(generations, n);
     return CLI_OK;
 }
@@ -254,6 +290,7 @@ static cli_exit run(int argc, char **argv)
         {"ignore-eos", 0, CLI_SET, &r.options.ignore_eos, 0, 0},
         CLI_PLACE_OPTIONS(r.place),
         {"verbose", 'v', CLI_SET, &r.verbose, 0, 0},
+        {"profile", 0, CLI_SET, &r.profile, 0, 0},
         {"json", 0, CLI_SET, &r.as_json, 0, 0},
     };
     cli_exit code;

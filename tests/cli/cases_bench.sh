@@ -109,3 +109,14 @@ case_bench_model_refuses() {
         --vs "$source_dir/tests/golden/tied"
     expect_error 3 "none" bench model none
 }
+
+case_generate_profile() {
+    expect 0 "$qmoe" generate "$m" -p "And the <extra_id_0> said" \
+        --max-new-tokens 3 --backend cpu --profile
+    has err "us/token" attention router experts "dense ffn" head other
+    expect 0 "$qmoe" generate "$m" -p "And the <extra_id_0> said" \
+        --max-new-tokens 3 --backend cpu --profile --json
+    is_empty err
+    has out '"encode_parts"' '"decode_parts"'
+    is_true "$(json experts out) > 0"
+}
