@@ -117,6 +117,52 @@ static qmoe_status linear_relu_last(
     return QMOE_OK;
 }
 
+/* ---- rotated weights ---- */
+
+/* The stand-in for a weight: the same bytes, another rotation. */
+typedef struct turned {
+    qmi_weight host;
+    qmi_bound_weight bound;
+} turned;
+
+enum { SAME_PARTS = -1 };
+
+static void turn(turned *t, const qmi_bound_weight **weight, int32_t rotation,
+    uint32_t seed_change)
+{
+    t->host = *(*weight)->host;
+    t->bound = **weight;
+    t->bound.host = &t->host;
+    if (rotation != SAME_PARTS)
+        t->host.rotation = rotation;
+    t->host.rotation_seed ^= seed_change;
+    *weight = &t->bound;
+}
+
+static bool is_rotated(const problem *p)
+{
+    return p->n_weights != 0 && p->weights[0]->host.rotation != 0;
+}
+
+#define TURNED(name, member, weight, rotation, seed_change)                    \
+    static qmoe_status name(                                                   \
+        qmi_device *device, const qmi_op *op, qmi_error *err)                  \
+    {                                                                          \
+        qmi_op o = *op;                                                        \
+        turned t;                                                              \
+        turn(&t, &o.u.member.weight, rotation, seed_change);                   \
+        return run_reference(device, &o, err);                                 \
+    }
+
+TURNED(linear_not_rotated, linear, weight, 0, 0)
+TURNED(linear_other_parts, linear, weight, 8, 0)
+TURNED(linear_other_signs, linear, weight, SAME_PARTS, 1)
+TURNED(decode_not_rotated, decode, weight, 0, 0)
+TURNED(decode_other_signs, decode, weight, SAME_PARTS, 1)
+TURNED(embed_not_rotated, embed, table, 0, 0)
+TURNED(experts_wi_not_rotated, expert_ffn, wi, 0, 0)
+TURNED(experts_wo_not_rotated, expert_ffn, wo, 0, 0)
+
 /* ---- embed, rmsnorm, kv_store, decode ---- */
 
 static qmoe_status embed_shifted(
@@ -309,7 +355,21 @@ static qmoe_status experts_unweighted(
             CHECK_REPEAT                                                       \
     }
 
+#define NOT_ROTATED(text, kind, function)                                      \
+    {                                                                          \
+        text, QMI_OP_##kind, is_rotated, function, SOMETIMES, CHECK_VALUE,     \
+            CHECK_REPEAT                                                       \
+    }
+
 static const mutant mutants[] = {
+    NOT_ROTATED("not-rotated", LINEAR, linear_not_rotated),
+    NOT_ROTATED("rotated-in-other-parts", LINEAR, linear_other_parts),
+    NOT_ROTATED("rotated-by-other-signs", LINEAR, linear_other_signs),
+    NOT_ROTATED("not-rotated", DECODE, decode_not_rotated),
+    NOT_ROTATED("rotated-by-other-signs", DECODE, decode_other_signs),
+    NOT_ROTATED("not-rotated", EMBED, embed_not_rotated),
+    NOT_ROTATED("wi-not-rotated", EXPERT_FFN, experts_wi_not_rotated),
+    NOT_ROTATED("wo-not-rotated", EXPERT_FFN, experts_wo_not_rotated),
     WRONG("no-residual", LINEAR, linear_no_residual),
     WRONG("no-alpha", LINEAR, linear_no_alpha),
     WRONG("no-relu", LINEAR, linear_no_relu),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Cases of `decode`: a range of rows of one matrix, exactly. */
+ * Cases of `decode`: a range of rows of one matrix, exactly where rows are not
+ * rotated. */
 #include "check.h"
 
 typedef struct shape {
@@ -95,6 +96,18 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     return QMOE_OK;
 }
 
+static void bound(problem *p)
+{
+    const check_case *c = p->c;
+    const qmi_op_decode *o = &p->body.u.decode;
+    if (p->weights[0]->stored == NULL)
+        return;
+    double *out = make_bound(p, "dst");
+    for (int64_t i = 0; i < o->n_rows; i++)
+        add_decode_bound(out + i * c->n_cols, p->weights[0],
+            c->mat * c->n_rows + o->row + i);
+}
+
 static check_cost cost(const problem *p)
 {
     uint64_t stack = qmi_weight_bytes(&p->weights[0]->host);
@@ -103,4 +116,4 @@ static check_cost cost(const problem *p)
 }
 
 const check_op check_decode = {
-    .list = list_cases, .build = build, .cost = cost};
+    .list = list_cases, .build = build, .bound = bound, .cost = cost};

@@ -73,6 +73,17 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     return QMOE_OK;
 }
 
+static void bound(problem *p)
+{
+    const check_case *c = p->c;
+    const int32_t *ids = find_operand(p, "ids")->data.ints;
+    if (p->weights[0]->stored == NULL)
+        return;
+    double *out = make_bound(p, "dst");
+    for (int64_t t = 0; t < c->n_tokens; t++)
+        add_decode_bound(out + t * c->n_cols, p->weights[0], ids[t]);
+}
+
 static check_cost cost(const problem *p)
 {
     uint64_t table = qmi_weight_bytes(&p->weights[0]->host);
@@ -80,4 +91,5 @@ static check_cost cost(const problem *p)
     return (check_cost){.bytes = operand_bytes(p) + share * (double)table};
 }
 
-const check_op check_embed = {.list = list_cases, .build = build, .cost = cost};
+const check_op check_embed = {
+    .list = list_cases, .build = build, .bound = bound, .cost = cost};

@@ -175,17 +175,24 @@ static void hidden(
 {
     const check_case *c = p->c;
     double growth = UNIT_ROUNDOFF * (sum_growth(c->n_cols) + 2);
-    const float *w = p->weights[0]->values + expert * c->n_rows * c->n_cols;
-    double x_sum = sum_abs(x, c->n_cols);
-    for (int64_t r = 0; r < c->n_rows; r++, w += c->n_cols) {
+    const gen_weight *w = p->weights[0];
+    float *x_stored = stored_x(w, x, 1);
+    double x_sum = sum_abs(x_stored, c->n_cols);
+    for (int64_t r = 0; r < c->n_rows; r++) {
+        const int64_t at = expert * c->n_rows + r;
+        const float *values = w->values + at * c->n_cols;
+        const float *row = stored_row(w, at);
+        const rotation_error e = rotation_error_of(w, at, x);
         double sum = 0;
         for (int64_t i = 0; i < c->n_cols; i++)
-            sum += (double)w[i] * x[i];
+            sum += (double)values[i] * x[i];
         h[r] = fmax(sum, 0);
-        error[r] = growth * sum_abs_products(w, x, c->n_cols) +
-                   SMALLEST_NORMAL *
-                       (x_sum + sum_abs(w, c->n_cols) + (double)c->n_cols);
+        error[r] = growth * sum_abs_products(row, x_stored, c->n_cols) +
+                   UNIT_ROUNDOFF * e.roundings +
+                   SMALLEST_NORMAL * (x_sum + sum_abs(row, c->n_cols) +
+                                         (double)c->n_cols + e.flushed);
     }
+    free(x_stored);
 }
 
 /* out[i] += the error of weight * F_expert(x)[i]; size[i] += its terms. */
@@ -200,19 +207,30 @@ static void add_expert(double *out, double *size, const problem *p,
     }
     hidden(h, error, p, expert, x);
     double growth = UNIT_ROUNDOFF * (sum_growth(c->n_rows) + 2);
-    const float *w = p->weights[1]->values + expert * c->n_rows * c->n_cols;
-    for (int64_t i = 0; i < c->n_cols; i++, w += c->n_rows) {
-        double sum = 0, terms = 0, tiny = (double)c->n_rows + 1;
+    const gen_weight *w = p->weights[1];
+    float *hidden_floats = check_calloc((size_t)c->n_rows, sizeof(float));
+    for (int64_t r = 0; r < c->n_rows; r++)
+        hidden_floats[r] = (float)h[r];
+    float *stored = stored_x(w, hidden_floats, 1);
+    for (int64_t i = 0; i < c->n_cols; i++) {
+        const int64_t at = expert * c->n_cols + i;
+        const float *values = w->values + at * c->n_rows;
+        const float *row = stored_row(w, at);
+        const rotation_error e = rotation_error_of(w, at, hidden_floats);
+        double sum = UNIT_ROUNDOFF * e.roundings, terms = 0;
+        double tiny = (double)c->n_rows + 1 + e.flushed;
         for (int64_t r = 0; r < c->n_rows; r++) {
-            double a = fabs((double)w[r]);
-            sum += a * error[r];
-            terms += a * h[r];
-            tiny += a + h[r];
+            const double a = fabs((double)row[r]), b = fabs((double)stored[r]);
+            sum += fabs((double)values[r]) * error[r];
+            terms += a * b;
+            tiny += a + b;
         }
         out[i] += weight * (sum + growth * terms) +
                   SMALLEST_NORMAL * (weight * tiny + terms);
         size[i] += weight * terms;
     }
+    free(stored);
+    free(hidden_floats);
 }
 
 static void bound(problem *p)

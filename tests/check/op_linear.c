@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 typedef struct shape {
     int64_t n_rows, n_cols;
@@ -145,24 +146,30 @@ static void bound(problem *p)
     const check_case *c = p->c;
     const float *src = find_floats(p, "src");
     const float *residual = find_floats(p, "residual");
-    const float *w = p->weights[0]->values + c->mat * c->n_rows * c->n_cols;
+    const gen_weight *w = p->weights[0];
+    float *x_stored = stored_x(w, src, c->n_tokens);
     double *out = make_bound(p, "dst");
     double alpha = fabs((double)c->alpha);
     double growth = sum_growth(c->n_cols) + 3;
     for (int64_t row = 0; row < c->n_rows; row++) {
-        const float *w_row = w + row * c->n_cols;
+        const int64_t w_at = c->mat * c->n_rows + row;
+        const float *w_row = stored_row(w, w_at);
         double w_sum = sum_abs(w_row, c->n_cols);
         for (int64_t t = 0; t < c->n_tokens; t++) {
-            const float *x = src + t * c->n_cols;
+            const float *x = x_stored + t * c->n_cols;
+            rotation_error e = rotation_error_of(w, w_at, src + t * c->n_cols);
             int64_t at = t * c->n_rows + row;
             double sum = alpha * sum_abs_products(x, w_row, c->n_cols);
-            double tiny =
-                alpha * (w_sum + sum_abs(x, c->n_cols) + (double)c->n_cols) + 2;
+            double tiny = alpha * (w_sum + sum_abs(x, c->n_cols) +
+                                      (double)c->n_cols + e.flushed) +
+                          2;
             double r = residual != NULL ? fabs((double)residual[at]) : 0;
             out[at] =
-                UNIT_ROUNDOFF * (growth * sum + 2 * r) + SMALLEST_NORMAL * tiny;
+                UNIT_ROUNDOFF * (growth * sum + alpha * e.roundings + 2 * r) +
+                SMALLEST_NORMAL * tiny;
         }
     }
+    free(x_stored);
 }
 
 static check_cost cost(const problem *p)

@@ -298,12 +298,19 @@ static void corrupt_ternary_dict(gen_weight *w)
 /* ---- all formats ---- */
 
 static const weight_kind kinds[] = {
-    {"bf16", true, store_bf16, NULL},
-    {"f16", true, store_f16, NULL},
-    {"f32", true, store_f32, NULL},
-    {"ternary-dict", false, store_ternary_dict, corrupt_ternary_dict},
-    {"pvq", false, store_pvq, corrupt_pvq},
-    {"pvq8", false, store_pvq8, corrupt_pvq},
+    {"bf16", "bf16", true, 0, store_bf16, NULL},
+    {"f16", "f16", true, 0, store_f16, NULL},
+    {"f32", "f32", true, 0, store_f32, NULL},
+    {"ternary-dict", "ternary-dict", false, 0, store_ternary_dict,
+        corrupt_ternary_dict},
+    {"q2", "q2", false, 0, store_q2, corrupt_q2},
+    {"pvq", "pvq", false, 0, store_pvq, corrupt_pvq},
+    {"pvq8", "pvq8", false, 0, store_pvq8, corrupt_pvq},
+    {"pvq-rotated16", "pvq", false, 16, store_pvq, corrupt_pvq},
+    {"pvq-rotated32", "pvq", false, 32, store_pvq, corrupt_pvq},
+    {"pvq-rotated64", "pvq", false, 64, store_pvq, corrupt_pvq},
+    {"pvq8-rotated16", "pvq8", false, 16, store_pvq8, corrupt_pvq},
+    {"pvq8-rotated64", "pvq8", false, 64, store_pvq8, corrupt_pvq},
 };
 
 size_t weight_kind_count(void)
@@ -355,16 +362,22 @@ static void add_check_marks(gen_weight *w)
 gen_weight *weight_create(const weight_request *request, rng *r, qmi_error *err)
 {
     gen_weight *w = check_calloc(1, sizeof *w);
-    w->host.format = qmi_format_find(request->kind->name);
+    w->host.format = qmi_format_find(request->kind->format);
     w->host.name = "generated";
     w->host.n_mats = request->n_mats;
     w->host.n_rows = request->n_rows;
     w->host.n_cols = request->n_cols;
     if (w->host.format == NULL) {
         qmi_fail(err, QMOE_E_UNSUPPORTED, "core has no format '%s'",
-            request->kind->name);
+            request->kind->format);
         weight_destroy(w);
         return NULL;
+    }
+    if (request->kind->rotation != 0) {
+        w->host.rotation = request->kind->rotation;
+        w->host.rotation_seed = (uint32_t)rng_next(r);
+        w->stored = check_calloc(
+            (size_t)(request->n_mats * matrix_size(w)), sizeof *w->stored);
     }
     w->values = check_calloc(
         (size_t)(request->n_mats * matrix_size(w)), sizeof *w->values);
@@ -392,6 +405,7 @@ void weight_destroy(gen_weight *w)
     free(w->host.mats);
     free((void *)w->host.checked);
     free(w->values);
+    free(w->stored);
     free(w);
 }
 

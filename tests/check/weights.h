@@ -29,13 +29,16 @@ typedef struct weight_request {
 typedef struct gen_weight {
     qmi_weight host;
     float *values; /* [n_mats, n_rows, n_cols] */
+    float *stored; /* the same as stored, when that is rotated; else NULL */
     void **blocks; /* storage to release */
     size_t n_blocks;
 } gen_weight;
 
 struct weight_kind {
-    const char *name; /* as in the format table of core/weight.c */
+    const char *name;
+    const char *format; /* as in the format table of core/weight.c */
     bool dense;
+    int32_t rotation; /* 0: none */
     /* Fills parts and values of a weight whose shape is set. */
     void (*store)(gen_weight *w, const weight_request *request, rng *r);
     /* Breaks the payload of matrix 0 as a damaged file might; NULL: the format
@@ -68,6 +71,30 @@ void *weight_place(gen_weight *w, const void *bytes, size_t n_bytes, bool odd);
 void store_pvq(gen_weight *w, const weight_request *request, rng *r);
 void store_pvq8(gen_weight *w, const weight_request *request, rng *r);
 void corrupt_pvq(gen_weight *w);
+void store_q2(gen_weight *w, const weight_request *request, rng *r);
+void corrupt_q2(gen_weight *w);
+
+/* ---- rotated weights (weights_rotation.c) ---- */
+
+/* The row that the stored `row` of a rotated weight stands for, in place. */
+void rotate_back(float *row, const qmi_weight *w);
+/* x [n_tokens, n_cols] as stored rows meet it: rotated if they are.  To be
+ * freed. */
+float *stored_x(const gen_weight *w, const float *x, int64_t n_tokens);
+/* Row `row` of all matrices as stored, but for the code. */
+const float *stored_row(const gen_weight *w, int64_t row);
+
+/* How far a product of row `row` with x [n_cols] may be off because the
+ * variant rotates x and the reference rotates the row back, both in float32:
+ * in units of the roundoff, and of the smallest normal number.  Zero when not
+ * rotated (docs/numerics.md). */
+typedef struct rotation_error {
+    double roundings, flushed;
+} rotation_error;
+rotation_error rotation_error_of(
+    const gen_weight *w, int64_t row, const float *x);
+/* bound [n_cols] += how far two decoders may differ. */
+void add_decode_bound(double *bound, const gen_weight *w, int64_t row);
 
 /* Zeroed memory; ends the program when there is none. */
 void *check_calloc(size_t n, size_t size);

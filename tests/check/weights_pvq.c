@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Weights in the formats "pvq" and "pvq8" of docs/format.md, unrotated.  Any
+ * Weights in the formats "pvq" and "pvq8" of docs/format.md.  Any
  * bytes are valid codes, so codes are random bytes (in padding too) and the
  * values are read from them here, without the library's decoder. */
 #include "weights.h"
@@ -111,9 +111,14 @@ static void store(gen_weight *w, const weight_request *q, rng *r, int n)
         uint32_t bits = (uint32_t)scales[row] << 16;
         float scale;
         memcpy(&scale, &bits, sizeof scale);
-        read_row(w->values + row * (size_t)q->n_cols, &l,
-            codes + mat * n_tiles * l.tile_bytes,
+        float *values = w->values + row * (size_t)q->n_cols;
+        read_row(values, &l, codes + mat * n_tiles * l.tile_bytes,
             (int64_t)(row % (size_t)q->n_rows), scale, q->n_cols);
+        if (w->stored == NULL)
+            continue;
+        memcpy(w->stored + row * (size_t)q->n_cols, values,
+            (size_t)q->n_cols * sizeof *values);
+        rotate_back(values, &w->host);
     }
     bool odd = q->layout != LAYOUT_ALIGNED;
     w->host.parts[QMI_PVQ_CODES] =
