@@ -1,24 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Products by OpenBLAS: a tile of rows is decoded to f32 in the thread's work
- * space (it stays in the L2 cache), then multiplied.  For large dense products
- * without AVX-512, and for every format that has no kernel of its own. */
+ * Dense products by OpenBLAS: a tile of rows is widened to f32 in the thread's
+ * work space (it stays in the L2 cache), then multiplied.  For large products
+ * without AVX-512, and for f16. */
 #include <cblas.h>
 
 #include "matmul.h"
-#include "pvq.h"
-#include "ternary_dict.h"
-#include "pvq.h"
-#include "ternary_dict.h"
 
 /* Bytes of a widened tile; half of a common 512 KiB-2 MiB L2 cache at most. */
 enum { TILE_BYTES = 256 * 1024, MAX_TILE_ROWS = 256 };
 
-/* Dense weights, and compressed formats without a kernel of their own: those
- * are decoded instead of widened. */
 static bool takes(const qmi_weight *w)
 {
-    return w->format != &qmi_format_ternary_dict &&
-           qmi_pvq_width(w->format) == 0;
+    return w->format->dense;
 }
 
 static int64_t tile_rows(const qmi_weight *w)

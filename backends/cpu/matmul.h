@@ -47,11 +47,14 @@ typedef struct qcpu_matmul {
     X(pvq_avx2, "pvq-avx2")                                                    \
     X(ternary_dict_avx512, "ternary-dict-avx512")                              \
     X(ternary_dict_avx2, "ternary-dict-avx2")                                  \
+    X(q2_avx512, "q2-avx512")                                                  \
+    X(q2_avx2, "q2-avx2")                                                      \
     X(dense_avx512, "dense-avx512")                                            \
     X(dense_avx2, "dense-avx2")
 #elif defined(__aarch64__)
 #define QCPU_ISA_KERNELS(X)                                                    \
     X(pvq_neon, "pvq-neon")                                                    \
+    X(q2_neon, "q2-neon")                                                      \
     X(dense_neon, "dense-neon")
 #else
 #define QCPU_ISA_KERNELS(X)
@@ -59,6 +62,7 @@ typedef struct qcpu_matmul {
 #define QCPU_KERNELS(X)                                                        \
     QCPU_ISA_KERNELS(X)                                                        \
     X(pvq_portable, "pvq-portable")                                            \
+    X(q2_portable, "q2-portable")                                              \
     X(ternary_dict_portable, "ternary-dict-portable")                          \
     X(ternary_dict_plain, "ternary-dict-plain")                                \
     X(blas, "blas")
