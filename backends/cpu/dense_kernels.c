@@ -4,11 +4,13 @@
 #include "matmul.h"
 
 enum {
-    CHAINS = 4, /* of multiply-adds for one token, two registers each */
     TOKENS = 4, /* at once */
     TILE_ROWS = 32,
     STRIP_COLS = 2048, /* a strip of x for TOKENS stays in the L1 cache */
-    PREFETCH_BYTES = 4096
+    PREFETCH_BYTES = 4096,
+    WIDE_COLS = 4096,   /* x of more columns takes over half of that cache */
+    WIDE_ROWS = 4,      /* at once, of such matrices */
+    WIDE_PREFETCH = 512 /* in each of them */
 };
 
 static bool takes(const qmi_weight *w)
@@ -70,6 +72,8 @@ static void dense_pack(float *dst, const qmi_weight *w, const float *x,
 #define ISA __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #define NAME(x) x##_avx512
 #define LANES 16
+#define CHAINS 4
+#define WIDE_CHAINS 2
 #define ROWS 4
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define SUM(v) _mm512_reduce_add_ps(v)
@@ -78,6 +82,8 @@ KERNEL(avx512, QCPU_AVX512, QCPU_ANY_TOKENS);
 #undef ISA
 #undef NAME
 #undef LANES
+#undef CHAINS
+#undef WIDE_CHAINS
 #undef ROWS
 #undef FMA
 #undef SUM
@@ -85,6 +91,8 @@ KERNEL(avx512, QCPU_AVX512, QCPU_ANY_TOKENS);
 #define ISA __attribute__((target("avx2,fma")))
 #define NAME(x) x##_avx2
 #define LANES 8
+#define CHAINS 4
+#define WIDE_CHAINS 1
 #define ROWS 2
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define SUM(v) sum_avx2(v)
@@ -107,6 +115,8 @@ KERNEL(avx2, QCPU_AVX2, 256);
 #define ISA
 #define NAME(x) x##_neon
 #define LANES 4
+#define CHAINS 4
+#define WIDE_CHAINS 1
 #define ROWS 4
 #define FMA(a, b, c) vfmaq_f32(c, a, b)
 #define SUM(v) vaddvq_f32(v)

@@ -2,8 +2,10 @@
  * Products with bf16 and f32 matrices without widening them in memory, in the
  * compiler's vector types, compiled for each instruction set.  Set by the
  * including file: ISA (target attribute or nothing), NAME(x), LANES (floats in
- * a register), ROWS (rows at once for several tokens), FMA(a, b, c) = a * b +
- * c, SUM(v) = sum of the lanes.  No include guard on purpose.
+ * a register), CHAINS and WIDE_CHAINS (of multiply-adds of a row for one token,
+ * two registers each, CHAINS <= WIDE_ROWS * WIDE_CHAINS), ROWS (rows at once
+ * for several tokens), FMA(a, b, c) = a * b + c, SUM(v) = sum of the lanes.  No
+ * include guard on purpose.
  *
  * bf16: a register of 2 * LANES elements is split by a shift (even columns)
  * and a mask (odd ones); x is packed in that order, even columns first. */
@@ -44,40 +46,78 @@ INLINE void NAME(step)(
 
 /* ---- one token ---- */
 
-/* Rows come one after another, as memory likes them best; the chains keep the
- * adders busy. */
-INLINE float NAME(dot)(
-    const uint8_t *row, const float *x, int64_t n_cols, bool is_bf16)
+/* y of n_rows rows that lie row_bytes apart: they share x, and each has
+ * n_chains chains of multiply-adds, which keep the adders busy.  Constant
+ * n_rows, n_chains and distance (of the prefetch) after inlining. */
+INLINE void NAME(dots)(float *y, const uint8_t *row, size_t row_bytes,
+    const float *x, int64_t n_cols, int n_rows, int n_chains, size_t distance,
+    bool is_bf16)
 {
     const size_t size = is_bf16 ? 2 : 4, bytes = STEP * size;
     const int64_t rest = n_cols % STEP;
-    int64_t n = n_cols / STEP;
-    NAME(vec) sums[2 * CHAINS] = {{0}};
-    uint8_t padded[4 * STEP] = {0};
-    for (; n >= CHAINS; n -= CHAINS) {
+    const uint8_t *const end = row + (size_t)(n_cols - rest) * size;
+    /* Past the end of these rows come the next ones. */
+    const size_t jump = (size_t)(n_rows - 1) * row_bytes;
+    NAME(vec) sums[2 * WIDE_ROWS * WIDE_CHAINS] = {{0}}; /* the most */
+    while ((size_t)(end - row) >= (size_t)n_chains * bytes) {
+        const bool inside = (size_t)(end - row) > distance;
+        const size_t ahead = distance + (inside ? 0 : jump);
         QCPU_UNROLL
-        for (int i = 0; i < CHAINS; i++) {
-            NAME(step)
-            (&sums[2 * i], row + (size_t)i * bytes, x + i * STEP, is_bf16);
-            if ((size_t)i * bytes % 64 == 0)
-                qcpu_prefetch(row + (size_t)i * bytes, PREFETCH_BYTES);
+        for (int i = 0; i < n_chains; i++) {
+            QCPU_UNROLL
+            for (int r = 0; r < n_rows; r++) {
+                const uint8_t *at =
+                    row + (size_t)r * row_bytes + (size_t)i * bytes;
+                NAME(step)
+                (&sums[2 * (r * n_chains + i)], at, x + i * STEP, is_bf16);
+                if ((size_t)i * bytes % 64 == 0)
+                    qcpu_prefetch(at, ahead);
+            }
         }
-        row += CHAINS * bytes;
-        x += CHAINS * STEP;
+        row += (size_t)n_chains * bytes;
+        x += n_chains * STEP;
     }
-    for (; n > 0; n--, row += bytes, x += STEP)
-        NAME(step)(sums, row, x, is_bf16);
-    if (rest != 0) {
-        memcpy(padded, row, (size_t)rest * size);
-        NAME(step)(sums, padded, x, is_bf16);
+    for (; row < end; row += bytes, x += STEP) {
+        QCPU_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            NAME(step)
+        (&sums[2 * r * n_chains], row + (size_t)r * row_bytes, x, is_bf16);
     }
     QCPU_UNROLL
-    for (int width = CHAINS; width >= 1; width /= 2) {
+    for (int r = 0; r < n_rows; r++) {
+        NAME(vec) *of_row = &sums[2 * r * n_chains];
+        uint8_t padded[4 * STEP] = {0};
+        if (rest != 0) {
+            memcpy(padded, row + (size_t)r * row_bytes, (size_t)rest * size);
+            NAME(step)(of_row, padded, x, is_bf16);
+        }
         QCPU_UNROLL
-        for (int i = 0; i < width; i++)
-            sums[i] += sums[i + width];
+        for (int width = n_chains; width >= 1; width /= 2) {
+            QCPU_UNROLL
+            for (int i = 0; i < width; i++)
+                of_row[i] += of_row[i + width];
+        }
+        y[r] = SUM(of_row[0]);
     }
-    return SUM(sums[0]);
+}
+
+/* One row after another, as memory likes them best; but rows for which x would
+ * not stay in the L1 cache share it, and as many streams are read at once. */
+INLINE void NAME(one_token)(float *y, const qcpu_tile *tile,
+    const uint8_t *matrix, size_t row_bytes, bool is_bf16)
+{
+    const int64_t n_cols = tile->w->n_cols;
+    const float *x = tile->packed;
+    int64_t r = 0;
+    if (n_cols > WIDE_COLS)
+        for (; r + WIDE_ROWS <= tile->n_rows; r += WIDE_ROWS)
+            NAME(dots)
+    (y + r, matrix + (size_t)r * row_bytes, row_bytes, x, n_cols, WIDE_ROWS,
+        WIDE_CHAINS, WIDE_PREFETCH, is_bf16);
+    for (; r < tile->n_rows; r++)
+        NAME(dots)
+    (y + r, matrix + (size_t)r * row_bytes, row_bytes, x, n_cols, 1, CHAINS,
+        PREFETCH_BYTES, is_bf16);
 }
 
 /* ---- several tokens ---- */
@@ -199,13 +239,10 @@ INLINE void NAME(tile)(float *y, const qcpu_tile *tile, bool is_bf16)
     const size_t row_bytes = (size_t)n_cols * (is_bf16 ? 2 : 4);
     const uint8_t *matrix = qmi_weight_dense(tile->w, tile->mat);
     matrix += (size_t)tile->row * row_bytes;
-    if (tile->n_tokens != 1) {
+    if (tile->n_tokens != 1)
         NAME(tokens)(y, tile, matrix, is_bf16);
-        return;
-    }
-    for (int64_t r = 0; r < tile->n_rows; r++)
-        y[r] = NAME(dot)(
-            matrix + (size_t)r * row_bytes, tile->packed, n_cols, is_bf16);
+    else
+        NAME(one_token)(y, tile, matrix, row_bytes, is_bf16);
 }
 
 ISA static void NAME(run)(float *y, const qcpu_tile *tile, void *scratch)
