@@ -8,7 +8,11 @@
 #include "matmul.h"
 #include "ternary_dict.h"
 
-enum { QCPU_TD_LANES = 16, QCPU_TD_MIN_TOKENS_FOR_LANES = 4 };
+enum {
+    QCPU_TD_LANES = 16,
+    QCPU_TD_MIN_TOKENS_FOR_LANES = 4,
+    QCPU_TD_PADDING = 32 /* readable floats behind x, at any codeword */
+};
 
 typedef struct qcpu_td_row {
     const qmi_dict_entry *entries;
@@ -19,11 +23,13 @@ typedef struct qcpu_td_row {
 
 bool qcpu_td_takes(const qmi_weight *w);
 int64_t qcpu_td_tile_rows(const qmi_weight *w);
-/* x in panels [n_cols, QCPU_TD_LANES]; nothing for few tokens. */
+/* x in panels [n_cols, QCPU_TD_LANES]; for few tokens as it is, with zeros
+ * behind each. */
 size_t qcpu_td_packed_bytes(const qmi_weight *w, int64_t n_tokens);
 void qcpu_td_pack(
     void *dst, const qmi_weight *w, const float *x, int64_t n_tokens);
 
+/* One token; x is padded. */
 typedef float (*qcpu_td_one_fn)(const qcpu_td_row *row, const float *x);
 typedef void (*qcpu_td_lanes_fn)(
     float *sums, const qcpu_td_row *row, const float *panel);
