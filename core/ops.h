@@ -42,7 +42,7 @@ typedef struct qmi_view {
  * shape and format; on the CPU its data is used directly. */
 typedef struct qmi_bound_weight {
     const qmi_weight *host;
-    void *device; /* the backend's own; NULL on host backends */
+    void *device; /* the backend's own */
 } qmi_bound_weight;
 
 /* dst f32 [n_tokens, n_cols] = table[ids[t]].  ids i32 [n_tokens], each in

@@ -78,6 +78,16 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     return QMOE_OK;
 }
 
+static void device_close(qmi_device *device)
+{
+    if (device == NULL)
+        return;
+    qcpu_pool_close(device->pool);
+    qcpu_expert_cache_close(device->experts);
+    qmi_free(device->scratch);
+    qmi_free(device);
+}
+
 static qmoe_status device_open(qmi_device **out, int index,
     const qmi_device_options *options, qmi_error *err)
 {
@@ -89,8 +99,11 @@ static qmoe_status device_open(qmi_device **out, int index,
         return QMOE_E_NOMEM;
     device->n_threads = options->n_threads;
     qmoe_status status = qcpu_pool_open(&device->pool, options->n_threads, err);
+    if (status == QMOE_OK && options->expert_cache_bytes != 0)
+        status = qcpu_expert_cache_open(
+            &device->experts, options->expert_cache_bytes, err);
     if (status != QMOE_OK) {
-        qmi_free(device);
+        device_close(device);
         return status;
     }
     /* Tiles are the unit of parallelism; BLAS threads under them would only
@@ -100,13 +113,25 @@ static qmoe_status device_open(qmi_device **out, int index,
     return QMOE_OK;
 }
 
-static void device_close(qmi_device *device)
+/* A bounded stack's number in the cache, plus 1, is its binding's `device`. */
+static qmoe_status weight_bind(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err)
 {
-    if (device == NULL)
-        return;
-    qcpu_pool_close(device->pool);
-    qmi_free(device->scratch);
-    qmi_free(device);
+    int stack = -1;
+    *out = (qmi_bound_weight){.host = host};
+    if (device->experts == NULL || !host->is_expert)
+        return QMOE_OK;
+    QMI_TRY(qcpu_expert_cache_add(device->experts, &stack, host, err));
+    out->device = (void *)((uintptr_t)stack + 1);
+    return QMOE_OK;
+}
+
+static void weight_unbind(qmi_device *device, qmi_bound_weight *weight)
+{
+    if (weight->device != NULL)
+        qcpu_expert_cache_remove(
+            device->experts, (int)((uintptr_t)weight->device - 1));
+    *weight = (qmi_bound_weight){0};
 }
 
 void *qcpu_scratch(qmi_device *device, size_t n_bytes, qmi_error *err)
@@ -146,8 +171,8 @@ const qmi_backend *qmi_backend_cpu(void)
         .buffer_free = qmi_host_buffer_free,
         .buffer_write = qmi_host_buffer_write,
         .buffer_read = qmi_host_buffer_read,
-        .weight_bind = qmi_host_weight_bind,
-        .weight_unbind = qmi_host_weight_unbind,
+        .weight_bind = weight_bind,
+        .weight_unbind = weight_unbind,
         .sync = qmi_host_sync,
         .variants = variants,
     };

@@ -7,6 +7,7 @@
 #define QCPU_CPU_H
 
 #include "backend.h"
+#include "expert_cache.h"
 #include "pool.h"
 #include "read_ahead.h"
 
@@ -26,6 +27,7 @@ struct qmi_device {
     uint8_t *scratch;
     size_t scratch_bytes;
     qcpu_looks looks;
+    qcpu_expert_cache *experts; /* NULL: no bound */
 };
 
 /* At least n_bytes of 64-byte aligned work space, valid until the next call;

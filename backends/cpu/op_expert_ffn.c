@@ -225,15 +225,36 @@ static qmoe_status prepare(experts *e, qmi_device *device, qmi_error *err)
     return QMOE_OK;
 }
 
+/* To the cache of experts when their number is bounded. */
+static void announce_matrix(
+    qmi_device *device, const qmi_bound_weight *w, int64_t mat)
+{
+    if (w->device == NULL)
+        qcpu_read_ahead(&device->looks, w->host, mat);
+    else
+        qcpu_expert_cache_announce(
+            device->experts, (int)((uintptr_t)w->device - 1), mat);
+}
+
+/* All of them before the first is computed. */
+static void announce_experts(qmi_device *device, const experts *e)
+{
+    if (device->experts != NULL)
+        qcpu_expert_cache_begin_step(device->experts);
+    for (int32_t i = 0; i < e->n_groups; i++) {
+        announce_matrix(device, e->o->wi, e->groups[i].expert);
+        announce_matrix(device, e->o->wo, e->groups[i].expert);
+    }
+    if (device->experts != NULL)
+        qcpu_expert_cache_evict(device->experts);
+}
+
 static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
     const qcpu_matmul *kernel, qmi_error *err)
 {
     experts e = {.o = o, .kernel = kernel, .n_lanes = device->n_threads};
     QMI_TRY(prepare(&e, device, err));
-    for (int32_t i = 0; i < e.n_groups; i++) {
-        qcpu_read_ahead(&device->looks, o->wi->host, e.groups[i].expert);
-        qcpu_read_ahead(&device->looks, o->wo->host, e.groups[i].expert);
-    }
+    announce_experts(device, &e);
     for (int32_t i = 0; i < e.n_groups; i++) {
         QMI_TRY(qmi_weight_check(o->wi->host, e.groups[i].expert, err));
         QMI_TRY(qmi_weight_check(o->wo->host, e.groups[i].expert, err));
@@ -244,6 +265,8 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
             run_expert(&e, &e.groups[i], &l, device->pool);
         qcpu_parallel(device->pool, e.n_groups - e.n_shared, run_own, &e);
     }
+    if (device->experts != NULL)
+        qcpu_expert_cache_end_step(device->experts);
     for (int64_t t = 0; t < o->n_tokens; t++)
         combine_token(&e, t, 0);
     return QMOE_OK;

@@ -11,13 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "pvq.h"
-#include "ternary_dict.h"
-
-typedef struct range {
-    const uint8_t *data;
-    uint64_t n_bytes;
-} range;
+#include "matrix_ranges.h"
 
 static bool is_resident(uintptr_t page, size_t page_bytes)
 {
@@ -25,7 +19,7 @@ static bool is_resident(uintptr_t page, size_t page_bytes)
     return mincore((void *)page, page_bytes, &flags) != 0 || (flags & 1) != 0;
 }
 
-static void will_need(range r)
+static void will_need(qcpu_range r)
 {
     const long size = sysconf(_SC_PAGESIZE);
     if (size <= 0 || r.n_bytes == 0)
@@ -41,23 +35,13 @@ static void will_need(range r)
 }
 
 /* The large part of a matrix; the small ones follow by page faults. */
-static range payload(const qmi_weight *w, int64_t mat)
+static qcpu_range payload(const qmi_weight *w, int64_t mat)
 {
-    const uint64_t n = (uint64_t)w->n_rows * (uint64_t)w->n_cols;
-    if (w->format->dense)
-        return (range){qmi_weight_dense(w, mat),
-            n * (qmi_dtype_bits(w->format->dtype) / 8)};
-    if (qmi_pvq_width(w->format) != 0)
-        return (range){qmi_pvq_codes(w, mat),
-            w->parts[QMI_PVQ_CODES].n_bytes / (uint64_t)w->n_mats};
-    if (w->format == &qmi_format_ternary_dict) {
-        const uint8_t *offsets = w->parts[QMI_TD_EXPERT_OFFSETS].data;
-        const uint64_t begin = qmi_load_u64(offsets + 8 * mat);
-        const uint64_t end = qmi_load_u64(offsets + 8 * mat + 8);
-        const uint8_t *codes = w->parts[QMI_TD_CODES].data;
-        return (range){codes + 2 * begin, 2 * (end - begin)};
-    }
-    return (range){0};
+    int largest = 0;
+    for (int i = 1; i < w->format->n_parts; i++)
+        if (w->parts[i].n_bytes > w->parts[largest].n_bytes)
+            largest = i;
+    return qcpu_matrix_range(w, largest, mat);
 }
 
 enum { STILL_THERE_SECONDS = 3 };
@@ -84,7 +68,7 @@ static bool looked_lately(qcpu_looks *looks, const void *data)
 
 void qcpu_read_ahead(qcpu_looks *looks, const qmi_weight *w, int64_t mat)
 {
-    const range r = payload(w, mat);
+    const qcpu_range r = payload(w, mat);
     if (r.n_bytes != 0 && !looked_lately(looks, r.data))
         will_need(r);
 }
