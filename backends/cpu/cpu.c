@@ -4,10 +4,10 @@
 
 #include <cblas.h>
 #include <stdio.h>
-#include <strings.h>
 #include <unistd.h>
 
 #include "alloc.h"
+#include "blas_core.h"
 #include "cpu_features.h"
 
 static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
@@ -35,29 +35,6 @@ static void processor_name(char *name, size_t capacity)
     fclose(file);
 }
 
-/* OpenBLAS names of cores without AVX2, which it falls back to when it does
- * not know a newer processor. */
-static bool is_old_core(const char *name)
-{
-    static const char *const old[] = {"Prescott", "Core2", "Penryn",
-        "Dunnington", "Nehalem", "Atom", "Nano", "Opteron", "Opteron_SSE3",
-        "Barcelona", "Bobcat", "Sandybridge", "Bulldozer", "Piledriver",
-        "Steamroller", "Northwood", "Katmai", "Coppermine", "Banias", "Athlon"};
-    for (size_t i = 0; i < sizeof old / sizeof *old; i++)
-        if (strcasecmp(name, old[i]) == 0)
-            return true;
-    return false;
-}
-
-const char *qmi_cpu_blas_core_wanted(void)
-{
-    const char *name = openblas_get_corename();
-    const unsigned features = qcpu_features();
-    if ((features & QCPU_AVX2) == 0 || !is_old_core(name))
-        return NULL;
-    return (features & QCPU_AVX512) != 0 ? "SkylakeX" : "Haswell";
-}
-
 static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
 {
     if (index != 0)
@@ -69,12 +46,10 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     long page = sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0)
         out->memory_bytes = (uint64_t)pages * (uint64_t)page;
-    const char *wanted = qmi_cpu_blas_core_wanted();
-    snprintf(out->detail, sizeof out->detail,
-        "%ld processors, kernels: %s; OpenBLAS: %s%s%s%s",
-        sysconf(_SC_NPROCESSORS_ONLN), qcpu_level(), openblas_get_corename(),
-        wanted != NULL ? " (slow here; set OPENBLAS_CORETYPE=" : "",
-        wanted != NULL ? wanted : "", wanted != NULL ? ")" : "");
+    char blas[160];
+    qcpu_blas_core_describe(blas, sizeof blas);
+    snprintf(out->detail, sizeof out->detail, "%ld processors, kernels: %s; %s",
+        sysconf(_SC_NPROCESSORS_ONLN), qcpu_level(), blas);
     return QMOE_OK;
 }
 

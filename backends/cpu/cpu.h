@@ -13,11 +13,6 @@
 
 const qmi_backend *qmi_backend_cpu(void);
 
-/* The core type OpenBLAS should have been told in OPENBLAS_CORETYPE (read when
- * the library is loaded, so only before the program starts), because the one
- * it detected is older than this processor.  NULL when all is well. */
-const char *qmi_cpu_blas_core_wanted(void);
-
 /* ---- inside the backend ---- */
 
 struct qmi_device {

@@ -144,6 +144,33 @@ case_inspect_uncompressed() {
     is_true "$(json zeros out) < 0.1"
 }
 
+case_expert_cache_changes_no_result() {
+    expect 0 "$qmoe" generate "$m" -p "$prompt" --backend cpu
+    mv out free
+    for size in 1 300K 1G; do
+        expect 0 "$qmoe" generate "$m" -p "$prompt" --backend cpu \
+            --expert-cache $size
+        cmp out free || fail "another result with --expert-cache $size"
+    done
+}
+
+# Stands for an OpenBLAS that does not know this processor.
+case_devices_corrects_blas() {
+    grep -q ' avx2 ' /proc/cpuinfo || skip "no processor that needs correcting"
+    export QMOE_TEST_BLAS_CORE=Prescott
+    unset OPENBLAS_CORETYPE QMOE_BLAS_CORRECTED
+    expect 0 "$qmoe" devices
+    has out "OpenBLAS:" "corrected"
+    is_empty err
+    # A choice is left alone, and reported.
+    expect 0 env OPENBLAS_CORETYPE=Prescott "$qmoe" devices
+    has out "OPENBLAS_CORETYPE is Prescott"
+    has err "OPENBLAS_CORETYPE is Prescott"
+    # It starts over once, even if that does not help.
+    expect 0 env QMOE_BLAS_CORRECTED=1 "$qmoe" devices
+    has out "set OPENBLAS_CORETYPE="
+}
+
 case_devices() {
     expect 0 "$qmoe" devices
     is_empty err
