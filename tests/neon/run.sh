@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The CPU backend's NEON kernels under emulation: compiles base, the backend
+# and qmoe-check for 64-bit Arm and runs the harness under qemu-user.  OpenBLAS
+# and cJSON are replaced (stand_ins.c) and xxHash is taken from its header, so
+# that no Arm library but the C library is needed.
+#
+#   run.sh FOLDER [ARGUMENT...]     arguments for qmoe-check
+#
+# Exit status 77: the cross compiler or the emulator is missing.
+set -euo pipefail
+source_dir=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
+out=$1
+shift
+compiler=aarch64-linux-gnu-gcc
+for tool in "$compiler" qemu-aarch64; do
+    if ! command -v "$tool" >/dev/null; then
+        echo "no $tool" >&2
+        exit 77
+    fi
+done
+rm -rf "$out"
+mkdir -p "$out/include"
+cp -r /usr/include/xxh*.h /usr/include/cjson "$out/include/"
+
+# The sources that a CMakeLists.txt names in `list`.
+sources() {
+    sed -n "/$1/,/)/p" "$source_dir/$2/CMakeLists.txt" | tr -s ' ()' '\n\n\n' |
+        sed -n "s|^\(.*\.c\)\$|$source_dir/$2/\1|p"
+}
+base=$(sources 'qmoe_add_part(qmoe_base' core)
+backend=$(sources 'qmoe_add_part(qmoe_backend_cpu' backends/cpu)
+check=$(sources 'add_executable(qmoe-check' tests/check)
+core="$source_dir/core/hash.c $source_dir/core/ops_reference.c
+    $source_dir/core/registry.c"
+
+compile() {
+    local name
+    for file in "$@"; do
+        name=$(echo "${file#"$source_dir/"}" | tr / _)
+        echo "$out/${name%.c}.o $file"
+    done | xargs -P "$(nproc)" -n 2 "$here/compile.sh"
+}
+here=$source_dir/tests/neon
+export flags="-std=gnu11 -O2 -ffp-contract=off -Wall -Wextra -Werror
+    -DXXH_INLINE_ALL -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I$out/include
+    -I$here -I$source_dir/core -I$source_dir/include
+    -I$source_dir/backends/cpu -I$source_dir/tests/check"
+export compiler
+# shellcheck disable=SC2086
+compile $base $backend $check $core "$here/stand_ins.c"
+"$compiler" -o "$out/qmoe-check" "$out"/*.o -lm -lpthread -ldl
+# Guest folders: libraries of the cross compiler.
+exec qemu-aarch64 -L /usr/aarch64-linux-gnu "$out/qmoe-check" --backend cpu "$@"
