@@ -2,23 +2,11 @@
  * Puts the parts together: the context with the built-in backends. */
 #include "context.h"
 
-#include <sched.h>
 #include <string.h>
 
 #include "alloc.h"
 #include "blas_core.h"
 #include "cpu.h"
-
-/* Processors this process may use (its affinity mask, which container limits
- * set), at least 1. */
-static int usable_processors(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    int n = CPU_COUNT(&set);
-    return n > 0 ? n : 1;
-}
 
 const char *qmoe_blas_core_wanted(void)
 {
@@ -47,7 +35,7 @@ qmoe_status qmoe_context_create(
     if (context == NULL)
         return QMOE_E_NOMEM;
     context->n_threads =
-        known.n_threads > 0 ? known.n_threads : usable_processors();
+        known.n_threads > 0 ? known.n_threads : qcpu_usable_processors();
     context->progress = known.progress;
     context->message = known.message;
     context->user = known.user;

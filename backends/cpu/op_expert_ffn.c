@@ -94,6 +94,8 @@ static size_t lay_out(experts *e, uint8_t *base, int n_threads)
 
 /* ---- grouping ---- */
 
+enum { ENOUGH_ROUNDS = 4 }; /* for threads to finish at about the same time */
+
 /* Moves shared groups to the front, keeping the order of both kinds. */
 static void put_shared_first(experts *e, int64_t share)
 {
@@ -138,6 +140,10 @@ static void sort_slots(experts *e, int n_threads)
         e->most = g.n > e->most ? g.n : e->most;
     }
     put_shared_first(e, n_kept / n_threads);
+    /* A last round with threads left over would take as long as a full one. */
+    const int32_t n_own = e->n_groups - e->n_shared;
+    if (n_own < ENOUGH_ROUNDS * n_threads)
+        e->n_shared += n_own % n_threads;
 }
 
 /* ---- one expert ---- */

@@ -7,6 +7,7 @@
 #include "pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -39,6 +40,7 @@ struct qcpu_pool {
     int n_sleeping;
     bool caller_sleeps;
     int n_workers;
+    int n_spins; /* 0 when threads must share processors */
     worker *workers;
     _Alignas(64) _Atomic(uint64_t) ticket; /* job number << 32 | next item */
     _Alignas(64) _Atomic(int64_t) n_done;
@@ -90,7 +92,7 @@ static bool posted(qcpu_pool *pool, uint32_t seen)
 /* The next job after number `seen`; false when the pool closes. */
 static bool wait_for_job(qcpu_pool *pool, uint32_t seen, job *out)
 {
-    for (int i = 0; i < N_SPINS && !posted(pool, seen); i++)
+    for (int i = 0; i < pool->n_spins && !posted(pool, seen); i++)
         pause_briefly();
     pthread_mutex_lock(&pool->lock);
     while (!pool->stop && pool->job.number == seen) {
@@ -121,8 +123,12 @@ static job post(qcpu_pool *pool, int64_t n_items, qcpu_work work, void *context)
     atomic_store_explicit(&pool->n_done, 0, memory_order_relaxed);
     atomic_store_explicit(
         &pool->ticket, (uint64_t)j.number << 32, memory_order_release);
-    if (pool->n_sleeping != 0)
+    /* No more than there is work for, beside the caller. */
+    if (pool->n_sleeping < n_items)
         pthread_cond_broadcast(&pool->posted);
+    else
+        for (int64_t i = 1; i < n_items; i++)
+            pthread_cond_signal(&pool->posted);
     pthread_mutex_unlock(&pool->lock);
     return j;
 }
@@ -134,7 +140,7 @@ static bool done(qcpu_pool *pool, int64_t n_items)
 
 static void wait_until_done(qcpu_pool *pool, int64_t n_items)
 {
-    for (int i = 0; i < N_SPINS; i++) {
+    for (int i = 0; i < pool->n_spins; i++) {
         if (done(pool, n_items))
             return;
         pause_briefly();
@@ -160,6 +166,15 @@ void qcpu_parallel(
     wait_until_done(pool, n_items);
 }
 
+int qcpu_usable_processors(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    int n = CPU_COUNT(&set);
+    return n > 0 ? n : 1;
+}
+
 qmoe_status qcpu_pool_open(qcpu_pool **out, int n_threads, qmi_error *err)
 {
     *out = NULL;
@@ -178,6 +193,8 @@ qmoe_status qcpu_pool_open(qcpu_pool **out, int n_threads, qmi_error *err)
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->posted, NULL);
     pthread_cond_init(&pool->finished, NULL);
+    if (n_threads <= qcpu_usable_processors())
+        pool->n_spins = N_SPINS;
     for (int i = 0; i < n_threads - 1; i++) {
         worker *w = &pool->workers[i];
         *w = (worker){.pool = pool, .index = i + 1};

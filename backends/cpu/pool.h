@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Threads of one device.  Items of a job are claimed one at a time, so a
  * thread that the system keeps waiting costs nothing but its own item.  Idle
- * threads spin shortly, then sleep: a busy machine is not made busier. */
+ * threads spin shortly, then sleep: a busy machine is not made busier.  Where
+ * there are more threads than processors they sleep at once. */
 #ifndef QCPU_POOL_H
 #define QCPU_POOL_H
 
 #include <stdint.h>
 
 #include "error.h"
+
+/* Processors this process may use (its affinity mask, which container limits
+ * set), at least 1. */
+int qcpu_usable_processors(void);
 
 typedef struct qcpu_pool qcpu_pool;
 

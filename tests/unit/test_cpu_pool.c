@@ -12,11 +12,12 @@
 
 #include "pool.h"
 
-enum { N_THREADS = 4, N_ITEMS = 1000, N_JOBS = 2000, N_POOLS = 3 };
+enum { N_THREADS = 4, MOST_THREADS = 64 };
+enum { N_ITEMS = 1000, N_JOBS = 2000, N_POOLS = 3 };
 
 typedef struct tally {
     _Atomic(int) times[N_ITEMS];
-    _Atomic(int) busy[N_THREADS];
+    _Atomic(int) busy[MOST_THREADS];
     _Atomic(int) n_wrong;
     int64_t plain[N_ITEMS]; /* not atomic: the pool must order it */
 } tally;
@@ -24,7 +25,7 @@ typedef struct tally {
 static void count(void *context, int64_t item, int thread)
 {
     tally *t = context;
-    if (item < 0 || item >= N_ITEMS || thread < 0 || thread >= N_THREADS) {
+    if (item < 0 || item >= N_ITEMS || thread < 0 || thread >= MOST_THREADS) {
         atomic_fetch_add(&t->n_wrong, 1);
         return;
     }
@@ -88,6 +89,20 @@ static void test_many_short_jobs(void **state)
     assert_int_equal(t.plain[6], 6 * (N_JOBS / 7));
 }
 
+/* Threads that must wait for a processor neither lose work nor spin. */
+static void test_more_threads_than_processors(void **state)
+{
+    (void)state;
+    tally t = {0};
+    qcpu_pool *pool = open_pool(MOST_THREADS);
+    run_many(pool, &t);
+    qcpu_pool_close(pool);
+    assert_true(qcpu_usable_processors() >= 1);
+    assert_int_equal(t.n_wrong, 0);
+    assert_int_equal(t.times[0], N_JOBS);
+    assert_int_equal(t.plain[6], 6 * (N_JOBS / 7));
+}
+
 static void *pool_main(void *argument)
 {
     tally *t = argument;
@@ -135,6 +150,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_item_once),
         cmocka_unit_test(test_many_short_jobs),
+        cmocka_unit_test(test_more_threads_than_processors),
         cmocka_unit_test(test_pools_side_by_side),
         cmocka_unit_test(test_bad_counts_fail),
     };
