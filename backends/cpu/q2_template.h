@@ -127,32 +127,44 @@ INLINE void NAME(strip)(float *y, int64_t n, q2_rows m, const float *x,
     }
 }
 
+/* A strip for all tokens: as many at once as registers hold, the rest by
+ * fours, twos and ones. */
+INLINE void NAME(tokens)(float *y, const qcpu_tile *tile, q2_rows m,
+    const float *x, int64_t x_stride, int64_t n_cols, bool add)
+{
+    const int64_t n = tile->n_rows;
+    int64_t left = tile->n_tokens;
+#define SOME_TOKENS(some)                                                      \
+    do {                                                                       \
+        NAME(strip)(y, n, m, x, x_stride, n_cols, add, some);                  \
+        y += (some)*n;                                                         \
+        x += (some)*x_stride;                                                  \
+        left -= some;                                                          \
+    } while (0)
+    while (left >= TOKENS)
+        SOME_TOKENS(TOKENS);
+    if (left >= 4)
+        SOME_TOKENS(4);
+    if (left >= 2)
+        SOME_TOKENS(2);
+    if (left >= 1)
+        SOME_TOKENS(1);
+#undef SOME_TOKENS
+}
+
 ISA static void NAME(run)(float *y, const qcpu_tile *tile, void *scratch)
 {
-    const int64_t n_cols = tile->w->n_cols, n = tile->n_rows;
+    const int64_t n_cols = tile->w->n_cols;
     const int64_t stride = q2_stride(tile->w, LANES);
-    const q2_rows whole = rows_of(tile);
+    /* One token's x is read once; several tokens' would leave the L1 cache. */
+    const int64_t width = tile->n_tokens == 1 ? n_cols : STRIP_COLS;
+    q2_rows m = rows_of(tile);
     (void)scratch;
-    if (tile->n_tokens == 1) {
-        NAME(strip)(y, n, whole, tile->packed, stride, n_cols, false, 1);
-        return;
-    }
-    for (int64_t c = 0; c < n_cols; c += STRIP_COLS) {
+    for (int64_t c = 0; c < n_cols; c += width, m.codes += width / 4) {
         const int64_t left = n_cols - c;
-        const int64_t width = left < STRIP_COLS ? left : STRIP_COLS;
-        const float *x = (const float *)tile->packed + c;
-        q2_rows m = whole;
-        m.codes += c / 4;
-        for (int64_t t = 0; t < tile->n_tokens; t += TOKENS) {
-            float *to = y + t * n;
-            const float *from = x + t * stride;
-            const int64_t tokens = tile->n_tokens - t;
-            if (tokens >= TOKENS)
-                NAME(strip)(to, n, m, from, stride, width, c != 0, TOKENS);
-            for (int64_t i = 0; tokens < TOKENS && i < tokens; i++)
-                NAME(strip)
-            (to + i * n, n, m, from + i * stride, stride, width, c != 0, 1);
-        }
+        NAME(tokens)
+        (y, tile, m, (const float *)tile->packed + c, stride,
+            left < width ? left : width, c != 0);
     }
 }
 
