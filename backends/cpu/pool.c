@@ -55,32 +55,43 @@ static void pause_briefly(void)
 #endif
 }
 
-static bool claim(qcpu_pool *pool, const job *j, int64_t *item)
+/* Claims items [*item, *end): many while many are left, so that threads seldom
+ * meet at the ticket, one by one towards the end. */
+static bool claim(qcpu_pool *pool, const job *j, int64_t *item, int64_t *end)
 {
+    const int64_t shares = 2 * ((int64_t)pool->n_workers + 1);
     uint64_t t = atomic_load_explicit(&pool->ticket, memory_order_acquire);
+    int64_t n;
     do {
-        if (t >> 32 != j->number || (int64_t)(t & 0xffffffff) >= j->n_items)
+        const int64_t left = j->n_items - (int64_t)(t & 0xffffffff);
+        if (t >> 32 != j->number || left <= 0)
             return false;
-    } while (!atomic_compare_exchange_weak_explicit(
-        &pool->ticket, &t, t + 1, memory_order_acq_rel, memory_order_acquire));
+        n = left / shares > 1 ? left / shares : 1;
+    } while (!atomic_compare_exchange_weak_explicit(&pool->ticket, &t,
+        t + (uint64_t)n, memory_order_acq_rel, memory_order_acquire));
     *item = (int64_t)(t & 0xffffffff);
+    *end = *item + n;
     return true;
 }
 
 static void run_items(qcpu_pool *pool, const job *j, int thread)
 {
-    int64_t item;
-    while (claim(pool, j, &item)) {
-        j->work(j->context, item, thread);
-        int64_t before =
-            atomic_fetch_add_explicit(&pool->n_done, 1, memory_order_acq_rel);
-        if (before + 1 != j->n_items || thread == 0)
-            continue;
-        pthread_mutex_lock(&pool->lock);
-        if (pool->caller_sleeps)
-            pthread_cond_signal(&pool->finished);
-        pthread_mutex_unlock(&pool->lock);
+    int64_t item = 0, end = 0, n = 0;
+    while (claim(pool, j, &item, &end)) {
+        n += end - item;
+        for (; item < end; item++)
+            j->work(j->context, item, thread);
     }
+    if (n == 0)
+        return;
+    int64_t before =
+        atomic_fetch_add_explicit(&pool->n_done, n, memory_order_acq_rel);
+    if (before + n != j->n_items || thread == 0)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    if (pool->caller_sleeps)
+        pthread_cond_signal(&pool->finished);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 static bool posted(qcpu_pool *pool, uint32_t seen)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Threads of one device.  Items of a job are claimed one at a time, so a
- * thread that the system keeps waiting costs nothing but its own item.  Idle
+ * Threads of one device.  Items of a job are claimed in shares that get
+ * smaller, at last one at a time, so a thread that the system keeps waiting
+ * costs nothing but its own share.  Idle
  * threads spin shortly, then sleep: a busy machine is not made busier.  Where
  * there are more threads than processors they sleep at once. */
 #ifndef QCPU_POOL_H
