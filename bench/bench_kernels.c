@@ -46,6 +46,7 @@ typedef struct bench {
     qmoe_bench_kernels_options options; /* defaults filled in */
     const qmi_format *formats[MAX_FORMATS];
     size_t n_formats;
+    qmi_place chosen;
     bench_place place;
     int threads;               /* of the open device */
     stack stacks[MAX_FORMATS]; /* of the current shape */
@@ -250,7 +251,7 @@ static qmoe_status run_threads(bench *b, int threads)
     qmoe_bench_kernels_report *report = b->report;
     b->threads = threads;
     QMI_TRY(b->place.backend->device_open(
-        &b->place.device, o->device, &device, b->err));
+        &b->place.device, b->chosen.info.index, &device, b->err));
     qmoe_status status = QMOE_OK;
     if (!report->device.is_gpu) {
         qmoe_bench_bandwidth *r = &report->bandwidth[report->n_bandwidth++];
@@ -269,7 +270,7 @@ static qmoe_status run_all(bench *b)
 {
     const qmoe_bench_kernels_options *o = &b->options;
     qmoe_bench_kernels_report *report = b->report;
-    QMI_TRY(b->place.backend->describe(&report->device, o->device, b->err));
+    report->device = b->chosen.info;
     report->bandwidth =
         qmi_calloc(o->n_threads, sizeof *report->bandwidth, "results", b->err);
     if (report->bandwidth == NULL)
@@ -363,8 +364,9 @@ static qmoe_status prepare(bench *b)
     const qmoe_bench_kernels_options *o = &b->options;
     QMI_TRY(check_numbers(b));
     QMI_TRY(take_formats(b));
-    QMI_TRY(qmi_place_find(
-        b->context, &b->place.backend, o->backend, o->device, b->err));
+    QMI_TRY(qmi_place_choose(&b->chosen, b->context, o->backend, o->device,
+        o->device_name, b->err));
+    b->place.backend = b->chosen.backend;
     const bool host = strcmp(b->place.backend->name, "cpu") == 0 ||
                       strcmp(b->place.backend->name, "reference") == 0;
     for (size_t i = 0; o->thread_time && i < o->n_threads; i++)

@@ -102,7 +102,7 @@ cli_exit cli_open_session(
     const qmoe_session_options options = {
         .size = sizeof options,
         .backend = place->backend,
-        .device = (int)place->device,
+        .device_name = place->device,
         .expert_capacity = (int)place->expert_capacity,
         .expert_cache_bytes = place->expert_cache,
         .device_memory_bytes = place->device_memory,

@@ -58,14 +58,14 @@ cli_exit cli_open_model(
     cli_session *s, uint64_t n_threads, const char *directory);
 /* Where and within which bounds a model is to run. */
 typedef struct cli_place {
-    const char *backend;
-    uint64_t device, expert_capacity, n_threads;
+    const char *backend, *device;
+    uint64_t expert_capacity, n_threads;
     uint64_t expert_cache, device_memory; /* bytes, 0 = no bound */
 } cli_place;
 /* Lines of an option table and of a help text that fill a place. */
 #define CLI_PLACE_OPTIONS(place)                                               \
     {"backend", 'b', CLI_TEXT, &(place).backend, 0, 0},                        \
-        {"device", 0, CLI_COUNT, &(place).device, 0, CLI_MAX_DEVICE},          \
+        {"device", 0, CLI_TEXT, &(place).device, 0, 0},                        \
         {"device-memory", 0, CLI_SIZE, &(place).device_memory, 0, 0},          \
         {"expert-cache", 0, CLI_SIZE, &(place).expert_cache, 0, 0},            \
         {"expert-capacity", 0, CLI_COUNT, &(place).expert_capacity, 0,         \
@@ -77,9 +77,13 @@ typedef struct cli_place {
     "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "    \
     "auto:\n"                                                                  \
     "                       CUDA, else a GPU under OpenCL, else the CPU)\n"    \
-    "  --device N           device of the backend (default 0; 'qmoe "          \
-    "devices')\n"                                                              \
-    "  --device-memory SIZE use at most this much of the device's memory\n"    \
+    "  --device D           device of the backend, by number, type (gpu, "     \
+    "cpu,\n"                                                                   \
+    "                       accelerator) or part of its name (default: the\n"  \
+    "                       first; 'qmoe devices' lists them)\n"               \
+    "  --device-memory SIZE use at most this much of the device's memory; "    \
+    "experts\n"                                                                \
+    "                       beyond it are uploaded when they are needed\n"     \
     "  --expert-cache SIZE  keep at most this much of the experts in host "    \
     "memory,\n"                                                                \
     "                       e.g. 4G (default: as the system sees fit)\n"       \
@@ -124,7 +128,7 @@ typedef struct cli_option {
     uint64_t low, high;
 } cli_option;
 
-enum { CLI_MAX_THREADS = 1024, CLI_MAX_DEVICE = 1023 };
+enum { CLI_MAX_THREADS = 1024 };
 
 /* Reads a verb's arguments: options (and --help, which every verb has), then
  * exactly one argument named `what`, or none when `what` is NULL.  Returns

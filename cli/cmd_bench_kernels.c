@@ -37,7 +37,7 @@ static const char help[] =
     "                       machine; one CPU thread only\n"
     "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "
     "cpu)\n"
-    "  --device N           device of the backend (default 0)\n"
+    "  --device D           device of the backend (default: the first)\n"
     "  -t, --threads N,...  CPU threads (default 1)\n"
     "  --json               print one JSON document\n"
     "  --csv                print a table for spreadsheets\n"
@@ -52,7 +52,8 @@ enum { MAX_LIST = 64 };
 
 typedef struct request {
     const char *shapes, *batches, *threads, *formats, *cache;
-    uint64_t device, n_rounds, sample_ms;
+    const char *device;
+    uint64_t n_rounds, sample_ms;
     bool as_json, as_csv;
     qmoe_bench_shape shape_list[MAX_LIST];
     int batch_list[MAX_LIST], thread_list[MAX_LIST];
@@ -161,7 +162,7 @@ static cli_exit take_request(request *r)
     o->batches = r->batch_list;
     o->threads = r->thread_list;
     o->formats = r->format_list;
-    o->device = (int)r->device;
+    o->device_name = r->device;
     o->n_rounds = (int)r->n_rounds;
     o->sample_ms = (double)r->sample_ms;
     return code;
@@ -293,7 +294,7 @@ static cli_exit run(int argc, char **argv)
         {"sample-ms", 0, CLI_COUNT, &r.sample_ms, 1, MAX_SAMPLE_MS},
         {"thread-time", 0, CLI_SET, &o->thread_time, 0, 0},
         {"backend", 'b', CLI_TEXT, &o->backend, 0, 0},
-        {"device", 0, CLI_COUNT, &r.device, 0, CLI_MAX_DEVICE},
+        {"device", 0, CLI_TEXT, &r.device, 0, 0},
         {"threads", 't', CLI_TEXT, &r.threads, 0, 0},
         {"json", 0, CLI_SET, &r.as_json, 0, 0},
         {"csv", 0, CLI_SET, &r.as_csv, 0, 0},

@@ -164,7 +164,7 @@ static cli_exit measure(const request *r, const cli_session *s,
         .session =
             {
                 .backend = r->place.backend,
-                .device = (int)r->place.device,
+                .device_name = r->place.device,
                 .expert_capacity = (int)r->place.expert_capacity,
                 .expert_cache_bytes = r->place.expert_cache,
                 .device_memory_bytes = r->place.device_memory,

@@ -8,7 +8,8 @@ static const char help[] =
     "Usage: qmoe devices [options]\n"
     "\n"
     "Lists every backend with its devices, or what it lacks to have one.  The\n"
-    "names and numbers are those of --backend and --device.  The backend\n"
+    "names, numbers and types are what --backend and --device take.  The "
+    "backend\n"
     "'reference' is the plain implementation the others are checked against.\n"
     "Backends are found at run time in the folder qmoe-backends beside the\n"
     "program, in the installed one, or in $QMOE_BACKEND_PATH.\n"
@@ -35,6 +36,7 @@ static void print_json(const qmoe_device_info *devices, size_t n)
             cJSON_AddNullToObject(item, "index");
         cJSON_AddBoolToObject(item, "usable", d->usable);
         cJSON_AddBoolToObject(item, "is_gpu", d->is_gpu);
+        cli_json_text(item, "type", d->type);
         cli_json_text(item, "name", d->name);
         cli_json_text(item, "detail", d->detail);
         cli_json_count(item, "memory_bytes", d->memory_bytes);
@@ -54,7 +56,7 @@ static void print_text(const qmoe_device_info *devices, size_t n)
             fputc('\n', stdout);
             continue;
         }
-        printf("%d  ", d->index);
+        printf("%d  %s  ", d->index, d->type);
         cli_print_name(stdout, d->name);
         if (d->memory_bytes != 0)
             printf(", %s", cli_human_bytes(d->memory_bytes).text);

@@ -10,7 +10,7 @@
 #include "ops.h"
 
 /* Raised whenever a struct of ops.h, weight.h or this file changes. */
-enum { QMI_BACKEND_API = 2 };
+enum { QMI_BACKEND_API = 3 };
 
 typedef struct qmi_device qmi_device; /* opaque outside its backend */
 
@@ -31,6 +31,10 @@ typedef struct qmi_device_options {
      * bytes of the device's own memory this process may use. */
     uint64_t expert_cache_bytes;
     uint64_t memory_bytes;
+    /* What will be bound, in this order, so that a backend can decide what
+     * stays on the device.  NULL, 0: unknown, everything is to stay. */
+    const qmi_weight *weights;
+    size_t n_weights;
 } qmi_device_options;
 
 typedef struct qmi_backend {

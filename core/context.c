@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Hooks of the context and questions to its backends. */
-#include "context.h"
+#include "place.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -57,7 +57,7 @@ static void list_backend(qmoe_device_info *out, size_t capacity, size_t *n,
         if (*n >= capacity)
             continue;
         qmi_error err = {0};
-        if (backend->describe(&out[*n], i, &err) == QMOE_OK)
+        if (qmi_place_describe(&out[*n], backend, i, &err) == QMOE_OK)
             continue;
         out[*n] = (qmoe_device_info){.index = i};
         snprintf(out[*n].backend, sizeof out->backend, "%s", name);

@@ -1,61 +1,183 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Choice of the backend (place.h). */
+ * Devices by number, type or name. */
 #include "place.h"
 
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
-static bool has_device(const qmi_backend *backend, bool gpu_only, int index)
+qmoe_status qmi_place_describe(qmoe_device_info *out,
+    const qmi_backend *backend, int index, qmi_error *err)
 {
-    int n = 0;
-    char reason[256];
-    qmoe_device_info info;
-    if (backend == NULL ||
-        backend->probe(&n, reason, sizeof reason) != QMOE_OK || index >= n)
-        return false;
-    return !gpu_only ||
-           (backend->describe(&info, index, NULL) == QMOE_OK && info.is_gpu);
+    QMI_TRY(backend->describe(out, index, err));
+    if (out->type[0] == '\0')
+        snprintf(
+            out->type, sizeof out->type, "%s", out->is_gpu ? "gpu" : "cpu");
+    return QMOE_OK;
 }
 
-/* CUDA, else a GPU under OpenCL, else the CPU. */
-static qmoe_status choose_auto(
-    qmoe_context *context, const qmi_backend **out, int index, qmi_error *err)
+/* ---- what a word means ---- */
+
+typedef enum meaning { FIRST, NUMBER, TYPE, NAME } meaning;
+
+static meaning meaning_of(const char *word)
 {
-    static const struct {
-        const char *name;
-        bool gpu_only;
-    } order[] = {{"cuda", false}, {"opencl", true}, {"cpu", false}};
+    if (word == NULL || word[0] == '\0')
+        return FIRST;
+    if (strspn(word, "0123456789") == strlen(word))
+        return NUMBER;
+    if (strcasecmp(word, "gpu") == 0 || strcasecmp(word, "cpu") == 0 ||
+        strcasecmp(word, "accelerator") == 0)
+        return TYPE;
+    return NAME;
+}
+
+static bool fits(const qmoe_device_info *info, const char *word)
+{
+    char number[24];
+    switch (meaning_of(word)) {
+    case FIRST:
+        return info->index == 0;
+    case NUMBER:
+        word += strspn(word, "0");
+        snprintf(number, sizeof number, "%d", info->index);
+        return strcmp(number, word[0] != '\0' ? word : "0") == 0;
+    case TYPE:
+        return strcasecmp(info->type, word) == 0;
+    case NAME:
+        return strcasestr(info->name, word) != NULL;
+    }
+    return false;
+}
+
+/* ---- one backend ---- */
+
+typedef struct matches {
+    int n_devices, n, n_whole; /* n_whole: whose whole name was given */
+    qmoe_device_info first, whole;
+    char list[512]; /* "0 'name' (gpu), 1 'name' (cpu)", of what matched or
+                     * of all when nothing did */
+} matches;
+
+static void append(matches *m, const qmoe_device_info *info)
+{
+    const size_t at = strlen(m->list);
+    snprintf(m->list + at, sizeof m->list - at, "%s%d '%.60s' (%s)",
+        at != 0 ? ", " : "", info->index, info->name, info->type);
+}
+
+static void list_matches(
+    matches *m, const qmi_backend *backend, const char *word, bool all)
+{
+    qmoe_device_info info;
+    for (int i = 0; i < m->n_devices; i++) {
+        if (qmi_place_describe(&info, backend, i, NULL) != QMOE_OK)
+            continue;
+        const bool match = fits(&info, word);
+        if (match || all)
+            append(m, &info);
+        if (!match)
+            continue;
+        if (m->n++ == 0)
+            m->first = info;
+        if (meaning_of(word) == NAME && strcasecmp(info.name, word) == 0 &&
+            m->n_whole++ == 0)
+            m->whole = info;
+    }
+}
+
+static qmoe_status match(
+    matches *m, const qmi_backend *backend, const char *word, qmi_error *err)
+{
+    char reason[256] = "";
+    *m = (matches){0};
+    QMI_TRY(backend->probe(&m->n_devices, reason, sizeof reason));
+    if (m->n_devices == 0)
+        return qmi_fail(err, QMOE_E_NO_BACKEND,
+            "backend %s is not available: %s", backend->name, reason);
+    list_matches(m, backend, word, false);
+    if (m->n == 0)
+        list_matches(m, backend, word, true);
+    return QMOE_OK;
+}
+
+static qmoe_status choose(qmi_place *out, const matches *m,
+    const qmi_backend *backend, const char *word, qmi_error *err)
+{
+    const char *named = word != NULL ? word : "0";
+    *out = (qmi_place){.backend = backend, .info = m->first};
+    if (m->n == 1)
+        return QMOE_OK;
+    if (m->n_whole == 1) {
+        out->info = m->whole;
+        return QMOE_OK;
+    }
+    *out = (qmi_place){0};
+    if (m->n == 0)
+        return qmi_fail(err, QMOE_E_NO_BACKEND,
+            "backend %s has no device %s; it has %s", backend->name, named,
+            m->list);
+    return qmi_fail(err, QMOE_E_INVALID,
+        "backend %s has several devices '%s', choose one by its number: %s",
+        backend->name, named, m->list);
+}
+
+/* ---- auto ---- */
+
+static qmoe_status choose_auto(
+    qmi_place *out, qmoe_context *context, const char *word, qmi_error *err)
+{
+    static const char *const order[] = {"cuda", "opencl", "cpu"};
+    char known[600] = "";
     for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
         const qmi_backend *backend = NULL;
-        qmi_error ignored;
-        if (qmi_registry_find(context->registry, &backend, order[i].name,
-                &ignored) == QMOE_OK &&
-            has_device(backend, order[i].gpu_only, index)) {
-            *out = backend;
+        qmi_error ignored = {0};
+        matches m;
+        if (qmi_registry_find(
+                context->registry, &backend, order[i], &ignored) != QMOE_OK ||
+            match(&m, backend, word, &ignored) != QMOE_OK)
+            continue;
+        /* OpenCL on a processor is a choice to be made by name. */
+        const bool weak = strcmp(order[i], "opencl") == 0 && !m.first.is_gpu &&
+                          meaning_of(word) != NAME;
+        if (m.n != 0 && !weak) {
+            QMI_TRY(choose(out, &m, backend, word, err));
             qmi_message(context, "backend auto: using %s", backend->name);
             return QMOE_OK;
         }
+        const size_t at = strlen(known);
+        snprintf(known + at, sizeof known - at, "%s%s: %.170s",
+            at != 0 ? "; " : "", order[i], m.list);
     }
-    return qmi_fail(
-        err, QMOE_E_NO_BACKEND, "no backend has a device %d", index);
+    return qmi_fail(err, QMOE_E_NO_BACKEND,
+        "no backend has a device %s; there are %s", word != NULL ? word : "0",
+        known);
 }
 
-qmoe_status qmi_place_find(qmoe_context *context, const qmi_backend **out,
-    const char *name, int device, qmi_error *err)
+qmoe_status qmi_place_find(qmi_place *out, qmoe_context *context,
+    const char *backend, const char *device, qmi_error *err)
 {
-    int n = 0;
-    char reason[256] = "";
-    *out = NULL;
+    const qmi_backend *found = NULL;
+    matches m;
+    *out = (qmi_place){0};
+    if (backend == NULL || strcmp(backend, "auto") == 0)
+        return choose_auto(out, context, device, err);
+    QMI_TRY(qmi_registry_find(context->registry, &found, backend, err));
+    QMI_TRY(match(&m, found, device, err));
+    return choose(out, &m, found, device, err);
+}
+
+qmoe_status qmi_place_choose(qmi_place *out, qmoe_context *context,
+    const char *backend, int device, const char *device_name, qmi_error *err)
+{
+    char number[24];
+    *out = (qmi_place){0};
     if (device < 0)
         return qmi_fail(err, QMOE_E_INVALID, "device %d is negative", device);
-    if (name == NULL || strcmp(name, "auto") == 0)
-        return choose_auto(context, out, device, err);
-    QMI_TRY(qmi_registry_find(context->registry, out, name, err));
-    QMI_TRY((*out)->probe(&n, reason, sizeof reason));
-    if (n == 0)
-        return qmi_fail(err, QMOE_E_NO_BACKEND,
-            "backend %s is not available: %s", name, reason);
-    if (device >= n)
-        return qmi_fail(err, QMOE_E_NO_BACKEND,
-            "backend %s has %d device(s), no device %d", name, n, device);
-    return QMOE_OK;
+    if (device_name != NULL)
+        return qmi_place_find(out, context, backend, device_name, err);
+    snprintf(number, sizeof number, "%d", device);
+    return qmi_place_find(out, context, backend, number, err);
 }

@@ -3,7 +3,6 @@
 #include "session.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
@@ -128,13 +127,17 @@ static qmoe_status set_up(
         .n_threads = s->model->context->n_threads,
         .expert_cache_bytes = options->expert_cache_bytes,
         .memory_bytes = options->device_memory_bytes,
+        .weights = s->model->weights,
+        .n_weights = s->model->n_weights,
     };
     int64_t n_blocks = s->model->config.n_blocks[QMI_DECODER];
-    QMI_TRY(qmi_place_find(s->model->context, &s->backend, options->backend,
-        options->device, err));
-    QMI_TRY(s->backend->describe(&s->info, options->device, err));
+    qmi_place place;
+    QMI_TRY(qmi_place_choose(&place, s->model->context, options->backend,
+        options->device, options->device_name, err));
+    s->backend = place.backend;
+    s->info = place.info;
     QMI_TRY(s->backend->device_open(
-        &s->device, options->device, &device_options, err));
+        &s->device, s->info.index, &device_options, err));
     for (int i = 0; i < QMI_CACHE_COUNT; i++) {
         s->caches[i] = qmi_calloc(
             (size_t)n_blocks, sizeof *s->caches[i], "cache list", err);

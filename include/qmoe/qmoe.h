@@ -116,6 +116,7 @@ typedef struct qmoe_device_info {
     int index;        /* device number within its backend; -1: no device */
     bool usable;      /* false: `detail` says what is missing */
     bool is_gpu;
+    char type[16]; /* "cpu", "gpu", "accelerator" */
     char name[128];
     char detail[256];      /* driver, instruction sets, or the reason */
     uint64_t memory_bytes; /* 0 = unknown */
@@ -222,7 +223,7 @@ typedef struct qmoe_session_options {
     /* "cpu", "opencl", "cuda", "reference"; "auto" (or NULL) takes CUDA, else
      * a GPU under OpenCL, else the CPU, and says so by the message hook. */
     const char *backend;
-    int device; /* index within the backend */
+    int device; /* index within the backend; see device_name */
     /* Tokens per sequence and expert beyond which a token skips the expert,
      * as Hugging Face's expert_capacity does; 0 = never drop. */
     int expert_capacity;
@@ -232,10 +233,15 @@ typedef struct qmoe_session_options {
     /* Bytes of the device's memory to use; 0 = what it has.  Experts beyond
      * it are uploaded when needed, if the backend can, else E_NOMEM. */
     uint64_t device_memory_bytes;
+    /* Not NULL: the device by number, type ("gpu", "cpu", "accelerator") or a
+     * part of its name in any case, instead of `device`. */
+    const char *device_name;
 } qmoe_session_options;
 
-/* E_NO_BACKEND: the backend asked for is absent (the text says what is
- * missing); never replaced silently by another. */
+/* E_NO_BACKEND: the backend or device asked for is absent (the text says what
+ * is missing and lists the devices); never replaced silently by another.
+ * E_INVALID: device_name means several.  E_NOMEM: what cannot be left out of
+ * the device's memory does not fit. */
 QMOE_API qmoe_status qmoe_session_create(qmoe_session **out, qmoe_model *model,
     const qmoe_session_options *options) QMOE_MUST_CHECK;
 QMOE_API void qmoe_session_destroy(qmoe_session *session);
