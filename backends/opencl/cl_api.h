@@ -34,6 +34,9 @@
     X(ReleaseKernel)                                                           \
     X(SetKernelArg)                                                            \
     X(EnqueueNDRangeKernel)                                                    \
+    X(Flush)                                                                   \
+    X(WaitForEvents)                                                           \
+    X(ReleaseEvent)                                                            \
     X(Finish)
 
 typedef struct qmi_cl_api {

@@ -1,40 +1,63 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Memory of a device, its errors, and the tuning of its kernels. */
-#include "opencl.h"
-
 #include <inttypes.h>
+
+#include "stream.h"
+
+/* Devices that allocate late report it from any call. */
+static qmoe_status status_of(cl_int status)
+{
+    return status == CL_MEM_OBJECT_ALLOCATION_FAILURE ||
+                   status == CL_OUT_OF_HOST_MEMORY
+               ? QMOE_E_NOMEM
+               : QMOE_E_DEVICE;
+}
 
 qmoe_status ocl_fail(
     const qmi_device *device, const char *what, cl_int status, qmi_error *err)
 {
-    return qmi_fail(err, QMOE_E_DEVICE, "OpenCL device '%s': %s: %s (%d)",
+    return qmi_fail(err, status_of(status), "OpenCL device '%s': %s: %s (%d)",
         device->name, what, qmi_cl_error_name(status), (int)status);
+}
+
+static uint64_t left_of(const qmi_device *device)
+{
+    return device->limits.memory > device->allocated
+               ? device->limits.memory - device->allocated
+               : 0;
 }
 
 qmoe_status ocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
     const char *what, qmi_error *err)
 {
     const ocl_limits *limits = &device->limits;
-    const uint64_t left = limits->memory > device->allocated
-                              ? limits->memory - device->allocated
-                              : 0;
     *out = NULL;
     if (n_bytes > limits->max_alloc)
         return qmi_fail(err, QMOE_E_DEVICE,
             "OpenCL device '%s': '%s' needs a buffer of %" PRIu64
             " bytes, the largest has %" PRIu64,
             device->name, what, n_bytes, limits->max_alloc);
-    if (n_bytes > left)
-        return qmi_fail(err, QMOE_E_DEVICE,
-            "OpenCL device '%s': '%s' needs %" PRIu64 " bytes, %" PRIu64
-            " of %" PRIu64 " are left",
-            device->name, what, n_bytes, left, limits->memory);
+    while (n_bytes > left_of(device)) {
+        bool gone;
+        QMI_TRY(ocl_evict(device, &gone, err));
+        if (!gone)
+            return qmi_fail(err, QMOE_E_NOMEM,
+                "OpenCL device '%s': '%s' needs %" PRIu64 " bytes, %" PRIu64
+                " of %" PRIu64 " are left",
+                device->name, what, n_bytes, left_of(device), limits->memory);
+    }
     cl_int status;
-    *out = qmi_cl.CreateBuffer(device->context, CL_MEM_READ_WRITE,
-        n_bytes != 0 ? (size_t)n_bytes : 4, NULL, &status);
+    bool evicted = true;
+    /* Others use the device too: less may be there than it says. */
+    do {
+        *out = qmi_cl.CreateBuffer(device->context, CL_MEM_READ_WRITE,
+            n_bytes != 0 ? (size_t)n_bytes : 4, NULL, &status);
+        if (status == CL_MEM_OBJECT_ALLOCATION_FAILURE)
+            QMI_TRY(ocl_evict(device, &evicted, err));
+    } while (status == CL_MEM_OBJECT_ALLOCATION_FAILURE && evicted);
     if (status != CL_SUCCESS) {
         *out = NULL;
-        return qmi_fail(err, QMOE_E_DEVICE,
+        return qmi_fail(err, status_of(status),
             "OpenCL device '%s': '%s', %" PRIu64 " bytes: %s", device->name,
             what, n_bytes, qmi_cl_error_name(status));
     }
@@ -59,6 +82,23 @@ qmoe_status ocl_upload(qmi_device *device, cl_mem mem, uint64_t offset,
         (size_t)offset, (size_t)n_bytes, src, 0, NULL, NULL);
     return status == CL_SUCCESS ? QMOE_OK
                                 : ocl_fail(device, "an upload", status, err);
+}
+
+qmoe_status ocl_upload_later(qmi_device *device, cl_mem mem, const void *src,
+    uint64_t n_bytes, cl_event *event, qmi_error *err)
+{
+    if (n_bytes == 0)
+        return QMOE_OK;
+    cl_event written;
+    cl_int status = qmi_cl.EnqueueWriteBuffer(device->transfers, mem, CL_FALSE,
+        0, (size_t)n_bytes, src, 0, NULL, &written);
+    if (status != CL_SUCCESS)
+        return ocl_fail(device, "an upload", status, err);
+    /* The queue keeps order: the last write's end is that of all. */
+    if (*event != NULL)
+        qmi_cl.ReleaseEvent(*event);
+    *event = written;
+    return QMOE_OK;
 }
 
 qmoe_status ocl_reserve(

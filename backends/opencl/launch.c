@@ -69,10 +69,12 @@ qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
     const size_t locals[3] = {(size_t)local, 1, 1};
     const size_t globals[3] = {
         (size_t)((x + local - 1) / local * local), (size_t)y, (size_t)z};
+    const size_t first[3] = {0, (size_t)call->first_y, 0};
     cl_int status = call->status;
     if (status == CL_SUCCESS)
         status = qmi_cl.EnqueueNDRangeKernel(call->device->queue, call->kernel,
-            3, NULL, globals, locals, 0, NULL, NULL);
+            3, first, globals, locals, call->after != NULL,
+            call->after != NULL ? &call->after : NULL, call->finish);
     if (status == CL_SUCCESS)
         return QMOE_OK;
     char what[64];

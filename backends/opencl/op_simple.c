@@ -1,56 +1,84 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Embedding, decoding, norm, cache rows, routing. */
-#include "opencl.h"
+#include "stream.h"
 
 /* Rows of matrix `mat`: `n` from `row`, or those named by `ids`. */
-static qmoe_status decode(qmi_device *device, qmi_view dst, qmi_view ids,
-    const qmi_bound_weight *bound, int64_t mat, int64_t row, int64_t n,
-    qmi_error *err)
+typedef struct rows {
+    qmi_device *device;
+    qmi_view dst, ids;
+    const qmi_bound_weight *bound;
+    int64_t mat, row, n;
+} rows;
+
+static qmoe_status decode_chunk(const rows *r, const ocl_chunk *chunk,
+    cl_event after, cl_event *finish, qmi_error *err)
 {
-    const ocl_weight *w = bound->device;
-    const qmi_weight *host = bound->host;
-    const int program = ocl_format_program(w->format, false);
+    const ocl_weight *w = r->bound->device;
+    const qmi_weight *host = r->bound->host;
     int64_t x = host->n_cols;
     if (w->format == OCL_TERNARY_DICT)
         x = 1;
     else if (w->format == OCL_PVQ || w->format == OCL_PVQ8)
         x = (host->n_cols + 7) / 8;
-    for (size_t i = 0; i < w->n_chunks; i++) {
-        ocl_call call = ocl_begin(device, program, OCL_K_decode_rows);
-        ocl_arg_view(&call, dst);
-        ocl_arg_view(&call, ids);
-        ocl_arg_int(&call, ids.buffer != NULL);
-        ocl_arg_int(&call, mat);
-        ocl_arg_int(&call, row);
-        ocl_arg_int(&call, host->n_cols);
-        ocl_arg_int(&call, host->n_rows);
-        ocl_arg_chunk_place(&call, &w->chunks[i]);
-        ocl_arg_chunk_parts(&call, w, &w->chunks[i]);
-        int64_t local = x > 1 ? device->tuning.group : 1;
-        QMI_TRY(ocl_run(&call, local, x, n, 1, err));
+    ocl_call call = ocl_begin(
+        r->device, ocl_format_program(w->format, false), OCL_K_decode_rows);
+    call.after = after;
+    call.finish = finish;
+    ocl_arg_view(&call, r->dst);
+    ocl_arg_view(&call, r->ids);
+    ocl_arg_int(&call, r->ids.buffer != NULL);
+    ocl_arg_int(&call, r->mat);
+    ocl_arg_int(&call, r->row);
+    ocl_arg_int(&call, host->n_cols);
+    ocl_arg_int(&call, host->n_rows);
+    ocl_arg_chunk_place(&call, chunk);
+    ocl_arg_chunk_parts(&call, w, chunk);
+    const int64_t local = x > 1 ? r->device->tuning.group : 1;
+    return ocl_run(&call, local, x, r->n, 1, err);
+}
+
+static qmoe_status decode_use(void *user, const ocl_use *use,
+    const ocl_chunk *chunk, cl_event after, cl_event *finish, qmi_error *err)
+{
+    (void)use;
+    return decode_chunk(user, chunk, after, finish, err);
+}
+
+static qmoe_status decode(rows *r, qmi_error *err)
+{
+    qmi_device *device = r->device;
+    const ocl_weight *w = r->bound->device;
+    const qmi_weight *host = r->bound->host;
+    if (w->entries != NULL) {
+        ocl_use use = {.weight = r->bound, .mat = r->mat};
+        QMI_TRY(ocl_stream(device, &use, 1, decode_use, r, err));
     }
+    for (size_t i = 0; i < w->n_chunks; i++)
+        QMI_TRY(decode_chunk(r, &w->chunks[i], NULL, NULL, err));
     if (host->rotation == 0)
         return QMOE_OK;
     ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_unrotate);
-    ocl_arg_view(&call, dst);
+    ocl_arg_view(&call, r->dst);
     ocl_arg_int(&call, host->n_cols);
     ocl_arg_int(&call, host->rotation);
     ocl_arg_uint(&call, host->rotation_seed);
-    x = (host->n_cols + host->rotation - 1) / host->rotation;
-    return ocl_run(&call, 1, x, n, 1, err);
+    const int64_t x = (host->n_cols + host->rotation - 1) / host->rotation;
+    return ocl_run(&call, 1, x, r->n, 1, err);
 }
 
 qmoe_status ocl_run_embed(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_embed *o = &op->u.embed;
-    return decode(device, o->dst, o->ids, o->table, 0, 0, o->n_tokens, err);
+    rows r = {device, o->dst, o->ids, o->table, 0, 0, o->n_tokens};
+    return decode(&r, err);
 }
 
 qmoe_status ocl_run_decode(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_decode *o = &op->u.decode;
-    return decode(device, o->dst, (qmi_view){0}, o->weight, o->mat, o->row,
-        o->n_rows, err);
+    rows r = {
+        device, o->dst, (qmi_view){0}, o->weight, o->mat, o->row, o->n_rows};
+    return decode(&r, err);
 }
 
 qmoe_status ocl_run_rmsnorm(

@@ -84,6 +84,11 @@ typedef struct ocl_limits {
     uint64_t max_alloc, memory, local_memory;
     uint64_t max_chunk; /* of a weight; max_alloc but in tests */
     size_t max_group;
+    bool is_cpu;     /* which kernels it gets */
+    bool is_unified; /* its memory is the host's */
+    bool has_budget; /* memory is less than the device has, on request */
+    bool stream_all; /* for tests: no stack stays on the device */
+    char problem[96];
 } ocl_limits;
 
 /* Work space that grows and stays. */
@@ -101,6 +106,9 @@ typedef enum ocl_scratch {
     OCL_N_SCRATCH
 } ocl_scratch;
 
+/* A matrix of a streamed stack (stream.h). */
+typedef struct ocl_entry ocl_entry;
+
 struct qmi_buffer {
     cl_mem mem;
     uint64_t n_bytes;
@@ -115,6 +123,12 @@ struct qmi_device {
     ocl_limits limits;
     ocl_tuning tuning;
     uint64_t allocated;
+    /* Experts do not all fit: they come when they are needed (stream.h). */
+    bool streams;
+    bool zero_copy; /* weights are used in the file map where they lie */
+    cl_command_queue transfers; /* when streams */
+    ocl_entry *newest, *oldest; /* what is there of them, by last use */
+    uint64_t streamed_bytes, pinned_bytes; /* of them */
     ocl_program programs[OCL_N_PROGRAMS];
     bool tested[OCL_N_FORMATS];
     cl_mem dummy; /* for absent operands */
@@ -131,6 +145,10 @@ qmoe_status ocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
 void ocl_release(qmi_device *device, cl_mem mem, uint64_t n_bytes);
 qmoe_status ocl_upload(qmi_device *device, cl_mem mem, uint64_t offset,
     const void *src, uint64_t n_bytes, qmi_error *err);
+/* Enqueues a write of a whole new buffer on device->transfers; *event becomes
+ * its event.  `src` must stay until it has ended. */
+qmoe_status ocl_upload_later(qmi_device *device, cl_mem mem, const void *src,
+    uint64_t n_bytes, cl_event *event, qmi_error *err);
 /* Makes scratch `which` hold n_bytes; what it held is lost. */
 qmoe_status ocl_reserve(
     qmi_device *device, ocl_scratch which, uint64_t n_bytes, qmi_error *err);
@@ -157,6 +175,7 @@ typedef struct ocl_chunk {
 
 typedef struct ocl_weight {
     ocl_format format;
+    ocl_entry *entries; /* [n_mats] of a streamed stack, without chunks */
     size_t n_chunks;
     ocl_chunk *chunks;
     cl_mem vector; /* f32 values of a single row; else NULL */
@@ -165,6 +184,22 @@ typedef struct ocl_weight {
     bool own_dict;
     cl_ulong tile_bytes; /* of the pvq formats */
 } ocl_weight;
+
+/* Decides from what will be bound and the memory there is whether experts are
+ * streamed.  E_NOMEM names bytes needed and available. */
+qmoe_status ocl_plan(
+    qmi_device *device, const qmi_device_options *options, qmi_error *err);
+/* Places a range of matrices on the device; through device->transfers without
+ * waiting when `uploaded` is not NULL, which then is the event of the last
+ * write.  Release with ocl_chunk_release, after failure too. */
+qmoe_status ocl_chunk_fill(ocl_chunk *chunk, qmi_device *device,
+    const qmi_bound_weight *weight, int64_t mat, int64_t n, cl_event *uploaded,
+    qmi_error *err);
+void ocl_chunk_release(qmi_device *device, ocl_chunk *chunk);
+
+bool ocl_is_streamed(const qmi_bound_weight *weight);
+/* Bytes that one matrix takes on the device. */
+uint64_t ocl_matrix_bytes(const qmi_bound_weight *weight, int64_t mat);
 
 qmoe_status ocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err);
@@ -179,6 +214,9 @@ typedef struct ocl_call {
     const char *name;
     cl_uint n;
     cl_int status;
+    int64_t first_y;  /* the launch begins at this y */
+    cl_event after;   /* NULL, or what it waits for */
+    cl_event *finish; /* NULL, or where to put its end */
 } ocl_call;
 
 ocl_call ocl_begin(qmi_device *device, int program, int kernel);

@@ -2,22 +2,7 @@
  * Products with a weight: linear layers and experts.  A product packs its
  * activations into tiles of tokens that share a matrix, then runs the format's
  * kernel once per chunk of the weight. */
-#include "opencl.h"
-
-/* How tiles find their matrix, as in pack.cl. */
-enum { FIXED_MATRIX, ONLY_EXPERT, BY_TILES };
-
-typedef struct product {
-    const qmi_bound_weight *weight;
-    qmi_view dst, src, residual;
-    qmi_view expert; /* ONLY_EXPERT */
-    int grouping;
-    int64_t mat;              /* FIXED_MATRIX */
-    int64_t n_items, n_tiles; /* rows of dst */
-    int64_t divisor;          /* items per row of src */
-    float alpha;
-    bool relu;
-} product;
+#include "product.h"
 
 static int64_t round_up(int64_t n, int64_t unit)
 {
@@ -31,7 +16,7 @@ static int64_t padded_columns(const qmi_weight *w)
 }
 
 static qmoe_status pack(
-    qmi_device *device, const product *p, int program, qmi_error *err)
+    qmi_device *device, const ocl_product *p, int program, qmi_error *err)
 {
     const qmi_weight *w = p->weight->host;
     const bool many = p->n_items > 1;
@@ -90,12 +75,15 @@ static void product_size(int64_t *x, int64_t *local, const ocl_tuning *t,
     }
 }
 
-static qmoe_status run_chunk(qmi_device *device, const product *p,
+qmoe_status ocl_run_chunk(qmi_device *device, const ocl_product *p,
     const ocl_chunk *chunk, qmi_view packed, int program, qmi_error *err)
 {
     const qmi_weight *w = p->weight->host;
     const ocl_weight *bound = p->weight->device;
     ocl_call call = ocl_begin(device, program, OCL_K_product);
+    call.first_y = p->first_tile;
+    call.after = p->after;
+    call.finish = p->finish;
     ocl_arg_view(&call, packed);
     ocl_arg_view(&call, p->dst);
     ocl_arg_view(&call, p->residual);
@@ -119,25 +107,37 @@ static qmoe_status run_chunk(qmi_device *device, const product *p,
     return ocl_run(&call, local, x, p->n_tiles, 1, err);
 }
 
-static qmoe_status run_product(
-    qmi_device *device, const product *p, qmi_error *err)
+qmoe_status ocl_prepare_product(qmi_view *packed, int *program,
+    qmi_device *device, const ocl_product *p, qmi_error *err)
 {
     const qmi_weight *w = p->weight->host;
     const ocl_weight *bound = p->weight->device;
-    const int program = ocl_format_program(bound->format, p->n_items > 1);
+    *program = ocl_format_program(bound->format, p->n_items > 1);
     /* A single row of whole blocks is its own packing. */
-    qmi_view packed = p->src;
-    if (p->n_items > 1 || w->rotation != 0 || w->n_cols % 16 != 0) {
-        QMI_TRY(pack(device, p, program, err));
-        packed = ocl_scratch_view(device, OCL_PACKED);
-    }
+    *packed = p->src;
+    if (p->n_items <= 1 && w->rotation == 0 && w->n_cols % 16 == 0)
+        return QMOE_OK;
+    QMI_TRY(pack(device, p, *program, err));
+    *packed = ocl_scratch_view(device, OCL_PACKED);
+    return QMOE_OK;
+}
+
+static qmoe_status run_product(
+    qmi_device *device, const ocl_product *p, qmi_error *err)
+{
+    const ocl_weight *bound = p->weight->device;
+    if (bound->entries != NULL)
+        return ocl_stream_product(device, p, err);
+    int program;
+    qmi_view packed;
+    QMI_TRY(ocl_prepare_product(&packed, &program, device, p, err));
     for (size_t i = 0; i < bound->n_chunks; i++) {
         const ocl_chunk *chunk = &bound->chunks[i];
         if (p->grouping == FIXED_MATRIX &&
             (p->mat < chunk->first_mat ||
                 p->mat >= chunk->first_mat + chunk->n_mats))
             continue;
-        QMI_TRY(run_chunk(device, p, chunk, packed, program, err));
+        QMI_TRY(ocl_run_chunk(device, p, chunk, packed, program, err));
     }
     return QMOE_OK;
 }
@@ -152,7 +152,7 @@ static int64_t tiles_of(const qmi_device *device, int64_t n_items)
 qmoe_status ocl_run_linear(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_linear *o = &op->u.linear;
-    const product p = {
+    const ocl_product p = {
         .weight = o->weight,
         .dst = o->dst,
         .src = o->src,
@@ -225,7 +225,7 @@ qmoe_status ocl_run_expert_ffn(
     const int64_t n_pairs = o->n_tokens * o->top_k;
     const uint64_t d_ff = (uint64_t)o->wi->host->n_rows;
     const uint64_t d_model = (uint64_t)o->wo->host->n_rows;
-    product p = {
+    ocl_product p = {
         .weight = o->wi,
         .src = o->src,
         .expert = o->expert,
@@ -246,12 +246,17 @@ qmoe_status ocl_run_expert_ffn(
         QMI_TRY(group(device, o, n_pairs, &p.n_tiles, err));
     }
     p.dst = ocl_scratch_view(device, OCL_HIDDEN);
-    QMI_TRY(run_product(device, &p, err));
-    p.weight = o->wo;
-    p.src = p.dst;
-    p.dst = ocl_scratch_view(device, OCL_RESULTS);
-    p.divisor = 1;
-    p.relu = false;
-    QMI_TRY(run_product(device, &p, err));
+    ocl_product second = p;
+    second.weight = o->wo;
+    second.src = p.dst;
+    second.dst = ocl_scratch_view(device, OCL_RESULTS);
+    second.divisor = 1;
+    second.relu = false;
+    if (ocl_is_streamed(o->wi) && ocl_is_streamed(o->wo)) {
+        QMI_TRY(ocl_stream_experts(device, &p, &second, err));
+    } else {
+        QMI_TRY(run_product(device, &p, err));
+        QMI_TRY(run_product(device, &second, err));
+    }
     return combine(device, o, err);
 }

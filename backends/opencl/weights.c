@@ -2,14 +2,16 @@
  * Uploading of weights.  A stack that exceeds the largest buffer of the device
  * is cut into chunks of whole matrices, a dense matrix into rows; kernels run
  * once per chunk. */
-#include "opencl.h"
-
 #include <inttypes.h>
 #include <string.h>
 
 #include "alloc.h"
 #include "pvq.h"
+#include "stream.h"
 #include "ternary_dict.h"
+
+/* On the device: a word per entry. */
+static const uint64_t dict_bytes = QMI_DICT_SIZE * sizeof(uint32_t);
 
 /* Bytes of one part for a range of matrices. */
 typedef struct range {
@@ -74,6 +76,93 @@ static uint64_t largest_part(
     return largest;
 }
 
+static uint64_t matrix_bytes(
+    const qmi_weight *w, ocl_format format, int64_t mat)
+{
+    uint64_t n_bytes = 0;
+    for (int part = 0; part < w->format->n_parts; part++)
+        n_bytes += part_range(w, format, part, mat, 1).n_bytes;
+    return n_bytes;
+}
+
+uint64_t ocl_matrix_bytes(const qmi_bound_weight *weight, int64_t mat)
+{
+    const ocl_weight *w = weight->device;
+    return matrix_bytes(weight->host, w->format, mat);
+}
+
+bool ocl_is_streamed(const qmi_bound_weight *weight)
+{
+    return ((const ocl_weight *)weight->device)->entries != NULL;
+}
+
+/* ---- the plan ---- */
+
+typedef struct demand {
+    uint64_t fixed, experts, largest; /* bytes; largest: of one matrix */
+} demand;
+
+static demand demand_of(const qmi_device_options *o)
+{
+    demand d = {0};
+    bool has_dict = false;
+    for (size_t i = 0; i < o->n_weights; i++) {
+        const qmi_weight *w = &o->weights[i];
+        ocl_format format;
+        const uint64_t n_bytes = qmi_weight_bytes(w);
+        if (!find_format(&format, w))
+            continue; /* refused when it is bound */
+        if (format == OCL_TERNARY_DICT && (w->codebook != NULL || !has_dict)) {
+            has_dict = has_dict || w->codebook == NULL;
+            d.fixed += dict_bytes;
+        }
+        if (w->n_mats == 1 && w->n_rows == 1)
+            d.fixed += (uint64_t)w->n_cols * sizeof(float);
+        if (!w->is_expert) {
+            d.fixed += n_bytes;
+            continue;
+        }
+        d.experts += n_bytes;
+        for (int64_t m = 0; m < w->n_mats; m++) {
+            const uint64_t one = matrix_bytes(w, format, m);
+            d.largest = one > d.largest ? one : d.largest;
+        }
+    }
+    return d;
+}
+
+/* A part of the memory is for activations. */
+enum { ACTIVATION_SHARE = 16 };
+
+qmoe_status ocl_plan(
+    qmi_device *device, const qmi_device_options *options, qmi_error *err)
+{
+    ocl_limits *limits = &device->limits;
+    if (options->memory_bytes != 0) {
+        limits->has_budget = true;
+        if (options->memory_bytes < limits->memory)
+            limits->memory = options->memory_bytes;
+    }
+    device->streams = limits->stream_all;
+    device->zero_copy =
+        limits->is_unified && !limits->has_budget && !limits->stream_all;
+    if (device->zero_copy)
+        return QMOE_OK;
+    const demand d = demand_of(options);
+    /* One matrix works while the next one comes. */
+    const uint64_t least = d.fixed + 2 * d.largest;
+    const uint64_t room = limits->memory - limits->memory / ACTIVATION_SHARE;
+    if (least > room)
+        return qmi_fail(err, QMOE_E_NOMEM,
+            "OpenCL device '%s': needs %" PRIu64 " bytes for what is not an "
+            "expert and two experts' matrices, %" PRIu64 " of %" PRIu64
+            " are available for weights",
+            device->name, least, room, limits->memory);
+    if (d.experts > room - d.fixed)
+        device->streams = true;
+    return QMOE_OK;
+}
+
 /* ---- chunks ---- */
 
 static ocl_chunk *add_chunk(ocl_weight *w, qmi_error *err)
@@ -86,12 +175,38 @@ static ocl_chunk *add_chunk(ocl_weight *w, qmi_error *err)
     return &grown[w->n_chunks++];
 }
 
+/* Weights are used where they lie when the device shares the host's memory and
+ * the place suits every vector its kernels load. */
+static bool use_in_place(
+    cl_mem *mem, qmi_device *device, const range *r, uint64_t *n_bytes)
+{
+    enum { ALIGNMENT = 64 };
+    cl_int status;
+    if (!device->zero_copy || r->data == NULL || r->n_bytes == 0 ||
+        (uintptr_t)r->data % ALIGNMENT != 0)
+        return false;
+    *mem = qmi_cl.CreateBuffer(device->context,
+        CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR, (size_t)r->n_bytes,
+        (void *)(uintptr_t)r->data, &status);
+    if (status != CL_SUCCESS)
+        *mem = NULL;
+    *n_bytes = 0; /* nothing of the device's */
+    return status == CL_SUCCESS;
+}
+
 static qmoe_status upload_range(qmi_device *device, const qmi_weight *host,
-    ocl_chunk *chunk, int part, range r, qmi_error *err)
+    ocl_chunk *chunk, int part, range r, cl_event *uploaded, qmi_error *err)
 {
     cl_mem *mem = &chunk->parts[part];
+    if (use_in_place(mem, device, &r, &chunk->n_bytes[part]))
+        return QMOE_OK;
     QMI_TRY(ocl_alloc(mem, device, r.n_bytes, host->name, err));
     chunk->n_bytes[part] = r.n_bytes;
+    if (uploaded != NULL && chunk->n_mats == 1) {
+        const void *data =
+            r.data != NULL ? r.data : qmi_weight_dense(host, chunk->first_mat);
+        return ocl_upload_later(device, *mem, data, r.n_bytes, uploaded, err);
+    }
     if (r.data != NULL)
         return ocl_upload(device, *mem, 0, r.data, r.n_bytes, err);
     const uint64_t each = r.n_bytes / (uint64_t)chunk->n_mats;
@@ -99,6 +214,27 @@ static qmoe_status upload_range(qmi_device *device, const qmi_weight *host,
         QMI_TRY(ocl_upload(device, *mem, (uint64_t)i * each,
             qmi_weight_dense(host, chunk->first_mat + i), each, err));
     return QMOE_OK;
+}
+
+qmoe_status ocl_chunk_fill(ocl_chunk *chunk, qmi_device *device,
+    const qmi_bound_weight *weight, int64_t mat, int64_t n, cl_event *uploaded,
+    qmi_error *err)
+{
+    const qmi_weight *host = weight->host;
+    const ocl_weight *w = weight->device;
+    *chunk = (ocl_chunk){
+        .first_mat = (int)mat, .n_mats = (int)n, .n_rows = (int)host->n_rows};
+    for (int part = 0; part < host->format->n_parts; part++)
+        QMI_TRY(upload_range(device, host, chunk, part,
+            part_range(host, w->format, part, mat, n), uploaded, err));
+    return QMOE_OK;
+}
+
+void ocl_chunk_release(qmi_device *device, ocl_chunk *chunk)
+{
+    for (int part = 0; part < QMI_MAX_PARTS; part++)
+        ocl_release(device, chunk->parts[part], chunk->n_bytes[part]);
+    *chunk = (ocl_chunk){0};
 }
 
 /* Rows of one dense matrix that is larger than a buffer. */
@@ -124,29 +260,16 @@ static qmoe_status upload_rows(qmi_device *device, const qmi_weight *host,
         chunk->n_rows = (int)n;
         const range r = {
             data + (uint64_t)row * row_bytes, (uint64_t)n * row_bytes};
-        QMI_TRY(upload_range(device, host, chunk, 0, r, err));
+        QMI_TRY(upload_range(device, host, chunk, 0, r, NULL, err));
     }
     return QMOE_OK;
 }
 
-static qmoe_status upload_mats(qmi_device *device, const qmi_weight *host,
-    ocl_weight *w, int64_t mat, int64_t n, qmi_error *err)
-{
-    ocl_chunk *chunk = add_chunk(w, err);
-    if (chunk == NULL)
-        return QMOE_E_NOMEM;
-    chunk->first_mat = (int)mat;
-    chunk->n_mats = (int)n;
-    chunk->n_rows = (int)host->n_rows;
-    for (int part = 0; part < host->format->n_parts; part++)
-        QMI_TRY(upload_range(device, host, chunk, part,
-            part_range(host, w->format, part, mat, n), err));
-    return QMOE_OK;
-}
-
 static qmoe_status upload_chunks(
-    qmi_device *device, const qmi_weight *host, ocl_weight *w, qmi_error *err)
+    qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
 {
+    const qmi_weight *host = weight->host;
+    ocl_weight *w = weight->device;
     const uint64_t limit = device->limits.max_chunk;
     int64_t n = 1;
     for (int64_t m = 0; m < host->n_mats; m += n) {
@@ -164,7 +287,10 @@ static qmoe_status upload_chunks(
         while (m + n < host->n_mats &&
                largest_part(host, w->format, m, n + 1) <= limit)
             n++;
-        QMI_TRY(upload_mats(device, host, w, m, n, err));
+        ocl_chunk *chunk = add_chunk(w, err);
+        if (chunk == NULL)
+            return QMOE_E_NOMEM;
+        QMI_TRY(ocl_chunk_fill(chunk, device, weight, m, n, NULL, err));
     }
     return QMOE_OK;
 }
@@ -184,7 +310,7 @@ static uint32_t pack_entry(const qmi_dict_entry *e)
 static qmoe_status upload_dict(
     cl_mem *out, qmi_device *device, const qmi_dict *dict, qmi_error *err)
 {
-    const uint64_t n_bytes = QMI_DICT_SIZE * sizeof(uint32_t);
+    const uint64_t n_bytes = dict_bytes;
     if (dict == NULL)
         return qmi_fail(err, QMOE_E_NOMEM, "out of memory: the dictionary");
     uint32_t *words =
@@ -235,13 +361,34 @@ static qmoe_status upload_vector(
     return status;
 }
 
-static qmoe_status upload(
-    qmi_device *device, const qmi_weight *host, ocl_weight *w, qmi_error *err)
+/* A stack whose matrices come when they are needed. */
+static bool is_to_stream(const qmi_device *device, const qmi_weight *host)
 {
+    return device->streams && host->n_mats > 1 &&
+           (host->is_expert || device->limits.stream_all);
+}
+
+static qmoe_status upload_matrices(
+    qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
+{
+    const qmi_weight *host = weight->host;
+    ocl_weight *w = weight->device;
+    if (is_to_stream(device, host)) {
+        w->entries = ocl_entries_create((size_t)host->n_mats, err);
+        return w->entries != NULL ? QMOE_OK : QMOE_E_NOMEM;
+    }
     /* The device cannot validate: everything is checked before. */
     for (int64_t m = 0; m < host->n_mats; m++)
         QMI_TRY(qmi_weight_check(host, m, err));
-    QMI_TRY(upload_chunks(device, host, w, err));
+    return upload_chunks(device, weight, err);
+}
+
+static qmoe_status upload(
+    qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
+{
+    const qmi_weight *host = weight->host;
+    ocl_weight *w = weight->device;
+    QMI_TRY(upload_matrices(device, weight, err));
     if (host->n_mats == 1 && host->n_rows == 1)
         QMI_TRY(upload_vector(device, host, w, err));
     if (w->format == OCL_TERNARY_DICT)
@@ -272,7 +419,7 @@ qmoe_status ocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
         return QMOE_E_NOMEM;
     w->format = format;
     qmi_bound_weight bound = {.host = host, .device = w};
-    qmoe_status status = upload(device, host, w, err);
+    qmoe_status status = upload(device, &bound, err);
     if (status == QMOE_OK && !device->tested[format]) {
         status = ocl_test_weight(device, &bound, err);
         device->tested[format] = status == QMOE_OK;
@@ -288,16 +435,16 @@ qmoe_status ocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
 void ocl_weight_unbind(qmi_device *device, qmi_bound_weight *weight)
 {
     ocl_weight *w = weight->device;
+    const int64_t n_mats = weight->host != NULL ? weight->host->n_mats : 0;
     *weight = (qmi_bound_weight){0};
     if (w == NULL)
         return;
     for (size_t i = 0; i < w->n_chunks; i++)
-        for (int part = 0; part < QMI_MAX_PARTS; part++)
-            ocl_release(
-                device, w->chunks[i].parts[part], w->chunks[i].n_bytes[part]);
+        ocl_chunk_release(device, &w->chunks[i]);
+    ocl_entries_destroy(device, w->entries, (size_t)n_mats);
     ocl_release(device, w->vector, w->vector_bytes);
     if (w->own_dict)
-        ocl_release(device, w->dict, QMI_DICT_SIZE * sizeof(uint32_t));
+        ocl_release(device, w->dict, dict_bytes);
     qmi_free(w->chunks);
     qmi_free(w);
 }

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The cache of streamed matrices. */
+#include "stream.h"
+
+#include "alloc.h"
+
+struct ocl_entry {
+    ocl_chunk chunk;
+    uint64_t n_bytes;
+    bool is_here;      /* uploaded or on its way */
+    int n_pins;        /* uses not launched yet */
+    cl_event uploaded; /* end of the upload */
+    cl_event used;     /* end of the last kernel that reads it, or NULL */
+    ocl_entry *newer, *older;
+};
+
+ocl_entry *ocl_entries_create(size_t n, qmi_error *err)
+{
+    return qmi_calloc(n, sizeof(ocl_entry), "a stack's places", err);
+}
+
+static ocl_entry *entry_of(const ocl_use *use)
+{
+    return &((const ocl_weight *)use->weight->device)->entries[use->mat];
+}
+
+static void pin(qmi_device *device, ocl_entry *e)
+{
+    if (e->n_pins++ == 0)
+        device->pinned_bytes += e->n_bytes;
+}
+
+static void unpin(qmi_device *device, ocl_entry *e)
+{
+    if (--e->n_pins == 0)
+        device->pinned_bytes -= e->n_bytes;
+}
+
+/* ---- the list ---- */
+
+static void unlink_entry(qmi_device *device, ocl_entry *e)
+{
+    *(e->newer != NULL ? &e->newer->older : &device->newest) = e->older;
+    *(e->older != NULL ? &e->older->newer : &device->oldest) = e->newer;
+    e->newer = e->older = NULL;
+}
+
+static void push_newest(qmi_device *device, ocl_entry *e)
+{
+    e->older = device->newest;
+    *(e->older != NULL ? &e->older->newer : &device->oldest) = e;
+    device->newest = e;
+}
+
+static void release_event(cl_event *event)
+{
+    if (*event != NULL)
+        qmi_cl.ReleaseEvent(*event);
+    *event = NULL;
+}
+
+/* Waits for the transfer and the kernels, then gives the memory back. */
+static cl_int drop(qmi_device *device, ocl_entry *e)
+{
+    cl_event last[2];
+    cl_uint n = 0;
+    if (e->uploaded != NULL)
+        last[n++] = e->uploaded;
+    if (e->used != NULL)
+        last[n++] = e->used;
+    const cl_int status =
+        n != 0 ? qmi_cl.WaitForEvents(n, last) : (cl_int)CL_SUCCESS;
+    release_event(&e->uploaded);
+    release_event(&e->used);
+    ocl_chunk_release(device, &e->chunk);
+    if (e->is_here) {
+        unlink_entry(device, e);
+        device->streamed_bytes -= e->n_bytes;
+    }
+    e->is_here = false;
+    return status;
+}
+
+void ocl_entries_destroy(qmi_device *device, ocl_entry *entries, size_t n)
+{
+    for (size_t i = 0; entries != NULL && i < n; i++)
+        drop(device, &entries[i]);
+    qmi_free(entries);
+}
+
+qmoe_status ocl_evict(qmi_device *device, bool *evicted, qmi_error *err)
+{
+    *evicted = false;
+    for (ocl_entry *e = device->oldest; e != NULL; e = e->newer) {
+        if (e->n_pins != 0)
+            continue;
+        const cl_int status = drop(device, e);
+        *evicted = true;
+        return status == CL_SUCCESS
+                   ? QMOE_OK
+                   : ocl_fail(device, "waiting for an expert", status, err);
+    }
+    return QMOE_OK;
+}
+
+/* ---- uses ---- */
+
+/* Starts the upload of a matrix that is not here. */
+static qmoe_status upload(
+    qmi_device *device, const ocl_use *use, ocl_entry *e, qmi_error *err)
+{
+    /* The device cannot validate. */
+    QMI_TRY(qmi_weight_check(use->weight->host, use->mat, err));
+    qmoe_status status = ocl_chunk_fill(
+        &e->chunk, device, use->weight, use->mat, 1, &e->uploaded, err);
+    const cl_int flushed = qmi_cl.Flush(device->transfers);
+    if (status == QMOE_OK && flushed != CL_SUCCESS)
+        status = ocl_fail(device, "an upload", flushed, err);
+    if (status != QMOE_OK) {
+        drop(device, e);
+        return status;
+    }
+    e->n_bytes = ocl_matrix_bytes(use->weight, use->mat);
+    e->is_here = true;
+    device->streamed_bytes += e->n_bytes;
+    push_newest(device, e);
+    return QMOE_OK;
+}
+
+/* Pins the matrix, here or on its way. */
+static qmoe_status fetch(qmi_device *device, const ocl_use *use, qmi_error *err)
+{
+    ocl_entry *e = entry_of(use);
+    if (!e->is_here)
+        QMI_TRY(upload(device, use, e, err));
+    pin(device, e);
+    return QMOE_OK;
+}
+
+static qmoe_status launch_use(qmi_device *device, const ocl_use *use,
+    ocl_launch_use launch, void *user, qmi_error *err)
+{
+    ocl_entry *e = entry_of(use);
+    cl_event finish = NULL;
+    QMI_TRY(launch(user, use, &e->chunk, e->uploaded, &finish, err));
+    if (finish != NULL) {
+        release_event(&e->used);
+        e->used = finish;
+    }
+    /* Events of a queue that was not flushed may never come. */
+    const cl_int flushed = qmi_cl.Flush(device->queue);
+    return flushed == CL_SUCCESS ? QMOE_OK
+                                 : ocl_fail(device, "a flush", flushed, err);
+}
+
+/* Phase by phase, what is here first; the order is otherwise kept.  What is
+ * here counts as used now. */
+static qmoe_status sort_uses(
+    qmi_device *device, ocl_use *uses, size_t n, qmi_error *err)
+{
+    ocl_use *sorted = qmi_calloc(n, sizeof *sorted, "a list of experts", err);
+    size_t at = 0;
+    if (sorted == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        if (entry_of(&uses[i])->is_here) {
+            unlink_entry(device, entry_of(&uses[i]));
+            push_newest(device, entry_of(&uses[i]));
+        }
+    for (int pass = 0; pass < 4; pass++)
+        for (size_t i = 0; i < n; i++)
+            if (uses[i].phase == pass / 2 &&
+                entry_of(&uses[i])->is_here == (pass % 2 == 0))
+                sorted[at++] = uses[i];
+    for (size_t i = 0; i < n; i++)
+        uses[i] = sorted[i];
+    qmi_free(sorted);
+    return QMOE_OK;
+}
+
+/* Whether the next matrix can come without sending away one that this
+ * operation still needs. */
+static bool has_room(const qmi_device *device, const ocl_use *use)
+{
+    const uint64_t fixed = device->allocated - device->streamed_bytes;
+    return fixed + device->pinned_bytes +
+               ocl_matrix_bytes(use->weight, use->mat) <=
+           device->limits.memory;
+}
+
+qmoe_status ocl_stream(qmi_device *device, ocl_use *uses, size_t n,
+    ocl_launch_use launch, void *user, qmi_error *err)
+{
+    size_t fetched = 0, launched = 0;
+    qmoe_status status = n != 0 ? sort_uses(device, uses, n, err) : QMOE_OK;
+    for (; launched < n && status == QMOE_OK; launched++) {
+        if (fetched == launched)
+            status = fetch(device, &uses[fetched], err);
+        if (status != QMOE_OK)
+            break;
+        fetched += fetched == launched;
+        status = launch_use(device, &uses[launched], launch, user, err);
+        unpin(device, entry_of(&uses[launched]));
+        while (status == QMOE_OK && fetched < n &&
+               (entry_of(&uses[fetched])->is_here ||
+                   has_room(device, &uses[fetched]))) {
+            status = fetch(device, &uses[fetched], err);
+            fetched += status == QMOE_OK;
+        }
+    }
+    for (size_t i = launched; i < fetched; i++)
+        unpin(device, entry_of(&uses[i]));
+    return status;
+}
