@@ -53,6 +53,13 @@ static const char help[] =
     "  --work-dir DIR       keep token states in a file there, not in memory\n"
     "  --group-size N       experts between two points of resumption (16)\n"
     "  --no-tokenizer       allow a checkpoint without spiece.model\n"
+    "  -b, --backend NAME   where calibration tokens go through the dense "
+    "part\n"
+    "                       of the model: cpu (default), opencl, cuda, auto;\n"
+    "                       experts stay on the CPU.  Backends round\n"
+    "                       differently, so results differ slightly\n"
+    "  --device D           device of the backend, as for generate\n"
+    "  --device-memory SIZE use at most this much of its memory\n"
     "  -t, --threads N      CPU threads (default: all processors); the result\n"
     "                       does not depend on it\n"
     "  --json               print the report as JSON\n"
@@ -249,6 +256,9 @@ static cli_exit run(int argc, char **argv)
         {"work-dir", 0, CLI_TEXT, &o->work_dir, 0, 0},
         {"group-size", 0, CLI_COUNT, &q.group_size, 1, 4096},
         {"no-tokenizer", 0, CLI_SET, &o->without_tokenizer, 0, 0},
+        {"backend", 'b', CLI_TEXT, &o->backend, 0, 0},
+        {"device", 0, CLI_TEXT, &o->device_name, 0, 0},
+        {"device-memory", 0, CLI_SIZE, &o->device_memory_bytes, 0, 0},
         {"threads", 't', CLI_COUNT, &q.n_threads, 1, CLI_MAX_THREADS},
         {"json", 0, CLI_SET, &q.as_json, 0, 0},
     };

@@ -106,7 +106,8 @@ static qmoe_status fetch_generated(const qmoe_model *m, qmi_error *err)
     return QMOE_OK;
 }
 
-static qmoe_status bind_weights(qmoe_session *s, qmi_error *err)
+static qmoe_status bind_weights(
+    qmoe_session *s, bool with_experts, qmi_error *err)
 {
     const qmoe_model *m = s->model;
     QMI_TRY(fetch_generated(m, err));
@@ -114,21 +115,24 @@ static qmoe_status bind_weights(qmoe_session *s, qmi_error *err)
         qmi_calloc(m->n_weights, sizeof *s->bound, "weight bindings", err);
     if (s->bound == NULL)
         return QMOE_E_NOMEM;
-    for (; s->n_bound < m->n_weights; s->n_bound++)
+    for (; s->n_bound < m->n_weights; s->n_bound++) {
+        if (m->weights[s->n_bound].is_expert && !with_experts)
+            continue;
         QMI_TRY(s->backend->weight_bind(
             &s->bound[s->n_bound], s->device, &m->weights[s->n_bound], err));
+    }
     return QMOE_OK;
 }
 
-static qmoe_status set_up(
-    qmoe_session *s, const qmoe_session_options *options, qmi_error *err)
+static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
+    bool with_experts, qmi_error *err)
 {
     const qmi_device_options device_options = {
         .n_threads = s->model->context->n_threads,
         .expert_cache_bytes = options->expert_cache_bytes,
         .memory_bytes = options->device_memory_bytes,
         .weights = s->model->weights,
-        .n_weights = s->model->n_weights,
+        .n_weights = with_experts ? s->model->n_weights : 0,
     };
     int64_t n_blocks = s->model->config.n_blocks[QMI_DECODER];
     qmi_place place;
@@ -144,14 +148,14 @@ static qmoe_status set_up(
         if (s->caches[i] == NULL)
             return QMOE_E_NOMEM;
     }
-    QMI_TRY(bind_weights(s, err));
+    QMI_TRY(bind_weights(s, with_experts, err));
     for (int stack = 0; stack < QMI_N_STACKS; stack++)
         QMI_TRY(upload_bias(s, stack, err));
     return QMOE_OK;
 }
 
-qmoe_status qmoe_session_create(
-    qmoe_session **out, qmoe_model *model, const qmoe_session_options *options)
+qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
+    const qmoe_session_options *options, bool with_experts)
 {
     *out = NULL;
     qmi_error *err = &model->context->error;
@@ -164,13 +168,19 @@ qmoe_status qmoe_session_create(
         return QMOE_E_NOMEM;
     s->model = model;
     s->capacity = known.expert_capacity;
-    qmoe_status status = set_up(s, &known, err);
+    qmoe_status status = set_up(s, &known, with_experts, err);
     if (status != QMOE_OK) {
         qmoe_session_destroy(s);
         return status;
     }
     *out = s;
     return QMOE_OK;
+}
+
+qmoe_status qmoe_session_create(
+    qmoe_session **out, qmoe_model *model, const qmoe_session_options *options)
+{
+    return qmi_session_create(out, model, options, true);
 }
 
 static void release_buffers(qmoe_session *s)

@@ -39,6 +39,11 @@ struct qmoe_session {
     int64_t longest_encoder;
 };
 
+/* qmoe_session_create, with or without the experts' stacks: without them their
+ * steps cannot run and take no memory of the device. */
+qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
+    const qmoe_session_options *options, bool with_experts);
+
 /* One pass over a list of steps. */
 typedef struct qmi_pass {
     int stack; /* whose position bias */

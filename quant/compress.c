@@ -51,6 +51,10 @@ static qmoe_status fill_defaults(qmi_job *job)
             "group size %d is not in 1..%d", o->group_size, MAX_GROUP);
     if (!(o->damping >= 0) || o->damping > 100)
         return qmi_fail(job->err, QMOE_E_INVALID, "damping is not in 0..100");
+    if (o->backend == NULL)
+        o->backend = "cpu";
+    QMI_TRY(qmi_place_find(
+        &job->place, job->context, o->backend, o->device_name, job->err));
     QMI_TRY(choose_quantiser(job));
     int width = qmi_pvq_width(qmi_format_find(job->recipe.quantiser->format));
     job->recipe.quant = (qmi_quant_options){
@@ -196,9 +200,15 @@ static qmoe_status start_pass(qmi_job *job)
         .quant = job->recipe.quant,
         .n_workers = job->n_workers,
     };
+    const qmoe_session_options place = {
+        .size = sizeof place,
+        .backend = job->place.info.backend,
+        .device = job->place.info.index,
+        .device_memory_bytes = job->options.device_memory_bytes,
+    };
     if (job->calibrated)
         QMI_TRY(qmi_forward_create(&job->forward, job->model, &job->calibration,
-            job->options.work_dir, job->err));
+            job->options.work_dir, &place, job->err));
     return qmi_expert_pass_create(&job->pass, job->model,
         job->calibrated ? &job->forward : NULL, &options, job->err);
 }

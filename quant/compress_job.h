@@ -14,12 +14,14 @@
 #include "journal.h"
 #include "manifest.h"
 #include "output_directory.h"
+#include "place.h"
 #include "stack_writer.h"
 
 typedef struct qmi_job {
     qmoe_context *context;
     qmoe_model *model;
     qmoe_compress_options options; /* defaults filled in */
+    qmi_place place;               /* of the forward pass */
     qmi_recipe recipe;
     qmi_dict *dictionary; /* owned; NULL: the generic one */
     qmi_calibration calibration;

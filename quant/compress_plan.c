@@ -265,5 +265,10 @@ uint64_t qmi_job_fingerprint(const qmi_job *job)
         (unsigned long long)job->calibration.hash, r->quantiser->method,
         r->quantiser->format, r->quant.damping, r->quant.fit_levels, r->p0,
         (int)r->quant.rotation, r->quant.rotation_seed, r->quant.passes);
+    /* Another device rounds otherwise, and may route otherwise. */
+    const qmoe_device_info *info = &job->place.info;
+    if (job->calibrated && strcmp(info->backend, "cpu") != 0)
+        n += snprintf(text + n, sizeof text - (size_t)n, "; %s %s",
+            info->backend, info->name);
     return qmi_hash64(text, (size_t)n);
 }

@@ -248,13 +248,11 @@ qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err)
 
 /* ---- creation ---- */
 
-static qmoe_status fill(
-    qmi_forward *f, qmoe_model *model, const char *work_dir, qmi_error *err)
+static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
+    const qmoe_session_options *place, qmi_error *err)
 {
-    const qmoe_session_options options = {
-        .size = sizeof options, .backend = "cpu"};
     int64_t most = 0;
-    QMI_TRY(qmoe_session_create(&f->session, model, &options));
+    QMI_TRY(qmi_session_create(&f->session, model, place, false));
     for (int stack = 0; stack < QMI_N_STACKS; stack++) {
         int64_t n_tokens = f->calibration->sets[stack].n_tokens;
         most = n_tokens > most ? n_tokens : most;
@@ -267,10 +265,11 @@ static qmoe_status fill(
 }
 
 qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
-    const qmi_calibration *calibration, const char *work_dir, qmi_error *err)
+    const qmi_calibration *calibration, const char *work_dir,
+    const qmoe_session_options *place, qmi_error *err)
 {
     *out = (qmi_forward){.calibration = calibration};
-    qmoe_status status = fill(out, model, work_dir, err);
+    qmoe_status status = fill(out, model, work_dir, place, err);
     if (status != QMOE_OK)
         qmi_forward_destroy(out);
     return status;

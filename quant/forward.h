@@ -21,9 +21,11 @@ typedef struct qmi_forward {
     float *weight;
 } qmi_forward;
 
-/* `model` must outlive it.  `work_dir`: see token_states.h. */
+/* `model` must outlive it.  `work_dir`: see token_states.h.  `place`: backend
+ * and device, and the memory to use there. */
 qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
-    const qmi_calibration *calibration, const char *work_dir, qmi_error *err);
+    const qmi_calibration *calibration, const char *work_dir,
+    const qmoe_session_options *place, qmi_error *err);
 void qmi_forward_destroy(qmi_forward *forward);
 
 /* Embeds the tokens of a stack. */

@@ -38,6 +38,12 @@ typedef struct qmoe_compress_options {
     int group_size;        /* experts between two journal entries; 0 = 16 */
     uint64_t memory_limit; /* bytes; 0 = what is available */
     const char *work_dir;  /* spill token states there; NULL = in memory */
+
+    /* Where calibration tokens go through attention, routers and dense layers,
+     * as in qmoe_session_options; NULL = "cpu".  Experts and quantisers stay on
+     * the CPU. */
+    const char *backend, *device_name;
+    uint64_t device_memory_bytes;
 } qmoe_compress_options;
 
 typedef struct qmoe_compress_report {
@@ -70,13 +76,14 @@ typedef struct qmoe_compress_report {
  * "<output>.partial", which is flushed to disk and renamed at the end: `output`
  * either is complete or does not appear.  An interrupted run with finished
  * experts is kept there for `resume`, which ends with the same bytes as an
- * undisturbed run.  Weights are read once, in order.  The result depends
- * neither on the number of threads nor on group_size, memory_limit, work_dir.
+ * undisturbed run.  Weights are read once, in order.  For one backend the result
+ * depends neither on the number of threads nor on group_size, memory_limit, work_dir.
  * E_EXISTS: `output` exists and !overwrite, or an interrupted run is there;
  * E_NO_SPACE: too little disk, found out before the work where possible;
  * E_NOMEM: memory_limit is below what one expert needs (the text says how
  * much); E_INVALID: options that do not fit, another job is resumed;
  * E_UNSUPPORTED: the source is already compressed, unknown format or method;
+ * E_NO_BACKEND: the backend or device is not there;
  * E_FORMAT: a broken source, a weight that is not finite. */
 QMOE_API qmoe_status qmoe_compress(qmoe_context *context,
     qmoe_compress_report *report, const char *source, const char *output,
