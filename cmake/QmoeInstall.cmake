@@ -25,6 +25,8 @@ if(QMOE_CLI)
   file(RELATIVE_PATH bin_to_lib ${CMAKE_INSTALL_FULL_BINDIR}
        ${CMAKE_INSTALL_FULL_LIBDIR})
   set_target_properties(qmoe_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${bin_to_lib}")
+  # What `qmoe selftest` runs; it contains the parts it checks.
+  install(TARGETS qmoe-check RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   install(TARGETS qmoe_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 # Each backend module registers its target in this property.

@@ -156,6 +156,16 @@ static qmoe_status choose_auto(
         known);
 }
 
+qmoe_status qmoe_find_device(qmoe_context *context, qmoe_device_info *out,
+    const char *backend, const char *device)
+{
+    qmi_place place;
+    qmoe_status status =
+        qmi_place_find(&place, context, backend, device, &context->error);
+    *out = place.info;
+    return status;
+}
+
 qmoe_status qmi_place_find(qmi_place *out, qmoe_context *context,
     const char *backend, const char *device, qmi_error *err)
 {

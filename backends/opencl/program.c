@@ -4,6 +4,7 @@
 #include "opencl.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "alloc.h"
@@ -159,6 +160,45 @@ static void store_in_cache(cl_program program, uint64_t key)
     qmi_free(binary);
 }
 
+#ifdef QMOE_OPENCL_BREAK
+/* QMOE_OPENCL_BREAK="program|from|to", in builds with tests alone: the program
+ * is compiled with its first `from` replaced, as by a compiler that gets it
+ * wrong.  *broken is the changed source, to be released by the caller. */
+static qmoe_status break_source(recipe *r, char **broken, qmi_error *err)
+{
+    const char *text = getenv("QMOE_OPENCL_BREAK");
+    char from[200], to[200];
+    const size_t n_name = strlen(r->name);
+    *broken = NULL;
+    if (text == NULL || strncmp(text, r->name, n_name) != 0 ||
+        sscanf(text + n_name, "|%199[^|]|%199[^|]", from, to) != 2)
+        return QMOE_OK;
+    for (cl_uint i = 0; i < r->n_sources; i++) {
+        const char *source = r->sources[i], *at = strstr(source, from);
+        if (at == NULL)
+            continue;
+        const size_t n = strlen(source) + strlen(to) + 1;
+        *broken = qmi_calloc(n, 1, "a program", err);
+        if (*broken == NULL)
+            return QMOE_E_NOMEM;
+        snprintf(*broken, n, "%.*s%s%s", (int)(at - source), source, to,
+            at + strlen(from));
+        r->sources[i] = *broken;
+        return QMOE_OK;
+    }
+    return qmi_fail(err, QMOE_E_INVALID,
+        "QMOE_OPENCL_BREAK: program %s has no '%s'", r->name, from);
+}
+#else
+static qmoe_status break_source(recipe *r, char **broken, qmi_error *err)
+{
+    (void)r;
+    (void)err;
+    *broken = NULL;
+    return QMOE_OK;
+}
+#endif
+
 static uint64_t key_of(const qmi_device *device, const recipe *r)
 {
     uint64_t key = device->identity;
@@ -196,12 +236,16 @@ qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err)
     if (out->program != NULL)
         return QMOE_OK;
     const int number = program - OCL_FIRST_FORMAT_PROGRAM;
-    const recipe r = program == OCL_BASE_PROGRAM
-                         ? base_recipe(&device->tuning)
-                         : format_recipe(&device->tuning,
-                               (ocl_format)(number / 2), number % 2 != 0);
+    recipe r = program == OCL_BASE_PROGRAM
+                   ? base_recipe(&device->tuning)
+                   : format_recipe(&device->tuning, (ocl_format)(number / 2),
+                         number % 2 != 0);
+    char *broken;
+    QMI_TRY(break_source(&r, &broken, err));
     const uint64_t key = key_of(device, &r);
-    if (build_from_cache(out, device, &r, key))
-        return QMOE_OK;
-    return build_from_source(out, device, &r, key, err);
+    qmoe_status status = QMOE_OK;
+    if (!build_from_cache(out, device, &r, key))
+        status = build_from_source(out, device, &r, key, err);
+    qmi_free(broken);
+    return status;
 }

@@ -3,6 +3,7 @@
  * of its contents because drivers trust the binaries they are given. */
 #include "program_cache.h"
 
+#include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +41,15 @@ static bool fits(int length)
 static bool cache_folder(char *path, bool create)
 {
     const char *base = getenv("XDG_CACHE_HOME");
+    const char *own = getenv("QMOE_OPENCL_CACHE");
     char parent[PATH_BYTES];
+    if (own != NULL && strcmp(own, "off") == 0)
+        return false;
+    if (own != NULL && own[0] == '/') {
+        if (create)
+            mkdir(own, 0700);
+        return fits(snprintf(path, PATH_BYTES, "%s", own));
+    }
     if (base != NULL && base[0] == '/') {
         if (!fits(snprintf(parent, sizeof parent, "%s", base)))
             return false;
@@ -66,6 +75,57 @@ static bool file_of(char *path, uint64_t key, bool create)
            fits(snprintf(path, PATH_BYTES, "%.4000s/opencl-%016" PRIx64 ".bin",
                folder, key));
 }
+
+/* ---- the size ---- */
+
+typedef struct cached {
+    char path[PATH_BYTES];
+    struct stat info;
+} cached;
+
+static uint64_t largest_size(void)
+{
+    const char *text = getenv("QMOE_OPENCL_CACHE_BYTES");
+    const uint64_t n = text != NULL ? strtoull(text, NULL, 10) : 0;
+    return n != 0 ? n : UINT64_C(1) << 28;
+}
+
+/* Bytes of all files of the cache, and the one used longest ago. */
+static uint64_t measure(const char *folder, cached *oldest)
+{
+    uint64_t total = 0;
+    DIR *directory = opendir(folder);
+    *oldest = (cached){.path = ""};
+    if (directory == NULL)
+        return 0;
+    for (struct dirent *e; (e = readdir(directory)) != NULL;) {
+        cached c;
+        if (strncmp(e->d_name, "opencl-", 7) != 0 ||
+            !fits(snprintf(
+                c.path, sizeof c.path, "%.3800s/%s", folder, e->d_name)) ||
+            lstat(c.path, &c.info) != 0 || !S_ISREG(c.info.st_mode))
+            continue;
+        total += (uint64_t)c.info.st_size;
+        if (oldest->path[0] == '\0' || c.info.st_mtime < oldest->info.st_mtime)
+            *oldest = c;
+    }
+    closedir(directory);
+    return total;
+}
+
+/* Removes what was used longest ago until the cache is within its bound. */
+static void shrink(void)
+{
+    char folder[PATH_BYTES];
+    cached oldest;
+    if (!cache_folder(folder, false))
+        return;
+    while (measure(folder, &oldest) > largest_size() && oldest.path[0] != '\0')
+        if (unlink(oldest.path) != 0)
+            return;
+}
+
+/* ---- files ---- */
 
 static unsigned char *read_file(FILE *file, size_t *n, uint64_t key)
 {
@@ -95,6 +155,8 @@ unsigned char *ocl_cache_load(size_t *n, uint64_t key)
     if (file == NULL)
         return NULL;
     unsigned char *binary = read_file(file, n, key);
+    if (binary != NULL)
+        futimens(fileno(file), NULL); /* used now */
     fclose(file);
     return binary;
 }
@@ -117,4 +179,6 @@ void ocl_cache_store(uint64_t key, const unsigned char *binary, size_t n)
     written = fclose(file) == 0 && written;
     if (!written || rename(aside, path) != 0)
         unlink(aside);
+    else
+        shrink();
 }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Compiled programs on disk, in $XDG_CACHE_HOME/qmoe or ~/.cache/qmoe.  A cache
- * that cannot be read or written is no error: programs are compiled again. */
+ * Compiled programs on disk, in $XDG_CACHE_HOME/qmoe or ~/.cache/qmoe, or in
+ * $QMOE_OPENCL_CACHE when that is an absolute path; not at all when it is
+ * "off".  At most 256 MiB or $QMOE_OPENCL_CACHE_BYTES are kept, the least
+ * recently used programs go first.  A cache that cannot be read or written is
+ * no error: programs are compiled again. */
 #ifndef QMI_OPENCL_PROGRAM_CACHE_H
 #define QMI_OPENCL_PROGRAM_CACHE_H
 

@@ -139,6 +139,8 @@ qmoe_status ocl_test_weight(
         .n_rows = w->n_rows < TEST_ROWS ? w->n_rows : TEST_ROWS,
         .n_tokens = device->tuning.many + 1,
     };
+    /* A streamed stack was not checked yet. */
+    QMI_TRY(qmi_weight_check(w, 0, err));
     qmoe_status status = weight_test_prepare(&t, device, err);
     if (status == QMOE_OK)
         status = test_decode(&t, device, err);
@@ -154,19 +156,21 @@ qmoe_status ocl_test_weight(
 
 /* One buffer per backend holds all operands of all tests, at these elements. */
 enum {
-    N_TOKENS = 5,
+    N_ROWS = 5,    /* of norm, cache and attention */
+    N_TOKENS = 40, /* of router and experts: several tiles for an expert */
     N_COLS = 32,
     N_FF = 20,
     N_EXPERTS = 3,
     AT_DST = 0,
-    AT_SRC = 200,
-    AT_BIAS = 400,
-    AT_LOGITS = 500,
-    AT_EXPERT = 520,
-    AT_WEIGHT = 540,
-    AT_INTS = 560,
-    AT_SPANS = 580,
-    N_ELEMENTS = 600,
+    AT_SRC = 1300,
+    AT_BIAS = 2600,
+    AT_LOGITS = 2700,
+    AT_EXPERT = 2820,
+    AT_WEIGHT = 2900,
+    AT_INTS = 2980,
+    AT_SEQUENCE = 2990,
+    AT_SPANS = 3030,
+    N_ELEMENTS = 3040,
     N_TEST_OPS = 7
 };
 
@@ -189,6 +193,10 @@ static void fill_test(device_test *t)
         t->data[i] = pattern(i);
     memcpy(t->data + AT_INTS, rows, sizeof rows);
     memcpy(t->data + AT_SPANS, spans, sizeof spans);
+    for (int32_t i = 0; i < N_TOKENS; i++) {
+        const int32_t sequence = i / 7;
+        memcpy(t->data + AT_SEQUENCE + i, &sequence, sizeof sequence);
+    }
     for (int w = 0; w < 3; w++) {
         const int64_t n = shapes[w][0] * shapes[w][1] * shapes[w][2];
         for (int64_t i = 0; i < n; i++)
@@ -214,7 +222,7 @@ static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
     const qmi_op_route route = {.expert = at(b, AT_EXPERT),
         .weight = at(b, AT_WEIGHT),
         .logits = at(b, AT_LOGITS),
-        .sequence = at(b, AT_SPANS + 5), /* 2, 3, 0: only changes matter */
+        .sequence = at(b, AT_SEQUENCE),
         .n_tokens = N_TOKENS,
         .n_experts = N_EXPERTS,
         .top_k = 2,
@@ -226,7 +234,7 @@ static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
         .spans = at(b, AT_SPANS),
         .bias = at(b, AT_BIAS),
         .n_spans = 2,
-        .n_queries = N_TOKENS,
+        .n_queries = N_ROWS,
         .n_heads = 4,
         .d_head = 8,
         .max_distance = 3,
@@ -236,11 +244,10 @@ static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
     switch (i) {
     case 0:
         return (qmi_op){.kind = QMI_OP_RMSNORM,
-            .u.rmsnorm = {dst, src, &w[0], N_TOKENS, 1e-6f}};
+            .u.rmsnorm = {dst, src, &w[0], N_ROWS, 1e-6f}};
     case 1:
         return (qmi_op){.kind = QMI_OP_KV_STORE,
-            .u.kv_store = {
-                dst, src, at(b, AT_INTS), N_TOKENS, N_COLS, N_TOKENS}};
+            .u.kv_store = {dst, src, at(b, AT_INTS), N_ROWS, N_COLS, N_ROWS}};
     case 2:
     case 3:
         return (qmi_op){.kind = QMI_OP_ROUTE, .u.route = route};

@@ -135,6 +135,14 @@ QMOE_API const char *qmoe_blas_core_wanted(void);
 QMOE_API qmoe_status qmoe_devices(qmoe_context *context, qmoe_device_info *out,
     size_t capacity, size_t *n) QMOE_MUST_CHECK;
 
+/* The device that a backend ("auto" or NULL: see qmoe_session_options) and a
+ * word (number, type or part of its name; NULL: the first) mean.
+ * E_INVALID: unknown backend, or several devices are meant; E_NO_BACKEND: the
+ * backend or such a device is not there. */
+QMOE_API qmoe_status qmoe_find_device(qmoe_context *context,
+    qmoe_device_info *out, const char *backend,
+    const char *device) QMOE_MUST_CHECK;
+
 /* ---- models ----------------------------------------------------------- */
 
 typedef struct qmoe_model qmoe_model;

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * qmoe selftest: every operation of a backend against the reference.  The work
+ * is that of the program qmoe-check, which survives a driver that crashes. */
+#include "cli.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char help[] =
+    "Usage: qmoe selftest [options]\n"
+    "\n"
+    "Runs every operation of every backend and device that is here on random,\n"
+    "extreme and structured inputs, in all weight formats, and compares each\n"
+    "result with the reference backend within its error bound.  Driver\n"
+    "compilers do make mistakes: run this once on a new device or driver.  A\n"
+    "crash or a hang of a driver is a failure of its case.  Takes seconds to\n"
+    "minutes.  (Sessions run a shorter test of their own when they open an\n"
+    "OpenCL device.)\n"
+    "\n"
+    "Options:\n"
+    "  -b, --backend NAME   only this backend: cpu, opencl, cuda\n"
+    "  --device D           only this device of it, by number, type (gpu, "
+    "cpu,\n"
+    "                       accelerator) or part of its name\n"
+    "  --op NAME            only this operation: embed, rmsnorm, linear,\n"
+    "                       kv-store, attention, route, expert-ffn, decode\n"
+    "  --seed N             other random inputs (default 1)\n"
+    "  --json               print the results as JSON\n"
+    "  -h, --help           this text\n"
+    "\n"
+    "Examples:\n"
+    "  qmoe selftest\n"
+    "  qmoe selftest --backend opencl --device gpu\n";
+
+typedef struct request {
+    const char *backend, *device, *op;
+    uint64_t seed;
+    bool as_json;
+} request;
+
+enum { PATH_BYTES = 4096, MAX_ARGUMENTS = 12 };
+
+/* It lies beside this program. */
+static bool find_program(char path[PATH_BYTES])
+{
+    static const char name[] = "qmoe-check";
+    ssize_t n = readlink("/proc/self/exe", path, PATH_BYTES - sizeof name);
+    if (n <= 0)
+        return false;
+    path[n] = '\0';
+    char *slash = strrchr(path, '/');
+    if (slash == NULL)
+        return false;
+    memcpy(slash + 1, name, sizeof name);
+    return access(path, X_OK) == 0;
+}
+
+/* What the device's word means, as a number for qmoe-check. */
+static cli_exit find_device(const request *r, char number[16])
+{
+    cli_session s;
+    qmoe_device_info info;
+    cli_exit code = cli_open_context(&s, 0);
+    if (code == CLI_OK) {
+        qmoe_status status =
+            qmoe_find_device(s.context, &info, r->backend, r->device);
+        if (status != QMOE_OK)
+            code = cli_fail_status(&s, status);
+        else
+            snprintf(number, 16, "%d", info.index);
+    }
+    cli_close(&s);
+    return code;
+}
+
+/* Runs the program; its exit status, or -1. */
+static int run_program(char *path, char **arguments)
+{
+    int status = 0;
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid < 0)
+        return -1;
+    if (pid == 0) {
+        execv(path, arguments);
+        _exit(127);
+    }
+    /* It gets the terminal's signals itself. */
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static cli_exit selftest(const request *r)
+{
+    char path[PATH_BYTES], device[16] = "", seed[32];
+    char *arguments[MAX_ARGUMENTS];
+    size_t n = 0;
+    /* Tells what is missing in the tool's words; auto is no backend. */
+    if (r->backend != NULL) {
+        cli_exit code = find_device(r, device);
+        if (code != CLI_OK)
+            return code;
+    }
+    if (!find_program(path))
+        return cli_fail(CLI_UNSUPPORTED,
+            "selftest: the program qmoe-check is not installed");
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)r->seed);
+    arguments[n++] = path;
+    arguments[n++] = "--seed";
+    arguments[n++] = seed;
+    if (r->backend != NULL) {
+        arguments[n++] = "--backend";
+        arguments[n++] = (char *)(uintptr_t)r->backend;
+    }
+    if (r->device != NULL) {
+        arguments[n++] = "--device";
+        arguments[n++] = device;
+    }
+    if (r->op != NULL) {
+        arguments[n++] = "--op";
+        arguments[n++] = (char *)(uintptr_t)r->op;
+    }
+    if (r->as_json)
+        arguments[n++] = "--json";
+    arguments[n] = NULL;
+    const int status = run_program(path, arguments);
+    if (cli_interrupted())
+        return cli_fail(CLI_INTERRUPTED, "interrupted");
+    if (status == 0)
+        return CLI_OK;
+    if (status == 2) /* it has said what is wrong */
+        return CLI_USAGE;
+    if (status == 1)
+        return cli_fail(CLI_BACKEND,
+            "the selftest failed: results of what failed cannot be trusted; "
+            "use another device or driver, or --backend cpu");
+    return cli_fail(
+        CLI_INTERNAL, "selftest: qmoe-check ended with status %d", status);
+}
+
+static cli_exit run(int argc, char **argv)
+{
+    request r = {.seed = 1};
+    const cli_option table[] = {
+        {"backend", 'b', CLI_TEXT, &r.backend, 0, 0},
+        {"device", 0, CLI_TEXT, &r.device, 0, 0},
+        {"op", 0, CLI_TEXT, &r.op, 0, 0},
+        {"seed", 0, CLI_COUNT, &r.seed, 0, INT64_MAX},
+        {"json", 0, CLI_SET, &r.as_json, 0, 0},
+    };
+    cli_exit code;
+    if (!cli_parse(&code, NULL, NULL, &cli_verb_selftest, argc, argv, table,
+            sizeof table / sizeof *table))
+        return code;
+    if (r.device != NULL && r.backend == NULL)
+        return cli_fail(
+            CLI_USAGE, "selftest: --device needs --backend to be given");
+    if (r.backend != NULL &&
+        (strcmp(r.backend, "auto") == 0 || strcmp(r.backend, "reference") == 0))
+        return cli_fail(CLI_USAGE,
+            "selftest: --backend: '%s' is not one to be checked", r.backend);
+    return selftest(&r);
+}
+
+const cli_verb cli_verb_selftest = {
+    "selftest", "check a device's results against the reference", help, run};
