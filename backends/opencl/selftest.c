@@ -226,7 +226,7 @@ static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
         .n_tokens = N_TOKENS,
         .n_experts = N_EXPERTS,
         .top_k = 2,
-        .capacity = i == 3};
+        .capacity = i == 3 ? 4 : 0};
     const qmi_op_attention attention = {.dst = dst,
         .q = src,
         .k = src,

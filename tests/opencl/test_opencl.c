@@ -336,6 +336,9 @@ static void test_bounded_cache(void **state)
     (void)state;
     const char *folder = QMOE_TEST_DIR "/opencl-cache-small";
     enum { MOST = 300000 };
+    char command[600];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    assert_int_equal(system(command), 0);
     setenv("QMOE_OPENCL_CACHE_BYTES", "300000", 1);
     assert_int_equal(try_with(mini, "QMOE_OPENCL_CACHE", folder, 0), QMOE_OK);
     assert_true(cache_bytes(folder) <= MOST);
