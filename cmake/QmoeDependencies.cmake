@@ -19,11 +19,18 @@ endif()
 
 # OpenCL: the headers; the loader is looked for when the program runs.
 set(QMOE_HAVE_OPENCL OFF)
+set(QMOE_HAVE_CLBLAST OFF)
 if(NOT QMOE_OPENCL STREQUAL "OFF")
   find_path(QMOE_OPENCL_INCLUDE_DIR CL/cl.h)
   mark_as_advanced(QMOE_OPENCL_INCLUDE_DIR)
   if(QMOE_OPENCL_INCLUDE_DIR)
     set(QMOE_HAVE_OPENCL ON)
+    # Dense products of many tokens; the library is looked for at run time.
+    find_path(QMOE_CLBLAST_INCLUDE_DIR clblast_c.h)
+    mark_as_advanced(QMOE_CLBLAST_INCLUDE_DIR)
+    if(QMOE_CLBLAST_INCLUDE_DIR)
+      set(QMOE_HAVE_CLBLAST ON)
+    endif()
   elseif(QMOE_OPENCL STREQUAL "ON")
     message(FATAL_ERROR "QMOE_OPENCL=ON but CL/cl.h is not found (opencl-c-headers)")
   endif()

@@ -7,6 +7,7 @@
 static const char *const base_names[] = {
 #define X(name) #name,
     QMI_CL_BASE_KERNELS(X)};
+static const char *const gemm_names[] = {QMI_CL_GEMM_KERNELS(X)};
 static const char *const format_names[] = {QMI_CL_FORMAT_KERNELS(X)};
 #undef X
 
@@ -15,8 +16,9 @@ ocl_call ocl_begin(qmi_device *device, int program, int kernel)
     return (ocl_call){
         .device = device,
         .kernel = device->programs[program].kernels[kernel],
-        .name = program == OCL_BASE_PROGRAM ? base_names[kernel]
-                                            : format_names[kernel],
+        .name = program == OCL_BASE_PROGRAM   ? base_names[kernel]
+                : program == OCL_GEMM_PROGRAM ? gemm_names[kernel]
+                                              : format_names[kernel],
     };
 }
 

@@ -59,6 +59,8 @@ static bool apply(ocl_limits *limits, const char *text, size_t n)
         lower(&group, value);
     else if (is_word(text, n, "alloc"))
         lower(&limits->max_alloc, value);
+    else if (is_word(text, n, "clblast"))
+        limits->clblast_tokens = value;
     else if (is_word(text, n, "chunk"))
         limits->max_chunk = value;
     else if (is_word(text, n, "memory")) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "clblast.h"
 #include "find.h"
 #include "program_cache.h"
 
@@ -66,6 +67,8 @@ static qmoe_status set_up(
             "OpenCL device '%s' cannot be used: %s", device->name, what);
     device->limits = ocl_read_limits(device->id);
     ocl_tune(&device->tuning, &device->limits, device->limits.is_cpu);
+    if (!ocl_clblast_load())
+        device->limits.clblast_tokens = 0;
     QMI_TRY(ocl_plan(device, options, err));
     device->identity = identity_of(device->id);
     device->context =
@@ -217,7 +220,14 @@ static const qmi_variant *variants(
         QMI_OP_MAP(X)
 #undef X
     };
-    (void)device;
+    static const qmi_variant linear[] = {
+        {"clblast", ocl_clblast_supports, ocl_clblast_linear},
+        {"plain", supports, ocl_run_linear},
+    };
+    if (kind == QMI_OP_LINEAR && device->limits.clblast_tokens != 0) {
+        *n = 2;
+        return linear;
+    }
     *n = 1;
     return &table[kind];
 }

@@ -30,6 +30,7 @@ typedef enum ocl_format {
  * and one for many. */
 enum {
     OCL_BASE_PROGRAM,
+    OCL_GEMM_PROGRAM,
     OCL_FIRST_FORMAT_PROGRAM,
     OCL_N_PROGRAMS = OCL_FIRST_FORMAT_PROGRAM + 2 * OCL_N_FORMATS
 };
@@ -47,6 +48,9 @@ enum {
     X(attention_values)                                                        \
     X(route)                                                                   \
     X(route_drop)
+#define QMI_CL_GEMM_KERNELS(X)                                                 \
+    X(widen)                                                                   \
+    X(finish_product)
 #define QMI_CL_FORMAT_KERNELS(X)                                               \
     X(pack)                                                                    \
     X(rotate_packed)                                                           \
@@ -58,6 +62,7 @@ enum {
     QMI_CL_BASE_KERNELS(X) OCL_N_BASE_KERNELS
 };
 enum { QMI_CL_FORMAT_KERNELS(X) OCL_N_FORMAT_KERNELS };
+enum { QMI_CL_GEMM_KERNELS(X) OCL_N_GEMM_KERNELS };
 #undef X
 enum { OCL_MAX_KERNELS = 16 };
 
@@ -84,8 +89,9 @@ typedef struct ocl_limits {
     uint64_t max_alloc, memory, local_memory;
     uint64_t max_chunk; /* of a weight; max_alloc but in tests */
     size_t max_group;
-    bool is_cpu;     /* which kernels it gets */
-    bool is_unified; /* its memory is the host's */
+    uint64_t clblast_tokens; /* products of as many go to CLBlast; 0: none */
+    bool is_cpu;             /* which kernels it gets */
+    bool is_unified;         /* its memory is the host's */
     bool has_budget; /* memory is less than the device has, on request */
     bool stream_all; /* for tests: no stack stays on the device */
     char problem[96];

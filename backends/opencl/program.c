@@ -14,6 +14,7 @@
 static const char *const base_kernels[] = {
 #define X(name) #name,
     QMI_CL_BASE_KERNELS(X) NULL};
+static const char *const gemm_kernels[] = {QMI_CL_GEMM_KERNELS(X) NULL};
 static const char *const format_kernels[] = {QMI_CL_FORMAT_KERNELS(X) NULL};
 #undef X
 
@@ -45,6 +46,17 @@ static recipe base_recipe(const ocl_tuning *t)
     snprintf(
         r.options, sizeof r.options, "-cl-std=CL1.2 -D LANES=%d", t->lanes);
     return r;
+}
+
+static recipe gemm_recipe(void)
+{
+    return (recipe){
+        .name = "gemm",
+        .sources = {ocl_source_common, ocl_source_gemm},
+        .n_sources = 2,
+        .options = "-cl-std=CL1.2",
+        .kernels = gemm_kernels,
+    };
 }
 
 static recipe format_recipe(const ocl_tuning *t, ocl_format format, bool many)
@@ -236,8 +248,9 @@ qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err)
     if (out->program != NULL)
         return QMOE_OK;
     const int number = program - OCL_FIRST_FORMAT_PROGRAM;
-    recipe r = program == OCL_BASE_PROGRAM
-                   ? base_recipe(&device->tuning)
+    recipe r = program == OCL_BASE_PROGRAM ? base_recipe(&device->tuning)
+               : program == OCL_GEMM_PROGRAM
+                   ? gemm_recipe()
                    : format_recipe(&device->tuning, (ocl_format)(number / 2),
                          number % 2 != 0);
     char *broken;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "clblast.h"
 
 static qmoe_status refuse(const qmi_device *device, const char *kernel,
     const char *format, double got, double want, qmi_error *err)
@@ -97,8 +98,11 @@ static qmoe_status test_decode(
     return QMOE_OK;
 }
 
-static qmoe_status test_product(
-    weight_test *t, qmi_device *device, int64_t n_tokens, qmi_error *err)
+typedef qmoe_status (*run_op)(
+    qmi_device *device, const qmi_op *op, qmi_error *err);
+
+static qmoe_status test_product(weight_test *t, qmi_device *device, run_op run,
+    const char *name, int64_t n_tokens, qmi_error *err)
 {
     const qmi_weight *w = t->weight->host;
     const int64_t first = w->n_rows - t->n_rows;
@@ -108,7 +112,7 @@ static qmoe_status test_product(
             .weight = t->weight,
             .n_tokens = n_tokens,
             .alpha = 1.0f}};
-    QMI_TRY(ocl_run_linear(device, &op, err));
+    QMI_TRY(run(device, &op, err));
     QMI_TRY(qmi_opencl_backend.buffer_read(device, t->got, op.u.linear.dst,
         (size_t)(n_tokens * w->n_rows) * 4, err));
     for (int64_t token = 0; token < n_tokens; token++)
@@ -122,10 +126,7 @@ static qmoe_status test_product(
             }
             const double got = t->got[token * w->n_rows + first + r];
             if (isfinite(size) && size < 1e37 && !close_to(got, sum, size))
-                return refuse(device,
-                    n_tokens > 1 ? "product of many tokens"
-                                 : "product of one token",
-                    w->format->name, got, sum, err);
+                return refuse(device, name, w->format->name, got, sum, err);
         }
     return QMOE_OK;
 }
@@ -145,9 +146,15 @@ qmoe_status ocl_test_weight(
     if (status == QMOE_OK)
         status = test_decode(&t, device, err);
     if (status == QMOE_OK)
-        status = test_product(&t, device, 1, err);
+        status = test_product(
+            &t, device, ocl_run_linear, "product of one token", 1, err);
     if (status == QMOE_OK)
-        status = test_product(&t, device, t.n_tokens, err);
+        status = test_product(&t, device, ocl_run_linear,
+            "product of many tokens", t.n_tokens, err);
+    if (status == QMOE_OK && device->limits.clblast_tokens != 0 &&
+        w->format->dense && !ocl_is_streamed(weight))
+        status = test_product(&t, device, ocl_clblast_linear,
+            "clblast, product", t.n_tokens, err);
     weight_test_free(device, &t);
     return status;
 }

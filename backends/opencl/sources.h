@@ -12,5 +12,6 @@ extern const char ocl_source_dense[];
 extern const char ocl_source_ternary_dict[];
 extern const char ocl_source_q2[];
 extern const char ocl_source_pvq[];
+extern const char ocl_source_gemm[];
 
 #endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Dense products of many tokens by CLBlast.  It multiplies float32: narrower
+ * weights are widened slab by slab into work space for every product, so that
+ * they take no more memory than they are stored in. */
+#include "clblast.h"
+
+enum { SLAB_BYTES = 1 << 25 };
+
+bool ocl_clblast_supports(const qmi_device *device, const qmi_op *op)
+{
+    const qmi_op_linear *o = &op->u.linear;
+    const ocl_weight *w = o->weight->device;
+    const ocl_limits *limits = &device->limits;
+    const uint64_t row_bytes = (uint64_t)o->weight->host->n_cols * 4;
+    const uint64_t out_bytes =
+        (uint64_t)o->n_tokens * (uint64_t)o->weight->host->n_rows * 4;
+    return limits->clblast_tokens != 0 &&
+           o->n_tokens >= (int64_t)limits->clblast_tokens &&
+           w->format <= OCL_F32 && w->entries == NULL &&
+           o->weight->host->rotation == 0 && o->n_tokens <= INT32_MAX - 64 &&
+           row_bytes <= limits->max_alloc && out_bytes <= limits->max_alloc;
+}
+
+/* Rows [row, row + n) of a chunk's matrix, as float32. */
+static qmoe_status widen(qmi_device *device, ocl_format format, cl_mem src,
+    uint64_t first, uint64_t n, qmi_error *err)
+{
+    const int64_t x = 1 << 14;
+    ocl_call call = ocl_begin(device, OCL_GEMM_PROGRAM, OCL_K_widen);
+    ocl_arg_mem(&call, device->scratch[OCL_PACKED].mem);
+    ocl_arg_mem(&call, src);
+    ocl_arg_ulong(&call, first);
+    ocl_arg_ulong(&call, n);
+    ocl_arg_int(&call, format == OCL_F16);
+    return ocl_run(&call, device->tuning.group, x,
+        (int64_t)((n + (uint64_t)x - 1) / (uint64_t)x), 1, err);
+}
+
+static qmoe_status multiply_chunk(qmi_device *device, const qmi_op_linear *o,
+    const ocl_chunk *chunk, qmi_error *err)
+{
+    const ocl_weight *w = o->weight->device;
+    const uint64_t n_cols = (uint64_t)o->weight->host->n_cols;
+    const uint64_t n_rows = (uint64_t)chunk->n_rows;
+    const uint64_t begin = (uint64_t)(o->mat - chunk->first_mat) * n_rows;
+    uint64_t slab = w->format == OCL_F32 ? n_rows : SLAB_BYTES / (n_cols * 4);
+    slab = slab < 1 ? 1 : slab > n_rows ? n_rows : slab;
+    if (w->format != OCL_F32)
+        QMI_TRY(ocl_reserve(device, OCL_PACKED, slab * n_cols * 4, err));
+    for (uint64_t row = 0; row < n_rows; row += slab) {
+        const uint64_t n = n_rows - row < slab ? n_rows - row : slab;
+        const uint64_t first = (begin + row) * n_cols;
+        const bool widens = w->format != OCL_F32;
+        if (widens)
+            QMI_TRY(widen(
+                device, w->format, chunk->parts[0], first, n * n_cols, err));
+        const ocl_gemm g = {
+            .a = o->src.buffer->mem,
+            .b = widens ? device->scratch[OCL_PACKED].mem : chunk->parts[0],
+            .c = device->scratch[OCL_RESULTS].mem,
+            .m = (size_t)o->n_tokens,
+            .n = (size_t)n,
+            .k = (size_t)n_cols,
+            .a_at = (size_t)(o->src.offset / 4),
+            .b_at = widens ? 0 : (size_t)first,
+            .c_at = (size_t)chunk->first_row + (size_t)row,
+            .a_step = (size_t)n_cols,
+            .b_step = (size_t)n_cols,
+            .c_step = (size_t)o->weight->host->n_rows,
+        };
+        QMI_TRY(ocl_clblast_run(device, &g, err));
+    }
+    return QMOE_OK;
+}
+
+qmoe_status ocl_clblast_linear(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_linear *o = &op->u.linear;
+    const ocl_weight *w = o->weight->device;
+    const int64_t n_rows = o->weight->host->n_rows;
+    QMI_TRY(ocl_build(device, OCL_GEMM_PROGRAM, err));
+    QMI_TRY(ocl_reserve(
+        device, OCL_RESULTS, (uint64_t)(o->n_tokens * n_rows) * 4, err));
+    for (size_t i = 0; i < w->n_chunks; i++) {
+        const ocl_chunk *chunk = &w->chunks[i];
+        if (o->mat >= chunk->first_mat &&
+            o->mat < chunk->first_mat + chunk->n_mats)
+            QMI_TRY(multiply_chunk(device, o, chunk, err));
+    }
+    ocl_call call = ocl_begin(device, OCL_GEMM_PROGRAM, OCL_K_finish_product);
+    ocl_arg_view(&call, o->dst);
+    ocl_arg_mem(&call, device->scratch[OCL_RESULTS].mem);
+    ocl_arg_view(&call, o->residual);
+    ocl_arg_int(&call, n_rows);
+    ocl_arg_float(&call, o->alpha);
+    ocl_arg_int(&call, o->relu);
+    ocl_arg_int(&call, o->residual.buffer != NULL);
+    return ocl_run(&call, device->tuning.group, n_rows, o->n_tokens, 1, err);
+}
