@@ -203,19 +203,13 @@ static void test_too_small(void **state)
 static void test_streamed(void **state)
 {
     (void)state;
-    static const char *const folders[] = {
-        "opencl-ternary-dict", "opencl-pvq", "opencl-pvq8", "opencl-q2"};
-    static const char *const limits[] = {"experts=streamed",
-        "experts=streamed,memory=7500K",
+    static const char *const limits[] = {"experts=streamed,memory=7500K",
         "style=gpu,local=32K,group=128,alloc=64M,memory=6800K"};
-    char path[512];
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
         setenv("QMOE_OPENCL_LIMITS", limits[i], 1);
         compare_model(mini);
-        for (int f = 0; f < N_FORMATS; f++) {
-            snprintf(path, sizeof path, "%s/%s", QMOE_TEST_DIR, folders[f]);
-            compare_model(path);
-        }
+        compare_model(QMOE_TEST_DIR "/opencl-ternary-dict");
+        compare_model(QMOE_TEST_DIR "/opencl-pvq");
         unsetenv("QMOE_OPENCL_LIMITS");
     }
 }
@@ -233,8 +227,7 @@ static void test_miscompiled(void **state)
         {NULL, "base|exp(last - largest)|exp(last)", "route"},
         {NULL, "base|used > capacity|used > 2", "route"},
         {NULL, "base|exp(x[i] - largest)|(x[i] - largest)", "attention"},
-        {NULL, "base|if (expert[expert_at + p] == e)|if (p == e)",
-            "expert-ffn"},
+        {NULL, "base|order[begin++] = p|order[begin++] = e", "expert-ffn"},
         {NULL, "base|begin + i, min(|begin, min(", "expert-ffn"},
         {NULL, "base|sum += weight[|sum -= weight[", "expert-ffn"},
         {NULL, "bf16|= BITS(w, c)|= BITS(w, 0)", "decode_rows of format bf16"},
@@ -388,7 +381,9 @@ static double loss_of(const char *path, const char *backend)
     const qmoe_session_options options = {
         .size = sizeof options, .backend = backend};
     const qmoe_eval_options eval = {
-        .size = sizeof eval, .text_path = QMOE_SOURCE_DIR "/README.md"};
+        .size = sizeof eval,
+        .text_path = QMOE_SOURCE_DIR "/README.md",
+        .max_samples = 6};
     if (qmoe_model_open(&model, context, path) != QMOE_OK ||
         qmoe_session_create(&session, model, &options) != QMOE_OK ||
         qmoe_session_eval(session, &result, &eval) != QMOE_OK)
@@ -424,7 +419,7 @@ static void test_compress(void **state)
         const qmoe_compress_options options = {.size = sizeof options,
             .calibration = &text,
             .n_calibration = 1,
-            .max_samples = 8,
+            .max_samples = 4,
             .backend = backends[i],
             .overwrite = true};
         if (qmoe_compress(context, &reports[i], mini,
