@@ -182,6 +182,64 @@ case_devices() {
     done
 }
 
+case_choose_device() {
+    expect 0 "$qmoe" generate "$m" -p x --max-new-tokens 1 --backend cpu \
+        --device 0
+    cp out first
+    for device in cpu CPU 00; do
+        expect 0 "$qmoe" generate "$m" -p x --max-new-tokens 1 \
+            --backend cpu --device $device
+        same out first
+    done
+    expect 0 "$qmoe" generate "$m" -p x --max-new-tokens 1 \
+        --backend reference --device "PLAIN c"
+    expect_error 6 "backend cpu has no device gpu; it has 0 '" \
+        generate "$m" -p x --backend cpu --device gpu
+    text >text
+    expect_error 6 "backend cpu has no device abacus; it has 0 '" \
+        eval "$m" --text text --backend cpu --device abacus
+    expect_error 6 "no backend has a device abacus; there are " \
+        generate "$m" -p x --device abacus
+    expect_error 6 "backend cpu has no device -1; it has 0 '" \
+        generate "$m" -p x --backend cpu --device -1
+}
+
+# The loader is there, but no driver, or there is no loader.
+case_no_driver() {
+    export OCL_ICD_VENDORS=$PWD/none
+    expect 0 "$qmoe" devices
+    grep -qE '^opencl .*not usable: .{10,}' out || fail "$(cat out)"
+    expect_error 6 "backend opencl is not available: " \
+        generate "$m" -p x --backend opencl
+    expect 0 "$qmoe" generate "$m" -p x --max-new-tokens 1
+}
+
+case_selftest() {
+    expect 0 "$qmoe" selftest --backend cpu --op route
+    has out "cpu/0 route" " 0 failed"
+    expect 0 "$qmoe" selftest --backend cpu --device cpu --op route --json
+    valid_json out
+    expect_error 2 "needs --backend" selftest --device 0
+    expect_error 2 "'auto' is not one" selftest --backend auto
+    expect_error 2 "unknown backend 'abacus'" selftest --backend abacus
+    expect_error 6 "no device 9" selftest --backend cpu --device 9
+}
+
+case_compress_backend() {
+    text >text
+    compress() {
+        expect 0 "$qmoe" compress "$mini" -o "$1" --calib text --samples 1 \
+            --backend "$2"
+    }
+    compress one cpu
+    compress two reference
+    expect_error 6 "no device 7" compress "$mini" -o three --calib text \
+        --backend cpu --device 7
+    expect_error 2 "unknown backend 'abacus'" compress "$mini" -o three \
+        --calib text --backend abacus
+    nothing_left three
+}
+
 # The tokens of MODEL with each of the options, given as words.
 same_tokens() {
     local model=$1 place first=$2
