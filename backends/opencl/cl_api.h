@@ -31,6 +31,7 @@
     X(GetProgramBuildInfo)                                                     \
     X(ReleaseProgram)                                                          \
     X(CreateKernel)                                                            \
+    X(GetKernelWorkGroupInfo)                                                  \
     X(ReleaseKernel)                                                           \
     X(SetKernelArg)                                                            \
     X(EnqueueNDRangeKernel)                                                    \

@@ -73,6 +73,12 @@ qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
         (size_t)((x + local - 1) / local * local), (size_t)y, (size_t)z};
     const size_t first[3] = {0, (size_t)call->first_y, 0};
     cl_int status = call->status;
+    if ((uint64_t)local > call->device->limits.max_group)
+        return qmi_fail(err, QMOE_E_DEVICE,
+            "OpenCL device '%s': kernel %s needs groups of %lld work-items, "
+            "there are %zu",
+            call->device->name, call->name, (long long)local,
+            call->device->limits.max_group);
     if (status == CL_SUCCESS)
         status = qmi_cl.EnqueueNDRangeKernel(call->device->queue, call->kernel,
             3, first, globals, locals, call->after != NULL,

@@ -3,6 +3,7 @@
  * tuning. */
 #include "opencl.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,6 +243,24 @@ static qmoe_status build_from_source(ocl_program *out, qmi_device *device,
     return QMOE_OK;
 }
 
+/* What a kernel takes must be what the device, or the one it imitates, has. */
+static qmoe_status check_kernels(qmi_device *device, const ocl_program *built,
+    const recipe *r, qmi_error *err)
+{
+    for (size_t i = 0; r->kernels[i] != NULL; i++) {
+        cl_ulong local = 0;
+        qmi_cl.GetKernelWorkGroupInfo(built->kernels[i], device->id,
+            CL_KERNEL_LOCAL_MEM_SIZE, sizeof local, &local, NULL);
+        if (local > device->limits.local_memory)
+            return qmi_fail(err, QMOE_E_DEVICE,
+                "OpenCL device '%s': kernel %s of program %s needs %" PRIu64
+                " bytes of local memory, there are %" PRIu64,
+                device->name, r->kernels[i], r->name, (uint64_t)local,
+                device->limits.local_memory);
+    }
+    return QMOE_OK;
+}
+
 qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err)
 {
     ocl_program *out = &device->programs[program];
@@ -260,5 +279,5 @@ qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err)
     if (!build_from_cache(out, device, &r, key))
         status = build_from_source(out, device, &r, key, err);
     qmi_free(broken);
-    return status;
+    return status == QMOE_OK ? check_kernels(device, out, &r, err) : status;
 }

@@ -191,6 +191,10 @@ static void test_too_small(void **state)
     assert_int_equal(try_limits("style=gpu,group=16"), QMOE_E_NO_BACKEND);
     expect_text("work-groups");
     assert_int_equal(try_limits("style=gpu,group=128,local=32K"), QMOE_OK);
+    assert_int_equal(try_with(QMOE_TEST_DIR "/opencl-pvq", "QMOE_OPENCL_LIMITS",
+                         "style=gpu,local=100", 0),
+        QMOE_E_DEVICE);
+    expect_text("bytes of local memory, there are 100");
     static const char *const malformed[] = {"memory", "memory=", "memory=x",
         "memory=1X", "memory=0", "style=tpu", "alloc=99999999999G", "foo=1"};
     for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
@@ -380,8 +384,7 @@ static double loss_of(const char *path, const char *backend)
     qmoe_eval_result result = {0};
     const qmoe_session_options options = {
         .size = sizeof options, .backend = backend};
-    const qmoe_eval_options eval = {
-        .size = sizeof eval,
+    const qmoe_eval_options eval = {.size = sizeof eval,
         .text_path = QMOE_SOURCE_DIR "/README.md",
         .max_samples = 6};
     if (qmoe_model_open(&model, context, path) != QMOE_OK ||
