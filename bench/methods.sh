@@ -35,12 +35,16 @@ echo "Calibration: $samples documents. Uncompressed loss: $(printf %.5f "$(loss_
 echo
 echo "| method | output error | zeros | entropy | bits | loss | seconds |"
 echo "|---|---|---|---|---|---|---|"
-row "rtn, ternary-dict" --method rtn
-row "gptq, ternary-dict, minmax (the paper)"
-row "gptq, ternary-dict, fit" --levels fit
-row "gptq, ternary-dict, fit, fitted dictionary" --levels fit --dict fit
+row "rtn, ternary-dict" --method rtn --format ternary-dict
+row "gptq, ternary-dict, minmax (the paper)" --format ternary-dict
+row "gptq, ternary-dict, fit" --format ternary-dict --levels fit
+row "gptq, ternary-dict, fit, fitted dictionary" --format ternary-dict \
+    --levels fit --dict fit
 row "rtn, q2" --method rtn --format q2
 row "gptq, q2" --format q2
-row "gptq, pvq, no rotation" --format pvq --rotation 0
-row "gptq, pvq" --format pvq
+row "rtn, pvq" --method rtn
+row "gptq, pvq, no rotation" --rotation 0
+row "gptq, pvq, 4 passes" --passes 4
+row "gptq, pvq (the default)"
+row "gptq, pvq and pvq8, --bits 0.7" --bits 0.7
 row "gptq, pvq8" --format pvq8

@@ -3,6 +3,7 @@
 #include "cli.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,21 +23,35 @@ static const char help[] =
     "\n"
     "Options:\n"
     "  -o, --output OUT     the directory to make (required)\n"
-    "  --format FORMAT      how experts are stored: ternary-dict (default;\n"
-    "                       three values per row, codewords of a fixed\n"
-    "                       dictionary), pvq (0.56 bit), pvq8 (0.88 bit),\n"
-    "                       q2 (2 bits)\n"
+    "  --format FORMAT      how experts are stored: pvq (default; 0.56 bit "
+    "per\n"
+    "                       weight and a scale per row), pvq8 (0.88 bit),\n"
+    "                       ternary-dict (the paper's: three values per row,\n"
+    "                       codewords of a fixed dictionary), q2 (2 bits)\n"
+    "  --bits B             choose between pvq and pvq8 for each stack (the\n"
+    "                       matrices of one kind of all experts of a block) "
+    "so\n"
+    "                       that experts take at most B bits per weight, all\n"
+    "                       bytes counted, at the least output error, which "
+    "is\n"
+    "                       measured first\n"
     "  --method METHOD      gptq: against the inputs each expert really sees\n"
     "                       (default with --calib); rtn: round to nearest\n"
-    "  --levels RULE        ternary levels: minmax (default, the paper's: row\n"
+    "  --levels RULE        ternary-dict: minmax (default, the paper's: row\n"
     "                       minimum and maximum) or fit (less error)\n"
-    "  --dict WHICH         ternary dictionary: paper (default) or fit, made\n"
-    "                       for this model's share of zeros\n"
+    "  --dict WHICH         ternary-dict: dictionary paper (default) or fit,\n"
+    "                       made for this model's share of zeros\n"
     "  --damping F          added to the second moments, in units of their\n"
     "                       mean diagonal (default 0.1)\n"
-    "  --rotation N         pvq: columns per Hadamard block, a power of two;\n"
-    "                       0 = none (default 64)\n"
-    "  --passes N           pvq: descent passes after the sweep (default 4)\n"
+    "  --rotation N         pvq, pvq8: columns per Hadamard block, a power of "
+    "two\n"
+    "                       up to 1024; 0 = none; auto (default): for each\n"
+    "                       matrix the largest up to 64 that divides its "
+    "width\n"
+    "  --passes N           descent passes after the sweep (default 16 for pvq "
+    "and\n"
+    "                       pvq8, 4 for --levels fit); more lower the error a\n"
+    "                       little and take longer\n"
     "\n"
     "Calibration:\n"
     "  --calib FILE         text, one document per line, or JSON lines with a\n"
@@ -68,7 +83,14 @@ static const char help[] =
     "Examples:\n"
     "  qmoe compress models/switch-mini -o build/m --calib calib.txt "
     "--samples 256\n"
+    "  qmoe compress models/switch-mini -o build/m --calib calib.txt --bits "
+    "0.7\n"
     "  qmoe compress models/switch-mini -o build/m --method rtn --force\n";
+
+/* NO_PASSES: the option was not given, the format decides. */
+enum { MAX_PASSES = 256, NO_PASSES = MAX_PASSES + 1 };
+/* The same for the number of bits. */
+static const float no_bits = -1;
 
 static double share(uint64_t part, uint64_t whole)
 {
@@ -78,10 +100,10 @@ static double share(uint64_t part, uint64_t whole)
 /* What the options say, and what the tool derives from them. */
 typedef struct request {
     const char *source, *output;
-    const char *levels, *dict;
+    const char *levels, *dict, *rotation;
     cli_texts calibration;
-    uint64_t n_threads, seed, group_size, rotation, passes;
-    float damping;
+    uint64_t n_threads, seed, group_size, passes;
+    float damping, bits;
     bool as_json;
     qmoe_compress_options options;
 } request;
@@ -97,6 +119,10 @@ static void json_plan(cJSON *json, const qmoe_compress_report *r)
     cli_json_count(plan, "encoder_tokens", r->n_encoder_tokens);
     cli_json_count(plan, "decoder_tokens", r->n_decoder_tokens);
     cli_json_count(plan, "skipped_documents", r->n_skipped_documents);
+    if (r->most_bits == 0)
+        return;
+    cli_json_real(plan, "least_bits", r->least_bits);
+    cli_json_real(plan, "most_bits", r->most_bits);
 }
 
 static void json_result(cJSON *json, const qmoe_compress_report *r)
@@ -139,6 +165,12 @@ static void print_plan(const request *q, const qmoe_compress_report *r)
     printf("  calibration  %" PRIu64 " samples, %" PRIu64 " + %" PRIu64
            " tokens\n",
         r->n_samples, r->n_encoder_tokens, r->n_decoder_tokens);
+    if (r->most_bits != 0)
+        printf(
+            "  formats      pvq and pvq8, at most %.4f bits per expert weight "
+            "(possible: %.4f to %.4f)\n",
+            q->options.bits, ceil(1e4 * r->least_bits) / 1e4,
+            floor(1e4 * r->most_bits) / 1e4);
     printf("  size         %s -> about %s\n",
         cli_human_bytes(r->source_bytes).text,
         cli_human_bytes(r->planned_output_bytes).text);
@@ -206,6 +238,25 @@ static cli_exit choose(bool *second, const char *option, const char *word,
         option, word, first_word, second_word);
 }
 
+/* "auto" or a block; the library's 0 stands for auto, -1 for none. */
+static cli_exit read_rotation(int *out, const char *word)
+{
+    enum { LARGEST = 1024 };
+    char *end = NULL;
+    *out = 0;
+    if (strcmp(word, "auto") == 0)
+        return CLI_OK;
+    unsigned long block = strtoul(word, &end, 10);
+    if (word[0] < '0' || word[0] > '9' || *end != '\0' || block > LARGEST ||
+        (block & (block - 1)) != 0)
+        return cli_fail(CLI_USAGE,
+            "compress: --rotation: '%s' is neither auto nor 0 nor a power of "
+            "two up to %d",
+            word, LARGEST);
+    *out = block == 0 ? -1 : (int)block;
+    return CLI_OK;
+}
+
 static cli_exit finish_options(request *q)
 {
     qmoe_compress_options *o = &q->options;
@@ -218,11 +269,21 @@ static cli_exit finish_options(request *q)
     o->seed = (uint32_t)q->seed;
     o->damping = (double)q->damping;
     o->group_size = (int)q->group_size;
+    if (q->bits != no_bits) {
+        /* To the digits a float holds. */
+        o->bits = round((double)q->bits * 1e6) / 1e6;
+        if (o->bits <= 0)
+            return cli_fail(CLI_USAGE,
+                "compress: --bits: no format takes %g bits per weight",
+                (double)q->bits);
+    }
     /* The library's zero means "default". */
-    o->rotation = q->rotation == 0 ? -1 : (int)q->rotation;
-    o->passes = q->passes == 0 ? -1 : (int)q->passes;
-    cli_exit code =
-        choose(&o->fit_levels, "levels", q->levels, "minmax", "fit");
+    o->passes = q->passes == 0           ? -1
+                : q->passes == NO_PASSES ? 0
+                                         : (int)q->passes;
+    cli_exit code = read_rotation(&o->rotation, q->rotation);
+    if (code == CLI_OK)
+        code = choose(&o->fit_levels, "levels", q->levels, "minmax", "fit");
     if (code == CLI_OK)
         code = choose(&o->fit_dictionary, "dict", q->dict, "paper", "fit");
     return code;
@@ -233,8 +294,9 @@ static cli_exit run(int argc, char **argv)
     request q = {.output = "",
         .levels = "minmax",
         .dict = "paper",
-        .rotation = 64,
-        .passes = 4,
+        .rotation = "auto",
+        .passes = NO_PASSES,
+        .bits = no_bits,
         .damping = 0.1f};
     qmoe_compress_options *o = &q.options;
     const cli_option table[] = {
@@ -244,8 +306,9 @@ static cli_exit run(int argc, char **argv)
         {"levels", 0, CLI_TEXT, &q.levels, 0, 0},
         {"dict", 0, CLI_TEXT, &q.dict, 0, 0},
         {"damping", 0, CLI_REAL, &q.damping, 0, 100},
-        {"rotation", 0, CLI_COUNT, &q.rotation, 0, 1024},
-        {"passes", 0, CLI_COUNT, &q.passes, 0, 64},
+        {"bits", 0, CLI_REAL, &q.bits, 0, 16},
+        {"rotation", 0, CLI_TEXT, &q.rotation, 0, 0},
+        {"passes", 0, CLI_COUNT, &q.passes, 0, MAX_PASSES},
         {"calib", 0, CLI_TEXTS, &q.calibration, 0, 0},
         {"samples", 0, CLI_COUNT, &o->max_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &q.seed, 0, UINT32_MAX},

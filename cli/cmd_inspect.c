@@ -14,11 +14,14 @@ static const char help[] =
     "kind\n"
     "of all experts of a block), and the other weights in sum; with --json "
     "each\n"
-    "of them.  All bytes that belong to a weight count: codes, offsets, "
-    "levels,\n"
-    "padding.  Zeros are shares; the entropy is that of the three levels, in\n"
-    "bits per weight, and its total the mean over all expert weights.  Ratios\n"
-    "compare with 16 bits per weight.\n"
+    "of them.  All bytes that belong to a weight count: codes, offsets,\n"
+    "levels, padding.  Zeros are shares of the stored values; the entropy is\n"
+    "that of the three levels, in bits per weight, and its total the mean "
+    "over\n"
+    "all expert weights.  Ratios compare with 16 bits per weight.  Stacks may\n"
+    "have different formats ('qmoe compress --bits'); the rotation is the "
+    "block\n"
+    "of columns under whose Hadamard rotation a stack is stored.\n"
     "\n"
     "Options:\n"
     "  --stats              decode every weight for zeros and entropy\n"
@@ -30,6 +33,9 @@ static const char help[] =
     "Examples:\n"
     "  qmoe inspect build/m\n"
     "  qmoe inspect build/m --json\n";
+
+/* More than the library knows. */
+enum { MAX_FORMATS = 16 };
 
 /* A weight and what was counted in it. */
 typedef struct row {
@@ -47,11 +53,19 @@ typedef struct totals {
     bool has_entropy;
 } totals;
 
+/* The expert stacks in one format. */
+typedef struct format_share {
+    const char *name;
+    uint64_t n_stacks, n_weights, n_bytes;
+} format_share;
+
 typedef struct inspection {
     qmoe_model_info info;
     row *rows;
     size_t n_rows;
     totals sum;
+    format_share formats[MAX_FORMATS]; /* in the order of their first stack */
+    size_t n_formats, n_stacks;
 } inspection;
 
 static double per(double a, uint64_t b)
@@ -80,6 +94,22 @@ static void add(totals *sum, const row *r)
     sum->n_zeros += r->stats.n_zeros;
     sum->has_entropy |= r->has_entropy;
     sum->entropy_sum += r->stats.entropy_bits * (double)r->info.n_weights;
+}
+
+static void add_format(inspection *in, const qmoe_weight_info *w)
+{
+    size_t i = 0;
+    while (i < in->n_formats && strcmp(in->formats[i].name, w->format) != 0)
+        i++;
+    if (!w->is_expert || i == MAX_FORMATS)
+        return;
+    in->n_formats += i == in->n_formats;
+    in->n_stacks++;
+    format_share *f = &in->formats[i];
+    f->name = w->format;
+    f->n_stacks++;
+    f->n_weights += w->n_weights;
+    f->n_bytes += w->n_bytes;
 }
 
 /* ---- gathering ---- */
@@ -114,7 +144,8 @@ static cli_exit take_stats(
         if (status != QMOE_OK)
             return cli_fail_status(s, status);
         r->has_stats = true;
-        r->has_entropy = in->info.compressed && r->info.is_expert;
+        r->has_entropy = in->info.compressed && r->info.is_expert &&
+                         strcmp(r->info.format, "ternary-dict") == 0;
         progress.done += r->info.n_bytes;
     }
     return CLI_OK;
@@ -133,8 +164,10 @@ static cli_exit gather(
             return cli_fail_status(s, status);
     }
     cli_exit code = take_stats(s, in, all, none);
-    for (size_t i = 0; code == CLI_OK && i < in->n_rows; i++)
+    for (size_t i = 0; code == CLI_OK && i < in->n_rows; i++) {
         add(&in->sum, &in->rows[i]);
+        add_format(in, &in->rows[i].info);
+    }
     return code;
 }
 
@@ -154,6 +187,7 @@ static cJSON *json_row(const row *r)
     cJSON *json = cJSON_CreateObject();
     cli_json_text(json, "name", w->name);
     cli_json_text(json, "format", w->format);
+    cli_json_count(json, "rotation", (uint64_t)w->rotation);
     cJSON *shape = cJSON_AddArrayToObject(json, "shape");
     if (w->is_expert)
         cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_matrices));
@@ -190,6 +224,20 @@ static void json_totals(cJSON *json, const totals *t)
         per(2 * (double)t->expert_weights, t->expert_bytes));
 }
 
+/* One member per format that experts are stored in. */
+static void json_formats(cJSON *json, const inspection *in)
+{
+    cJSON *formats = cJSON_AddObjectToObject(json, "formats");
+    for (size_t i = 0; i < in->n_formats; i++) {
+        const format_share *f = &in->formats[i];
+        cJSON *entry = cJSON_AddObjectToObject(formats, f->name);
+        cli_json_count(entry, "stacks", f->n_stacks);
+        cli_json_count(entry, "n_weights", f->n_weights);
+        cli_json_count(entry, "bytes", f->n_bytes);
+        cli_json_real(entry, "bits_per_weight", bits(f->n_bytes, f->n_weights));
+    }
+}
+
 static void print_json(const char *model, const inspection *in)
 {
     cJSON *json = cJSON_CreateObject();
@@ -198,6 +246,7 @@ static void print_json(const char *model, const inspection *in)
     cli_json_text(json, "format", in->info.format);
     cJSON_AddBoolToObject(json, "compressed", in->info.compressed);
     json_totals(json, &in->sum);
+    json_formats(json, in);
     cJSON *weights = cJSON_AddArrayToObject(json, "weights");
     for (size_t i = 0; i < in->n_rows; i++)
         cJSON_AddItemToArray(weights, json_row(&in->rows[i]));
@@ -220,10 +269,10 @@ static void print_shares(
     fputc('\n', stdout);
 }
 
-static void print_line(
-    const char *shape, const char *format, uint64_t n_bytes, uint64_t n_weights)
+static void print_line(const char *shape, const char *format,
+    const char *rotation, uint64_t n_bytes, uint64_t n_weights)
 {
-    printf("  %-16s  %-12s  %10s  %11.4f", shape, format,
+    printf("  %-16s  %-12s  %8s  %10s  %11.4f", shape, format, rotation,
         cli_human_bytes(n_bytes).text, bits(n_bytes, n_weights));
 }
 
@@ -235,7 +284,10 @@ static void print_expert(const row *r, int width)
         w->n_matrices, w->n_rows, w->n_cols);
     cli_print_name(stdout, w->name);
     printf("%*s", width - (int)strlen(w->name), "");
-    print_line(shape, w->format, w->n_bytes, w->n_weights);
+    char rotation[16] = "-";
+    if (w->rotation != 0)
+        snprintf(rotation, sizeof rotation, "%d", w->rotation);
+    print_line(shape, w->format, rotation, w->n_bytes, w->n_weights);
     print_shares(r->has_stats, per((double)r->stats.n_zeros, w->n_weights),
         r->has_entropy, r->stats.entropy_bits);
 }
@@ -249,15 +301,16 @@ static void print_table(const inspection *in)
         if (in->rows[i].info.is_expert &&
             (int)strlen(in->rows[i].info.name) > width)
             width = (int)strlen(in->rows[i].info.name);
-    printf("%-*s  %-16s  %-12s  %10s  %11s  %8s  %7s\n", width, "weight",
-        "shape", "format", "size", "bits/weight", "zeros", "entropy");
+    printf("%-*s  %-16s  %-12s  %8s  %10s  %11s  %8s  %7s\n", width, "weight",
+        "shape", "format", "rotation", "size", "bits/weight", "zeros",
+        "entropy");
     for (size_t i = 0; i < in->n_rows; i++)
         if (in->rows[i].info.is_expert)
             print_expert(&in->rows[i], width);
     char n_others[32];
     snprintf(n_others, sizeof n_others, "%" PRIu64 " tensors", t->n_others);
     printf("%-*s", width, others);
-    print_line(n_others, "", t->other_bytes, t->other_weights);
+    print_line(n_others, "", "-", t->other_bytes, t->other_weights);
     print_shares(false, 0, false, 0);
 }
 
@@ -269,7 +322,10 @@ static void print_text(const char *model, const inspection *in)
     uint64_t n_bytes = t->expert_bytes + t->other_bytes;
     cli_clear_progress();
     cli_print_name(stdout, model);
-    printf(": %s, experts in %s\n", m->architecture, m->format);
+    printf(": %s, experts in ", m->architecture);
+    for (size_t i = 0; i < in->n_formats; i++)
+        printf("%s%s", i == 0 ? "" : " and ", in->formats[i].name);
+    fputs(in->n_formats == 0 ? "no format\n" : "\n", stdout);
     printf("%" PRId64 " + %" PRId64 " blocks, %" PRId64 " sparse with %" PRId64
            " experts; d_model %" PRId64 ", d_ff %" PRId64 ", %" PRId64
            " heads of %" PRId64 ", %" PRId64 " tokens\n\n",
@@ -287,6 +343,10 @@ static void print_text(const char *model, const inspection *in)
                 ", %.2f %% zeros", 100 * per((double)t->n_zeros, t->counted));
         if (t->has_entropy)
             printf(", entropy %.4f", per(t->entropy_sum, t->counted));
+        for (size_t i = 0; in->n_formats > 1 && i < in->n_formats; i++)
+            printf("\n%9s%s in %" PRIu64 " of %zu stacks: %.4f bits per weight",
+                "", in->formats[i].name, in->formats[i].n_stacks, in->n_stacks,
+                bits(in->formats[i].n_bytes, in->formats[i].n_weights));
     }
     printf("\nmodel    %" PRIu64 " weights in %s: %.4f bits per weight, "
            "%.2f times smaller than 16 bits\n",

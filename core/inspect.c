@@ -34,6 +34,7 @@ qmoe_status qmoe_model_weight(
             (uint64_t)w->n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols,
         .n_bytes = qmi_weight_bytes(w),
         .is_expert = w->is_expert,
+        .rotation = w->rotation,
     };
     return QMOE_OK;
 }
@@ -72,7 +73,10 @@ qmoe_status qmoe_model_weight_stats(
     *out = (qmoe_weight_stats){0};
     if (index >= model->n_weights)
         return qmi_fail(err, QMOE_E_INVALID, "no weight %zu", index);
-    const qmi_weight *w = &model->weights[index];
+    /* As stored: that is what can be skipped, and what the compressor counts. */
+    qmi_weight stored = model->weights[index];
+    stored.rotation = 0;
+    const qmi_weight *w = &stored;
     float *rows = qmi_calloc(
         (size_t)(CHUNK_ROWS * w->n_cols), sizeof *rows, "decoded rows", err);
     if (rows == NULL)

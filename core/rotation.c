@@ -29,6 +29,14 @@ static uint32_t mix_seed(uint32_t seed)
     return mix(seed + 0x9e3779b9u);
 }
 
+int32_t qmi_rotation_for(int64_t n_cols)
+{
+    int32_t block = QMI_ROTATION_DEFAULT;
+    while (n_cols % block != 0)
+        block /= 2;
+    return block > 1 ? block : 0;
+}
+
 float qmi_rotation_sign(uint32_t seed, int64_t column)
 {
     return sign_of(mix_seed(seed), (uint32_t)column);

@@ -12,6 +12,10 @@
 
 enum { QMI_ROTATION_MAX_BLOCK = 1024, QMI_ROTATION_DEFAULT = 64 };
 
+/* The block for rows of n_cols: the largest power of two up to
+ * QMI_ROTATION_DEFAULT that divides n_cols, so that all blocks are alike; 0
+ * for an odd width. */
+int32_t qmi_rotation_for(int64_t n_cols);
 /* Sign of column c: +1 or -1, a fixed hash of (seed, c). */
 float qmi_rotation_sign(uint32_t seed, int64_t column);
 /* x = R x in place, n elements. */

@@ -11,7 +11,7 @@
 #include "rotation.h"
 #include "ternary_dict.h"
 
-enum { DEFAULT_GROUP = 16, MAX_GROUP = 4096, DEFAULT_PASSES = 4 };
+enum { DEFAULT_GROUP = 16, MAX_GROUP = 4096 };
 
 static const double default_p0 = 0.885; /* the paper's dictionary */
 static const double default_damping = 0.1;
@@ -21,7 +21,7 @@ static const double default_damping = 0.1;
 static qmoe_status choose_quantiser(qmi_job *job)
 {
     const qmoe_compress_options *o = &job->options;
-    const char *format = o->format != NULL ? o->format : "ternary-dict";
+    const char *format = o->format != NULL ? o->format : "pvq";
     const char *method = o->method;
     if (method == NULL && o->n_calibration == 0)
         return qmi_fail(job->err, QMOE_E_INVALID,
@@ -33,11 +33,59 @@ static qmoe_status choose_quantiser(qmi_job *job)
     if (job->recipe.quantiser == NULL)
         return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
             "unknown method and format '%s', '%s' (methods: gptq, rtn; "
-            "formats: ternary-dict, q2, pvq, pvq8)",
+            "formats: pvq, pvq8, ternary-dict, q2)",
             method, format);
     if (job->recipe.quantiser->needs_hessian && o->n_calibration == 0)
         return qmi_fail(job->err, QMOE_E_INVALID,
             "method %s needs calibration text (--calib FILE)", method);
+    return QMOE_OK;
+}
+
+static bool is_pvq(const qmi_quantiser *quantiser)
+{
+    return qmi_pvq_width(qmi_format_find(quantiser->format)) != 0;
+}
+
+/* Options that mean nothing to the format chosen are refused, rather than
+ * left aside. */
+static qmoe_status check_for_format(const qmi_job *job)
+{
+    const qmoe_compress_options *o = &job->options;
+    const qmi_quantiser *q = job->recipe.quantiser;
+    if ((o->fit_levels || o->fit_dictionary) &&
+        strcmp(q->format, "ternary-dict") != 0)
+        return qmi_fail(job->err, QMOE_E_INVALID,
+            "fitted %s are for format ternary-dict only, not for %s",
+            o->fit_levels ? "levels" : "dictionaries", q->format);
+    if (o->rotation > 0 && !is_pvq(q))
+        return qmi_fail(job->err, QMOE_E_INVALID,
+            "a rotation is for formats pvq and pvq8 only, not for %s",
+            q->format);
+    return QMOE_OK;
+}
+
+static qmoe_status check_rotation(const qmi_job *job)
+{
+    const int block = job->options.rotation;
+    if (block >= -1 && block <= QMI_ROTATION_MAX_BLOCK &&
+        (block < 0 || (block & (block - 1)) == 0))
+        return QMOE_OK;
+    return qmi_fail(job->err, QMOE_E_INVALID,
+        "rotation %d is not a power of two up to %d", block,
+        QMI_ROTATION_MAX_BLOCK);
+}
+
+static qmoe_status check_bits(const qmi_job *job)
+{
+    const double bits = job->options.bits;
+    if (!(bits >= 0 && bits <= 16))
+        return qmi_fail(
+            job->err, QMOE_E_INVALID, "%g bits are not in 0..16", bits);
+    if (bits > 0 && job->options.format != NULL)
+        return qmi_fail(job->err, QMOE_E_INVALID,
+            "a number of bits chooses between pvq and pvq8 by itself; leave "
+            "the format '%s' out",
+            job->options.format);
     return QMOE_OK;
 }
 
@@ -51,25 +99,50 @@ static qmoe_status fill_defaults(qmi_job *job)
             "group size %d is not in 1..%d", o->group_size, MAX_GROUP);
     if (!(o->damping >= 0) || o->damping > 100)
         return qmi_fail(job->err, QMOE_E_INVALID, "damping is not in 0..100");
+    QMI_TRY(check_rotation(job));
+    QMI_TRY(check_bits(job));
     if (o->backend == NULL)
         o->backend = "cpu";
     QMI_TRY(qmi_place_find(
         &job->place, job->context, o->backend, o->device_name, job->err));
     QMI_TRY(choose_quantiser(job));
-    int width = qmi_pvq_width(qmi_format_find(job->recipe.quantiser->format));
+    QMI_TRY(check_for_format(job));
     job->recipe.quant = (qmi_quant_options){
         .damping = o->damping > 0 ? o->damping : default_damping,
         .fit_levels = o->fit_levels,
-        .passes = o->passes == 0 ? DEFAULT_PASSES : o->passes,
+        .passes =
+            o->passes == 0 ? job->recipe.quantiser->default_passes : o->passes,
     };
     if (job->recipe.quant.passes < 0)
         job->recipe.quant.passes = 0;
-    if (width != 0 && o->rotation >= 0)
-        job->recipe.quant.rotation =
-            o->rotation != 0 ? o->rotation : QMI_ROTATION_DEFAULT;
+    job->rotation = o->rotation < 0    ? 0
+                    : o->rotation == 0 ? QMI_ROTATION_AUTO
+                                       : o->rotation;
+    job->recipe.bits = o->bits;
     job->recipe.p0 = default_p0;
     job->recipe.seed = o->seed;
     return QMOE_OK;
+}
+
+qmi_stack_recipe qmi_job_recipe(
+    const qmi_job *job, const qmi_quantiser *quantiser, const qmi_weight *stack)
+{
+    qmi_stack_recipe r = {.quantiser = quantiser, .quant = job->recipe.quant};
+    if (is_pvq(quantiser))
+        r.quant.rotation = job->rotation == QMI_ROTATION_AUTO
+                               ? qmi_rotation_for(stack->n_cols)
+                               : job->rotation;
+    return r;
+}
+
+qmi_stack_recipe qmi_job_stack_recipe(
+    const qmi_job *job, int64_t number, int kind, const qmi_weight *stack)
+{
+    const qmi_quantiser *quantiser = job->recipe.quantiser;
+    if (job->choices != NULL)
+        quantiser = qmi_job_candidate(
+            job, job->choices[number * QMI_N_KINDS + kind].size);
+    return qmi_job_recipe(job, quantiser, stack);
 }
 
 static qmoe_status check_source(qmi_job *job)
@@ -140,9 +213,6 @@ static qmoe_status choose_dictionary(qmi_job *job)
     sample generic, fitted;
     if (!job->options.fit_dictionary)
         return QMOE_OK;
-    if (strcmp(job->recipe.quantiser->format, "ternary-dict") != 0)
-        return qmi_fail(job->err, QMOE_E_INVALID,
-            "a fitted dictionary is for format ternary-dict only");
     QMI_TRY(sample_experts(job, &generic));
     /* Three decimals: what the file stores is exact. */
     double zeros = generic.n_zeros / generic.n_weights;
@@ -196,8 +266,6 @@ static qmoe_status open_output(qmi_job *job, const char *output)
 static qmoe_status start_pass(qmi_job *job)
 {
     const qmi_expert_pass_options options = {
-        .quantiser = job->recipe.quantiser,
-        .quant = job->recipe.quant,
         .n_workers = job->n_workers,
     };
     const qmoe_session_options place = {
@@ -217,15 +285,18 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
 {
     QMI_TRY(qmoe_model_open(&job->model, job->context, source));
     QMI_TRY(check_source(job));
+    qmi_job_plan_sizes(job);
+    QMI_TRY(qmi_job_list_choices(job));
     QMI_TRY(load_calibration(job));
     QMI_TRY(choose_dictionary(job));
     QMI_TRY(qmi_job_plan(job, output));
     if (job->options.dry_run)
         return QMOE_OK;
     QMI_TRY(open_output(job, output));
+    QMI_TRY(start_pass(job));
+    QMI_TRY(qmi_job_choose_formats(job));
     QMI_TRY(qmi_manifest_create(
         &job->manifest, job->model, &job->recipe, job->err));
-    QMI_TRY(start_pass(job));
     QMI_TRY(qmi_job_copy_tensors(job));
     QMI_TRY(qmi_job_compress_blocks(job));
     QMI_TRY(qmi_job_copy_files(job));
@@ -243,6 +314,7 @@ static void clean_up(qmi_job *job)
     qmi_manifest_destroy(job->manifest);
     qmi_calibration_free(&job->calibration);
     qmi_free(job->dictionary);
+    qmi_free(job->choices);
     qmoe_model_close(job->model);
 }
 

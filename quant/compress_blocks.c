@@ -12,6 +12,7 @@ typedef struct block_run {
     qmi_job *job;
     qmi_sparse_block block;
     int64_t number; /* in execution order */
+    qmi_stack_recipe recipes[QMI_N_KINDS];
     qmi_stack_writer *writers[QMI_N_KINDS];
     char files[QMI_N_KINDS][64];
 } block_run;
@@ -60,8 +61,8 @@ static qmoe_status report_progress(const block_run *r, int64_t expert)
         snprintf(item + length, sizeof item - (size_t)length,
             ", %.0f tokens/expert, error %.4f", tokens / (double)n,
             error / (double)(QMI_N_KINDS * n));
-    return qmi_progress(job->context, "quantize", item, job->weights_done,
-        job->report->expert_weights);
+    return qmi_progress(
+        job->context, job->stage, item, job->weights_done, job->weights_total);
 }
 
 static void count_weights(block_run *r, int64_t n_experts)
@@ -89,7 +90,7 @@ static qmoe_status open_writer(
         const qmi_stack_plan plan = {
             .path = path,
             .name = stack->name,
-            .format = qmi_format_find(job->recipe.quantiser->format),
+            .format = qmi_format_find(r->recipes[kind].quantiser->format),
             .n_mats = stack->n_mats,
             .n_rows = stack->n_rows,
             .n_cols = stack->n_cols,
@@ -108,7 +109,8 @@ static qmoe_status finish_writer(block_run *r, int kind)
 {
     qmi_job *job = r->job;
     const qmi_weight *stack = r->block.stacks[kind];
-    const qmi_format *format = qmi_format_find(job->recipe.quantiser->format);
+    const qmi_format *format =
+        qmi_format_find(r->recipes[kind].quantiser->format);
     uint64_t header_hash = 0, file_bytes = 0;
     QMI_TRY(qmi_stack_writer_finish(
         r->writers[kind], &header_hash, &file_bytes, job->err));
@@ -123,7 +125,8 @@ static qmoe_status finish_writer(block_run *r, int kind)
         QMI_TRY(qmi_manifest_add_tensor(
             job->manifest, tensor, r->files[kind], job->err));
     }
-    return qmi_manifest_add_stack(job->manifest, stack, job->err);
+    return qmi_manifest_add_stack(
+        job->manifest, stack, &r->recipes[kind], job->err);
 }
 
 /* ---- groups ---- */
@@ -141,9 +144,9 @@ static qmoe_status replay(block_run *r, int64_t n_done)
         for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++) {
             status = qmi_stack_writer_read(
                 r->writers[kind], &stacks[kind], e, n, job->err);
-            stacks[kind].codebook = job->recipe.quant.codebook;
-            stacks[kind].rotation = job->recipe.quant.rotation;
-            stacks[kind].rotation_seed = job->recipe.quant.rotation_seed;
+            stacks[kind].codebook = r->recipes[kind].quant.codebook;
+            stacks[kind].rotation = r->recipes[kind].quant.rotation;
+            stacks[kind].rotation_seed = r->recipes[kind].quant.rotation_seed;
         }
         if (status == QMOE_OK)
             status = qmi_expert_pass_replay(
@@ -209,10 +212,12 @@ static qmoe_status run_block(block_run *r)
     int64_t n_done = 0;
     const qmi_journal_expert *done =
         qmi_journal_block(job->journal, r->number, &n_done);
-    QMI_TRY(qmi_expert_pass_block(
-        job->pass, r->block.stack, r->block.block, job->err));
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        r->recipes[kind] =
+            qmi_job_stack_recipe(job, r->number, kind, r->block.stacks[kind]);
+        qmi_expert_pass_recipe(job->pass, kind, &r->recipes[kind]);
         QMI_TRY(open_writer(r, kind, done, n_done));
+    }
     QMI_TRY(replay(r, n_done));
     count_weights(r, n_done);
     QMI_TRY(run_groups(r, n_done));
@@ -240,8 +245,8 @@ static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
         return QMOE_OK;
     snprintf(item, sizeof item, "%s block %d, dense part",
         stack == QMI_ENCODER ? "encoder" : "decoder", (int)block);
-    QMI_TRY(qmi_progress(job->context, "quantize", item, job->weights_done,
-        job->report->expert_weights));
+    QMI_TRY(qmi_progress(
+        job->context, job->stage, item, job->weights_done, job->weights_total));
     return qmi_forward_block(&job->forward, stack, block, job->err);
 }
 
@@ -255,7 +260,8 @@ static int64_t last_sparse(const qmi_config *c, int stack)
     return last;
 }
 
-static qmoe_status sweep_stack(qmi_job *job, int stack, int64_t *number)
+static qmoe_status sweep_stack(
+    qmi_job *job, int stack, int64_t *number, qmi_visit_fn visit)
 {
     const qmi_config *c = &job->model->config;
     int64_t n_blocks =
@@ -264,19 +270,29 @@ static qmoe_status sweep_stack(qmi_job *job, int stack, int64_t *number)
         QMI_TRY(qmi_forward_embed(&job->forward, stack, job->err));
     for (int64_t block = 0; block < n_blocks; block++) {
         QMI_TRY(forward_block(job, stack, block));
-        if (qmi_config_is_sparse(c, stack, block))
-            QMI_TRY(compress_block(job, (*number)++));
+        if (!qmi_config_is_sparse(c, stack, block))
+            continue;
+        QMI_TRY(qmi_expert_pass_block(job->pass, stack, block, job->err));
+        QMI_TRY(visit(job, (*number)++));
     }
     if (job->calibrated && stack == QMI_ENCODER)
         return qmi_forward_finish_encoder(&job->forward, job->err);
     return QMOE_OK;
 }
 
-qmoe_status qmi_job_compress_blocks(qmi_job *job)
+qmoe_status qmi_job_sweep(qmi_job *job, qmi_visit_fn visit)
 {
     int64_t number = 0;
     for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        QMI_TRY(sweep_stack(job, stack, &number));
-    return qmi_progress(job->context, "quantize", NULL, job->weights_done,
-        job->report->expert_weights);
+        QMI_TRY(sweep_stack(job, stack, &number, visit));
+    return qmi_progress(
+        job->context, job->stage, NULL, job->weights_done, job->weights_total);
+}
+
+qmoe_status qmi_job_compress_blocks(qmi_job *job)
+{
+    job->stage = "quantize";
+    job->weights_done = 0;
+    job->weights_total = job->report->expert_weights;
+    return qmi_job_sweep(job, compress_block);
 }

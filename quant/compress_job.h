@@ -3,11 +3,13 @@
  *   compress.c         options, the flow
  *   compress_plan.c    what it will take; refuses before work starts
  *   compress_copy.c    what is copied unchanged
+ *   choose_formats.c   which stack gets which format, with a bit budget
  *   compress_blocks.c  the experts, block by block
  *   compress_report.c  totals and the per-expert report */
 #ifndef QMI_COMPRESS_JOB_H
 #define QMI_COMPRESS_JOB_H
 
+#include "allocate_bits.h"
 #include "calibration.h"
 #include "expert_pass.h"
 #include "forward.h"
@@ -23,6 +25,10 @@ typedef struct qmi_job {
     qmoe_compress_options options; /* defaults filled in */
     qmi_place place;               /* of the forward pass */
     qmi_recipe recipe;
+    int32_t rotation; /* QMI_ROTATION_AUTO, 0 = none, or the block */
+    /* With a bit budget: one entry per stack, sparse block after sparse
+     * block, wi then wo; NULL without. */
+    qmi_bits_choice *choices;
     qmi_dict *dictionary; /* owned; NULL: the generic one */
     qmi_calibration calibration;
     bool calibrated; /* calibration is loaded */
@@ -33,12 +39,18 @@ typedef struct qmi_job {
     qmi_forward forward;
     qmi_expert_pass *pass;
     int n_files, n_files_done;
-    uint64_t weights_done;
+    /* Progress of the sweep at hand, in weights. */
+    const char *stage;
+    uint64_t weights_done, weights_total;
     qmoe_compress_report *report;
     qmi_error *err; /* the context's */
 } qmi_job;
 
-/* Fills the plan part of the report, chooses the number of workers, and checks
+enum { QMI_ROTATION_AUTO = -1 };
+
+/* Sizes of source and output, into the plan part of the report. */
+void qmi_job_plan_sizes(qmi_job *job);
+/* Fills the rest of the plan part of the report, chooses the number of workers, and checks
  * memory and disk. */
 qmoe_status qmi_job_plan(qmi_job *job, const char *output);
 /* Identifies the job for --resume. */
@@ -51,6 +63,30 @@ qmoe_status qmi_job_copy_files(qmi_job *job);
 /* "model-0000k-of-0000n.safetensors" of the next shard. */
 void qmi_job_next_file(qmi_job *job, char name[64]);
 
+/* The formats a bit budget chooses from, with the job's method. */
+const qmi_quantiser *qmi_job_candidate(const qmi_job *job, int size);
+/* How a stack would be compressed with a quantiser of qmi_job_candidate or
+ * the recipe's. */
+qmi_stack_recipe qmi_job_recipe(const qmi_job *job,
+    const qmi_quantiser *quantiser, const qmi_weight *stack);
+/* How the stack of a kind of sparse block `number` is compressed. */
+qmi_stack_recipe qmi_job_stack_recipe(
+    const qmi_job *job, int64_t number, int kind, const qmi_weight *stack);
+/* Bytes of a stack in a format; exact for fixed formats. */
+uint64_t qmi_job_stack_bytes(const qmi_format *format, const qmi_weight *w);
+
+/* With a bit budget: lists the stacks and refuses a budget out of range. */
+qmoe_status qmi_job_list_choices(qmi_job *job);
+/* Experts of a block whose errors are measured, and the number of one. */
+int64_t qmi_job_n_trials(const qmi_job *job);
+int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial);
+/* Measures and chooses (after qmi_job_list_choices). */
+qmoe_status qmi_job_choose_formats(qmi_job *job);
+
+/* Takes all tokens through the model: `visit` for every sparse block, whose
+ * tokens it takes through the experts.  The pass is at that block. */
+typedef qmoe_status (*qmi_visit_fn)(qmi_job *job, int64_t number);
+qmoe_status qmi_job_sweep(qmi_job *job, qmi_visit_fn visit);
 /* All experts. */
 qmoe_status qmi_job_compress_blocks(qmi_job *job);
 /* "qmoe_report.json" in the output, and the result part of the report. */

@@ -25,7 +25,7 @@ static double now(void)
 /* Bytes of one stack in the target format; exact for fixed formats.  The
  * dictionary's rate at the paper's sparsity is about 0.75 bit per weight and
  * up to 1 on narrow or less sparse matrices: 1 is assumed. */
-static uint64_t stack_bytes(const qmi_format *format, const qmi_weight *w)
+uint64_t qmi_job_stack_bytes(const qmi_format *format, const qmi_weight *w)
 {
     uint64_t total = 0;
     for (int i = 0; i < format->n_parts; i++) {
@@ -55,7 +55,7 @@ static uint64_t tensor_bytes(const qmi_checkpoint *source)
     return n_bytes;
 }
 
-static void plan_sizes(qmi_job *job)
+void qmi_job_plan_sizes(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
     const qmoe_model *m = job->model;
@@ -74,9 +74,12 @@ static void plan_sizes(qmi_job *job)
         r->expert_weights += n;
         r->n_matrices += (uint64_t)w->n_mats;
         source_experts += qmi_weight_bytes(w);
-        target_experts += stack_bytes(format, w);
+        target_experts += qmi_job_stack_bytes(format, w);
     }
     r->n_experts = r->n_matrices / QMI_N_KINDS;
+    if (job->recipe.bits > 0)
+        target_experts =
+            (uint64_t)(job->recipe.bits / 8 * (double)r->expert_weights);
     uint64_t copied = tensor_bytes(m->checkpoint);
     if (copied < r->source_bytes)
         copied = r->source_bytes;
@@ -211,7 +214,8 @@ static double measured_rate(void)
 }
 
 /* Multiply-adds: second moments in double count twice, a sweep costs
- * rows * cols^2, a factorisation cols^3. */
+ * rows * cols^2, a factorisation cols^3.  Trials of formats are another sweep
+ * over the tokens, with some experts quantised twice. */
 static double total_work(const qmi_job *job)
 {
     const qmi_config *c = &job->model->config;
@@ -220,12 +224,16 @@ static double total_work(const qmi_job *job)
     double tokens = (double)r->n_encoder_tokens + (double)r->n_decoder_tokens;
     double sparse = (double)r->n_experts / (double)c->n_experts;
     double dense = (double)r->total_weights - (double)r->expert_weights;
-    double work =
-        tokens * dense + tokens * sparse * (d * d + f * f + 4 * d * f);
+    double trials = (double)qmi_job_n_trials(job) / (double)c->n_experts;
+    double moments = tokens * sparse * (d * d + f * f);
+    double work = tokens * dense + tokens * sparse * 4 * d * f;
+    work *= trials > 0 ? 2 : 1;
+    work += moments * (1 + trials);
     if (job->recipe.quantiser->needs_hessian)
-        work += (double)r->n_experts *
-                (f * d * d + d * f * f + 2 * (d * d * d + f * f * f)) *
-                (1 + job->recipe.quant.passes);
+        work +=
+            (double)r->n_experts * (1 + QMI_N_SIZES * trials) *
+            (f * d * d + d * f * f + 2 * (d * d * d + f * f * f)) *
+            (1 + job->recipe.quantiser->pass_time * job->recipe.quant.passes);
     return work + 32 * (double)r->expert_weights;
 }
 
@@ -246,7 +254,6 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output)
     r->n_encoder_tokens = (uint64_t)c->sets[QMI_ENCODER].n_tokens;
     r->n_decoder_tokens = (uint64_t)c->sets[QMI_DECODER].n_tokens;
     r->n_skipped_documents = c->n_skipped;
-    plan_sizes(job);
     QMI_TRY(plan_memory(job));
     QMI_TRY(plan_disk(job, output));
     plan_time(job);
@@ -259,12 +266,12 @@ uint64_t qmi_job_fingerprint(const qmi_job *job)
     char text[512];
     int n = snprintf(text, sizeof text,
         "qmoe %s; source %016llx; calibration %016llx; %s %s; damping %a; "
-        "levels %d; p0 %a; rotation %d %u; passes %d",
+        "levels %d; p0 %a; rotation %d %u; passes %d; bits %a",
         qmoe_version(),
         (unsigned long long)qmi_source_fingerprint(job->model->checkpoint),
         (unsigned long long)job->calibration.hash, r->quantiser->method,
         r->quantiser->format, r->quant.damping, r->quant.fit_levels, r->p0,
-        (int)r->quant.rotation, r->quant.rotation_seed, r->quant.passes);
+        (int)job->rotation, r->quant.rotation_seed, r->quant.passes, r->bits);
     /* Another device rounds otherwise, and may route otherwise. */
     const qmoe_device_info *info = &job->place.info;
     if (job->calibrated && strcmp(info->backend, "cpu") != 0)

@@ -3,51 +3,28 @@
 #include "compress_job.h"
 
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
-#include "alloc.h"
-
-/* A text file being put together. */
-typedef struct text {
-    char *data;
-    size_t n, capacity;
-    qmi_error *err;
-} text;
-
-static qmoe_status put(text *t, const char *line, size_t n)
-{
-    if (t->n + n + 1 > t->capacity) {
-        size_t capacity = 2 * t->capacity + n + 4096;
-        char *grown =
-            qmi_regrow(t->data, t->n, capacity, 1, "the report", t->err);
-        if (grown == NULL)
-            return QMOE_E_NOMEM;
-        t->data = grown;
-        t->capacity = capacity;
-    }
-    memcpy(t->data + t->n, line, n);
-    t->n += n;
-    return QMOE_OK;
-}
+#include "text.h"
 
 static double relative(const qmi_quant_result *q)
 {
     return q->energy > 0 ? q->error / q->energy : 0;
 }
 
-static qmoe_status put_expert(
-    text *t, int64_t expert, const qmi_journal_expert *e, bool last)
+static void put_expert(
+    qmi_text *t, int64_t expert, const qmi_journal_expert *e, bool last)
 {
     char line[512];
     const qmi_quant_result *wi = &e->quality[QMI_WI];
     const qmi_quant_result *wo = &e->quality[QMI_WO];
-    int n = snprintf(line, sizeof line,
+    snprintf(line, sizeof line,
         "    {\"expert\": %lld, \"tokens\": %lld, \"counted\": %lld, "
         "\"wi_error\": %.6g, \"wo_error\": %.6g, \"rounded\": %s}%s\n",
         (long long)expert, (long long)e->n_tokens, (long long)e->n_counted,
         relative(wi), relative(wo),
         wi->fell_back || wo->fell_back ? "true" : "false", last ? "" : ",");
-    return put(t, line, (size_t)n);
+    qmi_text_string(t, line);
 }
 
 /* Adds one block to the totals. */
@@ -93,8 +70,35 @@ static void name_rounded(qmi_job *job, const qmi_sparse_block *b,
             (long long)count, list, at + 24 < sizeof list ? "" : ", ...");
 }
 
-static qmoe_status put_block(
-    qmi_job *job, text *t, int64_t number, const qmi_sparse_block *b)
+/* The formats of a block's stacks, and with a bit budget the sums of relative
+ * errors that were measured for either. */
+static void put_formats(
+    qmi_job *job, qmi_text *t, int64_t number, const qmi_sparse_block *b)
+{
+    static const char *const kinds[QMI_N_KINDS] = {"wi", "wo"};
+    char line[256];
+    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        const qmi_stack_recipe r =
+            qmi_job_stack_recipe(job, number, kind, b->stacks[kind]);
+        snprintf(line, sizeof line,
+            ",\n   \"%s\": {\"format\": \"%s\", \"rotation\": %d", kinds[kind],
+            r.quantiser->format, (int)r.quant.rotation);
+        qmi_text_string(t, line);
+        if (job->choices != NULL) {
+            const qmi_bits_choice *c =
+                &job->choices[number * QMI_N_KINDS + kind];
+            snprintf(line, sizeof line,
+                ", \"measured\": {\"%s\": %.6g, \"%s\": %.6g}",
+                qmi_job_candidate(job, QMI_SMALL)->format, c->error[QMI_SMALL],
+                qmi_job_candidate(job, QMI_LARGE)->format, c->error[QMI_LARGE]);
+            qmi_text_string(t, line);
+        }
+        qmi_text_string(t, "}");
+    }
+}
+
+static void put_block(
+    qmi_job *job, qmi_text *t, int64_t number, const qmi_sparse_block *b)
 {
     int64_t n = 0;
     char line[160];
@@ -102,34 +106,46 @@ static qmoe_status put_block(
         qmi_journal_block(job->journal, number, &n);
     add_block(job, b, experts, n);
     name_rounded(job, b, experts, n);
-    int length = snprintf(line, sizeof line,
-        "%s  {\"stack\": \"%s\", \"block\": %d, \"experts\": [\n",
+    snprintf(line, sizeof line, "%s  {\"stack\": \"%s\", \"block\": %d",
         number == 0 ? "" : ",\n",
         b->stack == QMI_ENCODER ? "encoder" : "decoder", (int)b->block);
-    QMI_TRY(put(t, line, (size_t)length));
+    qmi_text_string(t, line);
+    put_formats(job, t, number, b);
+    qmi_text_string(t, ",\n   \"experts\": [\n");
     for (int64_t e = 0; e < n; e++)
-        QMI_TRY(put_expert(t, e, &experts[e], e + 1 == n));
-    return put(t, "  ]}", 4);
+        put_expert(t, e, &experts[e], e + 1 == n);
+    qmi_text_string(t, "  ]}");
 }
 
-static qmoe_status put_all(qmi_job *job, text *t)
+static void put_all(qmi_job *job, qmi_text *t)
 {
+    const qmoe_compress_report *r = job->report;
     qmi_sparse_block block;
-    QMI_TRY(put(t, "{\"blocks\": [\n", 13));
+    char line[160];
+    snprintf(line, sizeof line, "{\"bits_per_expert_weight\": %.6g,\n",
+        8 * (double)r->expert_bytes / (double)r->expert_weights);
+    qmi_text_string(t, line);
+    if (job->choices != NULL) {
+        snprintf(
+            line, sizeof line, "\"bits_allowed\": %.6g,\n", job->recipe.bits);
+        qmi_text_string(t, line);
+    }
+    qmi_text_string(t, "\"blocks\": [\n");
     for (int64_t i = 0; qmi_job_sparse_block(job, i, &block); i++)
-        QMI_TRY(put_block(job, t, i, &block));
-    return put(t, "\n]}\n", 4);
+        put_block(job, t, i, &block);
+    qmi_text_string(t, "\n]}\n");
 }
 
 qmoe_status qmi_job_write_report(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
-    text t = {.err = job->err};
-    qmoe_status status = put_all(job, &t);
-    if (status == QMOE_OK)
-        status = qmi_output_write(
-            &job->output, "qmoe_report.json", t.data, t.n, job->err);
-    qmi_free(t.data);
+    qmi_text t = {.err = job->err};
+    put_all(job, &t);
+    qmoe_status status = t.failed
+                             ? QMOE_E_NOMEM
+                             : qmi_output_write(&job->output,
+                                   "qmoe_report.json", t.data, t.n, job->err);
+    free(t.data);
     r->zeros /= (double)r->expert_weights;
     r->entropy_bits /= (double)r->expert_weights;
     r->mean_output_error /= (double)r->n_matrices;

@@ -23,8 +23,6 @@ typedef struct qmi_expert_result {
 typedef struct qmi_expert_pass qmi_expert_pass;
 
 typedef struct qmi_expert_pass_options {
-    const qmi_quantiser *quantiser;
-    qmi_quant_options quant;
     int n_workers; /* experts at the same time */
 } qmi_expert_pass_options;
 
@@ -37,6 +35,9 @@ void qmi_expert_pass_destroy(qmi_expert_pass *pass);
 /* Starts a sparse block: sorts its tokens by expert. */
 qmoe_status qmi_expert_pass_block(
     qmi_expert_pass *pass, int stack, int64_t block, qmi_error *err);
+/* How that block's stack of a kind is to be compressed. */
+void qmi_expert_pass_recipe(
+    qmi_expert_pass *pass, int kind, const qmi_stack_recipe *recipe);
 /* Compresses experts [first, first + n): results[n], whose `encoded` the
  * caller frees.  Updates the token states when there is a forward pass. */
 qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,

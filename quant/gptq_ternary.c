@@ -199,4 +199,6 @@ extern const qmi_quantiser qmi_quantiser_ternary_gptq;
 const qmi_quantiser qmi_quantiser_ternary_gptq = {.method = "gptq",
     .format = "ternary-dict",
     .needs_hessian = true,
+    .default_passes = 4, /* of --levels fit */
+    .pass_time = 1,
     .run = run_gptq};

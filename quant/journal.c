@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Journal of a compression run: text, one line per expert, each ending in the
- * checksum of what precedes it.  Doubles are in hexadecimal, exactly. */
+ * Journal of a compression run: text, one line per expert or trial, each
+ * ending in the checksum of what precedes it.  Doubles are in hexadecimal, exactly. */
 #include "journal.h"
 
 #include <errno.h>
@@ -18,9 +18,14 @@
 
 enum { LINE_BYTES = 640, MAX_JOURNAL_BYTES = 1 << 30 };
 
-typedef struct block_list {
-    qmi_journal_expert *experts;
+/* Records of one kind, of one block. */
+typedef struct record_list {
+    void *records;
     int64_t n, capacity;
+} record_list;
+
+typedef struct block_list {
+    record_list experts, trials;
 } block_list;
 
 struct qmi_journal {
@@ -84,6 +89,34 @@ static bool parse_expert(
            *block >= 0;
 }
 
+static size_t print_trial(
+    char line[LINE_BYTES], int64_t block, const qmi_expert_trial *t)
+{
+    size_t n = (size_t)snprintf(line, LINE_BYTES, "trial %" PRId64, block);
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        n += (size_t)snprintf(line + n, LINE_BYTES - n, " %d %a %a",
+            t->measured[kind], t->error[kind][QMI_SMALL],
+            t->error[kind][QMI_LARGE]);
+    return seal_line(line, n);
+}
+
+static bool parse_trial(const char *line, int64_t *block, qmi_expert_trial *t)
+{
+    int n = 0;
+    if (sscanf(line, "trial %" SCNd64 "%n", block, &n) != 1)
+        return false;
+    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        int measured = 0, length = 0;
+        line += n;
+        if (sscanf(line, " %d %la %la%n", &measured, &t->error[kind][QMI_SMALL],
+                &t->error[kind][QMI_LARGE], &length) != 3)
+            return false;
+        t->measured[kind] = measured != 0;
+        n = length;
+    }
+    return line[n] == '\0' && *block >= 0;
+}
+
 /* Checks and cuts the checksum off a line (NUL-terminated, without '\n'). */
 static bool unseal_line(char *line)
 {
@@ -101,8 +134,8 @@ static bool unseal_line(char *line)
 
 /* ---- memory ---- */
 
-static qmoe_status remember(qmi_journal *j, int64_t block,
-    const qmi_journal_expert *expert, qmi_error *err)
+static qmoe_status find_block(
+    qmi_journal *j, block_list **out, int64_t block, qmi_error *err)
 {
     if (block >= j->n_blocks) {
         block_list *grown = qmi_regrow(j->blocks, (size_t)j->n_blocks,
@@ -112,18 +145,40 @@ static qmoe_status remember(qmi_journal *j, int64_t block,
         j->blocks = grown;
         j->n_blocks = block + 1;
     }
-    block_list *list = &j->blocks[block];
+    *out = &j->blocks[block];
+    return QMOE_OK;
+}
+
+static qmoe_status push(
+    record_list *list, const void *record, size_t size, qmi_error *err)
+{
     if (list->n == list->capacity) {
         int64_t capacity = list->capacity == 0 ? 64 : 2 * list->capacity;
-        qmi_journal_expert *grown = qmi_regrow(list->experts, (size_t)list->n,
-            (size_t)capacity, sizeof *grown, "the journal", err);
+        void *grown = qmi_regrow(list->records, (size_t)list->n,
+            (size_t)capacity, size, "the journal", err);
         if (grown == NULL)
             return QMOE_E_NOMEM;
-        list->experts = grown;
+        list->records = grown;
         list->capacity = capacity;
     }
-    list->experts[list->n++] = *expert;
+    memcpy((uint8_t *)list->records + (size_t)list->n++ * size, record, size);
     return QMOE_OK;
+}
+
+static qmoe_status remember(qmi_journal *j, int64_t block,
+    const qmi_journal_expert *expert, qmi_error *err)
+{
+    block_list *list;
+    QMI_TRY(find_block(j, &list, block, err));
+    return push(&list->experts, expert, sizeof *expert, err);
+}
+
+static qmoe_status remember_trial(qmi_journal *j, int64_t block,
+    const qmi_expert_trial *trial, qmi_error *err)
+{
+    block_list *list;
+    QMI_TRY(find_block(j, &list, block, err));
+    return push(&list->trials, trial, sizeof *trial, err);
 }
 
 const qmi_journal_expert *qmi_journal_block(
@@ -132,8 +187,18 @@ const qmi_journal_expert *qmi_journal_block(
     *n = 0;
     if (block >= journal->n_blocks)
         return NULL;
-    *n = journal->blocks[block].n;
-    return journal->blocks[block].experts;
+    *n = journal->blocks[block].experts.n;
+    return journal->blocks[block].experts.records;
+}
+
+const qmi_expert_trial *qmi_journal_trials(
+    const qmi_journal *journal, int64_t block, int64_t *n)
+{
+    *n = 0;
+    if (block >= journal->n_blocks)
+        return NULL;
+    *n = journal->blocks[block].trials.n;
+    return journal->blocks[block].trials.records;
 }
 
 /* ---- file ---- */
@@ -162,6 +227,24 @@ static void head_line(char line[LINE_BYTES], uint64_t fingerprint)
     snprintf(line, LINE_BYTES, "qmoe-journal 1 %s\n", hex);
 }
 
+/* false: a broken line. */
+static bool take_line(
+    qmi_journal *j, char *line, qmoe_status *status, qmi_error *err)
+{
+    qmi_journal_expert expert = {0};
+    qmi_expert_trial trial = {0};
+    int64_t block = 0;
+    if (!unseal_line(line))
+        return false;
+    if (parse_expert(line, &block, &expert))
+        *status = remember(j, block, &expert, err);
+    else if (parse_trial(line, &block, &trial))
+        *status = remember_trial(j, block, &trial, err);
+    else
+        return false;
+    return true;
+}
+
 /* Reads complete lines; *n_good is the length of the sound part. */
 static qmoe_status parse(qmi_journal *j, char *text, uint64_t fingerprint,
     size_t *n_good, qmi_error *err)
@@ -178,16 +261,15 @@ static qmoe_status parse(qmi_journal *j, char *text, uint64_t fingerprint,
             j->path);
     char *line = text + n_head;
     for (char *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
-        qmi_journal_expert expert = {0};
-        int64_t block = 0;
+        qmoe_status status = QMOE_OK;
         *end = '\0';
-        if (!unseal_line(line) || !parse_expert(line, &block, &expert)) {
+        if (!take_line(j, line, &status, err)) {
             if (strchr(end + 1, '\n') == NULL)
                 break;
             return qmi_fail(err, QMOE_E_FORMAT, "%s: broken at byte %zu",
                 j->path, (size_t)(line - text));
         }
-        QMI_TRY(remember(j, block, &expert, err));
+        QMI_TRY(status);
     }
     *n_good = (size_t)(line - text);
     return QMOE_OK;
@@ -246,8 +328,10 @@ void qmi_journal_close(qmi_journal *journal)
         return;
     if (journal->fd >= 0)
         close(journal->fd);
-    for (int64_t b = 0; b < journal->n_blocks; b++)
-        qmi_free(journal->blocks[b].experts);
+    for (int64_t b = 0; b < journal->n_blocks; b++) {
+        qmi_free(journal->blocks[b].experts.records);
+        qmi_free(journal->blocks[b].trials.records);
+    }
     qmi_free(journal->blocks);
     qmi_free(journal->path);
     qmi_free(journal);
@@ -270,6 +354,24 @@ qmoe_status qmi_journal_add(qmi_journal *journal, int64_t block,
         }
         length += print_expert(text + length, block, &e);
         status = remember(journal, block, &e, err);
+    }
+    if (status == QMOE_OK)
+        status = append(journal, text, length, err);
+    qmi_free(text);
+    return status;
+}
+
+qmoe_status qmi_journal_add_trials(qmi_journal *journal, int64_t block,
+    const qmi_expert_trial *trials, int64_t n, qmi_error *err)
+{
+    char *text = qmi_calloc((size_t)n, LINE_BYTES, "the journal", err);
+    if (text == NULL)
+        return QMOE_E_NOMEM;
+    size_t length = 0;
+    qmoe_status status = QMOE_OK;
+    for (int64_t i = 0; status == QMOE_OK && i < n; i++) {
+        length += print_trial(text + length, block, &trials[i]);
+        status = remember_trial(journal, block, &trials[i], err);
     }
     if (status == QMOE_OK)
         status = append(journal, text, length, err);

@@ -7,7 +7,7 @@
 #define QMI_JOURNAL_H
 
 #include "error.h"
-#include "expert_pass.h"
+#include "expert_trial.h"
 #include "stack_writer.h"
 
 #define QMI_JOURNAL_NAME "journal"
@@ -37,5 +37,11 @@ const qmi_journal_expert *qmi_journal_block(
 /* Appends the next n experts of `block` and syncs. */
 qmoe_status qmi_journal_add(qmi_journal *journal, int64_t block,
     const qmi_expert_result *results, int64_t n, qmi_error *err);
+
+/* The same for trials of formats, which precede the first expert. */
+const qmi_expert_trial *qmi_journal_trials(
+    const qmi_journal *journal, int64_t block, int64_t *n);
+qmoe_status qmi_journal_add_trials(qmi_journal *journal, int64_t block,
+    const qmi_expert_trial *trials, int64_t n, qmi_error *err);
 
 #endif

@@ -74,9 +74,9 @@ static bool add_source(cJSON *q, const qmoe_model *source)
            cJSON_AddNumberToObject(entry, "bytes", (double)n_bytes) != NULL;
 }
 
-static bool is_dictionary(const qmi_recipe *recipe)
+static bool is_dictionary(const qmi_quantiser *quantiser)
 {
-    return strcmp(recipe->quantiser->format, "ternary-dict") == 0;
+    return strcmp(quantiser->format, "ternary-dict") == 0;
 }
 
 /* How the codes were found; only "dictionary" and the stacks' own entries are
@@ -90,8 +90,11 @@ static bool add_recipe(cJSON *q, const qmi_recipe *r)
         return false;
     if (gptq && cJSON_AddNumberToObject(q, "damping", r->quant.damping) == NULL)
         return false;
-    if (is_dictionary(r) && cJSON_AddStringToObject(q, "levels",
-                                r->quant.fit_levels ? "fit" : "minmax") == NULL)
+    if (r->bits > 0 && cJSON_AddNumberToObject(q, "bits", r->bits) == NULL)
+        return false;
+    if (is_dictionary(r->quantiser) &&
+        cJSON_AddStringToObject(
+            q, "levels", r->quant.fit_levels ? "fit" : "minmax") == NULL)
         return false;
     if (!calibrated)
         return true;
@@ -171,10 +174,10 @@ qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
 }
 
 /* Parameters a decoder needs, beside format and shape. */
-static bool add_parameters(cJSON *entry, const qmi_recipe *r)
+static bool add_parameters(cJSON *entry, const qmi_stack_recipe *r, double p0)
 {
-    if (is_dictionary(r))
-        return cJSON_AddNumberToObject(entry, "p0", r->p0) != NULL;
+    if (is_dictionary(r->quantiser))
+        return cJSON_AddNumberToObject(entry, "p0", p0) != NULL;
     if (r->quant.rotation == 0)
         return true;
     return cJSON_AddNumberToObject(entry, "rotation", r->quant.rotation) !=
@@ -183,10 +186,9 @@ static bool add_parameters(cJSON *entry, const qmi_recipe *r)
                entry, "rotation_seed", r->quant.rotation_seed) != NULL;
 }
 
-qmoe_status qmi_manifest_add_stack(
-    qmi_manifest *manifest, const qmi_weight *stack, qmi_error *err)
+qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
+    const qmi_weight *stack, const qmi_stack_recipe *recipe, qmi_error *err)
 {
-    const qmi_recipe *recipe = &manifest->recipe;
     const double shape[3] = {
         (double)stack->n_mats, (double)stack->n_rows, (double)stack->n_cols};
     cJSON *entry = cJSON_AddObjectToObject(manifest->tensors, stack->name);
@@ -198,7 +200,8 @@ qmoe_status qmi_manifest_add_stack(
         cJSON_Delete(numbers);
         return no_memory(err);
     }
-    return add_parameters(entry, recipe) ? QMOE_OK : no_memory(err);
+    return add_parameters(entry, recipe, manifest->recipe.p0) ? QMOE_OK
+                                                              : no_memory(err);
 }
 
 static qmoe_status write_json(const qmi_output *output, const char *name,

@@ -12,9 +12,10 @@ typedef struct qmi_manifest qmi_manifest;
 
 /* How the experts were compressed: recorded in quantization_config. */
 typedef struct qmi_recipe {
-    const qmi_quantiser *quantiser;
-    qmi_quant_options quant;
-    double p0; /* ternary-dict: zero probability of the dictionary */
+    const qmi_quantiser *quantiser; /* of most stacks */
+    qmi_quant_options quant;        /* without what differs between stacks */
+    double bits; /* the formats were chosen to keep to this; 0 = not */
+    double p0;   /* ternary-dict: zero probability of the dictionary */
     uint64_t n_samples, seed; /* calibration; 0 samples = none */
 } qmi_recipe;
 
@@ -32,8 +33,8 @@ qmoe_status qmi_manifest_add_file(qmi_manifest *manifest, const char *name,
 qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
     const char *file, qmi_error *err);
 /* Records a compressed stack: its entry of quantization_config.tensors. */
-qmoe_status qmi_manifest_add_stack(
-    qmi_manifest *manifest, const qmi_weight *stack, qmi_error *err);
+qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
+    const qmi_weight *stack, const qmi_stack_recipe *recipe, qmi_error *err);
 
 /* Writes model.safetensors.index.json and config.json. */
 qmoe_status qmi_manifest_write(

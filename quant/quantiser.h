@@ -51,10 +51,20 @@ typedef struct qmi_quant_options {
     int passes; /* pvq, fit_levels: coordinate-descent passes */
 } qmi_quant_options;
 
+/* How the matrices of one stack are compressed. */
+typedef struct qmi_stack_recipe {
+    const struct qmi_quantiser *quantiser;
+    qmi_quant_options quant;
+} qmi_stack_recipe;
+
 typedef struct qmi_quantiser {
     const char *method; /* "rtn", "gptq" */
     const char *format;
     bool needs_hessian;
+    /* Descent passes for a caller without a wish (docs/quantisers.md), and the
+     * time of one in units of the sweep and all that precedes it. */
+    int default_passes;
+    double pass_time;
     /* w [n_rows, n_cols] f32, row-major, not modified.  `hessian` may be NULL
      * (round to nearest).  E_FORMAT: a weight is not finite. */
     qmoe_status (*run)(qmi_encoded *out, qmi_quant_result *result,

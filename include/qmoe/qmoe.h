@@ -178,6 +178,8 @@ typedef struct qmoe_weight_info {
     uint64_t n_weights; /* n_matrices * n_rows * n_cols */
     uint64_t n_bytes;   /* all file bytes that belong to it */
     bool is_expert;
+    int rotation; /* columns per block of the rotation it is stored under, 0 =
+                   * none (docs/format.md, section 8.4) */
 } qmoe_weight_info;
 
 QMOE_API size_t qmoe_model_weight_count(const qmoe_model *model);
@@ -186,7 +188,7 @@ QMOE_API qmoe_status qmoe_model_weight(const qmoe_model *model, size_t index,
     qmoe_weight_info *out) QMOE_MUST_CHECK;
 
 typedef struct qmoe_weight_stats {
-    uint64_t n_zeros;
+    uint64_t n_zeros; /* of the values as stored: before a rotation is undone */
     /* Shannon entropy of the decoded values' level codes (zero, low, high)
      * in bits per weight; 0 for formats without levels. */
     double entropy_bits;

@@ -12,7 +12,7 @@ extern "C" {
 
 typedef struct qmoe_compress_options {
     size_t size;
-    const char *format; /* NULL = "ternary-dict" */
+    const char *format; /* NULL = "pvq" */
     /* "gptq" (data-dependent, needs calibration) or "rtn" (round to nearest);
      * NULL = "gptq" when calibration is given, else E_INVALID. */
     const char *method;
@@ -30,8 +30,13 @@ typedef struct qmoe_compress_options {
     double damping;      /* of the mean Hessian diagonal; 0 = 0.1 */
     bool fit_levels;     /* ternary: fitted levels instead of row min / max */
     bool fit_dictionary; /* ternary-dict: dictionary for this model's zeros */
-    int rotation; /* pvq: -1 = none, 0 = the format's default, else block */
-    int passes;   /* pvq: descent passes; -1 = none, 0 = default */
+    /* pvq, pvq8: columns per block of the rotation, a power of two up to 1024;
+     * -1 = none, 0 = for each matrix the largest up to 64 that divides its
+     * width. */
+    int rotation;
+    /* Descent passes after the sweep, of pvq, pvq8 and fit_levels; -1 = none,
+     * 0 = as many as the format gains from. */
+    int passes;
 
     bool resume;           /* continue an interrupted run of the same job */
     bool dry_run;          /* only fill the plan part of the report */
@@ -44,6 +49,10 @@ typedef struct qmoe_compress_options {
      * the CPU. */
     const char *backend, *device_name;
     uint64_t device_memory_bytes;
+    /* > 0: each stack gets pvq or pvq8, so that the experts take at most this
+     * many bits per weight, all bytes counted, at the least sum of relative
+     * output errors (docs/compress.md).  `format` must be NULL. */
+    double bits;
 } qmoe_compress_options;
 
 typedef struct qmoe_compress_report {
@@ -57,6 +66,8 @@ typedef struct qmoe_compress_report {
     uint64_t n_samples, n_encoder_tokens, n_decoder_tokens;
     uint64_t n_skipped_documents;
     uint64_t n_matrices;
+    double least_bits, most_bits; /* possible values of the option `bits`; 0
+                                   * when it is not used */
 
     /* The result. */
     uint64_t output_bytes, expert_bytes;
@@ -81,7 +92,8 @@ typedef struct qmoe_compress_report {
  * E_EXISTS: `output` exists and !overwrite, or an interrupted run is there;
  * E_NO_SPACE: too little disk, found out before the work where possible;
  * E_NOMEM: memory_limit is below what one expert needs (the text says how
- * much); E_INVALID: options that do not fit, another job is resumed;
+ * much); E_INVALID: options that do not fit each other or the model, another
+ * job is resumed;
  * E_UNSUPPORTED: the source is already compressed, unknown format or method;
  * E_NO_BACKEND: the backend or device is not there;
  * E_FORMAT: a broken source, a weight that is not finite. */

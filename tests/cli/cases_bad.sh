@@ -57,8 +57,13 @@ case_missing_shard() {
 }
 
 case_flipped_byte_in_every_tensor() {
+    flip_every_tensor "$m"
+    flip_every_tensor "$pvq"
+}
+
+flip_every_tensor() {
     n=0
-    copy "$m" bad
+    copy "$1" bad
     for shard in bad/*.safetensors; do
         tensors "$shard" >list
         [ -s list ] || fail "no tensors found in $shard"
@@ -153,6 +158,7 @@ case_missing_model() {
 }
 
 case_unsupported_requests() {
+    compress_fails 5 "already compressed" "$pvq"
     compress_fails 5 "already compressed" "$m"
     compress_fails 5 "'quaternary'" "$mini" --format quaternary
     compress_fails 5 "'guess'" "$mini" --method guess
@@ -203,7 +209,8 @@ case_full_disk() {
     n_bytes=$(du -sk --apparent-size "$m" | cut -f 1)
     for size in 8 300 $((n_bytes / 2)) $((n_bytes - 300)); do
         expect 3 in_namespace sh -c 'mount -t tmpfs -o size=$3k tmpfs disk &&
-            { "$1" compress --method rtn "$2" -o disk/m; code=$?; ls -A disk; exit $code; }' \
+            { "$1" compress --method rtn --format ternary-dict "$2" -o disk/m
+              code=$?; ls -A disk; exit $code; }' \
             sh "$qmoe" "$mini" "$size"
         one_error disk/m
         grep -qE 'No space left on device|are free' err ||

@@ -55,19 +55,28 @@ case_compress_memory_limit() {
 
 # Killed five times at random moments, a run ends with the same bytes.
 case_compress_killed_and_resumed() {
+    killed_and_resumed
+}
+
+# The same while formats are tried, and after.
+case_compress_bits_killed_and_resumed() {
+    killed_and_resumed --bits 0.75
+}
+
+killed_and_resumed() {
     calibration
-    expect 0 calibrated -o whole
+    expect 0 calibrated -o whole "$@"
     for _ in 1 2 3 4 5; do
         # Not the function: the signal is for the tool, not for a subshell.
         "$qmoe" compress "$mini" --calib calib.txt --group-size 2 -t 1 \
-            -o out-m --resume >out 2>err </dev/null &
+            -o out-m --resume "$@" >out 2>err </dev/null &
         job=$!
         sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
         kill -9 $job 2>/dev/null || true
         wait $job 2>/dev/null || true
         [ ! -e out-m ] || break
     done
-    [ -e out-m ] || expect 0 calibrated -o out-m --resume
+    [ -e out-m ] || expect 0 calibrated -o out-m --resume "$@"
     diff -r whole out-m || fail "the resumed run differs"
     nothing_left other
 }
@@ -92,7 +101,7 @@ case_compress_full_disk_then_resume() {
     # shellcheck disable=SC2016 # expanded by the inner shell
     unshare -m bash -c '
         set -e
-        mount -t tmpfs -o size=5800k tmpfs disk || exit 77
+        mount -t tmpfs -o size=5500k tmpfs disk || exit 77
         code=0
         "$1" compress "$2" --calib calib.txt --group-size 2 -t 1 -o disk/m \
             >out 2>err || code=$?

@@ -48,6 +48,97 @@ case_compress_synthetic() {
     expect_error 2 "known are base-8" inspect synth:nothing
 }
 
+case_compress_default_format() {
+    expect 0 "$qmoe" compress --method rtn "$mini" -o out-m --json
+    is_true "$(json bits_per_expert_weight out) < 0.62"
+    expect 0 "$qmoe" inspect out-m
+    has out "experts in pvq" "bits per weight" rotation
+    expect 0 "$qmoe" inspect out-m --json
+    valid_json out
+    [ "$(json format out)" = '"pvq"' ] || fail "$(json format out)"
+    [ "$(grep -c '"rotation":[[:space:]]*64' out)" = 4 ] || fail "$(cat out)"
+    [ "$(json entropy out)" = null ] || fail "an entropy without levels"
+    expect 0 "$qmoe" verify out-m
+    expect 0 "$qmoe" generate out-m -p "$prompt" -t 1 --max-new-tokens 4
+}
+
+# The rotation follows the width and is stored; a bad one is refused at once.
+case_compress_rotation() {
+    expect 0 "$qmoe" compress --method rtn "$mini" -o out-m --rotation 32
+    expect 0 "$qmoe" inspect out-m --json
+    [ "$(grep -c '"rotation":[[:space:]]*32' out)" = 4 ] || fail "$(cat out)"
+    expect 0 "$qmoe" compress --method rtn "$mini" -o none-m --rotation 0
+    expect 0 "$qmoe" inspect none-m --json
+    [ "$(grep -c '"rotation":[[:space:]]*0' out)" -gt 4 ] || fail "$(cat out)"
+    expect 0 "$qmoe" compress --method rtn --no-tokenizer -o narrow-m \
+        "$source_dir/tests/golden/three-heads"
+    expect 0 "$qmoe" inspect narrow-m --json
+    awk '/"is_expert":[[:space:]]*true/ { n++ } END { exit n == 0 }' out ||
+        fail "no expert"
+    "$qmoe" inspect narrow-m --json | tr -d ' \t\n' | tr '{' '\n' |
+        grep '"is_expert":true' >stacks
+    while read -r stack; do
+        cols=$(sed 's/.*"shape":\[[0-9]*,[0-9]*,\([0-9]*\)\].*/\1/' <<<"$stack")
+        block=64
+        while [ $((cols % block)) != 0 ]; do
+            block=$((block / 2))
+        done
+        [ $block != 1 ] || block=0
+        has <(echo "$stack") "\"rotation\":$block,"
+    done <stacks
+    for bad in 48 3 2048 -64 64x "" ato 1e2 99999999999999999999; do
+        expect_error 2 "--rotation: '$bad' is neither auto nor" \
+            compress "$mini" -o bad-m --calib none --rotation "$bad"
+    done
+    nothing_left bad-m
+}
+
+case_compress_options_of_another_format() {
+    for option in "--levels fit" "--dict fit"; do
+        # shellcheck disable=SC2086 # words of options
+        expect_error 2 "not for pvq" compress "$mini" -o out-m --method rtn $option
+    done
+    expect_error 2 "not for q2" compress "$mini" -o out-m --method rtn \
+        --format q2 --rotation 64
+    nothing_left out-m
+}
+
+# A bit budget: kept, shown, and refused before the work where it cannot be.
+case_compress_bits() {
+    expect 0 "$qmoe" compress --method rtn "$mini" -o out-m --bits 0.8 --json
+    is_true "$(json bits_per_expert_weight out) <= 0.8"
+    is_true "$(json bits_per_expert_weight out) > 0.7"
+    for key in least_bits most_bits; do
+        has out "\"$key\""
+    done
+    expect 0 "$qmoe" inspect out-m
+    has out "experts in pvq" " and pvq" "pvq in 2 of 4 stacks" \
+        "pvq8 in 2 of 4 stacks"
+    expect 0 "$qmoe" inspect out-m --json
+    valid_json out
+    [ "$(json format out)" = '"mixed"' ] || fail "$(json format out)"
+    has out '"pvq":' '"pvq8":'
+    is_true "$(json bits_per_expert_weight out) <= 0.8"
+    valid_json out-m/qmoe_report.json
+    has out-m/qmoe_report.json '"bits_allowed": 0.8' '"format": "pvq"' \
+        '"format": "pvq8"' '"measured": {"pvq": '
+    expect 0 "$qmoe" verify out-m
+    same_tokens out-m "--backend cpu -t 1" "--backend reference"
+    expect 0 "$qmoe" compress --method rtn "$mini" -o dry --bits 0.8 --dry-run
+    has out "at most 0.8000 bits" "possible: 0.6094 to 0.9218"
+    for bad in 0.6 0.9219 2; do
+        expect_error 2 "takes 0.6094 (all pvq) to 0.9218 (all pvq8)" \
+            compress "$mini" -o bad-m --calib none --bits $bad
+    done
+    expect_error 2 "0 bits" compress "$mini" -o bad-m --method rtn --bits 0
+    expect_error 2 "is not a number from 0 to 16" compress "$mini" -o bad-m \
+        --method rtn --bits -1
+    expect_error 2 "leave" compress "$mini" -o bad-m --method rtn --bits 0.7 \
+        --format pvq
+    nothing_left bad-m
+    nothing_left dry
+}
+
 case_compress_does_not_depend_on_threads() {
     expect 0 "$qmoe" compress --method rtn "$mini" -o one --threads 1
     expect 0 "$qmoe" compress --method rtn "$mini" -o two --threads 2
@@ -55,16 +146,19 @@ case_compress_does_not_depend_on_threads() {
 }
 
 case_compress_report_agrees_with_inspect() {
-    expect 0 "$qmoe" compress --method rtn "$mini" -o out-m --json
-    mv out report
-    expect 0 "$qmoe" inspect out-m --json
-    for key in expert_weights total_weights; do
-        [ "$(json $key report)" = "$(json $key out)" ] || fail "$key differs"
+    for format in ternary-dict pvq pvq8; do
+        expect 0 "$qmoe" compress --method rtn --format $format "$mini" \
+            -o out-m --force --json
+        mv out report
+        expect 0 "$qmoe" inspect out-m --json
+        for key in expert_weights total_weights; do
+            [ "$(json $key report)" = "$(json $key out)" ] || fail "$key differs"
+        done
+        is_true "($(json zeros report) - $(json zeros out)) ^ 2 < 1e-20"
+        # The shards' headers make the small difference.
+        is_true "$(json bits_per_expert_weight report) /
+            $(json bits_per_expert_weight out) < 1.01"
     done
-    is_true "($(json zeros report) - $(json zeros out)) ^ 2 < 1e-20"
-    # The shards' headers make the small difference.
-    is_true "$(json bits_per_expert_weight report) /
-        $(json bits_per_expert_weight out) < 1.01"
 }
 
 case_compress_existing_output() {

@@ -8,9 +8,10 @@
 #
 # Prints TAP and "N passed, N failed, N skipped"; fails when a case fails.
 # A case is a function case_<name> in cases_*.sh, run in a subshell with
-# `set -e` in its own empty folder.  Two fixtures are made once: $m, the
-# compressed switch-mini, and $tiny, a compressed random model without
-# tokenizer.
+# `set -e` in its own empty folder.  Three fixtures are made once: $m, the
+# switch-mini in format ternary-dict, which has the most to break, $tiny, a
+# random model in it without tokenizer, and $pvq, the switch-mini in the default
+# format.
 set -u
 export LC_ALL=C
 # Not 1, which is an exit code of the tool.
@@ -31,6 +32,7 @@ trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 m=$work/fixtures/m
 tiny=$work/fixtures/tiny
+pvq=$work/fixtures/pvq
 
 # ---- what cases are written with ----
 
@@ -98,11 +100,11 @@ same() {
 }
 
 # OUT is not there, and its working directory only when a run with finished
-# experts can be resumed in it; that one is removed.
+# experts or trials can be resumed in it; that one is removed.
 nothing_left() {
     [ ! -e "$1" ] || fail "$1 was left behind"
     [ -e "$1.partial" ] || return 0
-    grep -qs '^expert ' "$1.partial/journal" ||
+    grep -qsE '^(expert|trial) ' "$1.partial/journal" ||
         fail "$1.partial was left behind"
     rm -r "$1.partial"
 }
@@ -190,8 +192,10 @@ for file in "$here"/cases_*.sh; do
 done
 mkdir "$work/fixtures"
 {
-    "$qmoe" compress --method rtn "$mini" -o "$m"
-    "$qmoe" compress --method rtn "$source_dir/tests/golden/tied" --no-tokenizer -o "$tiny"
+    "$qmoe" compress --method rtn --format ternary-dict "$mini" -o "$m"
+    "$qmoe" compress --method rtn --format ternary-dict \
+        "$source_dir/tests/golden/tied" --no-tokenizer -o "$tiny"
+    "$qmoe" compress --method rtn "$mini" -o "$pvq"
 } >"$work/made" 2>&1 || sed 's/^/# fixtures: /' "$work/made"
 
 if [ $# = 0 ]; then

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -234,7 +235,8 @@ static void test_resume(void **state)
 {
     (void)state;
     qmoe_compress_report report;
-    const qmoe_compress_options options = {.overwrite = true, .group_size = 4};
+    const qmoe_compress_options options = {
+        .overwrite = true, .group_size = 4, .passes = 2};
     uint64_t expected = must_compress("whole", 2, options, &report);
     int n_interrupted = 0;
     for (int stop = 2; stop < 80; stop += 13) {
@@ -277,9 +279,10 @@ static void test_resume_refuses_another_job(void **state)
     assert_non_null(strstr(error, "--resume"));
     /* ... nor continued with other options. */
     options.resume = true;
-    options.fit_levels = true;
+    options.passes = 3;
     assert_int_equal(
         compress("other", 1, options, &report, error), QMOE_E_INVALID);
+    assert_non_null(strstr(error, "another checkpoint"));
     assert_true(exists("other.partial/journal"));
     remove_all(path_of(path, "other.partial"));
 }
@@ -296,6 +299,111 @@ static void copy_file(const char *from, const char *to)
     qmi_map_close(&map);
 }
 
+/* ---- a bit budget ---- */
+
+static uint64_t shards_hash(const char *name)
+{
+    char path[1024];
+    uint64_t hash = 0;
+    for (int i = 1; i <= 5; i++) {
+        qmi_map map;
+        qmi_error err;
+        snprintf(path, sizeof path, "%s/%s/model-%05d-of-00005.safetensors",
+            directory, name, i);
+        assert_int_equal(qmi_map_open(&map, path, &err), QMOE_OK);
+        const uint64_t pair[2] = {hash, qmi_hash64(map.data, map.n_bytes)};
+        hash = qmi_hash64(pair, sizeof pair);
+        qmi_map_close(&map);
+    }
+    return hash;
+}
+
+/* The ends of the range are the plain formats; in between the error falls as
+ * bits rise, and the budget is kept. */
+static void test_bits(void **state)
+{
+    (void)state;
+    qmoe_compress_report r, pvq, pvq8;
+    const qmoe_compress_options options = {.overwrite = true, .passes = 1};
+    qmoe_compress_options o = options;
+    o.format = "pvq";
+    must_compress("plain", 2, o, &pvq);
+    const uint64_t small = shards_hash("plain");
+    o.format = "pvq8";
+    must_compress("plain", 2, o, &pvq8);
+    const uint64_t large = shards_hash("plain");
+    const double bits[] = {0.609375, 0.7, 0.8, 0.921875};
+    double before = 2;
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
+        o = options;
+        o.bits = bits[i];
+        must_compress("bits", 2, o, &r);
+        double taken = 8 * (double)r.expert_bytes / (double)r.expert_weights;
+        printf("  %.4f bits of %.4f: error %.5f\n", taken, bits[i],
+            r.mean_output_error);
+        assert_true(r.least_bits == 0.609375 && r.most_bits == 0.921875);
+        assert_true(taken <= bits[i]);
+        assert_true(taken > bits[i] - (0.921875 - 0.609375) / 4);
+        assert_true(r.mean_output_error < before);
+        before = r.mean_output_error;
+        if (i == 0)
+            assert_true(shards_hash("bits") == small);
+        if (i == 3)
+            assert_true(shards_hash("bits") == large);
+    }
+    assert_true(pvq8.mean_output_error < pvq.mean_output_error);
+}
+
+/* Neither threads nor groups change what is measured and chosen; a run that is
+ * interrupted while it measures or later resumes to the same bytes. */
+static void test_bits_resume(void **state)
+{
+    (void)state;
+    char error[512], path[768];
+    qmoe_compress_report report;
+    const qmoe_compress_options options = {.overwrite = true,
+        .group_size = 3,
+        .passes = 1,
+        .bits = 0.75,
+        .work_dir = directory};
+    qmoe_compress_options other = options;
+    other.group_size = 0;
+    other.work_dir = NULL;
+    uint64_t expected = must_compress("bits", 1, options, &report);
+    assert_true(must_compress("bits2", 2, other, &report) == expected);
+    int n_interrupted = 0;
+    for (int stop = 3; stop < 60; stop += 12) {
+        qmoe_compress_options first = options;
+        first.overwrite = false;
+        countdown = stop;
+        qmoe_status status = compress("cut", 2, first, &report, error);
+        assert_true(status == QMOE_E_CANCELLED || status == QMOE_OK);
+        n_interrupted += status == QMOE_E_CANCELLED;
+        first.resume = true;
+        first.group_size = 4;
+        if (status == QMOE_E_CANCELLED)
+            must_compress("cut", 1, first, &report);
+        assert_true(hash_of("cut") == expected);
+        assert_false(exists("cut.partial"));
+        remove_all(path_of(path, "cut"));
+    }
+    assert_true(n_interrupted >= 4);
+}
+
+/* Without calibration the errors are those of the weights. */
+static void test_bits_without_calibration(void **state)
+{
+    (void)state;
+    qmoe_compress_report rtn, r;
+    const qmoe_compress_options options = {
+        .overwrite = true, .method = "rtn", .bits = 0.8};
+    const qmoe_compress_options plain = {.overwrite = true, .method = "rtn"};
+    must_compress("bits", 2, options, &r);
+    must_compress("plain", 2, plain, &rtn);
+    assert_true(8 * (double)r.expert_bytes <= 0.8 * (double)r.expert_weights);
+    assert_true(r.mean_output_error < rtn.mean_output_error);
+}
+
 /* The source becomes unreadable in the middle: an error that names the file,
  * and --resume ends with the same bytes once the file is whole again. */
 static void test_source_fails_in_the_middle(void **state)
@@ -305,7 +413,7 @@ static void test_source_fails_in_the_middle(void **state)
         "config.json", "spiece.model", "model.safetensors"};
     char error[512], from[768], to[1024], weights[1024];
     qmoe_compress_report report;
-    qmoe_compress_options options = {.group_size = 4};
+    qmoe_compress_options options = {.group_size = 4, .passes = 2};
     uint64_t expected = must_compress("undisturbed", 2, options, &report);
     path_of(source, "source");
     assert_int_equal(mkdir(source, 0777), 0);
@@ -360,6 +468,17 @@ static void test_limits_are_refused(void **state)
         {{.group_size = -1}, QMOE_E_INVALID, "group size"},
         {{.damping = -1}, QMOE_E_INVALID, "damping"},
         {{.work_dir = "/nonexistent"}, QMOE_E_NOT_FOUND, "/nonexistent"},
+        {{.rotation = 48}, QMOE_E_INVALID, "rotation 48"},
+        {{.rotation = 2048}, QMOE_E_INVALID, "rotation 2048"},
+        {{.rotation = -2}, QMOE_E_INVALID, "rotation -2"},
+        {{.format = "q2", .rotation = 64}, QMOE_E_INVALID, "not for q2"},
+        {{.fit_levels = true}, QMOE_E_INVALID, "not for pvq"},
+        {{.fit_dictionary = true}, QMOE_E_INVALID, "not for pvq"},
+        {{.bits = 0.6}, QMOE_E_INVALID, "takes 0.6094 (all pvq) to 0.9218"},
+        {{.bits = 0.922}, QMOE_E_INVALID, "takes 0.6094 (all pvq) to 0.9218"},
+        {{.bits = -1}, QMOE_E_INVALID, "-1 bits"},
+        {{.bits = NAN}, QMOE_E_INVALID, "bits"},
+        {{.bits = 0.7, .format = "pvq"}, QMOE_E_INVALID, "leave"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char error[512];
@@ -384,6 +503,9 @@ int main(void)
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_resume_refuses_another_job),
         cmocka_unit_test(test_source_fails_in_the_middle),
+        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_bits_resume),
+        cmocka_unit_test(test_bits_without_calibration),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

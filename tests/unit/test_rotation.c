@@ -218,6 +218,18 @@ static void bits_of_a_row(void **state)
     assert_int_equal(hash, UINT64_C(0x86fbb6303452f4b2));
 }
 
+static void block_for_a_width(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t n_cols;
+        int32_t block;
+    } cases[] = {{768, 64}, {3072, 64}, {6144, 64}, {2080, 32}, {256, 64},
+        {48, 16}, {100, 4}, {6, 2}, {7, 0}, {1, 0}, {32, 32}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(qmi_rotation_for(cases[i].n_cols), cases[i].block);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -230,6 +242,7 @@ int main(void)
         cmocka_unit_test(exact_row),
         cmocka_unit_test(example),
         cmocka_unit_test(bits_of_a_row),
+        cmocka_unit_test(block_for_a_width),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A bit budget: one sweep with the uncompressed experts measures what both
+ * formats would cost, then each stack gets one (docs/compress.md). */
+#include <math.h>
+#include <stdio.h>
+
+#include "alloc.h"
+#include "compress_job.h"
+#include "expert_trial.h"
+
+/* Experts of a block that are measured: enough for a mean, and a small part
+ * of the work where there are many. */
+enum { MOST_TRIALS = 64 };
+
+static const char *const formats[QMI_N_SIZES] = {"pvq", "pvq8"};
+
+const qmi_quantiser *qmi_job_candidate(const qmi_job *job, int size)
+{
+    return qmi_quantiser_find(job->recipe.quantiser->method, formats[size]);
+}
+
+int64_t qmi_job_n_trials(const qmi_job *job)
+{
+    int64_t n = job->model->config.n_experts;
+    if (job->choices == NULL)
+        return 0;
+    return n < MOST_TRIALS ? n : MOST_TRIALS;
+}
+
+int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial)
+{
+    return trial * job->model->config.n_experts / qmi_job_n_trials(job);
+}
+
+/* ---- the range ---- */
+
+static uint64_t bytes_within(const qmi_job *job, double bits)
+{
+    return (uint64_t)floor(bits / 8 * (double)job->report->expert_weights);
+}
+
+/* Four digits that are within the range: rounded up or down. */
+static qmoe_status check_range(
+    const qmi_job *job, uint64_t least, uint64_t most)
+{
+    const qmoe_compress_report *r = job->report;
+    const uint64_t budget = bytes_within(job, job->recipe.bits);
+    if (budget >= least &&
+        job->recipe.bits * (double)r->expert_weights <= 8 * (double)most)
+        return QMOE_OK;
+    return qmi_fail(job->err, QMOE_E_INVALID,
+        "%g bits per expert weight are not possible: this model takes %.4f "
+        "(all pvq) to %.4f (all pvq8)",
+        job->recipe.bits, ceil(1e4 * r->least_bits) / 1e4,
+        floor(1e4 * r->most_bits) / 1e4);
+}
+
+qmoe_status qmi_job_list_choices(qmi_job *job)
+{
+    qmoe_compress_report *r = job->report;
+    int64_t n = QMI_N_KINDS * qmi_config_sparse_count(&job->model->config);
+    uint64_t bytes[QMI_N_SIZES] = {0};
+    if (job->recipe.bits == 0)
+        return QMOE_OK;
+    job->choices = qmi_calloc(
+        (size_t)n, sizeof *job->choices, "the choice of formats", job->err);
+    if (job->choices == NULL)
+        return QMOE_E_NOMEM;
+    for (int64_t i = 0; i < n; i++) {
+        qmi_sparse_block b;
+        qmi_bits_choice *c = &job->choices[i];
+        qmi_job_sparse_block(job, i / QMI_N_KINDS, &b);
+        c->kind = (int)(i % QMI_N_KINDS);
+        const qmi_weight *w = b.stacks[c->kind];
+        for (int size = 0; size < QMI_N_SIZES; size++) {
+            c->bytes[size] =
+                qmi_job_stack_bytes(qmi_format_find(formats[size]), w);
+            bytes[size] += c->bytes[size];
+        }
+    }
+    r->least_bits = 8 * (double)bytes[QMI_SMALL] / (double)r->expert_weights;
+    r->most_bits = 8 * (double)bytes[QMI_LARGE] / (double)r->expert_weights;
+    return check_range(job, bytes[QMI_SMALL], bytes[QMI_LARGE]);
+}
+
+/* ---- measuring ---- */
+
+static qmoe_status show(
+    const qmi_job *job, const qmi_sparse_block *b, int64_t trial)
+{
+    char item[160];
+    snprintf(item, sizeof item, "%s block %d, expert %lld/%lld",
+        b->stack == QMI_ENCODER ? "encoder" : "decoder", (int)b->block,
+        (long long)qmi_job_trial_expert(job, trial),
+        (long long)job->model->config.n_experts);
+    return qmi_progress(
+        job->context, job->stage, item, job->weights_done, job->weights_total);
+}
+
+static void count_trials(qmi_job *job, const qmi_sparse_block *b, int64_t n)
+{
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        job->weights_done += (uint64_t)n * (uint64_t)b->stacks[kind]->n_rows *
+                             (uint64_t)b->stacks[kind]->n_cols;
+}
+
+static qmoe_status try_group(qmi_job *job, int64_t number,
+    const qmi_sparse_block *b, int64_t first, int64_t n)
+{
+    qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES];
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        for (int size = 0; size < QMI_N_SIZES; size++)
+            recipes[kind][size] = qmi_job_recipe(
+                job, qmi_job_candidate(job, size), b->stacks[kind]);
+    qmi_expert_trial trials[MOST_TRIALS];
+    int64_t experts[MOST_TRIALS];
+    for (int64_t i = 0; i < n; i++)
+        experts[i] = qmi_job_trial_expert(job, first + i);
+    QMI_TRY(
+        qmi_expert_pass_try(job->pass, trials, experts, n, recipes, job->err));
+    QMI_TRY(qmi_journal_add_trials(job->journal, number, trials, n, job->err));
+    job->output.keep = true;
+    return QMOE_OK;
+}
+
+/* All tokens through the experts as they are. */
+static qmoe_status pass_through(qmi_job *job)
+{
+    int64_t n_experts = job->model->config.n_experts;
+    int64_t step = job->options.group_size;
+    for (int64_t e = 0; e < n_experts; e += step) {
+        int64_t n = n_experts - e < step ? n_experts - e : step;
+        QMI_TRY(qmi_expert_pass_through(job->pass, e, n, job->err));
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status measure_block(qmi_job *job, int64_t number)
+{
+    qmi_sparse_block b, next;
+    int64_t n_done = 0, n_trials = qmi_job_n_trials(job);
+    int64_t step = job->options.group_size;
+    if (step > MOST_TRIALS)
+        step = MOST_TRIALS;
+    qmi_job_sparse_block(job, number, &b);
+    qmi_journal_trials(job->journal, number, &n_done);
+    count_trials(job, &b, n_done);
+    for (int64_t i = n_done; i < n_trials; i += step) {
+        int64_t n = n_trials - i < step ? n_trials - i : step;
+        QMI_TRY(show(job, &b, i));
+        QMI_TRY(try_group(job, number, &b, i, n));
+        count_trials(job, &b, n);
+    }
+    return qmi_job_sparse_block(job, number + 1, &next) ? pass_through(job)
+                                                        : QMOE_OK;
+}
+
+/* ---- choosing ---- */
+
+/* Sums of relative errors over the matrices of a stack, from the mean over
+ * the measured ones; where none was measured, from the errors of weights. */
+static void sum_errors(qmi_job *job, qmi_bits_choice *c, int64_t number)
+{
+    int64_t n = 0, n_measured = 0;
+    const qmi_expert_trial *t = qmi_journal_trials(job->journal, number, &n);
+    for (int64_t i = 0; i < n; i++)
+        n_measured += t[i].measured[c->kind];
+    const int64_t n_used = n_measured != 0 ? n_measured : n;
+    const double scale = (double)job->model->config.n_experts / (double)n_used;
+    for (int size = 0; size < QMI_N_SIZES; size++) {
+        c->error[size] = 0;
+        for (int64_t i = 0; i < n; i++)
+            if (t[i].measured[c->kind] || n_measured == 0)
+                c->error[size] += scale * t[i].error[c->kind][size];
+    }
+}
+
+/* The format of most stacks stands for the model. */
+static void set_main_format(qmi_job *job, int64_t n)
+{
+    int64_t n_large = 0;
+    for (int64_t i = 0; i < n; i++)
+        n_large += job->choices[i].size == QMI_LARGE;
+    job->recipe.quantiser =
+        qmi_job_candidate(job, 2 * n_large > n ? QMI_LARGE : QMI_SMALL);
+}
+
+static bool all_measured(const qmi_job *job, int64_t n_blocks)
+{
+    for (int64_t number = 0; number < n_blocks; number++) {
+        int64_t n = 0;
+        qmi_journal_trials(job->journal, number, &n);
+        if (n < qmi_job_n_trials(job))
+            return false;
+    }
+    return true;
+}
+
+qmoe_status qmi_job_choose_formats(qmi_job *job)
+{
+    const int64_t n_blocks = qmi_config_sparse_count(&job->model->config);
+    const int64_t n = QMI_N_KINDS * n_blocks;
+    if (job->choices == NULL)
+        return QMOE_OK;
+    job->stage = "measure";
+    job->weights_done = 0;
+    job->weights_total = job->report->expert_weights /
+                         (uint64_t)job->model->config.n_experts *
+                         (uint64_t)qmi_job_n_trials(job);
+    if (!all_measured(job, n_blocks))
+        QMI_TRY(qmi_job_sweep(job, measure_block));
+    for (int64_t i = 0; i < n; i++)
+        sum_errors(job, &job->choices[i], i / QMI_N_KINDS);
+    QMI_TRY(qmi_allocate_bits(
+        job->choices, n, bytes_within(job, job->recipe.bits), job->err));
+    set_main_format(job, n);
+    return QMOE_OK;
+}

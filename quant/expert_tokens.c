@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Gathering, second moments and moving on. */
+#include "expert_tokens.h"
+
+#include <string.h>
+
+#include "alloc.h"
+#include "hessian.h"
+
+/* ---- originals ---- */
+
+static uint64_t source_bytes(const qmi_weight *stack)
+{
+    return (uint64_t)stack->n_rows * (uint64_t)stack->n_cols *
+           (qmi_dtype_bits(stack->format->dtype) / 8);
+}
+
+qmoe_status qmi_expert_fetch(
+    const qmi_expert_pass *p, int64_t expert, qmi_error *err)
+{
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        QMI_TRY(qmi_checkpoint_fetch(p->model->checkpoint,
+            qmi_weight_dense(p->stacks[kind], expert),
+            source_bytes(p->stacks[kind]), err));
+    return QMOE_OK;
+}
+
+void qmi_expert_announce(const qmi_expert_pass *p, int64_t expert)
+{
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        qmi_map_will_need(qmi_weight_dense(p->stacks[kind], expert),
+            source_bytes(p->stacks[kind]));
+}
+
+void qmi_expert_release(const qmi_expert_pass *p, int64_t expert)
+{
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        qmi_checkpoint_release(p->model->checkpoint,
+            qmi_weight_dense(p->stacks[kind], expert),
+            source_bytes(p->stacks[kind]));
+}
+
+qmoe_status qmi_expert_weights(float **out, const qmi_expert_pass *p,
+    qmi_expert_worker *w, int kind, int64_t expert)
+{
+    const qmi_weight *stack = p->stacks[kind];
+    size_t n = (size_t)(stack->n_rows * stack->n_cols);
+    *out = qmi_calloc(n, sizeof **out, "a matrix", &w->error);
+    if (*out == NULL)
+        return QMOE_E_NOMEM;
+    qmi_weight_decode(stack, expert, 0, stack->n_rows, *out);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_expert_blame(const qmi_expert_pass *p, qmi_expert_worker *w,
+    int kind, int64_t expert, qmoe_status status)
+{
+    if (status != QMOE_E_FORMAT)
+        return status;
+    return qmi_error_prefix(&w->error, status, "%s: '%s', expert %lld",
+        qmi_checkpoint_directory(p->model->checkpoint), p->stacks[kind]->name,
+        (long long)expert);
+}
+
+/* ---- outcomes ---- */
+
+qmoe_status qmi_expert_group_open(
+    qmi_expert_group *group, int64_t n, qmi_error *err)
+{
+    group->status =
+        qmi_calloc((size_t)n, sizeof *group->status, "a group", err);
+    group->errors =
+        qmi_calloc((size_t)n, sizeof *group->errors, "a group", err);
+    if (group->status != NULL && group->errors != NULL)
+        return QMOE_OK;
+    qmi_expert_group_close(group);
+    return QMOE_E_NOMEM;
+}
+
+void qmi_expert_group_close(qmi_expert_group *group)
+{
+    qmi_free(group->status);
+    qmi_free(group->errors);
+}
+
+void qmi_expert_group_set(qmi_expert_group *group, int64_t i,
+    const qmi_expert_worker *w, qmoe_status status)
+{
+    group->status[i] = status;
+    if (status != QMOE_OK)
+        group->errors[i] = w->error;
+}
+
+qmoe_status qmi_expert_group_status(
+    const qmi_expert_group *group, int64_t n, qmi_error *err)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (group->status[i] != QMOE_OK)
+            return qmi_fail(err, group->status[i], "%s", group->errors[i].text);
+    return QMOE_OK;
+}
+
+/* ---- gathering ---- */
+
+static qmi_view at(qmi_buffer *buffer)
+{
+    return (qmi_view){.buffer = buffer};
+}
+
+/* Rows of the residual stream of tokens[n] into the residual buffer, and
+ * their norm, the experts' input, into the normed buffer. */
+static qmoe_status gather(const qmi_expert_pass *p, qmi_expert_worker *w,
+    const int64_t *tokens, int64_t n)
+{
+    int64_t d_model = p->model->config.d_model;
+    const qmi_states *states = &p->forward->states[p->stack];
+    for (int64_t i = 0; i < n; i++)
+        memcpy(w->host + i * d_model, qmi_states_row(states, tokens[i]),
+            (size_t)d_model * sizeof(float));
+    QMI_TRY(p->backend->buffer_write(w->device, at(w->residual), w->host,
+        (uint64_t)(n * d_model) * sizeof(float), &w->error));
+    const qmi_op norm = {.kind = QMI_OP_RMSNORM,
+        .u.rmsnorm = {.dst = at(w->normed),
+            .src = at(w->residual),
+            .weight = &p->bound_norm,
+            .n_tokens = n,
+            .epsilon = (float)p->model->config.norm_epsilon}};
+    return qmi_run(p->backend, w->device, &norm, &w->error);
+}
+
+/* Hidden activations of the uncompressed expert: relu(wi x). */
+static qmoe_status hidden(
+    const qmi_expert_pass *p, qmi_expert_worker *w, int64_t expert, int64_t n)
+{
+    const qmi_op op = {.kind = QMI_OP_LINEAR,
+        .u.linear = {.dst = at(w->hidden),
+            .src = at(w->normed),
+            .weight = &p->bound_wi,
+            .mat = expert,
+            .n_tokens = n,
+            .alpha = 1.0f,
+            .relu = true}};
+    return qmi_run(p->backend, w->device, &op, &w->error);
+}
+
+/* Inputs of wi or wo for a chunk of tokens, in w->host. */
+static qmoe_status inputs(const qmi_expert_pass *p, qmi_expert_worker *w,
+    int kind, int64_t expert, const int64_t *tokens, int64_t n)
+{
+    int64_t width = p->stacks[kind]->n_cols;
+    QMI_TRY(gather(p, w, tokens, n));
+    if (kind == QMI_WO)
+        QMI_TRY(hidden(p, w, expert, n));
+    return p->backend->buffer_read(w->device, w->host,
+        at(kind == QMI_WO ? w->hidden : w->normed),
+        (uint64_t)(n * width) * sizeof(float), &w->error);
+}
+
+qmoe_status qmi_expert_moments(const qmi_expert_pass *p, qmi_expert_worker *w,
+    int kind, int64_t expert, qmi_hessian *hessian)
+{
+    const uint8_t *counted = p->forward->calibration->sets[p->stack].counted;
+    int64_t chunk[QMI_CHUNK_TOKENS];
+    int64_t n = 0, n_used = 0;
+    for (int64_t i = p->begin[expert]; i < p->begin[expert + 1]; i++) {
+        if (n_used < p->cap && counted[p->order[i]]) {
+            chunk[n++] = p->order[i];
+            n_used++;
+        }
+        if (n == QMI_CHUNK_TOKENS ||
+            (n != 0 && i + 1 == p->begin[expert + 1])) {
+            QMI_TRY(inputs(p, w, kind, expert, chunk, n));
+            QMI_TRY(qmi_hessian_add(hessian, w->host, n, &w->error));
+            n = 0;
+        }
+    }
+    return qmi_hessian_finish(hessian, &w->error);
+}
+
+/* residual += weight * expert(normed), in place, for one chunk. */
+static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
+    const qmi_bound_weight *wi, const qmi_bound_weight *wo, int64_t mat,
+    const int64_t *tokens, int64_t n)
+{
+    int64_t d_model = p->model->config.d_model;
+    const qmi_states *states = &p->forward->states[p->stack];
+    int32_t experts[QMI_CHUNK_TOKENS];
+    float weights[QMI_CHUNK_TOKENS];
+    for (int64_t i = 0; i < n; i++) {
+        experts[i] = (int32_t)mat;
+        weights[i] = p->forward->weight[tokens[i]];
+    }
+    QMI_TRY(gather(p, w, tokens, n));
+    QMI_TRY(p->backend->buffer_write(w->device, at(w->expert), experts,
+        (uint64_t)n * sizeof *experts, &w->error));
+    QMI_TRY(p->backend->buffer_write(w->device, at(w->weight), weights,
+        (uint64_t)n * sizeof *weights, &w->error));
+    const qmi_op op = {.kind = QMI_OP_EXPERT_FFN,
+        .u.expert_ffn = {.dst = at(w->residual),
+            .src = at(w->normed),
+            .residual = at(w->residual),
+            .expert = at(w->expert),
+            .weight = at(w->weight),
+            .wi = wi,
+            .wo = wo,
+            .n_tokens = n,
+            .top_k = 1}};
+    QMI_TRY(qmi_run(p->backend, w->device, &op, &w->error));
+    QMI_TRY(p->backend->buffer_read(w->device, w->host, at(w->residual),
+        (uint64_t)(n * d_model) * sizeof(float), &w->error));
+    for (int64_t i = 0; i < n; i++)
+        memcpy(qmi_states_row(states, tokens[i]), w->host + i * d_model,
+            (size_t)d_model * sizeof(float));
+    return QMOE_OK;
+}
+
+qmoe_status qmi_expert_apply(const qmi_expert_pass *p, qmi_expert_worker *w,
+    const qmi_weight *wi, const qmi_weight *wo, int64_t mat, int64_t expert)
+{
+    qmi_bound_weight bound_wi, bound_wo;
+    QMI_TRY(p->backend->weight_bind(&bound_wi, w->device, wi, &w->error));
+    QMI_TRY(p->backend->weight_bind(&bound_wo, w->device, wo, &w->error));
+    qmoe_status status = QMOE_OK;
+    int64_t end = p->begin[expert + 1];
+    for (int64_t i = p->begin[expert]; status == QMOE_OK && i < end;
+         i += QMI_CHUNK_TOKENS) {
+        int64_t n = end - i < QMI_CHUNK_TOKENS ? end - i : QMI_CHUNK_TOKENS;
+        status = apply_chunk(p, w, &bound_wi, &bound_wo, mat, p->order + i, n);
+    }
+    p->backend->weight_unbind(w->device, &bound_wi);
+    p->backend->weight_unbind(w->device, &bound_wo);
+    return status;
+}
