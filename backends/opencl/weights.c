@@ -299,11 +299,9 @@ static qmoe_status upload_chunks(
 
 static uint32_t pack_entry(const qmi_dict_entry *e)
 {
-    uint32_t word = e->n_weights / 2u | (uint32_t)e->n_nonzeros << 4;
-    for (unsigned k = 0; k < e->n_nonzeros; k++) {
-        const uint32_t high = e->code[k] == QMI_CODE_HIGH;
-        word |= (e->position[k] | high << 5) << (6 + 6 * k);
-    }
+    uint32_t word = e->n_weights / 2u;
+    for (unsigned k = 0; k < QMI_DICT_MAX_NONZEROS; k++)
+        word |= (e->position[k] | (uint32_t)e->code[k] << 5) << (4 + 7 * k);
     return word;
 }
 

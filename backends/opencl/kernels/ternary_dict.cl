@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The format ternary-dict: one work-item per row walks its codewords.  A
- * dictionary entry is one word: bits 0..3 half its weights, 4..5 its non-zero
- * weights, then 6 bits each: position, and 1 for the high level. */
+ * dictionary entry is one word: bits 0..3 half its weights, then three times
+ * 7 bits: a position, and 0 for nothing, 1 for the low level, 2 for the high.
+ * Nothing is a product with zero: a branch would cost more. */
+#define PLACE_OF(entry, k) ((int)((entry) >> (4 + 7 * (k)) & 31))
+#define KIND_OF(entry, k) ((entry) >> (9 + 7 * (k)) & 3)
+#define LEVEL_OF(entry, k, r)                                                  \
+    as_float(((r).low & -(KIND_OF(entry, k) & 1)) |                            \
+             ((r).high & -(KIND_OF(entry, k) >> 1)))
 #define TD_ARGS                                                                \
     __global const uint *expert_offsets, __global const uint *row_offsets,     \
         __global const ushort *levels, __global const ushort *codes,           \
@@ -40,22 +46,16 @@ __kernel void product(PRODUCT_ARGS, TD_ARGS)
     __global const float *x = packed + packed_at + (ulong)tile * n_padded * TT;
     const td_row r = td_row_of(
         t.mat - first_mat, row, n_rows, expert_offsets, row_offsets, levels);
-    tokens low = (tokens)0.0f, high = (tokens)0.0f;
+    tokens sums[3] = {(tokens)0.0f, (tokens)0.0f, (tokens)0.0f};
     int col = 0;
     for (ulong i = r.begin; i < r.end; i++) {
         const uint entry = dict[codes[i]];
-        const int n = (int)(entry >> 4 & 3);
-        uint rest = entry >> 6;
-        for (int k = 0; k < n; k++, rest >>= 6) {
-            const tokens v = LOAD_TOKENS(x, col + (int)(rest & 31));
-            if (rest & 32)
-                high += v;
-            else
-                low += v;
-        }
+        for (int k = 0; k < 3; k++)
+            sums[k] += LEVEL_OF(entry, k, r) *
+                       LOAD_TOKENS(x, col + PLACE_OF(entry, k));
         col += 2 * (int)(entry & 15);
     }
-    STORE_ROW(t, row, as_float(r.low) * low + as_float(r.high) * high);
+    STORE_ROW(t, row, sums[0] + sums[1] + sums[2]);
 }
 
 __kernel void decode_rows(__global uint *dst, ulong dst_at,
@@ -74,9 +74,10 @@ __kernel void decode_rows(__global uint *dst, ulong dst_at,
     int col = 0;
     for (ulong i = r.begin; i < r.end; i++) {
         const uint entry = dict[codes[i]];
-        uint rest = entry >> 6;
-        for (int k = 0; k < (int)(entry >> 4 & 3); k++, rest >>= 6)
-            out[col + (int)(rest & 31)] = rest & 32 ? r.high : r.low;
+        for (int k = 0; k < 3; k++)
+            if (KIND_OF(entry, k) != 0)
+                out[col + PLACE_OF(entry, k)] =
+                    KIND_OF(entry, k) == 1 ? r.low : r.high;
         col += 2 * (int)(entry & 15);
     }
 }
