@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Memory of a device, its errors, and the tuning of its kernels. */
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "program_cache.h"
 
 #include "stream.h"
 
@@ -120,45 +125,35 @@ qmi_view ocl_scratch_view(qmi_device *device, ocl_scratch which)
     return (qmi_view){.buffer = &device->scratch[which]};
 }
 
-/* The largest power of two up to `n` and `limit`. */
-static int power_up_to(size_t n, int limit)
+/* ---- tuning ---- */
+
+qmoe_status ocl_choose_tuning(qmi_device *device, bool is_cpu, qmi_error *err)
 {
-    int power = 1;
-    while (2 * power <= limit && (size_t)(2 * power) <= n)
-        power *= 2;
-    return power;
+    ocl_tuning chosen;
+    size_t n = 0;
+    ocl_tuning_default(&device->tuning, &device->limits, is_cpu);
+    char *kept = (char *)ocl_cache_load(&n, ocl_tuning_key(device));
+    if (kept != NULL && n != 0 && kept[n - 1] == '\0') {
+        chosen = device->tuning;
+        if (ocl_tuning_parse(&chosen, kept, NULL) == QMOE_OK &&
+            ocl_tuning_fits(&chosen, &device->limits))
+            device->tuning = chosen;
+    }
+    qmi_free(kept);
+    const char *text = getenv("QMOE_OPENCL_TUNING");
+    if (text == NULL)
+        return QMOE_OK;
+    QMI_TRY(ocl_tuning_parse(&device->tuning, text, err));
+    if (!ocl_tuning_fits(&device->tuning, &device->limits))
+        return qmi_fail(err, QMOE_E_INVALID,
+            "OpenCL device '%s' cannot be tuned so: %s", device->name, text);
+    return QMOE_OK;
 }
 
-/* Processors: a work-item is a loop over wide vectors, barriers are dear.
- * Others: lanes share rows, vectors only where tokens share weights. */
-bool ocl_tune(ocl_tuning *out, const ocl_limits *limits, bool is_cpu)
+void ocl_keep_tuning(const qmi_device *device, const ocl_tuning *tuning)
 {
-    const size_t most = limits->max_group;
-    if (is_cpu) {
-        *out = (ocl_tuning){
-            .is_cpu = true,
-            .many = 16,
-            .group = power_up_to(most, 64),
-            .lanes = 1,
-            .dense_rows = 4,
-            .width = 16,
-            .pvq_rows = 16,
-            .pvq_split = 1,
-        };
-        return true;
-    }
-    *out = (ocl_tuning){
-        .many = 4,
-        .group = power_up_to(most, 64),
-        .lanes = power_up_to(most, 64),
-        .dense_rows = 4,
-        .width = 4,
-        .pvq_rows = 1,
-        .pvq_split = power_up_to(most / 32, 4),
-    };
-    /* Results of the lanes of a dense product: rows * lanes float4. */
-    while (
-        out->lanes > 1 && (uint64_t)out->lanes * 4 * 16 > limits->local_memory)
-        out->lanes /= 2;
-    return most >= 32;
+    char text[OCL_TUNING_TEXT];
+    ocl_tuning_print(text, tuning);
+    ocl_cache_store(
+        ocl_tuning_key(device), (unsigned char *)text, strlen(text) + 1);
 }

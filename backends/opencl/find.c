@@ -119,7 +119,7 @@ void ocl_missing(char *out, size_t capacity, cl_device_id id)
     else if (sscanf(version, "OpenCL %d.%d", &major, &minor) != 2 ||
              10 * major + minor < 12)
         what = "it is older than OpenCL 1.2";
-    else if (!ocl_tune(&tuning, &limits, limits.is_cpu))
+    else if (!ocl_tuning_default(&tuning, &limits, limits.is_cpu))
         what = "its work-groups are smaller than 32";
     snprintf(out, capacity, "%s", what);
 }

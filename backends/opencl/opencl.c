@@ -66,11 +66,11 @@ static qmoe_status set_up(
         return qmi_fail(err, QMOE_E_NO_BACKEND,
             "OpenCL device '%s' cannot be used: %s", device->name, what);
     device->limits = ocl_read_limits(device->id);
-    ocl_tune(&device->tuning, &device->limits, device->limits.is_cpu);
     if (!ocl_clblast_load())
         device->limits.clblast_tokens = 0;
     QMI_TRY(ocl_plan(device, options, err));
     device->identity = identity_of(device->id);
+    QMI_TRY(ocl_choose_tuning(device, device->limits.is_cpu, err));
     device->context =
         qmi_cl.CreateContext(NULL, 1, &device->id, NULL, NULL, &status);
     if (status != CL_SUCCESS)

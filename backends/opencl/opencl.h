@@ -6,6 +6,7 @@
 
 #include "backend.h"
 #include "cl_api.h"
+#include "tuning.h"
 
 /* ---- kernels ---- */
 
@@ -42,10 +43,7 @@ enum {
     X(group_count)                                                             \
     X(group_fill)                                                              \
     X(combine)                                                                 \
-    X(attention_spans)                                                         \
-    X(attention_scores)                                                        \
-    X(attention_softmax)                                                       \
-    X(attention_values)                                                        \
+    X(attention)                                                               \
     X(route)                                                                   \
     X(route_drop)
 #define QMI_CL_GEMM_KERNELS(X)                                                 \
@@ -53,7 +51,7 @@ enum {
     X(finish_product)
 #define QMI_CL_FORMAT_KERNELS(X)                                               \
     X(pack)                                                                    \
-    X(rotate_packed)                                                           \
+    X(pack_rotated)                                                            \
     X(product)                                                                 \
     X(decode_rows)
 
@@ -72,18 +70,6 @@ typedef struct ocl_program {
 } ocl_program;
 
 /* ---- devices ---- */
-
-/* What kernels are specialised by. */
-typedef struct ocl_tuning {
-    bool is_cpu;
-    int many;       /* tokens a product takes together */
-    int group;      /* work-items per group of the elementwise kernels */
-    int lanes;      /* of a dense product and a norm */
-    int dense_rows; /* rows per work-group of a dense product */
-    int width;      /* columns per vector of a dense product */
-    int pvq_rows;   /* rows per work-item, single token */
-    int pvq_split;  /* work-items that share a row */
-} ocl_tuning;
 
 typedef struct ocl_limits {
     uint64_t max_alloc, memory, local_memory;
@@ -105,9 +91,6 @@ typedef enum ocl_scratch {
     OCL_COUNTS,
     OCL_ORDER,
     OCL_TILES,
-    OCL_SPAN_OF,
-    OCL_SCORES,
-    OCL_SUMS,
     OCL_CHOSEN,
     OCL_N_SCRATCH
 } ocl_scratch;
@@ -160,14 +143,22 @@ qmoe_status ocl_reserve(
     qmi_device *device, ocl_scratch which, uint64_t n_bytes, qmi_error *err);
 qmi_view ocl_scratch_view(qmi_device *device, ocl_scratch which);
 
-/* Fills the tuning from type and limits; false when the device is too small. */
-bool ocl_tune(ocl_tuning *out, const ocl_limits *limits, bool is_cpu);
+/* The device's tuning: what was measured on it, else the default for its kind;
+ * then what QMOE_OPENCL_TUNING assigns (for tests). */
+qmoe_status ocl_choose_tuning(qmi_device *device, bool is_cpu, qmi_error *err);
+/* Keeps a tuning on disk, for this device, driver and these kernels. */
+void ocl_keep_tuning(const qmi_device *device, const ocl_tuning *tuning);
 
 /* ---- programs ---- */
 
 int ocl_format_program(ocl_format format, bool many);
+/* Tokens per tile of a product of many. */
+int ocl_many(const qmi_device *device, ocl_format format);
 /* Builds, or loads from the cache, unless that was done before. */
 qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err);
+
+/* Of the device and all kernel sources. */
+uint64_t ocl_tuning_key(const qmi_device *device);
 
 /* ---- weights ---- */
 

@@ -20,13 +20,16 @@ static qmoe_status pack(
 {
     const qmi_weight *w = p->weight->host;
     const bool many = p->n_items > 1;
-    const int64_t tokens = many ? device->tuning.many : 1;
+    const ocl_weight *bound = p->weight->device;
+    const int64_t tokens = many ? ocl_many(device, bound->format) : 1;
     const int64_t n_padded = padded_columns(w);
     cl_mem packed;
     QMI_TRY(ocl_reserve(device, OCL_PACKED,
         (uint64_t)(p->n_tiles * n_padded * tokens) * 4, err));
     packed = device->scratch[OCL_PACKED].mem;
-    ocl_call call = ocl_begin(device, program, OCL_K_pack);
+    const bool rotated = w->rotation != 0;
+    ocl_call call =
+        ocl_begin(device, program, rotated ? OCL_K_pack_rotated : OCL_K_pack);
     ocl_arg_mem(&call, packed);
     ocl_arg_view(&call, p->src);
     ocl_arg_mem(&call, device->scratch[OCL_TILES].mem);
@@ -36,34 +39,31 @@ static qmoe_status pack(
     ocl_arg_int(&call, w->n_cols);
     ocl_arg_int(&call, n_padded);
     ocl_arg_int(&call, p->divisor);
-    QMI_TRY(ocl_run(&call, device->tuning.group, n_padded, p->n_tiles, 1, err));
-    if (w->rotation == 0)
-        return QMOE_OK;
-    call = ocl_begin(device, program, OCL_K_rotate_packed);
-    ocl_arg_mem(&call, packed);
-    ocl_arg_int(&call, w->n_cols);
-    ocl_arg_int(&call, n_padded);
+    if (!rotated)
+        return ocl_run(
+            &call, device->tuning.group, n_padded, p->n_tiles, 1, err);
+    const int64_t lanes = device->tuning.pack_lanes;
     ocl_arg_int(&call, w->rotation);
     ocl_arg_uint(&call, w->rotation_seed);
-    return ocl_run(&call, 1, (w->n_cols + w->rotation - 1) / w->rotation,
-        p->n_tiles, 1, err);
+    return ocl_run(&call, lanes,
+        (w->n_cols + w->rotation - 1) / w->rotation * lanes,
+        p->n_tiles * tokens, 1, err);
 }
 
 /* Work-items in x of the kernel, and how many make a group. */
 static void product_size(int64_t *x, int64_t *local, const ocl_tuning *t,
-    ocl_format format, int64_t n_rows, bool many)
+    ocl_format format, int64_t n_rows)
 {
     switch (format) {
     case OCL_TERNARY_DICT:
-        *local = t->is_cpu ? 4 : t->group;
+        *local = t->td_group;
         *x = n_rows;
         break;
     case OCL_PVQ:
     case OCL_PVQ8:
-        *local = t->is_cpu ? 1 : 32 * t->pvq_split;
-        *x = round_up(n_rows, 32) * t->pvq_split;
-        if (!many)
-            *x /= t->pvq_rows;
+        *local = t->pvq_rows > 1 ? 1 : 32 * t->pvq_split;
+        *x = t->pvq_rows > 1 ? (n_rows + 15) / 16
+                             : round_up(n_rows, 32) * t->pvq_split;
         break;
     case OCL_Q2:
         *local = t->lanes;
@@ -102,8 +102,7 @@ qmoe_status ocl_run_chunk(qmi_device *device, const ocl_product *p,
     ocl_arg_chunk_place(&call, chunk);
     ocl_arg_chunk_parts(&call, bound, chunk);
     int64_t x, local;
-    product_size(&x, &local, &device->tuning, bound->format, chunk->n_rows,
-        p->n_items > 1);
+    product_size(&x, &local, &device->tuning, bound->format, chunk->n_rows);
     return ocl_run(&call, local, x, p->n_tiles, 1, err);
 }
 
@@ -142,11 +141,12 @@ static qmoe_status run_product(
     return QMOE_OK;
 }
 
-static int64_t tiles_of(const qmi_device *device, int64_t n_items)
+static int64_t tiles_of(
+    const qmi_device *device, const qmi_bound_weight *weight, int64_t n_items)
 {
-    if (n_items <= 1)
-        return n_items;
-    return (n_items + device->tuning.many - 1) / device->tuning.many;
+    const ocl_weight *bound = weight->device;
+    const int64_t many = ocl_many(device, bound->format);
+    return n_items <= 1 ? n_items : (n_items + many - 1) / many;
 }
 
 qmoe_status ocl_run_linear(qmi_device *device, const qmi_op *op, qmi_error *err)
@@ -160,7 +160,7 @@ qmoe_status ocl_run_linear(qmi_device *device, const qmi_op *op, qmi_error *err)
         .grouping = FIXED_MATRIX,
         .mat = o->mat,
         .n_items = o->n_tokens,
-        .n_tiles = tiles_of(device, o->n_tokens),
+        .n_tiles = tiles_of(device, o->weight, o->n_tokens),
         .divisor = 1,
         .alpha = o->alpha,
         .relu = o->relu,
@@ -175,7 +175,10 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     int64_t n_pairs, int64_t *n_tiles, qmi_error *err)
 {
     const int64_t n_experts = o->wi->host->n_mats;
-    const int64_t many = device->tuning.many;
+    const ocl_weight *wi = o->wi->device, *wo = o->wo->device;
+    const int64_t first = ocl_many(device, wi->format);
+    const int64_t second = ocl_many(device, wo->format);
+    const int64_t many = first < second ? first : second;
     const int64_t partial = n_experts < n_pairs ? n_experts : n_pairs;
     *n_tiles = n_pairs / many + partial;
     if (*n_tiles > n_pairs)

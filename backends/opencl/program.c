@@ -35,6 +35,16 @@ int ocl_format_program(ocl_format format, bool many)
     return OCL_FIRST_FORMAT_PROGRAM + 2 * (int)format + many;
 }
 
+static bool is_pvq(ocl_format format)
+{
+    return format == OCL_PVQ || format == OCL_PVQ8;
+}
+
+int ocl_many(const qmi_device *device, ocl_format format)
+{
+    return is_pvq(format) ? device->tuning.pvq_many : device->tuning.many;
+}
+
 static recipe base_recipe(const ocl_tuning *t)
 {
     recipe r = {
@@ -44,8 +54,9 @@ static recipe base_recipe(const ocl_tuning *t)
         .n_sources = 4,
         .kernels = base_kernels,
     };
-    snprintf(
-        r.options, sizeof r.options, "-cl-std=CL1.2 -D LANES=%d", t->lanes);
+    snprintf(r.options, sizeof r.options,
+        "-cl-std=CL1.2 -D LANES=%d -D ATTENTION_LANES=%d", t->lanes,
+        t->attention_lanes);
     return r;
 }
 
@@ -75,26 +86,31 @@ static recipe format_recipe(const ocl_tuning *t, ocl_format format, bool many)
         .n_sources = 3,
         .kernels = format_kernels,
     };
-    const int tokens = many ? t->many : 1;
-    const bool is_pvq = format == OCL_PVQ || format == OCL_PVQ8;
+    const int most = is_pvq(format) ? t->pvq_many : t->many;
+    const int tokens = many ? most : 1;
+    const bool by_rows = is_pvq(format) && t->pvq_rows > 1;
+    int n = snprintf(r.options, sizeof r.options,
+        "-cl-std=CL1.2 -D TT=%d -D PACK_LANES=%d -D TOKEN_MAJOR=%d", tokens,
+        t->pack_lanes, by_rows);
+    char *rest = r.options + n;
+    const size_t room = sizeof r.options - (size_t)n;
     if (format == OCL_TERNARY_DICT) {
         r.sources[2] = ocl_source_ternary_dict;
-        snprintf(r.options, sizeof r.options, "-cl-std=CL1.2 -D TT=%d", tokens);
     } else if (format == OCL_Q2) {
         r.sources[2] = ocl_source_q2;
-        snprintf(r.options, sizeof r.options,
-            "-cl-std=CL1.2 -D TT=%d -D LANES=%d", tokens, t->lanes);
-    } else if (is_pvq) {
+        snprintf(rest, room, " -D LANES=%d", t->lanes);
+    } else if (is_pvq(format)) {
         r.sources[2] = ocl_source_pvq;
-        snprintf(r.options, sizeof r.options,
-            "-cl-std=CL1.2 -D TT=%d -D N=%d -D ROWS=%d -D SPLIT=%d -D GROUP=%d",
-            tokens, format == OCL_PVQ ? 16 : 8, many ? 1 : t->pvq_rows,
-            t->pvq_split, t->is_cpu ? 1 : 32 * t->pvq_split);
+        r.sources[3] = by_rows ? ocl_source_pvq_rows : ocl_source_pvq_lanes;
+        r.n_sources = 4;
+        snprintf(rest, room,
+            " -D N=%d -D ROWS=%d -D REGISTER_LOOKUP=%d -D SPLIT=%d",
+            format == OCL_PVQ ? 16 : 8, t->pvq_rows, t->pvq_lookup - 1,
+            t->pvq_split);
     } else {
-        snprintf(r.options, sizeof r.options,
-            "-cl-std=CL1.2 -D TT=%d -D FORMAT_%s=1 -D LANES=%d -D ROWS=%d "
-            "-D WIDTH=%d",
-            tokens, dense[format], t->lanes, t->dense_rows, t->width);
+        snprintf(rest, room,
+            " -D FORMAT_%s=1 -D LANES=%d -D ROWS=%d -D WIDTH=%d", dense[format],
+            t->lanes, t->dense_rows, t->width);
     }
     return r;
 }
@@ -218,6 +234,18 @@ static uint64_t key_of(const qmi_device *device, const recipe *r)
     for (cl_uint i = 0; i < r->n_sources; i++)
         key = ocl_hash(key, r->sources[i], strlen(r->sources[i]));
     return ocl_hash(key, r->options, strlen(r->options));
+}
+
+uint64_t ocl_tuning_key(const qmi_device *device)
+{
+    const char *const sources[] = {ocl_source_common, ocl_source_simple,
+        ocl_source_attention, ocl_source_route, ocl_source_pack,
+        ocl_source_dense, ocl_source_ternary_dict, ocl_source_q2,
+        ocl_source_pvq, ocl_source_pvq_lanes, ocl_source_pvq_rows};
+    uint64_t key = ocl_hash(device->identity, "tuning", sizeof "tuning");
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
+        key = ocl_hash(key, sources[i], strlen(sources[i]));
+    return key;
 }
 
 static qmoe_status build_from_source(ocl_program *out, qmi_device *device,

@@ -138,7 +138,7 @@ qmoe_status ocl_test_weight(
     weight_test t = {
         .weight = weight,
         .n_rows = w->n_rows < TEST_ROWS ? w->n_rows : TEST_ROWS,
-        .n_tokens = device->tuning.many + 1,
+        .n_tokens = device->tuning.many + device->tuning.pvq_many + 1,
     };
     /* A streamed stack was not checked yet. */
     QMI_TRY(qmi_weight_check(w, 0, err));

@@ -13,5 +13,7 @@ extern const char ocl_source_ternary_dict[];
 extern const char ocl_source_q2[];
 extern const char ocl_source_pvq[];
 extern const char ocl_source_gemm[];
+extern const char ocl_source_pvq_lanes[];
+extern const char ocl_source_pvq_rows[];
 
 #endif

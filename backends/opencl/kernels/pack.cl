@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Activations of a product: the rows of one tile (up to TT tokens of one
- * matrix) interleaved as [tile][column][TT], zero beyond the last token and
- * column, rotated if the weight is; and what the products have in common. */
+ * matrix) interleaved as [tile][column][TT], or [tile][TT][column] when
+ * TOKEN_MAJOR, zero beyond the last token and column, rotated if the weight is;
+ * and what the products have in common. */
 #if TT == 1
 typedef float tokens;
 #define LOAD_TOKENS(p, i) ((p)[i])
@@ -74,7 +75,23 @@ void store_row(__global float *dst, __global const float *residual,
     }
 }
 
-/* divisor: items per row of src (top_k for the first product of experts). */
+/* ---- packing ---- */
+
+/* Column c of token i of a packed tile. */
+#if TOKEN_MAJOR
+#define PLACE(c, i) ((ulong)(i)*n_padded + (c))
+#else
+#define PLACE(c, i) ((ulong)(c)*TT + (i))
+#endif
+
+/* Row of src that token i of a tile has; divisor: items per row of src (top_k
+ * for the first product of experts). */
+int source_row(
+    tile_info t, int i, __global const int *order, int grouping, int divisor)
+{
+    return (grouping == 2 ? order[t.begin + i] : t.begin + i) / divisor;
+}
+
 __kernel void pack(__global float *packed, __global const float *src,
     ulong src_at, __global const int4 *tiles, __global const int *order,
     int grouping, int n_items, int n_cols, int n_padded, int divisor)
@@ -83,43 +100,110 @@ __kernel void pack(__global float *packed, __global const float *src,
     if (c >= n_padded)
         return;
     const tile_info t = tile_of(tile, tiles, 0, 0, grouping & 2, 0, n_items);
-    __global float *out = packed + ((ulong)tile * n_padded + c) * TT;
+    packed += (ulong)tile * n_padded * TT;
     for (int i = 0; i < TT; i++) {
         float x = 0.0f;
         if (i < t.count && c < n_cols) {
-            const int item =
-                grouping == 2 ? order[t.begin + i] : t.begin + i;
-            x = src[src_at + (ulong)(item / divisor) * n_cols + c];
+            const int row = source_row(t, i, order, grouping, divisor);
+            x = src[src_at + (ulong)row * n_cols + c];
         }
-        out[i] = x;
+        packed[PLACE(c, i)] = x;
     }
 }
 
-/* One work-item per block of columns and tile. */
-__kernel void rotate_packed(
-    __global float *packed, int n_cols, int n_padded, int block, uint seed)
+/* ---- packing with rotation ---- */
+
+#define MAX_BLOCK 1024 /* QMI_ROTATION_MAX_BLOCK */
+
+#if PACK_LANES == 1
+#define BLOCK_MEMORY
+/* Steps 1, 2, 4, 8 inside one vector: the sums take the places of the first
+ * terms, the differences those of the second. */
+void transform_vector(float *x)
 {
-    const int begin = (int)get_global_id(0) * block;
-    if (begin >= n_cols)
-        return;
-    __global float *x = packed + get_global_id(1) * (ulong)n_padded * TT;
+    const float16 v = vload16(0, x);
+    const float16 a = v.s1032547698badcfe +
+                      v * (float16)(1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1,
+                              -1, 1, -1);
+    const float16 b = a.s23016745ab89efcd +
+                      a * (float16)(1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1,
+                              1, -1, -1);
+    const float16 c = b.s45670123cdef89ab +
+                      b * (float16)(1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1,
+                              -1, -1, -1);
+    vstore16((float16)(c.lo + c.hi, c.lo - c.hi), 0, x);
+}
+
+/* The transform of x [size], a power of two. */
+void transform(float *x, int size, int lane)
+{
+    int step = 1;
+    if (size >= 16)
+        for (int i = 0; i < size; i += 16)
+            transform_vector(x + i);
+    else
+        for (; step < size; step *= 2)
+            for (int i = 0; i < size; i += 2 * step)
+                for (int j = i; j < i + step; j++) {
+                    const float a = x[j], b = x[j + step];
+                    x[j] = a + b;
+                    x[j + step] = a - b;
+                }
+    for (step = 16; step < size; step *= 2)
+        for (int i = 0; i < size; i += 2 * step)
+            for (int j = i; j < i + step; j += 16) {
+                const float16 a = vload16(0, x + j);
+                const float16 b = vload16(0, x + j + step);
+                vstore16(a + b, 0, x + j);
+                vstore16(a - b, 0, x + j + step);
+            }
+}
+#else
+#define BLOCK_MEMORY __local
+/* By a whole group. */
+void transform(__local float *x, int size, int lane)
+{
+    for (int step = 1; step < size; step *= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (int p = lane; p < size / 2; p += PACK_LANES) {
+            const int j = p / step * 2 * step + p % step;
+            const float a = x[j], b = x[j + step];
+            x[j] = a + b;
+            x[j + step] = a - b;
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+#endif
+
+/* A group takes one block of columns of one token: x block, y tile * TT + i. */
+__kernel __attribute__((reqd_work_group_size(PACK_LANES, 1, 1))) void
+pack_rotated(__global float *packed, __global const float *src, ulong src_at,
+    __global const int4 *tiles, __global const int *order, int grouping,
+    int n_items, int n_cols, int n_padded, int divisor, int block, uint seed)
+{
+    BLOCK_MEMORY float x[MAX_BLOCK];
+    const int lane = (int)get_local_id(0);
+    const int begin = (int)get_group_id(0) * block;
     const int end = min(begin + block, n_cols);
-    for (int i = begin; i < end; i++)
-        STORE_TOKENS(LOAD_TOKENS(x, i) * rotation_sign(seed, i), x, i);
+    const int tile = (int)get_group_id(1) / TT, i = (int)get_group_id(1) % TT;
+    const tile_info t = tile_of(tile, tiles, 0, 0, grouping & 2, 0, n_items);
+    const int known = i < t.count;
+    const int row = known ? source_row(t, i, order, grouping, divisor) : 0;
+    packed += (ulong)tile * n_padded * TT;
+    src += src_at + (ulong)row * n_cols;
+    for (int c = begin + lane; c < end; c += PACK_LANES)
+        x[c - begin] = known ? src[c] * rotation_sign(seed, c) : 0.0f;
     int size = block;
     for (int at = begin; at < end; at += size) {
         while (size > end - at)
             size /= 2;
-        for (int step = 1; step < size; step *= 2)
-            for (int i = at; i < at + size; i += 2 * step)
-                for (int j = i; j < i + step; j++) {
-                    const tokens a = LOAD_TOKENS(x, j);
-                    const tokens b = LOAD_TOKENS(x, j + step);
-                    STORE_TOKENS(a + b, x, j);
-                    STORE_TOKENS(a - b, x, j + step);
-                }
+        transform(x + at - begin, size, lane);
         const float norm = hadamard_norm(size);
-        for (int i = at; i < at + size; i++)
-            STORE_TOKENS(LOAD_TOKENS(x, i) * norm, x, i);
+        for (int c = at + lane; c < at + size; c += PACK_LANES)
+            packed[PLACE(c, i)] = x[c - begin] * norm;
     }
+    if (end == n_cols)
+        for (int c = end + lane; c < n_padded; c += PACK_LANES)
+            packed[PLACE(c, i)] = 0.0f;
 }

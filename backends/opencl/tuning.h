@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the kernels are specialised by: defaults by kind of device, winners of
+ * measurements kept on disk, and assignments for tests.  All choices give
+ * results within the same bounds. */
+#ifndef QMI_OPENCL_TUNING_H
+#define QMI_OPENCL_TUNING_H
+
+#include "error.h"
+
+struct ocl_limits;
+
+/* X(member, least, most): powers of two.
+ * many            tokens that a product takes together
+ * pvq_many        the same of the pvq formats
+ * group           work-items per group of the elementwise kernels
+ * lanes           work-items per group of dense products, q2 and norms
+ * dense_rows      rows per work-group of a dense product
+ * width           columns per vector of a dense product
+ * pvq_rows        rows per work-item: 1, or 16 in the lanes of a vector
+ * pvq_lookup      with 16 rows: 2 look pulses up in registers, 1 in memory
+ * pvq_split       with 1 row: work-items that share it
+ * td_group        work-items per group of ternary-dict
+ * pack_lanes      work-items that rotate one block of activations
+ * attention_lanes work-items per query and head */
+#define QMI_CL_TUNING_MAP(X)                                                   \
+    X(many, 2, 16)                                                             \
+    X(pvq_many, 2, 16)                                                         \
+    X(group, 1, 1024)                                                          \
+    X(lanes, 1, 1024)                                                          \
+    X(dense_rows, 1, 16)                                                       \
+    X(width, 2, 16)                                                            \
+    X(pvq_rows, 1, 16)                                                         \
+    X(pvq_lookup, 1, 2)                                                        \
+    X(pvq_split, 1, 32)                                                        \
+    X(td_group, 1, 1024)                                                       \
+    X(pack_lanes, 1, 1024)                                                     \
+    X(attention_lanes, 1, 1024)
+
+typedef struct ocl_tuning {
+#define X(member, least, most) int member;
+    QMI_CL_TUNING_MAP(X)
+#undef X
+} ocl_tuning;
+
+/* Longest text of all assignments. */
+enum { OCL_TUNING_TEXT = 320 };
+
+/* The safe choice for a device; false when the device is too small. */
+bool ocl_tuning_default(
+    ocl_tuning *out, const struct ocl_limits *limits, bool is_cpu);
+/* Whether the device can run all kernels so specialised. */
+bool ocl_tuning_fits(const ocl_tuning *t, const struct ocl_limits *limits);
+/* "many=16,group=64,..." */
+void ocl_tuning_print(char out[OCL_TUNING_TEXT], const ocl_tuning *t);
+/* Changes what the text assigns; E_INVALID names what is wrong. */
+qmoe_status ocl_tuning_parse(ocl_tuning *t, const char *text, qmi_error *err);
+
+#endif
