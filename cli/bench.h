@@ -6,7 +6,8 @@
 #include "cli.h"
 #include "qmoe/bench.h"
 
-extern const cli_verb cli_verb_bench_kernels, cli_verb_bench_model;
+extern const cli_verb cli_verb_bench_kernels, cli_verb_bench_model,
+    cli_verb_bench_tune;
 
 /* "version", "commit" and "machine" of a document. */
 void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device);

@@ -7,12 +7,14 @@
 static const char help[] =
     "Usage: qmoe bench kernels [options]\n"
     "       qmoe bench model MODEL [options]\n"
+    "       qmoe bench tune [options]\n"
     "\n"
     "Measures speed on this machine:\n"
     "  kernels   products with weights of every format, hot and cold, against\n"
     "            dense bf16 and f32 and the speed of memory\n"
     "  model     tokens per second of a model by part, against an ideal\n"
     "            uncompressed run of it\n"
+    "  tune      how a device's kernels run best; later runs use it\n"
     "\n"
     "Measure on a machine that does nothing else.  What is measured and how\n"
     "to read it: docs/benchmarks.md.\n"
@@ -27,7 +29,7 @@ static const char help[] =
     "  qmoe bench model build/m --json >model.json\n";
 
 static const cli_verb *const kinds[] = {
-    &cli_verb_bench_kernels, &cli_verb_bench_model};
+    &cli_verb_bench_kernels, &cli_verb_bench_model, &cli_verb_bench_tune};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 static cli_exit fail_kind(const char *word)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a backend is.  One table of functions, no optional slots.  A backend
+ * What a backend is.  One table of functions; only `tune` may be absent.  A backend
  * built into the library is listed in registry.c; a loadable one is a shared
  * module "qmoe-<name>.so" exporting qmoe_backend_entry.  Modules carry their
  * own copy of the stateless parts of core, so they need no symbol of the
@@ -10,7 +10,7 @@
 #include "ops.h"
 
 /* Raised whenever a struct of ops.h, weight.h or this file changes. */
-enum { QMI_BACKEND_API = 3 };
+enum { QMI_BACKEND_API = 4 };
 
 typedef struct qmi_device qmi_device; /* opaque outside its backend */
 
@@ -36,6 +36,11 @@ typedef struct qmi_device_options {
     const qmi_weight *weights;
     size_t n_weights;
 } qmi_device_options;
+
+/* Told of each candidate measured; seconds < 0: it does not run here.  What is
+ * not QMOE_OK ends the tuning without a change. */
+typedef qmoe_status qmi_tune_report(void *user, const char *format,
+    int64_t n_tokens, const char *candidate, double seconds);
 
 typedef struct qmi_backend {
     uint32_t api; /* QMI_BACKEND_API */
@@ -67,6 +72,10 @@ typedef struct qmi_backend {
     /* Ways to run `kind`, best first, the portable one last. */
     const qmi_variant *(*variants)(
         const qmi_device *device, qmi_op_kind kind, size_t *n);
+    /* Measures how kernels run best on a device and keeps that for devices
+     * opened later.  NULL: the backend has nothing to choose. */
+    qmoe_status (*tune)(
+        int index, qmi_tune_report *report, void *user, qmi_error *err);
 } qmi_backend;
 
 /* The symbol a module exports. */

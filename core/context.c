@@ -85,3 +85,32 @@ qmoe_status qmoe_devices(
     }
     return QMOE_OK;
 }
+
+/* ---- tuning ---- */
+
+typedef struct tune_listener {
+    qmoe_tune_fn *report;
+    void *user;
+} tune_listener;
+
+static qmoe_status pass_on(void *user, const char *format, int64_t n_tokens,
+    const char *candidate, double seconds)
+{
+    const tune_listener *listener = user;
+    if (listener->report != NULL)
+        listener->report(listener->user, format, n_tokens, candidate, seconds);
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_tune(qmoe_context *context, const char *backend,
+    const char *device, qmoe_tune_fn *report, void *user)
+{
+    tune_listener listener = {report, user};
+    qmi_place place;
+    qmi_error *err = &context->error;
+    QMI_TRY(qmi_place_find(&place, context, backend, device, err));
+    if (place.backend->tune == NULL)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "backend %s has nothing to tune", place.info.backend);
+    return place.backend->tune(place.info.index, pass_on, &listener, err);
+}

@@ -132,6 +132,11 @@ qmoe_status ocl_choose_tuning(qmi_device *device, bool is_cpu, qmi_error *err)
     ocl_tuning chosen;
     size_t n = 0;
     ocl_tuning_default(&device->tuning, &device->limits, is_cpu);
+    if (device->forced != NULL) {
+        if (device->forced->many != 0)
+            device->tuning = *device->forced;
+        return QMOE_OK;
+    }
     char *kept = (char *)ocl_cache_load(&n, ocl_tuning_key(device));
     if (kept != NULL && n != 0 && kept[n - 1] == '\0') {
         chosen = device->tuning;

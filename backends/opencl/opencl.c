@@ -90,8 +90,8 @@ static qmoe_status set_up(
     return ocl_test_device(device, err);
 }
 
-static qmoe_status device_open(qmi_device **out, int index,
-    const qmi_device_options *options, qmi_error *err)
+static qmoe_status open_with(qmi_device **out, int index,
+    const qmi_device_options *options, const ocl_tuning *forced, qmi_error *err)
 {
     cl_device_id id;
     *out = NULL;
@@ -100,13 +100,30 @@ static qmoe_status device_open(qmi_device **out, int index,
     if (device == NULL)
         return QMOE_E_NOMEM;
     device->id = id;
+    device->forced = forced;
     qmoe_status status = set_up(device, options, err);
+    device->forced = NULL;
     if (status != QMOE_OK) {
         device_close(device);
         return status;
     }
     *out = device;
     return QMOE_OK;
+}
+
+static qmoe_status device_open(qmi_device **out, int index,
+    const qmi_device_options *options, qmi_error *err)
+{
+    return open_with(out, index, options, NULL, err);
+}
+
+qmoe_status ocl_open_tuned(
+    qmi_device **out, int index, const ocl_tuning *tuning, qmi_error *err)
+{
+    static const ocl_tuning by_default;
+    static const qmi_device_options unbounded = {.n_threads = 1};
+    return open_with(
+        out, index, &unbounded, tuning != NULL ? tuning : &by_default, err);
 }
 
 /* ---- buffers ---- */
@@ -247,6 +264,7 @@ const qmi_backend qmi_opencl_backend = {
     .weight_unbind = ocl_weight_unbind,
     .sync = sync_device,
     .variants = variants,
+    .tune = ocl_run_tune,
 };
 
 /* The module's only symbol. */

@@ -111,6 +111,7 @@ struct qmi_device {
     uint64_t identity; /* of device, driver and platform, for the cache */
     ocl_limits limits;
     ocl_tuning tuning;
+    const ocl_tuning *forced; /* while opening: the tuning to use; or NULL */
     uint64_t allocated;
     /* Experts do not all fit: they come when they are needed (stream.h). */
     bool streams;
@@ -239,6 +240,15 @@ void ocl_arg_chunk_parts(
         qmi_device *device, const qmi_op *op, qmi_error *err);
 QMI_OP_MAP(X)
 #undef X
+
+/* ---- tuning ---- */
+
+/* device_open with a tuning; NULL: the default, whatever is on disk. */
+qmoe_status ocl_open_tuned(
+    qmi_device **out, int index, const ocl_tuning *tuning, qmi_error *err);
+/* qmi_backend.tune. */
+qmoe_status ocl_run_tune(
+    int index, qmi_tune_report *report, void *user, qmi_error *err);
 
 /* ---- self-test ---- */
 

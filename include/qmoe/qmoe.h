@@ -143,6 +143,20 @@ QMOE_API qmoe_status qmoe_find_device(qmoe_context *context,
     qmoe_device_info *out, const char *backend,
     const char *device) QMOE_MUST_CHECK;
 
+/* Told of each candidate that qmoe_tune measures: seconds per product of a
+ * weight in `format` with n_tokens; < 0: the device does not run it. */
+typedef void qmoe_tune_fn(void *user, const char *format, int64_t n_tokens,
+    const char *candidate, double seconds);
+
+/* Measures how the kernels of a device run best and keeps that in the user's
+ * cache folder for devices opened later, by any process.  `backend` and
+ * `device` as in qmoe_find_device.  Blocks for up to a
+ * minute; `report` may be NULL.
+ * E_UNSUPPORTED: the backend has nothing to tune; E_NO_BACKEND, E_INVALID (no
+ * such backend or device), E_DEVICE, E_NOMEM. */
+QMOE_API qmoe_status qmoe_tune(qmoe_context *context, const char *backend,
+    const char *device, qmoe_tune_fn *report, void *user) QMOE_MUST_CHECK;
+
 /* ---- models ----------------------------------------------------------- */
 
 typedef struct qmoe_model qmoe_model;
