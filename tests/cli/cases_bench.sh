@@ -58,6 +58,7 @@ case_bench_kernels_refuses() {
     # shellcheck disable=SC2086 # a list of options
     expect_error 5 "has no variant 'none'" bench kernels $quick --variant none
     expect_error 6 "no device 9" bench kernels --device 9
+    expect_error 5 "nothing to tune" bench tune --backend cpu
 }
 
 short="--backend cpu --prompt-tokens 5 --tokens 3 --repeat 2"
