@@ -120,7 +120,8 @@ void ocl_missing(char *out, size_t capacity, cl_device_id id)
              10 * major + minor < 12)
         what = "it is older than OpenCL 1.2";
     else if (!ocl_tuning_default(&tuning, &limits, limits.is_cpu))
-        what = "its work-groups are smaller than 32";
+        what = limits.max_group < 32 ? "its work-groups are smaller than 32"
+                                     : "its local memory is too small";
     snprintf(out, capacity, "%s", what);
 }
 

@@ -141,12 +141,18 @@ static qmoe_status run_product(
     return QMOE_OK;
 }
 
-static int64_t tiles_of(
+static int64_t tile_items(
     const qmi_device *device, const qmi_bound_weight *weight, int64_t n_items)
 {
     const ocl_weight *bound = weight->device;
-    const int64_t many = ocl_many(device, bound->format);
-    return n_items <= 1 ? n_items : (n_items + many - 1) / many;
+    return n_items > 1 ? ocl_many(device, bound->format) : 1;
+}
+
+static int64_t tiles_of(
+    const qmi_device *device, const qmi_bound_weight *weight, int64_t n_items)
+{
+    const int64_t many = tile_items(device, weight, n_items);
+    return (n_items + many - 1) / many;
 }
 
 qmoe_status ocl_run_linear(qmi_device *device, const qmi_op *op, qmi_error *err)
@@ -161,6 +167,7 @@ qmoe_status ocl_run_linear(qmi_device *device, const qmi_op *op, qmi_error *err)
         .mat = o->mat,
         .n_items = o->n_tokens,
         .n_tiles = tiles_of(device, o->weight, o->n_tokens),
+        .tile_items = tile_items(device, o->weight, o->n_tokens),
         .divisor = 1,
         .alpha = o->alpha,
         .relu = o->relu,
@@ -170,15 +177,12 @@ qmoe_status ocl_run_linear(qmi_device *device, const qmi_op *op, qmi_error *err)
 
 /* ---- experts ---- */
 
-/* Sorts the pairs by expert on the device; *n_tiles bounds their tiles. */
+/* Sorts the pairs by expert on the device, at most `many` in a tile; *n_tiles
+ * bounds their tiles. */
 static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
-    int64_t n_pairs, int64_t *n_tiles, qmi_error *err)
+    int64_t n_pairs, int64_t many, int64_t *n_tiles, qmi_error *err)
 {
     const int64_t n_experts = o->wi->host->n_mats;
-    const ocl_weight *wi = o->wi->device, *wo = o->wo->device;
-    const int64_t first = ocl_many(device, wi->format);
-    const int64_t second = ocl_many(device, wo->format);
-    const int64_t many = first < second ? first : second;
     const int64_t partial = n_experts < n_pairs ? n_experts : n_pairs;
     *n_tiles = n_pairs / many + partial;
     if (*n_tiles > n_pairs)
@@ -235,6 +239,7 @@ qmoe_status ocl_run_expert_ffn(
         .grouping = ONLY_EXPERT,
         .n_items = n_pairs,
         .n_tiles = n_pairs,
+        .tile_items = 1,
         .divisor = o->top_k,
         .alpha = 1.0f,
         .relu = true,
@@ -245,8 +250,11 @@ qmoe_status ocl_run_expert_ffn(
     QMI_TRY(
         ocl_reserve(device, OCL_RESULTS, (uint64_t)n_pairs * d_model * 4, err));
     if (n_pairs > 1) {
+        const int64_t first = tile_items(device, o->wi, n_pairs);
+        const int64_t second = tile_items(device, o->wo, n_pairs);
         p.grouping = BY_TILES;
-        QMI_TRY(group(device, o, n_pairs, &p.n_tiles, err));
+        p.tile_items = first < second ? first : second;
+        QMI_TRY(group(device, o, n_pairs, p.tile_items, &p.n_tiles, err));
     }
     p.dst = ocl_scratch_view(device, OCL_HIDDEN);
     ocl_product second = p;

@@ -15,6 +15,7 @@ typedef struct ocl_product {
     int grouping;
     int64_t mat;              /* FIXED_MATRIX */
     int64_t n_items, n_tiles; /* rows of dst */
+    int64_t tile_items;       /* of one matrix, put into a tile at most */
     int64_t divisor;          /* items per row of src */
     float alpha;
     bool relu;

@@ -34,11 +34,11 @@ static qmoe_status launch(void *user, const ocl_use *use,
 
 /* Appends a use per expert with tokens; tiles lie by ascending expert, as
  * group_fill makes them. */
-static size_t add_uses(ocl_use *uses, const qmi_device *device,
-    const ocl_product *p, const int32_t *expert, int32_t *counts, int phase)
+static size_t add_uses(ocl_use *uses, const ocl_product *p,
+    const int32_t *expert, int32_t *counts, int phase)
 {
     const int64_t n_mats = p->weight->host->n_mats;
-    const int64_t width = p->n_items > 1 ? device->tuning.many : 1;
+    const int64_t width = p->tile_items;
     size_t n = 0;
     int64_t tile = 0;
     for (int64_t e = 0; e < n_mats; e++)
@@ -61,7 +61,9 @@ static qmoe_status reserve(
 {
     const uint64_t n_padded =
         ((uint64_t)p->weight->host->n_cols + 15) / 16 * 16;
-    const uint64_t width = p->n_items > 1 ? (uint64_t)device->tuning.many : 1;
+    const ocl_weight *bound = p->weight->device;
+    const uint64_t width =
+        p->n_items > 1 ? (uint64_t)ocl_many(device, bound->format) : 1;
     return ocl_reserve(
         device, OCL_PACKED, (uint64_t)p->n_tiles * n_padded * width * 4, err);
 }
@@ -79,8 +81,7 @@ static qmoe_status run(
     if (uses != NULL && counts != NULL) {
         size_t n = 0;
         for (int phase = 0; phase < 2 && j->products[phase] != NULL; phase++)
-            n += add_uses(
-                uses + n, device, j->products[phase], expert, counts, phase);
+            n += add_uses(uses + n, j->products[phase], expert, counts, phase);
         status = ocl_stream(device, uses, n, launch, j, err);
     }
     qmi_free(uses);
