@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The one struct each kernel takes, and the list of kernels.  Shared by C (the
+ * host side) and CUDA C++ (the kernels).  Pointers are device memory; those to
+ * activations are aligned to 4 bytes only, those to weights to 16 at the start
+ * of a part. */
+#ifndef QCUDA_ARGS_H
+#define QCUDA_ARGS_H
+
+#include <stdint.h>
+
+/* X(NAME, "format") */
+#define QCUDA_FORMAT_MAP(X)                                                    \
+    X(BF16, "bf16")                                                            \
+    X(F16, "f16")                                                              \
+    X(F32, "f32")                                                              \
+    X(TERNARY_DICT, "ternary-dict")                                            \
+    X(Q2, "q2")                                                                \
+    X(PVQ, "pvq")                                                              \
+    X(PVQ8, "pvq8")
+
+typedef enum qcuda_format {
+#define X(name, text) QCUDA_##name,
+    QCUDA_FORMAT_MAP(X)
+#undef X
+        QCUDA_N_FORMATS
+} qcuda_format;
+
+/* A weight on the device: the stored parts, unchanged. */
+typedef struct qcuda_stack {
+    const uint8_t *codes;        /* dense: the elements */
+    const uint16_t *levels;      /* bf16: scales or levels of the rows */
+    const uint32_t *row_offsets; /* ternary-dict */
+    const uint64_t *mat_offsets; /* ternary-dict, in codewords */
+    const uint32_t *dict;        /* ternary-dict: qcuda_dict_word */
+    uint64_t mat_bytes;          /* of codes, when equal for all matrices */
+    uint64_t tile_bytes;         /* pvq, pvq8 */
+    int32_t format, n_mats, n_rows, n_cols;
+    int32_t rotation;
+    uint32_t rotation_seed;
+} qcuda_stack;
+
+/* A codeword of ternary-dict in one word: 0..4 number of weights; then three
+ * times 7 bits: position 0..27 and code (0: unused, 1: low, 2: high). */
+enum { QCUDA_DICT_COUNT_BITS = 5, QCUDA_DICT_ENTRY_BITS = 7 };
+
+typedef struct qcuda_decode_args {
+    qcuda_stack w;
+    float *dst;         /* [grid.x, n_cols] */
+    const int32_t *ids; /* rows; NULL: first_row, first_row + 1, ... */
+    int64_t mat, first_row;
+} qcuda_decode_args;
+
+typedef struct qcuda_rmsnorm_args {
+    float *dst;
+    const float *src;    /* [grid.x, n_cols] */
+    const float *weight; /* [n_cols] */
+    int32_t n_cols;
+    float epsilon;
+} qcuda_rmsnorm_args;
+
+typedef struct qcuda_kv_store_args {
+    float *cache;
+    const float *src;
+    const int32_t *rows;
+    int64_t n_cols;
+} qcuda_kv_store_args;
+
+typedef struct qcuda_attention_args {
+    float *dst;
+    const float *q, *k, *v;
+    const int32_t *spans; /* qmi_attention_span */
+    const float *bias;    /* or NULL */
+    int32_t n_spans, n_heads, d_head, causal;
+    int64_t max_distance;
+    float scale;
+} qcuda_attention_args;
+
+typedef struct qcuda_route_args {
+    int32_t *expert;
+    float *weight;
+    const float *logits;
+    int32_t n_experts, top_k;
+} qcuda_route_args;
+
+typedef struct qcuda_drop_args {
+    int32_t *expert;       /* [n_tokens, top_k] */
+    const int32_t *chosen; /* the same before anything was dropped */
+    const int32_t *sequence;
+    int64_t n_pairs, capacity;
+    int32_t top_k;
+} qcuda_drop_args;
+
+/* Items a product takes together without tensor cores. */
+enum { QCUDA_FEW_ITEMS = 4 };
+
+/* A run of items (rows of dst) that share a matrix. */
+typedef struct qcuda_tile {
+    int32_t mat;   /* -1: dropped tokens */
+    int32_t begin; /* place of the first item in `order` */
+    int32_t count; /* 0: an unused tile */
+} qcuda_tile;
+
+/* Sorting of the (token, choice) pairs of a step by expert.  A warp per expert
+ * and one for the dropped pairs, whose number is n_experts. */
+typedef struct qcuda_group_args {
+    const int32_t *expert; /* [n_pairs] */
+    int32_t *counts;       /* [n_experts + 1] */
+    int32_t *order;        /* [n_pairs] pairs by expert, stable */
+    qcuda_tile *tiles;     /* [n_tiles] */
+    int32_t n_pairs, n_experts, n_tiles, tile_items;
+} qcuda_group_args;
+
+/* dst[item, r] = finish(sum_c W[mat][r, c] * src[item / divisor, c]) for the
+ * items of a tile (grid.y).  Where the matrix comes from: tiles of `order` if
+ * `tiles`, else expert[0] if `expert`, else `mat`; without `tiles`, tile i is
+ * items [i * tile_items, ...). */
+typedef struct qcuda_product_args {
+    qcuda_stack w;
+    float *dst;
+    const float *src;
+    const float *residual; /* or NULL */
+    const float *gate;     /* factor of each item, or NULL */
+    const float *skip;     /* gate: rows that stand for W x of dropped items */
+    const qcuda_tile *tiles;
+    const int32_t *order;
+    const int32_t *expert;
+    float *partial;      /* [grid.z, n_items, n_rows] when grid.z > 1 */
+    uint32_t *arrived;   /* [grid.y, grid.x], zero between launches */
+    const void *packed;  /* of the product_many kernels: qcuda_pack_args */
+    int64_t mat;
+    int32_t n_items, tile_items, divisor;
+    int32_t first_tile; /* of grid.y = 0 */
+    int32_t least, most; /* a tile with a count outside is another kernel's */
+    int32_t split_cols;  /* columns of one of grid.z splits */
+    int32_t row_tiles;   /* pvq: tiles of 32 rows per block */
+    int32_t block_rows;  /* row kernels: rows per block */
+    int32_t staged;      /* src is staged in shared memory */
+    int32_t relu;
+    float alpha;
+} qcuda_product_args;
+
+/* Activations of a tile as B fragments of m16n8k16, split into three bf16 each
+ * (kernels/pack.cu). */
+typedef struct qcuda_pack_args {
+    qcuda_product_args p;
+    int32_t unit_cols; /* columns a block packs */
+} qcuda_pack_args;
+
+typedef struct qcuda_combine_args {
+    float *dst;
+    const float *residual; /* or NULL */
+    const float *src, *result;
+    const int32_t *expert;
+    const float *weight;
+    int32_t d_model, top_k;
+} qcuda_combine_args;
+
+/* X(name): every kernel, in kernels/<file>.cu. */
+#define QCUDA_KERNEL_MAP(X)                                                    \
+    X(decode_rows)                                                             \
+    X(rmsnorm)                                                                 \
+    X(kv_store)                                                                \
+    X(attention)                                                               \
+    X(route)                                                                   \
+    X(drop)                                                                    \
+    X(group_count)                                                             \
+    X(group_fill)                                                              \
+    X(combine)                                                                 \
+    X(product_bf16)                                                            \
+    X(product_f16)                                                             \
+    X(product_f32)                                                             \
+    X(product_q2)                                                              \
+    X(product_ternary_dict)                                                    \
+    X(product_pvq)                                                             \
+    X(product_pvq8)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+struct qcuda_entry;
+#define X(name) extern const struct qcuda_entry qcuda_kernel_##name;
+QCUDA_KERNEL_MAP(X)
+#undef X
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The CUDA backend inside: devices, memory, weights, launches.
+ * docs/kernels/cuda.md describes the design. */
+#ifndef QCUDA_CUDA_H
+#define QCUDA_CUDA_H
+
+#include "args.h"
+#include "backend.h"
+#include "driver.h"
+#include "geometry.h"
+
+/* Work space that grows and stays. */
+typedef enum qcuda_scratch {
+    QCUDA_HIDDEN,  /* results of an expert's first product */
+    QCUDA_RESULTS, /* and of its second */
+    QCUDA_COUNTS,
+    QCUDA_ORDER,
+    QCUDA_TILES,
+    QCUDA_PARTIAL,
+    QCUDA_ARRIVED, /* zero between launches */
+    QCUDA_PACKED,
+    QCUDA_CHOSEN,
+    QCUDA_N_SCRATCH
+} qcuda_scratch;
+
+struct qmi_buffer {
+    void *data;
+    uint64_t n_bytes;
+};
+
+struct qmi_device {
+    qdrv_device *driver;
+    qdrv_info info;
+    uint64_t limit;     /* bytes this device may allocate in all */
+    uint64_t allocated; /* of them */
+    qmi_buffer scratch[QCUDA_N_SCRATCH];
+    qmi_buffer generic_dict;
+};
+
+/* "CUDA device 'name': what: text" as E_DEVICE. */
+qmoe_status qcuda_fail(const qmi_device *device, const char *what,
+    const char *text, qmi_error *err);
+
+/* ---- memory ---- */
+
+/* Bytes that can still be allocated. */
+qmoe_status qcuda_available(
+    uint64_t *out, qmi_device *device, qmi_error *err);
+/* E_NOMEM says needed and free bytes, and for what. */
+qmoe_status qcuda_alloc(qmi_buffer *out, qmi_device *device, uint64_t n_bytes,
+    const char *what, qmi_error *err);
+void qcuda_release(qmi_device *device, qmi_buffer *buffer);
+qmoe_status qcuda_upload(qmi_device *device, void *dst, const void *src,
+    uint64_t n_bytes, qmi_error *err);
+/* Makes scratch `which` hold n_bytes and returns it; what it held is lost when
+ * it grows.  QCUDA_ARRIVED is zeroed then. */
+qmoe_status qcuda_reserve(void **out, qmi_device *device, qcuda_scratch which,
+    uint64_t n_bytes, qmi_error *err);
+
+/* ---- weights ---- */
+
+typedef struct qcuda_weight {
+    qcuda_stack stack;
+    float *vector; /* f32 values of a single row; else NULL */
+    qmi_buffer parts[QMI_MAX_PARTS], vector_buffer, dict;
+} qcuda_weight;
+
+qmoe_status qcuda_weight_bind(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err);
+void qcuda_weight_unbind(qmi_device *device, qmi_bound_weight *weight);
+static inline const qcuda_weight *qcuda_weight_of(const qmi_bound_weight *w)
+{
+    return w->device;
+}
+
+/* ---- launches ---- */
+
+/* Address of a view; NULL for an absent operand. */
+void *qcuda_pointer(qmi_view view);
+/* Nothing is launched when a grid has no blocks. */
+qmoe_status qcuda_launch(qmi_device *device, const qcuda_entry *kernel,
+    qcuda_grid grid, const void *args, qmi_error *err);
+
+/* ---- operations ---- */
+
+#define X(name, member, text)                                                  \
+    const qmi_variant *qcuda_variants_##member(size_t *n);
+QMI_OP_MAP(X)
+#undef X
+
+#endif

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the backend needs of a CUDA driver, and nothing else.  Two
+ * implementations: driver_cuda.c (the CUDA runtime, module qmoe-cuda.so) and
+ * emu/driver_emu.cpp (the host, module qmoe-cuda-emu.so of the tests).  A
+ * function that can fail returns NULL or a static text that says why.  One
+ * device is used by one thread at a time; everything given to a device is done
+ * in order. */
+#ifndef QCUDA_DRIVER_H
+#define QCUDA_DRIVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A compiled kernel: every kernel takes one struct by value. */
+typedef struct qcuda_entry {
+    const char *name;
+    const void *code; /* what the driver launches */
+    size_t args_bytes;
+    int max_threads; /* of a block */
+} qcuda_entry;
+
+/* Sizes of a launch.  Blocks are one-dimensional, whole warps; all shared
+ * memory is dynamic. */
+typedef struct qcuda_grid {
+    uint32_t x, y, z; /* blocks */
+    uint32_t threads;
+    uint32_t shared_bytes;
+} qcuda_grid;
+
+typedef struct qdrv_info {
+    char name[128];
+    char bus[32]; /* PCI address */
+    int major, minor;
+    int n_multiprocessors;
+    uint32_t max_shared_bytes; /* of a block, after opting in */
+    uint64_t total_bytes;
+    int driver_version; /* 13000 = 13.0 */
+} qdrv_info;
+
+typedef struct qdrv_device qdrv_device;
+
+/* "cuda" or "cuda-emu". */
+extern const char qdrv_backend_name[];
+
+/* Devices the driver knows; 0 and the reason when there is none. */
+int qdrv_count(char *reason, size_t capacity);
+const char *qdrv_describe(qdrv_info *out, int number);
+/* Bytes free on a device without opening it; false when nobody says. */
+bool qdrv_free_bytes_of(uint64_t *out, const qdrv_info *info);
+
+/* `variation`: any number; what may vary between correct runs does (the order
+ * in which the emulator runs threads).  Ignored by hardware. */
+const char *qdrv_open(qdrv_device **out, int number, int variation);
+void qdrv_close(qdrv_device *device);
+const char *qdrv_free_bytes(uint64_t *out, qdrv_device *device);
+
+/* Device memory, aligned to 16 bytes at least (256 on hardware). */
+const char *qdrv_alloc(void **out, qdrv_device *device, uint64_t n_bytes);
+void qdrv_free(qdrv_device *device, void *data);
+
+/* `src` may be reused when it returns; large blocks go through pinned staging
+ * buffers that are filled while the one before is on its way. */
+const char *qdrv_write(
+    qdrv_device *device, void *dst, const void *src, uint64_t n_bytes);
+/* Returns when the bytes are there. */
+const char *qdrv_read(
+    qdrv_device *device, void *dst, const void *src, uint64_t n_bytes);
+/* Within the device. */
+const char *qdrv_copy(
+    qdrv_device *device, void *dst, const void *src, uint64_t n_bytes);
+const char *qdrv_zero(qdrv_device *device, void *dst, uint64_t n_bytes);
+const char *qdrv_launch(qdrv_device *device, const qcuda_entry *kernel,
+    qcuda_grid grid, const void *args);
+/* Waits; an error of an earlier launch surfaces here at the latest. */
+const char *qdrv_sync(qdrv_device *device);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * driver.h by the CUDA runtime, which is linked statically and looks for the
+ * driver (libcuda.so.1) when it is first called: without one there is no
+ * device.  Free memory of devices nobody has opened is asked of NVML, since a
+ * CUDA context on each would itself take memory. */
+#include "driver.h"
+
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { STAGING_BYTES = 16 << 20, N_STAGING = 2, FREE_SHARED_BYTES = 48 << 10 };
+
+struct qdrv_device {
+    int number;
+    cudaStream_t stream;
+    void *staging[N_STAGING];
+    cudaEvent_t sent[N_STAGING]; /* staging[i] may be filled again */
+};
+
+const char qdrv_backend_name[] = "cuda";
+
+static const char *text_of(cudaError_t status)
+{
+    return status == cudaSuccess ? NULL : cudaGetErrorString(status);
+}
+
+/* ---- finding ---- */
+
+int qdrv_count(char *reason, size_t capacity)
+{
+    int n = 0;
+    cudaError_t status = cudaGetDeviceCount(&n);
+    if (capacity != 0)
+        reason[0] = '\0';
+    if (status == cudaSuccess && n > 0)
+        return n;
+    if (status == cudaErrorInsufficientDriver)
+        snprintf(reason, capacity,
+            "no NVIDIA driver is installed, or it is older than this build "
+            "(CUDA %d.%d)",
+            CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    else if (status == cudaErrorNoDevice || status == cudaSuccess)
+        snprintf(reason, capacity, "the NVIDIA driver has no device");
+    else
+        snprintf(reason, capacity, "%s", cudaGetErrorString(status));
+    return 0;
+}
+
+const char *qdrv_describe(qdrv_info *out, int number)
+{
+    struct cudaDeviceProp p;
+    int version = 0;
+    *out = (qdrv_info){0};
+    cudaError_t status = cudaGetDeviceProperties(&p, number);
+    if (status == cudaSuccess)
+        status = cudaDriverGetVersion(&version);
+    if (status == cudaSuccess)
+        status = cudaDeviceGetPCIBusId(
+            out->bus, (int)sizeof out->bus, number);
+    if (status != cudaSuccess)
+        return cudaGetErrorString(status);
+    snprintf(out->name, sizeof out->name, "%.*s", (int)sizeof out->name - 1,
+        p.name);
+    out->major = p.major;
+    out->minor = p.minor;
+    out->n_multiprocessors = p.multiProcessorCount;
+    out->max_shared_bytes = (uint32_t)p.sharedMemPerBlockOptin;
+    out->total_bytes = p.totalGlobalMem;
+    out->driver_version = version;
+    return NULL;
+}
+
+/* The part of NVML that is used; its ABI is stable. */
+typedef struct nvml_memory {
+    unsigned long long total, free, used;
+} nvml_memory;
+typedef struct nvml {
+    int (*init)(void);
+    int (*by_bus)(const char *bus, void **device);
+    int (*memory)(void *device, nvml_memory *memory);
+    bool usable;
+} nvml;
+
+static nvml the_nvml;
+
+static void load_nvml(void)
+{
+    void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL)
+        return;
+    nvml *n = &the_nvml;
+    *(void **)&n->init = dlsym(library, "nvmlInit_v2");
+    *(void **)&n->by_bus = dlsym(library, "nvmlDeviceGetHandleByPciBusId_v2");
+    *(void **)&n->memory = dlsym(library, "nvmlDeviceGetMemoryInfo");
+    n->usable = n->init != NULL && n->by_bus != NULL && n->memory != NULL &&
+                n->init() == 0;
+}
+
+bool qdrv_free_bytes_of(uint64_t *out, const qdrv_info *info)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    void *device = NULL;
+    nvml_memory memory;
+    pthread_once(&once, load_nvml);
+    *out = 0;
+    if (!the_nvml.usable || the_nvml.by_bus(info->bus, &device) != 0 ||
+        the_nvml.memory(device, &memory) != 0)
+        return false;
+    *out = memory.free;
+    return true;
+}
+
+/* ---- opening ---- */
+
+static cudaError_t open_parts(qdrv_device *d)
+{
+    cudaError_t status = cudaSetDevice(d->number);
+    if (status == cudaSuccess)
+        status = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    for (int i = 0; i < N_STAGING && status == cudaSuccess; i++) {
+        status = cudaMallocHost(&d->staging[i], STAGING_BYTES);
+        if (status == cudaSuccess)
+            status = cudaEventCreateWithFlags(
+                &d->sent[i], cudaEventDisableTiming);
+    }
+    return status;
+}
+
+const char *qdrv_open(qdrv_device **out, int number, int variation)
+{
+    (void)variation;
+    *out = NULL;
+    qdrv_device *d = calloc(1, sizeof *d);
+    if (d == NULL)
+        return "out of memory";
+    d->number = number;
+    cudaError_t status = open_parts(d);
+    if (status != cudaSuccess) {
+        qdrv_close(d);
+        return cudaGetErrorString(status);
+    }
+    *out = d;
+    return NULL;
+}
+
+void qdrv_close(qdrv_device *d)
+{
+    if (d == NULL)
+        return;
+    cudaSetDevice(d->number);
+    for (int i = 0; i < N_STAGING; i++) {
+        if (d->sent[i] != NULL)
+            cudaEventDestroy(d->sent[i]);
+        if (d->staging[i] != NULL)
+            cudaFreeHost(d->staging[i]);
+    }
+    if (d->stream != NULL)
+        cudaStreamDestroy(d->stream);
+    free(d);
+}
+
+/* Every entry point may be called from another thread than the last. */
+static cudaError_t enter(const qdrv_device *d)
+{
+    return cudaSetDevice(d->number);
+}
+
+const char *qdrv_free_bytes(uint64_t *out, qdrv_device *d)
+{
+    size_t n_free = 0, n_total = 0;
+    cudaError_t status = enter(d);
+    if (status == cudaSuccess)
+        status = cudaMemGetInfo(&n_free, &n_total);
+    *out = n_free;
+    return text_of(status);
+}
+
+/* ---- memory ---- */
+
+const char *qdrv_alloc(void **out, qdrv_device *d, uint64_t n_bytes)
+{
+    *out = NULL;
+    cudaError_t status = enter(d);
+    if (status == cudaSuccess)
+        status = cudaMalloc(out, n_bytes + (n_bytes == 0));
+    if (status == cudaErrorMemoryAllocation)
+        cudaGetLastError(); /* not sticky: the next call must not see it */
+    return text_of(status);
+}
+
+void qdrv_free(qdrv_device *d, void *data)
+{
+    if (data != NULL && enter(d) == cudaSuccess)
+        cudaFree(data);
+}
+
+static cudaError_t write_staged(
+    qdrv_device *d, int i, void *dst, const void *src, size_t n_bytes)
+{
+    cudaError_t status = cudaEventSynchronize(d->sent[i]);
+    if (status != cudaSuccess)
+        return status;
+    memcpy(d->staging[i], src, n_bytes);
+    status = cudaMemcpyAsync(
+        dst, d->staging[i], n_bytes, cudaMemcpyHostToDevice, d->stream);
+    if (status != cudaSuccess)
+        return status;
+    return cudaEventRecord(d->sent[i], d->stream);
+}
+
+const char *qdrv_write(
+    qdrv_device *d, void *dst, const void *src, uint64_t n_bytes)
+{
+    cudaError_t status = enter(d);
+    for (int i = 0; n_bytes != 0 && status == cudaSuccess;
+         i = (i + 1) % N_STAGING) {
+        size_t n = n_bytes < STAGING_BYTES ? (size_t)n_bytes : STAGING_BYTES;
+        status = write_staged(d, i, dst, src, n);
+        dst = (char *)dst + n;
+        src = (const char *)src + n;
+        n_bytes -= n;
+    }
+    return text_of(status);
+}
+
+const char *qdrv_read(
+    qdrv_device *d, void *dst, const void *src, uint64_t n_bytes)
+{
+    cudaError_t status = enter(d);
+    if (status == cudaSuccess && n_bytes != 0)
+        status = cudaMemcpyAsync(
+            dst, src, n_bytes, cudaMemcpyDeviceToHost, d->stream);
+    if (status == cudaSuccess)
+        status = cudaStreamSynchronize(d->stream);
+    return text_of(status);
+}
+
+const char *qdrv_copy(
+    qdrv_device *d, void *dst, const void *src, uint64_t n_bytes)
+{
+    cudaError_t status = enter(d);
+    if (status == cudaSuccess && n_bytes != 0)
+        status = cudaMemcpyAsync(
+            dst, src, n_bytes, cudaMemcpyDeviceToDevice, d->stream);
+    return text_of(status);
+}
+
+const char *qdrv_zero(qdrv_device *d, void *dst, uint64_t n_bytes)
+{
+    cudaError_t status = enter(d);
+    if (status == cudaSuccess && n_bytes != 0)
+        status = cudaMemsetAsync(dst, 0, n_bytes, d->stream);
+    return text_of(status);
+}
+
+/* ---- launches ---- */
+
+const char *qdrv_launch(qdrv_device *d, const qcuda_entry *kernel,
+    qcuda_grid grid, const void *args)
+{
+    void *arguments[] = {(void *)(uintptr_t)args}; /* read only */
+    const dim3 blocks = {grid.x, grid.y, grid.z};
+    const dim3 threads = {grid.threads, 1, 1};
+    cudaError_t status = enter(d);
+    if (status == cudaSuccess && grid.shared_bytes > FREE_SHARED_BYTES)
+        status = cudaFuncSetAttribute(kernel->code,
+            cudaFuncAttributeMaxDynamicSharedMemorySize,
+            (int)grid.shared_bytes);
+    if (status == cudaSuccess)
+        status = cudaLaunchKernel(kernel->code, blocks, threads, arguments,
+            grid.shared_bytes, d->stream);
+    return text_of(status);
+}
+
+const char *qdrv_sync(qdrv_device *d)
+{
+    cudaError_t status = enter(d);
+    if (status == cudaSuccess)
+        status = cudaStreamSynchronize(d->stream);
+    return text_of(status);
+}

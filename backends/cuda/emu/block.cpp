@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The scheduler: a warp's lanes run until all of them wait at the same call of
+ * a warp function, then go on; when all threads wait at the same barrier, the
+ * block goes on. */
+#include "block.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "emu.h"
+#include "fiber.h"
+#include "memory.h"
+
+namespace emu
+{
+
+enum { WARP_SIZE = 32, MAX_THREADS = 1024 };
+enum state { READY, AT_WARP, AT_BLOCK, DONE };
+
+place now;
+
+struct thread {
+    state at;
+    const char *where; /* it waits */
+};
+
+static thread threads[MAX_THREADS];
+/* What lanes exchange; two, because a lane may be one call ahead. */
+static uint64_t slots[MAX_THREADS / WARP_SIZE][2][WARP_SIZE];
+static unsigned parity[MAX_THREADS];
+static fiber *fibers;
+static size_t running;
+static void *shared;
+static void (*code)(const void *args);
+static const void *arguments;
+static char failure[512];
+
+static void pause(state at, const char *where)
+{
+    const place mine = now;
+    threads[running] = {at, where};
+    fiber_leave(fibers, running);
+    now = mine;
+}
+
+static void fiber_main(size_t index)
+{
+    for (;;) {
+        running = index;
+        code(arguments);
+        pause(DONE, "its end");
+    }
+}
+
+void block_barrier(const char *where)
+{
+    pause(AT_BLOCK, where);
+}
+
+void warp_barrier(const char *where)
+{
+    pause(AT_WARP, where);
+}
+
+const uint64_t *exchange(uint64_t mine, const char *where)
+{
+    const size_t self = running;
+    uint64_t *slot = slots[self / WARP_SIZE][parity[self]++ % 2];
+    slot[self % WARP_SIZE] = mine;
+    pause(AT_WARP, where);
+    return slot;
+}
+
+void *shared_memory()
+{
+    return shared;
+}
+
+/* Sizes and names where a warp's lanes stand; they must agree. */
+static bool same_place(size_t first, size_t n, const char *name)
+{
+    for (size_t i = first + 1; i < first + n; i++)
+        if (threads[i].at != threads[first].at ||
+            strcmp(threads[i].where, threads[first].where) != 0) {
+            snprintf(failure, sizeof failure,
+                "kernel %s, block (%u, %u, %u): thread %zu waits at %s, thread "
+                "%zu at %s",
+                name, now.block_index.x, now.block_index.y, now.block_index.z,
+                first, threads[first].where, i, threads[i].where);
+            return false;
+        }
+    return true;
+}
+
+static void run_thread(size_t index, const place *block)
+{
+    now = *block;
+    now.thread_index = {uint32_t(index), 0, 0};
+    running = index;
+    fiber_enter(fibers, index);
+}
+
+/* Until all lanes wait at a barrier of the block or are done. */
+static bool run_warp(
+    size_t warp, const place *block, bool reverse, const char *name)
+{
+    const size_t first = warp * WARP_SIZE;
+    do {
+        for (size_t i = 0; i < WARP_SIZE; i++)
+            run_thread(
+                first + (reverse ? WARP_SIZE - 1 - i : i), block);
+        if (!same_place(first, WARP_SIZE, name))
+            return false;
+    } while (threads[first].at == AT_WARP);
+    return true;
+}
+
+static bool run_block(
+    const place *block, size_t n_threads, bool reverse, const char *name)
+{
+    const size_t n_warps = n_threads / WARP_SIZE;
+    do {
+        for (size_t i = 0; i < n_warps; i++)
+            if (!run_warp(reverse ? n_warps - 1 - i : i, block, reverse, name))
+                return false;
+        if (!same_place(0, n_threads, name))
+            return false;
+    } while (threads[0].at == AT_BLOCK);
+    return true;
+}
+
+static bool check(const qcuda_entry *kernel, qcuda_grid grid, uint32_t most)
+{
+    const bool fits = grid.x >= 1 && grid.y >= 1 && grid.z >= 1 &&
+                      grid.x <= 0x7fffffff && grid.y <= 65535 &&
+                      grid.z <= 65535 && grid.threads >= WARP_SIZE &&
+                      grid.threads % WARP_SIZE == 0 &&
+                      grid.threads <= unsigned(kernel->max_threads) &&
+                      grid.threads <= MAX_THREADS &&
+                      grid.shared_bytes <= most &&
+                      kernel->args_bytes <= 4096;
+    if (!fits)
+        snprintf(failure, sizeof failure,
+            "kernel %s: no launch of (%u, %u, %u) blocks of %u threads with %u "
+            "bytes of shared memory",
+            kernel->name, grid.x, grid.y, grid.z, grid.threads,
+            grid.shared_bytes);
+    return fits;
+}
+
+static bool run_grid(const qcuda_entry *kernel, qcuda_grid grid, bool reverse)
+{
+    place block = {};
+    block.block_size = {grid.threads, 1, 1};
+    block.grid_size = {grid.x, grid.y, grid.z};
+    const uint64_t n = uint64_t(grid.x) * grid.y * grid.z;
+    for (uint64_t i = 0; i < n; i++) {
+        const uint64_t at = reverse ? n - 1 - i : i;
+        block.block_index = {uint32_t(at % grid.x),
+            uint32_t(at / grid.x % grid.y),
+            uint32_t(at / grid.x / grid.y)};
+        memset(shared, 0xff, grid.shared_bytes);
+        memset(parity, 0, sizeof parity);
+        if (!run_block(&block, grid.threads, reverse, kernel->name))
+            return false;
+    }
+    return true;
+}
+
+const char *launch(const qcuda_entry *kernel, qcuda_grid grid, const void *args,
+    uint32_t max_shared_bytes, bool reverse)
+{
+    if (!check(kernel, grid, max_shared_bytes))
+        return failure;
+    if (fibers == nullptr)
+        fibers = fibers_create(MAX_THREADS, fiber_main);
+    /* Exactly as large as asked for, so that its end is guarded. */
+    shared = memory_alloc(grid.shared_bytes + (grid.shared_bytes == 0));
+    /* By value: what the host does with its struct later is not seen. */
+    void *copy = malloc(kernel->args_bytes);
+    if (fibers == nullptr || shared == nullptr || copy == nullptr)
+        return "the emulator is out of memory";
+    memcpy(copy, args, kernel->args_bytes);
+    code = (void (*)(const void *))kernel->code;
+    arguments = copy;
+    const bool ok = run_grid(kernel, grid, reverse);
+    if (!ok)
+        fibers_reset(fibers);
+    memory_free(shared);
+    free(copy);
+    return ok ? nullptr : failure;
+}
+
+/* ---- tensor cores ---- */
+
+static float bf16(uint32_t half)
+{
+    return value_of<float>(uint64_t(half & 0xffff) << 16);
+}
+
+/* Element of a fragment of two registers per... see the PTX manual, "Matrix
+ * fragments for mma.m16n8k16": lane = 4 * group + member. */
+void mma_m16n8k16(
+    float d[4], const uint32_t a[4], const uint32_t b[2], const char *where)
+{
+    float left[16][16], right[16][8];
+    for (int half = 0; half < 2; half++) {
+        const uint64_t *all =
+            exchange(uint64_t(a[2 * half + 1]) << 32 | a[2 * half], where);
+        for (int l = 0; l < WARP_SIZE; l++)
+            for (int i = 0; i < 4; i++) /* register i / 2, element i % 2 */
+                left[l / 4 + 8 * (i / 2)][l % 4 * 2 + i % 2 + 8 * half] =
+                    bf16(uint32_t(all[l] >> 16 * i));
+    }
+    const uint64_t *all = exchange(uint64_t(b[1]) << 32 | b[0], where);
+    for (int l = 0; l < WARP_SIZE; l++)
+        for (int i = 0; i < 4; i++)
+            right[l % 4 * 2 + i % 2 + 8 * (i / 2)][l / 4] =
+                bf16(uint32_t(all[l] >> 16 * i));
+    const int row = int(lane()) / 4, col = int(lane()) % 4 * 2;
+    for (int i = 0; i < 4; i++) {
+        double sum = d[i];
+        for (int k = 0; k < 16; k++)
+            sum += double(left[row + 8 * (i / 2)][k]) * right[k][col + i % 2];
+        d[i] = float(sum);
+    }
+}
+
+} // namespace emu

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * driver.h on the host: one device with the limits of an sm_86 card.
+ * QMOE_CUDA_EMU_LIMITS, for tests: comma-separated memory= (bytes), sms=,
+ * shared= (bytes) change them. */
+#include "driver.h"
+
+#include <inttypes.h>
+#include <new>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "block.h"
+#include "memory.h"
+
+struct qdrv_device {
+    uint32_t max_shared_bytes;
+    bool reverse;
+};
+
+extern const char qdrv_backend_name[] = "cuda-emu";
+
+int qdrv_count(char *reason, size_t capacity)
+{
+    if (capacity != 0)
+        reason[0] = '\0';
+    return 1;
+}
+
+static uint64_t limit(const char *name, uint64_t normal)
+{
+    const char *text = getenv("QMOE_CUDA_EMU_LIMITS");
+    const char *at = text != nullptr ? strstr(text, name) : nullptr;
+    return at != nullptr ? strtoull(at + strlen(name), nullptr, 10) : normal;
+}
+
+const char *qdrv_describe(qdrv_info *out, int number)
+{
+    *out = qdrv_info();
+    if (number != 0)
+        return "no such device";
+    snprintf(out->name, sizeof out->name, "emulated on the host");
+    snprintf(out->bus, sizeof out->bus, "none");
+    out->major = 8;
+    out->minor = 6;
+    /* Few, so that products are split in the cases of the harness too. */
+    out->n_multiprocessors = int(limit("sms=", 8));
+    out->max_shared_bytes = uint32_t(limit("shared=", 99 << 10));
+    out->total_bytes = limit("memory=", uint64_t(4) << 30);
+    return nullptr;
+}
+
+bool qdrv_free_bytes_of(uint64_t *out, const qdrv_info *info)
+{
+    *out = info->total_bytes;
+    return true;
+}
+
+const char *qdrv_open(qdrv_device **out, int number, int variation)
+{
+    qdrv_info info;
+    *out = nullptr;
+    const char *failure = qdrv_describe(&info, number);
+    if (failure != nullptr)
+        return failure;
+    *out = new (std::nothrow) qdrv_device{info.max_shared_bytes,
+        (variation / 2) % 2 != 0};
+    return *out != nullptr ? nullptr : "out of memory";
+}
+
+void qdrv_close(qdrv_device *device)
+{
+    delete device;
+}
+
+const char *qdrv_free_bytes(uint64_t *out, qdrv_device *)
+{
+    *out = limit("memory=", uint64_t(4) << 30);
+    return nullptr;
+}
+
+const char *qdrv_alloc(void **out, qdrv_device *, uint64_t n_bytes)
+{
+    *out = emu::memory_alloc(n_bytes + (n_bytes == 0));
+    return *out != nullptr ? nullptr : "out of memory";
+}
+
+void qdrv_free(qdrv_device *, void *data)
+{
+    emu::memory_free(data);
+}
+
+const char *qdrv_write(
+    qdrv_device *, void *dst, const void *src, uint64_t n_bytes)
+{
+    memcpy(dst, src, n_bytes);
+    return nullptr;
+}
+
+const char *qdrv_read(
+    qdrv_device *, void *dst, const void *src, uint64_t n_bytes)
+{
+    memcpy(dst, src, n_bytes);
+    return nullptr;
+}
+
+const char *qdrv_copy(
+    qdrv_device *, void *dst, const void *src, uint64_t n_bytes)
+{
+    memcpy(dst, src, n_bytes);
+    return nullptr;
+}
+
+const char *qdrv_zero(qdrv_device *, void *dst, uint64_t n_bytes)
+{
+    memset(dst, 0, n_bytes);
+    return nullptr;
+}
+
+const char *qdrv_launch(qdrv_device *device, const qcuda_entry *kernel,
+    qcuda_grid grid, const void *args)
+{
+    return emu::launch(
+        kernel, grid, args, device->max_shared_bytes, device->reverse);
+}
+
+const char *qdrv_sync(qdrv_device *)
+{
+    return nullptr;
+}

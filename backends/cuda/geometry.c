@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "geometry.h"
+
+enum {
+    N_WARPS = QCUDA_PRODUCT_THREADS / 32,
+    MAX_ROW_TILES = 4,
+    MAX_SPLIT_COLS = 2048, /* 32 KiB of inputs for four items */
+    STATIC_SHARED = 48 << 10
+};
+
+static int64_t ceil_div(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit;
+}
+
+/* Work for every multiprocessor comes first from rows, then from splitting the
+ * columns; when rows alone are plenty, blocks take more of them, since each
+ * block rotates its inputs anew. */
+static qcuda_grid pvq_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
+{
+    const int64_t width = args->w.format == QCUDA_PVQ ? 16 : 8;
+    const int64_t chunk = 32 * width;
+    const int64_t unit =
+        args->w.rotation > chunk ? args->w.rotation : chunk;
+    const int64_t n_units = ceil_div(args->w.n_cols, unit);
+    const int64_t row_tiles = ceil_div(args->w.n_rows, 32);
+    const int64_t wanted = 2 * device->n_multiprocessors;
+    int64_t per_block = 1;
+    while (per_block < MAX_ROW_TILES &&
+           ceil_div(row_tiles, 2 * per_block) * n_tiles >= 2 * wanted)
+        per_block *= 2;
+    const int64_t blocks = ceil_div(row_tiles, per_block);
+    const int64_t most_units =
+        MAX_SPLIT_COLS > unit ? MAX_SPLIT_COLS / unit : 1;
+    int64_t splits = ceil_div(n_units, most_units);
+    if (blocks * n_tiles * splits < wanted)
+        splits = ceil_div(wanted, blocks * n_tiles);
+    if (splits > n_units)
+        splits = n_units;
+    const int64_t units = ceil_div(n_units, splits);
+    args->split_cols = (int32_t)(units * unit);
+    args->row_tiles = (int32_t)per_block;
+    /* Inputs of the split, later the sums of the warps and a flag. */
+    const int64_t items = args->tile_items > 1 ? QCUDA_FEW_ITEMS : 1;
+    int64_t inputs = args->split_cols * items;
+    const int64_t sums = (N_WARPS * 32) * items + 1;
+    if (inputs < sums)
+        inputs = sums;
+    return (qcuda_grid){
+        .x = (uint32_t)blocks,
+        .y = (uint32_t)n_tiles,
+        .z = (uint32_t)ceil_div(n_units, units),
+        .threads = QCUDA_PRODUCT_THREADS,
+        .shared_bytes = (uint32_t)inputs * 4,
+    };
+}
+
+static qcuda_grid row_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
+{
+    const bool is_dict = args->w.format == QCUDA_TERNARY_DICT;
+    /* Rows all warps of a block take at once. */
+    const int64_t unit = is_dict ? N_WARPS : 2 * N_WARPS;
+    const int64_t n_units = ceil_div(args->w.n_rows, unit);
+    int64_t units = 1;
+    qcuda_grid grid = {
+        .y = (uint32_t)n_tiles, .z = 1, .threads = QCUDA_PRODUCT_THREADS};
+    if (is_dict) {
+        /* A block stages its inputs once for all of its rows. */
+        const int64_t items = args->tile_items > 1 ? QCUDA_FEW_ITEMS : 1;
+        const int64_t n_bytes = args->w.n_cols * items * 4;
+        units = ceil_div(n_units * n_tiles, 3 * device->n_multiprocessors);
+        units = units > 8 ? 8 : units;
+        args->staged = n_bytes <= STATIC_SHARED;
+        grid.shared_bytes = args->staged ? (uint32_t)n_bytes : 0;
+    }
+    args->block_rows = (int32_t)(units * unit);
+    grid.x = (uint32_t)ceil_div(n_units, units);
+    return grid;
+}
+
+qcuda_grid qcuda_product_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
+{
+    if (args->w.format == QCUDA_PVQ || args->w.format == QCUDA_PVQ8)
+        return pvq_grid(args, n_tiles, device);
+    return row_grid(args, n_tiles, device);
+}
+
+uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid)
+{
+    if (grid.z == 1)
+        return 0;
+    return (uint64_t)grid.z * (uint64_t)args->n_items *
+           (uint64_t)args->w.n_rows * 4;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Sizes of launches, from shapes and what a device has.  Pure functions, so
+ * that tests see what a device of any size would be given. */
+#ifndef QCUDA_GEOMETRY_H
+#define QCUDA_GEOMETRY_H
+
+#include "args.h"
+#include "driver.h"
+
+enum {
+    QCUDA_MAX_GRID_Y = 65535,
+    QCUDA_ROW_THREADS = 128,     /* decode_rows, rmsnorm */
+    QCUDA_ATTENTION_THREADS = 128,
+    QCUDA_PRODUCT_THREADS = 256
+};
+
+/* A product of at most `n_tiles` tiles; sets the fields of `args` that depend
+ * on the cut: split_cols, row_tiles, block_rows, staged. */
+qcuda_grid qcuda_product_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device);
+/* Bytes of the split sums the grid needs; 0 when it does not split. */
+uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid);
+
+#endif

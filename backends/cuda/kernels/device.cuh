@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What all kernels share.  Compiled by nvcc for devices and, with emu/emu.h in
+ * place of CUDA's headers, by a C++ compiler for the host.  Rules that keep
+ * both alike: every kernel is declared by QCUDA_KERNEL and takes one struct;
+ * shared memory is dynamic (QCUDA_SHARED); warp functions are called by whole
+ * warps; `fused` is the one fused multiply-add. */
+#ifndef QCUDA_DEVICE_CUH
+#define QCUDA_DEVICE_CUH
+
+#include "args.h"
+#include "driver.h"
+
+#ifdef __CUDACC__
+
+#define QCUDA_KERNEL(name, type, threads, blocks)                              \
+    extern "C" __global__ void __launch_bounds__(threads, blocks)              \
+        qcuda_code_##name(const __grid_constant__ type p);                     \
+    extern "C" const qcuda_entry qcuda_kernel_##name = {                       \
+        #name, (const void *)qcuda_code_##name, sizeof(type), threads};        \
+    extern "C" __global__ void __launch_bounds__(threads, blocks)              \
+        qcuda_code_##name(const __grid_constant__ type p)
+extern __shared__ __align__(16) unsigned char qcuda_shared_memory[];
+#define QCUDA_SHARED(type, name)                                               \
+    type *const name = reinterpret_cast<type *>(qcuda_shared_memory)
+#define DEVICE static __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
+static __device__ __forceinline__ float fused(float a, float b, float c)
+{
+    return fmaf(a, b, c);
+}
+
+#else
+
+#include "emu.h"
+
+#define QCUDA_KERNEL(name, type, threads, blocks)                              \
+    static void qcuda_code_##name(const type &p);                              \
+    static void qcuda_thunk_##name(const void *args)                           \
+    {                                                                          \
+        qcuda_code_##name(*static_cast<const type *>(args));                   \
+    }                                                                          \
+    extern "C" const qcuda_entry qcuda_kernel_##name = {                       \
+        #name, (const void *)qcuda_thunk_##name, sizeof(type), threads};       \
+    static void qcuda_code_##name(const type &p)
+#define QCUDA_SHARED(type, name)                                               \
+    type *const name = static_cast<type *>(emu::shared_memory())
+#define DEVICE static inline
+#define DEVICE_MEMBER inline
+static inline float fused(float a, float b, float c)
+{
+    return a * b + c;
+}
+
+#endif
+
+enum { WARP = 32 };
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+DEVICE int lane_of_thread()
+{
+    return int(threadIdx.x % WARP);
+}
+
+DEVICE int warp_of_thread()
+{
+    return int(threadIdx.x / WARP);
+}
+
+DEVICE float bf16_value(uint16_t h)
+{
+    return __uint_as_float(uint32_t(h) << 16);
+}
+
+/* Exact for every pattern, subnormal numbers and NaN included. */
+DEVICE float f16_value(uint16_t h)
+{
+    const uint32_t sign = uint32_t(h & 0x8000) << 16;
+    const uint32_t magnitude = h & 0x7fff;
+    if (magnitude >= 0x7c00)
+        return __uint_as_float(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
+    const float value =
+        __uint_as_float(magnitude << 13) * __uint_as_float(0x77800000);
+    return __uint_as_float(sign | __float_as_uint(value));
+}
+
+/* Sum over a warp in every lane, always in the same order. */
+DEVICE float warp_sum(float x)
+{
+#pragma unroll
+    for (int step = WARP / 2; step > 0; step /= 2)
+        x += __shfl_xor_sync(ALL_LANES, x, step);
+    return x;
+}
+
+DEVICE float warp_max(float x)
+{
+#pragma unroll
+    for (int step = WARP / 2; step > 0; step /= 2)
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, step));
+    return x;
+}
+
+/* Sum over lanes 0..own, 5 steps. */
+DEVICE int warp_scan(int x)
+{
+#pragma unroll
+    for (int step = 1; step < WARP; step *= 2) {
+        const int below = __shfl_up_sync(ALL_LANES, x, step);
+        x += lane_of_thread() >= step ? below : 0;
+    }
+    return x;
+}
+
+DEVICE int warp_total(int x)
+{
+#pragma unroll
+    for (int step = WARP / 2; step > 0; step /= 2)
+        x += __shfl_xor_sync(ALL_LANES, x, step);
+    return x;
+}
+
+/* x with its sign flipped if bit 31 of `flip` is set. */
+DEVICE float flipped(float x, uint32_t flip)
+{
+    return __uint_as_float(__float_as_uint(x) ^ flip);
+}
+
+#endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Memory of a device: what may be used, work space, uploads. */
+#include "cuda.h"
+
+#include <inttypes.h>
+
+qmoe_status qcuda_fail(const qmi_device *device, const char *what,
+    const char *text, qmi_error *err)
+{
+    return qmi_fail(err, QMOE_E_DEVICE, "CUDA device '%s': %s: %s",
+        device->info.name, what, text);
+}
+
+qmoe_status qcuda_available(uint64_t *out, qmi_device *device, qmi_error *err)
+{
+    const char *failure = qdrv_free_bytes(out, device->driver);
+    if (failure != NULL)
+        return qcuda_fail(device, "asking for its memory", failure, err);
+    const uint64_t left = device->limit > device->allocated
+                              ? device->limit - device->allocated
+                              : 0;
+    *out = *out < left ? *out : left;
+    return QMOE_OK;
+}
+
+static qmoe_status no_room(qmi_device *device, uint64_t n_bytes,
+    const char *what, const char *text, qmi_error *err)
+{
+    uint64_t available = 0;
+    QMI_TRY(qcuda_available(&available, device, err));
+    return qmi_fail(err, QMOE_E_NOMEM,
+        "CUDA device '%s': %" PRIu64 " bytes for %s, %" PRIu64 " are free (%s)",
+        device->info.name, n_bytes, what, available, text);
+}
+
+qmoe_status qcuda_alloc(qmi_buffer *out, qmi_device *device, uint64_t n_bytes,
+    const char *what, qmi_error *err)
+{
+    *out = (qmi_buffer){0};
+    if (n_bytes > device->limit - device->allocated)
+        return no_room(
+            device, n_bytes, what, "the bound set for this process", err);
+    const char *failure = qdrv_alloc(&out->data, device->driver, n_bytes);
+    if (failure != NULL)
+        return no_room(device, n_bytes, what, failure, err);
+    out->n_bytes = n_bytes;
+    device->allocated += n_bytes;
+    return QMOE_OK;
+}
+
+void qcuda_release(qmi_device *device, qmi_buffer *buffer)
+{
+    if (buffer->data == NULL)
+        return;
+    qdrv_free(device->driver, buffer->data);
+    device->allocated -= buffer->n_bytes;
+    *buffer = (qmi_buffer){0};
+}
+
+qmoe_status qcuda_upload(qmi_device *device, void *dst, const void *src,
+    uint64_t n_bytes, qmi_error *err)
+{
+    const char *failure = qdrv_write(device->driver, dst, src, n_bytes);
+    return failure == NULL ? QMOE_OK
+                           : qcuda_fail(device, "a write", failure, err);
+}
+
+qmoe_status qcuda_reserve(void **out, qmi_device *device, qcuda_scratch which,
+    uint64_t n_bytes, qmi_error *err)
+{
+    qmi_buffer *scratch = &device->scratch[which];
+    *out = scratch->data;
+    if (n_bytes <= scratch->n_bytes && scratch->data != NULL)
+        return QMOE_OK;
+    /* Operations that use the old block may still run: freeing waits. */
+    qcuda_release(device, scratch);
+    QMI_TRY(qcuda_alloc(scratch, device, n_bytes, "work space", err));
+    *out = scratch->data;
+    if (which != QCUDA_ARRIVED)
+        return QMOE_OK;
+    const char *failure = qdrv_zero(device->driver, scratch->data, n_bytes);
+    return failure == NULL ? QMOE_OK
+                           : qcuda_fail(device, "a fill", failure, err);
+}
+
+void *qcuda_pointer(qmi_view view)
+{
+    return view.buffer == NULL ? NULL
+                               : (char *)view.buffer->data + view.offset;
+}
+
+qmoe_status qcuda_launch(qmi_device *device, const qcuda_entry *kernel,
+    qcuda_grid grid, const void *args, qmi_error *err)
+{
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0)
+        return QMOE_OK;
+    const char *failure = qdrv_launch(device->driver, kernel, grid, args);
+    return failure == NULL ? QMOE_OK
+                           : qcuda_fail(device, kernel->name, failure, err);
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Operation expert_ffn.  What runs where is decided on the device: the pairs
+ * of token and choice are sorted by expert and cut into tiles there, and
+ * kernels find their work in that list, so that the host never waits for the
+ * router. */
+#include "product.h"
+
+static bool supports(const qmi_device *device, const qmi_op *op)
+{
+    const qmi_op_expert_ffn *o = &op->u.expert_ffn;
+    (void)device;
+    return o->n_tokens * o->top_k < INT32_MAX;
+}
+
+/* The list of tiles; *n_tiles bounds their number, whatever was chosen. */
+static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
+    qcuda_product_args *args, int64_t *n_tiles, qmi_error *err)
+{
+    const int64_t n_pairs = args->n_items;
+    const int64_t n_experts = o->wi->host->n_mats;
+    /* The dropped pairs count as one more expert. */
+    const int64_t partial = n_experts + 1 < n_pairs ? n_experts + 1 : n_pairs;
+    *n_tiles = n_pairs / args->tile_items + partial;
+    if (*n_tiles > n_pairs)
+        *n_tiles = n_pairs;
+    void *counts, *order, *tiles;
+    QMI_TRY(qcuda_reserve(&counts, device, QCUDA_COUNTS,
+        (uint64_t)(n_experts + 1) * 4, err));
+    QMI_TRY(qcuda_reserve(
+        &order, device, QCUDA_ORDER, (uint64_t)n_pairs * 4, err));
+    QMI_TRY(qcuda_reserve(&tiles, device, QCUDA_TILES,
+        (uint64_t)*n_tiles * sizeof(qcuda_tile), err));
+    const qcuda_group_args list = {
+        .expert = qcuda_pointer(o->expert),
+        .counts = counts,
+        .order = order,
+        .tiles = tiles,
+        .n_pairs = (int32_t)n_pairs,
+        .n_experts = (int32_t)n_experts,
+        .n_tiles = (int32_t)*n_tiles,
+        .tile_items = args->tile_items,
+    };
+    const int64_t per_block = QCUDA_ROW_THREADS / 32;
+    const qcuda_grid grid = {
+        .x = (uint32_t)(n_experts / per_block + 1),
+        .y = 1,
+        .z = 1,
+        .threads = QCUDA_ROW_THREADS,
+    };
+    args->order = order;
+    args->tiles = tiles;
+    QMI_TRY(qcuda_launch(device, &qcuda_kernel_group_count, grid, &list, err));
+    return qcuda_launch(device, &qcuda_kernel_group_fill, grid, &list, err);
+}
+
+static qmoe_status combine(qmi_device *device, const qmi_op_expert_ffn *o,
+    const float *result, qmi_error *err)
+{
+    const qcuda_combine_args args = {
+        .dst = qcuda_pointer(o->dst),
+        .residual = qcuda_pointer(o->residual),
+        .src = qcuda_pointer(o->src),
+        .result = result,
+        .expert = qcuda_pointer(o->expert),
+        .weight = qcuda_pointer(o->weight),
+        .d_model = (int32_t)o->wo->host->n_rows,
+        .top_k = (int32_t)o->top_k,
+    };
+    const qcuda_grid grid = {
+        .x = (uint32_t)o->n_tokens,
+        .y = 1,
+        .z = 1,
+        .threads = QCUDA_ROW_THREADS,
+    };
+    return qcuda_launch(device, &qcuda_kernel_combine, grid, &args, err);
+}
+
+static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_expert_ffn *o = &op->u.expert_ffn;
+    const int64_t n_pairs = o->n_tokens * o->top_k;
+    const uint64_t d_ff = (uint64_t)o->wi->host->n_rows;
+    const uint64_t d_model = (uint64_t)o->wo->host->n_rows;
+    void *hidden, *results = NULL;
+    if (n_pairs == 0)
+        return QMOE_OK;
+    QMI_TRY(qcuda_reserve(
+        &hidden, device, QCUDA_HIDDEN, (uint64_t)n_pairs * d_ff * 4, err));
+    qcuda_product_args args = {
+        .w = qcuda_weight_of(o->wi)->stack,
+        .dst = hidden,
+        .src = qcuda_pointer(o->src),
+        .expert = qcuda_pointer(o->expert),
+        .n_items = (int32_t)n_pairs,
+        .tile_items = n_pairs > 1 ? QCUDA_FEW_ITEMS : 1,
+        .divisor = (int32_t)o->top_k,
+        .relu = true,
+        .alpha = 1.0f,
+    };
+    int64_t n_tiles = 1;
+    if (n_pairs > 1)
+        QMI_TRY(group(device, o, &args, &n_tiles, err));
+    QMI_TRY(qcuda_run_product(device, args, n_tiles, err));
+    args.w = qcuda_weight_of(o->wo)->stack;
+    args.src = hidden;
+    args.divisor = 1;
+    args.relu = false;
+    if (o->top_k == 1) {
+        args.dst = qcuda_pointer(o->dst);
+        args.residual = qcuda_pointer(o->residual);
+        args.gate = qcuda_pointer(o->weight);
+        args.skip = qcuda_pointer(o->src);
+        return qcuda_run_product(device, args, n_tiles, err);
+    }
+    QMI_TRY(qcuda_reserve(
+        &results, device, QCUDA_RESULTS, (uint64_t)n_pairs * d_model * 4, err));
+    args.dst = results;
+    QMI_TRY(qcuda_run_product(device, args, n_tiles, err));
+    return combine(device, o, results, err);
+}
+
+const qmi_variant *qcuda_variants_expert_ffn(size_t *n)
+{
+    static const qmi_variant variant = {"simt", supports, run};
+    *n = 1;
+    return &variant;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Operation route. */
+#include "cuda.h"
+
+static bool supports(const qmi_device *device, const qmi_op *op)
+{
+    (void)device;
+    return op->u.route.n_experts < INT32_MAX &&
+           op->u.route.n_tokens * op->u.route.top_k < INT32_MAX;
+}
+
+static qmoe_status drop(
+    qmi_device *device, const qmi_op_route *o, qmi_error *err)
+{
+    const int64_t n_pairs = o->n_tokens * o->top_k;
+    const uint64_t n_bytes = (uint64_t)n_pairs * 4;
+    void *chosen;
+    QMI_TRY(qcuda_reserve(&chosen, device, QCUDA_CHOSEN, n_bytes, err));
+    const char *failure = qdrv_copy(
+        device->driver, chosen, qcuda_pointer(o->expert), n_bytes);
+    if (failure != NULL)
+        return qcuda_fail(device, "a copy", failure, err);
+    const qcuda_drop_args args = {
+        .expert = qcuda_pointer(o->expert),
+        .chosen = chosen,
+        .sequence = qcuda_pointer(o->sequence),
+        .n_pairs = n_pairs,
+        .capacity = o->capacity,
+        .top_k = (int32_t)o->top_k,
+    };
+    const qcuda_grid grid = {
+        .x = (uint32_t)((n_pairs + QCUDA_ROW_THREADS - 1) / QCUDA_ROW_THREADS),
+        .y = 1,
+        .z = 1,
+        .threads = QCUDA_ROW_THREADS,
+    };
+    return qcuda_launch(device, &qcuda_kernel_drop, grid, &args, err);
+}
+
+static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_route *o = &op->u.route;
+    const qcuda_route_args args = {
+        .expert = qcuda_pointer(o->expert),
+        .weight = qcuda_pointer(o->weight),
+        .logits = qcuda_pointer(o->logits),
+        .n_experts = (int32_t)o->n_experts,
+        .top_k = (int32_t)o->top_k,
+    };
+    const qcuda_grid grid = {
+        .x = (uint32_t)o->n_tokens, .y = 1, .z = 1, .threads = 32};
+    QMI_TRY(qcuda_launch(device, &qcuda_kernel_route, grid, &args, err));
+    if (o->capacity <= 0 || o->n_tokens == 0)
+        return QMOE_OK;
+    return drop(device, o, err);
+}
+
+const qmi_variant *qcuda_variants_route(size_t *n)
+{
+    static const qmi_variant variant = {"warp", supports, run};
+    *n = 1;
+    return &variant;
+}

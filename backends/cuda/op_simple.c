@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Operations that are one launch: embed, decode, rmsnorm, kv_store, attention. */
+#include "cuda.h"
+
+static bool always(const qmi_device *device, const qmi_op *op)
+{
+    (void)device;
+    (void)op;
+    return true;
+}
+
+/* ---- embed, decode ---- */
+
+static const qcuda_grid row_blocks = {
+    .y = 1, .z = 1, .threads = QCUDA_ROW_THREADS};
+
+static qmoe_status run_embed(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_embed *o = &op->u.embed;
+    const qcuda_decode_args args = {
+        .w = qcuda_weight_of(o->table)->stack,
+        .dst = qcuda_pointer(o->dst),
+        .ids = qcuda_pointer(o->ids),
+    };
+    qcuda_grid grid = row_blocks;
+    grid.x = (uint32_t)o->n_tokens;
+    return qcuda_launch(device, &qcuda_kernel_decode_rows, grid, &args, err);
+}
+
+static qmoe_status run_decode(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_decode *o = &op->u.decode;
+    const qcuda_decode_args args = {
+        .w = qcuda_weight_of(o->weight)->stack,
+        .dst = qcuda_pointer(o->dst),
+        .mat = o->mat,
+        .first_row = o->row,
+    };
+    qcuda_grid grid = row_blocks;
+    grid.x = (uint32_t)o->n_rows;
+    return qcuda_launch(device, &qcuda_kernel_decode_rows, grid, &args, err);
+}
+
+/* ---- rmsnorm ---- */
+
+static bool supports_rmsnorm(const qmi_device *device, const qmi_op *op)
+{
+    (void)device;
+    return qcuda_weight_of(op->u.rmsnorm.weight)->vector != NULL;
+}
+
+static qmoe_status run_rmsnorm(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_rmsnorm *o = &op->u.rmsnorm;
+    const qcuda_weight *w = qcuda_weight_of(o->weight);
+    const qcuda_rmsnorm_args args = {
+        .dst = qcuda_pointer(o->dst),
+        .src = qcuda_pointer(o->src),
+        .weight = w->vector,
+        .n_cols = w->stack.n_cols,
+        .epsilon = o->epsilon,
+    };
+    qcuda_grid grid = row_blocks;
+    grid.x = (uint32_t)o->n_tokens;
+    grid.shared_bytes = QCUDA_ROW_THREADS / 32 * 4;
+    return qcuda_launch(device, &qcuda_kernel_rmsnorm, grid, &args, err);
+}
+
+/* ---- kv_store ---- */
+
+static qmoe_status run_kv_store(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_kv_store *o = &op->u.kv_store;
+    const qcuda_kv_store_args args = {
+        .cache = qcuda_pointer(o->cache),
+        .src = qcuda_pointer(o->src),
+        .rows = qcuda_pointer(o->rows),
+        .n_cols = o->n_cols,
+    };
+    qcuda_grid grid = row_blocks;
+    grid.x = (uint32_t)o->n_tokens;
+    return qcuda_launch(device, &qcuda_kernel_kv_store, grid, &args, err);
+}
+
+/* ---- attention ---- */
+
+static uint64_t attention_shared_bytes(const qmi_op_attention *o)
+{
+    /* Query, sums, weights; the span and a value per warp. */
+    return (2 * (uint64_t)o->d_head + QCUDA_ATTENTION_THREADS) * 4 + 5 * 4 +
+           8 * 4;
+}
+
+static bool supports_attention(const qmi_device *device, const qmi_op *op)
+{
+    const qmi_op_attention *o = &op->u.attention;
+    return attention_shared_bytes(o) <= device->info.max_shared_bytes &&
+           o->n_queries * o->n_heads <= INT32_MAX;
+}
+
+static qmoe_status run_attention(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_attention *o = &op->u.attention;
+    const qcuda_attention_args args = {
+        .dst = qcuda_pointer(o->dst),
+        .q = qcuda_pointer(o->q),
+        .k = qcuda_pointer(o->k),
+        .v = qcuda_pointer(o->v),
+        .spans = qcuda_pointer(o->spans),
+        .bias = qcuda_pointer(o->bias),
+        .n_spans = (int32_t)o->n_spans,
+        .n_heads = (int32_t)o->n_heads,
+        .d_head = (int32_t)o->d_head,
+        .causal = o->causal,
+        .max_distance = o->max_distance,
+        .scale = o->scale,
+    };
+    const qcuda_grid grid = {
+        .x = (uint32_t)(o->n_queries * o->n_heads),
+        .y = 1,
+        .z = 1,
+        .threads = QCUDA_ATTENTION_THREADS,
+        .shared_bytes = (uint32_t)attention_shared_bytes(o),
+    };
+    return qcuda_launch(device, &qcuda_kernel_attention, grid, &args, err);
+}
+
+/* ---- tables ---- */
+
+#define ONE_VARIANT(member, text, is_supported)                                \
+    const qmi_variant *qcuda_variants_##member(size_t *n)                      \
+    {                                                                          \
+        static const qmi_variant variant = {                                   \
+            text, is_supported, run_##member};                                 \
+        *n = 1;                                                                \
+        return &variant;                                                       \
+    }
+
+ONE_VARIANT(embed, "rows", always)
+ONE_VARIANT(decode, "rows", always)
+ONE_VARIANT(rmsnorm, "block", supports_rmsnorm)
+ONE_VARIANT(kv_store, "rows", always)
+ONE_VARIANT(attention, "online", supports_attention)

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Uploading of weights: the stored parts as they are, each into one block of
+ * device memory, after their payload was checked. */
+#include "cuda.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "pvq.h"
+#include "q2.h"
+#include "ternary_dict.h"
+
+/* By name: format objects of the program are not those of a module. */
+static bool find_format(qcuda_format *out, const qmi_weight *host)
+{
+    static const char *const names[] = {
+#define X(name, text) text,
+        QCUDA_FORMAT_MAP(X)
+#undef X
+    };
+    for (int i = 0; i < QCUDA_N_FORMATS; i++) {
+        *out = (qcuda_format)i;
+        if (strcmp(host->format->name, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- parts ---- */
+
+static qmoe_status upload_scattered(qmi_device *device, const qmi_weight *host,
+    qmi_buffer *part, qmi_error *err)
+{
+    const uint64_t each = (uint64_t)host->n_rows * (uint64_t)host->n_cols *
+                          qmi_dtype_bits(host->format->dtype) / 8;
+    QMI_TRY(qcuda_alloc(
+        part, device, each * (uint64_t)host->n_mats, host->name, err));
+    for (int64_t mat = 0; mat < host->n_mats; mat++)
+        QMI_TRY(qcuda_upload(device,
+            (char *)part->data + (uint64_t)mat * each,
+            qmi_weight_dense(host, mat), each, err));
+    return QMOE_OK;
+}
+
+static qmoe_status upload_parts(qmi_device *device, const qmi_weight *host,
+    qcuda_weight *w, qmi_error *err)
+{
+    if (host->format->dense && host->mats != NULL)
+        return upload_scattered(device, host, &w->parts[0], err);
+    for (int i = 0; i < host->format->n_parts; i++) {
+        const qmi_part *part = &host->parts[i];
+        QMI_TRY(qcuda_alloc(
+            &w->parts[i], device, part->n_bytes, host->name, err));
+        QMI_TRY(qcuda_upload(
+            device, w->parts[i].data, part->data, part->n_bytes, err));
+    }
+    return QMOE_OK;
+}
+
+/* ---- the dictionary of ternary-dict ---- */
+
+static uint32_t dict_word(const qmi_dict_entry *entry)
+{
+    uint32_t word = entry->n_weights;
+    for (int i = 0; i < entry->n_nonzeros; i++) {
+        const uint32_t one =
+            entry->position[i] | (uint32_t)entry->code[i] << 5;
+        word |= one << (QCUDA_DICT_COUNT_BITS + i * QCUDA_DICT_ENTRY_BITS);
+    }
+    return word;
+}
+
+static qmoe_status upload_dict(qmi_device *device, qmi_buffer *out,
+    const qmi_dict *dict, qmi_error *err)
+{
+    uint32_t *words =
+        qmi_calloc(QMI_DICT_SIZE, sizeof *words, "the dictionary", err);
+    if (words == NULL)
+        return QMOE_E_NOMEM;
+    for (int i = 0; i < QMI_DICT_SIZE; i++)
+        words[i] = dict_word(&dict->entries[i]);
+    const uint64_t n_bytes = QMI_DICT_SIZE * sizeof *words;
+    qmoe_status status =
+        qcuda_alloc(out, device, n_bytes, "the dictionary", err);
+    if (status == QMOE_OK)
+        status = qcuda_upload(device, out->data, words, n_bytes, err);
+    qmi_free(words);
+    return status;
+}
+
+/* The generic dictionary is one for all weights of a device. */
+static qmoe_status bind_dict(qmi_device *device, const qmi_weight *host,
+    qcuda_weight *w, qmi_error *err)
+{
+    const qmi_dict *dict = host->codebook;
+    qmi_buffer *place = dict != NULL ? &w->dict : &device->generic_dict;
+    if (dict == NULL)
+        dict = qmi_dict_generic();
+    if (dict == NULL)
+        return qmi_fail(err, QMOE_E_NOMEM, "out of memory: the dictionary");
+    if (place->data == NULL)
+        QMI_TRY(upload_dict(device, place, dict, err));
+    w->stack.dict = place->data;
+    return QMOE_OK;
+}
+
+/* ---- binding ---- */
+
+static void describe(qcuda_weight *w, const qmi_weight *host)
+{
+    qcuda_stack *s = &w->stack;
+    const uint64_t n_rows = (uint64_t)host->n_rows;
+    s->n_mats = (int32_t)host->n_mats;
+    s->n_rows = (int32_t)host->n_rows;
+    s->n_cols = (int32_t)host->n_cols;
+    s->rotation = host->rotation;
+    s->rotation_seed = host->rotation_seed;
+    switch ((qcuda_format)s->format) {
+    case QCUDA_TERNARY_DICT:
+        s->codes = w->parts[QMI_TD_CODES].data;
+        s->levels = w->parts[QMI_TD_LEVELS].data;
+        s->row_offsets = w->parts[QMI_TD_ROW_OFFSETS].data;
+        s->mat_offsets = w->parts[QMI_TD_EXPERT_OFFSETS].data;
+        break;
+    case QCUDA_Q2:
+        s->codes = w->parts[QMI_Q2_CODES].data;
+        s->levels = w->parts[QMI_Q2_LEVELS].data;
+        s->mat_bytes = n_rows * (uint64_t)qmi_q2_row_bytes(host->n_cols);
+        break;
+    case QCUDA_PVQ:
+    case QCUDA_PVQ8: {
+        const qmi_pvq_shape shape = qmi_pvq_shape_of(
+            s->format == QCUDA_PVQ ? 16 : 8, host->n_rows, host->n_cols);
+        s->codes = w->parts[QMI_PVQ_CODES].data;
+        s->levels = w->parts[QMI_PVQ_SCALES].data;
+        s->tile_bytes = shape.tile_bytes;
+        s->mat_bytes = (uint64_t)shape.n_tiles * shape.tile_bytes;
+        break;
+    }
+    default:
+        s->codes = w->parts[0].data;
+        s->mat_bytes = n_rows * (uint64_t)host->n_cols *
+                       qmi_dtype_bits(host->format->dtype) / 8;
+    }
+}
+
+/* A single row is kept decoded too: what a norm multiplies by. */
+static qmoe_status bind_vector(qmi_device *device, const qmi_weight *host,
+    qcuda_weight *w, qmi_error *err)
+{
+    if (host->n_mats != 1 || host->n_rows != 1)
+        return QMOE_OK;
+    float *row = qmi_calloc((size_t)host->n_cols, sizeof *row, "a row", err);
+    if (row == NULL)
+        return QMOE_E_NOMEM;
+    const uint64_t n_bytes = (uint64_t)host->n_cols * sizeof *row;
+    qmi_weight_decode(host, 0, 0, 1, row);
+    qmoe_status status =
+        qcuda_alloc(&w->vector_buffer, device, n_bytes, host->name, err);
+    if (status == QMOE_OK)
+        status =
+            qcuda_upload(device, w->vector_buffer.data, row, n_bytes, err);
+    w->vector = w->vector_buffer.data;
+    qmi_free(row);
+    return status;
+}
+
+static qmoe_status bind(qmi_device *device, const qmi_weight *host,
+    qcuda_weight *w, qmi_error *err)
+{
+    /* Kernels trust what they read. */
+    for (int64_t mat = 0; mat < host->n_mats; mat++)
+        QMI_TRY(qmi_weight_check(host, mat, err));
+    QMI_TRY(upload_parts(device, host, w, err));
+    describe(w, host);
+    if (w->stack.format == QCUDA_TERNARY_DICT)
+        QMI_TRY(bind_dict(device, host, w, err));
+    return bind_vector(device, host, w, err);
+}
+
+qmoe_status qcuda_weight_bind(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err)
+{
+    qcuda_format format;
+    *out = (qmi_bound_weight){0};
+    if (!find_format(&format, host) || host->n_mats >= INT32_MAX ||
+        host->n_rows > INT32_MAX - 64 || host->n_cols > INT32_MAX - 2048)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "backend %s has no kernels for '%s' in format %s, [%" PRId64
+            ", %" PRId64 ", %" PRId64 "]",
+            qdrv_backend_name, host->name, host->format->name, host->n_mats,
+            host->n_rows, host->n_cols);
+    qcuda_weight *w = qmi_calloc(1, sizeof *w, "a weight", err);
+    if (w == NULL)
+        return QMOE_E_NOMEM;
+    w->stack.format = (int32_t)format;
+    qmi_bound_weight bound = {.host = host, .device = w};
+    qmoe_status status = bind(device, host, w, err);
+    if (status != QMOE_OK) {
+        qcuda_weight_unbind(device, &bound);
+        return status;
+    }
+    *out = bound;
+    return QMOE_OK;
+}
+
+void qcuda_weight_unbind(qmi_device *device, qmi_bound_weight *weight)
+{
+    qcuda_weight *w = weight->device;
+    *weight = (qmi_bound_weight){0};
+    if (w == NULL)
+        return;
+    for (int i = 0; i < QMI_MAX_PARTS; i++)
+        qcuda_release(device, &w->parts[i]);
+    qcuda_release(device, &w->vector_buffer);
+    qcuda_release(device, &w->dict);
+    qmi_free(w);
+}
