@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What the backend needs of a CUDA driver, and nothing else.  Two
  * implementations: driver_cuda.c (the CUDA runtime, module qmoe-cuda.so) and
- * emu/driver_emu.cpp (the host, module qmoe-cuda-emu.so of the tests).  A
+ * emu/driver_emu.cpp (the host, the module of that name that tests load).  A
  * function that can fail returns NULL or a static text that says why.  One
  * device is used by one thread at a time; everything given to a device is done
  * in order. */
@@ -44,7 +44,7 @@ typedef struct qdrv_info {
 
 typedef struct qdrv_device qdrv_device;
 
-/* "cuda" or "cuda-emu". */
+/* "cuda": the program knows both by this name. */
 extern const char qdrv_backend_name[];
 
 /* Devices the driver knows; 0 and the reason when there is none. */

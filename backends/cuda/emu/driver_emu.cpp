@@ -18,7 +18,7 @@ struct qdrv_device {
     bool reverse;
 };
 
-extern const char qdrv_backend_name[] = "cuda-emu";
+extern const char qdrv_backend_name[] = "cuda";
 
 int qdrv_count(char *reason, size_t capacity)
 {

@@ -108,8 +108,7 @@ static void prepare(fiber *all, size_t index)
 {
     uint8_t *top = all->stacks + (index + 1) * STACK_BYTES;
     void **sp = reinterpret_cast<void **>(top);
-    *--sp = nullptr; /* keeps the stack aligned as after a call */
-    *--sp = nullptr;
+    *--sp = nullptr; /* where a caller's address would be: no caller */
     *--sp = reinterpret_cast<void *>(qcuda_emu_fiber_begin);
     for (int i = 0; i < 6; i++)
         *--sp = nullptr;
