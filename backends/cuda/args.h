@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+struct uint2; /* CUDA's: two u32 */
+
 /* X(NAME, "format") */
 #define QCUDA_FORMAT_MAP(X)                                                    \
     X(BF16, "bf16")                                                            \
@@ -90,14 +92,15 @@ typedef struct qcuda_drop_args {
     int32_t top_k;
 } qcuda_drop_args;
 
-/* Items a product takes together without tensor cores. */
-enum { QCUDA_FEW_ITEMS = 4 };
+/* Items a product takes together without tensor cores, and with them. */
+enum { QCUDA_FEW_ITEMS = 4, QCUDA_MANY_ITEMS = 32 };
 
 /* A run of items (rows of dst) that share a matrix. */
 typedef struct qcuda_tile {
     int32_t mat;   /* -1: dropped tokens */
     int32_t begin; /* place of the first item in `order` */
     int32_t count; /* 0: an unused tile */
+    int32_t slot;  /* of its first eight items among packed activations */
 } qcuda_tile;
 
 /* Sorting of the (token, choice) pairs of a step by expert.  A warp per expert
@@ -108,6 +111,7 @@ typedef struct qcuda_group_args {
     int32_t *order;        /* [n_pairs] pairs by expert, stable */
     qcuda_tile *tiles;     /* [n_tiles] */
     int32_t n_pairs, n_experts, n_tiles, tile_items;
+    int32_t few; /* tiles of up to so many items get no slot */
 } qcuda_group_args;
 
 /* dst[item, r] = finish(sum_c W[mat][r, c] * src[item / divisor, c]) for the
@@ -126,25 +130,19 @@ typedef struct qcuda_product_args {
     const int32_t *expert;
     float *partial;      /* [grid.z, n_items, n_rows] when grid.z > 1 */
     uint32_t *arrived;   /* [grid.y, grid.x], zero between launches */
-    const void *packed;  /* of the product_many kernels: qcuda_pack_args */
+    struct uint2 *packed; /* kernels/pack.cu writes, product_many reads */
     int64_t mat;
     int32_t n_items, tile_items, divisor;
     int32_t first_tile; /* of grid.y = 0 */
     int32_t least, most; /* a tile with a count outside is another kernel's */
-    int32_t split_cols;  /* columns of one of grid.z splits */
+    int32_t n_steps;     /* of 16 columns, in packed activations */
+    int32_t split_cols;  /* columns of one of grid.z splits; pack: of grid.x */
     int32_t row_tiles;   /* pvq: tiles of 32 rows per block */
     int32_t block_rows;  /* row kernels: rows per block */
     int32_t staged;      /* src is staged in shared memory */
     int32_t relu;
     float alpha;
 } qcuda_product_args;
-
-/* Activations of a tile as B fragments of m16n8k16, split into three bf16 each
- * (kernels/pack.cu). */
-typedef struct qcuda_pack_args {
-    qcuda_product_args p;
-    int32_t unit_cols; /* columns a block packs */
-} qcuda_pack_args;
 
 typedef struct qcuda_combine_args {
     float *dst;
@@ -172,7 +170,12 @@ typedef struct qcuda_combine_args {
     X(product_q2)                                                              \
     X(product_ternary_dict)                                                    \
     X(product_pvq)                                                             \
-    X(product_pvq8)
+    X(product_pvq8)                                                            \
+    X(pack)                                                                    \
+    X(product_many_bf16)                                                       \
+    X(product_many_q2)                                                         \
+    X(product_many_pvq)                                                        \
+    X(product_many_pvq8)
 
 #ifdef __cplusplus
 extern "C" {

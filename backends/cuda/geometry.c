@@ -88,6 +88,55 @@ qcuda_grid qcuda_product_grid(
     return row_grid(args, n_tiles, device);
 }
 
+enum { MANY_COLS = 64, MANY_STEP = 16, PACK_COLS = 256, MANY_SPLITS = 8 };
+
+qcuda_grid qcuda_many_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
+{
+    const int64_t n_units = ceil_div(args->w.n_cols, MANY_COLS);
+    const int64_t row_tiles = ceil_div(args->w.n_rows, 32);
+    const int64_t wanted = 2 * device->n_multiprocessors;
+    const int64_t per_block = row_tiles > 1 ? 2 : 1;
+    const int64_t blocks = ceil_div(row_tiles, per_block);
+    /* Most tiles of a list are unused: there are no more than this. */
+    const int64_t busy = ceil_div(args->n_items, args->tile_items);
+    const int64_t tiles = busy < n_tiles ? busy : n_tiles;
+    int64_t splits = ceil_div(wanted, blocks * tiles);
+    const int64_t most = n_units < MANY_SPLITS ? n_units : MANY_SPLITS;
+    splits = splits < most ? splits : most;
+    const int64_t units = ceil_div(n_units, splits);
+    args->split_cols = (int32_t)(units * MANY_COLS);
+    args->row_tiles = (int32_t)per_block;
+    return (qcuda_grid){
+        .x = (uint32_t)blocks,
+        .y = (uint32_t)n_tiles,
+        .z = (uint32_t)ceil_div(n_units, units),
+        .threads = QCUDA_PRODUCT_THREADS,
+        .shared_bytes = (N_WARPS * 32 * 32 + 1) * 4,
+    };
+}
+
+qcuda_grid qcuda_pack_grid(qcuda_product_args *args, int64_t n_tiles)
+{
+    const int32_t unit =
+        args->w.rotation > PACK_COLS ? args->w.rotation : PACK_COLS;
+    args->n_steps = (int32_t)ceil_div(args->w.n_cols, MANY_STEP);
+    args->split_cols = unit;
+    return (qcuda_grid){
+        .x = (uint32_t)ceil_div(args->w.n_cols, unit),
+        .y = (uint32_t)n_tiles,
+        .z = QCUDA_MANY_ITEMS / 8,
+        .threads = QCUDA_PRODUCT_THREADS,
+        .shared_bytes = (uint32_t)unit * 8 * 4,
+    };
+}
+
+uint64_t qcuda_packed_bytes(const qcuda_product_args *args, int64_t n_slots)
+{
+    /* Three parts of a lane's four columns of a step, 8 bytes each. */
+    return (uint64_t)n_slots * (uint64_t)args->n_steps * 3 * 32 * 8;
+}
+
 uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid)
 {
     if (grid.z == 1)

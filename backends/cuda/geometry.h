@@ -18,6 +18,13 @@ enum {
  * on the cut: split_cols, row_tiles, block_rows, staged. */
 qcuda_grid qcuda_product_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device);
+/* The same for the kernels of product_many. */
+qcuda_grid qcuda_many_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device);
+/* Packing for them; sets n_steps and split_cols. */
+qcuda_grid qcuda_pack_grid(qcuda_product_args *args, int64_t n_tiles);
+/* Bytes of the packed activations of a row of n_slots * 8 items. */
+uint64_t qcuda_packed_bytes(const qcuda_product_args *args, int64_t n_slots);
 /* Bytes of the split sums the grid needs; 0 when it does not split. */
 uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid);
 

@@ -12,6 +12,17 @@ static bool supports(const qmi_device *device, const qmi_op *op)
     return o->n_tokens * o->top_k < INT32_MAX;
 }
 
+/* Both products go by one list. */
+static int32_t tile_items(const qmi_op_expert_ffn *o)
+{
+    const int64_t n_pairs = o->n_tokens * o->top_k;
+    const int32_t of_wi =
+        qcuda_tile_items(&qcuda_weight_of(o->wi)->stack, n_pairs);
+    const int32_t of_wo =
+        qcuda_tile_items(&qcuda_weight_of(o->wo)->stack, n_pairs);
+    return of_wi < of_wo ? of_wi : of_wo;
+}
+
 /* The list of tiles; *n_tiles bounds their number, whatever was chosen. */
 static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     qcuda_product_args *args, int64_t *n_tiles, qmi_error *err)
@@ -39,6 +50,7 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
         .n_experts = (int32_t)n_experts,
         .n_tiles = (int32_t)*n_tiles,
         .tile_items = args->tile_items,
+        .few = QCUDA_FEW_ITEMS,
     };
     const int64_t per_block = QCUDA_ROW_THREADS / 32;
     const qcuda_grid grid = {
@@ -92,7 +104,7 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
         .src = qcuda_pointer(o->src),
         .expert = qcuda_pointer(o->expert),
         .n_items = (int32_t)n_pairs,
-        .tile_items = n_pairs > 1 ? QCUDA_FEW_ITEMS : 1,
+        .tile_items = tile_items(o),
         .divisor = (int32_t)o->top_k,
         .relu = true,
         .alpha = 1.0f,

@@ -11,15 +11,16 @@ static bool supports(const qmi_device *device, const qmi_op *op)
 static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_linear *o = &op->u.linear;
-    const int64_t items = o->n_tokens > 1 ? QCUDA_FEW_ITEMS : 1;
+    const qcuda_stack *w = &qcuda_weight_of(o->weight)->stack;
+    const int32_t items = qcuda_tile_items(w, o->n_tokens);
     const qcuda_product_args args = {
-        .w = qcuda_weight_of(o->weight)->stack,
+        .w = *w,
         .dst = qcuda_pointer(o->dst),
         .src = qcuda_pointer(o->src),
         .residual = qcuda_pointer(o->residual),
         .mat = o->mat,
         .n_items = (int32_t)o->n_tokens,
-        .tile_items = (int32_t)items,
+        .tile_items = items,
         .divisor = 1,
         .relu = o->relu,
         .alpha = o->alpha,

@@ -27,19 +27,74 @@ static qmoe_status reserve_splits(qmi_device *device, qcuda_product_args *args,
     return QMOE_OK;
 }
 
-qmoe_status qcuda_run_product(qmi_device *device, qcuda_product_args args,
+static const qcuda_entry *const many_kernels[QCUDA_N_FORMATS] = {
+    [QCUDA_BF16] = &qcuda_kernel_product_many_bf16,
+    [QCUDA_Q2] = &qcuda_kernel_product_many_q2,
+    [QCUDA_PVQ] = &qcuda_kernel_product_many_pvq,
+    [QCUDA_PVQ8] = &qcuda_kernel_product_many_pvq8,
+};
+
+bool qcuda_has_many(const qcuda_stack *w)
+{
+    return many_kernels[w->format] != NULL;
+}
+
+int32_t qcuda_tile_items(const qcuda_stack *w, int64_t n_items)
+{
+    if (n_items > QCUDA_FEW_ITEMS && qcuda_has_many(w))
+        return QCUDA_MANY_ITEMS;
+    return n_items > 1 ? QCUDA_FEW_ITEMS : 1;
+}
+
+/* Tiles of few items and what was dropped. */
+static qmoe_status run_few(qmi_device *device, qcuda_product_args args,
     int64_t n_tiles, qmi_error *err)
 {
     args.least = 1;
+    args.most = QCUDA_FEW_ITEMS;
+    const qcuda_grid grid = qcuda_product_grid(&args, n_tiles, &device->info);
+    QMI_TRY(reserve_splits(device, &args, grid, err));
+    return qcuda_launch(device, few_kernels[args.w.format], grid, &args, err);
+}
+
+static qmoe_status run_many(qmi_device *device, qcuda_product_args args,
+    int64_t n_tiles, qmi_error *err)
+{
+    /* Slots: eight items each, at least five of them real. */
+    const int64_t n_slots =
+        args.tiles != NULL
+            ? (args.n_items + QCUDA_FEW_ITEMS) / (QCUDA_FEW_ITEMS + 1)
+            : (args.n_items + 7) / 8;
+    void *packed;
+    args.least = QCUDA_FEW_ITEMS + 1;
     args.most = args.tile_items;
+    const qcuda_grid pack = qcuda_pack_grid(&args, n_tiles);
+    QMI_TRY(qcuda_reserve(&packed, device, QCUDA_PACKED,
+        qcuda_packed_bytes(&args, n_slots), err));
+    args.packed = packed;
+    QMI_TRY(qcuda_launch(device, &qcuda_kernel_pack, pack, &args, err));
+    const qcuda_grid grid = qcuda_many_grid(&args, n_tiles, &device->info);
+    QMI_TRY(reserve_splits(device, &args, grid, err));
+    return qcuda_launch(device, many_kernels[args.w.format], grid, &args, err);
+}
+
+qmoe_status qcuda_run_product(qmi_device *device, qcuda_product_args args,
+    int64_t n_tiles, qmi_error *err)
+{
+    const bool is_list = args.tiles != NULL;
+    /* Without a list only the last tile may have few items. */
+    const int64_t rest = args.n_items % args.tile_items;
+    const bool few = args.tile_items <= QCUDA_FEW_ITEMS || is_list ||
+                     (rest != 0 && rest <= QCUDA_FEW_ITEMS);
+    const bool many = args.tile_items > QCUDA_FEW_ITEMS;
     for (int64_t first = 0; first < n_tiles; first += QCUDA_MAX_GRID_Y) {
         const int64_t left = n_tiles - first;
         const int64_t n = left < QCUDA_MAX_GRID_Y ? left : QCUDA_MAX_GRID_Y;
         args.first_tile = (int32_t)first;
-        const qcuda_grid grid = qcuda_product_grid(&args, n, &device->info);
-        QMI_TRY(reserve_splits(device, &args, grid, err));
-        QMI_TRY(qcuda_launch(
-            device, few_kernels[args.w.format], grid, &args, err));
+        if (many)
+            QMI_TRY(run_many(device, args, n, err));
+        if (few)
+            QMI_TRY(run_few(device, args, n, err));
     }
     return QMOE_OK;
 }

@@ -10,6 +10,7 @@
 struct product_tile {
     int64_t mat;
     int begin, count; /* 0: nothing to do */
+    int slot;         /* among packed activations */
 };
 
 DEVICE product_tile product_find_tile(const qcuda_product_args &p)
@@ -21,11 +22,13 @@ DEVICE product_tile product_find_tile(const qcuda_product_args &p)
         t.mat = found.mat;
         t.begin = found.begin;
         t.count = found.count;
+        t.slot = found.slot;
         if (t.mat < 0 && p.gate == nullptr)
             t.count = 0;
     } else {
         t.mat = p.expert != nullptr ? p.expert[0] : p.mat;
         t.begin = index * p.tile_items;
+        t.slot = index * (p.tile_items / 8);
         t.count = min(p.tile_items, p.n_items - t.begin);
         if (t.mat < 0 && p.gate == nullptr)
             t.count = 0;

@@ -102,8 +102,18 @@ QCUDA_KERNEL(group_count, qcuda_group_args, 128, 1)
         p.counts[expert] = count;
 }
 
-DEVICE void group_fill_tiles(
-    const qcuda_group_args &p, int expert, int begin, int tile, int count)
+/* Slots of eight items that the tiles of `count` items take. */
+DEVICE int group_slots(const qcuda_group_args &p, int expert, int count)
+{
+    if (expert >= p.n_experts)
+        return 0;
+    const int rest = count % p.tile_items;
+    return count / p.tile_items * (p.tile_items / 8) +
+           (rest > p.few ? (rest + 7) / 8 : 0);
+}
+
+DEVICE void group_fill_tiles(const qcuda_group_args &p, int expert, int begin,
+    int tile, int slot, int count)
 {
     const int n = (count + p.tile_items - 1) / p.tile_items;
     for (int i = lane_of_thread(); i < n; i += WARP) {
@@ -111,6 +121,7 @@ DEVICE void group_fill_tiles(
         one.mat = expert < p.n_experts ? expert : -1;
         one.begin = begin + i * p.tile_items;
         one.count = min(p.tile_items, count - i * p.tile_items);
+        one.slot = slot + i * (p.tile_items / 8);
         p.tiles[tile + i] = one;
     }
     if (expert < p.n_experts)
@@ -118,7 +129,7 @@ DEVICE void group_fill_tiles(
     for (int i = tile + n + lane_of_thread(); i < p.n_tiles; i += WARP) {
         qcuda_tile none;
         none.mat = -1;
-        none.begin = none.count = 0;
+        none.begin = none.count = none.slot = 0;
         p.tiles[i] = none;
     }
 }
@@ -128,14 +139,16 @@ QCUDA_KERNEL(group_fill, qcuda_group_args, 128, 1)
     const int expert = group_expert();
     if (expert > p.n_experts)
         return;
-    int begin = 0, tile = 0;
+    int begin = 0, tile = 0, slot = 0;
     for (int e = lane_of_thread(); e < expert; e += WARP) {
+        slot += group_slots(p, e, p.counts[e]);
         begin += p.counts[e];
         tile += (p.counts[e] + p.tile_items - 1) / p.tile_items;
     }
     begin = warp_total(begin);
     tile = warp_total(tile);
-    group_fill_tiles(p, expert, begin, tile, p.counts[expert]);
+    slot = warp_total(slot);
+    group_fill_tiles(p, expert, begin, tile, slot, p.counts[expert]);
     int at = begin;
     for (int base = 0; base < p.n_pairs; base += WARP) {
         const int pair = base + lane_of_thread();

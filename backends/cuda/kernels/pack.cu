@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Activations of a tile made ready for product_many: rotated as the weight is,
+ * each split exactly into three bf16 (8 + 8 + 8 bits of its significand), and
+ * laid out as the B fragments of mma.m16n8k16.  The columns of a step of 16
+ * are dealt to the four members of a lane group in runs of four, which is what
+ * the A fragments of product_many follow; the sum does not care. */
+#include "product.cuh"
+#include "rotation.cuh"
+
+enum { ITEMS = 8, STEP = 16 };
+
+/* Upper, middle and lower part; their sum is x.  Cut, not rounded, so that
+ * nothing overflows. */
+DEVICE void split_in_three(uint32_t part[3], float x)
+{
+    float rest = x;
+#pragma unroll
+    for (int i = 0; i < 3; i++) {
+        const uint32_t bits = __float_as_uint(rest) & 0xffff0000u;
+        part[i] = bits >> 16;
+        rest -= __uint_as_float(bits);
+    }
+    /* An infinity has no rest, and a NaN must stay one. */
+    if ((__float_as_uint(x) & 0x7f800000u) == 0x7f800000u) {
+        part[0] |= x != x ? 0x7fc0u : 0u;
+        part[1] = part[2] = 0;
+    }
+}
+
+/* Inputs [begin, end) of eight items into x [ITEMS, width], rotated. */
+DEVICE void pack_stage(float *x, const qcuda_product_args &p,
+    const product_tile &t, int first, int begin, int end, int width)
+{
+    const uint32_t seed = rotation_mixed_seed(p.w.rotation_seed);
+    for (int i = 0; i < ITEMS; i++) {
+        const float *src = first + i < t.count
+                               ? product_source(p, t, first + i) + begin
+                               : nullptr;
+        for (int c = int(threadIdx.x); c < width; c += int(blockDim.x)) {
+            float v = src != nullptr && c < end - begin ? src[c] : 0.0f;
+            if (p.w.rotation != 0)
+                v = flipped(v, rotation_flip(seed, begin + c));
+            x[i * width + c] = v;
+        }
+    }
+    __syncthreads();
+    if (p.w.rotation == 0)
+        return;
+    for (int i = 0; i < ITEMS && first + i < t.count; i++)
+        rotation_transform(
+            x + i * width, 1, begin, end, p.w.n_cols, p.w.rotation);
+    for (int c = int(threadIdx.x); c < end - begin; c += int(blockDim.x)) {
+        const float norm =
+            rotation_norm(rotation_part(begin + c, p.w.n_cols, p.w.rotation));
+        for (int i = 0; i < ITEMS; i++)
+            x[i * width + c] *= norm;
+    }
+    __syncthreads();
+}
+
+/* grid.x: units of columns, grid.y: tiles, grid.z: eight items each. */
+QCUDA_KERNEL(pack, qcuda_product_args, 256, 2)
+{
+    QCUDA_SHARED(float, x);
+    const product_tile t = product_find_tile(p);
+    const int first = int(blockIdx.z) * ITEMS;
+    if (first >= t.count || t.mat < 0)
+        return;
+    const int begin = int(blockIdx.x) * p.split_cols;
+    const int end = min(begin + p.split_cols, p.w.n_cols);
+    const int n_steps = (end - begin + STEP - 1) / STEP;
+    const int width = n_steps * STEP;
+    pack_stage(x, p, t, first, begin, end, width);
+    /* [slot, steps of the row, 3, 32 lanes] */
+    uint2 *out = p.packed +
+                 (int64_t(t.slot + int(blockIdx.z)) * p.n_steps +
+                     begin / STEP) *
+                     3 * WARP;
+    for (int i = int(threadIdx.x); i < n_steps * WARP; i += int(blockDim.x)) {
+        const int step = i / WARP, lane = i % WARP;
+        const float *at = x + lane / 4 * width + step * STEP + lane % 4 * 4;
+        uint32_t part[4][3];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            split_in_three(part[k], at[k]);
+#pragma unroll
+        for (int s = 0; s < 3; s++) {
+            uint2 both;
+            both.x = part[0][s] | part[1][s] << 16;
+            both.y = part[2][s] | part[3][s] << 16;
+            out[(step * 3 + s) * WARP + lane] = both;
+        }
+    }
+}

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Products for 5 to 32 items of a tile on tensor cores.  A warp owns 32 rows
+ * (a tile of pvq) and up to 32 items; each thread builds its part of the A
+ * fragments from the codes, where weights are small integers (pvq) or stored
+ * bf16, exact either way; the inputs come packed as three bf16 each, so that
+ * products are exact and only sums round.  Tensor cores add with truncation;
+ * their sums are therefore taken over after every 16 steps by an addition that
+ * rounds to nearest. */
+#include "product.cuh"
+#include "pvq.cuh"
+
+enum {
+    MANY_WARPS = 8,
+    MANY_GROUPS = 4,     /* of eight items */
+    GROUP_COLS = 64,     /* columns a reader loads at a time */
+    GROUP_STEPS = 4,     /* of 16 columns */
+    GROUPS_PER_SUM = 4   /* 16 steps */
+};
+
+/* Registers of A for 32 rows and 16 columns: [half][a0..a3]; this thread has
+ * rows group + {0, 8} of a half and columns 4 * member + 0..3. */
+struct many_fragment {
+    uint32_t a[2][4];
+};
+
+/* Columns 4 * member + {0, 1} and {2, 3} of the rows group + 8 * r + 16 * h. */
+DEVICE void many_set(
+    many_fragment &f, int row, uint32_t low, uint32_t high)
+{
+    f.a[row / 2][row % 2] = low;
+    f.a[row / 2][row % 2 + 2] = high;
+}
+
+template <int F>
+struct many_reader;
+
+/* A block of 16 or 8 weights as pairs of bf16 integers; this thread's four
+ * columns are number `quarter` of the block's. */
+DEVICE void pvq_pairs(uint32_t &low, uint32_t &high, uint32_t positions,
+    uint32_t sign, uint32_t quarter)
+{
+    const uint32_t a = positions & 15, b = positions >> 4 & 15;
+    const uint32_t sign_b = a > b ? sign ^ 1 : sign;
+    /* 1.0, or 2.0 when both pulses are one. */
+    const uint32_t one = a == b ? 0x4000 : 0x3f80;
+    const uint32_t va = (one | sign << 15) << 16 * (a & 1);
+    const uint32_t vb = (one | sign_b << 15) << 16 * (b & 1);
+    low = (a >> 1 == 2 * quarter ? va : 0) | (b >> 1 == 2 * quarter ? vb : 0);
+    high = (a >> 1 == 2 * quarter + 1 ? va : 0) |
+           (b >> 1 == 2 * quarter + 1 ? vb : 0);
+}
+
+template <int N>
+struct pvq_many_reader {
+    enum { PER_GROUP = GROUP_COLS / (4 * N) }; /* groups of four blocks */
+    const uint8_t *tile;
+    int n_blocks;
+    pvq_group loaded[4][PER_GROUP]; /* rows group + 8 * i */
+    DEVICE_MEMBER void open(const qcuda_product_args &p, int64_t mat, int row)
+    {
+        tile = pvq_tile(&p.w, mat, row / 32);
+        n_blocks = (p.w.n_cols + N - 1) / N;
+    }
+    DEVICE_MEMBER void load(const qcuda_product_args &, int group)
+    {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int k = 0; k < PER_GROUP; k++) {
+                const int g = group * PER_GROUP + k;
+                loaded[i][k].positions = loaded[i][k].signs = 0;
+                if (g * 4 < n_blocks)
+                    loaded[i][k] = pvq_load_group<N>(
+                        tile, n_blocks, g, lane_of_thread() / 4 + 8 * i);
+            }
+    }
+    DEVICE_MEMBER void get(many_fragment &f, int step) const
+    {
+        const uint32_t member = uint32_t(lane_of_thread()) % 4;
+        const uint32_t block =
+            N == 16 ? uint32_t(step) : 2 * (uint32_t(step) % 2) + member / 2;
+        const int k = N == 16 ? 0 : step / 2;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t low, high;
+            pvq_pairs(low, high, loaded[i][k % PER_GROUP].positions >> 8 * block,
+                loaded[i][k % PER_GROUP].signs >> block & 1,
+                N == 16 ? member : member % 2);
+            many_set(f, i, low, high);
+        }
+    }
+    DEVICE_MEMBER float scale(
+        const qcuda_product_args &p, int64_t mat, int row) const
+    {
+        return pvq_scale(&p.w, mat, row);
+    }
+};
+
+template <>
+struct many_reader<QCUDA_PVQ> : pvq_many_reader<16> {
+};
+template <>
+struct many_reader<QCUDA_PVQ8> : pvq_many_reader<8> {
+};
+
+/* bf16 weights as they lie; 16 columns at a time, rows of the matrix's end
+ * repeat its last. */
+template <>
+struct many_reader<QCUDA_BF16> {
+    const uint16_t *rows[4];
+    int n_cols, first_column;
+    DEVICE_MEMBER void open(const qcuda_product_args &p, int64_t mat, int row)
+    {
+        n_cols = p.w.n_cols;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int r =
+                min(row + lane_of_thread() / 4 + 8 * i, p.w.n_rows - 1);
+            rows[i] = reinterpret_cast<const uint16_t *>(
+                          p.w.codes + mat * p.w.mat_bytes) +
+                      int64_t(r) * n_cols;
+        }
+    }
+    DEVICE_MEMBER void load(const qcuda_product_args &, int group)
+    {
+        first_column = group * GROUP_COLS + lane_of_thread() % 4 * 4;
+    }
+    DEVICE_MEMBER uint32_t element(int i, int c) const
+    {
+        return c < n_cols ? __ldg(rows[i] + c) : 0;
+    }
+    DEVICE_MEMBER void get(many_fragment &f, int step) const
+    {
+        const int c = first_column + 16 * step;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint2 v;
+            if (n_cols % 4 == 0 && c < n_cols) {
+                v = __ldg(reinterpret_cast<const uint2 *>(rows[i] + c));
+            } else {
+                v.x = element(i, c) | element(i, c + 1) << 16;
+                v.y = element(i, c + 2) | element(i, c + 3) << 16;
+            }
+            many_set(f, i, v.x, v.y);
+        }
+    }
+    DEVICE_MEMBER float scale(const qcuda_product_args &, int64_t, int) const
+    {
+        return 1.0f;
+    }
+};
+
+template <>
+struct many_reader<QCUDA_Q2> {
+    const uint8_t *rows[4];
+    uint32_t levels[4][2]; /* two bf16 each */
+    int n_cols, first_column;
+    DEVICE_MEMBER void open(const qcuda_product_args &p, int64_t mat, int row)
+    {
+        n_cols = p.w.n_cols;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int r =
+                min(row + lane_of_thread() / 4 + 8 * i, p.w.n_rows - 1);
+            const uint2 two = __ldg(
+                reinterpret_cast<const uint2 *>(p.w.levels) +
+                mat * p.w.n_rows + r);
+            levels[i][0] = two.x;
+            levels[i][1] = two.y;
+            rows[i] = p.w.codes + mat * p.w.mat_bytes +
+                      int64_t(r) * ((n_cols + 3) / 4);
+        }
+    }
+    DEVICE_MEMBER void load(const qcuda_product_args &, int group)
+    {
+        first_column = group * GROUP_COLS + lane_of_thread() % 4 * 4;
+    }
+    DEVICE_MEMBER uint32_t level(int i, uint32_t code) const
+    {
+        const uint32_t two = (code & 2) != 0 ? levels[i][1] : levels[i][0];
+        return (code & 1) != 0 ? two >> 16 : two & 0xffff;
+    }
+    DEVICE_MEMBER void get(many_fragment &f, int step) const
+    {
+        const int c = first_column + 16 * step;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t codes = c < n_cols ? __ldg(rows[i] + c / 4) : 0;
+            many_set(f, i, level(i, codes) | level(i, codes >> 2) << 16,
+                level(i, codes >> 4) | level(i, codes >> 6) << 16);
+        }
+    }
+    DEVICE_MEMBER float scale(const qcuda_product_args &, int64_t, int) const
+    {
+        return 1.0f;
+    }
+};
+
+/* sums [half][group of items][fragment], of groups of columns [begin, end). */
+template <int F>
+DEVICE void many_sum(float sums[2][MANY_GROUPS][4], many_reader<F> &reader,
+    const qcuda_product_args &p, const product_tile &t, int begin, int end)
+{
+    const int n_groups = (t.count + 7) / 8;
+    const uint2 *packed =
+        p.packed + int64_t(t.slot) * p.n_steps * 3 * WARP + lane_of_thread();
+    for (int first = begin; first < end; first += GROUPS_PER_SUM) {
+        float run[2][MANY_GROUPS][4] = {};
+        for (int g = first; g < min(first + GROUPS_PER_SUM, end); g++) {
+            reader.load(p, g);
+#pragma unroll
+            for (int i = 0; i < GROUP_STEPS; i++) {
+                const int step = g * GROUP_STEPS + i;
+                if (step >= p.n_steps)
+                    break;
+                many_fragment f;
+                reader.get(f, i);
+#pragma unroll
+                for (int j = 0; j < MANY_GROUPS; j++) {
+                    if (j >= n_groups)
+                        break;
+#pragma unroll
+                    for (int s = 0; s < 3; s++) {
+                        const uint2 b = __ldg(
+                            packed +
+                            ((int64_t(j) * p.n_steps + step) * 3 + s) * WARP);
+                        mma_bf16(run[0][j], f.a[0], b);
+                        mma_bf16(run[1][j], f.a[1], b);
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 2 * MANY_GROUPS * 4; i++)
+            (&sums[0][0][0])[i] += (&run[0][0][0])[i];
+    }
+}
+
+/* The warps' sums as [warp][item][row] in shared memory. */
+DEVICE void many_spread(
+    float *out, const float sums[2][MANY_GROUPS][4], int n_groups)
+{
+    const int row = lane_of_thread() / 4, item = lane_of_thread() % 4 * 2;
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int j = 0; j < MANY_GROUPS; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (j < n_groups)
+                    out[(j * 8 + item + i % 2) * 32 + h * 16 + row +
+                        i / 2 * 8] = sums[h][j][i];
+}
+
+template <int F>
+DEVICE void many_block(const qcuda_product_args &p, float *shared)
+{
+    const product_tile t = product_find_tile(p);
+    const int first_row = int(blockIdx.x) * p.row_tiles * 32;
+    const int n_rows = min(p.row_tiles * 32, p.w.n_rows - first_row);
+    if (t.count == 0)
+        return;
+    if (t.mat < 0) {
+        product_pass_through(p, t, first_row, n_rows);
+        return;
+    }
+    const int begin = int(blockIdx.z) * p.split_cols / GROUP_COLS;
+    const int all = (p.w.n_cols + GROUP_COLS - 1) / GROUP_COLS;
+    const int n = min(p.split_cols / GROUP_COLS, all - begin);
+    const int slices = MANY_WARPS / p.row_tiles;
+    const int slice = warp_of_thread() % slices;
+    const int row = first_row + warp_of_thread() / slices * 32;
+    float sums[2][MANY_GROUPS][4] = {};
+    many_reader<F> reader;
+    if (row < p.w.n_rows) {
+        reader.open(p, t.mat, row);
+        many_sum<F>(sums, reader, p, t, begin + n * slice / slices,
+            begin + n * (slice + 1) / slices);
+    }
+    many_spread(shared + warp_of_thread() * 32 * 32, sums, (t.count + 7) / 8);
+    __syncthreads();
+    for (int k = int(threadIdx.x); k < n_rows * t.count;
+         k += int(blockDim.x)) {
+        const int r = k % n_rows, i = k / n_rows;
+        float sum = 0.0f;
+        for (int s = 0; s < slices; s++)
+            sum += shared[((r / 32 * slices + s) * 32 + i) * 32 + r % 32];
+        product_store(p, product_item(p, t, i), first_row + r,
+            sum * reader.scale(p, t.mat, first_row + r));
+    }
+    product_merge(p, t, first_row, n_rows,
+        reinterpret_cast<uint32_t *>(shared + MANY_WARPS * 32 * 32));
+}
+
+#define MANY_KERNEL(name, format)                                              \
+    QCUDA_KERNEL(product_many_##name, qcuda_product_args, 256, 2)              \
+    {                                                                          \
+        QCUDA_SHARED(float, shared);                                           \
+        many_block<format>(p, shared);                                         \
+    }
+
+MANY_KERNEL(bf16, QCUDA_BF16)
+MANY_KERNEL(q2, QCUDA_Q2)
+MANY_KERNEL(pvq, QCUDA_PVQ)
+MANY_KERNEL(pvq8, QCUDA_PVQ8)
