@@ -76,8 +76,8 @@ static int columns(void)
 /* What `done` counts, for the rate; NULL: only the share is meaningful. */
 static const char *unit_of(const char *stage)
 {
-    static const char *const units[][2] = {
-        {"verify", "B"}, {"quantize", "weights"}, {"evaluate", "samples"}};
+    static const char *const units[][2] = {{"load", "B"}, {"verify", "B"},
+        {"quantize", "weights"}, {"evaluate", "samples"}};
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (strcmp(units[i][0], stage) == 0)
             return units[i][1];

@@ -62,6 +62,12 @@ typedef struct qmi_backend {
     qmoe_status (*buffer_read)(qmi_device *device, void *dst, qmi_view src,
         uint64_t n_bytes, qmi_error *err);
 
+    /* Before the first weight_bind of a model, with all of its weights, of which
+     * experts' will not be bound unless with_experts: E_NOMEM with needed and
+     * free bytes when the device's memory cannot hold them, so that nothing is
+     * uploaded in vain. */
+    qmoe_status (*weights_plan)(qmi_device *device, const qmi_weight *weights,
+        size_t n, bool with_experts, qmi_error *err);
     /* Makes a weight usable by operations.  `host` must outlive the binding.
      * E_UNSUPPORTED: no operation of the backend takes the format. */
     qmoe_status (*weight_bind)(qmi_bound_weight *out, qmi_device *device,
@@ -99,6 +105,8 @@ qmoe_status qmi_host_buffer_write(qmi_device *device, qmi_view dst,
     const void *src, uint64_t n_bytes, qmi_error *err);
 qmoe_status qmi_host_buffer_read(qmi_device *device, void *dst, qmi_view src,
     uint64_t n_bytes, qmi_error *err);
+qmoe_status qmi_host_weights_plan(
+    qmi_device *device, const qmi_weight *weights, size_t n, qmi_error *err);
 qmoe_status qmi_host_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err);
 void qmi_host_weight_unbind(qmi_device *device, qmi_bound_weight *weight);

@@ -66,6 +66,18 @@ qmoe_status qmi_host_buffer_read(qmi_device *device, void *dst, qmi_view src,
     return QMOE_OK;
 }
 
+/* Weights stay in the file map. */
+qmoe_status qmi_host_weights_plan(qmi_device *device, const qmi_weight *weights,
+    size_t n, bool with_experts, qmi_error *err)
+{
+    (void)with_experts;
+    (void)device;
+    (void)weights;
+    (void)n;
+    (void)err;
+    return QMOE_OK;
+}
+
 qmoe_status qmi_host_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err)
 {

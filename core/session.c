@@ -115,11 +115,20 @@ static qmoe_status bind_weights(
         qmi_calloc(m->n_weights, sizeof *s->bound, "weight bindings", err);
     if (s->bound == NULL)
         return QMOE_E_NOMEM;
+    QMI_TRY(s->backend->weights_plan(
+        s->device, m->weights, m->n_weights, with_experts, err));
+    uint64_t done = 0, total = 0;
+    for (size_t i = 0; i < m->n_weights; i++)
+        if (with_experts || !m->weights[i].is_expert)
+            total += qmi_weight_bytes(&m->weights[i]);
     for (; s->n_bound < m->n_weights; s->n_bound++) {
-        if (m->weights[s->n_bound].is_expert && !with_experts)
+        const qmi_weight *w = &m->weights[s->n_bound];
+        if (w->is_expert && !with_experts)
             continue;
-        QMI_TRY(s->backend->weight_bind(
-            &s->bound[s->n_bound], s->device, &m->weights[s->n_bound], err));
+        QMI_TRY(qmi_progress(m->context, "load", w->name, done, total));
+        QMI_TRY(
+            s->backend->weight_bind(&s->bound[s->n_bound], s->device, w, err));
+        done += qmi_weight_bytes(w);
     }
     return QMOE_OK;
 }

@@ -128,12 +128,12 @@ typedef struct qcuda_product_args {
     const qcuda_tile *tiles;
     const int32_t *order;
     const int32_t *expert;
-    float *partial;      /* [grid.z, n_items, n_rows] when grid.z > 1 */
-    uint32_t *arrived;   /* [grid.y, grid.x], zero between launches */
+    float *partial;       /* [grid.z, n_items, n_rows] when grid.z > 1 */
+    uint32_t *arrived;    /* [grid.y, grid.x], zero between launches */
     struct uint2 *packed; /* kernels/pack.cu writes, product_many reads */
     int64_t mat;
     int32_t n_items, tile_items, divisor;
-    int32_t first_tile; /* of grid.y = 0 */
+    int32_t first_tile;  /* of grid.y = 0 */
     int32_t least, most; /* a tile with a count outside is another kernel's */
     int32_t n_steps;     /* of 16 columns, in packed activations */
     int32_t split_cols;  /* columns of one of grid.z splits; pack: of grid.x */

@@ -225,14 +225,15 @@ static const qmi_backend backend = {
     .buffer_free = buffer_free,
     .buffer_write = buffer_write,
     .buffer_read = buffer_read,
+    .weights_plan = qcuda_weights_plan,
     .weight_bind = qcuda_weight_bind,
     .weight_unbind = qcuda_weight_unbind,
     .sync = sync_device,
     .variants = variants,
 };
 
-__attribute__((visibility("default"))) const qmi_backend *
-qmoe_backend_entry(void);
+__attribute__((visibility("default"))) const qmi_backend *qmoe_backend_entry(
+    void);
 const qmi_backend *qmoe_backend_entry(void)
 {
     return &backend;

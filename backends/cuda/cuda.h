@@ -44,8 +44,7 @@ qmoe_status qcuda_fail(const qmi_device *device, const char *what,
 /* ---- memory ---- */
 
 /* Bytes that can still be allocated. */
-qmoe_status qcuda_available(
-    uint64_t *out, qmi_device *device, qmi_error *err);
+qmoe_status qcuda_available(uint64_t *out, qmi_device *device, qmi_error *err);
 /* E_NOMEM says needed and free bytes, and for what. */
 qmoe_status qcuda_alloc(qmi_buffer *out, qmi_device *device, uint64_t n_bytes,
     const char *what, qmi_error *err);
@@ -65,6 +64,9 @@ typedef struct qcuda_weight {
     qmi_buffer parts[QMI_MAX_PARTS], vector_buffer, dict;
 } qcuda_weight;
 
+/* Of all a model's weights: do they fit? */
+qmoe_status qcuda_weights_plan(
+    qmi_device *device, const qmi_weight *weights, size_t n, qmi_error *err);
 qmoe_status qcuda_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err);
 void qcuda_weight_unbind(qmi_device *device, qmi_bound_weight *weight);

@@ -59,12 +59,11 @@ const char *qdrv_describe(qdrv_info *out, int number)
     if (status == cudaSuccess)
         status = cudaDriverGetVersion(&version);
     if (status == cudaSuccess)
-        status = cudaDeviceGetPCIBusId(
-            out->bus, (int)sizeof out->bus, number);
+        status = cudaDeviceGetPCIBusId(out->bus, (int)sizeof out->bus, number);
     if (status != cudaSuccess)
         return cudaGetErrorString(status);
-    snprintf(out->name, sizeof out->name, "%.*s", (int)sizeof out->name - 1,
-        p.name);
+    snprintf(
+        out->name, sizeof out->name, "%.*s", (int)sizeof out->name - 1, p.name);
     out->major = p.major;
     out->minor = p.minor;
     out->n_multiprocessors = p.multiProcessorCount;
@@ -124,8 +123,8 @@ static cudaError_t open_parts(qdrv_device *d)
     for (int i = 0; i < N_STAGING && status == cudaSuccess; i++) {
         status = cudaMallocHost(&d->staging[i], STAGING_BYTES);
         if (status == cudaSuccess)
-            status = cudaEventCreateWithFlags(
-                &d->sent[i], cudaEventDisableTiming);
+            status =
+                cudaEventCreateWithFlags(&d->sent[i], cudaEventDisableTiming);
     }
     return status;
 }

@@ -21,8 +21,7 @@ static qcuda_grid pvq_grid(
 {
     const int64_t width = args->w.format == QCUDA_PVQ ? 16 : 8;
     const int64_t chunk = 32 * width;
-    const int64_t unit =
-        args->w.rotation > chunk ? args->w.rotation : chunk;
+    const int64_t unit = args->w.rotation > chunk ? args->w.rotation : chunk;
     const int64_t n_units = ceil_div(args->w.n_cols, unit);
     const int64_t row_tiles = ceil_div(args->w.n_rows, 32);
     const int64_t wanted = 2 * device->n_multiprocessors;

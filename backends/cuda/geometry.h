@@ -9,7 +9,7 @@
 
 enum {
     QCUDA_MAX_GRID_Y = 65535,
-    QCUDA_ROW_THREADS = 128,     /* decode_rows, rmsnorm */
+    QCUDA_ROW_THREADS = 128, /* decode_rows, rmsnorm */
     QCUDA_ATTENTION_THREADS = 128,
     QCUDA_PRODUCT_THREADS = 256
 };

@@ -85,8 +85,7 @@ qmoe_status qcuda_reserve(void **out, qmi_device *device, qcuda_scratch which,
 
 void *qcuda_pointer(qmi_view view)
 {
-    return view.buffer == NULL ? NULL
-                               : (char *)view.buffer->data + view.offset;
+    return view.buffer == NULL ? NULL : (char *)view.buffer->data + view.offset;
 }
 
 qmoe_status qcuda_launch(qmi_device *device, const qcuda_entry *kernel,

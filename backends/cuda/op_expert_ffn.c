@@ -35,10 +35,10 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     if (*n_tiles > n_pairs)
         *n_tiles = n_pairs;
     void *counts, *order, *tiles;
-    QMI_TRY(qcuda_reserve(&counts, device, QCUDA_COUNTS,
-        (uint64_t)(n_experts + 1) * 4, err));
     QMI_TRY(qcuda_reserve(
-        &order, device, QCUDA_ORDER, (uint64_t)n_pairs * 4, err));
+        &counts, device, QCUDA_COUNTS, (uint64_t)(n_experts + 1) * 4, err));
+    QMI_TRY(
+        qcuda_reserve(&order, device, QCUDA_ORDER, (uint64_t)n_pairs * 4, err));
     QMI_TRY(qcuda_reserve(&tiles, device, QCUDA_TILES,
         (uint64_t)*n_tiles * sizeof(qcuda_tile), err));
     const qcuda_group_args list = {

@@ -16,8 +16,8 @@ static qmoe_status drop(
     const uint64_t n_bytes = (uint64_t)n_pairs * 4;
     void *chosen;
     QMI_TRY(qcuda_reserve(&chosen, device, QCUDA_CHOSEN, n_bytes, err));
-    const char *failure = qdrv_copy(
-        device->driver, chosen, qcuda_pointer(o->expert), n_bytes);
+    const char *failure =
+        qdrv_copy(device->driver, chosen, qcuda_pointer(o->expert), n_bytes);
     if (failure != NULL)
         return qcuda_fail(device, "a copy", failure, err);
     const qcuda_drop_args args = {

@@ -135,8 +135,7 @@ static qmoe_status run_attention(
 #define ONE_VARIANT(member, text, is_supported)                                \
     const qmi_variant *qcuda_variants_##member(size_t *n)                      \
     {                                                                          \
-        static const qmi_variant variant = {                                   \
-            text, is_supported, run_##member};                                 \
+        static const qmi_variant variant = {text, is_supported, run_##member}; \
         *n = 1;                                                                \
         return &variant;                                                       \
     }

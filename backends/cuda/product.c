@@ -18,10 +18,10 @@ static qmoe_status reserve_splits(qmi_device *device, qcuda_product_args *args,
     void *partial, *arrived;
     if (grid.z == 1)
         return QMOE_OK;
-    QMI_TRY(qcuda_reserve(&partial, device, QCUDA_PARTIAL,
-        qcuda_partial_bytes(args, grid), err));
-    QMI_TRY(qcuda_reserve(&arrived, device, QCUDA_ARRIVED,
-        (uint64_t)grid.x * grid.y * 4, err));
+    QMI_TRY(qcuda_reserve(
+        &partial, device, QCUDA_PARTIAL, qcuda_partial_bytes(args, grid), err));
+    QMI_TRY(qcuda_reserve(
+        &arrived, device, QCUDA_ARRIVED, (uint64_t)grid.x * grid.y * 4, err));
     args->partial = partial;
     args->arrived = arrived;
     return QMOE_OK;

@@ -37,25 +37,62 @@ static qmoe_status upload_scattered(qmi_device *device, const qmi_weight *host,
     QMI_TRY(qcuda_alloc(
         part, device, each * (uint64_t)host->n_mats, host->name, err));
     for (int64_t mat = 0; mat < host->n_mats; mat++)
-        QMI_TRY(qcuda_upload(device,
-            (char *)part->data + (uint64_t)mat * each,
+        QMI_TRY(qcuda_upload(device, (char *)part->data + (uint64_t)mat * each,
             qmi_weight_dense(host, mat), each, err));
     return QMOE_OK;
 }
 
-static qmoe_status upload_parts(qmi_device *device, const qmi_weight *host,
-    qcuda_weight *w, qmi_error *err)
+static qmoe_status upload_parts(
+    qmi_device *device, const qmi_weight *host, qcuda_weight *w, qmi_error *err)
 {
     if (host->format->dense && host->mats != NULL)
         return upload_scattered(device, host, &w->parts[0], err);
     for (int i = 0; i < host->format->n_parts; i++) {
         const qmi_part *part = &host->parts[i];
-        QMI_TRY(qcuda_alloc(
-            &w->parts[i], device, part->n_bytes, host->name, err));
+        QMI_TRY(
+            qcuda_alloc(&w->parts[i], device, part->n_bytes, host->name, err));
         QMI_TRY(qcuda_upload(
             device, w->parts[i].data, part->data, part->n_bytes, err));
     }
     return QMOE_OK;
+}
+
+/* ---- planning ---- */
+
+/* Device memory of a weight; blocks are rounded up to `ALIGNMENT`. */
+enum { ALIGNMENT = 512 };
+
+static uint64_t device_bytes(const qmi_weight *host)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < host->format->n_parts; i++)
+        n += host->parts[i].n_bytes + ALIGNMENT;
+    if (host->format->dense && host->mats != NULL)
+        n = (uint64_t)host->n_mats * (uint64_t)host->n_rows *
+                (uint64_t)host->n_cols *
+                (qmi_dtype_bits(host->format->dtype) / 8) +
+            ALIGNMENT;
+    if (host->n_mats == 1 && host->n_rows == 1)
+        n += (uint64_t)host->n_cols * sizeof(float) + ALIGNMENT;
+    if (host->codebook != NULL)
+        n += QMI_DICT_SIZE * sizeof(uint32_t) + ALIGNMENT;
+    return n;
+}
+
+qmoe_status qcuda_weights_plan(qmi_device *device, const qmi_weight *weights,
+    size_t n, bool with_experts, qmi_error *err)
+{
+    uint64_t needed = QMI_DICT_SIZE * sizeof(uint32_t), available = 0;
+    for (size_t i = 0; i < n; i++)
+        if (with_experts || !weights[i].is_expert)
+            needed += device_bytes(&weights[i]);
+    QMI_TRY(qcuda_available(&available, device, err));
+    if (needed <= available)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_NOMEM,
+        "CUDA device '%s': the weights need %" PRIu64 " bytes, %" PRIu64
+        " are free",
+        device->info.name, needed, available);
 }
 
 /* ---- the dictionary of ternary-dict ---- */
@@ -64,15 +101,14 @@ static uint32_t dict_word(const qmi_dict_entry *entry)
 {
     uint32_t word = entry->n_weights;
     for (int i = 0; i < entry->n_nonzeros; i++) {
-        const uint32_t one =
-            entry->position[i] | (uint32_t)entry->code[i] << 5;
+        const uint32_t one = entry->position[i] | (uint32_t)entry->code[i] << 5;
         word |= one << (QCUDA_DICT_COUNT_BITS + i * QCUDA_DICT_ENTRY_BITS);
     }
     return word;
 }
 
-static qmoe_status upload_dict(qmi_device *device, qmi_buffer *out,
-    const qmi_dict *dict, qmi_error *err)
+static qmoe_status upload_dict(
+    qmi_device *device, qmi_buffer *out, const qmi_dict *dict, qmi_error *err)
 {
     uint32_t *words =
         qmi_calloc(QMI_DICT_SIZE, sizeof *words, "the dictionary", err);
@@ -90,8 +126,8 @@ static qmoe_status upload_dict(qmi_device *device, qmi_buffer *out,
 }
 
 /* The generic dictionary is one for all weights of a device. */
-static qmoe_status bind_dict(qmi_device *device, const qmi_weight *host,
-    qcuda_weight *w, qmi_error *err)
+static qmoe_status bind_dict(
+    qmi_device *device, const qmi_weight *host, qcuda_weight *w, qmi_error *err)
 {
     const qmi_dict *dict = host->codebook;
     qmi_buffer *place = dict != NULL ? &w->dict : &device->generic_dict;
@@ -146,8 +182,8 @@ static void describe(qcuda_weight *w, const qmi_weight *host)
 }
 
 /* A single row is kept decoded too: what a norm multiplies by. */
-static qmoe_status bind_vector(qmi_device *device, const qmi_weight *host,
-    qcuda_weight *w, qmi_error *err)
+static qmoe_status bind_vector(
+    qmi_device *device, const qmi_weight *host, qcuda_weight *w, qmi_error *err)
 {
     if (host->n_mats != 1 || host->n_rows != 1)
         return QMOE_OK;
@@ -159,15 +195,14 @@ static qmoe_status bind_vector(qmi_device *device, const qmi_weight *host,
     qmoe_status status =
         qcuda_alloc(&w->vector_buffer, device, n_bytes, host->name, err);
     if (status == QMOE_OK)
-        status =
-            qcuda_upload(device, w->vector_buffer.data, row, n_bytes, err);
+        status = qcuda_upload(device, w->vector_buffer.data, row, n_bytes, err);
     w->vector = w->vector_buffer.data;
     qmi_free(row);
     return status;
 }
 
-static qmoe_status bind(qmi_device *device, const qmi_weight *host,
-    qcuda_weight *w, qmi_error *err)
+static qmoe_status bind(
+    qmi_device *device, const qmi_weight *host, qcuda_weight *w, qmi_error *err)
 {
     /* Kernels trust what they read. */
     for (int64_t mat = 0; mat < host->n_mats; mat++)

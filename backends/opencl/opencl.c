@@ -260,6 +260,7 @@ const qmi_backend qmi_opencl_backend = {
     .buffer_free = buffer_free,
     .buffer_write = buffer_write,
     .buffer_read = buffer_read,
+    .weights_plan = qmi_host_weights_plan,
     .weight_bind = ocl_weight_bind,
     .weight_unbind = ocl_weight_unbind,
     .sync = sync_device,

@@ -9,139 +9,27 @@
 #include <cmocka.h>
 
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "alloc.h"
-#include "qmoe/quant.h"
-#include "session.h"
+#include "compare_models.h"
 
-enum { SKIPPED = 77, N_PROMPT = 23, N_STEPS = 16, N_FORMATS = 4 };
-
-static const char *const models[] = {"tests/golden/tied", "tests/golden/untied",
-    "tests/golden/full-sparse", "tests/golden/three-heads",
-    "models/switch-mini"};
-enum { N_MODELS = sizeof models / sizeof *models };
+enum { SKIPPED = 77 };
 
 static qmoe_context *context;
-
-/* Device 0 of the backend; false with a reason when there is none. */
-static bool find_device(char *reason, size_t capacity)
-{
-    qmoe_device_info devices[64];
-    size_t n = 0;
-    if (qmoe_devices(context, devices, 64, &n) != QMOE_OK)
-        return false;
-    for (size_t i = 0; i < n && i < 64; i++) {
-        if (strcmp(devices[i].backend, "opencl") != 0)
-            continue;
-        snprintf(reason, capacity, "%s", devices[i].detail);
-        return devices[i].usable;
-    }
-    return false;
-}
-
-/* ---- greedy decoding ---- */
-
-typedef struct trace {
-    int64_t vocab_size;
-    int32_t ids[N_STEPS];
-    float *logits; /* [N_STEPS, vocab_size] */
-} trace;
-
-static int32_t best(const float *logits, int64_t n)
-{
-    int32_t at = 0;
-    for (int64_t i = 1; i < n; i++)
-        if (logits[i] > logits[at])
-            at = (int32_t)i;
-    return at;
-}
-
-static trace decode(qmoe_model *model, const char *backend)
-{
-    const int32_t length = N_PROMPT, one = 1, first = 0;
-    const qmoe_session_options options = {
-        .size = sizeof options, .backend = backend};
-    trace t = {.vocab_size = model->config.vocab_size};
-    int32_t prompt[N_PROMPT];
-    qmoe_session *session = NULL;
-    qmi_error err = {0};
-    for (int32_t i = 0; i < N_PROMPT; i++)
-        prompt[i] = (int32_t)((i * 7919 + 3) % t.vocab_size);
-    t.logits = qmi_calloc(
-        N_STEPS * (size_t)t.vocab_size, sizeof(float), "logits", NULL);
-    if (qmoe_session_create(&session, model, &options) != QMOE_OK)
-        fail_msg("%s", qmoe_context_error(context));
-    if (qmi_session_encode(session, prompt, &length, 1, N_STEPS, &err) !=
-        QMOE_OK)
-        fail_msg("%s", err.text);
-    int32_t id = model->config.start_id;
-    for (int i = 0; i < N_STEPS; i++) {
-        float *logits = t.logits + i * t.vocab_size;
-        if (qmi_session_decode(session, logits, &id, &first, &one, 1, &err) !=
-            QMOE_OK)
-            fail_msg("%s", err.text);
-        id = t.ids[i] = best(logits, t.vocab_size);
-    }
-    qmoe_session_destroy(session);
-    return t;
-}
-
-static void compare_model(const char *path)
-{
-    qmoe_model *model = NULL;
-    if (qmoe_model_open(&model, context, path) != QMOE_OK)
-        fail_msg("%s", qmoe_context_error(context));
-    trace cpu = decode(model, "cpu"), ours = decode(model, "opencl");
-    float low = INFINITY, high = -INFINITY, worst = 0;
-    assert_memory_equal(cpu.ids, ours.ids, sizeof cpu.ids);
-    for (int64_t i = 0; i < N_STEPS * cpu.vocab_size; i++) {
-        low = fminf(low, cpu.logits[i]);
-        high = fmaxf(high, cpu.logits[i]);
-        assert_true(isfinite(ours.logits[i]));
-        worst = fmaxf(worst, fabsf(cpu.logits[i] - ours.logits[i]));
-    }
-    printf("  %s: worst difference %.3g of the logits' range\n", path,
-        (double)(worst / (high - low)));
-    assert_true(worst <= 1e-4f * (high - low));
-    qmi_free(cpu.logits);
-    qmi_free(ours.logits);
-    qmoe_model_close(model);
-}
 
 static void test_uncompressed(void **state)
 {
     (void)state;
-    for (int i = 0; i < N_MODELS; i++) {
-        char path[512];
-        snprintf(path, sizeof path, "%s/%s", QMOE_SOURCE_DIR, models[i]);
-        compare_model(path);
-    }
+    compare_uncompressed(context, "opencl");
 }
 
 static void test_compressed(void **state)
 {
     (void)state;
-    static const char *const formats[N_FORMATS] = {
-        "ternary-dict", "pvq", "pvq8", "q2"};
-    for (int i = 0; i < N_FORMATS; i++) {
-        char path[512];
-        const qmoe_compress_options options = {.size = sizeof options,
-            .format = formats[i],
-            .method = "rtn",
-            .overwrite = true};
-        qmoe_compress_report report;
-        snprintf(path, sizeof path, "%s/opencl-%s", QMOE_TEST_DIR, formats[i]);
-        if (qmoe_compress(context, &report,
-                QMOE_SOURCE_DIR "/models/switch-mini", path,
-                &options) != QMOE_OK)
-            fail_msg("%s", qmoe_context_error(context));
-        compare_model(path);
-    }
+    compare_compressed(context, "opencl");
 }
 
 /* ---- limits and the cache ---- */
@@ -444,7 +332,7 @@ int main(void)
     mkdir(QMOE_TEST_DIR "/opencl-cache", 0700);
     if (qmoe_context_create(&context, &options) != QMOE_OK)
         return 1;
-    if (!find_device(reason, sizeof reason)) {
+    if (!find_device(context, "opencl", reason, sizeof reason)) {
         printf("skipped: %s\n", reason);
         qmoe_context_destroy(context);
         return SKIPPED;

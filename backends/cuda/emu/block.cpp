@@ -106,8 +106,7 @@ static bool run_warp(
     const size_t first = warp * WARP_SIZE;
     do {
         for (size_t i = 0; i < WARP_SIZE; i++)
-            run_thread(
-                first + (reverse ? WARP_SIZE - 1 - i : i), block);
+            run_thread(first + (reverse ? WARP_SIZE - 1 - i : i), block);
         if (!same_place(first, WARP_SIZE, name))
             return false;
     } while (threads[first].at == AT_WARP);
@@ -136,8 +135,7 @@ static bool check(const qcuda_entry *kernel, qcuda_grid grid, uint32_t most)
                       grid.threads % WARP_SIZE == 0 &&
                       grid.threads <= unsigned(kernel->max_threads) &&
                       grid.threads <= MAX_THREADS &&
-                      grid.shared_bytes <= most &&
-                      kernel->args_bytes <= 4096;
+                      grid.shared_bytes <= most && kernel->args_bytes <= 4096;
     if (!fits)
         snprintf(failure, sizeof failure,
             "kernel %s: no launch of (%u, %u, %u) blocks of %u threads with %u "
@@ -156,8 +154,7 @@ static bool run_grid(const qcuda_entry *kernel, qcuda_grid grid, bool reverse)
     for (uint64_t i = 0; i < n; i++) {
         const uint64_t at = reverse ? n - 1 - i : i;
         block.block_index = {uint32_t(at % grid.x),
-            uint32_t(at / grid.x % grid.y),
-            uint32_t(at / grid.x / grid.y)};
+            uint32_t(at / grid.x % grid.y), uint32_t(at / grid.x / grid.y)};
         memset(shared, 0xff, grid.shared_bytes);
         memset(parity, 0, sizeof parity);
         if (!run_block(&block, grid.threads, reverse, kernel->name))

@@ -63,8 +63,8 @@ const char *qdrv_open(qdrv_device **out, int number, int variation)
     const char *failure = qdrv_describe(&info, number);
     if (failure != nullptr)
         return failure;
-    *out = new (std::nothrow) qdrv_device{info.max_shared_bytes,
-        (variation / 2) % 2 != 0};
+    *out = new (std::nothrow)
+        qdrv_device{info.max_shared_bytes, (variation / 2) % 2 != 0};
     return *out != nullptr ? nullptr : "out of memory";
 }
 

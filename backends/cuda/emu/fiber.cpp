@@ -189,6 +189,5 @@ void fiber_leave(fiber *all, size_t index)
     one_fiber *from = &all->each[index];
     before_switch(&from->asan_stack, all->caller_bottom, all->caller_bytes);
     switch_to(from, &all->caller);
-    after_switch(
-        from->asan_stack, &all->caller_bottom, &all->caller_bytes);
+    after_switch(from->asan_stack, &all->caller_bottom, &all->caller_bytes);
 }

@@ -48,7 +48,8 @@ DEVICE void attention_find_span(
     const attention_span *spans =
         reinterpret_cast<const attention_span *>(p.spans);
     for (int s = int(threadIdx.x); s < p.n_spans; s += int(blockDim.x))
-        if (query >= spans[s].q_begin && query - spans[s].q_begin < spans[s].q_len)
+        if (query >= spans[s].q_begin &&
+            query - spans[s].q_begin < spans[s].q_len)
             state->span = spans[s];
     __syncthreads();
 }

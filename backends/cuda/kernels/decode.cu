@@ -3,7 +3,8 @@
 #include "pvq.cuh"
 #include "rotation.cuh"
 
-DEVICE void decode_dense(const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
+DEVICE void decode_dense(
+    const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
 {
     const int64_t first = (mat * w.n_rows + row) * w.n_cols;
     const uint16_t *halves = reinterpret_cast<const uint16_t *>(w.codes);
@@ -18,7 +19,8 @@ DEVICE void decode_dense(const qcuda_stack &w, int64_t mat, int64_t row, float *
     }
 }
 
-DEVICE void decode_q2(const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
+DEVICE void decode_q2(
+    const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
 {
     const int row_bytes = (w.n_cols + 3) / 4;
     const uint8_t *codes = w.codes + mat * w.mat_bytes + row * row_bytes;
@@ -60,7 +62,8 @@ DEVICE void decode_ternary_dict(
 }
 
 template <int N>
-DEVICE void decode_pvq(const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
+DEVICE void decode_pvq(
+    const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
 {
     const int n_blocks = (w.n_cols + N - 1) / N;
     const uint8_t *tile = pvq_tile(&w, mat, int(row / 32));

@@ -72,10 +72,9 @@ QCUDA_KERNEL(pack, qcuda_product_args, 256, 2)
     const int width = n_steps * STEP;
     pack_stage(x, p, t, first, begin, end, width);
     /* [slot, steps of the row, 3, 32 lanes] */
-    uint2 *out = p.packed +
-                 (int64_t(t.slot + int(blockIdx.z)) * p.n_steps +
-                     begin / STEP) *
-                     3 * WARP;
+    uint2 *out = p.packed + (int64_t(t.slot + int(blockIdx.z)) * p.n_steps +
+                                begin / STEP) *
+                                3 * WARP;
     for (int i = int(threadIdx.x); i < n_steps * WARP; i += int(blockDim.x)) {
         const int step = i / WARP, lane = i % WARP;
         const float *at = x + lane / 4 * width + step * STEP + lane % 4 * 4;

@@ -48,8 +48,7 @@ DEVICE int product_item(
 DEVICE const float *product_source(
     const qcuda_product_args &p, const product_tile &t, int i)
 {
-    return p.src +
-           int64_t(product_item(p, t, i) / p.divisor) * p.w.n_cols;
+    return p.src + int64_t(product_item(p, t, i) / p.divisor) * p.w.n_cols;
 }
 
 /* dst[item, row] from the whole sum. */
@@ -75,8 +74,7 @@ DEVICE void product_pass_through(const qcuda_product_args &p,
         return;
     for (int i = int(threadIdx.x); i < n_rows * t.count; i += int(blockDim.x)) {
         const int item = product_item(p, t, i / n_rows);
-        const int64_t at =
-            int64_t(item) * p.w.n_rows + first_row + i % n_rows;
+        const int64_t at = int64_t(item) * p.w.n_rows + first_row + i % n_rows;
         float y = p.gate[item] * p.skip[at];
         if (p.residual != nullptr)
             y += p.residual[at];
@@ -118,8 +116,8 @@ DEVICE void product_merge(const qcuda_product_args &p, const product_tile &t,
         const int row = first_row + i % n_rows;
         float sum = 0.0f;
         for (int64_t z = 0; z < int64_t(gridDim.z); z++)
-            sum += __ldcg(
-                p.partial + (z * p.n_items + item) * p.w.n_rows + row);
+            sum +=
+                __ldcg(p.partial + (z * p.n_items + item) * p.w.n_rows + row);
         product_finish(p, item, row, sum);
     }
     if (threadIdx.x == 0)

@@ -11,10 +11,10 @@
 
 enum {
     MANY_WARPS = 8,
-    MANY_GROUPS = 4,     /* of eight items */
-    GROUP_COLS = 64,     /* columns a reader loads at a time */
-    GROUP_STEPS = 4,     /* of 16 columns */
-    GROUPS_PER_SUM = 4   /* 16 steps */
+    MANY_GROUPS = 4,   /* of eight items */
+    GROUP_COLS = 64,   /* columns a reader loads at a time */
+    GROUP_STEPS = 4,   /* of 16 columns */
+    GROUPS_PER_SUM = 4 /* 16 steps */
 };
 
 /* Registers of A for 32 rows and 16 columns: [half][a0..a3]; this thread has
@@ -24,8 +24,7 @@ struct many_fragment {
 };
 
 /* Columns 4 * member + {0, 1} and {2, 3} of the rows group + 8 * r + 16 * h. */
-DEVICE void many_set(
-    many_fragment &f, int row, uint32_t low, uint32_t high)
+DEVICE void many_set(many_fragment &f, int row, uint32_t low, uint32_t high)
 {
     f.a[row / 2][row % 2] = low;
     f.a[row / 2][row % 2 + 2] = high;
@@ -83,7 +82,8 @@ struct pvq_many_reader {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             uint32_t low, high;
-            pvq_pairs(low, high, loaded[i][k % PER_GROUP].positions >> 8 * block,
+            pvq_pairs(low, high,
+                loaded[i][k % PER_GROUP].positions >> 8 * block,
                 loaded[i][k % PER_GROUP].signs >> block & 1,
                 N == 16 ? member : member % 2);
             many_set(f, i, low, high);
@@ -162,9 +162,9 @@ struct many_reader<QCUDA_Q2> {
         for (int i = 0; i < 4; i++) {
             const int r =
                 min(row + lane_of_thread() / 4 + 8 * i, p.w.n_rows - 1);
-            const uint2 two = __ldg(
-                reinterpret_cast<const uint2 *>(p.w.levels) +
-                mat * p.w.n_rows + r);
+            const uint2 two =
+                __ldg(reinterpret_cast<const uint2 *>(p.w.levels) +
+                      mat * p.w.n_rows + r);
             levels[i][0] = two.x;
             levels[i][1] = two.y;
             rows[i] = p.w.codes + mat * p.w.mat_bytes +
@@ -279,8 +279,7 @@ DEVICE void many_block(const qcuda_product_args &p, float *shared)
     }
     many_spread(shared + warp_of_thread() * 32 * 32, sums, (t.count + 7) / 8);
     __syncthreads();
-    for (int k = int(threadIdx.x); k < n_rows * t.count;
-         k += int(blockDim.x)) {
+    for (int k = int(threadIdx.x); k < n_rows * t.count; k += int(blockDim.x)) {
         const int r = k % n_rows, i = k / n_rows;
         float sum = 0.0f;
         for (int s = 0; s < slices; s++)

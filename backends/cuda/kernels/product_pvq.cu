@@ -51,10 +51,9 @@ DEVICE void pvq_add_chunk(float sums[T], const float *x, const uint8_t *chunk,
 #pragma unroll
         for (int i = 0; i < 4; i++)
             positions[i] =
-                g + i < stop
-                    ? pvq_positions<N>(
-                          chunk + (g + i) * layout::group_bytes, lane)
-                    : 0;
+                g + i < stop ? pvq_positions<N>(
+                                   chunk + (g + i) * layout::group_bytes, lane)
+                             : 0;
 #pragma unroll
         for (int i = 0; i < 4; i++)
             if (g + i < stop)
@@ -138,8 +137,8 @@ DEVICE void product_pvq_items(
     for (int i = 0; i < T; i++)
         sums[i] = 0.0f;
     if (row_tile * 32 < p.w.n_rows)
-        pvq_add_groups<N, T>(sums, x, pvq_tile(&p.w, t.mat, row_tile),
-            n_blocks, first_group, first_group + n_groups * slice / slices,
+        pvq_add_groups<N, T>(sums, x, pvq_tile(&p.w, t.mat, row_tile), n_blocks,
+            first_group, first_group + n_groups * slice / slices,
             first_group + n_groups * (slice + 1) / slices);
     /* Over the slices, in order; the inputs are no longer needed. */
     __syncthreads();
@@ -150,8 +149,7 @@ DEVICE void product_pvq_items(
     __syncthreads();
     const int first_row = int(blockIdx.x) * p.row_tiles * 32;
     const int n_rows = min(p.row_tiles * 32, p.w.n_rows - first_row);
-    for (int k = int(threadIdx.x); k < n_rows * t.count;
-         k += int(blockDim.x)) {
+    for (int k = int(threadIdx.x); k < n_rows * t.count; k += int(blockDim.x)) {
         const int row = k % n_rows, i = k / n_rows;
         float sum = 0.0f;
         for (int s = 0; s < slices; s++)
@@ -171,8 +169,8 @@ DEVICE void product_pvq_block(const qcuda_product_args &p, float *x)
         return;
     const int first_row = int(blockIdx.x) * p.row_tiles * 32;
     if (t.mat < 0)
-        product_pass_through(p, t, first_row,
-            min(p.row_tiles * 32, p.w.n_rows - first_row));
+        product_pass_through(
+            p, t, first_row, min(p.row_tiles * 32, p.w.n_rows - first_row));
     else if (t.count == 1)
         product_pvq_items<N, 1>(p, t, x);
     else

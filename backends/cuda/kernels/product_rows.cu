@@ -20,8 +20,8 @@ struct dense_reader {
     }
     DEVICE_MEMBER void open(const qcuda_product_args &p, int64_t mat, int row)
     {
-        at = p.w.codes + mat * p.w.mat_bytes +
-             int64_t(row) * p.w.n_cols * BYTES;
+        at =
+            p.w.codes + mat * p.w.mat_bytes + int64_t(row) * p.w.n_cols * BYTES;
     }
     DEVICE_MEMBER float one(int c) const
     {
@@ -76,8 +76,8 @@ struct row_reader<QCUDA_Q2> {
         at = p.w.codes + mat * p.w.mat_bytes +
              int64_t(row) * ((p.w.n_cols + 3) / 4);
         for (int i = 0; i < 4; i++)
-            level[i] =
-                bf16_value(__ldg(p.w.levels + (mat * p.w.n_rows + row) * 4 + i));
+            level[i] = bf16_value(
+                __ldg(p.w.levels + (mat * p.w.n_rows + row) * 4 + i));
     }
     /* Selections, because a register has no address. */
     DEVICE_MEMBER float value(uint32_t code) const

@@ -59,8 +59,8 @@ DEVICE void dict_row(float sums[T], const qcuda_stack &w, int64_t mat, int row,
 {
     const uint32_t *offsets = w.row_offsets + mat * (w.n_rows + 1) + row;
     const uint32_t begin = __ldg(offsets), end = __ldg(offsets + 1);
-    const uint16_t *codes =
-        reinterpret_cast<const uint16_t *>(w.codes) + __ldg(w.mat_offsets + mat);
+    const uint16_t *codes = reinterpret_cast<const uint16_t *>(w.codes) +
+                            __ldg(w.mat_offsets + mat);
     const uint32_t lane = uint32_t(lane_of_thread());
     float low[T], high[T];
 #pragma unroll

@@ -72,8 +72,7 @@ DEVICE void rotation_transform(
     for (int base = 0; base < n; base += n_threads) {
         const int at = base + thread;
         const bool inside = at < n;
-        const int width =
-            inside ? rotation_part(begin + at, n_cols, block) : 1;
+        const int width = inside ? rotation_part(begin + at, n_cols, block) : 1;
         float y = inside ? x[at * stride] : 0.0f;
 #pragma unroll
         for (int step = 1; step < WARP; step *= 2)

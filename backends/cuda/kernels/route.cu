@@ -22,8 +22,8 @@ DEVICE int next_largest(const float *logits, int n, float value, int index)
         const int other = __shfl_xor_sync(ALL_LANES, best, step);
         const float v = __shfl_xor_sync(ALL_LANES, best_value, step);
         const bool better =
-            other >= 0 && (best < 0 || v > best_value ||
-                              (v == best_value && other < best));
+            other >= 0 &&
+            (best < 0 || v > best_value || (v == best_value && other < best));
         best = better ? other : best;
         best_value = better ? v : best_value;
     }

@@ -38,9 +38,8 @@ QCUDA_KERNEL(combine, qcuda_combine_args, 128, 1)
         float sum = p.residual != nullptr ? p.residual[at] : 0.0f;
         for (int j = 0; j < p.top_k; j++) {
             const int64_t pair = token * p.top_k + j;
-            const float y = p.expert[pair] < 0
-                                ? p.src[at]
-                                : p.result[pair * p.d_model + c];
+            const float y =
+                p.expert[pair] < 0 ? p.src[at] : p.result[pair * p.d_model + c];
             sum = fused(p.weight[pair], y, sum);
         }
         p.dst[at] = sum;

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The emulator of backends/cuda/emu: right kernels give the right results, and
+ * each fault it promises to find is found. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+extern "C" {
+#include <cmocka.h>
+}
+
+#include <initializer_list>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "block.h"
+#include "memory.h"
+#include "wrong_kernels.h"
+
+enum { THREADS = 64, BLOCKS = 4, N = THREADS * BLOCKS };
+
+static float src[N];
+
+struct outcome {
+    const char *failure;
+    float dst[N];
+};
+
+static outcome run_toy(int mode, bool reverse)
+{
+    outcome out;
+    float *dst = static_cast<float *>(emu::memory_alloc(sizeof out.dst));
+    toy_args args = {dst, src, mode};
+    const qcuda_grid grid = {BLOCKS, 1, 1, THREADS, THREADS * 4};
+    out.failure =
+        emu::launch(&qcuda_kernel_toy, grid, &args, 48 << 10, reverse);
+    memcpy(out.dst, dst, sizeof out.dst);
+    emu::memory_free(dst);
+    return out;
+}
+
+static bool is_right(const outcome &out)
+{
+    if (out.failure != nullptr)
+        return false;
+    for (int i = 0; i < N; i++) {
+        const int first = i / THREADS * THREADS;
+        const int warp = (first + THREADS - 1 - (i - first)) / 32 * 32;
+        float want = 0;
+        for (int k = 0; k < 32; k++)
+            want += src[warp + k];
+        if (!(out.dst[i] == want))
+            return false;
+    }
+    return true;
+}
+
+/* Small integers: sums are exact in any order. */
+static int fill(void **)
+{
+    for (int i = 0; i < N; i++)
+        src[i] = float(i * 37 % 251);
+    return 0;
+}
+
+static void test_right(void **)
+{
+    assert_true(is_right(run_toy(TOY_RIGHT, false)));
+    assert_true(is_right(run_toy(TOY_RIGHT, true)));
+}
+
+/* Faults that show as values: one order of threads is enough to see them. */
+static void test_values(void **)
+{
+    for (int mode : {TOY_NO_BARRIER, TOY_UNWRITTEN_SHARED, TOY_BLOCKS_RACE}) {
+        const outcome up = run_toy(mode, false), down = run_toy(mode, true);
+        assert_false(is_right(up) && is_right(down));
+    }
+}
+
+static void test_unwritten_is_nan(void **)
+{
+    const outcome out = run_toy(TOY_UNWRITTEN_SHARED, false);
+    bool found = false;
+    for (int i = 0; i < N; i++)
+        found = found || isnan(out.dst[i]);
+    assert_true(found);
+}
+
+static void test_order_shows_races(void **)
+{
+    const outcome up = run_toy(TOY_BLOCKS_RACE, false);
+    const outcome down = run_toy(TOY_BLOCKS_RACE, true);
+    assert_memory_not_equal(up.dst, down.dst, THREADS * 4);
+}
+
+static void expect_failure(int mode, const char *text)
+{
+    for (bool reverse : {false, true}) {
+        const outcome out = run_toy(mode, reverse);
+        assert_non_null(out.failure);
+        assert_non_null(strstr(out.failure, text));
+        /* And the next launch is not harmed. */
+        assert_true(is_right(run_toy(TOY_RIGHT, reverse)));
+    }
+}
+
+static void test_divergence(void **)
+{
+    expect_failure(TOY_HALF_A_BARRIER, "waits at");
+    expect_failure(TOY_MISSING_LANES, "waits at");
+    expect_failure(TOY_TWO_PLACES, "waits at");
+    expect_failure(TOY_EARLY_RETURN, "its end");
+}
+
+/* These must kill the process. */
+static void expect_death(int mode)
+{
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        fclose(stderr);
+        close(2);
+        run_toy(mode, false);
+        _exit(0);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_false(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void test_out_of_bounds(void **)
+{
+    expect_death(TOY_PAST_SHARED);
+    expect_death(TOY_PAST_BUFFER);
+}
+
+static void test_launch_limits(void **)
+{
+    toy_args args = {nullptr, nullptr, TOY_RIGHT};
+    const qcuda_grid wrong[] = {
+        {1, 1, 1, 48, 0},        /* not whole warps */
+        {1, 1, 1, 256, 0},       /* more than the kernel's bound */
+        {1, 70000, 1, 32, 0},    /* y too large */
+        {0, 1, 1, 32, 0},        /* nothing */
+        {1, 1, 1, 32, 48 << 11}, /* shared memory */
+    };
+    for (const qcuda_grid &grid : wrong) {
+        const char *failure =
+            emu::launch(&qcuda_kernel_toy, grid, &args, 48 << 10, false);
+        assert_non_null(failure);
+        assert_non_null(strstr(failure, "no launch"));
+    }
+}
+
+static void test_mma(void **)
+{
+    float operands[256 + 128], dst[128];
+    for (int i = 0; i < 384; i++)
+        operands[i] = float(i * 29 % 7 - 3);
+    toy_args args = {dst, operands, 0};
+    const qcuda_grid grid = {1, 1, 1, 32, 0};
+    assert_null(
+        emu::launch(&qcuda_kernel_toy_mma, grid, &args, 48 << 10, false));
+    for (int r = 0; r < 16; r++)
+        for (int c = 0; c < 8; c++) {
+            float want = 0;
+            for (int k = 0; k < 16; k++)
+                want += operands[r * 16 + k] * operands[256 + k * 8 + c];
+            assert_true(dst[r * 8 + c] == want);
+        }
+}
+
+int main()
+{
+    const CMUnitTest tests[] = {
+        cmocka_unit_test(test_right),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_unwritten_is_nan),
+        cmocka_unit_test(test_order_shows_races),
+        cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_out_of_bounds),
+        cmocka_unit_test(test_launch_limits),
+        cmocka_unit_test(test_mma),
+    };
+    return cmocka_run_group_tests(tests, fill, nullptr);
+}

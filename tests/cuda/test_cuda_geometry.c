@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Launch geometry of products on devices of several sizes, and the numbering
+ * of devices. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "device_order.h"
+#include "geometry.h"
+
+static const int multiprocessors[] = {1, 8, 82, 84, 132};
+static const int shapes[][2] = {{1, 1}, {33, 31}, {768, 3072}, {3072, 768},
+    {2080, 6144}, {6144, 2080}, {32128, 2080}, {64, 100000}};
+static const int rotations[] = {0, 1, 64, 1024};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static qcuda_product_args product(
+    qcuda_format format, size_t shape, int rotation, int tile_items)
+{
+    return (qcuda_product_args){
+        .w = {.format = (int32_t)format,
+            .n_rows = shapes[shape][0],
+            .n_cols = shapes[shape][1],
+            .rotation = rotation},
+        .n_items = 64,
+        .tile_items = tile_items,
+    };
+}
+
+/* All rows and columns are covered once, splits begin where chunks and parts
+ * of the rotation do, and every device has the shared memory. */
+static void check_pvq(const qcuda_product_args *p, qcuda_grid grid)
+{
+    const int64_t chunk = p->w.format == QCUDA_PVQ ? 512 : 256;
+    const int64_t rows = 32 * (int64_t)p->row_tiles;
+    const int64_t padded = p->split_cols * (p->tile_items > 1 ? 4 : 1);
+    assert_int_equal(p->split_cols % chunk, 0);
+    if (p->w.rotation > 0)
+        assert_int_equal(p->split_cols % p->w.rotation, 0);
+    assert_true((int64_t)grid.z * p->split_cols >= p->w.n_cols);
+    assert_true(((int64_t)grid.z - 1) * p->split_cols < p->w.n_cols);
+    assert_true((int64_t)grid.x * rows >= p->w.n_rows);
+    assert_true(((int64_t)grid.x - 1) * rows < p->w.n_rows);
+    assert_true(grid.shared_bytes >= padded * 4);
+    assert_true(grid.shared_bytes <= 48 << 10);
+    assert_int_equal(8 % p->row_tiles, 0);
+}
+
+static void check_rows(const qcuda_product_args *p, qcuda_grid grid)
+{
+    assert_int_equal(grid.z, 1);
+    assert_true((int64_t)grid.x * p->block_rows >= p->w.n_rows);
+    assert_true(((int64_t)grid.x - 1) * p->block_rows < p->w.n_rows);
+    assert_true(grid.shared_bytes <= 48 << 10);
+}
+
+static void check_many(
+    qcuda_product_args p, int64_t n_tiles, const qdrv_info *device)
+{
+    const qcuda_grid pack = qcuda_pack_grid(&p, n_tiles);
+    assert_true((int64_t)pack.x * p.split_cols >= p.w.n_cols);
+    assert_true((int64_t)p.n_steps * 16 >= p.w.n_cols);
+    if (p.w.rotation > 0)
+        assert_int_equal(p.split_cols % p.w.rotation, 0);
+    assert_true(pack.shared_bytes <= 48 << 10);
+    const qcuda_grid grid = qcuda_many_grid(&p, n_tiles, device);
+    assert_int_equal(p.split_cols % 64, 0);
+    assert_true((int64_t)grid.z * p.split_cols >= p.w.n_cols);
+    assert_true(((int64_t)grid.z - 1) * p.split_cols < p.w.n_cols);
+    assert_true((int64_t)grid.x * 32 * p.row_tiles >= p.w.n_rows);
+    assert_true(grid.shared_bytes <= 48 << 10);
+}
+
+static void test_products(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < COUNT(multiprocessors); m++)
+        for (size_t s = 0; s < COUNT(shapes); s++)
+            for (size_t r = 0; r < COUNT(rotations); r++)
+                for (int f = 0; f < QCUDA_N_FORMATS; f++)
+                    for (int items = 1; items <= 32; items *= 4) {
+                        const qdrv_info device = {
+                            .n_multiprocessors = multiprocessors[m]};
+                        qcuda_product_args p =
+                            product((qcuda_format)f, s, rotations[r], items);
+                        const int64_t n_tiles = (64 + items - 1) / items;
+                        const qcuda_grid grid =
+                            qcuda_product_grid(&p, n_tiles, &device);
+                        assert_int_equal(grid.y, n_tiles);
+                        if (f == QCUDA_PVQ || f == QCUDA_PVQ8)
+                            check_pvq(&p, grid);
+                        else
+                            check_rows(&p, grid);
+                        if (items == 16)
+                            check_many(p, n_tiles, &device);
+                    }
+}
+
+/* One token of a c-2048 expert must give every multiprocessor more than a block. */
+static void test_fills_the_device(void **state)
+{
+    (void)state;
+    for (size_t s = 4; s <= 5; s++) {
+        const qdrv_info device = {.n_multiprocessors = 132};
+        qcuda_product_args p = product(QCUDA_PVQ, s, 64, 1);
+        const qcuda_grid grid = qcuda_product_grid(&p, 1, &device);
+        assert_true((int64_t)grid.x * grid.z >= 132 * 3 / 2);
+        assert_int_equal(qcuda_partial_bytes(&p, grid),
+            grid.z == 1 ? 0 : (uint64_t)grid.z * 64 * p.w.n_rows * 4);
+    }
+}
+
+static void test_order(void **state)
+{
+    (void)state;
+    const qcuda_candidate four[] = {
+        {0, true, 10}, {1, false, 99}, {2, true, 30}, {3, true, 30}};
+    int order[4];
+    qcuda_order_devices(order, four, 4);
+    const int want[] = {2, 0, 1, 3};
+    assert_memory_equal(order, want, sizeof want);
+    qcuda_order_devices(order, four, 1);
+    assert_int_equal(order[0], 0);
+    qcuda_order_devices(order, four, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_fills_the_device),
+        cmocka_unit_test(test_order),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
