@@ -87,7 +87,13 @@ qcuda_grid qcuda_product_grid(
     return row_grid(args, n_tiles, device);
 }
 
-enum { MANY_COLS = 64, MANY_STEP = 16, PACK_COLS = 256, MANY_SPLITS = 8 };
+enum {
+    MANY_COLS = 64,
+    MANY_STEP = 16,
+    PACK_COLS = 256,
+    MANY_SPLITS = 8,
+    MANY_PITCH = 36
+};
 
 qcuda_grid qcuda_many_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
@@ -111,7 +117,7 @@ qcuda_grid qcuda_many_grid(
         .y = (uint32_t)n_tiles,
         .z = (uint32_t)ceil_div(n_units, units),
         .threads = QCUDA_PRODUCT_THREADS,
-        .shared_bytes = (N_WARPS * 32 * 32 + 1) * 4,
+        .shared_bytes = (N_WARPS * 32 * MANY_PITCH + 1) * 4,
     };
 }
 

@@ -196,15 +196,54 @@ struct many_reader<QCUDA_Q2> {
     }
 };
 
-/* sums [half][group of items][fragment], of groups of columns [begin, end). */
+/* Where a warp keeps its sums in shared memory, [item][row]: each thread adds
+ * to places of its own, without conflicts of banks. */
+enum { ROW_PITCH = 36, WARP_SUMS = 32 * ROW_PITCH };
+
+DEVICE void many_add(
+    float *sums, const float run[2][MANY_GROUPS][4], int n_groups, bool first)
+{
+    const int row = lane_of_thread() / 4, item = lane_of_thread() % 4 * 2;
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int j = 0; j < MANY_GROUPS; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float *at = sums + (j * 8 + item + i % 2) * ROW_PITCH + h * 16 +
+                            row + i / 2 * 8;
+                if (j < n_groups)
+                    *at = first ? run[h][j][i] : *at + run[h][j][i];
+            }
+}
+
+/* run += the products of one step of 16 columns. */
+DEVICE void many_step(float run[2][MANY_GROUPS][4], const many_fragment &f,
+    const uint2 *packed, int64_t slot_words, int n_groups)
+{
+#pragma unroll
+    for (int j = 0; j < MANY_GROUPS; j++) {
+        if (j >= n_groups)
+            break;
+#pragma unroll
+        for (int s = 0; s < 3; s++) {
+            const uint2 b = __ldg(packed + j * slot_words + s * WARP);
+            mma_bf16(run[0][j], f.a[0], b);
+            mma_bf16(run[1][j], f.a[1], b);
+        }
+    }
+}
+
+/* sums, in shared memory, of groups of columns [begin, end). */
 template <int F>
-DEVICE void many_sum(float sums[2][MANY_GROUPS][4], many_reader<F> &reader,
+DEVICE void many_sum(float *sums, many_reader<F> &reader,
     const qcuda_product_args &p, const product_tile &t, int begin, int end)
 {
     const int n_groups = (t.count + 7) / 8;
-    const uint2 *packed =
-        p.packed + int64_t(t.slot) * p.n_steps * 3 * WARP + lane_of_thread();
-    for (int first = begin; first < end; first += GROUPS_PER_SUM) {
+    const int64_t slot_words = int64_t(p.n_steps) * 3 * WARP;
+    const uint2 *packed = p.packed + t.slot * slot_words + lane_of_thread();
+    int first = begin;
+    do {
         float run[2][MANY_GROUPS][4] = {};
         for (int g = first; g < min(first + GROUPS_PER_SUM, end); g++) {
             reader.load(p, g);
@@ -215,41 +254,13 @@ DEVICE void many_sum(float sums[2][MANY_GROUPS][4], many_reader<F> &reader,
                     break;
                 many_fragment f;
                 reader.get(f, i);
-#pragma unroll
-                for (int j = 0; j < MANY_GROUPS; j++) {
-                    if (j >= n_groups)
-                        break;
-#pragma unroll
-                    for (int s = 0; s < 3; s++) {
-                        const uint2 b = __ldg(
-                            packed +
-                            ((int64_t(j) * p.n_steps + step) * 3 + s) * WARP);
-                        mma_bf16(run[0][j], f.a[0], b);
-                        mma_bf16(run[1][j], f.a[1], b);
-                    }
-                }
+                many_step(
+                    run, f, packed + step * 3 * WARP, slot_words, n_groups);
             }
         }
-#pragma unroll
-        for (int i = 0; i < 2 * MANY_GROUPS * 4; i++)
-            (&sums[0][0][0])[i] += (&run[0][0][0])[i];
-    }
-}
-
-/* The warps' sums as [warp][item][row] in shared memory. */
-DEVICE void many_spread(
-    float *out, const float sums[2][MANY_GROUPS][4], int n_groups)
-{
-    const int row = lane_of_thread() / 4, item = lane_of_thread() % 4 * 2;
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-#pragma unroll
-        for (int j = 0; j < MANY_GROUPS; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (j < n_groups)
-                    out[(j * 8 + item + i % 2) * 32 + h * 16 + row +
-                        i / 2 * 8] = sums[h][j][i];
+        many_add(sums, run, n_groups, first == begin);
+        first += GROUPS_PER_SUM;
+    } while (first < end);
 }
 
 template <int F>
@@ -270,25 +281,24 @@ DEVICE void many_block(const qcuda_product_args &p, float *shared)
     const int slices = MANY_WARPS / p.row_tiles;
     const int slice = warp_of_thread() % slices;
     const int row = first_row + warp_of_thread() / slices * 32;
-    float sums[2][MANY_GROUPS][4] = {};
     many_reader<F> reader;
     if (row < p.w.n_rows) {
         reader.open(p, t.mat, row);
-        many_sum<F>(sums, reader, p, t, begin + n * slice / slices,
-            begin + n * (slice + 1) / slices);
+        many_sum<F>(shared + warp_of_thread() * WARP_SUMS, reader, p, t,
+            begin + n * slice / slices, begin + n * (slice + 1) / slices);
     }
-    many_spread(shared + warp_of_thread() * 32 * 32, sums, (t.count + 7) / 8);
     __syncthreads();
     for (int k = int(threadIdx.x); k < n_rows * t.count; k += int(blockDim.x)) {
         const int r = k % n_rows, i = k / n_rows;
         float sum = 0.0f;
         for (int s = 0; s < slices; s++)
-            sum += shared[((r / 32 * slices + s) * 32 + i) * 32 + r % 32];
+            sum += shared[(r / 32 * slices + s) * WARP_SUMS + i * ROW_PITCH +
+                          r % 32];
         product_store(p, product_item(p, t, i), first_row + r,
             sum * reader.scale(p, t.mat, first_row + r));
     }
     product_merge(p, t, first_row, n_rows,
-        reinterpret_cast<uint32_t *>(shared + MANY_WARPS * 32 * 32));
+        reinterpret_cast<uint32_t *>(shared + MANY_WARPS * WARP_SUMS));
 }
 
 #define MANY_KERNEL(name, format)                                              \
