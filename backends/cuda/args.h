@@ -144,6 +144,12 @@ typedef struct qcuda_product_args {
     float alpha;
 } qcuda_product_args;
 
+/* The paper's matvec (kernels/paper.cu), for comparison. */
+typedef struct qcuda_paper_args {
+    qcuda_product_args p;
+    const uint32_t *table; /* [65536, 2]: docs/format.md, "Decode table" */
+} qcuda_paper_args;
+
 typedef struct qcuda_combine_args {
     float *dst;
     const float *residual; /* or NULL */
@@ -175,7 +181,8 @@ typedef struct qcuda_combine_args {
     X(product_many_bf16)                                                       \
     X(product_many_q2)                                                         \
     X(product_many_pvq)                                                        \
-    X(product_many_pvq8)
+    X(product_many_pvq8)                                                       \
+    X(paper_matvec)
 
 #ifdef __cplusplus
 extern "C" {

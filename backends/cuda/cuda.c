@@ -103,6 +103,7 @@ static void device_close(qmi_device *device)
     for (int i = 0; i < QCUDA_N_SCRATCH; i++)
         qcuda_release(device, &device->scratch[i]);
     qcuda_release(device, &device->generic_dict);
+    qcuda_release(device, &device->paper_table);
     qdrv_close(device->driver);
     qmi_free(device);
 }

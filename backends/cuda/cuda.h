@@ -35,6 +35,7 @@ struct qmi_device {
     uint64_t allocated; /* of them */
     qmi_buffer scratch[QCUDA_N_SCRATCH];
     qmi_buffer generic_dict;
+    qmi_buffer paper_table; /* of the generic dictionary */
 };
 
 /* "CUDA device 'name': what: text" as E_DEVICE. */

@@ -142,6 +142,23 @@ uint64_t qcuda_packed_bytes(const qcuda_product_args *args, int64_t n_slots)
     return (uint64_t)n_slots * (uint64_t)args->n_steps * 3 * 32 * 8;
 }
 
+qcuda_grid qcuda_paper_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
+{
+    const int64_t rows = ceil_div(args->w.n_rows, device->n_multiprocessors);
+    const int64_t warps = rows < 32 ? rows : 32;
+    args->block_rows = (int32_t)rows;
+    return (qcuda_grid){
+        .x = (uint32_t)ceil_div(args->w.n_rows, rows),
+        .y = (uint32_t)n_tiles,
+        .z = 1,
+        .threads = (uint32_t)warps * 32,
+        /* Inputs and 28 zeros, three levels per lane of each warp. */
+        .shared_bytes =
+            ((uint32_t)args->w.n_cols + 28 + (uint32_t)warps * 3 * 32) * 4,
+    };
+}
+
 uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid)
 {
     if (grid.z == 1)

@@ -25,6 +25,10 @@ qcuda_grid qcuda_many_grid(
 qcuda_grid qcuda_pack_grid(qcuda_product_args *args, int64_t n_tiles);
 /* Bytes of the packed activations of a row of n_slots * 8 items. */
 uint64_t qcuda_packed_bytes(const qcuda_product_args *args, int64_t n_slots);
+/* About one block per multiprocessor, as the paper has it; sets block_rows.
+ * shared_bytes may exceed what the device has. */
+qcuda_grid qcuda_paper_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device);
 /* Bytes of the split sums the grid needs; 0 when it does not split. */
 uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid);
 

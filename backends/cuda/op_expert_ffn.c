@@ -133,7 +133,7 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
 
 const qmi_variant *qcuda_variants_expert_ffn(size_t *n)
 {
-    static const qmi_variant variant = {"simt", supports, run};
+    static const qmi_variant variant = {"cuda", supports, run};
     *n = 1;
     return &variant;
 }
