@@ -134,7 +134,7 @@ tokens() # MODEL BACKEND
         --max-new-tokens 48 \
         -p "And God <extra_id_0> the earth, and <extra_id_1> were" \
         -p "Blessed <extra_id_0> the meek: for <extra_id_1> inherit" |
-        tr -d ' \n' | grep -o '"ids":\[[-0-9,]*\]'
+        tr -d ' \t\n' | grep -o '"ids":\[[-0-9,]*\]'
 }
 
 same_tokens()

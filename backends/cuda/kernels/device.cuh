@@ -19,7 +19,7 @@
         #name, (const void *)qcuda_code_##name, sizeof(type), threads};        \
     extern "C" __global__ void __launch_bounds__(threads, blocks)              \
         qcuda_code_##name(const __grid_constant__ type p)
-extern __shared__ __align__(16) unsigned char qcuda_shared_memory[];
+extern __shared__ __align__(256) unsigned char qcuda_shared_memory[];
 #define QCUDA_SHARED(type, name)                                               \
     type *const name = reinterpret_cast<type *>(qcuda_shared_memory)
 #define DEVICE static __device__ __forceinline__
@@ -82,6 +82,45 @@ DEVICE float f16_value(uint16_t h)
         __uint_as_float(magnitude << 13) * __uint_as_float(0x77800000);
     return __uint_as_float(sign | __float_as_uint(value));
 }
+
+/* A window of 256 bytes (or its second half) of shared memory, addressed by
+ * bytes that lie packed in a word: one instruction makes an address. */
+#ifdef __CUDACC__
+typedef uint32_t shared_window;
+DEVICE shared_window window_of(const float *x)
+{
+    return uint32_t(__cvta_generic_to_shared(x));
+}
+/* Four offsets ready for window_pick. */
+DEVICE uint32_t window_offsets(shared_window window, uint32_t offsets)
+{
+    return offsets + (window & 0x80u) * 0x01010101u;
+}
+/* The float at the offset in byte `i`. */
+DEVICE float window_pick(shared_window window, uint32_t offsets, int i)
+{
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];"
+                 : "=f"(x)
+                 : "r"(__byte_perm(offsets, window, 0x7650u | unsigned(i)))
+                 : "memory");
+    return x;
+}
+#else
+typedef const float *shared_window;
+DEVICE shared_window window_of(const float *x)
+{
+    return x;
+}
+DEVICE uint32_t window_offsets(shared_window, uint32_t offsets)
+{
+    return offsets;
+}
+DEVICE float window_pick(shared_window window, uint32_t offsets, int i)
+{
+    return window[(offsets >> 8 * i & 0xff) / 4];
+}
+#endif
 
 /* Sum over a warp in every lane, always in the same order. */
 DEVICE float warp_sum(float x)

@@ -9,31 +9,64 @@
 #include "pvq.cuh"
 #include "rotation.cuh"
 
+/* What the four blocks of a group select, without signs. */
+struct pvq_places {
+    uint32_t first, second; /* a position in each byte */
+    uint32_t equal;         /* bit 4 of a byte: signs of the pair are equal */
+};
+
+DEVICE pvq_places pvq_find(uint32_t positions)
+{
+    pvq_places out;
+    out.first = positions & 0x0f0f0f0fu;
+    out.second = positions >> 4 & 0x0f0f0f0fu;
+    out.equal = (out.second | 0x10101010u) - out.first;
+    return out;
+}
+
+/* Sign bits of block `i`: of the second pulse against the first, of both. */
+DEVICE uint32_t pvq_flip(const pvq_places &at, int i)
+{
+    return ~at.equal << (27 - 8 * i) & 0x80000000u;
+}
+
+DEVICE uint32_t pvq_sign(uint32_t signs, int i)
+{
+    return signs << (31 - i) & 0x80000000u;
+}
+
 /* sums[t] += the group's pulses times inputs x [4 * N, T]. */
 template <int N, int T>
 DEVICE void pvq_add_group(
     float sums[T], const float *x, uint32_t positions, uint32_t signs)
 {
-    const uint32_t first = positions & 0x0f0f0f0fu;
-    const uint32_t second = positions >> 4 & 0x0f0f0f0fu;
-    /* Bit 4 of a byte: the pair is in ascending order, signs are equal. */
-    const uint32_t equal = (second | 0x10101010u) - first;
+    const pvq_places at = pvq_find(positions);
+    if (T == 1) {
+        /* Bytes: the place of each block among the group's and in it. */
+        const uint32_t blocks = N == 16 ? 0xc0804000u : 0x60402000u;
+        const shared_window window = window_of(x);
+        const uint32_t first = window_offsets(window, at.first << 2 | blocks);
+        const uint32_t second = window_offsets(window, at.second << 2 | blocks);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float a = window_pick(window, first, i);
+            const float b = window_pick(window, second, i);
+            sums[0] +=
+                flipped(a + flipped(b, pvq_flip(at, i)), pvq_sign(signs, i));
+        }
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const float *xa = x + (i * N + int(first >> 8 * i & 15)) * T;
-        const float *xb = x + (i * N + int(second >> 8 * i & 15)) * T;
-        const uint32_t flip = ~equal << (27 - 8 * i) & 0x80000000u;
-        const uint32_t sign = signs << (31 - i) & 0x80000000u;
-        if (T == 1) {
-            sums[0] += flipped(xa[0] + flipped(xb[0], flip), sign);
-        } else {
-            const float4 a = *reinterpret_cast<const float4 *>(xa);
-            const float4 b = *reinterpret_cast<const float4 *>(xb);
-            sums[0] += flipped(a.x + flipped(b.x, flip), sign);
-            sums[1 % T] += flipped(a.y + flipped(b.y, flip), sign);
-            sums[2 % T] += flipped(a.z + flipped(b.z, flip), sign);
-            sums[3 % T] += flipped(a.w + flipped(b.w, flip), sign);
-        }
+        const uint32_t flip = pvq_flip(at, i), sign = pvq_sign(signs, i);
+        const float4 a = *reinterpret_cast<const float4 *>(
+            x + (i * N + int(at.first >> 8 * i & 15)) * T);
+        const float4 b = *reinterpret_cast<const float4 *>(
+            x + (i * N + int(at.second >> 8 * i & 15)) * T);
+        sums[0] += flipped(a.x + flipped(b.x, flip), sign);
+        sums[1 % T] += flipped(a.y + flipped(b.y, flip), sign);
+        sums[2 % T] += flipped(a.z + flipped(b.z, flip), sign);
+        sums[3 % T] += flipped(a.w + flipped(b.w, flip), sign);
     }
 }
 
