@@ -163,18 +163,14 @@ step eval-mini-pvq loss mini-pvq
 # ---- speed ----
 
 if ! $quick; then
-    json_step bench-linear "$check" --backend "$backend" --op linear --bench \
-        --case /t1/ --json
-    json_step bench-expert-ffn "$check" --backend "$backend" --op expert-ffn \
-        --bench --json
-    if "$qmoe" bench --help >/dev/null 2>&1; then
-        for model in switch-mini mini-ternary-dict mini-pvq; do
-            json_step "bench-$model" "$qmoe" bench "$here/models/$model" \
-                --backend "$backend" --json
-        done
-    else
-        record bench-models skipped 0 "this qmoe has no bench command"
-    fi
+    # The paper's shapes, weights cold; --all-variants holds its kernel too.
+    json_step bench-kernels "$qmoe" bench kernels --backend "$backend" \
+        --format pvq,pvq8,ternary-dict,bf16 --batch 1,8,32,128 --cache cold \
+        --all-variants --json
+    for model in "$here/models/mini-pvq" synth:base-128 synth:large-128; do
+        json_step "bench-$(basename "$model" | tr : -)" "$qmoe" bench model \
+            "$model" --backend "$backend" --json
+    done
 fi
 
 finish
