@@ -106,6 +106,9 @@ static qmoe_status fetch_generated(const qmoe_model *m, qmi_error *err)
     return QMOE_OK;
 }
 
+/* Progress is reported about this often: small models load unnoticed. */
+enum { LOAD_STEP_BYTES = 4 << 20 };
+
 static qmoe_status bind_weights(
     qmoe_session *s, bool with_experts, qmi_error *err)
 {
@@ -117,7 +120,7 @@ static qmoe_status bind_weights(
         return QMOE_E_NOMEM;
     QMI_TRY(s->backend->weights_plan(
         s->device, m->weights, m->n_weights, with_experts, err));
-    uint64_t done = 0, total = 0;
+    uint64_t done = 0, total = 0, reported = 0;
     for (size_t i = 0; i < m->n_weights; i++)
         if (with_experts || !m->weights[i].is_expert)
             total += qmi_weight_bytes(&m->weights[i]);
@@ -125,7 +128,10 @@ static qmoe_status bind_weights(
         const qmi_weight *w = &m->weights[s->n_bound];
         if (w->is_expert && !with_experts)
             continue;
-        QMI_TRY(qmi_progress(m->context, "load", w->name, done, total));
+        if (done - reported >= LOAD_STEP_BYTES) {
+            QMI_TRY(qmi_progress(m->context, "load", w->name, done, total));
+            reported = done;
+        }
         QMI_TRY(
             s->backend->weight_bind(&s->bound[s->n_bound], s->device, w, err));
         done += qmi_weight_bytes(w);
