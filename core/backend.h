@@ -105,8 +105,8 @@ qmoe_status qmi_host_buffer_write(qmi_device *device, qmi_view dst,
     const void *src, uint64_t n_bytes, qmi_error *err);
 qmoe_status qmi_host_buffer_read(qmi_device *device, void *dst, qmi_view src,
     uint64_t n_bytes, qmi_error *err);
-qmoe_status qmi_host_weights_plan(
-    qmi_device *device, const qmi_weight *weights, size_t n, qmi_error *err);
+qmoe_status qmi_host_weights_plan(qmi_device *device, const qmi_weight *weights,
+    size_t n, bool with_experts, qmi_error *err);
 qmoe_status qmi_host_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err);
 void qmi_host_weight_unbind(qmi_device *device, qmi_bound_weight *weight);

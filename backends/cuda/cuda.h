@@ -66,8 +66,8 @@ typedef struct qcuda_weight {
 } qcuda_weight;
 
 /* Of all a model's weights: do they fit? */
-qmoe_status qcuda_weights_plan(
-    qmi_device *device, const qmi_weight *weights, size_t n, qmi_error *err);
+qmoe_status qcuda_weights_plan(qmi_device *device, const qmi_weight *weights,
+    size_t n, bool with_experts, qmi_error *err);
 qmoe_status qcuda_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err);
 void qcuda_weight_unbind(qmi_device *device, qmi_bound_weight *weight);

@@ -86,8 +86,7 @@ static trace decode(
     return t;
 }
 
-static void compare_model(
-    qmoe_context *context, const char *backend, const char *path)
+void compare_model(qmoe_context *context, const char *backend, const char *path)
 {
     qmoe_model *model = NULL;
     if (qmoe_model_open(&model, context, path) != QMOE_OK)

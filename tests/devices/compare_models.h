@@ -12,6 +12,9 @@
 /* Is the backend's device 0 there?  Else `reason` says why not. */
 bool find_device(
     qmoe_context *context, const char *backend, char *reason, size_t capacity);
+/* One model directory. */
+void compare_model(
+    qmoe_context *context, const char *backend, const char *path);
 /* The golden models and switch-mini as they are. */
 void compare_uncompressed(qmoe_context *context, const char *backend);
 /* switch-mini in every compressed format. */

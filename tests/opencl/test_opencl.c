@@ -9,12 +9,14 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "compare_models.h"
+#include "qmoe/quant.h"
 
 enum { SKIPPED = 77 };
 
@@ -97,9 +99,9 @@ static void test_streamed(void **state)
         "style=gpu,local=32K,group=128,alloc=64M,memory=6800K"};
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
         setenv("QMOE_OPENCL_LIMITS", limits[i], 1);
-        compare_model(mini);
-        compare_model(QMOE_TEST_DIR "/opencl-ternary-dict");
-        compare_model(QMOE_TEST_DIR "/opencl-pvq");
+        compare_model(context, "opencl", mini);
+        compare_model(context, "opencl", QMOE_TEST_DIR "/opencl-ternary-dict");
+        compare_model(context, "opencl", QMOE_TEST_DIR "/opencl-pvq");
         unsetenv("QMOE_OPENCL_LIMITS");
     }
 }
@@ -320,7 +322,7 @@ static void test_compress(void **state)
                      reports[1].mean_output_error) <= 1e-3);
     assert_int_equal(reports[0].n_experts_without_tokens,
         reports[1].n_experts_without_tokens);
-    compare_model(QMOE_TEST_DIR "/opencl-gptq");
+    compare_model(context, "opencl", QMOE_TEST_DIR "/opencl-gptq");
 }
 
 int main(void)
