@@ -38,7 +38,7 @@ typedef struct cli_verb {
 
 extern const cli_verb cli_verb_compress, cli_verb_generate, cli_verb_eval,
     cli_verb_inspect, cli_verb_verify, cli_verb_devices, cli_verb_bench,
-    cli_verb_selftest;
+    cli_verb_selftest, cli_verb_plan;
 
 /* ---- cli.c: errors and the library's objects --------------------------- */
 
@@ -138,6 +138,9 @@ enum { CLI_MAX_THREADS = 1024 };
 bool cli_parse(cli_exit *code, const char **argument, const char *what,
     const cli_verb *verb, int argc, char **argv, const cli_option *options,
     size_t n_options);
+/* "512", "64K", "4G", "1.5G": binary units; reports a bad one by the option. */
+cli_exit cli_parse_size(
+    uint64_t *n_bytes, const char *option, const char *text);
 /* The candidate a mistyped word was meant to be, or NULL. */
 const char *cli_closest(
     const char *word, const char *const *candidates, size_t n);

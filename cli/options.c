@@ -90,9 +90,7 @@ static cli_exit fail_range(const cli_option *option, const char *text)
         option->low, option->high);
 }
 
-/* "512", "64K", "4G", "1.5G": binary units. */
-static cli_exit parse_size(
-    uint64_t *n_bytes, const char *option, const char *text)
+cli_exit cli_parse_size(uint64_t *n_bytes, const char *option, const char *text)
 {
     static const char units[] = "KMGT";
     char *end;
@@ -131,7 +129,7 @@ static cli_exit store(const cli_option *option, const char *text)
         *(float *)option->value = real;
         return CLI_OK;
     case CLI_SIZE:
-        return parse_size(option->value, option->name, text);
+        return cli_parse_size(option->value, option->name, text);
     case CLI_TEXT:
         *(const char **)option->value = text;
         return CLI_OK;

@@ -367,7 +367,8 @@ static qmoe_status build(qmoe_model *model, qmi_error *err)
 {
     builder b = {.model = model, .err = err};
     const qmi_config *c = &model->config;
-    qmi_switch_settle(model);
+    if (model->checkpoint != NULL)
+        qmi_switch_settle(model);
     const char *name = "shared.weight";
     if (qmi_checkpoint_find(model->checkpoint, name) == NULL &&
         qmi_checkpoint_find(model->checkpoint, "encoder.embed_tokens.weight") !=

@@ -360,6 +360,8 @@ const qmi_tensor_file *qmi_checkpoint_file(
 const qmi_tensor *qmi_checkpoint_find(
     const qmi_checkpoint *checkpoint, const char *name)
 {
+    if (checkpoint == NULL)
+        return NULL;
     const qmi_tensor wanted = {.name = name}, *key = &wanted;
     const qmi_tensor **found = bsearch(&key, checkpoint->by_name,
         checkpoint->n_tensors, sizeof *checkpoint->by_name, compare_tensors);

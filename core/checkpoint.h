@@ -29,7 +29,7 @@ size_t qmi_checkpoint_file_count(const qmi_checkpoint *checkpoint);
 const qmi_tensor_file *qmi_checkpoint_file(
     const qmi_checkpoint *checkpoint, size_t index);
 
-/* NULL when there is none.  O(log n). */
+/* NULL when there is none (or no checkpoint).  O(log n). */
 const qmi_tensor *qmi_checkpoint_find(
     const qmi_checkpoint *checkpoint, const char *name);
 /* Like find; absent is E_FORMAT "<directory>: tensor '<name>' is missing". */

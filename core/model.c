@@ -61,10 +61,9 @@ static qmoe_status read_quantization(qmoe_model *model, qmi_error *err)
     return QMOE_OK;
 }
 
-static qmoe_status find_architecture(qmoe_model *model, qmi_error *err)
+static qmoe_status find_architecture(
+    qmoe_model *model, const cJSON *json, const char *file, qmi_error *err)
 {
-    const char *file = qmi_checkpoint_config_path(model->checkpoint);
-    const cJSON *json = qmi_checkpoint_config(model->checkpoint);
     const char *type = NULL;
     QMI_TRY(qmi_json_string(&type, json, "model_type", NULL, file, err));
     if (type == NULL)
@@ -83,29 +82,75 @@ static qmoe_status fill(
     qmoe_model *model, const char *directory, qmi_error *err)
 {
     QMI_TRY(qmi_checkpoint_open(&model->checkpoint, directory, err));
-    QMI_TRY(find_architecture(model, err));
+    QMI_TRY(find_architecture(model, qmi_checkpoint_config(model->checkpoint),
+        qmi_checkpoint_config_path(model->checkpoint), err));
     QMI_TRY(read_quantization(model, err));
     QMI_TRY(open_tokenizer(model, err));
     return model->arch->build(model, err);
+}
+
+static qmoe_model *new_model(qmoe_context *context)
+{
+    qmoe_model *model =
+        qmi_calloc(1, sizeof *model, "a model", &context->error);
+    if (model != NULL) {
+        model->context = context;
+        model->expert_format = "";
+    }
+    return model;
+}
+
+static qmoe_status hand_over(
+    qmoe_model **out, qmoe_model *model, qmoe_status status)
+{
+    if (status == QMOE_OK)
+        *out = model;
+    else
+        qmoe_model_close(model);
+    return status;
 }
 
 qmoe_status qmoe_model_open(
     qmoe_model **out, qmoe_context *context, const char *directory)
 {
     *out = NULL;
-    qmi_error *err = &context->error;
-    qmoe_model *model = qmi_calloc(1, sizeof *model, "a model", err);
+    qmoe_model *model = new_model(context);
     if (model == NULL)
         return QMOE_E_NOMEM;
-    model->context = context;
-    model->expert_format = "";
-    qmoe_status status = fill(model, directory, err);
-    if (status != QMOE_OK) {
-        qmoe_model_close(model);
-        return status;
-    }
-    *out = model;
-    return QMOE_OK;
+    return hand_over(out, model, fill(model, directory, &context->error));
+}
+
+/* The dtype that weights have unless the config names one we compute with. */
+static const qmi_format *sketch_format(const cJSON *config)
+{
+    const char *name = cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(config, "torch_dtype"));
+    if (name != NULL && strcmp(name, "float32") == 0)
+        return qmi_format_dense(QMI_F32);
+    if (name != NULL && strcmp(name, "float16") == 0)
+        return qmi_format_dense(QMI_F16);
+    return qmi_format_dense(QMI_BF16);
+}
+
+static qmoe_status fill_sketch(
+    qmoe_model *model, const cJSON *config, const char *file, qmi_error *err)
+{
+    if (!cJSON_IsObject(config))
+        return qmi_fail(err, QMOE_E_FORMAT, "%s: not a JSON object", file);
+    model->sketch_format = sketch_format(config);
+    QMI_TRY(find_architecture(model, config, file, err));
+    return model->arch->build(model, err);
+}
+
+qmoe_status qmi_model_sketch(qmoe_model **out, qmoe_context *context,
+    const cJSON *config, const char *file)
+{
+    *out = NULL;
+    qmoe_model *model = new_model(context);
+    if (model == NULL)
+        return QMOE_E_NOMEM;
+    return hand_over(
+        out, model, fill_sketch(model, config, file, &context->error));
 }
 
 void qmoe_model_close(qmoe_model *model)

@@ -64,7 +64,8 @@ enum { QMI_MAX_DICTIONARIES = 8 };
 
 struct qmoe_model {
     qmoe_context *context;
-    qmi_checkpoint *checkpoint;
+    qmi_checkpoint *checkpoint; /* NULL: a sketch */
+    const qmi_format *sketch_format;
     qmi_tokenizer *tokenizer; /* NULL when there is no spiece.model */
     const qmi_arch *arch;
     qmi_config config;
@@ -82,6 +83,12 @@ struct qmoe_model {
     qmi_steps cross;                      /* encoder output -> cross caches */
     qmi_steps decoder;                    /* ids -> LOGITS */
 };
+
+/* A model known by its config.json alone (`file` names it in errors): weights
+ * have names, shapes and the dtype the config says (bf16 when it says none),
+ * but no data.  It can be asked about, not run. */
+qmoe_status qmi_model_sketch(qmoe_model **out, qmoe_context *context,
+    const cJSON *config, const char *file);
 
 /* Adds the matrix `name` [n_rows, n_cols] (n_rows 1 and a rank-1 tensor for a
  * vector).  *index is its place in model->weights. */

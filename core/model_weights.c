@@ -32,6 +32,18 @@ static qmoe_status new_weight(qmoe_model *model, qmi_weight **out,
     return QMOE_OK;
 }
 
+/* A weight of a sketch: what it would take, but no data.  Dimensions are below
+ * 2^24 each (arch_*.c), so that bytes fit 64 bits. */
+static void sketch_weight(const qmoe_model *model, qmi_weight *w,
+    int64_t n_mats, int64_t n_rows, int64_t n_cols)
+{
+    w->format = model->sketch_format;
+    w->n_mats = n_mats;
+    w->n_rows = n_rows;
+    w->n_cols = n_cols;
+    w->parts[0].n_bytes = qmi_stack_size(w->format, n_mats, n_rows, n_cols, 0);
+}
+
 /* "[2, 3]" */
 static const char *shape_text(
     char *text, size_t capacity, const int64_t *shape, int rank)
@@ -87,6 +99,11 @@ qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
 {
     const qmi_tensor *t = NULL;
     qmi_weight *w = NULL;
+    if (model->checkpoint == NULL) {
+        QMI_TRY(new_weight(model, &w, index, name, err));
+        sketch_weight(model, w, 1, n_rows, n_cols);
+        return QMOE_OK;
+    }
     QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
     QMI_TRY(check_matrix(model, t, n_rows, n_cols, err));
     QMI_TRY(new_weight(model, &w, index, name, err));
@@ -285,7 +302,9 @@ qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
     w->n_mats = model->config.n_experts;
     w->n_rows = n_rows;
     w->n_cols = n_cols;
-    if (model->quantization != NULL)
+    if (model->checkpoint == NULL)
+        sketch_weight(model, w, w->n_mats, n_rows, n_cols);
+    else if (model->quantization != NULL)
         QMI_TRY(add_compressed(model, w, err));
     else
         QMI_TRY(add_scattered(model, w, prefix, kind, err));

@@ -5,7 +5,9 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 
+#include "alloc.h"
 #include "pvq.h"
 #include "q2.h"
 #include "ternary_dict.h"
@@ -67,6 +69,28 @@ const qmi_format *qmi_format_dense(qmi_dtype dtype)
         if (formats[i]->dense && formats[i]->dtype == dtype)
             return formats[i];
     return NULL;
+}
+
+uint64_t qmi_stack_size(const qmi_format *format, int64_t n_mats,
+    int64_t n_rows, int64_t n_cols, double variable_bits)
+{
+    double weights = (double)n_mats * (double)n_rows * (double)n_cols;
+    uint64_t total = 0;
+    for (int i = 0; i < format->n_parts; i++) {
+        int64_t shape[3];
+        int rank = format->parts[i].shape(shape, n_mats, n_rows, n_cols);
+        uint64_t n = qmi_dtype_bits(format->parts[i].dtype) / 8;
+        bool fits = true;
+        if (format->variable && i == format->variable_part) {
+            n = (uint64_t)fmin(weights * variable_bits / 8, 0x1p63);
+        } else {
+            for (int j = 0; j < rank; j++)
+                fits = fits && qmi_mul_u64(n, (uint64_t)shape[j], &n);
+        }
+        if (!fits || !qmi_add_u64(total, n, &total))
+            return UINT64_MAX;
+    }
+    return total;
 }
 
 const void *qmi_weight_dense(const qmi_weight *w, int64_t mat)

@@ -85,6 +85,12 @@ const qmi_format *qmi_format_dense(qmi_dtype dtype);
 /* Table order; NULL past the end. */
 const qmi_format *qmi_format_at(size_t index);
 
+/* Bytes that a stack of these dimensions takes in a format, saturating at
+ * UINT64_MAX; exact but for the variable part of variable formats, which counts
+ * `variable_bits` per weight. */
+uint64_t qmi_stack_size(const qmi_format *format, int64_t n_mats,
+    int64_t n_rows, int64_t n_cols, double variable_bits);
+
 /* Pointer to dense matrix `mat`: n_rows * n_cols elements, any alignment. */
 const void *qmi_weight_dense(const qmi_weight *w, int64_t mat);
 

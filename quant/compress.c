@@ -295,11 +295,12 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
     QMI_TRY(open_output(job, output));
     QMI_TRY(start_pass(job));
     QMI_TRY(qmi_job_choose_formats(job));
-    QMI_TRY(qmi_manifest_create(
-        &job->manifest, job->model, &job->recipe, job->err));
+    const qmi_manifest_source from = qmi_manifest_source_of(job->model);
+    QMI_TRY(qmi_manifest_create(&job->manifest, &from, &job->recipe, job->err));
     QMI_TRY(qmi_job_copy_tensors(job));
     QMI_TRY(qmi_job_compress_blocks(job));
-    QMI_TRY(qmi_job_copy_files(job));
+    QMI_TRY(qmi_copy_side_files(
+        &job->output, job->model->checkpoint, NULL, job->err));
     QMI_TRY(qmi_job_write_report(job));
     QMI_TRY(qmi_manifest_write(job->manifest, &job->output, job->err));
     return qmi_output_commit(&job->output, QMI_JOURNAL_NAME, job->err);

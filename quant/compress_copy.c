@@ -107,30 +107,3 @@ qmoe_status qmi_job_copy_tensors(qmi_job *job)
     qmi_st_writer_destroy(writer);
     return status;
 }
-
-qmoe_status qmi_job_copy_files(qmi_job *job)
-{
-    static const char *const names[] = {"spiece.model", "tokenizer.json",
-        "tokenizer_config.json", "special_tokens_map.json",
-        "generation_config.json"};
-    enum { MAX_BYTES = 256 << 20 };
-    const qmi_checkpoint *source = job->model->checkpoint;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char *text = NULL;
-        size_t n_bytes = 0;
-        char *path = qmi_checkpoint_beside(source, names[i], job->err);
-        if (path == NULL)
-            return QMOE_E_NOMEM;
-        qmoe_status status =
-            qmi_read_file(&text, &n_bytes, path, MAX_BYTES, job->err);
-        qmi_free(path);
-        if (status == QMOE_E_NOT_FOUND)
-            continue;
-        if (status == QMOE_OK)
-            status = qmi_output_write(
-                &job->output, names[i], text, n_bytes, job->err);
-        qmi_free(text);
-        QMI_TRY(status);
-    }
-    return QMOE_OK;
-}

@@ -17,6 +17,7 @@
 #include "manifest.h"
 #include "output_directory.h"
 #include "place.h"
+#include "side_files.h"
 #include "stack_writer.h"
 
 typedef struct qmi_job {
@@ -53,13 +54,19 @@ void qmi_job_plan_sizes(qmi_job *job);
 /* Fills the rest of the plan part of the report, chooses the number of workers, and checks
  * memory and disk. */
 qmoe_status qmi_job_plan(qmi_job *job, const char *output);
+/* Multiply-adds of a compression with `tokens` of calibration per stack: second
+ * moments in double count twice, a sweep costs rows * cols^2, a factorisation
+ * cols^3.  `trials`: share of the experts whose errors are measured first, with
+ * both formats; such a measurement takes all tokens through the model once
+ * more.  0 without a bit budget. */
+double qmi_compression_work(const qmi_config *config, double expert_weights,
+    double dense_weights, const double tokens[QMI_N_STACKS],
+    const qmi_recipe *recipe, double trials);
 /* Identifies the job for --resume. */
 uint64_t qmi_job_fingerprint(const qmi_job *job);
 
 /* The first shard: every tensor that is not an expert's. */
 qmoe_status qmi_job_copy_tensors(qmi_job *job);
-/* Tokenizer and other small files of the source. */
-qmoe_status qmi_job_copy_files(qmi_job *job);
 /* "model-0000k-of-0000n.safetensors" of the next shard. */
 void qmi_job_next_file(qmi_job *job, char name[64]);
 

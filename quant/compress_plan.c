@@ -2,45 +2,23 @@
  * What a job will take, and whether this machine can do it. */
 #include "compress_job.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/statvfs.h>
-#include <time.h>
 
-#include <cblas.h>
-
-#include "alloc.h"
 #include "hash.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "machine.h"
 
 /* ---- sizes ---- */
 
-/* Bytes of one stack in the target format; exact for fixed formats.  The
- * dictionary's rate at the paper's sparsity is about 0.75 bit per weight and
- * up to 1 on narrow or less sparse matrices: 1 is assumed. */
+/* Bits of codewords per weight that are assumed before the work: the
+ * dictionary's rate at the paper's sparsity is about 0.75, and up to 1 on narrow
+ * or less sparse matrices. */
+static const double assumed_bits = 1;
+
 uint64_t qmi_job_stack_bytes(const qmi_format *format, const qmi_weight *w)
 {
-    uint64_t total = 0;
-    for (int i = 0; i < format->n_parts; i++) {
-        int64_t shape[3];
-        int rank =
-            format->parts[i].shape(shape, w->n_mats, w->n_rows, w->n_cols);
-        uint64_t n = qmi_dtype_bits(format->parts[i].dtype);
-        if (format->variable && i == format->variable_part)
-            n = (uint64_t)w->n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
-        else
-            for (int j = 0; j < rank; j++)
-                n *= (uint64_t)shape[j];
-        total += n / 8;
-    }
-    return total;
+    return qmi_stack_size(
+        format, w->n_mats, w->n_rows, w->n_cols, assumed_bits);
 }
 
 /* Of all tensors: more than the files have where names share data. */
@@ -116,28 +94,13 @@ static uint64_t fixed_bytes(const qmi_job *job)
     return bytes;
 }
 
-/* MemAvailable of /proc/meminfo; 0 when unknown. */
-static uint64_t available_memory(void)
-{
-    unsigned long long kib = 0;
-    char line[128];
-    FILE *file = fopen("/proc/meminfo", "r");
-    if (file == NULL)
-        return 0;
-    while (fgets(line, sizeof line, file) != NULL)
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    fclose(file);
-    return kib * 1024;
-}
-
 /* As many experts at once as there are threads and memory for. */
 static qmoe_status plan_memory(qmi_job *job)
 {
     uint64_t fixed = fixed_bytes(job);
     uint64_t each = qmi_expert_pass_worker_bytes(job->model, job->calibrated);
     uint64_t limit = job->options.memory_limit != 0 ? job->options.memory_limit
-                                                    : available_memory();
+                                                    : qmi_available_memory();
     int n = job->context->n_threads;
     if (n > job->options.group_size)
         n = job->options.group_size;
@@ -159,26 +122,10 @@ static qmoe_status plan_memory(qmi_job *job)
 
 /* ---- disk ---- */
 
-/* Free bytes where `path` is or will be; 0 when unknown. */
-static uint64_t free_disk(const char *path)
-{
-    char parent[4096];
-    struct statvfs vfs;
-    snprintf(parent, sizeof parent, "%s", path);
-    char *slash = strrchr(parent, '/');
-    if (slash == NULL)
-        snprintf(parent, sizeof parent, ".");
-    else
-        slash[slash == parent] = '\0';
-    if (statvfs(parent, &vfs) != 0)
-        return 0;
-    return (uint64_t)vfs.f_bavail * vfs.f_frsize;
-}
-
 static qmoe_status plan_disk(qmi_job *job, const char *output)
 {
     qmoe_compress_report *r = job->report;
-    uint64_t space = free_disk(output);
+    uint64_t space = qmi_free_disk(output);
     r->planned_disk_bytes = r->planned_output_bytes;
     if (job->options.work_dir != NULL)
         r->planned_disk_bytes += state_bytes(job);
@@ -193,48 +140,45 @@ static qmoe_status plan_disk(qmi_job *job, const char *output)
 
 /* ---- time ---- */
 
-/* Multiply-adds per second of one thread, from a short product. */
-static double measured_rate(void)
+double qmi_compression_work(const qmi_config *c, double expert_weights,
+    double dense_weights, const double tokens[QMI_N_STACKS],
+    const qmi_recipe *recipe, double trials)
 {
-    enum { N = 384, ROUNDS = 4 };
-    float *a = qmi_calloc(3 * N * N, sizeof *a, "a measurement", NULL);
-    if (a == NULL)
-        return 1e10;
-    for (int i = 0; i < 2 * N * N; i++)
-        a[i] = (float)(i % 7) * 0.125f;
-    double best = INFINITY;
-    for (int i = 0; i < ROUNDS; i++) {
-        double begin = now();
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1, a, N,
-            a + N * N, N, 0, a + 2 * N * N, N);
-        best = fmin(best, now() - begin);
+    const double d = (double)c->d_model, f = (double)c->d_ff;
+    const qmi_quantiser *q = recipe->quantiser;
+    const bool has_passes =
+        recipe->quant.fit_levels || strcmp(q->format, "ternary-dict") != 0;
+    const double passes = has_passes ? recipe->quant.passes : 0;
+    double forward = 0, moments = 0;
+    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+        double n_sparse = 0;
+        for (int64_t block = 0; block < c->n_blocks[stack]; block++)
+            n_sparse += qmi_config_is_sparse(c, stack, block);
+        forward += tokens[stack] *
+                   (dense_weights / QMI_N_STACKS + n_sparse * 4 * d * f);
+        moments += tokens[stack] * n_sparse * (d * d + f * f);
     }
-    qmi_free(a);
-    return (double)N * N * N / best;
+    double work = forward * (trials > 0 ? 2 : 1) + moments * (1 + trials) +
+                  32 * expert_weights;
+    if (!q->needs_hessian)
+        return work;
+    const double n_experts =
+        (double)qmi_config_sparse_count(c) * (double)c->n_experts;
+    return work + n_experts * (1 + QMI_N_SIZES * trials) *
+                      (f * d * d + d * f * f + 2 * (d * d * d + f * f * f)) *
+                      (1 + q->pass_time * passes);
 }
 
-/* Multiply-adds: second moments in double count twice, a sweep costs
- * rows * cols^2, a factorisation cols^3.  Trials of formats are another sweep
- * over the tokens, with some experts quantised twice. */
 static double total_work(const qmi_job *job)
 {
-    const qmi_config *c = &job->model->config;
     const qmoe_compress_report *r = job->report;
-    double d = (double)c->d_model, f = (double)c->d_ff;
-    double tokens = (double)r->n_encoder_tokens + (double)r->n_decoder_tokens;
-    double sparse = (double)r->n_experts / (double)c->n_experts;
-    double dense = (double)r->total_weights - (double)r->expert_weights;
-    double trials = (double)qmi_job_n_trials(job) / (double)c->n_experts;
-    double moments = tokens * sparse * (d * d + f * f);
-    double work = tokens * dense + tokens * sparse * 4 * d * f;
-    work *= trials > 0 ? 2 : 1;
-    work += moments * (1 + trials);
-    if (job->recipe.quantiser->needs_hessian)
-        work +=
-            (double)r->n_experts * (1 + QMI_N_SIZES * trials) *
-            (f * d * d + d * f * f + 2 * (d * d * d + f * f * f)) *
-            (1 + job->recipe.quantiser->pass_time * job->recipe.quant.passes);
-    return work + 32 * (double)r->expert_weights;
+    const double tokens[QMI_N_STACKS] = {
+        (double)r->n_encoder_tokens, (double)r->n_decoder_tokens};
+    const double trials =
+        (double)qmi_job_n_trials(job) / (double)job->model->config.n_experts;
+    return qmi_compression_work(&job->model->config, (double)r->expert_weights,
+        (double)r->total_weights - (double)r->expert_weights, tokens,
+        &job->recipe, trials);
 }
 
 static void plan_time(qmi_job *job)
@@ -242,7 +186,7 @@ static void plan_time(qmi_job *job)
     enum { COPY_RATE = 500000000 }; /* bytes/s of reading and writing */
     qmoe_compress_report *r = job->report;
     r->planned_seconds =
-        total_work(job) / measured_rate() / job->n_workers +
+        total_work(job) / qmi_measure_products() / job->n_workers +
         (double)(r->source_bytes + r->planned_output_bytes) / COPY_RATE;
 }
 

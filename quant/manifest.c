@@ -44,34 +44,48 @@ static uint64_t sample_content(const qmi_tensor_file *file)
     return hash;
 }
 
+uint64_t qmi_file_fingerprint(uint64_t hash, const qmi_tensor_file *file)
+{
+    hash = mix(hash, qmi_tensor_file_header_hash(file));
+    hash = mix(hash, qmi_tensor_file_bytes(file));
+    /* Made-up weights are what the header says. */
+    return file->container->is_generated ? hash
+                                         : mix(hash, sample_content(file));
+}
+
 uint64_t qmi_source_fingerprint(const qmi_checkpoint *source)
 {
     uint64_t hash = 0;
-    for (size_t i = 0; i < qmi_checkpoint_file_count(source); i++) {
-        const qmi_tensor_file *file = qmi_checkpoint_file(source, i);
-        hash = mix(hash, qmi_tensor_file_header_hash(file));
-        hash = mix(hash, qmi_tensor_file_bytes(file));
-        /* Made-up weights are what the header says. */
-        if (!qmi_checkpoint_is_generated(source))
-            hash = mix(hash, sample_content(file));
-    }
+    for (size_t i = 0; i < qmi_checkpoint_file_count(source); i++)
+        hash = qmi_file_fingerprint(hash, qmi_checkpoint_file(source, i));
     return hash;
 }
 
-static bool add_source(cJSON *q, const qmoe_model *source)
+qmi_manifest_source qmi_manifest_source_of(const qmoe_model *model)
+{
+    uint64_t n_bytes = 0;
+    for (size_t i = 0; i < qmi_checkpoint_file_count(model->checkpoint); i++)
+        n_bytes +=
+            qmi_tensor_file_bytes(qmi_checkpoint_file(model->checkpoint, i));
+    return (qmi_manifest_source){
+        .config = qmi_checkpoint_config(model->checkpoint),
+        .expert_format = model->expert_format,
+        .fingerprint = qmi_source_fingerprint(model->checkpoint),
+        .n_bytes = n_bytes,
+    };
+}
+
+static bool add_source(cJSON *q, const qmi_manifest_source *source)
 {
     char hex[17];
-    uint64_t n_bytes = 0;
-    for (size_t i = 0; i < qmi_checkpoint_file_count(source->checkpoint); i++)
-        n_bytes +=
-            qmi_tensor_file_bytes(qmi_checkpoint_file(source->checkpoint, i));
-    qmi_hash_hex(hex, qmi_source_fingerprint(source->checkpoint));
+    qmi_hash_hex(hex, source->fingerprint);
     cJSON *entry = cJSON_AddObjectToObject(q, "source");
     return entry != NULL &&
            cJSON_AddStringToObject(entry, "fingerprint", hex) != NULL &&
            cJSON_AddStringToObject(entry, "format", source->expert_format) !=
                NULL &&
-           cJSON_AddNumberToObject(entry, "bytes", (double)n_bytes) != NULL;
+           cJSON_AddNumberToObject(entry, "bytes", (double)source->n_bytes) !=
+               NULL;
 }
 
 static bool is_dictionary(const qmi_quantiser *quantiser)
@@ -86,8 +100,11 @@ static bool add_recipe(cJSON *q, const qmi_recipe *r)
     bool calibrated = r->n_samples != 0;
     bool gptq = r->quantiser->needs_hessian;
     if (cJSON_AddStringToObject(q, "format", r->quantiser->format) == NULL ||
-        cJSON_AddStringToObject(q, "method", r->quantiser->method) == NULL)
+        cJSON_AddStringToObject(q, "method",
+            r->method != NULL ? r->method : r->quantiser->method) == NULL)
         return false;
+    if (r->method != NULL)
+        return true;
     if (gptq && cJSON_AddNumberToObject(q, "damping", r->quant.damping) == NULL)
         return false;
     if (r->bits > 0 && cJSON_AddNumberToObject(q, "bits", r->bits) == NULL)
@@ -105,12 +122,11 @@ static bool add_recipe(cJSON *q, const qmi_recipe *r)
            cJSON_AddNumberToObject(c, "seed", (double)r->seed) != NULL;
 }
 
-static bool start(qmi_manifest *m, const qmoe_model *source)
+static bool start(qmi_manifest *m, const qmi_manifest_source *source)
 {
     char creator[64] = "qmoe ";
     strncat(creator, qmoe_version(), sizeof creator - strlen(creator) - 1);
-    m->config =
-        cJSON_Duplicate(qmi_checkpoint_config(source->checkpoint), true);
+    m->config = cJSON_Duplicate(source->config, true);
     cJSON_DeleteItemFromObjectCaseSensitive(m->config, "quantization_config");
     cJSON *q = cJSON_AddObjectToObject(m->config, "quantization_config");
     m->index = cJSON_CreateObject();
@@ -126,8 +142,8 @@ static bool start(qmi_manifest *m, const qmoe_model *source)
     return m->tensors != NULL && m->files != NULL && m->weight_map != NULL;
 }
 
-qmoe_status qmi_manifest_create(qmi_manifest **out, const qmoe_model *source,
-    const qmi_recipe *recipe, qmi_error *err)
+qmoe_status qmi_manifest_create(qmi_manifest **out,
+    const qmi_manifest_source *source, const qmi_recipe *recipe, qmi_error *err)
 {
     *out = NULL;
     qmi_manifest *m = qmi_calloc(1, sizeof *m, "a manifest", err);

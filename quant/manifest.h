@@ -13,18 +13,30 @@ typedef struct qmi_manifest qmi_manifest;
 /* How the experts were compressed: recorded in quantization_config. */
 typedef struct qmi_recipe {
     const qmi_quantiser *quantiser; /* of most stacks */
+    const char *method;             /* NULL: the quantiser's */
     qmi_quant_options quant;        /* without what differs between stacks */
     double bits; /* the formats were chosen to keep to this; 0 = not */
     double p0;   /* ternary-dict: zero probability of the dictionary */
     uint64_t n_samples, seed; /* calibration; 0 samples = none */
 } qmi_recipe;
 
-/* Starts from the source model's config. */
-qmoe_status qmi_manifest_create(qmi_manifest **out, const qmoe_model *source,
-    const qmi_recipe *recipe, qmi_error *err);
+/* Where the weights came from: recorded, and for `config` the start. */
+typedef struct qmi_manifest_source {
+    const cJSON *config;
+    const char *expert_format;
+    uint64_t fingerprint, n_bytes;
+} qmi_manifest_source;
+
+qmoe_status qmi_manifest_create(qmi_manifest **out,
+    const qmi_manifest_source *source, const qmi_recipe *recipe,
+    qmi_error *err);
+/* The source that an open model is. */
+qmi_manifest_source qmi_manifest_source_of(const qmoe_model *model);
 /* What identifies the source: hash of its files' headers, sizes and of
  * sampled content. */
 uint64_t qmi_source_fingerprint(const qmi_checkpoint *source);
+/* One more file into a fingerprint. */
+uint64_t qmi_file_fingerprint(uint64_t hash, const qmi_tensor_file *file);
 void qmi_manifest_destroy(qmi_manifest *manifest);
 
 /* Records a finished shard and the tensors in it. */

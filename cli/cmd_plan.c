@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * qmoe plan: what a model will take, before anything is done. */
+#include "cli.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "qmoe/plan.h"
+
+static const char help[] =
+    "Usage: qmoe plan CONFIG_OR_MODEL [options]\n"
+    "\n"
+    "Says how large a model will be, where it fits, how long compression\n"
+    "takes, and how many tokens per second reading its weights allows.  No\n"
+    "weights are read: CONFIG_OR_MODEL is a config.json, a directory with one\n"
+    "(checkpoint, compressed model, published _qmoe directory), or synth:NAME\n"
+    "for a published Switch Transformer (base-8 to base-256, large-128,\n"
+    "c-2048).  Without --format all formats are listed, and the rest is said\n"
+    "for the model's own format, or ternary-dict.\n"
+    "\n"
+    "Options:\n"
+    "  --format FORMAT      ternary-dict, pvq, pvq8, q2, or bf16, f16, f32\n"
+    "  --bits B             bits per expert weight, everything counted\n"
+    "                       (default: exact; ternary-dict, whose size depends\n"
+    "                       on the weights: as published for that width)\n"
+    "  --gpu LIST           memory of the GPUs, e.g. 4x48G or 24G,24G\n"
+    "  --memory SIZE        host memory (default: what is available here)\n"
+    "  --gpu-rate SIZE      bytes per second read from a GPU's memory\n"
+    "  --memory-rate SIZE   ... from host memory (default: measured here)\n"
+    "  --disk-rate SIZE     ... from disk, e.g. 3G\n"
+    "  --samples N          calibration samples (default: 10,000 per 128\n"
+    "                       experts, as in the paper)\n"
+    "  --rate N             expert weights compressed per second (default:\n"
+    "                       from a short measurement of this machine)\n"
+    "  -t, --threads N      CPU threads (default: all processors)\n"
+    "  --json               print the plan as JSON\n"
+    "  -h, --help           this text\n"
+    "\n"
+    "Speeds are upper bounds: the time of reading alone, each expert equally\n"
+    "likely.  0.5 GiB of each GPU and 1 GiB of memory are left free.\n"
+    "\n"
+    "Examples:\n"
+    "  qmoe plan synth:c-2048 --gpu 4x48G --gpu-rate 700G\n"
+    "  qmoe plan models/switch-mini/config.json --format pvq --json\n"
+    "  qmoe plan synth:c-2048 --format pvq --memory 32G --disk-rate 3G\n";
+
+enum { MAX_GPUS = 1024 };
+
+typedef struct request {
+    const char *source, *gpus;
+    uint64_t gpu_bytes[MAX_GPUS];
+    float bits;
+    uint64_t n_threads, gpu_rate, memory_rate, disk_rate, weight_rate;
+    bool as_json;
+    qmoe_plan_options options;
+} request;
+
+/* The formats that are listed when none is chosen. */
+static const char *const formats[] = {
+    "ternary-dict", "pvq", "pvq8", "q2", "bf16"};
+enum { N_FORMATS = sizeof formats / sizeof *formats };
+
+static double per(double a, double b)
+{
+    return b > 0 ? a / b : 0;
+}
+
+/* ---- GPU lists ---- */
+
+/* One item, "48G" or "4x48G", of n characters. */
+static cli_exit add_gpus(request *q, const char *item, size_t n)
+{
+    char text[64];
+    uint64_t count = 1, n_bytes = 0;
+    char *size = text;
+    snprintf(text, sizeof text, "%.*s", (int)(n < 63 ? n : 63), item);
+    char *cross = strchr(text, 'x');
+    if (cross != NULL) {
+        char *end;
+        *cross = '\0';
+        count = strtoull(text, &end, 10);
+        if (end == text || *end != '\0' || text[0] == '-')
+            count = 0;
+        size = cross + 1;
+    }
+    if (count == 0 || count > MAX_GPUS - q->options.n_gpus)
+        return cli_fail(CLI_USAGE,
+            "plan: --gpu: '%s' is not a number of GPUs up to %d", text,
+            MAX_GPUS);
+    cli_exit code = cli_parse_size(&n_bytes, "gpu", size);
+    for (uint64_t i = 0; code == CLI_OK && i < count; i++)
+        q->gpu_bytes[q->options.n_gpus++] = n_bytes;
+    return code;
+}
+
+static cli_exit parse_gpus(request *q)
+{
+    cli_exit code = CLI_OK;
+    for (const char *at = q->gpus; at != NULL && code == CLI_OK;) {
+        size_t n = strcspn(at, ",");
+        code = add_gpus(q, at, n);
+        at = at[n] == ',' ? at + n + 1 : NULL;
+    }
+    q->options.gpu_bytes = q->gpu_bytes;
+    return code;
+}
+
+/* ---- JSON ---- */
+
+static void json_place(cJSON *json, const char *key, const qmoe_plan_place *p)
+{
+    cJSON *place = cJSON_AddObjectToObject(json, key);
+    cli_json_count(place, "gpu_bytes", p->gpu_bytes);
+    cli_json_count(place, "memory_bytes", p->memory_bytes);
+    cli_json_count(place, "disk_bytes", p->disk_bytes);
+}
+
+static double bits_per_expert_weight(const qmoe_plan_report *r)
+{
+    return per(8 * (double)r->expert_bytes, (double)r->expert_weights);
+}
+
+static void json_sizes(cJSON *json, const qmoe_plan_report *r)
+{
+    cli_json_text(json, "format", r->model.format);
+    cJSON_AddBoolToObject(json, "exact", r->exact);
+    cli_json_count(json, "total_bytes", r->total_bytes);
+    cli_json_count(json, "expert_bytes", r->expert_bytes);
+    cli_json_count(json, "other_bytes", r->other_bytes);
+    cli_json_real(json, "bits_per_expert_weight", bits_per_expert_weight(r));
+    cli_json_real(json, "expert_ratio",
+        per(2 * (double)r->expert_weights, (double)r->expert_bytes));
+    cli_json_real(json, "ratio",
+        per(2 * (double)r->total_weights, (double)r->total_bytes));
+    cli_json_count(json, "token_bytes", r->token_bytes);
+}
+
+static void json_rate(cJSON *json, const char *key, double rate)
+{
+    if (rate > 0)
+        cli_json_real(json, key, rate);
+    else
+        cJSON_AddNullToObject(json, key);
+}
+
+static void json_fit(cJSON *json, const qmoe_plan_report *r)
+{
+    cli_json_count(json, "memory_bytes", r->memory_bytes);
+    cli_json_count(json, "gpu_usable_bytes", r->gpu_usable_bytes);
+    cli_json_count(json, "memory_usable_bytes", r->memory_usable_bytes);
+    cJSON_AddBoolToObject(
+        json, "fits_gpus", r->total_bytes <= r->gpu_usable_bytes);
+    cJSON_AddBoolToObject(
+        json, "fits_memory", r->total_bytes <= r->memory_usable_bytes);
+    json_place(json, "experts", &r->experts);
+    json_place(json, "others", &r->others);
+    json_rate(json, "gpu_rate", r->gpu_rate);
+    json_rate(json, "memory_rate", r->memory_rate);
+    json_rate(json, "disk_rate", r->disk_rate);
+    json_rate(json, "tokens_per_second",
+        r->seconds_per_token > 0 ? 1 / r->seconds_per_token : 0);
+}
+
+static void json_parts(cJSON *json, const qmoe_plan_report *r)
+{
+    cJSON *parts = cJSON_AddObjectToObject(json, "parts");
+    for (int i = 0; i < QMOE_PLAN_COUNT; i++) {
+        cJSON *part = cJSON_AddObjectToObject(parts, qmoe_plan_kind_name(i));
+        cli_json_count(part, "weights", r->parts[i].n_weights);
+        cli_json_count(part, "bytes", r->parts[i].n_bytes);
+        cli_json_count(part, "token_bytes", r->parts[i].token_bytes);
+    }
+}
+
+static void json_compression(cJSON *json, const qmoe_plan_report *r)
+{
+    cJSON *c = cJSON_AddObjectToObject(json, "compression");
+    cli_json_count(c, "samples", r->n_samples);
+    json_rate(c, "weights_per_second", r->weight_rate);
+    json_rate(c, "seconds", r->compress_seconds);
+    cJSON *list = cJSON_AddArrayToObject(c, "recorded");
+    const qmoe_recorded_rate *rate;
+    for (size_t i = 0; (rate = qmoe_recorded_rate_at(i)) != NULL; i++) {
+        cJSON *item = cJSON_CreateObject();
+        cli_json_text(item, "what", rate->what);
+        cli_json_text(item, "machine", rate->machine);
+        cli_json_text(item, "source", rate->source);
+        cli_json_real(item, "weights_per_second", rate->weight_rate);
+        cJSON_AddItemToArray(list, item);
+    }
+}
+
+static void print_json(const request *q, const qmoe_plan_report *r,
+    const qmoe_plan_report *others, size_t n_others)
+{
+    cJSON *json = cJSON_CreateObject();
+    cli_json_text(json, "source", q->source);
+    cli_json_count(json, "source_bytes", r->source_bytes);
+    cli_json_count(json, "total_weights", r->total_weights);
+    cli_json_count(json, "expert_weights", r->expert_weights);
+    json_sizes(json, r);
+    json_parts(json, r);
+    json_fit(json, r);
+    if (r->compress_seconds > 0)
+        json_compression(json, r);
+    cJSON *list = cJSON_AddArrayToObject(json, "formats");
+    for (size_t i = 0; i < n_others; i++) {
+        cJSON *item = cJSON_CreateObject();
+        json_sizes(item, &others[i]);
+        cJSON_AddItemToArray(list, item);
+    }
+    cli_json_print(json);
+}
+
+/* ---- text ---- */
+
+/* "3.2 h" */
+static const char *duration(char text[32], double seconds)
+{
+    static const struct {
+        double seconds;
+        const char *unit;
+    } units[] = {{86400, "days"}, {3600, "h"}, {60, "min"}, {1, "s"}};
+    size_t i = 0;
+    while (i < 3 && seconds < 2 * units[i].seconds)
+        i++;
+    snprintf(text, 32, "%.1f %s", seconds / units[i].seconds, units[i].unit);
+    return text;
+}
+
+static void print_parts(const qmoe_plan_report *r)
+{
+    printf("\n  %-14s  %18s  %10s  %14s\n", "part", "weights", "bytes",
+        "read per token");
+    for (int i = 0; i < QMOE_PLAN_COUNT; i++) {
+        const qmoe_plan_part *p = &r->parts[i];
+        if (p->n_weights == 0)
+            continue;
+        printf("  %-14s  %18" PRIu64 "  %10s  ", qmoe_plan_kind_name(i),
+            p->n_weights, cli_human_bytes(p->n_bytes).text);
+        printf("%14s\n", cli_human_bytes(p->token_bytes).text);
+    }
+    printf("  %-14s  %18" PRIu64 "  %10s  ", "all", r->total_weights,
+        cli_human_bytes(r->total_bytes).text);
+    printf("%14s\n", cli_human_bytes(r->token_bytes).text);
+}
+
+static void print_formats(const qmoe_plan_report *plans, size_t n)
+{
+    printf("\n  %-14s  %10s  %10s  %11s  %8s\n", "format", "all", "experts",
+        "bits/weight", "ratio");
+    for (size_t i = 0; i < n; i++) {
+        const qmoe_plan_report *r = &plans[i];
+        printf("  %-14s  %10s  ", r->model.format,
+            cli_human_bytes(r->total_bytes).text);
+        printf("%10s  %11.4f  %7.2fx%s\n",
+            cli_human_bytes(r->expert_bytes).text, bits_per_expert_weight(r),
+            per(2 * (double)r->expert_weights, (double)r->expert_bytes),
+            r->exact ? "" : "  (estimate)");
+    }
+}
+
+static void print_place(
+    const char *name, uint64_t experts, uint64_t others, uint64_t usable)
+{
+    printf("  %-8s  %s of experts, ", name, cli_human_bytes(experts).text);
+    printf("%s of the rest", cli_human_bytes(others).text);
+    if (usable != 0)
+        printf(", of %s usable", cli_human_bytes(usable).text);
+    putchar('\n');
+}
+
+static void print_fit(const request *q, const qmoe_plan_report *r)
+{
+    printf("\nfits: %s\n", r->total_bytes <= r->gpu_usable_bytes ? "the GPUs"
+                           : r->total_bytes <= r->memory_usable_bytes
+                               ? "host memory"
+                           : r->experts.disk_bytes + r->others.disk_bytes == 0
+                               ? "GPUs and host memory together"
+                               : "not without the disk");
+    if (q->options.n_gpus != 0)
+        print_place("GPUs", r->experts.gpu_bytes, r->others.gpu_bytes,
+            r->gpu_usable_bytes);
+    print_place("memory", r->experts.memory_bytes, r->others.memory_bytes,
+        r->memory_usable_bytes);
+    if (r->experts.disk_bytes + r->others.disk_bytes != 0)
+        print_place("disk", r->experts.disk_bytes, r->others.disk_bytes, 0);
+    if (r->seconds_per_token > 0)
+        printf("  speed     at most %.3g tokens/s (one sequence, reading "
+               "alone)\n",
+            1 / r->seconds_per_token);
+    else
+        printf("  speed     unknown: give --gpu-rate, --memory-rate, "
+               "--disk-rate\n");
+}
+
+static void print_compression(const request *q, const qmoe_plan_report *r)
+{
+    char text[32];
+    const qmoe_recorded_rate *rate;
+    if (r->compress_seconds <= 0)
+        return;
+    printf("\ncompression: about %s (%.3g expert weights/s, %s%s; %" PRIu64
+           " samples)\n",
+        duration(text, r->compress_seconds), r->weight_rate,
+        q->weight_rate != 0 ? "as given" : "measured products",
+        q->disk_rate != 0 ? ", and the disk" : "; without the disk",
+        r->n_samples);
+    for (size_t i = 0; (rate = qmoe_recorded_rate_at(i)) != NULL; i++)
+        printf("  recorded  %s: %.3g weights/s\n"
+               "            (%s; %s)\n",
+            rate->what, rate->weight_rate, rate->machine, rate->source);
+}
+
+static void print_text(const request *q, const qmoe_plan_report *r,
+    const qmoe_plan_report *others, size_t n_others)
+{
+    const qmoe_model_info *m = &r->model;
+    cli_print_name(stdout, q->source);
+    printf(": %s, %" PRId64 " + %" PRId64 " blocks, %" PRId64
+           " sparse with %" PRId64 " experts\n",
+        m->architecture, m->n_encoder_blocks, m->n_decoder_blocks,
+        m->n_sparse_blocks, m->n_experts);
+    printf("as %s: %s, %s%.4f bits per expert weight (%.2fx), %.2fx in all\n",
+        m->format, cli_human_bytes(r->total_bytes).text,
+        r->exact ? "" : "estimated from ", bits_per_expert_weight(r),
+        per(2 * (double)r->expert_weights, (double)r->expert_bytes),
+        per(2 * (double)r->total_weights, (double)r->total_bytes));
+    print_parts(r);
+    if (n_others != 0)
+        print_formats(others, n_others);
+    print_fit(q, r);
+    print_compression(q, r);
+}
+
+/* ---- the verb ---- */
+
+static cli_exit plan(request *q)
+{
+    cli_session s;
+    qmoe_plan_report report, others[N_FORMATS];
+    qmoe_status status = QMOE_OK;
+    size_t n_others = 0;
+    cli_exit code = cli_open_context(&s, q->n_threads);
+    if (code == CLI_OK) {
+        status = qmoe_plan(s.context, &report, q->source, &q->options);
+        qmoe_plan_options o = q->options;
+        o.memory_rate = report.memory_rate > 0 ? report.memory_rate : 1;
+        o.weight_rate = 1; /* not to measure again */
+        for (; status == QMOE_OK && q->options.format == NULL && q->bits == 0 &&
+               n_others < N_FORMATS;
+             n_others++) {
+            o.format = formats[n_others];
+            status = qmoe_plan(s.context, &others[n_others], q->source, &o);
+        }
+        if (status != QMOE_OK)
+            code = cli_fail_status(&s, status);
+        else if (q->as_json)
+            print_json(q, &report, others, n_others);
+        else
+            print_text(q, &report, others, n_others);
+    }
+    cli_close(&s);
+    return code;
+}
+
+static cli_exit run(int argc, char **argv)
+{
+    static request q;
+    qmoe_plan_options *o = &q.options;
+    const cli_option table[] = {
+        {"format", 0, CLI_TEXT, &o->format, 0, 0},
+        {"bits", 0, CLI_REAL, &q.bits, 0, 64},
+        {"gpu", 0, CLI_TEXT, &q.gpus, 0, 0},
+        {"memory", 0, CLI_SIZE, &o->memory_bytes, 0, 0},
+        {"gpu-rate", 0, CLI_SIZE, &q.gpu_rate, 0, 0},
+        {"memory-rate", 0, CLI_SIZE, &q.memory_rate, 0, 0},
+        {"disk-rate", 0, CLI_SIZE, &q.disk_rate, 0, 0},
+        {"samples", 0, CLI_COUNT, &o->n_samples, 1, UINT64_C(1) << 40},
+        {"rate", 0, CLI_COUNT, &q.weight_rate, 1, UINT64_C(1) << 60},
+        {"threads", 't', CLI_COUNT, &q.n_threads, 1, CLI_MAX_THREADS},
+        {"json", 0, CLI_SET, &q.as_json, 0, 0},
+    };
+    cli_exit code = CLI_OK;
+    if (!cli_parse(&code, &q.source, "CONFIG_OR_MODEL", &cli_verb_plan, argc,
+            argv, table, sizeof table / sizeof *table))
+        return code;
+    o->size = sizeof *o;
+    o->bits = (double)q.bits;
+    o->gpu_rate = (double)q.gpu_rate;
+    o->memory_rate = (double)q.memory_rate;
+    o->disk_rate = (double)q.disk_rate;
+    o->weight_rate = (double)q.weight_rate;
+    code = parse_gpus(&q);
+    return code == CLI_OK ? plan(&q) : code;
+}
+
+const cli_verb cli_verb_plan = {"plan",
+    "say what a model will take: sizes, places, time, speed", help, run};

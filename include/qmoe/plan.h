@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * qmoe: what a model will take before anything is downloaded or compressed.
+ * See qmoe/qmoe.h for the conventions. */
+#ifndef QMOE_PLAN_H
+#define QMOE_PLAN_H
+
+#include "qmoe/qmoe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct qmoe_plan_options {
+    size_t size;
+    /* Format the experts are to have; NULL = a compressed model's own, else
+     * "ternary-dict".  "bf16", "f16", "f32" are allowed too. */
+    const char *format;
+    /* Bits per expert weight, everything counted; 0 = exact for formats of a
+     * fixed size, else the published rate for the model's width, else 1. */
+    double bits;
+    const uint64_t *gpu_bytes; /* [n_gpus] memory of each GPU */
+    size_t n_gpus;
+    uint64_t memory_bytes; /* host memory; 0 = what is available here */
+    /* Bytes per second that can be read: of one GPU's memory, of host memory,
+     * of the disk.  0 = unknown; host memory is measured here then. */
+    double gpu_rate, memory_rate, disk_rate;
+    uint64_t n_samples; /* calibration; 0 = 10,000 per 128 experts */
+    double weight_rate; /* expert weights compressed per second; 0 = from a
+                           short measurement of this machine */
+} qmoe_plan_options;
+
+/* The kinds of weights, in the order of qmoe_plan_report.parts. */
+typedef enum qmoe_plan_kind {
+    QMOE_PLAN_EXPERTS,
+    QMOE_PLAN_ATTENTION,
+    QMOE_PLAN_DENSE_FFN,
+    QMOE_PLAN_ROUTERS,
+    QMOE_PLAN_EMBEDDINGS, /* and an output head that is not tied to them */
+    QMOE_PLAN_NORMS,
+    QMOE_PLAN_POSITION_BIAS,
+    QMOE_PLAN_COUNT
+} qmoe_plan_kind;
+/* "experts", ...; NULL for a value out of range. */
+QMOE_API const char *qmoe_plan_kind_name(qmoe_plan_kind part);
+
+typedef struct qmoe_plan_part {
+    uint64_t n_weights, n_bytes;
+    uint64_t token_bytes; /* read to decode one token */
+} qmoe_plan_part;
+
+/* Where bytes lie. */
+typedef struct qmoe_plan_place {
+    uint64_t gpu_bytes, memory_bytes, disk_bytes;
+} qmoe_plan_place;
+
+typedef struct qmoe_plan_report {
+    qmoe_model_info model; /* format: the one planned for */
+    bool exact;            /* sizes are exact, not estimates */
+    qmoe_plan_part parts[QMOE_PLAN_COUNT];
+    uint64_t source_bytes; /* of the weights as they are */
+    uint64_t total_bytes, expert_bytes, other_bytes;
+    uint64_t expert_weights, total_weights;
+    uint64_t n_matrices; /* of experts */
+
+    uint64_t memory_bytes; /* host memory planned with */
+    uint64_t gpu_usable_bytes, memory_usable_bytes; /* less a reserve each */
+    qmoe_plan_place experts, others;
+
+    uint64_t token_bytes; /* read to decode one token of one sequence */
+    double gpu_rate, memory_rate, disk_rate; /* used; 0 = unknown */
+    double seconds_per_token; /* of reading alone; 0 = a rate is unknown */
+
+    uint64_t n_samples;
+    double compress_seconds; /* 0 for compressed models */
+    double weight_rate;      /* expert weights per second it assumes */
+} qmoe_plan_report;
+
+/* Plans for `source`: a config.json, a directory with one (with or without
+ * weights: checkpoint, compressed model, published _qmoe directory), or
+ * "synth:NAME" with the name of a published Switch Transformer.  Reads no
+ * weights.  Throughputs are bounds from reading alone: every expert used with
+ * the same probability, no computation, no overlap of places.
+ * E_NOT_FOUND, E_FORMAT, E_UNSUPPORTED: as qmoe_model_open; E_INVALID. */
+QMOE_API qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,
+    const char *source, const qmoe_plan_options *options) QMOE_MUST_CHECK;
+
+/* Recorded speeds of compression, for comparison. */
+typedef struct qmoe_recorded_rate {
+    const char *what;    /* method, format, model */
+    const char *machine; /* and calibration */
+    const char *source;  /* where it is recorded */
+    double weight_rate;  /* expert weights per second */
+} qmoe_recorded_rate;
+/* NULL past the end. */
+QMOE_API const qmoe_recorded_rate *qmoe_recorded_rate_at(size_t index);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

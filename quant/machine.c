@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Short measurements and questions to the system. */
+#include "machine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <time.h>
+
+#include <cblas.h>
+
+#include "alloc.h"
+#include "parallel.h"
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* MemAvailable of /proc/meminfo. */
+uint64_t qmi_available_memory(void)
+{
+    unsigned long long kib = 0;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "r");
+    if (file == NULL)
+        return 0;
+    while (fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            break;
+    fclose(file);
+    return kib * 1024;
+}
+
+uint64_t qmi_free_disk(const char *path)
+{
+    char parent[4096];
+    struct statvfs vfs;
+    snprintf(parent, sizeof parent, "%s", path);
+    char *slash = strrchr(parent, '/');
+    if (slash == NULL)
+        snprintf(parent, sizeof parent, ".");
+    else
+        slash[slash == parent] = '\0';
+    if (statvfs(parent, &vfs) != 0)
+        return 0;
+    return (uint64_t)vfs.f_bavail * vfs.f_frsize;
+}
+
+double qmi_measure_products(void)
+{
+    enum { N = 384, ROUNDS = 4 };
+    float *a = qmi_calloc(3 * N * N, sizeof *a, "a measurement", NULL);
+    if (a == NULL)
+        return 1e10;
+    for (int i = 0; i < 2 * N * N; i++)
+        a[i] = (float)(i % 7) * 0.125f;
+    double best = INFINITY;
+    for (int i = 0; i < ROUNDS; i++) {
+        double begin = now();
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1, a, N,
+            a + N * N, N, 0, a + 2 * N * N, N);
+        best = fmin(best, now() - begin);
+    }
+    qmi_free(a);
+    return (double)N * N * N / best;
+}
+
+/* ---- memory ---- */
+
+static uint64_t sum_words(const uint64_t *words, size_t n)
+{
+    uint64_t sums[4] = {0};
+    for (size_t i = 0; i + 4 <= n; i += 4)
+        for (size_t j = 0; j < 4; j++)
+            sums[j] += words[i + j];
+    return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
+double qmi_measure_memory(int n_threads)
+{
+    enum { WORDS = (64 << 20) / sizeof(uint64_t), ROUNDS = 4 };
+    volatile uint64_t sink = 0;
+    double best = INFINITY;
+    size_t n = (size_t)n_threads * WORDS;
+    uint64_t *words = qmi_calloc(n, sizeof *words, "a measurement", NULL);
+    if (words == NULL)
+        return 0;
+    memset(words, 1, n * sizeof *words); /* pages of its own */
+    for (int round = 0; round < ROUNDS; round++) {
+        double begin = now();
+        uint64_t total = 0;
+        QMI_PARALLEL_FOR(n_threads)
+        for (int i = 0; i < n_threads; i++) {
+            uint64_t sum = sum_words(words + (size_t)i * WORDS, WORDS);
+            __atomic_fetch_add(&total, sum, __ATOMIC_RELAXED);
+        }
+        best = fmin(best, now() - begin);
+        sink = sink + total;
+    }
+    qmi_free(words);
+    return (double)n * sizeof *words / best;
+}

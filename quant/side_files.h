@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The small files beside the weights: tokenizer, generation settings. */
+#ifndef QMI_SIDE_FILES_H
+#define QMI_SIDE_FILES_H
+
+#include "checkpoint.h"
+#include "output_directory.h"
+
+/* Copies those that `checkpoint`, or if that is NULL `directory`, has, as they
+ * are. */
+qmoe_status qmi_copy_side_files(const qmi_output *output,
+    const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err);
+
+#endif
