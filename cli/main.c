@@ -10,7 +10,8 @@
 
 static const cli_verb *const verbs[] = {&cli_verb_compress, &cli_verb_generate,
     &cli_verb_eval, &cli_verb_inspect, &cli_verb_verify, &cli_verb_plan,
-    &cli_verb_devices, &cli_verb_bench, &cli_verb_selftest};
+    &cli_verb_import, &cli_verb_export, &cli_verb_devices, &cli_verb_bench,
+    &cli_verb_selftest};
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
 static const char help_head[] = "Usage: qmoe COMMAND [arguments]\n"

@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2154,SC2094
 # Help, the command line's errors, and the standard streams.
 
-verbs="compress generate eval inspect verify plan devices bench selftest"
+verbs="compress generate eval inspect verify plan import export devices bench selftest"
 
 case_help() {
     expect 0 "$qmoe" --help

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Export of a compressed model: what both layouts share. */
+#include "export_job.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "alloc.h"
+#include "journal.h"
+#include "side_files.h"
+
+bool qmi_export_is_stacked(const qmi_export *e, const char *tensor)
+{
+    for (size_t i = 0; i < e->model->n_weights; i++) {
+        const qmi_weight *w = &e->model->weights[i];
+        size_t n = strlen(w->name);
+        if (w->is_expert && strncmp(tensor, w->name, n) == 0 &&
+            tensor[n] == '.')
+            return true;
+    }
+    return false;
+}
+
+void qmi_export_expert_name(
+    char *name, size_t capacity, const qmi_weight *stack, int64_t expert)
+{
+    const char *dot = strrchr(stack->name, '.');
+    snprintf(name, capacity, "%.*s.expert_%lld.%s", (int)(dot - stack->name),
+        stack->name, (long long)expert, dot + 1);
+}
+
+qmoe_status qmi_export_config(qmi_export *e, const char *dtype)
+{
+    qmoe_status status = QMOE_E_NOMEM;
+    char *text = NULL;
+    cJSON *config =
+        cJSON_Duplicate(qmi_checkpoint_config(e->model->checkpoint), true);
+    if (config == NULL)
+        goto cleanup;
+    cJSON_DeleteItemFromObjectCaseSensitive(config, "quantization_config");
+    if (dtype != NULL) {
+        cJSON_DeleteItemFromObjectCaseSensitive(config, "torch_dtype");
+        if (cJSON_AddStringToObject(config, "torch_dtype", dtype) == NULL)
+            goto cleanup;
+    }
+    text = cJSON_Print(config);
+    if (text == NULL)
+        goto cleanup;
+    status =
+        qmi_output_write(&e->output, "config.json", text, strlen(text), e->err);
+cleanup:
+    if (status == QMOE_E_NOMEM)
+        status = qmi_fail(e->err, status, "out of memory: config.json");
+    cJSON_free(text);
+    cJSON_Delete(config);
+    return status;
+}
+
+static qmoe_status run(qmi_export *e, const char *source, const char *output)
+{
+    const qmi_output_options options = {
+        .overwrite = e->options.overwrite, .journal = QMI_JOURNAL_NAME};
+    QMI_TRY(qmoe_model_open(&e->model, e->context, source));
+    if (e->model->quantization == NULL)
+        return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
+            "%s: is not compressed; there is nothing to export", source);
+    for (size_t i = 0; i < e->model->n_weights; i++)
+        if (e->model->weights[i].is_expert) {
+            e->total += qmi_weight_bytes(&e->model->weights[i]);
+            e->report->n_matrices += (uint64_t)e->model->weights[i].n_mats;
+        }
+    QMI_TRY(qmi_output_open(&e->output, output, &options, e->err));
+    QMI_TRY(e->options.layout == QMOE_LAYOUT_PUBLISHED ? qmi_export_published(e)
+                                                       : qmi_export_hf(e));
+    QMI_TRY(
+        qmi_copy_side_files(&e->output, e->model->checkpoint, NULL, e->err));
+    return qmi_output_commit(&e->output, QMI_JOURNAL_NAME, e->err);
+}
+
+qmoe_status qmoe_export(qmoe_context *context, qmoe_export_report *report,
+    const char *source, const char *output, const qmoe_export_options *options)
+{
+    struct timespec begin, end;
+    qmi_export e = {
+        .context = context, .report = report, .err = &context->error};
+    e.output.lock = -1;
+    *report = (qmoe_export_report){0};
+    qmi_copy_options(&e.options, sizeof e.options, options);
+    if (e.options.layout != QMOE_LAYOUT_HF &&
+        e.options.layout != QMOE_LAYOUT_PUBLISHED)
+        return qmi_fail(e.err, QMOE_E_INVALID, "unknown layout");
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    qmoe_status status = run(&e, source, output);
+    qmi_output_close(&e.output);
+    qmoe_model_close(e.model);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    report->seconds = (double)(end.tv_sec - begin.tv_sec) +
+                      1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    return status;
+}

@@ -1,0 +1,515 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Import of a published compressed directory: its config.json says which
+ * matrices there must be, its files give them, and everything is checked before
+ * it is written. */
+#include "qmoe/exchange.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "alloc.h"
+#include "expert_pass.h"
+#include "journal.h"
+#include "manifest.h"
+#include "published.h"
+#include "pvq.h"
+#include "rotation.h"
+#include "safetensors_writer.h"
+#include "side_files.h"
+#include "stack_writer.h"
+#include "ternary_dict.h"
+#include "torch_file.h"
+
+typedef struct importer {
+    qmoe_context *context;
+    qmoe_import_options options;
+    const char *source;
+    char *config_path;
+    cJSON *config;
+    qmoe_model *sketch; /* what the config asks for */
+    qmi_tensor_file *plain, *sizes;
+    qmi_tensor_file *experts; /* of the block at work */
+    char **files;             /* [n_blocks] exp file of each sparse block */
+    size_t n_blocks, n_files, n_files_done;
+    qmi_recipe recipe;
+    qmi_output output;
+    qmi_manifest *manifest;
+    uint64_t fingerprint, done;
+    qmoe_import_report *report;
+    qmi_error *err;
+} importer;
+
+/* ---- opening ---- */
+
+static qmoe_status open_torch(
+    importer *m, qmi_tensor_file **out, const char *name)
+{
+    char *path = qmi_path_join(m->source, name, m->err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = qmi_torch_open(out, path, m->err);
+    qmi_free(path);
+    return status;
+}
+
+static void count_file(importer *m, const qmi_tensor_file *file)
+{
+    m->report->source_bytes += qmi_tensor_file_bytes(file);
+    m->fingerprint = qmi_file_fingerprint(m->fingerprint, file);
+}
+
+static qmoe_status open_common(importer *m)
+{
+    m->config_path = qmi_path_join(m->source, "config.json", m->err);
+    if (m->config_path == NULL)
+        return QMOE_E_NOMEM;
+    QMI_TRY(qmi_json_load(&m->config, m->config_path, m->err));
+    QMI_TRY(
+        qmi_model_sketch(&m->sketch, m->context, m->config, m->config_path));
+    QMI_TRY(open_torch(m, &m->plain, "noexp.pt"));
+    QMI_TRY(open_torch(m, &m->sizes, "sizes.pt"));
+    count_file(m, m->plain);
+    count_file(m, m->sizes);
+    return QMOE_OK;
+}
+
+/* The stacks of a sparse block, in the model's order. */
+static bool stacks_of(
+    const importer *m, size_t block, const qmi_weight *stacks[QMI_N_KINDS])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < m->sketch->n_weights; i++) {
+        const qmi_weight *w = &m->sketch->weights[i];
+        if (w->is_expert && n / QMI_N_KINDS == block)
+            stacks[n % QMI_N_KINDS] = w;
+        n += w->is_expert;
+    }
+    return QMI_N_KINDS * block < n;
+}
+
+/* The block whose experts a file holds; n_blocks when none. */
+static size_t block_of(const importer *m, const qmi_tensor_file *file)
+{
+    const qmi_weight *stacks[QMI_N_KINDS];
+    for (size_t block = 0; block < m->n_blocks; block++) {
+        stacks_of(m, block, stacks);
+        for (size_t i = 0; i < qmi_tensor_file_count(file) && i < 1; i++) {
+            const char *name = qmi_tensor_file_at(file, i)->name;
+            size_t n =
+                (size_t)(strrchr(stacks[0]->name, '.') - stacks[0]->name);
+            if (strncmp(name, stacks[0]->name, n) == 0 && name[n] == '.')
+                return block;
+        }
+    }
+    return m->n_blocks;
+}
+
+static qmoe_status place_file(importer *m, const char *name)
+{
+    qmi_tensor_file *file = NULL;
+    QMI_TRY(open_torch(m, &file, name));
+    size_t block = block_of(m, file);
+    count_file(m, file);
+    qmi_tensor_file_close(file);
+    if (block == m->n_blocks)
+        return qmi_fail(m->err, QMOE_E_FORMAT,
+            "%s/%s: holds no experts of the model that config.json describes",
+            m->source, name);
+    if (m->files[block] != NULL)
+        return qmi_fail(m->err, QMOE_E_FORMAT,
+            "%s/%s: holds experts of the same block as %s", m->source, name,
+            m->files[block]);
+    m->files[block] = qmi_strdup(name, m->err);
+    return m->files[block] != NULL ? QMOE_OK : QMOE_E_NOMEM;
+}
+
+/* Which block is in exp00.pt, exp01.pt, ... is told by the names inside. */
+static qmoe_status place_files(importer *m)
+{
+    const qmi_weight *stacks[QMI_N_KINDS];
+    while (stacks_of(m, m->n_blocks, stacks))
+        m->n_blocks++;
+    if (m->n_blocks == 0)
+        return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
+            "%s: describes a model without experts", m->config_path);
+    m->files =
+        qmi_calloc(m->n_blocks, sizeof *m->files, "the file list", m->err);
+    if (m->files == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < m->n_blocks; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "exp%02zu.pt", i);
+        QMI_TRY(qmi_progress(m->context, "open", name, i, m->n_blocks));
+        QMI_TRY(place_file(m, name));
+    }
+    m->n_files = 1 + QMI_N_KINDS * m->n_blocks;
+    return QMOE_OK;
+}
+
+/* ---- tensors that are no expert's ---- */
+
+/* Some models have the tensor under another name. */
+static const qmi_tensor *find_plain(const importer *m, const char *name)
+{
+    static const char *const other[][2] = {
+        {"shared.weight", "encoder.embed_tokens.weight"},
+        {"lm_head.weight", "decoder.lm_head.weight"}};
+    const qmi_tensor *t = qmi_tensor_file_find(m->plain, name);
+    for (size_t i = 0; t == NULL && i < sizeof other / sizeof *other; i++)
+        if (strcmp(name, other[i][0]) == 0)
+            t = qmi_tensor_file_find(m->plain, other[i][1]);
+    return t;
+}
+
+static qmoe_status check_plain(const importer *m, const qmi_weight *w)
+{
+    const char *path = qmi_tensor_file_path(m->plain);
+    const qmi_tensor *t = find_plain(m, w->name);
+    if (t == NULL)
+        return qmi_fail(
+            m->err, QMOE_E_FORMAT, "%s: tensor '%s' is missing", path, w->name);
+    bool vector = w->n_rows == 1 && t->rank == 1 && t->shape[0] == w->n_cols;
+    bool matrix =
+        t->rank == 2 && t->shape[0] == w->n_rows && t->shape[1] == w->n_cols;
+    if ((vector || matrix) && qmi_format_dense(t->dtype) != NULL)
+        return QMOE_OK;
+    return qmi_fail(m->err, QMOE_E_FORMAT,
+        "%s: tensor '%s': %s of rank %d, expected floats [%lld, %lld]", path,
+        t->name, qmi_dtype_name(t->dtype), t->rank, (long long)w->n_rows,
+        (long long)w->n_cols);
+}
+
+/* Nothing may take the name of what is written beside it. */
+static qmoe_status check_names(const importer *m)
+{
+    for (size_t i = 0; i < qmi_tensor_file_count(m->plain); i++) {
+        const char *name = qmi_tensor_file_at(m->plain, i)->name;
+        if (strstr(name, ".experts.") != NULL)
+            return qmi_fail(m->err, QMOE_E_FORMAT,
+                "%s: tensor '%.200s' is an expert's",
+                qmi_tensor_file_path(m->plain), name);
+    }
+    for (size_t i = 0; i < m->sketch->n_weights; i++)
+        if (!m->sketch->weights[i].is_expert)
+            QMI_TRY(check_plain(m, &m->sketch->weights[i]));
+    return QMOE_OK;
+}
+
+static void next_file(importer *m, char name[64])
+{
+    snprintf(name, 64, "model-%05zu-of-%05zu.safetensors", ++m->n_files_done,
+        m->n_files);
+}
+
+static qmoe_status write_plain(
+    importer *m, qmi_st_writer *writer, const char *name)
+{
+    uint64_t hash = 0, n_bytes = 0;
+    size_t n = qmi_tensor_file_count(m->plain);
+    QMI_TRY(qmi_st_writer_metadata(writer, "format", "qmoe", m->err));
+    for (size_t i = 0; i < n; i++) {
+        const qmi_tensor *t = qmi_tensor_file_at(m->plain, i);
+        QMI_TRY(qmi_st_writer_declare(
+            writer, t->name, t->dtype, t->shape, t->rank, m->err));
+        QMI_TRY(qmi_manifest_add_tensor(m->manifest, t->name, name, m->err));
+    }
+    for (size_t i = 0; i < n; i++) {
+        const qmi_tensor *t = qmi_tensor_file_at(m->plain, i);
+        QMI_TRY(qmi_tensor_file_fetch(m->plain, t->data, t->n_bytes, m->err));
+        QMI_TRY(qmi_st_writer_write(writer, i, t->data, t->n_bytes, m->err));
+        qmi_tensor_file_release(m->plain, t->data, t->n_bytes);
+    }
+    QMI_TRY(qmi_st_writer_finish(writer, &hash, &n_bytes, m->err));
+    m->report->output_bytes += n_bytes;
+    return qmi_manifest_add_file(m->manifest, name, hash, n_bytes, m->err);
+}
+
+static qmoe_status import_plain(importer *m)
+{
+    char name[64];
+    qmi_st_writer *writer = NULL;
+    next_file(m, name);
+    char *path = qmi_output_file(&m->output, name, m->err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = qmi_st_writer_create(&writer, path, m->err);
+    qmi_free(path);
+    if (status == QMOE_OK)
+        status = write_plain(m, writer, name);
+    qmi_st_writer_destroy(writer);
+    return status;
+}
+
+/* ---- experts ---- */
+
+/* The codes as they are: borrowed from the file. */
+static qmi_encoded borrow(const qmi_weight *w)
+{
+    qmi_encoded encoded = {
+        .format = w->format, .n_rows = w->n_rows, .n_cols = w->n_cols};
+    for (int i = QMI_TD_ROW_OFFSETS; i <= QMI_TD_CODES; i++) {
+        encoded.parts[i] = (uint8_t *)(uintptr_t)w->parts[i].data;
+        encoded.part_bytes[i] = (size_t)w->parts[i].n_bytes;
+    }
+    return encoded;
+}
+
+/* The rotation is the one that `qmoe compress` takes by default. */
+static qmi_stack_recipe stack_recipe(const importer *m, const qmi_weight *w)
+{
+    qmi_stack_recipe r = {
+        .quantiser = m->recipe.quantiser, .quant = m->recipe.quant};
+    if (qmi_pvq_width(qmi_format_find(r.quantiser->format)) != 0)
+        r.quant.rotation = qmi_rotation_for(w->n_cols);
+    return r;
+}
+
+static qmoe_status recode(
+    importer *m, qmi_stack_writer *writer, const qmi_weight *w)
+{
+    qmi_encoded encoded = {0};
+    qmi_quant_result result = {0};
+    float *wide = qmi_calloc(
+        (size_t)(w->n_rows * w->n_cols), sizeof *wide, "a matrix", m->err);
+    if (wide == NULL)
+        return QMOE_E_NOMEM;
+    qmi_weight_decode(w, 0, 0, w->n_rows, wide);
+    const qmi_stack_recipe r = stack_recipe(m, w);
+    qmoe_status status = r.quantiser->run(&encoded, &result, wide, w->n_rows,
+        w->n_cols, NULL, &r.quant, m->err);
+    qmi_free(wide);
+    if (status == QMOE_OK)
+        status = qmi_stack_writer_add(writer, &encoded, m->err);
+    if (result.energy > 0)
+        m->report->weight_error += result.error / result.energy;
+    qmi_encoded_free(&encoded);
+    return status;
+}
+
+static bool is_recoded(const importer *m)
+{
+    return strcmp(m->recipe.quantiser->format, "ternary-dict") != 0;
+}
+
+static qmoe_status import_matrix(importer *m, qmi_stack_writer *writer,
+    const qmi_weight *stack, int64_t expert)
+{
+    qmi_weight w;
+    uint64_t offsets[2];
+    qmi_published_matrix found;
+    QMI_TRY(qmi_progress(
+        m->context, "import", stack->name, m->done, m->report->expert_weights));
+    QMI_TRY(qmi_published_find(
+        &found, m->experts, m->sizes, stack, expert, m->err));
+    QMI_TRY(
+        qmi_published_check(&w, offsets, &found, m->experts, stack, m->err));
+    if (is_recoded(m)) {
+        QMI_TRY(recode(m, writer, &w));
+    } else {
+        qmi_encoded encoded = borrow(&w);
+        QMI_TRY(qmi_stack_writer_add(writer, &encoded, m->err));
+    }
+    qmi_published_release(&found, m->experts);
+    m->done += (uint64_t)(stack->n_rows * stack->n_cols);
+    return QMOE_OK;
+}
+
+static qmoe_status finish_stack(importer *m, qmi_stack_writer *writer,
+    const qmi_weight *stack, const char *file)
+{
+    uint64_t hash = 0, n_bytes = 0;
+    const qmi_format *format = qmi_format_find(m->recipe.quantiser->format);
+    QMI_TRY(qmi_stack_writer_finish(writer, &hash, &n_bytes, m->err));
+    m->report->output_bytes += n_bytes;
+    m->report->expert_bytes += qmi_stack_writer_bytes(writer);
+    QMI_TRY(qmi_manifest_add_file(m->manifest, file, hash, n_bytes, m->err));
+    for (int i = 0; i < format->n_parts; i++) {
+        char tensor[640];
+        snprintf(tensor, sizeof tensor, "%s.%s", stack->name,
+            format->parts[i].suffix);
+        QMI_TRY(qmi_manifest_add_tensor(m->manifest, tensor, file, m->err));
+    }
+    const qmi_stack_recipe recipe = stack_recipe(m, stack);
+    return qmi_manifest_add_stack(m->manifest, stack, &recipe, m->err);
+}
+
+static qmoe_status fill_stack(importer *m, qmi_stack_writer *writer,
+    const qmi_weight *stack, const char *file)
+{
+    for (int64_t expert = 0; expert < stack->n_mats; expert++)
+        QMI_TRY(import_matrix(m, writer, stack, expert));
+    return finish_stack(m, writer, stack, file);
+}
+
+static qmoe_status import_stack(importer *m, const qmi_weight *stack)
+{
+    char name[64];
+    qmi_stack_writer *writer = NULL;
+    next_file(m, name);
+    char *path = qmi_output_file(&m->output, name, m->err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    const qmi_stack_plan plan = {
+        .path = path,
+        .name = stack->name,
+        .format = qmi_format_find(m->recipe.quantiser->format),
+        .n_mats = stack->n_mats,
+        .n_rows = stack->n_rows,
+        .n_cols = stack->n_cols,
+    };
+    qmoe_status status =
+        qmi_stack_writer_create(&writer, &plan, NULL, 0, m->err);
+    if (status == QMOE_OK)
+        status = fill_stack(m, writer, stack, name);
+    qmi_stack_writer_destroy(writer);
+    qmi_free(path);
+    return status;
+}
+
+/* A file holds the tensors of its block's experts and nothing else. */
+static qmoe_status check_count(const importer *m, int64_t n_experts)
+{
+    uint64_t n_matrices = (uint64_t)n_experts * QMI_N_KINDS;
+    size_t n = qmi_tensor_file_count(m->experts);
+    uint64_t n_dummies = 0;
+    for (size_t i = 0; i < n; i++) {
+        const char *dot = strrchr(qmi_tensor_file_at(m->experts, i)->name, '.');
+        n_dummies += dot != NULL && strcmp(dot, ".weight") == 0;
+    }
+    if (n - n_dummies == n_matrices * (QMI_PUB_PARTS - 1))
+        return QMOE_OK;
+    return qmi_fail(m->err, QMOE_E_FORMAT,
+        "%s: %zu tensors beside dummies, expected 3 for each of %llu "
+        "matrices",
+        qmi_tensor_file_path(m->experts), n - (size_t)n_dummies,
+        (unsigned long long)n_matrices);
+}
+
+static qmoe_status import_block(importer *m, size_t block)
+{
+    const qmi_weight *stacks[QMI_N_KINDS];
+    stacks_of(m, block, stacks);
+    QMI_TRY(open_torch(m, &m->experts, m->files[block]));
+    qmoe_status status = check_count(m, stacks[0]->n_mats);
+    for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++)
+        status = import_stack(m, stacks[kind]);
+    qmi_tensor_file_close(m->experts);
+    m->experts = NULL;
+    return status;
+}
+
+/* ---- the import ---- */
+
+static qmoe_status choose_format(importer *m)
+{
+    const char *format =
+        m->options.format != NULL ? m->options.format : "ternary-dict";
+    m->recipe.quantiser = qmi_quantiser_find("rtn", format);
+    if (m->recipe.quantiser == NULL)
+        return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
+            "unknown format '%s' (ternary-dict, q2, pvq, pvq8)", format);
+    m->recipe.method = is_recoded(m) ? "published, then rtn" : "published";
+    m->recipe.p0 = 0.885;
+    return QMOE_OK;
+}
+
+static qmoe_status check_sketch(importer *m)
+{
+    qmoe_import_report *r = m->report;
+    for (size_t i = 0; i < m->sketch->n_weights; i++) {
+        const qmi_weight *w = &m->sketch->weights[i];
+        if (!w->is_expert)
+            continue;
+        QMI_TRY(qmi_published_check_shape(w, m->err));
+        r->n_matrices += (uint64_t)w->n_mats;
+        r->expert_weights +=
+            (uint64_t)w->n_mats * (uint64_t)(w->n_rows * w->n_cols);
+    }
+    if (qmi_torch_integer_count(m->sizes) != r->n_matrices)
+        return qmi_fail(m->err, QMOE_E_FORMAT,
+            "%s: %zu entries, expected one for each of %llu matrices",
+            qmi_tensor_file_path(m->sizes), qmi_torch_integer_count(m->sizes),
+            (unsigned long long)r->n_matrices);
+    return QMOE_OK;
+}
+
+static qmoe_status start(importer *m, const char *output)
+{
+    const qmi_output_options options = {
+        .overwrite = m->options.overwrite, .journal = QMI_JOURNAL_NAME};
+    const qmi_manifest_source source = {
+        .config = m->config,
+        .expert_format = "ternary-dict",
+        .fingerprint = m->fingerprint,
+        .n_bytes = m->report->source_bytes,
+    };
+    QMI_TRY(qmi_output_open(&m->output, output, &options, m->err));
+    return qmi_manifest_create(&m->manifest, &source, &m->recipe, m->err);
+}
+
+/* Reads back what was written, before it gets its name: what cannot be opened
+ * must not appear. */
+static qmoe_status check_result(importer *m)
+{
+    qmoe_model *model = NULL;
+    QMI_TRY(qmoe_model_open(&model, m->context, m->output.partial));
+    m->report->has_tokenizer = model->tokenizer != NULL;
+    qmoe_model_close(model);
+    return QMOE_OK;
+}
+
+static qmoe_status run(importer *m, const char *output)
+{
+    QMI_TRY(choose_format(m));
+    QMI_TRY(open_common(m));
+    QMI_TRY(check_sketch(m));
+    QMI_TRY(check_names(m));
+    QMI_TRY(place_files(m));
+    QMI_TRY(start(m, output));
+    QMI_TRY(import_plain(m));
+    for (size_t block = 0; block < m->n_blocks; block++)
+        QMI_TRY(import_block(m, block));
+    QMI_TRY(qmi_copy_side_files(&m->output, NULL,
+        m->options.tokenizer != NULL ? m->options.tokenizer : m->source,
+        m->err));
+    QMI_TRY(qmi_manifest_write(m->manifest, &m->output, m->err));
+    QMI_TRY(check_result(m));
+    m->report->weight_error /= (double)m->report->n_matrices;
+    return qmi_output_commit(&m->output, QMI_JOURNAL_NAME, m->err);
+}
+
+static void clean_up(importer *m)
+{
+    qmi_output_close(&m->output);
+    qmi_manifest_destroy(m->manifest);
+    for (size_t i = 0; m->files != NULL && i < m->n_blocks; i++)
+        qmi_free(m->files[i]);
+    qmi_free(m->files);
+    qmi_tensor_file_close(m->experts);
+    qmi_tensor_file_close(m->plain);
+    qmi_tensor_file_close(m->sizes);
+    qmoe_model_close(m->sketch);
+    cJSON_Delete(m->config);
+    qmi_free(m->config_path);
+}
+
+qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
+    const char *source, const char *output, const qmoe_import_options *options)
+{
+    struct timespec begin, end;
+    importer m = {.context = context,
+        .source = source,
+        .report = report,
+        .err = &context->error};
+    m.output.lock = -1;
+    *report = (qmoe_import_report){0};
+    qmi_copy_options(&m.options, sizeof m.options, options);
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    qmoe_status status = run(&m, output);
+    clean_up(&m);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    report->seconds = (double)(end.tv_sec - begin.tv_sec) +
+                      1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    return status;
+}

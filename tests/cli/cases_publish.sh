@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2154
+# plan, export and import.  Directories of every kind and broken ones are in
+# tests/interop/test_published.py.
+
+case_plan_of_everything() {
+    for what in "$mini" "$mini/config.json" "$m" synth:c-2048; do
+        expect 0 "$qmoe" plan "$what" --memory 8G --memory-rate 10G --rate 1000000 --json
+        is_empty err
+        valid_json out
+        for key in total_bytes expert_bytes other_bytes; do
+            is_true "$(json $key out) > 0"
+        done
+        is_true "$(json total_bytes out) == $(json expert_bytes out) + $(json other_bytes out)"
+    done
+    expect 0 "$qmoe" plan "$mini" --memory-rate 10G --rate 1000000
+    has out "experts" "routers" "pvq8" "fits:" "compression:" "recorded"
+    expect 0 "$qmoe" inspect "$m" --no-stats --json
+    bytes=$(json total_bytes out)
+    expect 0 "$qmoe" plan "$m" --json
+    is_true "$(json total_bytes out) == $bytes"
+}
+
+case_plan_of_c2048() {
+    expect 0 "$qmoe" plan synth:c-2048 --format ternary-dict --gpu 4x48G --gpu-rate 700G \
+        --rate 1000000 --json
+    is_true "$(json expert_ratio out) > 20.06 && $(json expert_ratio out) < 20.08"
+    is_true "$(json total_bytes out) > 158.4e9 && $(json total_bytes out) < 158.8e9"
+    [ "$(json fits_gpus out)" = true ] || fail "does not fit four GPUs"
+    expect 0 "$qmoe" plan synth:c-2048 --format pvq --memory 32G --memory-rate 20G \
+        --disk-rate 3G --rate 1000000
+    has out "not without the disk" "113.7 GB" "tokens/s"
+    expect 0 "$qmoe" plan synth:c-2048 --format pvq --gpu 24G,24G --memory 8G --rate 1000000
+    has out "speed     unknown"
+}
+
+case_plan_errors() {
+    expect_error 2 "CONFIG_OR_MODEL is missing" plan
+    expect_error 2 "--gpu" plan "$mini" --gpu 0x48G
+    expect_error 2 "--gpu" plan "$mini" --gpu -1x48G
+    expect_error 2 "--gpu" plan "$mini" --gpu 4x
+    expect_error 2 "--gpu" plan "$mini" --gpu 99999x1G
+    expect_error 2 "--bits" plan "$mini" --bits 65
+    expect_error 3 "nowhere" plan nowhere
+    expect_error 2 "synth:c-1" plan synth:c-1
+    expect_error 5 "q9" plan "$mini" --format q9
+    echo '{"model_type": "llama"}' >other.json
+    expect_error 5 "llama" plan other.json
+    echo '{' >broken.json
+    expect_error 4 "broken.json" plan broken.json
+}
+
+case_export_plain() {
+    expect 0 "$qmoe" export "$m" -o plain --dequantize --json
+    valid_json out
+    is_true "$(json matrices out) == 64"
+    [ ! -e plain.partial ] || fail "plain.partial was left behind"
+    same plain/spiece.model "$mini/spiece.model"
+    if grep -q quantization_config plain/config.json; then
+        fail "config.json still has quantization_config"
+    fi
+    for model in "$m" plain; do
+        expect 0 "$qmoe" generate "$model" -p "In the beginning" --max-new-tokens 8 --json -b cpu
+        ids out >>answers
+    done
+    [ "$(sort -u answers | wc -l)" = 1 ] || fail "other tokens: $(cat answers)"
+    # One thread and small shards give the same weights.
+    expect 0 "$qmoe" export "$m" -o one --dequantize -t 1
+    same one/model-00001-of-00001.safetensors plain/model-00001-of-00001.safetensors
+    # What is plain can be compressed again, to the same codes.
+    expect 0 "$qmoe" compress --method rtn plain -o again
+    same again/model-00002-of-00005.safetensors "$m/model-00002-of-00005.safetensors"
+}
+
+case_export_published_and_import() {
+    expect 0 "$qmoe" export "$m" -o published --layout qmoe
+    rm published/spiece.model
+    expect 0 "$qmoe" import published -o back
+    has out "no spiece.model"
+    expect 0 "$qmoe" import published -o with --tokenizer "$mini" --json
+    valid_json out
+    is_true "$(json matrices out) == 64"
+    for file in "$m"/*.safetensors; do
+        same "with/${file##*/}" "$file"
+    done
+    expect 0 "$qmoe" verify with
+    expect 0 "$qmoe" export with -o published2 --layout qmoe
+    for file in published/*.pt; do
+        same "$file" "published2/${file##*/}"
+    done
+}
+
+case_export_errors() {
+    expect_error 2 "-o OUT" export "$m" --dequantize
+    expect_error 2 "give --dequantize" export "$m" -o out-x
+    expect_error 2 "neither hf nor qmoe" export "$m" -o out-x --layout gguf
+    expect_error 2 "keeps the codes" export "$m" -o out-x --layout qmoe --dequantize
+    expect_error 2 "bf16 or f32" export "$m" -o out-x --dequantize --dtype f16
+    expect_error 5 "is not compressed" export "$mini" -o out-x --dequantize
+    expect_error 3 "nowhere" export nowhere -o out-x --dequantize
+    mkdir out-y
+    expect_error 3 "already exists" export "$m" -o out-y --dequantize
+    expect 0 "$qmoe" compress --method rtn --format q2 "$mini" -o q2
+    expect_error 5 "not q2" export q2 -o out-x --layout qmoe
+    expect 0 "$qmoe" compress --method rtn --dict fit "$mini" -o fit
+    expect_error 5 "another dictionary" export fit -o out-x --layout qmoe
+    nothing_left out-x
+}
+
+case_import_errors() {
+    expect_error 2 "-o OUT" import "$m"
+    expect_error 3 "nowhere" import nowhere -o out-x
+    expect_error 3 "noexp.pt" import "$mini" -o out-x
+    expect_error 5 "unknown format 'q9'" import "$mini" -o out-x --format q9
+    nothing_left out-x
+}
