@@ -3,6 +3,7 @@
 #include "cli.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,13 +18,17 @@ static const char help[] =
     "(checkpoint, compressed model, published _qmoe directory), or synth:NAME\n"
     "for a published Switch Transformer (base-8 to base-256, large-128,\n"
     "c-2048).  Without --format all formats are listed, and the rest is said\n"
-    "for the model's own format, or ternary-dict.\n"
+    "for the model's own format, or pvq.  A config.json without weights is\n"
+    "taken at its word, and compared with the published models.\n"
     "\n"
     "Options:\n"
-    "  --format FORMAT      ternary-dict, pvq, pvq8, q2, or bf16, f16, f32\n"
-    "  --bits B             bits per expert weight, everything counted\n"
-    "                       (default: exact; ternary-dict, whose size depends\n"
-    "                       on the weights: as published for that width)\n"
+    "  --format FORMAT      pvq, pvq8, ternary-dict, q2, or bf16, f16, f32\n"
+    "  --bits B             bits per expert weight, everything counted: as "
+    "for\n"
+    "                       compress a mixture of pvq and pvq8; with --format\n"
+    "                       ternary-dict, whose size depends on the weights,\n"
+    "                       the rate to assume (default: as published for\n"
+    "                       that width); other formats have a fixed size\n"
     "  --gpu LIST           memory of the GPUs, e.g. 4x48G or 24G,24G\n"
     "  --memory SIZE        host memory (default: what is available here)\n"
     "  --gpu-rate SIZE      bytes per second read from a GPU's memory\n"
@@ -42,6 +47,7 @@ static const char help[] =
     "\n"
     "Examples:\n"
     "  qmoe plan synth:c-2048 --gpu 4x48G --gpu-rate 700G\n"
+    "  qmoe plan synth:base-128 --bits 0.7\n"
     "  qmoe plan models/switch-mini/config.json --format pvq --json\n"
     "  qmoe plan synth:c-2048 --format pvq --memory 32G --disk-rate 3G\n";
 
@@ -58,7 +64,7 @@ typedef struct request {
 
 /* The formats that are listed when none is chosen. */
 static const char *const formats[] = {
-    "ternary-dict", "pvq", "pvq8", "q2", "bf16"};
+    "pvq", "pvq8", "ternary-dict", "q2", "bf16"};
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
 static double per(double a, double b)
@@ -200,6 +206,7 @@ static void print_json(const request *q, const qmoe_plan_report *r,
     cli_json_count(json, "total_weights", r->total_weights);
     cli_json_count(json, "expert_weights", r->expert_weights);
     json_sizes(json, r);
+    cJSON_AddBoolToObject(json, "from_config", r->from_config);
     json_parts(json, r);
     json_fit(json, r);
     if (r->compress_seconds > 0)
@@ -322,9 +329,14 @@ static void print_text(const request *q, const qmoe_plan_report *r,
            " sparse with %" PRId64 " experts\n",
         m->architecture, m->n_encoder_blocks, m->n_decoder_blocks,
         m->n_sparse_blocks, m->n_experts);
+    if (r->from_config)
+        printf("(no weights there: config.json taken at its word)\n");
     printf("as %s: %s, %s%.4f bits per expert weight (%.2fx), %.2fx in all\n",
         m->format, cli_human_bytes(r->total_bytes).text,
-        r->exact ? "" : "estimated from ", bits_per_expert_weight(r),
+        r->exact                          ? ""
+        : strcmp(m->format, "mixed") == 0 ? "at most "
+                                          : "estimated from ",
+        bits_per_expert_weight(r),
         per(2 * (double)r->expert_weights, (double)r->expert_bytes),
         per(2 * (double)r->total_weights, (double)r->total_bytes));
     print_parts(r);
@@ -371,7 +383,7 @@ static cli_exit run(int argc, char **argv)
     qmoe_plan_options *o = &q.options;
     const cli_option table[] = {
         {"format", 0, CLI_TEXT, &o->format, 0, 0},
-        {"bits", 0, CLI_REAL, &q.bits, 0, 64},
+        {"bits", 0, CLI_REAL, &q.bits, 0, 16},
         {"gpu", 0, CLI_TEXT, &q.gpus, 0, 0},
         {"memory", 0, CLI_SIZE, &o->memory_bytes, 0, 0},
         {"gpu-rate", 0, CLI_SIZE, &q.gpu_rate, 0, 0},
@@ -387,7 +399,8 @@ static cli_exit run(int argc, char **argv)
             argv, table, sizeof table / sizeof *table))
         return code;
     o->size = sizeof *o;
-    o->bits = (double)q.bits;
+    /* To the digits a float holds. */
+    o->bits = round((double)q.bits * 1e6) / 1e6;
     o->gpu_rate = (double)q.gpu_rate;
     o->memory_rate = (double)q.memory_rate;
     o->disk_rate = (double)q.disk_rate;

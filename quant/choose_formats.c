@@ -19,12 +19,15 @@ const qmi_quantiser *qmi_job_candidate(const qmi_job *job, int size)
     return qmi_quantiser_find(job->recipe.quantiser->method, formats[size]);
 }
 
+int64_t qmi_n_trials(int64_t n_experts)
+{
+    return n_experts < MOST_TRIALS ? n_experts : MOST_TRIALS;
+}
+
 int64_t qmi_job_n_trials(const qmi_job *job)
 {
-    int64_t n = job->model->config.n_experts;
-    if (job->choices == NULL)
-        return 0;
-    return n < MOST_TRIALS ? n : MOST_TRIALS;
+    return job->choices != NULL ? qmi_n_trials(job->model->config.n_experts)
+                                : 0;
 }
 
 int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial)
@@ -34,25 +37,23 @@ int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial)
 
 /* ---- the range ---- */
 
-static uint64_t bytes_within(const qmi_job *job, double bits)
+static uint64_t bytes_within(double bits, double expert_weights)
 {
-    return (uint64_t)floor(bits / 8 * (double)job->report->expert_weights);
+    return (uint64_t)floor(bits / 8 * expert_weights);
 }
 
 /* Four digits that are within the range: rounded up or down. */
-static qmoe_status check_range(
-    const qmi_job *job, uint64_t least, uint64_t most)
+qmoe_status qmi_check_bits(double bits, uint64_t least, uint64_t most,
+    double expert_weights, qmi_error *err)
 {
-    const qmoe_compress_report *r = job->report;
-    const uint64_t budget = bytes_within(job, job->recipe.bits);
-    if (budget >= least &&
-        job->recipe.bits * (double)r->expert_weights <= 8 * (double)most)
+    if (bytes_within(bits, expert_weights) >= least &&
+        bits * expert_weights <= 8 * (double)most)
         return QMOE_OK;
-    return qmi_fail(job->err, QMOE_E_INVALID,
+    return qmi_fail(err, QMOE_E_INVALID,
         "%g bits per expert weight are not possible: this model takes %.4f "
         "(all pvq) to %.4f (all pvq8)",
-        job->recipe.bits, ceil(1e4 * r->least_bits) / 1e4,
-        floor(1e4 * r->most_bits) / 1e4);
+        bits, ceil(1e4 * (8 * (double)least / expert_weights)) / 1e4,
+        floor(1e4 * (8 * (double)most / expert_weights)) / 1e4);
 }
 
 qmoe_status qmi_job_list_choices(qmi_job *job)
@@ -80,7 +81,8 @@ qmoe_status qmi_job_list_choices(qmi_job *job)
     }
     r->least_bits = 8 * (double)bytes[QMI_SMALL] / (double)r->expert_weights;
     r->most_bits = 8 * (double)bytes[QMI_LARGE] / (double)r->expert_weights;
-    return check_range(job, bytes[QMI_SMALL], bytes[QMI_LARGE]);
+    return qmi_check_bits(job->recipe.bits, bytes[QMI_SMALL], bytes[QMI_LARGE],
+        (double)r->expert_weights, job->err);
 }
 
 /* ---- measuring ---- */
@@ -211,8 +213,9 @@ qmoe_status qmi_job_choose_formats(qmi_job *job)
         QMI_TRY(qmi_job_sweep(job, measure_block));
     for (int64_t i = 0; i < n; i++)
         sum_errors(job, &job->choices[i], i / QMI_N_KINDS);
-    QMI_TRY(qmi_allocate_bits(
-        job->choices, n, bytes_within(job, job->recipe.bits), job->err));
+    QMI_TRY(qmi_allocate_bits(job->choices, n,
+        bytes_within(job->recipe.bits, (double)job->report->expert_weights),
+        job->err));
     set_main_format(job, n);
     return QMOE_OK;
 }

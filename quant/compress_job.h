@@ -82,6 +82,12 @@ qmi_stack_recipe qmi_job_stack_recipe(
 /* Bytes of a stack in a format; exact for fixed formats. */
 uint64_t qmi_job_stack_bytes(const qmi_format *format, const qmi_weight *w);
 
+/* E_INVALID with both ends of the range: `bits` per weight are less than
+ * `least` bytes or more than `most`. */
+qmoe_status qmi_check_bits(double bits, uint64_t least, uint64_t most,
+    double expert_weights, qmi_error *err);
+/* Experts of a block that a bit budget measures. */
+int64_t qmi_n_trials(int64_t n_experts);
 /* With a bit budget: lists the stacks and refuses a budget out of range. */
 qmoe_status qmi_job_list_choices(qmi_job *job);
 /* Experts of a block whose errors are measured, and the number of one. */

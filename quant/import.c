@@ -1,49 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Import of a published compressed directory: its config.json says which
  * matrices there must be, its files give them, and everything is checked before
- * it is written. */
-#include "qmoe/exchange.h"
-
+ * it is written (experts: import_experts.c). */
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #include "alloc.h"
-#include "expert_pass.h"
+#include "import_job.h"
 #include "journal.h"
-#include "manifest.h"
 #include "published.h"
-#include "pvq.h"
-#include "rotation.h"
 #include "safetensors_writer.h"
 #include "side_files.h"
-#include "stack_writer.h"
-#include "ternary_dict.h"
 #include "torch_file.h"
-
-typedef struct importer {
-    qmoe_context *context;
-    qmoe_import_options options;
-    const char *source;
-    char *config_path;
-    cJSON *config;
-    qmoe_model *sketch; /* what the config asks for */
-    qmi_tensor_file *plain, *sizes;
-    qmi_tensor_file *experts; /* of the block at work */
-    char **files;             /* [n_blocks] exp file of each sparse block */
-    size_t n_blocks, n_files, n_files_done;
-    qmi_recipe recipe;
-    qmi_output output;
-    qmi_manifest *manifest;
-    uint64_t fingerprint, done;
-    qmoe_import_report *report;
-    qmi_error *err;
-} importer;
 
 /* ---- opening ---- */
 
-static qmoe_status open_torch(
-    importer *m, qmi_tensor_file **out, const char *name)
+qmoe_status qmi_import_open_torch(
+    qmi_importer *m, qmi_tensor_file **out, const char *name)
 {
     char *path = qmi_path_join(m->source, name, m->err);
     if (path == NULL)
@@ -53,13 +27,13 @@ static qmoe_status open_torch(
     return status;
 }
 
-static void count_file(importer *m, const qmi_tensor_file *file)
+static void count_file(qmi_importer *m, const qmi_tensor_file *file)
 {
     m->report->source_bytes += qmi_tensor_file_bytes(file);
     m->fingerprint = qmi_file_fingerprint(m->fingerprint, file);
 }
 
-static qmoe_status open_common(importer *m)
+static qmoe_status open_common(qmi_importer *m)
 {
     m->config_path = qmi_path_join(m->source, "config.json", m->err);
     if (m->config_path == NULL)
@@ -67,16 +41,15 @@ static qmoe_status open_common(importer *m)
     QMI_TRY(qmi_json_load(&m->config, m->config_path, m->err));
     QMI_TRY(
         qmi_model_sketch(&m->sketch, m->context, m->config, m->config_path));
-    QMI_TRY(open_torch(m, &m->plain, "noexp.pt"));
-    QMI_TRY(open_torch(m, &m->sizes, "sizes.pt"));
+    QMI_TRY(qmi_import_open_torch(m, &m->plain, "noexp.pt"));
+    QMI_TRY(qmi_import_open_torch(m, &m->sizes, "sizes.pt"));
     count_file(m, m->plain);
     count_file(m, m->sizes);
     return QMOE_OK;
 }
 
-/* The stacks of a sparse block, in the model's order. */
-static bool stacks_of(
-    const importer *m, size_t block, const qmi_weight *stacks[QMI_N_KINDS])
+bool qmi_import_stacks_of(
+    const qmi_importer *m, size_t block, const qmi_weight *stacks[QMI_N_KINDS])
 {
     size_t n = 0;
     for (size_t i = 0; i < m->sketch->n_weights; i++) {
@@ -89,11 +62,11 @@ static bool stacks_of(
 }
 
 /* The block whose experts a file holds; n_blocks when none. */
-static size_t block_of(const importer *m, const qmi_tensor_file *file)
+static size_t block_of(const qmi_importer *m, const qmi_tensor_file *file)
 {
     const qmi_weight *stacks[QMI_N_KINDS];
     for (size_t block = 0; block < m->n_blocks; block++) {
-        stacks_of(m, block, stacks);
+        qmi_import_stacks_of(m, block, stacks);
         for (size_t i = 0; i < qmi_tensor_file_count(file) && i < 1; i++) {
             const char *name = qmi_tensor_file_at(file, i)->name;
             size_t n =
@@ -105,10 +78,10 @@ static size_t block_of(const importer *m, const qmi_tensor_file *file)
     return m->n_blocks;
 }
 
-static qmoe_status place_file(importer *m, const char *name)
+static qmoe_status place_file(qmi_importer *m, const char *name)
 {
     qmi_tensor_file *file = NULL;
-    QMI_TRY(open_torch(m, &file, name));
+    QMI_TRY(qmi_import_open_torch(m, &file, name));
     size_t block = block_of(m, file);
     count_file(m, file);
     qmi_tensor_file_close(file);
@@ -125,10 +98,10 @@ static qmoe_status place_file(importer *m, const char *name)
 }
 
 /* Which block is in exp00.pt, exp01.pt, ... is told by the names inside. */
-static qmoe_status place_files(importer *m)
+static qmoe_status place_files(qmi_importer *m)
 {
     const qmi_weight *stacks[QMI_N_KINDS];
-    while (stacks_of(m, m->n_blocks, stacks))
+    while (qmi_import_stacks_of(m, m->n_blocks, stacks))
         m->n_blocks++;
     if (m->n_blocks == 0)
         return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
@@ -150,7 +123,7 @@ static qmoe_status place_files(importer *m)
 /* ---- tensors that are no expert's ---- */
 
 /* Some models have the tensor under another name. */
-static const qmi_tensor *find_plain(const importer *m, const char *name)
+static const qmi_tensor *find_plain(const qmi_importer *m, const char *name)
 {
     static const char *const other[][2] = {
         {"shared.weight", "encoder.embed_tokens.weight"},
@@ -162,7 +135,7 @@ static const qmi_tensor *find_plain(const importer *m, const char *name)
     return t;
 }
 
-static qmoe_status check_plain(const importer *m, const qmi_weight *w)
+static qmoe_status check_plain(const qmi_importer *m, const qmi_weight *w)
 {
     const char *path = qmi_tensor_file_path(m->plain);
     const qmi_tensor *t = find_plain(m, w->name);
@@ -181,7 +154,7 @@ static qmoe_status check_plain(const importer *m, const qmi_weight *w)
 }
 
 /* Nothing may take the name of what is written beside it. */
-static qmoe_status check_names(const importer *m)
+static qmoe_status check_names(const qmi_importer *m)
 {
     for (size_t i = 0; i < qmi_tensor_file_count(m->plain); i++) {
         const char *name = qmi_tensor_file_at(m->plain, i)->name;
@@ -196,14 +169,14 @@ static qmoe_status check_names(const importer *m)
     return QMOE_OK;
 }
 
-static void next_file(importer *m, char name[64])
+void qmi_import_next_file(qmi_importer *m, char name[64])
 {
     snprintf(name, 64, "model-%05zu-of-%05zu.safetensors", ++m->n_files_done,
         m->n_files);
 }
 
 static qmoe_status write_plain(
-    importer *m, qmi_st_writer *writer, const char *name)
+    qmi_importer *m, qmi_st_writer *writer, const char *name)
 {
     uint64_t hash = 0, n_bytes = 0;
     size_t n = qmi_tensor_file_count(m->plain);
@@ -225,11 +198,11 @@ static qmoe_status write_plain(
     return qmi_manifest_add_file(m->manifest, name, hash, n_bytes, m->err);
 }
 
-static qmoe_status import_plain(importer *m)
+static qmoe_status import_plain(qmi_importer *m)
 {
     char name[64];
     qmi_st_writer *writer = NULL;
-    next_file(m, name);
+    qmi_import_next_file(m, name);
     char *path = qmi_output_file(&m->output, name, m->err);
     if (path == NULL)
         return QMOE_E_NOMEM;
@@ -241,167 +214,9 @@ static qmoe_status import_plain(importer *m)
     return status;
 }
 
-/* ---- experts ---- */
-
-/* The codes as they are: borrowed from the file. */
-static qmi_encoded borrow(const qmi_weight *w)
-{
-    qmi_encoded encoded = {
-        .format = w->format, .n_rows = w->n_rows, .n_cols = w->n_cols};
-    for (int i = QMI_TD_ROW_OFFSETS; i <= QMI_TD_CODES; i++) {
-        encoded.parts[i] = (uint8_t *)(uintptr_t)w->parts[i].data;
-        encoded.part_bytes[i] = (size_t)w->parts[i].n_bytes;
-    }
-    return encoded;
-}
-
-/* The rotation is the one that `qmoe compress` takes by default. */
-static qmi_stack_recipe stack_recipe(const importer *m, const qmi_weight *w)
-{
-    qmi_stack_recipe r = {
-        .quantiser = m->recipe.quantiser, .quant = m->recipe.quant};
-    if (qmi_pvq_width(qmi_format_find(r.quantiser->format)) != 0)
-        r.quant.rotation = qmi_rotation_for(w->n_cols);
-    return r;
-}
-
-static qmoe_status recode(
-    importer *m, qmi_stack_writer *writer, const qmi_weight *w)
-{
-    qmi_encoded encoded = {0};
-    qmi_quant_result result = {0};
-    float *wide = qmi_calloc(
-        (size_t)(w->n_rows * w->n_cols), sizeof *wide, "a matrix", m->err);
-    if (wide == NULL)
-        return QMOE_E_NOMEM;
-    qmi_weight_decode(w, 0, 0, w->n_rows, wide);
-    const qmi_stack_recipe r = stack_recipe(m, w);
-    qmoe_status status = r.quantiser->run(&encoded, &result, wide, w->n_rows,
-        w->n_cols, NULL, &r.quant, m->err);
-    qmi_free(wide);
-    if (status == QMOE_OK)
-        status = qmi_stack_writer_add(writer, &encoded, m->err);
-    if (result.energy > 0)
-        m->report->weight_error += result.error / result.energy;
-    qmi_encoded_free(&encoded);
-    return status;
-}
-
-static bool is_recoded(const importer *m)
-{
-    return strcmp(m->recipe.quantiser->format, "ternary-dict") != 0;
-}
-
-static qmoe_status import_matrix(importer *m, qmi_stack_writer *writer,
-    const qmi_weight *stack, int64_t expert)
-{
-    qmi_weight w;
-    uint64_t offsets[2];
-    qmi_published_matrix found;
-    QMI_TRY(qmi_progress(
-        m->context, "import", stack->name, m->done, m->report->expert_weights));
-    QMI_TRY(qmi_published_find(
-        &found, m->experts, m->sizes, stack, expert, m->err));
-    QMI_TRY(
-        qmi_published_check(&w, offsets, &found, m->experts, stack, m->err));
-    if (is_recoded(m)) {
-        QMI_TRY(recode(m, writer, &w));
-    } else {
-        qmi_encoded encoded = borrow(&w);
-        QMI_TRY(qmi_stack_writer_add(writer, &encoded, m->err));
-    }
-    qmi_published_release(&found, m->experts);
-    m->done += (uint64_t)(stack->n_rows * stack->n_cols);
-    return QMOE_OK;
-}
-
-static qmoe_status finish_stack(importer *m, qmi_stack_writer *writer,
-    const qmi_weight *stack, const char *file)
-{
-    uint64_t hash = 0, n_bytes = 0;
-    const qmi_format *format = qmi_format_find(m->recipe.quantiser->format);
-    QMI_TRY(qmi_stack_writer_finish(writer, &hash, &n_bytes, m->err));
-    m->report->output_bytes += n_bytes;
-    m->report->expert_bytes += qmi_stack_writer_bytes(writer);
-    QMI_TRY(qmi_manifest_add_file(m->manifest, file, hash, n_bytes, m->err));
-    for (int i = 0; i < format->n_parts; i++) {
-        char tensor[640];
-        snprintf(tensor, sizeof tensor, "%s.%s", stack->name,
-            format->parts[i].suffix);
-        QMI_TRY(qmi_manifest_add_tensor(m->manifest, tensor, file, m->err));
-    }
-    const qmi_stack_recipe recipe = stack_recipe(m, stack);
-    return qmi_manifest_add_stack(m->manifest, stack, &recipe, m->err);
-}
-
-static qmoe_status fill_stack(importer *m, qmi_stack_writer *writer,
-    const qmi_weight *stack, const char *file)
-{
-    for (int64_t expert = 0; expert < stack->n_mats; expert++)
-        QMI_TRY(import_matrix(m, writer, stack, expert));
-    return finish_stack(m, writer, stack, file);
-}
-
-static qmoe_status import_stack(importer *m, const qmi_weight *stack)
-{
-    char name[64];
-    qmi_stack_writer *writer = NULL;
-    next_file(m, name);
-    char *path = qmi_output_file(&m->output, name, m->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
-    const qmi_stack_plan plan = {
-        .path = path,
-        .name = stack->name,
-        .format = qmi_format_find(m->recipe.quantiser->format),
-        .n_mats = stack->n_mats,
-        .n_rows = stack->n_rows,
-        .n_cols = stack->n_cols,
-    };
-    qmoe_status status =
-        qmi_stack_writer_create(&writer, &plan, NULL, 0, m->err);
-    if (status == QMOE_OK)
-        status = fill_stack(m, writer, stack, name);
-    qmi_stack_writer_destroy(writer);
-    qmi_free(path);
-    return status;
-}
-
-/* A file holds the tensors of its block's experts and nothing else. */
-static qmoe_status check_count(const importer *m, int64_t n_experts)
-{
-    uint64_t n_matrices = (uint64_t)n_experts * QMI_N_KINDS;
-    size_t n = qmi_tensor_file_count(m->experts);
-    uint64_t n_dummies = 0;
-    for (size_t i = 0; i < n; i++) {
-        const char *dot = strrchr(qmi_tensor_file_at(m->experts, i)->name, '.');
-        n_dummies += dot != NULL && strcmp(dot, ".weight") == 0;
-    }
-    if (n - n_dummies == n_matrices * (QMI_PUB_PARTS - 1))
-        return QMOE_OK;
-    return qmi_fail(m->err, QMOE_E_FORMAT,
-        "%s: %zu tensors beside dummies, expected 3 for each of %llu "
-        "matrices",
-        qmi_tensor_file_path(m->experts), n - (size_t)n_dummies,
-        (unsigned long long)n_matrices);
-}
-
-static qmoe_status import_block(importer *m, size_t block)
-{
-    const qmi_weight *stacks[QMI_N_KINDS];
-    stacks_of(m, block, stacks);
-    QMI_TRY(open_torch(m, &m->experts, m->files[block]));
-    qmoe_status status = check_count(m, stacks[0]->n_mats);
-    for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++)
-        status = import_stack(m, stacks[kind]);
-    qmi_tensor_file_close(m->experts);
-    m->experts = NULL;
-    return status;
-}
-
 /* ---- the import ---- */
 
-static qmoe_status choose_format(importer *m)
+static qmoe_status choose_format(qmi_importer *m)
 {
     const char *format =
         m->options.format != NULL ? m->options.format : "ternary-dict";
@@ -409,12 +224,13 @@ static qmoe_status choose_format(importer *m)
     if (m->recipe.quantiser == NULL)
         return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
             "unknown format '%s' (ternary-dict, q2, pvq, pvq8)", format);
-    m->recipe.method = is_recoded(m) ? "published, then rtn" : "published";
+    m->recipe.method =
+        qmi_import_is_recoded(m) ? "published, then rtn" : "published";
     m->recipe.p0 = 0.885;
     return QMOE_OK;
 }
 
-static qmoe_status check_sketch(importer *m)
+static qmoe_status check_sketch(qmi_importer *m)
 {
     qmoe_import_report *r = m->report;
     for (size_t i = 0; i < m->sketch->n_weights; i++) {
@@ -434,7 +250,7 @@ static qmoe_status check_sketch(importer *m)
     return QMOE_OK;
 }
 
-static qmoe_status start(importer *m, const char *output)
+static qmoe_status start(qmi_importer *m, const char *output)
 {
     const qmi_output_options options = {
         .overwrite = m->options.overwrite, .journal = QMI_JOURNAL_NAME};
@@ -450,7 +266,7 @@ static qmoe_status start(importer *m, const char *output)
 
 /* Reads back what was written, before it gets its name: what cannot be opened
  * must not appear. */
-static qmoe_status check_result(importer *m)
+static qmoe_status check_result(qmi_importer *m)
 {
     qmoe_model *model = NULL;
     QMI_TRY(qmoe_model_open(&model, m->context, m->output.partial));
@@ -459,7 +275,7 @@ static qmoe_status check_result(importer *m)
     return QMOE_OK;
 }
 
-static qmoe_status run(importer *m, const char *output)
+static qmoe_status run(qmi_importer *m, const char *output)
 {
     QMI_TRY(choose_format(m));
     QMI_TRY(open_common(m));
@@ -469,7 +285,7 @@ static qmoe_status run(importer *m, const char *output)
     QMI_TRY(start(m, output));
     QMI_TRY(import_plain(m));
     for (size_t block = 0; block < m->n_blocks; block++)
-        QMI_TRY(import_block(m, block));
+        QMI_TRY(qmi_import_block(m, block));
     QMI_TRY(qmi_copy_side_files(&m->output, NULL,
         m->options.tokenizer != NULL ? m->options.tokenizer : m->source,
         m->err));
@@ -479,7 +295,7 @@ static qmoe_status run(importer *m, const char *output)
     return qmi_output_commit(&m->output, QMI_JOURNAL_NAME, m->err);
 }
 
-static void clean_up(importer *m)
+static void clean_up(qmi_importer *m)
 {
     qmi_output_close(&m->output);
     qmi_manifest_destroy(m->manifest);
@@ -498,7 +314,7 @@ qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
     const char *source, const char *output, const qmoe_import_options *options)
 {
     struct timespec begin, end;
-    importer m = {.context = context,
+    qmi_importer m = {.context = context,
         .source = source,
         .report = report,
         .err = &context->error};

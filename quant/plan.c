@@ -7,13 +7,13 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "alloc.h"
 #include "compress_job.h"
 #include "machine.h"
 #include "plan_rates.h"
-#include "synth.h"
+#include "plan_source.h"
+#include "pvq.h"
 #include "ternary_dict.h"
 
 /* Left free for activations, caches, code: of each GPU and of the host. */
@@ -29,6 +29,7 @@ typedef struct planner {
     qmoe_model *model;
     const qmi_format *format; /* of the experts to be */
     bool as_it_is;            /* the model's own sizes */
+    bool budget;              /* pvq and pvq8, to keep to options.bits */
     qmoe_plan_kind *part_of;  /* [n_weights] */
     qmoe_plan_report *report;
     qmi_error *err;
@@ -39,57 +40,6 @@ const char *qmoe_plan_kind_name(qmoe_plan_kind part)
     static const char *const names[QMOE_PLAN_COUNT] = {"experts", "attention",
         "dense_ffn", "routers", "embeddings", "norms", "position_bias"};
     return (unsigned)part < QMOE_PLAN_COUNT ? names[part] : NULL;
-}
-
-/* ---- the source ---- */
-
-static qmoe_status sketch_file(planner *p, const char *path)
-{
-    cJSON *config = NULL;
-    QMI_TRY(qmi_json_load(&config, path, p->err));
-    qmoe_status status = qmi_model_sketch(&p->model, p->context, config, path);
-    cJSON_Delete(config);
-    return status;
-}
-
-static qmoe_status sketch_published(planner *p, const char *source)
-{
-    qmi_synth synth;
-    QMI_TRY(qmi_synth_parse(&synth, source, p->err));
-    cJSON *config = qmi_switch_config_json(&synth.config);
-    if (config == NULL)
-        return qmi_fail(p->err, QMOE_E_NOMEM, "out of memory: a config");
-    qmoe_status status =
-        qmi_model_sketch(&p->model, p->context, config, source);
-    cJSON_Delete(config);
-    return status;
-}
-
-/* A directory may hold no weights that can be opened: its config.json is
- * enough, unless it says that there are compressed ones. */
-static qmoe_status open_directory(planner *p, const char *source)
-{
-    struct stat info;
-    qmoe_status status = qmoe_model_open(&p->model, p->context, source);
-    if (status != QMOE_E_NOT_FOUND && status != QMOE_E_UNSUPPORTED)
-        return status;
-    char *path = qmi_path_join(source, "config.json", p->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
-    if (stat(path, &info) == 0)
-        status = sketch_file(p, path);
-    qmi_free(path);
-    return status;
-}
-
-static qmoe_status open_source(planner *p, const char *source)
-{
-    struct stat info;
-    if (qmi_is_synth(source))
-        return sketch_published(p, source);
-    if (stat(source, &info) == 0 && S_ISREG(info.st_mode))
-        return sketch_file(p, source);
-    return open_directory(p, source);
 }
 
 /* ---- parts ---- */
@@ -203,6 +153,27 @@ static void count_token(planner *p)
         p->report->token_bytes += parts[i].token_bytes;
 }
 
+/* A bit budget outside what pvq and pvq8 take is refused as qmoe_compress
+ * does. */
+static qmoe_status check_budget(const planner *p)
+{
+    const qmi_format *formats[] = {&qmi_format_pvq, &qmi_format_pvq8};
+    uint64_t bytes[2] = {0};
+    double weights = 0;
+    for (size_t i = 0; p->budget && i < p->model->n_weights; i++) {
+        const qmi_weight *w = &p->model->weights[i];
+        if (!w->is_expert)
+            continue;
+        weights += weights_in(w);
+        for (int size = 0; size < 2; size++)
+            bytes[size] += qmi_stack_size(
+                formats[size], w->n_mats, w->n_rows, w->n_cols, 0);
+    }
+    if (weights == 0)
+        return QMOE_OK;
+    return qmi_check_bits(p->options.bits, bytes[0], bytes[1], weights, p->err);
+}
+
 static qmoe_status count_sizes(planner *p)
 {
     const qmoe_model *m = p->model;
@@ -213,6 +184,7 @@ static qmoe_status count_sizes(planner *p)
     if (weights > 0x1p58)
         return qmi_fail(p->err, QMOE_E_UNSUPPORTED,
             "a model of %.3g weights is beyond what can be addressed", weights);
+    QMI_TRY(check_budget(p));
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
         qmoe_plan_part *part = &r->parts[p->part_of[i]];
@@ -312,6 +284,7 @@ static void plan_compression(planner *p)
     qmoe_plan_report *r = p->report;
     const qmi_config *c = &p->model->config;
     qmi_recipe recipe = {.quantiser = NULL};
+    double trials = 0;
     if (p->model->quantization != NULL || p->format->dense ||
         r->expert_weights == 0)
         return;
@@ -319,6 +292,8 @@ static void plan_compression(planner *p)
     if (recipe.quantiser == NULL)
         return;
     recipe.quant.passes = recipe.quantiser->default_passes;
+    if (p->budget)
+        trials = (double)qmi_n_trials(c->n_experts) / (double)c->n_experts;
     r->n_samples = p->options.n_samples;
     if (r->n_samples == 0)
         r->n_samples = (uint64_t)(10000.0 * (double)c->n_experts / 128 + 0.5);
@@ -328,7 +303,8 @@ static void plan_compression(planner *p)
         for (int stack = 0; stack < QMI_N_STACKS; stack++)
             tokens[stack] = (double)r->n_samples * sample_tokens[stack];
         double work = qmi_compression_work(c, (double)r->expert_weights,
-            (double)(r->total_weights - r->expert_weights), tokens, &recipe, 0);
+            (double)(r->total_weights - r->expert_weights), tokens, &recipe,
+            trials);
         double seconds = work / qmi_measure_products() / p->context->n_threads;
         r->weight_rate = (double)r->expert_weights / seconds;
     }
@@ -347,19 +323,30 @@ static qmoe_status choose_format(planner *p)
     bool compressed = m->quantization != NULL;
     p->as_it_is = compressed && p->options.bits == 0 &&
                   (name == NULL || strcmp(name, m->expert_format) == 0);
+    if (name == NULL && p->options.bits > 0)
+        name = "pvq";
     if (name == NULL)
-        name = compressed ? m->expert_format : "ternary-dict";
+        name = compressed ? m->expert_format : "pvq";
     p->format = qmi_format_find(name);
     if (p->format == NULL && p->as_it_is)
         p->format = &qmi_format_ternary_dict; /* mixed: not used */
     if (p->format == NULL)
         return qmi_fail(p->err, QMOE_E_UNSUPPORTED,
-            "unknown format '%s' (ternary-dict, q2, pvq, pvq8, bf16, f16, "
+            "unknown format '%s' (pvq, pvq8, ternary-dict, q2, bf16, f16, "
             "f32)",
+            name);
+    if (p->options.bits > 0 && p->options.format == NULL)
+        p->budget = true;
+    else if (p->options.bits > 0 && !p->format->variable)
+        return qmi_fail(p->err, QMOE_E_INVALID,
+            "format %s has a fixed size; a number of bits is for "
+            "ternary-dict, or without a format for pvq and pvq8 together",
             name);
     qmoe_model_describe(m, &p->report->model);
     snprintf(p->report->model.format, sizeof p->report->model.format, "%s",
-        p->as_it_is ? m->expert_format : p->format->name);
+        p->as_it_is ? m->expert_format
+        : p->budget ? "mixed"
+                    : p->format->name);
     return QMOE_OK;
 }
 
@@ -371,16 +358,17 @@ static qmoe_status check_options(const planner *p)
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
         if (!(rates[i] >= 0) || isinf(rates[i]))
             return qmi_fail(p->err, QMOE_E_INVALID, "a rate is negative");
-    if (!(o->bits >= 0) || o->bits > 64)
+    if (!(o->bits >= 0 && o->bits <= 16))
         return qmi_fail(
-            p->err, QMOE_E_INVALID, "bits per weight are not in 0..64");
+            p->err, QMOE_E_INVALID, "%g bits are not in 0..16", o->bits);
     return QMOE_OK;
 }
 
 static qmoe_status run(planner *p, const char *source)
 {
     QMI_TRY(check_options(p));
-    QMI_TRY(open_source(p, source));
+    QMI_TRY(
+        qmi_plan_open(&p->model, &p->report->from_config, p->context, source));
     QMI_TRY(choose_format(p));
     QMI_TRY(sort_weights(p));
     QMI_TRY(count_sizes(p));

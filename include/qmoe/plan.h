@@ -14,10 +14,12 @@ extern "C" {
 typedef struct qmoe_plan_options {
     size_t size;
     /* Format the experts are to have; NULL = a compressed model's own, else
-     * "ternary-dict".  "bf16", "f16", "f32" are allowed too. */
+     * "pvq", as qmoe_compress.  "bf16", "f16", "f32" are allowed too. */
     const char *format;
-    /* Bits per expert weight, everything counted; 0 = exact for formats of a
-     * fixed size, else the published rate for the model's width, else 1. */
+    /* Bits per expert weight, everything counted.  Without a format the budget
+     * of qmoe_compress_options.bits: a mixture of pvq and pvq8, "mixed" in the
+     * report.  With format "ternary-dict" the rate to assume; 0 = the published
+     * one for the model's width, else 1.  Other formats have a fixed size. */
     double bits;
     const uint64_t *gpu_bytes; /* [n_gpus] memory of each GPU */
     size_t n_gpus;
@@ -74,6 +76,10 @@ typedef struct qmoe_plan_report {
     uint64_t n_samples;
     double compress_seconds; /* 0 for compressed models */
     double weight_rate;      /* expert weights per second it assumes */
+
+    /* No weights were seen: blocks, sparse steps and output layer are those a
+     * config.json names, right or not.  False for synth:NAME. */
+    bool from_config;
 } qmoe_plan_report;
 
 /* Plans for `source`: a config.json, a directory with one (with or without

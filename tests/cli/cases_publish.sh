@@ -34,13 +34,42 @@ case_plan_of_c2048() {
     has out "speed     unknown"
 }
 
+# The budget that compress keeps to is what a plan says.
+case_plan_of_bits() {
+    expect 0 "$qmoe" plan "$mini" --bits 0.7 --memory-rate 10G --rate 1000000 --json
+    is_true "$(json bits_per_expert_weight out) <= 0.7 && $(json bits_per_expert_weight out) > 0.6999"
+    planned=$(json expert_bytes out)
+    expect 0 "$qmoe" compress --method rtn "$mini" -o bits --bits 0.7 --json
+    is_true "$(json expert_bytes out) <= $planned"
+    expect 0 "$qmoe" plan "$mini" --bits 0.9 --format ternary-dict --rate 1000000 --json
+    is_true "$(json bits_per_expert_weight out) > 0.899 && $(json bits_per_expert_weight out) <= 0.9"
+}
+
+# The configuration published with c-2048 contradicts its weights.
+case_plan_says_what_is_assumed() {
+    cat >c.json <<'END'
+{"model_type": "switch_transformers", "d_model": 2080, "d_ff": 6144, "d_kv": 64,
+ "num_heads": 30, "vocab_size": 32128, "num_experts": 2048, "num_layers": 15,
+ "num_decoder_layers": 12, "encoder_sparse_step": 1, "decoder_sparse_step": 0}
+END
+    expect 0 "$qmoe" plan c.json --memory-rate 10G --rate 1000000
+    has err "15 + 12 blocks, 15 sparse" "15 + 15, 30 sparse" "plan synth:c-2048"
+    has out "taken at its word"
+    expect 0 "$qmoe" plan synth:c-2048 --rate 1000000 --json
+    is_empty err
+    is_true "$(json total_bytes out) > 113.6e9 && $(json total_bytes out) < 113.8e9"
+    [ "$(json from_config out)" = false ] || fail "from_config is not false"
+}
+
 case_plan_errors() {
     expect_error 2 "CONFIG_OR_MODEL is missing" plan
     expect_error 2 "--gpu" plan "$mini" --gpu 0x48G
     expect_error 2 "--gpu" plan "$mini" --gpu -1x48G
     expect_error 2 "--gpu" plan "$mini" --gpu 4x
     expect_error 2 "--gpu" plan "$mini" --gpu 99999x1G
-    expect_error 2 "--bits" plan "$mini" --bits 65
+    expect_error 2 "--bits" plan "$mini" --bits 17
+    expect_error 2 "are not possible" plan "$mini" --bits 0.5
+    expect_error 2 "has a fixed size" plan "$mini" --bits 0.7 --format q2
     expect_error 3 "nowhere" plan nowhere
     expect_error 2 "synth:c-1" plan synth:c-1
     expect_error 5 "q9" plan "$mini" --format q9
@@ -68,7 +97,7 @@ case_export_plain() {
     expect 0 "$qmoe" export "$m" -o one --dequantize -t 1
     same one/model-00001-of-00001.safetensors plain/model-00001-of-00001.safetensors
     # What is plain can be compressed again, to the same codes.
-    expect 0 "$qmoe" compress --method rtn plain -o again
+    expect 0 "$qmoe" compress --method rtn --format ternary-dict plain -o again
     same again/model-00002-of-00005.safetensors "$m/model-00002-of-00005.safetensors"
 }
 
@@ -102,7 +131,7 @@ case_export_errors() {
     expect_error 3 "already exists" export "$m" -o out-y --dequantize
     expect 0 "$qmoe" compress --method rtn --format q2 "$mini" -o q2
     expect_error 5 "not q2" export q2 -o out-x --layout qmoe
-    expect 0 "$qmoe" compress --method rtn --dict fit "$mini" -o fit
+    expect 0 "$qmoe" compress --method rtn --format ternary-dict --dict fit "$mini" -o fit
     expect_error 5 "another dictionary" export fit -o out-x --layout qmoe
     nothing_left out-x
 }
