@@ -364,8 +364,8 @@ static qmoe_status prepare(bench *b)
     const qmoe_bench_kernels_options *o = &b->options;
     QMI_TRY(check_numbers(b));
     QMI_TRY(take_formats(b));
-    QMI_TRY(qmi_place_choose(&b->chosen, b->context, o->backend, o->device,
-        o->device_name, b->err));
+    QMI_TRY(qmi_place_choose(
+        &b->chosen, b->context, o->backend, o->device, o->device_name, b->err));
     b->place.backend = b->chosen.backend;
     const bool host = strcmp(b->place.backend->name, "cpu") == 0 ||
                       strcmp(b->place.backend->name, "reference") == 0;

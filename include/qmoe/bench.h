@@ -39,7 +39,7 @@ typedef struct qmoe_bench_kernels_options {
     size_t size;
     const char *backend; /* as in qmoe_session_options, but NULL = "cpu" */
     int device;
-    const char *device_name; /* wins over `device` unless NULL */
+    const char *device_name;        /* wins over `device` unless NULL */
     const qmoe_bench_shape *shapes; /* [n_shapes]; 0 = the paper's six */
     size_t n_shapes;
     const int *batches; /* [n_batches] 1 .. 1024 tokens; 0 = 1, 8 and 32 */
