@@ -47,6 +47,14 @@ run()
     fi
 }
 
+# oclgrind must see what it is there for: a kernel that writes elsewhere.
+if QMOE_OPENCL_BREAK='base|rows[rows_at + t]|rows[rows_at + t] + 100000' \
+    "$check" --backend opencl --op kv-store >"$scratch/check.log" 2>&1 ||
+    ! grep -q 'Invalid write' "$OCLGRIND_LOG"; then
+    echo "FAIL a kernel broken on purpose is not reported"
+    n_bad=$((n_bad + 1))
+fi
+
 for style in cpu gpu; do
     export QMOE_OPENCL_LIMITS=style=$style,group=128,local=32768,chunk=131072
     run --op rmsnorm --case 17
@@ -56,7 +64,7 @@ for style in cpu gpu; do
     run --op route --case /t7
     run --op kv-store
     run --op embed --case 31x61/t2
-    for format in bf16 f16 f32 ternary-dict pvq pvq8; do
+    for format in bf16 f16 f32 ternary-dict pvq pvq8 q2; do
         run --op linear --case "$format/17x17/t2"
         run --op linear --case "$format/2x1031/t1/"
         run --op linear --case "$format/2x1031/t7"
