@@ -430,6 +430,29 @@ qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
     return QMOE_OK;
 }
 
+qmoe_status qmi_st_writer_write_hole(
+    qmi_st_writer *w, size_t index, uint64_t n_bytes, qmi_error *err)
+{
+    static const uint8_t zeros[1 << 16];
+    QMI_TRY(qmi_st_writer_write(w, index, zeros, 0, err));
+    item *x = &w->items[index];
+    if (n_bytes > x->n_bytes - x->n_written)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: tensor '%.200s': more bytes than declared", w->path, x->name);
+    uint64_t end = w->data_begin + x->begin + x->n_written + n_bytes;
+    struct stat info;
+    if (fstat(w->fd, &info) != 0 ||
+        ((uint64_t)info.st_size < end && ftruncate(w->fd, (off_t)end) != 0))
+        return qmi_fail_errno(err, "%s: cannot be extended", w->path);
+    while (n_bytes != 0) {
+        size_t n = n_bytes < sizeof zeros ? (size_t)n_bytes : sizeof zeros;
+        QMI_TRY(add_to_hash(x, zeros, n, err));
+        x->n_written += n;
+        n_bytes -= n;
+    }
+    return QMOE_OK;
+}
+
 /* ---- continued files ---- */
 
 qmoe_status qmi_st_writer_read(qmi_st_writer *w, size_t index, void *dst,

@@ -50,6 +50,12 @@ qmoe_status qmi_st_writer_metadata(
 qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
     const void *data, size_t n_bytes, qmi_error *err);
 
+/* Appends n_bytes zeros as a hole of the file: no disk where the file system
+ * has sparse files.  For development material; the checksum counts them.
+ * Not for continued files, which may hold other bytes there. */
+qmoe_status qmi_st_writer_write_hole(
+    qmi_st_writer *w, size_t index, uint64_t n_bytes, qmi_error *err);
+
 /* Requires every tensor complete (else E_INVALID).  Writes the header, syncs
  * and closes the file.  *header_hash as qmi_tensor_file_header_hash. */
 qmoe_status qmi_st_writer_finish(qmi_st_writer *w, uint64_t *header_hash,

@@ -153,6 +153,19 @@ qmoe_status qmi_stack_writer_add(
     return QMOE_OK;
 }
 
+qmoe_status qmi_stack_writer_add_hollow(
+    qmi_stack_writer *w, int64_t n, qmi_error *err)
+{
+    if (w->format->variable || n < 0 || n > w->n_mats - w->n_done)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "hollow matrices do not fit the stack they are added to");
+    for (int i = 0; i < w->format->n_parts; i++)
+        QMI_TRY(qmi_st_writer_write_hole(
+            w->file, (size_t)i, matrix_bytes(w, i) * (uint64_t)n, err));
+    w->n_done += n;
+    return QMOE_OK;
+}
+
 qmoe_status qmi_stack_writer_sync(qmi_stack_writer *w, qmi_error *err)
 {
     return qmi_st_writer_sync(w->file, err);

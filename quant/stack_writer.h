@@ -29,6 +29,10 @@ void qmi_stack_writer_destroy(qmi_stack_writer *w);
 /* Appends the next matrix. */
 qmoe_status qmi_stack_writer_add(
     qmi_stack_writer *w, const qmi_encoded *encoded, qmi_error *err);
+/* Appends n matrices whose bytes are all zero, as holes of the file
+ * (qmi_st_writer_write_hole).  Fixed formats only (E_INVALID). */
+qmoe_status qmi_stack_writer_add_hollow(
+    qmi_stack_writer *w, int64_t n, qmi_error *err);
 /* Elements in the variable part of an encoded matrix; 0 for fixed formats. */
 uint64_t qmi_encoded_length(const qmi_encoded *encoded);
 /* Everything added is on disk when this returns. */
