@@ -39,7 +39,8 @@ install_and_move()
 build_shared()
 {
     cmake -S "$source_dir" -B "$work/shared" -G Ninja \
-        -DCMAKE_BUILD_TYPE=Debug -DBUILD_SHARED_LIBS=ON -DQMOE_TESTS=OFF &&
+        -DCMAKE_BUILD_TYPE=Debug -DBUILD_SHARED_LIBS=ON -DQMOE_TESTS=OFF \
+        -DQMOE_CUDA=OFF &&
         cmake --build "$work/shared"
 }
 

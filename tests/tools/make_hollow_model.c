@@ -14,6 +14,7 @@
 #include "compress_job.h"
 #include "pvq.h"
 #include "safetensors_writer.h"
+#include "side_files.h"
 
 /* SplitMix64 (Steele, Lea and Flood 2014). */
 static uint64_t next_random(uint64_t *state)
@@ -119,10 +120,12 @@ static qmoe_status write_all(qmi_job *job, const char *out, int64_t n_filled)
     for (size_t i = 0; i < job->model->n_weights; i++)
         job->n_files += job->model->weights[i].is_expert;
     QMI_TRY(qmi_output_open(&job->output, out, &fresh, job->err));
-    QMI_TRY(qmi_manifest_create(
-        &job->manifest, job->model, &job->recipe, job->err));
+    const qmi_manifest_source source = qmi_manifest_source_of(job->model);
+    QMI_TRY(
+        qmi_manifest_create(&job->manifest, &source, &job->recipe, job->err));
     QMI_TRY(qmi_job_copy_tensors(job));
-    QMI_TRY(qmi_job_copy_files(job));
+    QMI_TRY(qmi_copy_side_files(
+        &job->output, job->model->checkpoint, NULL, job->err));
     for (size_t i = 0; i < job->model->n_weights; i++)
         if (job->model->weights[i].is_expert)
             QMI_TRY(write_stack(job, &job->model->weights[i], n_filled));
