@@ -25,7 +25,8 @@ static const char help[] =
     "\n"
     "Options:\n"
     "  --stats              decode every weight for zeros and entropy\n"
-    "  --no-stats           decode none (default: compressed experts only)\n"
+    "  --no-stats           decode none (default: compressed experts, unless\n"
+    "                       they are more than 1 GB)\n"
     "  -t, --threads N      CPU threads (default: all processors)\n"
     "  --json               print everything as JSON\n"
     "  -h, --help           this text\n"
@@ -36,6 +37,9 @@ static const char help[] =
 
 /* More than the library knows. */
 enum { MAX_FORMATS = 16 };
+
+/* Bytes of experts that are decoded without being asked for: seconds. */
+static const uint64_t most_unasked = 1000 * 1000 * 1000;
 
 /* A weight and what was counted in it. */
 typedef struct row {
@@ -163,6 +167,8 @@ static cli_exit gather(
         if (status != QMOE_OK)
             return cli_fail_status(s, status);
     }
+    if (!all && bytes_to_decode(in, all, none) > most_unasked)
+        none = true;
     cli_exit code = take_stats(s, in, all, none);
     for (size_t i = 0; code == CLI_OK && i < in->n_rows; i++) {
         add(&in->sum, &in->rows[i]);
