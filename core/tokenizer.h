@@ -34,8 +34,9 @@ qmoe_status qmi_tokenizer_encode(const qmi_tokenizer *tokenizer, int32_t **ids,
     size_t *n, const char *text, size_t n_bytes, qmi_error *err);
 
 /* Ids to text: control pieces (pad, end) give nothing, a sentinel gives its
- * name with one space before it unless it comes first.  *text is new
- * (qmi_free).  Ids outside the vocabulary are E_INVALID. */
+ * name with one space before it unless it comes first, an id beyond the
+ * tokenizer's (T5 pads the vocabulary of its models) gives nothing.  *text is
+ * new (qmi_free).  Negative ids are E_INVALID. */
 qmoe_status qmi_tokenizer_decode(const qmi_tokenizer *tokenizer, char **text,
     const int32_t *ids, size_t n, qmi_error *err);
 

@@ -252,10 +252,12 @@ qmoe_status decode(const qmi_tokenizer *tokenizer, std::string *text,
 {
     std::vector<int> run;
     for (size_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= qmi_tokenizer_size(tokenizer))
-            return qmi_fail(err, QMOE_E_INVALID,
-                "token id %d is outside of the vocabulary of %d", (int)ids[i],
-                (int)qmi_tokenizer_size(tokenizer));
+        if (ids[i] < 0)
+            return qmi_fail(
+                err, QMOE_E_INVALID, "token id %d is negative", (int)ids[i]);
+        /* A model's vocabulary is padded beyond the tokenizer's. */
+        if (ids[i] >= qmi_tokenizer_size(tokenizer))
+            continue;
         if (qmi_tokenizer_is_sentinel(tokenizer, ids[i])) {
             QMI_TRY(append_run(tokenizer, text, run, err));
             run.clear();

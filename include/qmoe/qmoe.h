@@ -232,7 +232,8 @@ QMOE_API qmoe_status qmoe_model_verify(
 QMOE_API qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids,
     size_t capacity, size_t *n, const char *text) QMOE_MUST_CHECK;
 /* Ids to text, NUL-terminated and cut at `capacity` bytes; *n is the full
- * length without NUL.  Pad and end tokens are left out. */
+ * length without NUL.  Pad and end tokens are left out,
+ * as are ids beyond the tokenizer's. */
 QMOE_API qmoe_status qmoe_detokenize(qmoe_model *model, char *text,
     size_t capacity, size_t *n, const int32_t *ids,
     size_t n_ids) QMOE_MUST_CHECK;
