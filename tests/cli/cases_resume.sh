@@ -11,7 +11,7 @@ calibration() {
 }
 
 calibrated() {
-    "$qmoe" compress "$mini" --calib calib.txt --group-size 2 -t 1 "$@"
+    "$qmoe" compress "$mini" --calib calib.txt --passes 2 --group-size 2 -t 1 "$@"
 }
 
 case_compress_calibrated() {
@@ -68,7 +68,7 @@ killed_and_resumed() {
     expect 0 calibrated -o whole "$@"
     for _ in 1 2 3 4 5; do
         # Not the function: the signal is for the tool, not for a subshell.
-        "$qmoe" compress "$mini" --calib calib.txt --group-size 2 -t 1 \
+        "$qmoe" compress "$mini" --calib calib.txt --passes 2 --group-size 2 -t 1 \
             -o out-m --resume "$@" >out 2>err </dev/null &
         job=$!
         sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
@@ -91,7 +91,7 @@ case_compress_resume_refusals() {
     echo rubbish >out-m.partial/journal
     expect_error 4 journal compress "$mini" --calib calib.txt -o out-m --resume
     [ -e out-m.partial/journal ] || fail "the interrupted run was removed"
-    expect 0 "$qmoe" compress "$mini" --calib calib.txt -o out-m --force
+    expect 0 "$qmoe" compress "$mini" --calib calib.txt --passes 2 -o out-m --force
 }
 
 # A full disk in the middle: an error, then --resume on a larger one.
@@ -103,12 +103,12 @@ case_compress_full_disk_then_resume() {
         set -e
         mount -t tmpfs -o size=5500k tmpfs disk || exit 77
         code=0
-        "$1" compress "$2" --calib calib.txt --group-size 2 -t 1 -o disk/m \
+        "$1" compress "$2" --calib calib.txt --passes 2 --group-size 2 -t 1 -o disk/m \
             >out 2>err || code=$?
         [ $code = 3 ] || exit 1
         [ ! -e disk/m ] || exit 1
         mount -o remount,size=64m disk
-        "$1" compress "$2" --calib calib.txt --group-size 2 -t 1 -o disk/m \
+        "$1" compress "$2" --calib calib.txt --passes 2 --group-size 2 -t 1 -o disk/m \
             --resume >>out 2>>err
         "$1" verify disk/m >>out 2>>err' bash "$qmoe" "$mini" 2>unshare.err ||
         code=$?
