@@ -3,27 +3,12 @@
 #include "bench_made_up.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
+#include "available_memory.h"
 #include "pvq.h"
 #include "rotation.h"
-
-/* MemAvailable of /proc/meminfo; 0 when unknown. */
-static uint64_t available_memory(void)
-{
-    char line[128];
-    unsigned long long kib = 0;
-    FILE *file = fopen("/proc/meminfo", "r");
-    if (file == NULL)
-        return 0;
-    while (fgets(line, sizeof line, file) != NULL)
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    fclose(file);
-    return kib * 1024;
-}
 
 /* The system promises memory that it does not have and ends the program when
  * it is used; so what a first matrix takes is added up before. */
@@ -31,7 +16,7 @@ static qmoe_status check_memory(
     const qmoe_model *model, const qmi_format *format, qmi_error *err)
 {
     uint64_t n_bytes = 0;
-    const uint64_t available = available_memory();
+    const uint64_t available = qmi_available_memory();
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
         const uint64_t n =

@@ -68,54 +68,47 @@ static qmoe_status make_dense(
     return status;
 }
 
+/* Random codes, of which any bytes are some, and random bf16 values. */
+static qmoe_status make_coded(bench_stack *s, int codes_part, size_t n_codes,
+    int values_part, size_t n_values, uint64_t n_bytes, uint64_t *random,
+    qmi_error *err)
+{
+    const size_t n_tail = n_values * 2;
+    uint8_t *data = qmi_calloc(n_codes + n_tail, 1, "a matrix to time", err);
+    if (data == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n_codes; i++)
+        data[i] = (uint8_t)(next_random(random) >> 32);
+    for (size_t i = 0; i < n_tail; i += 2) {
+        const uint16_t value = random_bf16(random);
+        memcpy(data + n_codes + i, &value, sizeof value);
+    }
+    count_mats(s, n_codes + n_tail, n_bytes);
+    qmoe_status status = repeat(s, codes_part, data, n_codes, err);
+    if (status == QMOE_OK)
+        status = repeat(s, values_part, data + n_codes, n_tail, err);
+    qmi_free(data);
+    return status;
+}
+
 static qmoe_status make_pvq(
     bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
 {
-    qmi_weight *w = &s->weight;
+    const qmi_weight *w = &s->weight;
     const qmi_pvq_shape shape =
         qmi_pvq_shape_of(qmi_pvq_width(w->format), w->n_rows, w->n_cols);
-    const size_t n_codes = (size_t)shape.n_tiles * shape.tile_bytes;
-    const size_t n_scales = (size_t)w->n_rows * 2;
-    uint8_t *data = qmi_calloc(n_codes + n_scales, 1, "a matrix to time", err);
-    if (data == NULL)
-        return QMOE_E_NOMEM;
-    /* Any bytes are codes. */
-    for (size_t i = 0; i < n_codes; i++)
-        data[i] = (uint8_t)(next_random(random) >> 32);
-    for (size_t i = 0; i < n_scales; i += 2) {
-        const uint16_t scale = random_bf16(random);
-        memcpy(data + n_codes + i, &scale, sizeof scale);
-    }
-    count_mats(s, n_codes + n_scales, n_bytes);
-    qmoe_status status = repeat(s, QMI_PVQ_CODES, data, n_codes, err);
-    if (status == QMOE_OK)
-        status = repeat(s, QMI_PVQ_SCALES, data + n_codes, n_scales, err);
-    qmi_free(data);
-    return status;
+    return make_coded(s, QMI_PVQ_CODES,
+        (size_t)shape.n_tiles * shape.tile_bytes, QMI_PVQ_SCALES,
+        (size_t)w->n_rows, n_bytes, random, err);
 }
 
 static qmoe_status make_q2(
     bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
 {
-    qmi_weight *w = &s->weight;
-    const size_t n_codes = (size_t)(w->n_rows * qmi_q2_row_bytes(w->n_cols));
-    const size_t n_levels = (size_t)w->n_rows * QMI_Q2_VALUES * 2;
-    uint8_t *data = qmi_calloc(n_codes + n_levels, 1, "a matrix to time", err);
-    if (data == NULL)
-        return QMOE_E_NOMEM;
-    /* Any bytes are codes. */
-    for (size_t i = 0; i < n_codes; i++)
-        data[i] = (uint8_t)(next_random(random) >> 32);
-    for (size_t i = 0; i < n_levels; i += 2) {
-        const uint16_t level = random_bf16(random);
-        memcpy(data + n_codes + i, &level, sizeof level);
-    }
-    count_mats(s, n_codes + n_levels, n_bytes);
-    qmoe_status status = repeat(s, QMI_Q2_CODES, data, n_codes, err);
-    if (status == QMOE_OK)
-        status = repeat(s, QMI_Q2_LEVELS, data + n_codes, n_levels, err);
-    qmi_free(data);
-    return status;
+    const qmi_weight *w = &s->weight;
+    return make_coded(s, QMI_Q2_CODES,
+        (size_t)(w->n_rows * qmi_q2_row_bytes(w->n_cols)), QMI_Q2_LEVELS,
+        (size_t)w->n_rows * QMI_Q2_VALUES, n_bytes, random, err);
 }
 
 /* Rows of one matrix: codewords, row offsets, levels. */

@@ -410,8 +410,9 @@ static qmoe_status add_to_hash(
     return QMOE_OK;
 }
 
-qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
-    const void *data, size_t n_bytes, qmi_error *err)
+/* The tensor that n_bytes more are for, with the layout fixed. */
+static qmoe_status start_write(item **out, qmi_st_writer *w, size_t index,
+    uint64_t n_bytes, qmi_error *err)
 {
     if (w->finished || index >= w->n_items)
         return qmi_fail(err, QMOE_E_INVALID,
@@ -421,6 +422,15 @@ qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
     if (n_bytes > x->n_bytes - x->n_written)
         return qmi_fail(err, QMOE_E_INVALID,
             "%s: tensor '%.200s': more bytes than declared", w->path, x->name);
+    *out = x;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
+    const void *data, size_t n_bytes, qmi_error *err)
+{
+    item *x = NULL;
+    QMI_TRY(start_write(&x, w, index, n_bytes, err));
     if (n_bytes == 0)
         return QMOE_OK;
     QMI_TRY(write_at(
@@ -434,13 +444,10 @@ qmoe_status qmi_st_writer_write_hole(
     qmi_st_writer *w, size_t index, uint64_t n_bytes, qmi_error *err)
 {
     static const uint8_t zeros[1 << 16];
-    QMI_TRY(qmi_st_writer_write(w, index, zeros, 0, err));
-    item *x = &w->items[index];
-    if (n_bytes > x->n_bytes - x->n_written)
-        return qmi_fail(err, QMOE_E_INVALID,
-            "%s: tensor '%.200s': more bytes than declared", w->path, x->name);
-    uint64_t end = w->data_begin + x->begin + x->n_written + n_bytes;
+    item *x = NULL;
     struct stat info;
+    QMI_TRY(start_write(&x, w, index, n_bytes, err));
+    uint64_t end = w->data_begin + x->begin + x->n_written + n_bytes;
     if (fstat(w->fd, &info) != 0 ||
         ((uint64_t)info.st_size < end && ftruncate(w->fd, (off_t)end) != 0))
         return qmi_fail_errno(err, "%s: cannot be extended", w->path);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "available_memory.h"
 #include "hash.h"
 #include "machine.h"
 

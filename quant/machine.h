@@ -5,8 +5,6 @@
 
 #include <stdint.h>
 
-/* Bytes of memory that can be used without swapping; 0 when unknown. */
-uint64_t qmi_available_memory(void);
 /* Free bytes of the file system where `path` is or will be; 0 when unknown. */
 uint64_t qmi_free_disk(const char *path);
 /* Multiply-adds per second of one thread, from a short product. */

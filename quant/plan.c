@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "available_memory.h"
 #include "compress_job.h"
 #include "machine.h"
 #include "plan_rates.h"
