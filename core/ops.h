@@ -18,7 +18,8 @@
     X(ATTENTION, attention, "attention")                                       \
     X(ROUTE, route, "route")                                                   \
     X(EXPERT_FFN, expert_ffn, "expert-ffn")                                    \
-    X(DECODE, decode, "decode")
+    X(DECODE, decode, "decode")                                                \
+    X(TOP_LOGITS, top_logits, "top-logits")
 
 typedef enum qmi_op_kind {
 #define X(name, member, text) QMI_OP_##name,
@@ -132,6 +133,20 @@ typedef struct qmi_op_decode {
     const qmi_bound_weight *weight;
     int64_t mat, row, n_rows;
 } qmi_op_decode;
+
+enum { QMI_TOP_LOGITS_MAX = 128 };
+
+/* The top_k largest logits of each token, largest first, of equals the lowest
+ * id first: value f32 and id i32, both [n_tokens, top_k].  The numbers of a row
+ * are compared, not changed: NaN counts as -infinity, +infinity as FLT_MAX, -0
+ * equals +0; `value` is what the logit counts as (-0 stays -0), so that all
+ * bits of a result are defined.
+ * 1 <= top_k <= min(QMI_TOP_LOGITS_MAX, n_cols), n_cols <= INT32_MAX. */
+typedef struct qmi_op_top_logits {
+    qmi_view value, id;
+    qmi_view logits; /* f32 [n_tokens, n_cols] */
+    int64_t n_tokens, n_cols, top_k;
+} qmi_op_top_logits;
 
 typedef struct qmi_op {
     qmi_op_kind kind;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "top_logits.h"
 
 static float *floats(qmi_view view)
 {
@@ -315,18 +316,52 @@ static qmoe_status run_decode(
     return QMOE_OK;
 }
 
-static bool supports_all(const qmi_device *device, const qmi_op *op)
+/* The largest one by one; `counted` and `taken` are work space. */
+static void top_of_token(
+    const qmi_op_top_logits *o, int64_t t, float *counted, bool *taken)
+{
+    const float *logits = floats(o->logits) + t * o->n_cols;
+    float *value = floats(o->value) + t * o->top_k;
+    int32_t *id = (int32_t *)qmi_host_pointer(o->id) + t * o->top_k;
+    memset(taken, 0, (size_t)o->n_cols * sizeof *taken);
+    for (int64_t c = 0; c < o->n_cols; c++)
+        counted[c] = qmi_counted_logit(logits[c]);
+    for (int64_t j = 0; j < o->top_k; j++) {
+        int64_t c = next_largest(counted, taken, o->n_cols);
+        taken[c] = true;
+        value[j] = counted[c];
+        id[j] = (int32_t)c;
+    }
+}
+
+static qmoe_status run_top_logits(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     (void)device;
-    (void)op;
-    return true;
+    const qmi_op_top_logits *o = &op->u.top_logits;
+    const size_t n = (size_t)o->n_cols;
+    float *counted = qmi_calloc(n, sizeof *counted, "logits", err);
+    bool *taken = qmi_calloc(n, sizeof *taken, "logits", err);
+    const bool has_room = counted != NULL && taken != NULL;
+    for (int64_t t = 0; has_room && t < o->n_tokens; t++)
+        top_of_token(o, t, counted, taken);
+    qmi_free(counted);
+    qmi_free(taken);
+    return has_room ? QMOE_OK : QMOE_E_NOMEM;
+}
+
+static bool supports(const qmi_device *device, const qmi_op *op)
+{
+    (void)device;
+    return op->kind != QMI_OP_TOP_LOGITS ||
+           qmi_top_logits_fit(&op->u.top_logits);
 }
 
 static const qmi_variant *variants(
     const qmi_device *device, qmi_op_kind kind, size_t *n)
 {
     static const qmi_variant table[QMI_OP_COUNT] = {
-#define X(name, member, text) {"reference", supports_all, run_##member},
+#define X(name, member, text) {"reference", supports, run_##member},
         QMI_OP_MAP(X)
 #undef X
     };

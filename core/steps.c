@@ -130,6 +130,7 @@ static qmi_op make_op(
             .top_k = c->top_k};
         break;
     case QMI_OP_DECODE:
+    case QMI_OP_TOP_LOGITS:
     case QMI_OP_COUNT:
         break;
     }

@@ -43,5 +43,6 @@ const qmi_variant *qcpu_attention(size_t *n);
 const qmi_variant *qcpu_route(size_t *n);
 const qmi_variant *qcpu_expert_ffn(size_t *n);
 const qmi_variant *qcpu_decode(size_t *n);
+const qmi_variant *qcpu_top_logits(size_t *n);
 
 #endif

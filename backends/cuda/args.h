@@ -92,6 +92,26 @@ typedef struct qcuda_drop_args {
     int32_t top_k;
 } qcuda_drop_args;
 
+/* A block of top_logits takes a segment of a row, some keys per thread. */
+enum {
+    QCUDA_TOP_THREADS = 256,
+    QCUDA_TOP_EACH = 8,
+    QCUDA_TOP_SEGMENT = QCUDA_TOP_THREADS * QCUDA_TOP_EACH,
+    QCUDA_TOP_MAX = 128 /* QMI_TOP_LOGITS_MAX */
+};
+
+/* One step of top_logits: the top_k largest of every segment.  Block row *
+ * n_segments + segment. */
+typedef struct qcuda_top_args {
+    const float *logits;  /* [n_rows, n_cols] */
+    const uint64_t *keys; /* [n_rows, n] of the step before; NULL: logits */
+    uint64_t *best;       /* [n_rows, n_segments, top_k]; NULL: the last step */
+    float *value;         /* [n_rows, top_k] */
+    int32_t *id;
+    int64_t n_cols, n; /* n == n_cols in the first step */
+    int32_t n_segments, top_k;
+} qcuda_top_args;
+
 /* Items a product takes together without tensor cores, and with them. */
 enum { QCUDA_FEW_ITEMS = 4, QCUDA_MANY_ITEMS = 32 };
 
@@ -167,6 +187,7 @@ typedef struct qcuda_combine_args {
     X(attention)                                                               \
     X(route)                                                                   \
     X(drop)                                                                    \
+    X(top_logits)                                                              \
     X(group_count)                                                             \
     X(group_fill)                                                              \
     X(combine)                                                                 \

@@ -20,6 +20,7 @@ typedef enum qcuda_scratch {
     QCUDA_ARRIVED, /* zero between launches */
     QCUDA_PACKED,
     QCUDA_CHOSEN,
+    QCUDA_TOP, /* keys between the steps of top_logits */
     QCUDA_N_SCRATCH
 } qcuda_scratch;
 

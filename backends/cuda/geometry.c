@@ -166,3 +166,17 @@ uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid)
     return (uint64_t)grid.z * (uint64_t)args->n_items *
            (uint64_t)args->w.n_rows * 4;
 }
+
+qcuda_grid qcuda_top_grid(qcuda_top_args *args, int64_t n_rows)
+{
+    const int64_t segments = ceil_div(args->n, QCUDA_TOP_SEGMENT);
+    args->n_segments = (int32_t)segments;
+    return (qcuda_grid){
+        .x = (uint32_t)(n_rows * segments),
+        .y = 1,
+        .z = 1,
+        .threads = QCUDA_TOP_THREADS,
+        /* The chosen keys; counts of the warps, twice. */
+        .shared_bytes = QCUDA_TOP_MAX * 8 + 2 * QCUDA_TOP_THREADS / 32 * 4,
+    };
+}

@@ -29,6 +29,8 @@ uint64_t qcuda_packed_bytes(const qcuda_product_args *args, int64_t n_slots);
  * shared_bytes may exceed what the device has. */
 qcuda_grid qcuda_paper_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device);
+/* A step of top_logits over rows of args->n keys; sets n_segments. */
+qcuda_grid qcuda_top_grid(qcuda_top_args *args, int64_t n_rows);
 /* Bytes of the split sums the grid needs; 0 when it does not split. */
 uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid);
 

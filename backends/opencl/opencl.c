@@ -223,6 +223,8 @@ static bool supports(const qmi_device *device, const qmi_op *op)
         return fits(op->u.expert_ffn.n_tokens, op->u.expert_ffn.top_k);
     case QMI_OP_DECODE:
         return true;
+    case QMI_OP_TOP_LOGITS:
+        break; /* ocl_variants_top_logits */
     case QMI_OP_COUNT:
         break;
     }
@@ -245,6 +247,8 @@ static const qmi_variant *variants(
         *n = 2;
         return linear;
     }
+    if (kind == QMI_OP_TOP_LOGITS)
+        return ocl_variants_top_logits(device, n);
     *n = 1;
     return &table[kind];
 }

@@ -45,7 +45,9 @@ enum {
     X(combine)                                                                 \
     X(attention)                                                               \
     X(route)                                                                   \
-    X(route_drop)
+    X(route_drop)                                                              \
+    X(top_scan)                                                                \
+    X(top_segments)
 #define QMI_CL_GEMM_KERNELS(X)                                                 \
     X(widen)                                                                   \
     X(finish_product)
@@ -92,6 +94,8 @@ typedef enum ocl_scratch {
     OCL_ORDER,
     OCL_TILES,
     OCL_CHOSEN,
+    OCL_TOP, /* keys between the steps of top_segments, in turn */
+    OCL_TOP2,
     OCL_N_SCRATCH
 } ocl_scratch;
 
@@ -240,6 +244,9 @@ void ocl_arg_chunk_parts(
         qmi_device *device, const qmi_op *op, qmi_error *err);
 QMI_OP_MAP(X)
 #undef X
+
+/* The ways to run it: by scan, on processors alone, and by segments. */
+const qmi_variant *ocl_variants_top_logits(const qmi_device *device, size_t *n);
 
 /* ---- tuning ---- */
 

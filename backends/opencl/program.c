@@ -19,7 +19,7 @@ static const char *const gemm_kernels[] = {QMI_CL_GEMM_KERNELS(X) NULL};
 static const char *const format_kernels[] = {QMI_CL_FORMAT_KERNELS(X) NULL};
 #undef X
 
-enum { MAX_SOURCES = 4, MAX_OPTIONS = 256 };
+enum { MAX_SOURCES = 5, MAX_OPTIONS = 256 };
 
 /* What one program is made of. */
 typedef struct recipe {
@@ -50,8 +50,8 @@ static recipe base_recipe(const ocl_tuning *t)
     recipe r = {
         .name = "base",
         .sources = {ocl_source_common, ocl_source_simple, ocl_source_attention,
-            ocl_source_route},
-        .n_sources = 4,
+            ocl_source_route, ocl_source_top_logits},
+        .n_sources = 5,
         .kernels = base_kernels,
     };
     snprintf(r.options, sizeof r.options,
@@ -239,9 +239,10 @@ static uint64_t key_of(const qmi_device *device, const recipe *r)
 uint64_t ocl_tuning_key(const qmi_device *device)
 {
     const char *const sources[] = {ocl_source_common, ocl_source_simple,
-        ocl_source_attention, ocl_source_route, ocl_source_pack,
-        ocl_source_dense, ocl_source_ternary_dict, ocl_source_q2,
-        ocl_source_pvq, ocl_source_pvq_lanes, ocl_source_pvq_rows};
+        ocl_source_attention, ocl_source_route, ocl_source_top_logits,
+        ocl_source_pack, ocl_source_dense, ocl_source_ternary_dict,
+        ocl_source_q2, ocl_source_pvq, ocl_source_pvq_lanes,
+        ocl_source_pvq_rows};
     uint64_t key = ocl_hash(device->identity, "tuning", sizeof "tuning");
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
         key = ocl_hash(key, sources[i], strlen(sources[i]));

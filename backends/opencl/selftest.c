@@ -177,8 +177,9 @@ enum {
     AT_INTS = 2980,
     AT_SEQUENCE = 2990,
     AT_SPANS = 3030,
-    N_ELEMENTS = 3040,
-    N_TEST_OPS = 7
+    AT_TOP = 3040, /* a row that takes top_segments two steps */
+    N_ELEMENTS = 5200,
+    N_TEST_OPS = 8
 };
 
 typedef struct device_test {
@@ -261,6 +262,14 @@ static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
     case 4:
     case 5:
         return (qmi_op){.kind = QMI_OP_ATTENTION, .u.attention = attention};
+    case 7:
+        return (qmi_op){.kind = QMI_OP_TOP_LOGITS,
+            .u.top_logits = {.value = at(b, AT_WEIGHT),
+                .id = at(b, AT_EXPERT),
+                .logits = at(b, AT_TOP),
+                .n_tokens = 1,
+                .n_cols = N_ELEMENTS - AT_TOP,
+                .top_k = 6}};
     default:
         return (qmi_op){.kind = QMI_OP_EXPERT_FFN,
             .u.expert_ffn = {.dst = dst,

@@ -7,6 +7,7 @@ extern const char ocl_source_common[];
 extern const char ocl_source_simple[];
 extern const char ocl_source_attention[];
 extern const char ocl_source_route[];
+extern const char ocl_source_top_logits[];
 extern const char ocl_source_pack[];
 extern const char ocl_source_dense[];
 extern const char ocl_source_ternary_dict[];

@@ -91,7 +91,9 @@ static uint64_t local_bytes(const ocl_tuning *t)
         t->pvq_split > 1 ? 32 * (uint64_t)(t->pvq_split * t->pvq_many) : 1;
     const uint64_t pack = t->pack_lanes > 1 ? 1024 : 0;
     const uint64_t attention = (uint64_t)t->attention_lanes + 16;
+    const uint64_t top = 2 * (uint64_t)t->lanes;
     uint64_t most = dense > pvq ? dense : pvq;
+    most = top > most ? top : most;
     most = pack > most ? pack : most;
     return 4 * (attention > most ? attention : most);
 }

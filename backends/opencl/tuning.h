@@ -13,7 +13,8 @@ struct ocl_limits;
  * many            tokens that a product takes together
  * pvq_many        the same of the pvq formats
  * group           work-items per group of the elementwise kernels
- * lanes           work-items per group of dense products, q2 and norms
+ * lanes           work-items per group of dense products, q2, norms and the
+ *                 choice of logits
  * dense_rows      rows per work-group of a dense product
  * width           columns per vector of a dense product
  * pvq_rows        rows per work-item: 1, or 16 in the lanes of a vector

@@ -3,6 +3,11 @@
  * lists hold what tells right from wrong. */
 #include "selftest.h"
 
+#include <float.h>
+#include <math.h>
+
+#include "top_logits.h"
+
 /* An operand replaced by an altered copy for one run. */
 typedef struct stand_in {
     qmi_buffer *buffer;
@@ -349,6 +354,99 @@ static qmoe_status experts_unweighted(
     return experts_weights(device, op, err, is_none, 1);
 }
 
+/* ---- top_logits ---- */
+
+/* x without the last 16 bits of its fraction. */
+static float bf16_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0xffff0000u;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+
+/* The choice made among altered logits; the values given are the true ones. */
+static qmoe_status top_of_altered(qmi_device *device, const qmi_op *op,
+    qmi_error *err, float (*alter)(float x, int64_t col, int64_t n_cols))
+{
+    qmi_op o = *op;
+    const qmi_op_top_logits *t = &op->u.top_logits;
+    const int64_t n = t->n_tokens * t->n_cols;
+    stand_in s;
+    QMI_TRY(replace(&s, &o.u.top_logits.logits, n, err));
+    for (int64_t i = 0; i < n; i++)
+        ((float *)s.data)[i] =
+            alter(((float *)s.data)[i], i % t->n_cols, t->n_cols);
+    QMI_TRY(run_replaced(&s, device, &o, err));
+    const float *logits = qmi_host_pointer(t->logits);
+    const int32_t *id = qmi_host_pointer(t->id);
+    float *value = qmi_host_pointer(t->value);
+    for (int64_t i = 0; i < t->n_tokens * t->top_k; i++)
+        value[i] = qmi_counted_logit(logits[i / t->top_k * t->n_cols + id[i]]);
+    return QMOE_OK;
+}
+
+#define TOP_ALTERED(name, expression)                                          \
+    static float name##_value(float x, int64_t col, int64_t n_cols)            \
+    {                                                                          \
+        (void)col;                                                             \
+        (void)n_cols;                                                          \
+        return expression;                                                     \
+    }                                                                          \
+    static qmoe_status name(                                                   \
+        qmi_device *device, const qmi_op *op, qmi_error *err)                  \
+    {                                                                          \
+        return top_of_altered(device, op, err, name##_value);                  \
+    }
+
+TOP_ALTERED(top_tail_unseen, col < n_cols / 32 * 32 ? x : -INFINITY)
+TOP_ALTERED(top_by_magnitude, fabsf(x))
+TOP_ALTERED(top_nan_largest, isnan(x) ? INFINITY : x)
+TOP_ALTERED(top_zeros_apart, x == 0 && signbit(x) ? -FLT_TRUE_MIN : x)
+TOP_ALTERED(top_infinity_apart, x == FLT_MAX ? nextafterf(x, 0) : x)
+TOP_ALTERED(top_as_bf16, bf16_of(x))
+
+static qmoe_status top_highest_of_ties(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    qmi_op o = *op;
+    const qmi_op_top_logits *t = &op->u.top_logits;
+    stand_in s;
+    QMI_TRY(replace(&s, &o.u.top_logits.logits, t->n_tokens * t->n_cols, err));
+    const float *logits = qmi_host_pointer(t->logits);
+    for (int64_t i = 0; i < t->n_tokens; i++)
+        for (int64_t c = 0; c < t->n_cols; c++)
+            ((float *)s.data)[i * t->n_cols + c] =
+                logits[(i + 1) * t->n_cols - 1 - c];
+    QMI_TRY(run_replaced(&s, device, &o, err));
+    int32_t *id = qmi_host_pointer(t->id);
+    for (int64_t i = 0; i < t->n_tokens * t->top_k; i++)
+        id[i] = (int32_t)t->n_cols - 1 - id[i];
+    return QMOE_OK;
+}
+
+/* The right ones, in the order of their ids. */
+static qmoe_status top_unsorted(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_top_logits *t = &op->u.top_logits;
+    QMI_TRY(run_reference(device, op, err));
+    int32_t *id = qmi_host_pointer(t->id);
+    float *value = qmi_host_pointer(t->value);
+    for (int64_t i = 0; i + 1 < t->n_tokens * t->top_k; i++) {
+        if ((i + 1) % t->top_k == 0 || id[i] < id[i + 1])
+            continue;
+        const int32_t first_id = id[i];
+        const float first = value[i];
+        id[i] = id[i + 1];
+        value[i] = value[i + 1];
+        id[i + 1] = first_id;
+        value[i + 1] = first;
+    }
+    return QMOE_OK;
+}
+
 #define WRONG(text, kind, function)                                            \
     {                                                                          \
         text, QMI_OP_##kind, NULL, function, SOMETIMES, CHECK_VALUE,           \
@@ -401,6 +499,14 @@ static const mutant mutants[] = {
     WRONG("first-expert-only", EXPERT_FFN, experts_first_only),
     WRONG("dropped-is-zero", EXPERT_FFN, experts_dropped_is_zero),
     WRONG("unweighted", EXPERT_FFN, experts_unweighted),
+    WRONG("tail-unseen", TOP_LOGITS, top_tail_unseen),
+    WRONG("by-magnitude", TOP_LOGITS, top_by_magnitude),
+    WRONG("nan-largest", TOP_LOGITS, top_nan_largest),
+    WRONG("zeros-apart", TOP_LOGITS, top_zeros_apart),
+    WRONG("infinity-apart", TOP_LOGITS, top_infinity_apart),
+    WRONG("as-bf16", TOP_LOGITS, top_as_bf16),
+    WRONG("highest-of-ties", TOP_LOGITS, top_highest_of_ties),
+    WRONG("unsorted", TOP_LOGITS, top_unsorted),
 };
 
 const mutant *semantic_mutant_at(size_t index)

@@ -113,6 +113,33 @@ static void test_fills_the_device(void **state)
     }
 }
 
+/* Steps of top_logits end, take every key once and need the memory that
+ * op_top_logits.c reckons with: no step gives more keys than the one before. */
+static void test_top_logits(void **state)
+{
+    (void)state;
+    static const int64_t vocabularies[] = {
+        1, 2048, 2049, 32128, 262144, INT32_MAX};
+    for (size_t v = 0; v < COUNT(vocabularies); v++)
+        for (int32_t k = 1; k <= QCUDA_TOP_MAX; k *= 2) {
+            qcuda_top_args args = {.n = vocabularies[v], .top_k = k};
+            for (int n_steps = 1;; n_steps++) {
+                const qcuda_grid grid = qcuda_top_grid(&args, 3);
+                const int64_t covered =
+                    (int64_t)args.n_segments * QCUDA_TOP_SEGMENT;
+                assert_int_equal(grid.x, 3 * (int64_t)args.n_segments);
+                assert_true(covered >= args.n);
+                assert_true(covered - QCUDA_TOP_SEGMENT < args.n);
+                assert_true(grid.shared_bytes >= 8 * (uint32_t)k);
+                assert_true(n_steps <= (vocabularies[v] <= 32768 ? 2 : 6));
+                if (args.n_segments == 1)
+                    break;
+                assert_true((int64_t)args.n_segments * k < args.n);
+                args.n = (int64_t)args.n_segments * k;
+            }
+        }
+}
+
 static void test_order(void **state)
 {
     (void)state;
@@ -132,6 +159,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_fills_the_device),
+        cmocka_unit_test(test_top_logits),
         cmocka_unit_test(test_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

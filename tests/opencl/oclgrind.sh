@@ -63,6 +63,8 @@ for style in cpu gpu; do
     run --op attention --case decoder/h3x15/t33
     run --op route --case /t7
     run --op kv-store
+    run --op top-logits --case v33/t1/
+    run --op top-logits --case v2049/t3/top2/
     run --op embed --case 31x61/t2
     for format in bf16 f16 f32 ternary-dict pvq pvq8 q2; do
         run --op linear --case "$format/17x17/t2"
