@@ -4,10 +4,10 @@
  * O(n + kept log n) and not a sort of the vocabulary. */
 #include "sampler.h"
 
-#include <float.h>
 #include <math.h>
 
 #include "alloc.h"
+#include "top_logits.h"
 
 struct qmi_sampler {
     qmi_sampler_options options;
@@ -64,13 +64,9 @@ void qmi_sampler_destroy(qmi_sampler *sampler)
     qmi_free(sampler);
 }
 
-/* NaN must lose against everything and infinities must not make differences
- * NaN, so that broken logits still give some token. */
 static double clean_logit(float logit)
 {
-    if (isnan(logit))
-        return -INFINITY;
-    return logit > FLT_MAX ? FLT_MAX : logit;
+    return (double)qmi_counted_logit(logit);
 }
 
 static int32_t pick_greedy(const float *logits, int32_t n)
@@ -106,10 +102,9 @@ static double portable_exp(double x)
     return ldexp(sum, (int)k);
 }
 
-static double weigh(
-    qmi_sampler *s, const float *logits, double highest, int32_t id)
+static double weigh(qmi_sampler *s, float logit, double highest, int32_t id)
 {
-    double below = clean_logit(logits[id]) - highest;
+    double below = clean_logit(logit) - highest;
     s->weights[id] = portable_exp(below / (double)s->options.temperature);
     return s->weights[id];
 }
@@ -154,64 +149,68 @@ static int32_t pop(int32_t *heap, int32_t n, const float *logits)
     return first;
 }
 
-/* Applies top_k and top_p: the *n_kept candidates are then, most likely
- * first, at order[n - 1], order[n - 2], ...; returns their weight. */
-static double keep_likely(
-    qmi_sampler *s, const float *logits, double highest, int32_t *n_kept)
+static bool has_top_k(const qmi_sampler *s)
 {
-    const qmi_sampler_options *o = &s->options;
-    int32_t limit = s->n, n_popped = 0, n = 0;
-    double total = 0.0, reached = 0.0;
-    make_heap(s->order, s->n, logits);
-    if (o->top_k > 0 && o->top_k < s->n) {
-        limit = o->top_k;
-        for (; n_popped < limit; n_popped++) {
-            int32_t id = pop(s->order, s->n - n_popped, logits);
-            total += weigh(s, logits, highest, id);
-        }
-    } else {
-        for (int32_t id = 0; id < s->n; id++)
-            total += weigh(s, logits, highest, id);
-    }
-    *n_kept = limit;
-    if (!(o->top_p > 0.0f && o->top_p < 1.0f))
-        return total;
+    return s->options.top_k > 0 && s->options.top_k < s->n;
+}
 
-    double needed = (double)o->top_p * total;
+static bool has_top_p(const qmi_sampler *s)
+{
+    return s->options.top_p > 0.0f && s->options.top_p < 1.0f;
+}
+
+int32_t qmi_sampler_n_top(const qmi_sampler *sampler)
+{
+    if (!(sampler->options.temperature > 0.0f))
+        return 1;
+    return has_top_k(sampler) ? sampler->options.top_k : 0;
+}
+
+/* Candidates are, most likely first, at order[n - 1], order[n - 2], ...
+ * Cuts the first `limit` down to what top_p keeps, of which n_popped are there
+ * and the others still in the heap; returns their number, *total becomes their
+ * weight. */
+static int32_t keep_top_p(qmi_sampler *s, const float *logits, int32_t limit,
+    int32_t n_popped, double *total)
+{
+    if (!has_top_p(s))
+        return limit;
+    double needed = (double)s->options.top_p * *total, reached = 0.0;
+    int32_t n = 0;
     while (n < limit && (n == 0 || reached < needed)) {
         if (n == n_popped)
             pop(s->order, s->n - n_popped++, logits);
         reached += s->weights[s->order[s->n - 1 - n]];
         n++;
     }
-    *n_kept = n;
-    return reached;
+    *total = reached;
+    return n;
 }
 
-static bool is_filtered(const qmi_sampler *s)
+/* Applies top_k and top_p to all logits; one of them is asked for. */
+static int32_t keep_likely(
+    qmi_sampler *s, const float *logits, double highest, double *total)
 {
-    const qmi_sampler_options *o = &s->options;
-    return (o->top_k > 0 && o->top_k < s->n) ||
-           (o->top_p > 0.0f && o->top_p < 1.0f);
-}
-
-int32_t qmi_sampler_pick(qmi_sampler *sampler, const float *logits)
-{
-    qmi_sampler *s = sampler;
-    int32_t best = pick_greedy(logits, s->n);
-    double highest = clean_logit(logits[best]);
-    if (!(s->options.temperature > 0.0f) || highest == -INFINITY)
-        return best;
-
-    bool filtered = is_filtered(s);
-    int32_t n_kept = s->n;
-    double total = 0.0;
-    if (filtered)
-        total = keep_likely(s, logits, highest, &n_kept);
-    else
+    int32_t limit = s->n, n_popped = 0;
+    *total = 0.0;
+    make_heap(s->order, s->n, logits);
+    if (has_top_k(s)) {
+        limit = s->options.top_k;
+        for (; n_popped < limit; n_popped++) {
+            int32_t id = pop(s->order, s->n - n_popped, logits);
+            *total += weigh(s, logits[id], highest, id);
+        }
+    } else {
         for (int32_t id = 0; id < s->n; id++)
-            total += weigh(s, logits, highest, id);
+            *total += weigh(s, logits[id], highest, id);
+    }
+    return keep_top_p(s, logits, limit, n_popped, total);
+}
 
+/* One of the n_kept first candidates, or of all ids in their order. */
+static int32_t draw(qmi_sampler *s, int32_t n_kept, double total, int32_t best)
+{
+    bool filtered = has_top_k(s) || has_top_p(s);
     double left = qmi_mt19937_double(&s->rng) * total;
     int32_t choice = best;
     for (int32_t i = 0; i < n_kept; i++) {
@@ -225,4 +224,41 @@ int32_t qmi_sampler_pick(qmi_sampler *sampler, const float *logits)
             break;
     }
     return choice;
+}
+
+/* Nothing to draw: greedy, or no logit is a number. */
+static bool is_certain(const qmi_sampler *s, double highest)
+{
+    return !(s->options.temperature > 0.0f) || highest == -INFINITY;
+}
+
+int32_t qmi_sampler_pick(qmi_sampler *sampler, const float *logits)
+{
+    qmi_sampler *s = sampler;
+    int32_t best = pick_greedy(logits, s->n), n_kept = s->n;
+    double highest = clean_logit(logits[best]), total = 0.0;
+    if (is_certain(s, highest))
+        return best;
+    if (has_top_k(s) || has_top_p(s))
+        n_kept = keep_likely(s, logits, highest, &total);
+    else
+        for (int32_t id = 0; id < s->n; id++)
+            total += weigh(s, logits[id], highest, id);
+    return draw(s, n_kept, total, best);
+}
+
+int32_t qmi_sampler_pick_top(
+    qmi_sampler *sampler, const float *logits, const int32_t *ids)
+{
+    qmi_sampler *s = sampler;
+    double highest = clean_logit(logits[0]), total = 0.0;
+    if (is_certain(s, highest))
+        return ids[0];
+    const int32_t k = s->options.top_k;
+    for (int32_t i = 0; i < k; i++) {
+        s->order[s->n - 1 - i] = ids[i];
+        total += weigh(s, logits[i], highest, ids[i]);
+    }
+    int32_t n_kept = keep_top_p(s, NULL, k, k, &total);
+    return draw(s, n_kept, total, ids[0]);
 }

@@ -24,4 +24,14 @@ void qmi_sampler_destroy(qmi_sampler *sampler);
  * smallest set of most likely tokens whose probability reaches top_p). */
 int32_t qmi_sampler_pick(qmi_sampler *sampler, const float *logits);
 
+/* How many of the largest logits decide the choice; 0: all are needed
+ * (temperature without top_k). */
+int32_t qmi_sampler_n_top(const qmi_sampler *sampler);
+/* The choice of qmi_sampler_pick, with the same use of the seed, from the
+ * qmi_sampler_n_top() >= 1 largest logits as operation top-logits gives them:
+ * largest first, of equals the lowest id, with their ids, different and in
+ * [0, n). */
+int32_t qmi_sampler_pick_top(
+    qmi_sampler *sampler, const float *logits, const int32_t *ids);
+
 #endif

@@ -12,6 +12,7 @@
 
 #include "alloc.h"
 #include "sampler.h"
+#include "top_logits.h"
 
 static qmi_sampler *make(
     float temperature, int top_k, float top_p, int64_t n, uint64_t seed)
@@ -303,6 +304,89 @@ static void weights_are_exponentials(void **state)
     assert_true(n_checked > 50);
 }
 
+/* ---- choice from the largest logits alone ---- */
+
+enum { TOP_N = 300 };
+
+/* The k largest by plain sorting, as operation top-logits orders them. */
+static void top_of(
+    const float *logits, int n, int k, float *values, int32_t *ids)
+{
+    for (int i = 0; i < n; i++) {
+        float x = qmi_counted_logit(logits[i]);
+        int rank = 0;
+        for (int j = 0; j < n; j++) {
+            float other = qmi_counted_logit(logits[j]);
+            rank += other > x || (other == x && j < i);
+        }
+        if (rank < k) {
+            values[rank] = x;
+            ids[rank] = i;
+        }
+    }
+}
+
+/* From smooth to full of ties, zeros of both signs and what is no number. */
+static float draw_logit(qmi_mt19937 *rng, int kind)
+{
+    static const float odd[] = {NAN, INFINITY, -INFINITY, 3.4028235e38f,
+        -3.4028235e38f, 0.0f, -0.0f, 2.0f};
+    switch (kind) {
+    case 0:
+        return (float)(12.0 * qmi_mt19937_double(rng) - 6.0);
+    case 1:
+        return 0.25f * (float)(qmi_mt19937_u32(rng) % 5) - 0.5f;
+    case 2:
+        return qmi_mt19937_u32(rng) % 2 != 0 ? 0.0f : -0.0f;
+    case 3:
+        return (float)(qmi_mt19937_u32(rng) % 40) - 30.0f;
+    case 4:
+        return odd[qmi_mt19937_u32(rng) % 8];
+    default:
+        return qmi_mt19937_u32(rng) % 50 != 0 ? -INFINITY : 1.0f;
+    }
+}
+
+/* The same choices from all logits and from the k largest, and the same place
+ * in the stream of random numbers after each. */
+static void top_gives_the_same(void **state)
+{
+    (void)state;
+    static const float temperatures[] = {0.0f, 1e-30f, 0.3f, 1.0f, 40.0f};
+    static const float shares[] = {0.0f, 0.05f, 0.5f, 0.9f, 1.0f};
+    static const int sizes[] = {1, 2, 7, 129, TOP_N};
+    float logits[TOP_N], values[TOP_N];
+    int32_t ids[TOP_N];
+    int n_drawn = 0, n_tied = 0;
+    qmi_mt19937 rng;
+    qmi_mt19937_seed(&rng, 77);
+    for (int i = 0; i < 4000; i++) {
+        const int n = sizes[qmi_mt19937_u32(&rng) % 5];
+        const int top_k = 1 + (int)(qmi_mt19937_u32(&rng) % 140);
+        const float temperature = temperatures[qmi_mt19937_u32(&rng) % 5];
+        const float top_p = shares[qmi_mt19937_u32(&rng) % 5];
+        qmi_sampler *all = make(temperature, top_k, top_p, n, (uint64_t)i);
+        qmi_sampler *top = make(temperature, top_k, top_p, n, (uint64_t)i);
+        const int k = qmi_sampler_n_top(top);
+        assert_int_equal(k, temperature > 0 ? (top_k < n ? top_k : 0) : 1);
+        for (int step = 0; k != 0 && step < 4; step++) {
+            const int kind = (i + step) % 6;
+            for (int j = 0; j < n; j++)
+                logits[j] = draw_logit(&rng, kind);
+            top_of(logits, n, k, values, ids);
+            int32_t id = qmi_sampler_pick(all, logits);
+            assert_int_equal(qmi_sampler_pick_top(top, values, ids), id);
+            n_drawn += id != ids[0];
+            for (int j = 0; k < n && j < n; j++)
+                n_tied += j > ids[k - 1] && logits[j] == values[k - 1];
+        }
+        qmi_sampler_destroy(all);
+        qmi_sampler_destroy(top);
+    }
+    /* The cases can tell: others than the first, ties at the k-th place. */
+    assert_true(n_drawn > 1000 && n_tied > 1000);
+}
+
 static void one_token(void **state)
 {
     (void)state;
@@ -358,6 +442,7 @@ int main(void)
         cmocka_unit_test(logits_that_are_no_numbers),
         cmocka_unit_test(infinite_logits_are_ties),
         cmocka_unit_test(weights_are_exponentials),
+        cmocka_unit_test(top_gives_the_same),
         cmocka_unit_test(one_token),
         cmocka_unit_test(refused_options),
     };
