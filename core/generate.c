@@ -27,7 +27,9 @@ typedef struct run {
     sequence *sequences;
     size_t n;
     size_t max_new;
-    float *logits;                    /* [n, vocab_size] */
+    int64_t n_top;                    /* logits the choice needs; 0: all */
+    float *logits;                    /* [n, vocab_size] of all */
+    qmi_top top;                      /* [n, n_top] else */
     int32_t *next, *active, *lengths; /* [n] of the coming pass */
     qmi_error *err;
 } run;
@@ -69,18 +71,22 @@ static qmoe_status start_sequence(
 static qmoe_status start(run *r, const char *const *prompts)
 {
     size_t n = r->n;
-    size_t vocab_size = (size_t)r->session->model->config.vocab_size;
     r->sequences = qmi_calloc(n, sizeof *r->sequences, "sequences", r->err);
-    r->logits = qmi_calloc(n * vocab_size, sizeof *r->logits, "logits", r->err);
     r->next = qmi_calloc(n, sizeof *r->next, "a batch", r->err);
     r->active = qmi_calloc(n, sizeof *r->active, "a batch", r->err);
     r->lengths = qmi_calloc(n, sizeof *r->lengths, "a batch", r->err);
-    if (r->sequences == NULL || r->logits == NULL || r->next == NULL ||
-        r->active == NULL || r->lengths == NULL)
+    if (r->sequences == NULL || r->next == NULL || r->active == NULL ||
+        r->lengths == NULL)
         return QMOE_E_NOMEM;
     for (size_t i = 0; i < n; i++)
         QMI_TRY(start_sequence(r, &r->sequences[i], prompts[i], i));
-    return QMOE_OK;
+    r->n_top = qmi_sampler_n_top(r->sequences[0].sampler);
+    if (r->n_top >= 1 && r->n_top <= QMI_TOP_LOGITS_MAX)
+        return QMOE_OK;
+    r->n_top = 0;
+    const size_t vocab_size = (size_t)r->session->model->config.vocab_size;
+    r->logits = qmi_calloc(n * vocab_size, sizeof *r->logits, "logits", r->err);
+    return r->logits != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
 
 static void finish(run *r)
@@ -140,6 +146,27 @@ static qmoe_status show(run *r, size_t index)
     return qmi_fail(r->err, QMOE_E_CANCELLED, "cancelled");
 }
 
+/* One pass: logits of the `n_active` sequences, as many as the choice needs. */
+static qmoe_status decode_pass(run *r, size_t n_active)
+{
+    if (r->n_top != 0)
+        return qmi_session_decode_top(r->session, &r->top, r->n_top, r->next,
+            r->active, r->lengths, n_active, r->err);
+    return qmi_session_decode(r->session, r->logits, r->next, r->active,
+        r->lengths, n_active, r->err);
+}
+
+/* The choice for sequence number i of the pass. */
+static int32_t pick(const run *r, qmi_sampler *sampler, size_t i)
+{
+    const size_t n_top = (size_t)r->n_top;
+    if (n_top != 0)
+        return qmi_sampler_pick_top(
+            sampler, r->top.logits + i * n_top, r->top.ids + i * n_top);
+    const int64_t vocab_size = r->session->model->config.vocab_size;
+    return qmi_sampler_pick(sampler, r->logits + i * (size_t)vocab_size);
+}
+
 /* Picks the next token of every active sequence; fills the next pass. */
 static qmoe_status pick_tokens(run *r, size_t *n_active)
 {
@@ -147,8 +174,7 @@ static qmoe_status pick_tokens(run *r, size_t *n_active)
     size_t n = 0;
     for (size_t i = 0; i < *n_active; i++) {
         sequence *s = &r->sequences[r->active[i]];
-        int32_t id =
-            qmi_sampler_pick(s->sampler, r->logits + i * (size_t)c->vocab_size);
+        int32_t id = pick(r, s->sampler, i);
         s->ids[s->n_ids++] = id;
         QMI_TRY(show(r, (size_t)r->active[i]));
         s->ended = id == c->end_id && !r->options.ignore_eos;
@@ -171,8 +197,7 @@ static qmoe_status decode_all(run *r, qmoe_timing *timing)
     }
     while (n_active != 0) {
         timing->n_decoded += n_active;
-        QMI_TRY(qmi_session_decode(r->session, r->logits, r->next, r->active,
-            r->lengths, n_active, r->err));
+        QMI_TRY(decode_pass(r, n_active));
         QMI_TRY(pick_tokens(r, &n_active));
     }
     return QMOE_OK;

@@ -201,8 +201,8 @@ qmoe_status qmoe_session_create(
 static void release_buffers(qmoe_session *s)
 {
     qmi_growing *const single[] = {&s->ids, &s->sequence, &s->rows, &s->spans,
-        &s->cross_spans, &s->expert, &s->route_weight, &s->bias[QMI_ENCODER],
-        &s->bias[QMI_DECODER]};
+        &s->cross_spans, &s->expert, &s->route_weight, &s->top,
+        &s->bias[QMI_ENCODER], &s->bias[QMI_DECODER]};
     for (size_t i = 0; i < sizeof single / sizeof *single; i++)
         release(s, single[i]);
     for (int i = 0; i < QMI_SLOT_COUNT; i++)
@@ -229,6 +229,7 @@ void qmoe_session_destroy(qmoe_session *session)
     qmi_free(session->bound);
     qmi_free(session->encoder_begin);
     qmi_free(session->position);
+    qmi_free(session->top_host);
     qmi_free(session);
 }
 
@@ -472,7 +473,7 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
     return status;
 }
 
-qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
+qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
     const int32_t *ids, const int32_t *active, const int32_t *lengths,
     size_t n_active, qmi_error *err)
 {
@@ -483,7 +484,18 @@ qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
     QMI_TRY(qmi_session_run(session, steps, 0, steps->n, &pass, err));
     for (size_t i = 0; i < n_active; i++)
         session->position[active[i]] += lengths[i];
-    uint64_t n_bytes = (uint64_t)pass.n_tokens *
+    *n_tokens = pass.n_tokens;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
+    const int32_t *ids, const int32_t *active, const int32_t *lengths,
+    size_t n_active, qmi_error *err)
+{
+    int64_t n_tokens;
+    QMI_TRY(qmi_session_decode_pass(
+        session, &n_tokens, ids, active, lengths, n_active, err));
+    uint64_t n_bytes = (uint64_t)n_tokens *
                        (uint64_t)session->model->config.vocab_size *
                        sizeof *logits;
     return session->backend->buffer_read(session->device, logits,

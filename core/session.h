@@ -25,6 +25,9 @@ struct qmoe_session {
     qmi_growing *caches[QMI_CACHE_COUNT]; /* [n decoder blocks] */
     qmi_growing ids, sequence, rows, spans, cross_spans;
     qmi_growing expert, route_weight;
+    qmi_growing top; /* values, then ids of the likeliest tokens */
+    void *top_host;  /* the same; room for n_top_host of each */
+    size_t n_top_host;
     qmi_growing bias[QMI_N_STACKS]; /* f32 [n_heads, 2 * max_distance + 1] */
 
     bool measures_parts;
@@ -64,6 +67,10 @@ qmoe_status qmi_upload(qmoe_session *session, qmi_growing *g, const void *data,
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
     size_t first, size_t last, const qmi_pass *pass, qmi_error *err);
 
+/* Runs one operation, whose time counts as `part` of `stack`. */
+qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
+    int stack, qmoe_part part, qmi_error *err);
+
 /* Starts a batch: sequence s has lengths[s] >= 1 encoder tokens; caches for at
  * most max_decoder decoder tokens per sequence. */
 qmoe_status qmi_session_start(qmoe_session *session, const int32_t *lengths,
@@ -88,6 +95,25 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
  * active[i] (ascending), packed in `ids`.  logits: host f32
  * [sum of lengths, vocab_size]. */
 qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
+    const int32_t *ids, const int32_t *active, const int32_t *lengths,
+    size_t n_active, qmi_error *err);
+
+/* The k largest logits of each position of a pass with their ids, in the order
+ * of operation top-logits.  The session's, valid until its next pass. */
+typedef struct qmi_top {
+    const float *logits; /* [n_tokens, k] */
+    const int32_t *ids;  /* [n_tokens, k], in [0, vocab_size) */
+} qmi_top;
+
+/* The same pass as qmi_session_decode, of whose logits the device gives back
+ * the largest ones only (session_top.c).
+ * 1 <= k <= min(QMI_TOP_LOGITS_MAX, vocab_size). */
+qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
+    int64_t k, const int32_t *ids, const int32_t *active,
+    const int32_t *lengths, size_t n_active, qmi_error *err);
+
+/* What both do first: the logits are then in their slot, of *n_tokens rows. */
+qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
     const int32_t *ids, const int32_t *active, const int32_t *lengths,
     size_t n_active, qmi_error *err);
 

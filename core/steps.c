@@ -130,7 +130,7 @@ static qmi_op make_op(
             .top_k = c->top_k};
         break;
     case QMI_OP_DECODE:
-    case QMI_OP_TOP_LOGITS:
+    case QMI_OP_TOP_LOGITS: /* no step: session_top.c */
     case QMI_OP_COUNT:
         break;
     }
@@ -159,14 +159,6 @@ static qmoe_status reserve(
     uint64_t width = (uint64_t)slot_width(c, step->dst);
     return qmi_grow(
         s, &s->slots[step->dst], n_tokens * width * sizeof(float), err);
-}
-
-static qmoe_status run_step(
-    qmoe_session *s, const qmi_step *step, const qmi_pass *pass, qmi_error *err)
-{
-    QMI_TRY(reserve(s, step, pass, err));
-    const qmi_op op = make_op(s, step, pass);
-    return qmi_run(s->backend, s->device, &op, err);
 }
 
 /* The part of the model a step belongs to, by what it writes and reads. */
@@ -201,16 +193,27 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Waits for the device before and after. */
-static qmoe_status run_measured(
-    qmoe_session *s, const qmi_step *step, const qmi_pass *pass, qmi_error *err)
+/* Measuring waits for the device before and after. */
+qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
+    int stack, qmoe_part part, qmi_error *err)
 {
+    qmoe_session *s = session;
+    if (!s->measures_parts)
+        return qmi_run(s->backend, s->device, op, err);
     QMI_TRY(s->backend->sync(s->device, err));
     const double begin = now();
-    QMI_TRY(run_step(s, step, pass, err));
+    QMI_TRY(qmi_run(s->backend, s->device, op, err));
     QMI_TRY(s->backend->sync(s->device, err));
-    s->part_seconds[pass->stack][part_of(step)] += now() - begin;
+    s->part_seconds[stack][part] += now() - begin;
     return QMOE_OK;
+}
+
+static qmoe_status run_step(
+    qmoe_session *s, const qmi_step *step, const qmi_pass *pass, qmi_error *err)
+{
+    QMI_TRY(reserve(s, step, pass, err));
+    const qmi_op op = make_op(s, step, pass);
+    return qmi_session_run_op(s, &op, pass->stack, part_of(step), err);
 }
 
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
@@ -218,10 +221,7 @@ qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
 {
     for (size_t i = first; i < last; i++) {
         const qmi_step *step = &steps->items[i];
-        if (session->measures_parts)
-            QMI_TRY(run_measured(session, step, pass, err));
-        else
-            QMI_TRY(run_step(session, step, pass, err));
+        QMI_TRY(run_step(session, step, pass, err));
         if (step->kind == QMI_OP_ROUTE && session->routing != NULL)
             QMI_TRY(qmi_routing_pass(session->routing, session->backend,
                 session->device, view_of(&session->expert),

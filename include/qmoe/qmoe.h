@@ -307,7 +307,7 @@ typedef struct qmoe_timing {
     X(EXPERTS, "experts")                                                      \
     X(DENSE_FFN, "dense ffn") /* of blocks without experts */                  \
     X(HEAD, "head")           /* logits */                                     \
-    X(OTHER, "other")         /* embedding, norms */
+    X(OTHER, "other")         /* embedding, norms, the largest logits */
 
 typedef enum qmoe_part {
 #define X(name, text) QMOE_PART_##name,

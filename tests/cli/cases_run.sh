@@ -353,6 +353,12 @@ case_generate_is_the_same_everywhere() {
     same_tokens "$m" "--backend cpu -t 1" "--backend cpu -t 2" \
         "--backend reference" "--backend auto -t 1"
     same_tokens "$mini" "--backend cpu -t 1" "--backend reference"
+    for top_k in 1 40 128 129; do
+        same_tokens "$m" \
+            "--backend cpu -t 1 --temperature 2 --seed 4 --top-k $top_k" \
+            "--backend cpu -t 3 --temperature 2 --seed 4 --top-k $top_k" \
+            "--backend reference --temperature 2 --seed 4 --top-k $top_k"
+    done
 }
 
 case_generate_prints_what_json_says() {

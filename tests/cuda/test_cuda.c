@@ -37,6 +37,12 @@ static void test_compressed(void **state)
     compare_compressed(context, "cuda");
 }
 
+static void test_choices(void **state)
+{
+    (void)state;
+    compare_choices(context, "cuda");
+}
+
 static qmoe_status try_memory(const char *limits, uint64_t own_limit)
 {
     qmoe_model *model = NULL;
@@ -86,6 +92,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_uncompressed),
         cmocka_unit_test(test_compressed),
+        cmocka_unit_test(test_choices),
         cmocka_unit_test(test_too_small),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

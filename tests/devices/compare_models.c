@@ -138,3 +138,91 @@ void compare_compressed(qmoe_context *context, const char *backend)
         compare_model(context, backend, path);
     }
 }
+
+/* ---- choices ---- */
+
+enum { N_PROMPTS = 2, N_NEW = 10 };
+
+typedef struct choices {
+    int32_t ids[N_PROMPTS][N_NEW];
+} choices;
+
+static choices generate(qmoe_context *context, qmoe_session *session,
+    const qmoe_generate_options *options)
+{
+    static const char *const prompts[N_PROMPTS] = {
+        "And the LORD said unto <extra_id_0>, Go.", "In the beginning"};
+    choices out;
+    qmoe_generation *results = NULL;
+    if (qmoe_session_generate(
+            session, &results, NULL, prompts, N_PROMPTS, options) != QMOE_OK)
+        fail_msg("%s", qmoe_context_error(context));
+    for (int i = 0; i < N_PROMPTS; i++) {
+        assert_int_equal(results[i].n_ids, N_NEW);
+        memcpy(out.ids[i], results[i].ids, sizeof out.ids[i]);
+    }
+    qmoe_generations_free(results, N_PROMPTS);
+    return out;
+}
+
+static void compare_generations(
+    qmoe_context *context, qmoe_session *cpu, qmoe_session *ours)
+{
+    static const struct {
+        float temperature, top_p;
+        int top_k;
+    } cases[] = {{0, 0, 0}, {1.5f, 0, 1}, {1.5f, 0, 40}, {2, 0.9f, 40},
+        {5, 0, QMI_TOP_LOGITS_MAX}, {5, 0, QMI_TOP_LOGITS_MAX + 1}, {2, 0, 0},
+        {2, 0.8f, 0}};
+    int n_changed = 0;
+    choices greedy = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const qmoe_generate_options options = {.size = sizeof options,
+            .max_new_tokens = N_NEW,
+            .temperature = cases[i].temperature,
+            .top_k = cases[i].top_k,
+            .top_p = cases[i].top_p,
+            .seed = 11 + i,
+            .ignore_eos = true};
+        const choices want = generate(context, cpu, &options);
+        const choices got = generate(context, ours, &options);
+        assert_memory_equal(&got, &want, sizeof want);
+        greedy = i == 0 ? want : greedy;
+        n_changed += memcmp(&want, &greedy, sizeof want) != 0;
+    }
+    /* All but the first two draw. */
+    assert_int_equal(n_changed, sizeof cases / sizeof *cases - 2);
+}
+
+static void expect_refused(qmoe_session *session, int64_t n_cols, int64_t top_k)
+{
+    qmi_error err = {0};
+    const qmi_op op = {.kind = QMI_OP_TOP_LOGITS,
+        .u.top_logits = {.n_tokens = 1, .n_cols = n_cols, .top_k = top_k}};
+    assert_int_equal(qmi_run(session->backend, session->device, &op, &err),
+        QMOE_E_UNSUPPORTED);
+}
+
+void compare_choices(qmoe_context *context, const char *backend)
+{
+    const char *const backends[] = {"cpu", backend};
+    qmoe_session *sessions[2] = {NULL, NULL};
+    qmoe_model *model = NULL;
+    if (qmoe_model_open(
+            &model, context, QMOE_SOURCE_DIR "/models/switch-mini") != QMOE_OK)
+        fail_msg("%s", qmoe_context_error(context));
+    for (int i = 0; i < 2; i++) {
+        const qmoe_session_options options = {
+            .size = sizeof options, .backend = backends[i]};
+        if (qmoe_session_create(&sessions[i], model, &options) != QMOE_OK)
+            fail_msg("%s", qmoe_context_error(context));
+    }
+    compare_generations(context, sessions[0], sessions[1]);
+    expect_refused(sessions[1], 10, 0);
+    expect_refused(sessions[1], 10, 11);
+    expect_refused(sessions[1], 1000, QMI_TOP_LOGITS_MAX + 1);
+    expect_refused(sessions[1], (int64_t)INT32_MAX + 1, 1);
+    qmoe_session_destroy(sessions[0]);
+    qmoe_session_destroy(sessions[1]);
+    qmoe_model_close(model);
+}

@@ -19,5 +19,9 @@ void compare_model(
 void compare_uncompressed(qmoe_context *context, const char *backend);
 /* switch-mini in every compressed format. */
 void compare_compressed(qmoe_context *context, const char *backend);
+/* Generation with switch-mini: the same tokens as on the CPU for greedy, top_k
+ * within and beyond what top-logits takes, and top_p; counts that it does not
+ * take are refused. */
+void compare_choices(qmoe_context *context, const char *backend);
 
 #endif

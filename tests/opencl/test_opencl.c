@@ -34,6 +34,12 @@ static void test_compressed(void **state)
     compare_compressed(context, "opencl");
 }
 
+static void test_choices(void **state)
+{
+    (void)state;
+    compare_choices(context, "opencl");
+}
+
 /* ---- limits and the cache ---- */
 
 static const char mini[] = QMOE_SOURCE_DIR "/models/switch-mini";
@@ -122,6 +128,8 @@ static void test_miscompiled(void **state)
         {NULL, "base|order[begin++] = p|order[begin++] = e", "expert-ffn"},
         {NULL, "base|begin + i, min(|begin, min(", "expert-ffn"},
         {NULL, "base|sum += weight[|sum -= weight[", "expert-ffn"},
+        {NULL, "base|x > value[at - 1]|x >= value[at - 1]", "top-logits"},
+        {NULL, "base|> least|>= least + 1.0f", "top-logits"},
         {NULL, "bf16|= BITS(w, c)|= BITS(w, 0)", "decode_rows of format bf16"},
         {NULL, "bf16|alpha * values[i]|values[i] + 1",
             "product of one token of format bf16"},
@@ -342,6 +350,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_uncompressed),
         cmocka_unit_test(test_compressed),
+        cmocka_unit_test(test_choices),
         cmocka_unit_test(test_too_small),
         cmocka_unit_test(test_streamed),
         cmocka_unit_test(test_damaged_cache),

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Passes of which only the likeliest tokens come back from the device. */
+#include "session.h"
+
+#include "alloc.h"
+
+/* Room for values and ids of n logits, on both sides. */
+static qmoe_status reserve(qmoe_session *s, size_t n, qmi_error *err)
+{
+    QMI_TRY(qmi_grow(s, &s->top, 2 * sizeof(uint32_t) * (uint64_t)n, err));
+    if (n <= s->n_top_host)
+        return QMOE_OK;
+    qmi_free(s->top_host);
+    s->n_top_host = 0;
+    s->top_host = qmi_calloc(2 * n, sizeof(uint32_t), "top logits", err);
+    if (s->top_host == NULL)
+        return QMOE_E_NOMEM;
+    s->n_top_host = n;
+    return QMOE_OK;
+}
+
+/* A device at fault must not make the host write elsewhere. */
+static qmoe_status check_ids(
+    const qmoe_session *s, const int32_t *ids, size_t n, qmi_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= s->model->config.vocab_size)
+            return qmi_fail(err, QMOE_E_DEVICE,
+                "device '%s' gives token id %d, outside the vocabulary",
+                s->info.name, (int)ids[i]);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
+    int64_t k, const int32_t *ids, const int32_t *active,
+    const int32_t *lengths, size_t n_active, qmi_error *err)
+{
+    qmoe_session *s = session;
+    int64_t n_tokens;
+    *out = (qmi_top){0};
+    QMI_TRY(qmi_session_decode_pass(
+        s, &n_tokens, ids, active, lengths, n_active, err));
+    const size_t n = (size_t)(n_tokens * k);
+    QMI_TRY(reserve(s, n, err));
+    const qmi_view top = {.buffer = s->top.buffer};
+    const qmi_op op = {.kind = QMI_OP_TOP_LOGITS,
+        .u.top_logits = {.value = top,
+            .id = {.buffer = s->top.buffer, .offset = 4 * (uint64_t)n},
+            .logits = {.buffer = s->slots[QMI_SLOT_LOGITS].buffer},
+            .n_tokens = n_tokens,
+            .n_cols = s->model->config.vocab_size,
+            .top_k = k}};
+    QMI_TRY(qmi_session_run_op(s, &op, QMI_DECODER, QMOE_PART_OTHER, err));
+    QMI_TRY(s->backend->buffer_read(
+        s->device, s->top_host, top, 8 * (uint64_t)n, err));
+    out->logits = s->top_host;
+    out->ids = (const int32_t *)s->top_host + n;
+    return check_ids(s, out->ids, n, err);
+}
