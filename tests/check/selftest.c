@@ -148,6 +148,29 @@ static qmoe_status accept_anything(
     return QMOE_OK;
 }
 
+static qmoe_status last_bound;
+
+/* As on a device with memory of its own: read when bound. */
+static qmoe_status bind_and_read(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err)
+{
+    last_bound = qmi_weight_check(host, 0, err);
+    return last_bound == QMOE_OK ? qmi_host_weight_bind(out, device, host, err)
+                                 : last_bound;
+}
+
+/* --list goes through broken weights, too. */
+static void test_listed(problem *p, const target *toy)
+{
+    qmi_backend reader = *toy_backend();
+    target t = *toy;
+    reader.weight_bind = bind_and_read;
+    t.backend = &reader;
+    last_bound = QMOE_OK;
+    expect(check_supported(p, &t, 0) && last_bound == QMOE_E_FORMAT,
+        "%s: a broken weight is listed as a whole one", p->c->name);
+}
+
 static void test_corrupt(int op, const case_list *cases, const target *toy)
 {
     for (size_t i = 0; i < cases->n; i++) {
@@ -157,6 +180,7 @@ static void test_corrupt(int op, const case_list *cases, const target *toy)
         if (p == NULL)
             continue;
         toy_run = run_reference;
+        test_listed(p, toy);
         check_run(&v, p, toy, 0);
         expect(v.failed == 0, "%s: refused, yet %s", c->name, v.text);
         toy_run = accept_anything;
