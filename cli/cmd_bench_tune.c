@@ -20,10 +20,16 @@ static const char help[] =
     "                       tune)\n"
     "  --device D           device of the backend (default: the first; 'qmoe\n"
     "                       devices' lists them)\n"
+    "  --json               print one JSON document: every candidate with its\n"
+    "                       seconds per product, null where it does not run;\n"
+    "                       candidates are grouped by what they assign, and "
+    "of\n"
+    "                       each group the fastest is kept\n"
     "  -h, --help           this text\n"
     "\n"
-    "Example:\n"
-    "  qmoe bench tune --device 0\n";
+    "Examples:\n"
+    "  qmoe bench tune --device 0\n"
+    "  qmoe bench tune --json | jq '.results | min_by(.seconds // 1e9)'\n";
 
 static void print_candidate(void *user, const char *format, int64_t n_tokens,
     const char *candidate, double seconds)
@@ -38,13 +44,58 @@ static void print_candidate(void *user, const char *format, int64_t n_tokens,
     fflush(stdout);
 }
 
+/* Candidates measured so far. */
+typedef struct candidates {
+    cJSON *list;
+    uint64_t n;
+} candidates;
+
+static void add_candidate(void *user, const char *format, int64_t n_tokens,
+    const char *candidate, double seconds)
+{
+    candidates *measured = user;
+    const qmoe_progress progress = {
+        .stage = "tune", .item = candidate, .done = ++measured->n};
+    cli_on_progress(NULL, &progress);
+    cJSON *result = cJSON_CreateObject();
+    cli_json_text(result, "format", format);
+    cli_json_count(result, "tokens", (uint64_t)n_tokens);
+    cli_json_text(result, "candidate", candidate);
+    if (seconds < 0)
+        cJSON_AddNullToObject(result, "seconds");
+    else
+        cli_json_real(result, "seconds", seconds);
+    cJSON_AddItemToArray(measured->list, result);
+}
+
+/* The document is printed when the tuning was kept. */
+static qmoe_status tune_json(
+    const cli_session *s, const char *backend, const char *device)
+{
+    qmoe_device_info info;
+    qmoe_status status = qmoe_find_device(s->context, &info, backend, device);
+    if (status != QMOE_OK)
+        return status;
+    cJSON *json = cJSON_CreateObject();
+    cli_bench_add_machine(json, &info);
+    candidates measured = {.list = cJSON_AddArrayToObject(json, "results")};
+    status = qmoe_tune(s->context, backend, device, add_candidate, &measured);
+    if (status == QMOE_OK)
+        cli_json_print(json);
+    else
+        cJSON_Delete(json);
+    return status;
+}
+
 static cli_exit run(int argc, char **argv)
 {
     const char *backend = "opencl";
     const char *device = NULL;
+    bool as_json = false;
     const cli_option table[] = {
         {"backend", 'b', CLI_TEXT, &backend, 0, 0},
         {"device", 0, CLI_TEXT, &device, 0, 0},
+        {"json", 0, CLI_SET, &as_json, 0, 0},
     };
     cli_exit code;
     cli_session s;
@@ -53,8 +104,9 @@ static cli_exit run(int argc, char **argv)
         return code;
     code = cli_open_context(&s, 0);
     if (code == CLI_OK) {
-        qmoe_status status =
-            qmoe_tune(s.context, backend, device, print_candidate, NULL);
+        qmoe_status status = as_json ? tune_json(&s, backend, device)
+                                     : qmoe_tune(s.context, backend, device,
+                                           print_candidate, NULL);
         if (status != QMOE_OK)
             code = cli_fail_status(&s, status);
     }

@@ -59,6 +59,8 @@ case_bench_kernels_refuses() {
     expect_error 5 "has no variant 'none'" bench kernels $quick --variant none
     expect_error 6 "no device 9" bench kernels --device 9
     expect_error 5 "nothing to tune" bench tune --backend cpu
+    expect_error 5 "nothing to tune" bench tune --backend cpu --json
+    expect_error 6 "no device 9" bench tune --backend cpu --device 9 --json
 }
 
 short="--backend cpu --prompt-tokens 5 --tokens 3 --repeat 2"
