@@ -11,6 +11,7 @@ extern "C" {
 
 #include <initializer_list>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -116,26 +117,70 @@ static void test_divergence(void **)
     expect_failure(TOY_EARLY_RETURN, "its end");
 }
 
-/* These must kill the process. */
-static void expect_death(int mode)
+template <typename F>
+static bool dies(F work)
 {
     const pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
+        /* cmocka would go on behind a signal. */
+        for (int number : {SIGILL, SIGTRAP, SIGSEGV, SIGBUS, SIGABRT})
+            signal(number, SIG_DFL);
         fclose(stderr);
         close(2);
-        run_toy(mode, false);
+        work();
         _exit(0);
     }
     int status = 0;
     assert_int_equal(waitpid(child, &status, 0), child);
-    assert_false(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+static void expect_death(int mode)
+{
+    assert_true(dies([mode] { run_toy(mode, false); }));
 }
 
 static void test_out_of_bounds(void **)
 {
     expect_death(TOY_PAST_SHARED);
     expect_death(TOY_PAST_BUFFER);
+}
+
+/* What a host would do without complaint. */
+static void test_undefined(void **)
+{
+    expect_death(TOY_MISALIGNED);
+    expect_death(TOY_SHIFT);
+    expect_death(TOY_OVERFLOW);
+}
+
+/* ---- results handed from block to block ---- */
+
+static float run_sum(int mode, bool reverse)
+{
+    const size_t n_bytes = (2 + BLOCKS) * sizeof(float);
+    float *dst = static_cast<float *>(emu::memory_alloc(n_bytes));
+    memset(dst, 0, n_bytes);
+    toy_args args = {dst, src, mode};
+    const qcuda_grid grid = {BLOCKS, 1, 1, THREADS, 4};
+    const char *failure =
+        emu::launch(&qcuda_kernel_toy_sum, grid, &args, 48 << 10, reverse);
+    const float sum = failure == nullptr ? dst[0] : -1.0f;
+    emu::memory_free(dst);
+    return sum;
+}
+
+static void test_blocks_hand_over(void **)
+{
+    float want = 0.0f;
+    for (int i = 0; i < N; i++)
+        want += src[i];
+    assert_true(run_sum(SUM_RIGHT, false) == want);
+    assert_true(run_sum(SUM_RIGHT, true) == want);
+    for (int mode :
+        {SUM_NO_RELEASE, SUM_EARLY_FENCE, SUM_NO_ACQUIRE, SUM_LATE_FENCE})
+        assert_true(dies([mode] { run_sum(mode, false); }));
 }
 
 static void test_launch_limits(void **)
@@ -174,6 +219,79 @@ static void test_mma(void **)
         }
 }
 
+/* The PTX manual's "Matrix Fragments for mma.m16n8k16", element by element:
+ * where element i of a lane's fragment lies in its matrix. */
+struct element {
+    int row, column;
+};
+
+static element of_a(int lane, int i)
+{
+    const int group = lane >> 2, member = lane % 4;
+    const bool upper = (0 <= i && i < 2) || (4 <= i && i < 6);
+    return {upper ? group : group + 8, member * 2 + (i & 1) + (i < 4 ? 0 : 8)};
+}
+
+static element of_b(int lane, int i)
+{
+    return {lane % 4 * 2 + (i & 1) + (i < 2 ? 0 : 8), lane >> 2};
+}
+
+static element of_d(int lane, int i)
+{
+    return {(lane >> 2) + (i < 2 ? 0 : 8), lane % 4 * 2 + (i & 1)};
+}
+
+static void set_half(float *word, int half, uint32_t bf16)
+{
+    uint32_t bits;
+    memcpy(&bits, word, 4);
+    bits = half != 0 ? (bits & 0xffff) | bf16 << 16 : (bits & ~0xffffu) | bf16;
+    memcpy(word, &bits, 4);
+}
+
+/* One element of A is 1 and all of B differ (or the other way round): what
+ * comes out tells where it went. */
+static void check_element(int lane, int i, bool in_a)
+{
+    float fragments[32][6] = {}, dst[32][4];
+    const element one = in_a ? of_a(lane, i) : of_b(lane, i);
+    const int n = in_a ? 4 : 8, base = in_a ? 4 : 0;
+    for (int l = 0; l < 32; l++)
+        for (int k = 0; k < n; k++) {
+            const element e = in_a ? of_b(l, k) : of_a(l, k);
+            const float value = float(e.row * (in_a ? 8 : 16) + e.column + 1);
+            uint32_t bits;
+            memcpy(&bits, &value, 4);
+            set_half(&fragments[l][base + k / 2], k % 2, bits >> 16);
+        }
+    set_half(&fragments[lane][(in_a ? 0 : 4) + i / 2], i % 2, 0x3f80);
+    toy_args args = {&dst[0][0], &fragments[0][0], 0};
+    const qcuda_grid grid = {1, 1, 1, 32, 0};
+    assert_null(
+        emu::launch(&qcuda_kernel_toy_fragments, grid, &args, 48 << 10, false));
+    for (int l = 0; l < 32; l++)
+        for (int k = 0; k < 4; k++) {
+            const element e = of_d(l, k);
+            float want = 0;
+            if (in_a && e.row == one.row)
+                want = float(one.column * 8 + e.column + 1);
+            if (!in_a && e.column == one.column)
+                want = float(e.row * 16 + one.row + 1);
+            assert_true(dst[l][k] == want);
+        }
+}
+
+static void test_fragments(void **)
+{
+    for (int lane = 0; lane < 32; lane++) {
+        for (int i = 0; i < 8; i++)
+            check_element(lane, i, true);
+        for (int i = 0; i < 4; i++)
+            check_element(lane, i, false);
+    }
+}
+
 int main()
 {
     const CMUnitTest tests[] = {
@@ -184,7 +302,10 @@ int main()
         cmocka_unit_test(test_divergence),
         cmocka_unit_test(test_out_of_bounds),
         cmocka_unit_test(test_launch_limits),
+        cmocka_unit_test(test_undefined),
+        cmocka_unit_test(test_blocks_hand_over),
         cmocka_unit_test(test_mma),
+        cmocka_unit_test(test_fragments),
     };
     return cmocka_run_group_tests(tests, fill, nullptr);
 }

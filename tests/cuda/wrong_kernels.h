@@ -21,11 +21,29 @@ enum {
     TOY_EARLY_RETURN,
     TOY_PAST_SHARED,
     TOY_PAST_BUFFER,
-    TOY_BLOCKS_RACE
+    TOY_BLOCKS_RACE,
+    TOY_MISALIGNED, /* a vector at an odd word */
+    TOY_SHIFT,      /* by 32 */
+    TOY_OVERFLOW    /* of a signed product */
+};
+
+/* What a block does before the last one adds up all blocks' sums. */
+enum {
+    SUM_RIGHT,
+    SUM_NO_RELEASE,  /* adds without a fence */
+    SUM_EARLY_FENCE, /* fences before the barrier only */
+    SUM_NO_ACQUIRE,  /* reads without a fence */
+    SUM_LATE_FENCE   /* each thread fences, but not the one that added */
 };
 
 extern "C" const qcuda_entry qcuda_kernel_toy;
+/* dst[0]: the sum of src; dst[1 + block]: the blocks' own; the word behind
+ * counts. */
+extern "C" const qcuda_entry qcuda_kernel_toy_sum;
 /* a [16, 16] times b [16, 8] by one mma, all integers -3..3; dst [16, 8]. */
 extern "C" const qcuda_entry qcuda_kernel_toy_mma;
+/* One mma of fragments as they are: src [32 lanes, 4 + 2 registers], dst
+ * [32, 4]. */
+extern "C" const qcuda_entry qcuda_kernel_toy_fragments;
 
 #endif

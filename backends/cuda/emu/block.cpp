@@ -36,6 +36,58 @@ static void (*code)(const void *args);
 static const void *arguments;
 static char failure[512];
 
+/* ---- what blocks hand each other ---- */
+
+/* Since the block began: barriers passed, and as many of them had been when
+ * the thread last fenced (none: -1). */
+static int n_barriers;
+static int fenced_at[MAX_THREADS];
+/* The barriers passed when a thread that had added fenced; later reads are
+ * in order. */
+static bool has_added[MAX_THREADS];
+static int acquired_at;
+
+static void forget_fences()
+{
+    n_barriers = 0;
+    acquired_at = -1;
+    for (int i = 0; i < MAX_THREADS; i++) {
+        fenced_at[i] = -1;
+        has_added[i] = false;
+    }
+}
+
+void fence()
+{
+    fenced_at[running] = n_barriers;
+    if (has_added[running] && acquired_at < 0)
+        acquired_at = n_barriers;
+}
+
+static void die(const char *where, const char *why)
+{
+    fprintf(stderr, "emulated device: %s: %s\n", where, why);
+    abort();
+}
+
+uint32_t atomic_add(uint32_t *at, uint32_t value, const char *where)
+{
+    if (n_barriers == 0 || fenced_at[running] != n_barriers)
+        die(where, "no barrier and fence between the block's stores and this");
+    has_added[running] = true;
+    const uint32_t old = *at;
+    *at = old + value;
+    return old;
+}
+
+void of_other_blocks(const char *where)
+{
+    if (acquired_at < 0 || n_barriers <= acquired_at)
+        die(where, "no fence and barrier since another block's sum was seen");
+}
+
+/* ---- threads ---- */
+
 static void pause(state at, const char *where)
 {
     threads[running] = {at, where};
@@ -123,6 +175,7 @@ static bool run_block(
                 return false;
         if (!same_place(0, n_threads, name))
             return false;
+        n_barriers++;
     } while (threads[0].at == AT_BLOCK);
     return true;
 }
@@ -157,6 +210,7 @@ static bool run_grid(const qcuda_entry *kernel, qcuda_grid grid, bool reverse)
             uint32_t(at / grid.x % grid.y), uint32_t(at / grid.x / grid.y)};
         memset(shared, 0xff, grid.shared_bytes);
         memset(parity, 0, sizeof parity);
+        forget_fences();
         if (!run_block(&block, grid.threads, reverse, kernel->name))
             return false;
     }

@@ -4,9 +4,11 @@
  * a barrier or a warp function; blocks run one after another.  Found at run
  * time: warp functions and barriers that not all lanes or threads reach, or at
  * different calls; reads of shared memory nobody wrote (poison); accesses
- * outside of buffers (guard pages, or the address sanitizer); and, because
- * every other device runs threads and blocks in the opposite order, results
- * that depend on the order. */
+ * outside of buffers (guard pages, or the address sanitizer); words and vectors
+ * at addresses that are no multiple of their size (the compiler's checks);
+ * results handed from block to block without the fences that takes; and,
+ * because every other device runs threads and blocks in the opposite order,
+ * results that depend on the order. */
 #ifndef QCUDA_EMU_H
 #define QCUDA_EMU_H
 
@@ -33,6 +35,13 @@ void warp_barrier(const char *where);
 /* Gives 8 bytes to the other lanes, waits for them, and returns all 32. */
 const uint64_t *exchange(uint64_t mine, const char *where);
 void *shared_memory();
+
+/* How blocks hand each other results: all threads write, a barrier, then one
+ * thread fences and adds; whoever reads after seeing a sum needs a fence in
+ * the thread that added, then a barrier.  Anything else ends the process. */
+void fence();
+uint32_t atomic_add(uint32_t *at, uint32_t value, const char *where);
+void of_other_blocks(const char *where);
 
 template <typename T>
 static inline uint64_t bits_of(T value)
@@ -89,7 +98,9 @@ void mma_m16n8k16(
 #define __restrict__ __restrict
 #define __syncthreads() emu::block_barrier(EMU_HERE)
 #define __syncwarp() emu::warp_barrier(EMU_HERE)
-#define __threadfence() ((void)0)
+#define __threadfence() emu::fence()
+#define atomicAdd(at, value) emu::atomic_add(at, value, EMU_HERE)
+#define __ldcg(at) (emu::of_other_blocks(EMU_HERE), *(at))
 #define __shfl_xor_sync(mask, value, step)                                     \
     emu::shuffle(value, emu::lane() ^ unsigned(step), EMU_HERE)
 #define __shfl_sync(mask, value, from)                                         \
@@ -118,27 +129,8 @@ static inline int __popc(unsigned x)
     return __builtin_popcount(x);
 }
 
-static inline uint32_t atomicAdd(uint32_t *at, uint32_t value)
-{
-    const uint32_t old = *at;
-    *at = old + value;
-    return old;
-}
-
 template <typename T>
 static inline T __ldg(const T *at)
-{
-    return *at;
-}
-
-template <typename T>
-static inline T __ldcs(const T *at)
-{
-    return *at;
-}
-
-template <typename T>
-static inline T __ldcg(const T *at)
 {
     return *at;
 }

@@ -96,21 +96,24 @@ DEVICE void product_store(
 
 /* The block that finishes last adds up the splits of rows [first_row,
  * + n_rows), always in the order of the splits.  `flag`: shared memory.  All
- * threads call it. */
+ * threads call it.  Stores of all threads, a barrier, then fence and addition
+ * by one thread: what orders the block's stores before the addition is that
+ * the fence comes after the barrier; on the way back, that it comes before. */
 DEVICE void product_merge(const qcuda_product_args &p, const product_tile &t,
     int first_row, int n_rows, uint32_t *flag)
 {
     if (gridDim.z == 1)
         return;
     uint32_t *arrived = p.arrived + blockIdx.y * gridDim.x + blockIdx.x;
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
+        __threadfence();
         *flag = atomicAdd(arrived, 1u);
+        __threadfence();
+    }
     __syncthreads();
     if (*flag != gridDim.z - 1)
         return;
-    __threadfence();
     for (int i = int(threadIdx.x); i < n_rows * t.count; i += int(blockDim.x)) {
         const int item = product_item(p, t, i / n_rows);
         const int row = first_row + i % n_rows;
