@@ -84,13 +84,19 @@ DEVICE void decode_pvq(
     __syncthreads();
     if (w.rotation == 0)
         return;
-    rotation_transform(dst, 1, 0, w.n_cols, w.n_cols, w.rotation);
-    const uint32_t seed = rotation_mixed_seed(w.rotation_seed);
-    for (int c = int(threadIdx.x); c < w.n_cols; c += int(blockDim.x)) {
-        const float norm =
-            rotation_norm(rotation_part(c, w.n_cols, w.rotation));
-        dst[c] = flipped(dst[c] * norm, rotation_flip(seed, c));
+    for (int base = 0; base < w.n_cols; base += int(blockDim.x)) {
+        const int c = base + int(threadIdx.x);
+        const bool inside = c < w.n_cols;
+        const int width = inside ? rotation_part(c, w.n_cols, w.rotation) : 1;
+        float y = inside ? dst[c] : 0.0f;
+        rotation_in_warp<1, 1>(&y, &width);
+        if (inside)
+            dst[c] = y;
     }
+    rotation_across<1>(dst, 1, 0, 0, w.n_cols, w.n_cols, w.rotation);
+    const uint32_t seed = rotation_mixed_seed(w.rotation_seed);
+    for (int c = int(threadIdx.x); c < w.n_cols; c += int(blockDim.x))
+        dst[c] = flipped(dst[c], rotation_flip(seed, c));
 }
 
 QCUDA_KERNEL(decode_rows, qcuda_decode_args, 128, 1)

@@ -83,15 +83,32 @@ DEVICE float f16_value(uint16_t h)
     return __uint_as_float(sign | __float_as_uint(value));
 }
 
+/* The same address, which the compiler keeps in a register and does not take
+ * apart into its terms again at each use. */
+DEVICE const uint8_t *kept(const uint8_t *address)
+{
+#ifdef __CUDACC__
+    asm("" : "+l"(address));
+#endif
+    return address;
+}
+
 /* A window of 256 bytes (or its second half) of shared memory, addressed by
  * bytes that lie packed in a word: one instruction makes an address. */
 #ifdef __CUDACC__
 typedef uint32_t shared_window;
 DEVICE shared_window window_of(const float *x)
 {
-    return uint32_t(__cvta_generic_to_shared(x));
+    uint32_t address = uint32_t(__cvta_generic_to_shared(x));
+    asm("" : "+r"(address)); /* as kept() */
+    return address;
 }
-/* Four offsets ready for window_pick. */
+DEVICE shared_window window_at(shared_window window, int n_floats)
+{
+    return window + 4 * uint32_t(n_floats);
+}
+/* Four offsets ready for window_pick; not needed when the window is one of
+ * 256 bytes. */
 DEVICE uint32_t window_offsets(shared_window window, uint32_t offsets)
 {
     return offsets + (window & 0x80u) * 0x01010101u;
@@ -111,6 +128,10 @@ typedef const float *shared_window;
 DEVICE shared_window window_of(const float *x)
 {
     return x;
+}
+DEVICE shared_window window_at(shared_window window, int n_floats)
+{
+    return window + n_floats;
 }
 DEVICE uint32_t window_offsets(shared_window, uint32_t offsets)
 {

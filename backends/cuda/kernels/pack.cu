@@ -27,35 +27,43 @@ DEVICE void split_in_three(uint32_t part[3], float x)
     }
 }
 
-/* Inputs [begin, end) of eight items into x [ITEMS, width], rotated. */
+/* Inputs [begin, end) of eight items into x [ITEMS, width], rotated; eight are
+ * asked for before the first is waited for. */
 DEVICE void pack_stage(float *x, const qcuda_product_args &p,
     const product_tile &t, int first, int begin, int end, int width)
 {
     const uint32_t seed = rotation_mixed_seed(p.w.rotation_seed);
-    for (int i = 0; i < ITEMS; i++) {
-        const float *src = first + i < t.count
-                               ? product_source(p, t, first + i) + begin
-                               : nullptr;
-        for (int c = int(threadIdx.x); c < width; c += int(blockDim.x)) {
-            float v = src != nullptr && c < end - begin ? src[c] : 0.0f;
-            if (p.w.rotation != 0)
-                v = flipped(v, rotation_flip(seed, begin + c));
-            x[i * width + c] = v;
-        }
-    }
-    __syncthreads();
-    if (p.w.rotation == 0)
-        return;
-    for (int i = 0; i < ITEMS && first + i < t.count; i++)
-        rotation_transform(
-            x + i * width, 1, begin, end, p.w.n_cols, p.w.rotation);
-    for (int c = int(threadIdx.x); c < end - begin; c += int(blockDim.x)) {
-        const float norm =
-            rotation_norm(rotation_part(begin + c, p.w.n_cols, p.w.rotation));
+    const bool rotated = p.w.rotation != 0;
+    const float *src[ITEMS];
+#pragma unroll
+    for (int i = 0; i < ITEMS; i++)
+        src[i] = product_source(p, t, min(first + i, t.count - 1)) + begin;
+    for (int base = 0; base < width; base += int(blockDim.x)) {
+        const int c = base + int(threadIdx.x);
+        float v[ITEMS];
+#pragma unroll
         for (int i = 0; i < ITEMS; i++)
-            x[i * width + c] *= norm;
+            v[i] = c < end - begin && first + i < t.count ? __ldg(src[i] + c)
+                                                          : 0.0f;
+        if (rotated) {
+            const uint32_t flip = rotation_flip(seed, begin + c);
+            const int part = c < end - begin ? rotation_part(begin + c,
+                                                   p.w.n_cols, p.w.rotation)
+                                             : 1;
+#pragma unroll
+            for (int i = 0; i < ITEMS; i++)
+                v[i] = flipped(v[i], flip);
+            rotation_in_warp<ITEMS, ITEMS>(v, &part);
+        }
+#pragma unroll
+        for (int i = 0; i < ITEMS && c < width; i++)
+            x[i * width + c] = v[i];
     }
-    __syncthreads();
+    if (rotated)
+        rotation_across<ITEMS>(
+            x, 1, width, begin, end, p.w.n_cols, p.w.rotation);
+    else
+        __syncthreads();
 }
 
 /* grid.x: units of columns, grid.y: tiles, grid.z: eight items each. */

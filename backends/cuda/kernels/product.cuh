@@ -48,7 +48,9 @@ DEVICE int product_item(
 DEVICE const float *product_source(
     const qcuda_product_args &p, const product_tile &t, int i)
 {
-    return p.src + int64_t(product_item(p, t, i) / p.divisor) * p.w.n_cols;
+    const int item = product_item(p, t, i);
+    return p.src +
+           int64_t(p.divisor > 1 ? item / p.divisor : item) * p.w.n_cols;
 }
 
 /* dst[item, row] from the whole sum. */
@@ -94,13 +96,32 @@ DEVICE void product_store(
     p.partial[(split * p.n_items + item) * p.w.n_rows + row] = sum;
 }
 
-/* The block that finishes last adds up the splits of rows [first_row,
- * + n_rows), always in the order of the splits.  `flag`: shared memory.  All
- * threads call it.  Stores of all threads, a barrier, then fence and addition
- * by one thread: what orders the block's stores before the addition is that
- * the fence comes after the barrier; on the way back, that it comes before. */
+/* What a thread does of a block's 32 * row_tiles rows and the tile's items: one
+ * row, and every so many-th item. */
+struct product_share {
+    int row, first, step;
+    bool inside; /* the row exists */
+};
+
+DEVICE product_share product_share_of(const qcuda_product_args &p)
+{
+    product_share out;
+    const int log = 5 + p.row_tiles / 2; /* 1, 2 or 4 tiles */
+    const int thread = int(threadIdx.x);
+    out.row = (int(blockIdx.x) << log) + (thread & ((1 << log) - 1));
+    out.first = thread >> log;
+    out.step = int(blockDim.x) >> log;
+    out.inside = out.row < p.w.n_rows;
+    return out;
+}
+
+/* The block that finishes last adds up the splits of its rows, always in the
+ * order of the splits.  `flag`: shared memory.  All threads call it.  Stores of
+ * all threads, a barrier, then fence and addition by one thread: what orders
+ * the block's stores before the addition is that the fence comes after the
+ * barrier; on the way back, that it comes before. */
 DEVICE void product_merge(const qcuda_product_args &p, const product_tile &t,
-    int first_row, int n_rows, uint32_t *flag)
+    const product_share &share, uint32_t *flag)
 {
     if (gridDim.z == 1)
         return;
@@ -114,14 +135,13 @@ DEVICE void product_merge(const qcuda_product_args &p, const product_tile &t,
     __syncthreads();
     if (*flag != gridDim.z - 1)
         return;
-    for (int i = int(threadIdx.x); i < n_rows * t.count; i += int(blockDim.x)) {
-        const int item = product_item(p, t, i / n_rows);
-        const int row = first_row + i % n_rows;
+    for (int i = share.first; share.inside && i < t.count; i += share.step) {
+        const int item = product_item(p, t, i);
         float sum = 0.0f;
         for (int64_t z = 0; z < int64_t(gridDim.z); z++)
-            sum +=
-                __ldcg(p.partial + (z * p.n_items + item) * p.w.n_rows + row);
-        product_finish(p, item, row, sum);
+            sum += __ldcg(
+                p.partial + (z * p.n_items + item) * p.w.n_rows + share.row);
+        product_finish(p, item, share.row, sum);
     }
     if (threadIdx.x == 0)
         *arrived = 0;

@@ -282,22 +282,23 @@ DEVICE void many_block(const qcuda_product_args &p, float *shared)
     const int slice = warp_of_thread() % slices;
     const int row = first_row + warp_of_thread() / slices * 32;
     many_reader<F> reader;
+    const product_share share = product_share_of(p);
+    const float scale = share.inside ? reader.scale(p, t.mat, share.row) : 0.0f;
     if (row < p.w.n_rows) {
         reader.open(p, t.mat, row);
         many_sum<F>(shared + warp_of_thread() * WARP_SUMS, reader, p, t,
             begin + n * slice / slices, begin + n * (slice + 1) / slices);
     }
     __syncthreads();
-    for (int k = int(threadIdx.x); k < n_rows * t.count; k += int(blockDim.x)) {
-        const int r = k % n_rows, i = k / n_rows;
+    const int r = share.row - first_row;
+    for (int i = share.first; share.inside && i < t.count; i += share.step) {
         float sum = 0.0f;
         for (int s = 0; s < slices; s++)
             sum += shared[(r / 32 * slices + s) * WARP_SUMS + i * ROW_PITCH +
                           r % 32];
-        product_store(p, product_item(p, t, i), first_row + r,
-            sum * reader.scale(p, t.mat, first_row + r));
+        product_store(p, product_item(p, t, i), share.row, sum * scale);
     }
-    product_merge(p, t, first_row, n_rows,
+    product_merge(p, t, share,
         reinterpret_cast<uint32_t *>(shared + MANY_WARPS * WARP_SUMS));
 }
 

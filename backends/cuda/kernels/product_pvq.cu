@@ -35,34 +35,45 @@ DEVICE uint32_t pvq_sign(uint32_t signs, int i)
     return signs << (31 - i) & 0x80000000u;
 }
 
-/* sums[t] += the group's pulses times inputs x [4 * N, T]. */
+/* Staged inputs [columns, T], for one item and for several. */
+struct pvq_inputs {
+    shared_window window;
+    const float *x;
+};
+
+/* sums[t] += the group's pulses times the T * 4 * N inputs from `at` on. */
 template <int N, int T>
-DEVICE void pvq_add_group(
-    float sums[T], const float *x, uint32_t positions, uint32_t signs)
+DEVICE void pvq_add_group(float sums[T], const pvq_inputs &inputs, int at,
+    uint32_t positions, uint32_t signs)
 {
-    const pvq_places at = pvq_find(positions);
+    const pvq_places places = pvq_find(positions);
     if (T == 1) {
         /* Bytes: the place of each block among the group's and in it. */
         const uint32_t blocks = N == 16 ? 0xc0804000u : 0x60402000u;
-        const shared_window window = window_of(x);
-        const uint32_t first = window_offsets(window, at.first << 2 | blocks);
-        const uint32_t second = window_offsets(window, at.second << 2 | blocks);
+        const shared_window window = window_at(inputs.window, at);
+        uint32_t first = places.first << 2 | blocks;
+        uint32_t second = places.second << 2 | blocks;
+        if (N == 8) {
+            first = window_offsets(window, first);
+            second = window_offsets(window, second);
+        }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float a = window_pick(window, first, i);
             const float b = window_pick(window, second, i);
-            sums[0] +=
-                flipped(a + flipped(b, pvq_flip(at, i)), pvq_sign(signs, i));
+            sums[0] += flipped(
+                a + flipped(b, pvq_flip(places, i)), pvq_sign(signs, i));
         }
         return;
     }
+    const float *x = inputs.x + at;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const uint32_t flip = pvq_flip(at, i), sign = pvq_sign(signs, i);
+        const uint32_t flip = pvq_flip(places, i), sign = pvq_sign(signs, i);
         const float4 a = *reinterpret_cast<const float4 *>(
-            x + (i * N + int(at.first >> 8 * i & 15)) * T);
+            x + (i * N + int(places.first >> 8 * i & 15)) * T);
         const float4 b = *reinterpret_cast<const float4 *>(
-            x + (i * N + int(at.second >> 8 * i & 15)) * T);
+            x + (i * N + int(places.second >> 8 * i & 15)) * T);
         sums[0] += flipped(a.x + flipped(b.x, flip), sign);
         sums[1 % T] += flipped(a.y + flipped(b.y, flip), sign);
         sums[2 % T] += flipped(a.z + flipped(b.z, flip), sign);
@@ -70,86 +81,119 @@ DEVICE void pvq_add_group(
     }
 }
 
-/* Groups [g, stop) of one chunk; four position words are on their way at a
- * time, and the signs of all eight groups are one word. */
-template <int N, int T>
-DEVICE void pvq_add_chunk(float sums[T], const float *x, const uint8_t *chunk,
-    int g, int stop, int lane)
+/* Up to four groups of one chunk as they lie in memory, on their way while
+ * others are added: stored bytes and the signs of the chunk's eight groups. */
+template <int N>
+struct pvq_batch {
+    enum { WORDS = N == 16 ? 1 : 3 }; /* of a group */
+    uint32_t stored[4][WORDS], signs;
+    uint32_t g, n; /* the first of them among the row's, their number */
+};
+
+/* Groups from g on, of which there are `end`, none beyond whole chunks. */
+template <int N>
+DEVICE void pvq_fetch(pvq_batch<N> &out, const uint8_t *tile, uint32_t g,
+    uint32_t end, uint32_t lane)
 {
     typedef pvq_layout<N> layout;
-    const uint32_t signs =
-        pvq_load_word(chunk + layout::sign_offset + 4 * lane);
-    for (; g < stop; g += 4) {
-        uint32_t positions[4];
+    const uint32_t in_chunk = g % 8;
+    const uint8_t *chunk = tile + size_t(g / 8) * layout::chunk_bytes;
+    const uint8_t *group = chunk + in_chunk * layout::group_bytes;
+    out.g = g;
+    out.n = g < end ? min(min(end - g, 8 - in_chunk), 4u) : 0;
+    out.signs = 0;
+    if (out.n != 0)
+        out.signs = pvq_load_word(chunk + layout::sign_offset + 4 * lane);
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            positions[i] =
-                g + i < stop ? pvq_positions<N>(
-                                   chunk + (g + i) * layout::group_bytes, lane)
-                             : 0;
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (g + i < stop)
-                pvq_add_group<N, T>(sums, x + i * 4 * N * T, positions[i],
-                    signs >> 4 * (g + i));
-        x += 16 * N * T;
-    }
+    for (int i = 0; i < 4; i++)
+        if (uint32_t(i) < out.n)
+            pvq_load_stored<N>(
+                out.stored[i], group + i * layout::group_bytes, int(lane));
 }
 
-/* Groups [begin, end) of a row; x [.., T] starts at group `first`. */
+/* Groups [batch.g, end) of a row; inputs start at group `first`.  `batch` was
+ * fetched before. */
 template <int N, int T>
-DEVICE void pvq_add_groups(float sums[T], const float *x, const uint8_t *tile,
-    int n_blocks, int first, int begin, int end)
+DEVICE void pvq_add_groups(float sums[T], const pvq_inputs &inputs,
+    const uint8_t *tile, uint32_t n_blocks, uint32_t first, uint32_t end,
+    pvq_batch<N> &batch)
 {
-    const int lane = lane_of_thread();
-    const int n_whole = n_blocks / 32 * 8;
-    int g = begin;
-    while (g < end && g < n_whole) {
-        const int chunk = g / 8, stop = min(end, chunk * 8 + 8);
-        pvq_add_chunk<N, T>(sums, x + (g - first) * 4 * N * T,
-            tile + size_t(chunk) * pvq_layout<N>::chunk_bytes, g % 8,
-            stop - chunk * 8, lane);
-        g = stop;
+    enum { GROUP = 4 * N * T };
+    const uint32_t lane = uint32_t(lane_of_thread());
+    const uint32_t whole = min(end, n_blocks / 32 * 8);
+    uint32_t g = batch.g;
+    while (g < whole) {
+        const pvq_batch<N> now = batch;
+        pvq_fetch<N>(batch, tile, g + now.n, whole, lane);
+        const int at = int(g - first) * GROUP;
+        const uint32_t signs = now.signs >> 4 * (g % 8);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (uint32_t(i) < now.n)
+                pvq_add_group<N, T>(sums, inputs, at + i * GROUP,
+                    pvq_positions_of<N>(now.stored[i]), signs >> 4 * i);
+        g += now.n;
     }
     for (; g < end; g++) {
-        const pvq_group group = pvq_load_group<N>(tile, n_blocks, g, lane);
+        const pvq_group group =
+            pvq_load_group<N>(tile, int(n_blocks), int(g), int(lane));
         pvq_add_group<N, T>(
-            sums, x + (g - first) * 4 * N * T, group.positions, group.signs);
+            sums, inputs, int(g - first) * GROUP, group.positions, group.signs);
     }
 }
 
 /* Inputs [begin, end) of the tile's items into x [padded, T], rotated as the
- * weight is; columns and items that do not exist are zero. */
+ * weight is; columns and items that do not exist are zero.  A thread has eight
+ * inputs on their way at a time. */
 template <int T>
 DEVICE void pvq_stage(float *x, const qcuda_product_args &p,
     const product_tile &t, int begin, int end, int padded)
 {
+    enum { COUNT = 8 };
     const uint32_t seed = rotation_mixed_seed(p.w.rotation_seed);
     const bool rotated = p.w.rotation != 0;
-    for (int i = 0; i < T; i++) {
-        const float *src =
-            i < t.count ? product_source(p, t, i) + begin : nullptr;
-        for (int c = int(threadIdx.x); c < padded; c += int(blockDim.x)) {
-            float v = src != nullptr && c < end - begin ? src[c] : 0.0f;
-            if (rotated)
-                v = flipped(v, rotation_flip(seed, begin + c));
-            x[c * T + i] = v;
+    const float *src[T];
+#pragma unroll
+    for (int i = 0; i < T; i++)
+        src[i] = product_source(p, t, min(i, t.count - 1)) + begin;
+    for (int base = 0; base < padded; base += COUNT / T * int(blockDim.x)) {
+        float v[COUNT];
+        int width[COUNT / T];
+        const int first = base + int(threadIdx.x);
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            const int c = first + k / T * int(blockDim.x), i = k % T;
+            v[k] = c < end - begin && i < t.count ? __ldg(src[i] + c) : 0.0f;
+        }
+        if (rotated) {
+#pragma unroll
+            for (int k = 0; k < COUNT; k += T) {
+                const int c = first + k / T * int(blockDim.x);
+                const uint32_t flip = rotation_flip(seed, begin + c);
+                width[k / T] = c < end - begin ? rotation_part(begin + c,
+                                                     p.w.n_cols, p.w.rotation)
+                                               : 1;
+#pragma unroll
+                for (int i = 0; i < T; i++)
+                    v[k + i] = flipped(v[k + i], flip);
+            }
+            rotation_in_warp<COUNT, T>(v, width);
+        }
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            const int c = first + k / T * int(blockDim.x), i = k % T;
+            if (c < padded)
+                x[c * T + i] = v[k];
         }
     }
-    __syncthreads();
-    if (!rotated)
-        return;
-    for (int i = 0; i < T && i < t.count; i++)
-        rotation_transform(x + i, T, begin, end, p.w.n_cols, p.w.rotation);
-    for (int c = int(threadIdx.x); c < end - begin; c += int(blockDim.x)) {
-        const float norm =
-            rotation_norm(rotation_part(begin + c, p.w.n_cols, p.w.rotation));
-        for (int i = 0; i < T; i++)
-            x[c * T + i] *= norm;
-    }
-    __syncthreads();
+    if (rotated)
+        rotation_across<T>(x, T, 1, begin, end, p.w.n_cols, p.w.rotation);
+    else
+        __syncthreads();
 }
 
+/* The first weights and the row's scale are asked for before the inputs are
+ * staged, so that the way to memory and the rotation take their time together. */
 template <int N, int T>
 DEVICE void product_pvq_items(
     const qcuda_product_args &p, const product_tile &t, float *x)
@@ -157,22 +201,34 @@ DEVICE void product_pvq_items(
     enum { N_WARPS = 8, GROUP_COLS = 4 * N };
     const int begin = int(blockIdx.z) * p.split_cols;
     const int end = min(begin + p.split_cols, p.w.n_cols);
-    const int n_blocks = (p.w.n_cols + N - 1) / N;
-    const int first_group = begin / GROUP_COLS;
-    const int n_groups = (end - begin + GROUP_COLS - 1) / GROUP_COLS;
-    pvq_stage<T>(x, p, t, begin, end, n_groups * GROUP_COLS);
+    const uint32_t n_blocks = uint32_t(p.w.n_cols + N - 1) / N;
+    const uint32_t first_group = uint32_t(begin) / GROUP_COLS;
+    const uint32_t n_groups =
+        uint32_t(end - begin + GROUP_COLS - 1) / GROUP_COLS;
     const int slices = N_WARPS / p.row_tiles;
-    const int slice = warp_of_thread() % slices;
+    const uint32_t slice = uint32_t(warp_of_thread() % slices);
     const int in_block = warp_of_thread() / slices;
     const int row_tile = int(blockIdx.x) * p.row_tiles + in_block;
+    const bool has_rows = row_tile * 32 < p.w.n_rows;
+    const uint32_t first = first_group + n_groups * slice / uint32_t(slices);
+    const uint32_t last =
+        has_rows ? first_group + n_groups * (slice + 1) / uint32_t(slices)
+                 : first;
+    const uint8_t *tile = kept(pvq_tile(&p.w, t.mat, has_rows ? row_tile : 0));
+    const product_share share = product_share_of(p);
+    pvq_batch<N> batch;
+    pvq_fetch<N>(batch, tile, first, min(last, n_blocks / 32 * 8),
+        uint32_t(lane_of_thread()));
+    const uint16_t scale =
+        share.inside ? pvq_stored_scale(&p.w, t.mat, share.row) : uint16_t(0);
+    pvq_stage<T>(x, p, t, begin, end, int(n_groups * GROUP_COLS));
+    const pvq_inputs inputs = {window_of(x), x};
     float sums[T];
 #pragma unroll
     for (int i = 0; i < T; i++)
         sums[i] = 0.0f;
-    if (row_tile * 32 < p.w.n_rows)
-        pvq_add_groups<N, T>(sums, x, pvq_tile(&p.w, t.mat, row_tile), n_blocks,
-            first_group, first_group + n_groups * slice / slices,
-            first_group + n_groups * (slice + 1) / slices);
+    pvq_add_groups<N, T>(
+        sums, inputs, tile, n_blocks, first_group, last, batch);
     /* Over the slices, in order; the inputs are no longer needed. */
     __syncthreads();
     float *const of_warp = x; /* [N_WARPS, T, 32] */
@@ -180,18 +236,16 @@ DEVICE void product_pvq_items(
     for (int i = 0; i < T; i++)
         of_warp[(warp_of_thread() * T + i) * WARP + lane_of_thread()] = sums[i];
     __syncthreads();
-    const int first_row = int(blockIdx.x) * p.row_tiles * 32;
-    const int n_rows = min(p.row_tiles * 32, p.w.n_rows - first_row);
-    for (int k = int(threadIdx.x); k < n_rows * t.count; k += int(blockDim.x)) {
-        const int row = k % n_rows, i = k / n_rows;
+    const int row = share.row - int(blockIdx.x) * p.row_tiles * 32;
+    for (int i = share.first; share.inside && i < t.count; i += share.step) {
         float sum = 0.0f;
         for (int s = 0; s < slices; s++)
             sum += of_warp[((row / 32 * slices + s) * T + i) * WARP + row % 32];
-        product_store(p, product_item(p, t, i), first_row + row,
-            sum * pvq_scale(&p.w, t.mat, first_row + row));
+        product_store(
+            p, product_item(p, t, i), share.row, sum * bf16_value(scale));
     }
-    product_merge(p, t, first_row, n_rows,
-        reinterpret_cast<uint32_t *>(x + N_WARPS * T * WARP));
+    product_merge(
+        p, t, share, reinterpret_cast<uint32_t *>(x + N_WARPS * T * WARP));
 }
 
 template <int N>

@@ -37,15 +37,35 @@ DEVICE uint32_t pvq_load_word(const uint8_t *at)
     return __ldg(reinterpret_cast<const uint32_t *>(at));
 }
 
-/* Positions of a whole group; `group` points at its first byte. */
+/* A lane's position bits of a whole group as they lie: one word, or three
+ * bytes; `group` points at its first byte. */
+template <int N>
+DEVICE void pvq_load_stored(uint32_t *out, const uint8_t *group, int lane)
+{
+    if (N == 16) {
+        out[0] = pvq_load_word(group + 4 * lane);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < (N == 16 ? 1 : 3); i++)
+        out[i] = __ldg(group + 32 * i + lane);
+}
+
+template <int N>
+DEVICE uint32_t pvq_positions_of(const uint32_t *stored)
+{
+    if (N == 16)
+        return stored[0];
+    return pvq_spread(stored[0] | stored[N == 16 ? 0 : 1] << 8 |
+                      stored[N == 16 ? 0 : 2] << 16);
+}
+
 template <int N>
 DEVICE uint32_t pvq_positions(const uint8_t *group, int lane)
 {
-    if (N == 16)
-        return pvq_load_word(group + 4 * lane);
-    return pvq_spread(uint32_t(__ldg(group + lane)) |
-                      uint32_t(__ldg(group + 32 + lane)) << 8 |
-                      uint32_t(__ldg(group + 64 + lane)) << 16);
+    uint32_t stored[3];
+    pvq_load_stored<N>(stored, group, lane);
+    return pvq_positions_of<N>(stored);
 }
 
 /* Group `g` (0..7) of the tail of `n_blocks` (1..31) blocks. */
@@ -102,9 +122,15 @@ DEVICE const uint8_t *pvq_tile(const qcuda_stack *w, int64_t mat, int tile)
            uint64_t(tile) * w->tile_bytes;
 }
 
+/* bf16; who asks early should widen it late, for that waits. */
+DEVICE uint16_t pvq_stored_scale(const qcuda_stack *w, int64_t mat, int row)
+{
+    return __ldg(w->levels + mat * w->n_rows + row);
+}
+
 DEVICE float pvq_scale(const qcuda_stack *w, int64_t mat, int row)
 {
-    return bf16_value(__ldg(w->levels + mat * w->n_rows + row));
+    return bf16_value(pvq_stored_scale(w, mat, row));
 }
 
 #endif
