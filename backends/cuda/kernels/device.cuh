@@ -93,6 +93,28 @@ DEVICE const uint8_t *kept(const uint8_t *address)
     return address;
 }
 
+enum { LINE = 128 }; /* bytes */
+
+/* Starts the line of an address of device memory on its way into L2. */
+DEVICE void start_into_l2(const uint8_t *at)
+{
+#ifdef __CUDACC__
+    asm volatile(
+        "prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(at)));
+#else
+    (void)*static_cast<const volatile uint8_t *>(at);
+#endif
+}
+
+/* A loaded value that is not looked at, and so not waited for, before here. */
+DEVICE uint16_t arrived_by_now(uint16_t value)
+{
+#ifdef __CUDACC__
+    asm volatile("" : "+h"(value));
+#endif
+    return value;
+}
+
 /* A window of 256 bytes (or its second half) of shared memory, addressed by
  * bytes that lie packed in a word: one instruction makes an address. */
 #ifdef __CUDACC__

@@ -60,6 +60,21 @@ struct pvq_many_reader {
         tile = pvq_tile(&p.w, mat, row / 32);
         n_blocks = (p.w.n_cols + N - 1) / N;
     }
+    /* The warp's share, a few KiB in one piece, starts on its way into L2: the
+     * loop below waits for each group of it. */
+    DEVICE_MEMBER void ask(const qcuda_product_args &p, int first, int last)
+    {
+        if (first >= last)
+            return;
+        const uint32_t bytes = pvq_layout<N>::chunk_bytes;
+        const uint32_t size = uint32_t(p.w.tile_bytes);
+        const uint32_t begin = uint32_t(first) * PER_GROUP / 8 * bytes;
+        const uint32_t end =
+            min((uint32_t(last * PER_GROUP - 1) / 8 + 1) * bytes, size);
+        for (uint32_t at = begin + LINE * uint32_t(lane_of_thread());
+             at < end + LINE - 1; at += LINE * WARP)
+            start_into_l2(tile + min(at, end - 1));
+    }
     DEVICE_MEMBER void load(const qcuda_product_args &, int group)
     {
 #pragma unroll
@@ -89,10 +104,11 @@ struct pvq_many_reader {
             many_set(f, i, low, high);
         }
     }
-    DEVICE_MEMBER float scale(
+    /* bf16 */
+    DEVICE_MEMBER uint16_t stored_scale(
         const qcuda_product_args &p, int64_t mat, int row) const
     {
-        return pvq_scale(&p.w, mat, row);
+        return pvq_stored_scale(&p.w, mat, row);
     }
 };
 
@@ -121,6 +137,9 @@ struct many_reader<QCUDA_BF16> {
                       int64_t(r) * n_cols;
         }
     }
+    DEVICE_MEMBER void ask(const qcuda_product_args &, int, int)
+    {
+    }
     DEVICE_MEMBER void load(const qcuda_product_args &, int group)
     {
         first_column = group * GROUP_COLS + lane_of_thread() % 4 * 4;
@@ -144,9 +163,10 @@ struct many_reader<QCUDA_BF16> {
             many_set(f, i, v.x, v.y);
         }
     }
-    DEVICE_MEMBER float scale(const qcuda_product_args &, int64_t, int) const
+    DEVICE_MEMBER uint16_t stored_scale(
+        const qcuda_product_args &, int64_t, int) const
     {
-        return 1.0f;
+        return 0x3f80; /* 1 */
     }
 };
 
@@ -171,6 +191,9 @@ struct many_reader<QCUDA_Q2> {
                       int64_t(r) * ((n_cols + 3) / 4);
         }
     }
+    DEVICE_MEMBER void ask(const qcuda_product_args &, int, int)
+    {
+    }
     DEVICE_MEMBER void load(const qcuda_product_args &, int group)
     {
         first_column = group * GROUP_COLS + lane_of_thread() % 4 * 4;
@@ -190,9 +213,10 @@ struct many_reader<QCUDA_Q2> {
                 level(i, codes >> 4) | level(i, codes >> 6) << 16);
         }
     }
-    DEVICE_MEMBER float scale(const qcuda_product_args &, int64_t, int) const
+    DEVICE_MEMBER uint16_t stored_scale(
+        const qcuda_product_args &, int64_t, int) const
     {
-        return 1.0f;
+        return 0x3f80; /* 1 */
     }
 };
 
@@ -283,13 +307,18 @@ DEVICE void many_block(const qcuda_product_args &p, float *shared)
     const int row = first_row + warp_of_thread() / slices * 32;
     many_reader<F> reader;
     const product_share share = product_share_of(p);
-    const float scale = share.inside ? reader.scale(p, t.mat, share.row) : 0.0f;
+    const uint16_t stored_scale =
+        share.inside ? reader.stored_scale(p, t.mat, share.row) : uint16_t(0);
     if (row < p.w.n_rows) {
+        const int first = begin + n * slice / slices;
+        const int last = begin + n * (slice + 1) / slices;
         reader.open(p, t.mat, row);
-        many_sum<F>(shared + warp_of_thread() * WARP_SUMS, reader, p, t,
-            begin + n * slice / slices, begin + n * (slice + 1) / slices);
+        reader.ask(p, first, last);
+        many_sum<F>(
+            shared + warp_of_thread() * WARP_SUMS, reader, p, t, first, last);
     }
     __syncthreads();
+    const float scale = bf16_value(arrived_by_now(stored_scale));
     const int r = share.row - first_row;
     for (int i = share.first; share.inside && i < t.count; i += share.step) {
         float sum = 0.0f;

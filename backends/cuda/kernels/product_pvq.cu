@@ -219,7 +219,7 @@ DEVICE void product_pvq_items(
     pvq_batch<N> batch;
     pvq_fetch<N>(batch, tile, first, min(last, n_blocks / 32 * 8),
         uint32_t(lane_of_thread()));
-    const uint16_t scale =
+    const uint16_t stored_scale =
         share.inside ? pvq_stored_scale(&p.w, t.mat, share.row) : uint16_t(0);
     pvq_stage<T>(x, p, t, begin, end, int(n_groups * GROUP_COLS));
     const pvq_inputs inputs = {window_of(x), x};
@@ -236,13 +236,13 @@ DEVICE void product_pvq_items(
     for (int i = 0; i < T; i++)
         of_warp[(warp_of_thread() * T + i) * WARP + lane_of_thread()] = sums[i];
     __syncthreads();
+    const float scale = bf16_value(arrived_by_now(stored_scale));
     const int row = share.row - int(blockIdx.x) * p.row_tiles * 32;
     for (int i = share.first; share.inside && i < t.count; i += share.step) {
         float sum = 0.0f;
         for (int s = 0; s < slices; s++)
             sum += of_warp[((row / 32 * slices + s) * T + i) * WARP + row % 32];
-        product_store(
-            p, product_item(p, t, i), share.row, sum * bf16_value(scale));
+        product_store(p, product_item(p, t, i), share.row, sum * scale);
     }
     product_merge(
         p, t, share, reinterpret_cast<uint32_t *>(x + N_WARPS * T * WARP));
