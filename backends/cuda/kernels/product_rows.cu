@@ -61,15 +61,15 @@ template <>
 struct row_reader<QCUDA_F32> : dense_reader<QCUDA_F32> {
 };
 
-/* Four codes per byte. */
+/* Four codes per byte, sixteen as one word. */
 template <>
 struct row_reader<QCUDA_Q2> {
-    enum { VECTOR = 4 };
+    enum { VECTOR = 16 };
     const uint8_t *at;
     float level[4];
-    DEVICE_MEMBER bool whole_vectors(const qcuda_product_args &)
+    DEVICE_MEMBER bool whole_vectors(const qcuda_product_args &p)
     {
-        return true;
+        return p.w.n_cols % VECTOR == 0;
     }
     DEVICE_MEMBER void open(const qcuda_product_args &p, int64_t mat, int row)
     {
@@ -92,17 +92,39 @@ struct row_reader<QCUDA_Q2> {
     }
     DEVICE_MEMBER void vector(float out[VECTOR], int c) const
     {
-        const uint32_t codes = __ldg(at + c / 4);
+        const uint32_t codes =
+            __ldg(reinterpret_cast<const uint32_t *>(at + c / 4));
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < VECTOR; i++)
             out[i] = value(codes >> 2 * i);
     }
 };
 
+/* V inputs from x on; 16 bytes at a time where addresses allow it, because
+ * lanes read runs of their own: single words of them would be 32 sectors each. */
+template <int V>
+DEVICE void rows_inputs(float out[V], const float *x, bool aligned)
+{
+    if (aligned) {
+#pragma unroll
+        for (int i = 0; i < V; i += 4) {
+            const float4 v = __ldg(reinterpret_cast<const float4 *>(x + i));
+            out[i] = v.x;
+            out[i + 1] = v.y;
+            out[i + 2] = v.z;
+            out[i + 3] = v.w;
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < V; i++)
+        out[i] = __ldg(x + i);
+}
+
 /* sums[r][t] of this lane's columns. */
 template <int F, int T>
 DEVICE void rows_sum(float sums[ROWS][T], const row_reader<F> rows[ROWS],
-    const float *const x[T], int n_cols, bool vectors)
+    const float *const x[T], int n_cols, bool vectors, bool aligned)
 {
     enum { VECTOR = row_reader<F>::VECTOR };
     const int n_vector = vectors ? n_cols / VECTOR * VECTOR : 0;
@@ -112,14 +134,15 @@ DEVICE void rows_sum(float sums[ROWS][T], const row_reader<F> rows[ROWS],
         for (int r = 0; r < ROWS; r++)
             rows[r].vector(w[r], c);
 #pragma unroll
-        for (int t = 0; t < T; t++)
+        for (int t = 0; t < T; t++) {
+            float v[VECTOR];
+            rows_inputs<VECTOR>(v, x[t] + c, aligned);
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) {
-                const float v = __ldg(x[t] + c + i);
+            for (int i = 0; i < VECTOR; i++)
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    sums[r][t] = fused(w[r][i], v, sums[r][t]);
-            }
+                    sums[r][t] = fused(w[r][i], v[i], sums[r][t]);
+        }
     }
     for (int c = n_vector + lane_of_thread(); c < n_cols; c += WARP)
 #pragma unroll
@@ -139,6 +162,9 @@ DEVICE void rows_product(const qcuda_product_args &p, const product_tile &t,
 #pragma unroll
     for (int i = 0; i < T; i++)
         x[i] = product_source(p, t, min(i, t.count - 1));
+    /* Rows of inputs lie whole rows apart. */
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(p.src) % 16 == 0 && p.w.n_cols % 4 == 0;
     for (int row = first_row + warp_of_thread() * ROWS; row < last_row;
          row += int(blockDim.x) / WARP * ROWS) {
         row_reader<F> rows[ROWS];
@@ -150,7 +176,8 @@ DEVICE void rows_product(const qcuda_product_args &p, const product_tile &t,
             for (int i = 0; i < T; i++)
                 sums[r][i] = 0.0f;
         }
-        rows_sum<F, T>(sums, rows, x, p.w.n_cols, rows[0].whole_vectors(p));
+        rows_sum<F, T>(
+            sums, rows, x, p.w.n_cols, rows[0].whole_vectors(p), aligned);
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
 #pragma unroll
