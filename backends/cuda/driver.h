@@ -61,6 +61,7 @@ const char *qdrv_free_bytes(uint64_t *out, qdrv_device *device);
 
 /* Device memory, aligned to 16 bytes at least (256 on hardware). */
 const char *qdrv_alloc(void **out, qdrv_device *device, uint64_t n_bytes);
+/* Waits for what was given to the device before. */
 void qdrv_free(qdrv_device *device, void *data);
 
 /* `src` may be reused when it returns; large blocks go through pinned staging

@@ -151,6 +151,8 @@ void qdrv_close(qdrv_device *d)
     if (d == NULL)
         return;
     cudaSetDevice(d->number);
+    if (d->stream != NULL)
+        cudaStreamSynchronize(d->stream); /* it may still read the staging */
     for (int i = 0; i < N_STAGING; i++) {
         if (d->sent[i] != NULL)
             cudaEventDestroy(d->sent[i]);
@@ -191,10 +193,14 @@ const char *qdrv_alloc(void **out, qdrv_device *d, uint64_t n_bytes)
     return text_of(status);
 }
 
+/* cudaFree may wait for the device, and may not: what runs could still use the
+ * block. */
 void qdrv_free(qdrv_device *d, void *data)
 {
-    if (data != NULL && enter(d) == cudaSuccess)
-        cudaFree(data);
+    if (data == NULL || enter(d) != cudaSuccess)
+        return;
+    cudaStreamSynchronize(d->stream);
+    cudaFree(data);
 }
 
 static cudaError_t write_staged(

@@ -180,3 +180,11 @@ qcuda_grid qcuda_top_grid(qcuda_top_args *args, int64_t n_rows)
         .shared_bytes = QCUDA_TOP_MAX * 8 + 2 * QCUDA_TOP_THREADS / 32 * 4,
     };
 }
+
+uint64_t qcuda_block_bytes(uint64_t n_bytes)
+{
+    const uint64_t large = 1 << 20;
+    const uint64_t unit = n_bytes < large ? 512 : 2 * large;
+    return n_bytes > UINT64_MAX - unit ? UINT64_MAX
+                                       : (n_bytes + unit - 1) / unit * unit;
+}

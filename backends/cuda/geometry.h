@@ -31,6 +31,9 @@ qcuda_grid qcuda_paper_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device);
 /* A step of top_logits over rows of args->n keys; sets n_segments. */
 qcuda_grid qcuda_top_grid(qcuda_top_args *args, int64_t n_rows);
+/* Device memory a block of n_bytes takes: small ones share pages of 2 MiB, each
+ * rounded up to 512 bytes, large ones have pages of their own. */
+uint64_t qcuda_block_bytes(uint64_t n_bytes);
 /* Bytes of the split sums the grid needs; 0 when it does not split. */
 uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid);
 

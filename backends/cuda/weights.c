@@ -59,23 +59,20 @@ static qmoe_status upload_parts(
 
 /* ---- planning ---- */
 
-/* Device memory of a weight; blocks are rounded up to `ALIGNMENT`. */
-enum { ALIGNMENT = 512 };
-
 static uint64_t device_bytes(const qmi_weight *host)
 {
     uint64_t n = 0;
-    for (int i = 0; i < host->format->n_parts; i++)
-        n += host->parts[i].n_bytes + ALIGNMENT;
     if (host->format->dense && host->mats != NULL)
-        n = (uint64_t)host->n_mats * (uint64_t)host->n_rows *
-                (uint64_t)host->n_cols *
-                (qmi_dtype_bits(host->format->dtype) / 8) +
-            ALIGNMENT;
+        n = qcuda_block_bytes((uint64_t)host->n_mats * (uint64_t)host->n_rows *
+                              (uint64_t)host->n_cols *
+                              (qmi_dtype_bits(host->format->dtype) / 8));
+    else
+        for (int i = 0; i < host->format->n_parts; i++)
+            n += qcuda_block_bytes(host->parts[i].n_bytes);
     if (host->n_mats == 1 && host->n_rows == 1)
-        n += (uint64_t)host->n_cols * sizeof(float) + ALIGNMENT;
+        n += qcuda_block_bytes((uint64_t)host->n_cols * sizeof(float));
     if (host->codebook != NULL)
-        n += QMI_DICT_SIZE * sizeof(uint32_t) + ALIGNMENT;
+        n += qcuda_block_bytes(QMI_DICT_SIZE * sizeof(uint32_t));
     return n;
 }
 

@@ -25,6 +25,7 @@ typedef enum record_kind {
     RECORD_FAILURE, /* of no single case: coverage, a missing backend */
     RECORD_SKIP,    /* the same, not a failure */
     RECORD_LISTED,
+    RECORD_LOST, /* the device answers no more: the child ends here */
     RECORD_END /* the child has seen everything */
 } record_kind;
 
@@ -51,7 +52,7 @@ typedef struct record {
 
 typedef struct check_report {
     const check_options *options;
-    record *records; /* all but RECORD_BEGIN and RECORD_END */
+    record *records; /* all but RECORD_BEGIN, RECORD_LOST and RECORD_END */
     size_t n, capacity;
     size_t n_passed, n_failed, n_skipped, n_listed;
 } check_report;

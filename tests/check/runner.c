@@ -17,7 +17,7 @@ typedef struct child {
     pid_t pid;
     int fd;
     record last; /* the step that is running */
-    bool begun, ended, timed_out;
+    bool begun, ended, timed_out, lost;
 } child;
 
 static bool start_child(
@@ -77,6 +77,8 @@ static void read_records(child *c, check_report *report)
             c->begun = true;
         } else if (r.kind == RECORD_END) {
             c->ended = true;
+        } else if (r.kind == RECORD_LOST) {
+            c->lost = true;
         } else {
             report_add(report, &r);
         }
@@ -98,7 +100,7 @@ static bool reap(child *c, char *text, size_t capacity)
     else if (WEXITSTATUS(status) != 0)
         snprintf(text, capacity, "exit status %d%s", WEXITSTATUS(status),
             c->ended ? " after the last case" : "");
-    else if (!c->ended)
+    else if (!c->ended && !c->lost)
         snprintf(text, capacity, "ended early");
     else
         return true;
@@ -132,9 +134,10 @@ void run_backend(check_report *report, const qmi_backend *backend)
             return;
         }
         read_records(&c, report);
-        if (reap(&c, text, sizeof text))
+        if (!reap(&c, text, sizeof text))
+            add_death(report, &c, backend, text);
+        else if (!c.lost)
             return;
-        add_death(report, &c, backend, text);
         if (!c.begun || c.ended)
             return; /* nowhere to go on from */
         start = c.last.step + 1;

@@ -5,8 +5,8 @@
 
 #include "report.h"
 
-/* A case that kills or hangs the child is a named failure; a new child goes on
- * behind it.  Everything ends in `report`. */
+/* A case that kills or hangs the child is a named failure, one that loses the
+ * device a failed status; a new child goes on behind it.  Everything ends in `report`. */
 void run_backend(check_report *report, const qmi_backend *backend);
 
 /* The child's part, in walk.c: goes through devices, operations, cases and

@@ -33,6 +33,24 @@ static qmoe_status run_exit(
     return run_reference(device, op, err);
 }
 
+/* As CUDA does after a fault: nothing works any more in this process. */
+static bool is_lost;
+
+static qmoe_status run_lost(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    is_lost = is_lost || is_broken(op);
+    if (is_lost)
+        return qmi_fail(err, QMOE_E_DEVICE, "broken on purpose");
+    return run_reference(device, op, err);
+}
+
+static qmoe_status sync_lost(qmi_device *device, qmi_error *err)
+{
+    (void)device;
+    return is_lost ? qmi_fail(err, QMOE_E_DEVICE, "lost") : QMOE_OK;
+}
+
 static qmoe_status run_hang(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
@@ -127,7 +145,8 @@ static bool names_broken_case(const record *r)
 }
 
 /* The four cases of `few`: one is broken, three still pass. */
-static void test_death(const char *name, unsigned check,
+static void test_death_of(const qmi_backend *backend, const char *name,
+    unsigned check,
     qmoe_status (*run)(qmi_device *, const qmi_op *, qmi_error *),
     int64_t timeout_ms)
 {
@@ -135,7 +154,7 @@ static void test_death(const char *name, unsigned check,
     options.timeout_ms = timeout_ms;
     check_report report = {.options = &options};
     toy_run = run;
-    run_backend(&report, toy_backend());
+    run_backend(&report, backend);
     const record *r = find_failure(&report, check);
     expect(names_broken_case(r), "%s: the case is not named", name);
     expect(report.n_failed == 1 && report.n_passed == 3,
@@ -150,6 +169,20 @@ static void test_death(const char *name, unsigned check,
             "%s: reproducer '%s'", name, command);
     }
     report_free(&report);
+}
+
+static void test_death(const char *name, unsigned check,
+    qmoe_status (*run)(qmi_device *, const qmi_op *, qmi_error *),
+    int64_t timeout_ms)
+{
+    test_death_of(toy_backend(), name, check, run, timeout_ms);
+}
+
+static void test_lost(void)
+{
+    qmi_backend backend = *toy_backend();
+    backend.sync = sync_lost;
+    test_death_of(&backend, "a lost device", CHECK_STATUS, run_lost, 60000);
 }
 
 static void test_exit_late(void)
@@ -257,6 +290,7 @@ void selftest_runner(void)
     test_death("crash", CHECK_CRASH, run_crash, 60000);
     test_death("silent exit", CHECK_CRASH, run_exit, 60000);
     test_death("hang", CHECK_TIMEOUT, run_hang, 1000);
+    test_lost();
     test_exit_late();
     test_coverage("no variants", no_variants, false, 0, 1);
     test_coverage("only refusing", refusing_variants, true, 1, 4);

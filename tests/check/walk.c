@@ -149,6 +149,20 @@ static bool is_clean(const walk *w)
                .n_failed == 0;
 }
 
+/* After a fault in a kernel, a CUDA context fails every call of the process. */
+static void end_if_lost(walk *w)
+{
+    qmi_error err = {0};
+    for (int pass = 0; pass < N_PASSES; pass++) {
+        if (w->backend->sync(w->target.devices[pass], &err) == QMOE_OK)
+            continue;
+        w->now.kind = RECORD_LOST;
+        send_record(w, &w->now);
+        fflush(NULL);
+        _exit(0);
+    }
+}
+
 static void walk_case(walk *w, const check_case *c, bool bench)
 {
     size_t n = 0;
@@ -173,7 +187,10 @@ static void walk_case(walk *w, const check_case *c, bool bench)
         }
         check_run(&w->now.v, p, &w->target, i);
         bool ran = !w->now.v.skipped;
+        bool refused = (w->now.v.failed & CHECK_STATUS) != 0;
         publish(w, RECORD_RESULT);
+        if (refused)
+            end_if_lost(w);
         if (bench && ran && is_clean(w))
             time_variant(w, p, i, &reference_median);
     }

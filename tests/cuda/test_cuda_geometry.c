@@ -140,6 +140,18 @@ static void test_top_logits(void **state)
         }
 }
 
+static void test_blocks_of_memory(void **state)
+{
+    (void)state;
+    assert_int_equal(qcuda_block_bytes(0), 0);
+    assert_int_equal(qcuda_block_bytes(1), 512);
+    assert_int_equal(qcuda_block_bytes(512), 512);
+    assert_int_equal(qcuda_block_bytes((1 << 20) - 1), 1 << 20);
+    assert_int_equal(qcuda_block_bytes(1 << 20), 2 << 20);
+    assert_int_equal(qcuda_block_bytes((4 << 20) + 1), 6 << 20);
+    assert_true(qcuda_block_bytes(UINT64_MAX) == UINT64_MAX);
+}
+
 static void test_order(void **state)
 {
     (void)state;
@@ -160,6 +172,7 @@ int main(void)
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_fills_the_device),
         cmocka_unit_test(test_top_logits),
+        cmocka_unit_test(test_blocks_of_memory),
         cmocka_unit_test(test_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
