@@ -47,7 +47,7 @@ DEVICE void pvq_add_group(float sums[T], const pvq_inputs &inputs, int at,
     uint32_t positions, uint32_t signs)
 {
     const pvq_places places = pvq_find(positions);
-    if (T == 1) {
+    if constexpr (T == 1) {
         /* Bytes: the place of each block among the group's and in it. */
         const uint32_t blocks = N == 16 ? 0xc0804000u : 0x60402000u;
         const shared_window window = window_at(inputs.window, at);
@@ -64,20 +64,21 @@ DEVICE void pvq_add_group(float sums[T], const pvq_inputs &inputs, int at,
             sums[0] += flipped(
                 a + flipped(b, pvq_flip(places, i)), pvq_sign(signs, i));
         }
-        return;
-    }
-    const float *x = inputs.x + at;
+    } else {
+        const float *x = inputs.x + at;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const uint32_t flip = pvq_flip(places, i), sign = pvq_sign(signs, i);
-        const float4 a = *reinterpret_cast<const float4 *>(
-            x + (i * N + int(places.first >> 8 * i & 15)) * T);
-        const float4 b = *reinterpret_cast<const float4 *>(
-            x + (i * N + int(places.second >> 8 * i & 15)) * T);
-        sums[0] += flipped(a.x + flipped(b.x, flip), sign);
-        sums[1 % T] += flipped(a.y + flipped(b.y, flip), sign);
-        sums[2 % T] += flipped(a.z + flipped(b.z, flip), sign);
-        sums[3 % T] += flipped(a.w + flipped(b.w, flip), sign);
+        for (int i = 0; i < 4; i++) {
+            const uint32_t flip = pvq_flip(places, i),
+                           sign = pvq_sign(signs, i);
+            const float4 a = *reinterpret_cast<const float4 *>(
+                x + (i * N + int(places.first >> 8 * i & 15)) * T);
+            const float4 b = *reinterpret_cast<const float4 *>(
+                x + (i * N + int(places.second >> 8 * i & 15)) * T);
+            sums[0] += flipped(a.x + flipped(b.x, flip), sign);
+            sums[1 % T] += flipped(a.y + flipped(b.y, flip), sign);
+            sums[2 % T] += flipped(a.z + flipped(b.z, flip), sign);
+            sums[3 % T] += flipped(a.w + flipped(b.w, flip), sign);
+        }
     }
 }
 

@@ -42,22 +42,22 @@ DEVICE uint32_t pvq_load_word(const uint8_t *at)
 template <int N>
 DEVICE void pvq_load_stored(uint32_t *out, const uint8_t *group, int lane)
 {
-    if (N == 16) {
+    if constexpr (N == 16) {
         out[0] = pvq_load_word(group + 4 * lane);
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < (N == 16 ? 1 : 3); i++)
-        out[i] = __ldg(group + 32 * i + lane);
+        for (int i = 0; i < 3; i++)
+            out[i] = __ldg(group + 32 * i + lane);
+    }
 }
 
 template <int N>
 DEVICE uint32_t pvq_positions_of(const uint32_t *stored)
 {
-    if (N == 16)
+    if constexpr (N == 16)
         return stored[0];
-    return pvq_spread(stored[0] | stored[N == 16 ? 0 : 1] << 8 |
-                      stored[N == 16 ? 0 : 2] << 16);
+    else
+        return pvq_spread(stored[0] | stored[1] << 8 | stored[2] << 16);
 }
 
 template <int N>
