@@ -292,6 +292,26 @@ static void test_fragments(void **)
     }
 }
 
+/* 1 and fifteen times 2^-26: rounding would give 1 + 2^-22. */
+static void test_truncation(void **)
+{
+    float fragments[32][6] = {}, dst[32][4];
+    for (int l = 0; l < 32; l++)
+        for (int i = 0; i < 8; i++) {
+            const element e = of_a(l, i);
+            const bool first = e.row == 0 && e.column == 0;
+            if (e.row == 0)
+                set_half(&fragments[l][i / 2], i % 2, first ? 0x3f80 : 0x3280);
+            if (i < 4)
+                set_half(&fragments[l][4 + i / 2], i % 2, 0x3f80);
+        }
+    toy_args args = {&dst[0][0], &fragments[0][0], 0};
+    const qcuda_grid grid = {1, 1, 1, 32, 0};
+    assert_null(
+        emu::launch(&qcuda_kernel_toy_fragments, grid, &args, 48 << 10, false));
+    assert_true(dst[0][0] == 1.0f);
+}
+
 int main()
 {
     const CMUnitTest tests[] = {
@@ -306,6 +326,7 @@ int main()
         cmocka_unit_test(test_blocks_hand_over),
         cmocka_unit_test(test_mma),
         cmocka_unit_test(test_fragments),
+        cmocka_unit_test(test_truncation),
     };
     return cmocka_run_group_tests(tests, fill, nullptr);
 }

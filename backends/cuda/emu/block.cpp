@@ -4,6 +4,7 @@
  * block goes on. */
 #include "block.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -248,6 +249,36 @@ static float bf16(uint32_t half)
     return value_of<float>(uint64_t(half & 0xffff) << 16);
 }
 
+/* How tensor cores of sm_80 were measured to add (Fasi, Higham, Mikaitis and
+ * Pranesh 2021, and later work; others are no coarser): eight exact products
+ * and the sum so far are shifted to the largest exponent among them, cut behind
+ * one bit more than f32 has, added, and the result is cut, too. */
+enum { TERMS = 8 };
+
+static float cut_to_float(double x)
+{
+    float y = float(x);
+    if (fabs(double(y)) > fabs(x))
+        y = nextafterf(y, 0.0f);
+    return y;
+}
+
+static float add_truncated(const double term[TERMS + 1])
+{
+    double largest = 0.0, plain = 0.0, sum = 0.0;
+    for (int i = 0; i <= TERMS; i++) {
+        plain += term[i];
+        largest = fmax(largest, fabs(term[i]));
+    }
+    if (largest == 0.0 || !isfinite(plain))
+        return float(plain);
+    int exponent; /* largest < 2^exponent */
+    frexp(largest, &exponent);
+    for (int i = 0; i <= TERMS; i++)
+        sum += ldexp(trunc(ldexp(term[i], 25 - exponent)), exponent - 25);
+    return cut_to_float(sum);
+}
+
 /* Element of a fragment of two registers per... see the PTX manual, "Matrix
  * fragments for mma.m16n8k16": lane = 4 * group + member. */
 void mma_m16n8k16(
@@ -268,12 +299,14 @@ void mma_m16n8k16(
             right[l % 4 * 2 + i % 2 + 8 * (i / 2)][l / 4] =
                 bf16(uint32_t(all[l] >> 16 * i));
     const int row = int(lane()) / 4, col = int(lane()) % 4 * 2;
-    for (int i = 0; i < 4; i++) {
-        double sum = d[i];
-        for (int k = 0; k < 16; k++)
-            sum += double(left[row + 8 * (i / 2)][k]) * right[k][col + i % 2];
-        d[i] = float(sum);
-    }
+    for (int i = 0; i < 4; i++)
+        for (int first = 0; first < 16; first += TERMS) {
+            double term[TERMS + 1] = {d[i]};
+            for (int k = 0; k < TERMS; k++)
+                term[1 + k] = double(left[row + 8 * (i / 2)][first + k]) *
+                              right[first + k][col + i % 2];
+            d[i] = add_truncated(term);
+        }
 }
 
 } // namespace emu

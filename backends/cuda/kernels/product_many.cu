@@ -3,9 +3,10 @@
  * (a tile of pvq) and up to 32 items; each thread builds its part of the A
  * fragments from the codes, where weights are small integers (pvq) or stored
  * bf16, exact either way; the inputs come packed as three bf16 each, so that
- * products are exact and only sums round.  Tensor cores add with truncation;
- * their sums are therefore taken over after every 16 steps by an addition that
- * rounds to nearest. */
+ * products are exact and only sums round.  Tensor cores cut what they add, each
+ * product too, at a bit below the last of the sum so far; sums are therefore
+ * taken over after every 8 steps by an addition that rounds to nearest, and the
+ * smallest parts come first. */
 #include "product.cuh"
 #include "pvq.cuh"
 
@@ -14,7 +15,7 @@ enum {
     MANY_GROUPS = 4,   /* of eight items */
     GROUP_COLS = 64,   /* columns a reader loads at a time */
     GROUP_STEPS = 4,   /* of 16 columns */
-    GROUPS_PER_SUM = 4 /* 16 steps */
+    GROUPS_PER_SUM = 2 /* 8 steps */
 };
 
 /* Registers of A for 32 rows and 16 columns: [half][a0..a3]; this thread has
@@ -250,7 +251,7 @@ DEVICE void many_step(float run[2][MANY_GROUPS][4], const many_fragment &f,
         if (j >= n_groups)
             break;
 #pragma unroll
-        for (int s = 0; s < 3; s++) {
+        for (int s = 2; s >= 0; s--) {
             const uint2 b = __ldg(packed + j * slot_words + s * WARP);
             mma_bf16(run[0][j], f.a[0], b);
             mma_bf16(run[1][j], f.a[1], b);
