@@ -63,6 +63,11 @@ static float draw_random(rng *r)
     return 2 * rng_unit(r) - 1;
 }
 
+static float draw_positive(rng *r)
+{
+    return 1 + rng_unit(r);
+}
+
 static float draw_large(rng *r)
 {
     return ldexpf(draw_random(r), (int)rng_below(r, 51));

@@ -28,14 +28,15 @@ size_t choose(size_t index, unsigned salt, size_t n);
 
 /* X(NAME, function, "text"). */
 #define VALUE_KIND_MAP(X)                                                      \
-    X(RANDOM, random, "random")      /* [-1, 1) */                             \
-    X(LARGE, large, "large")         /* magnitudes 1 .. 2^50 */                \
-    X(TINY, tiny, "tiny")            /* subnormal numbers */                   \
-    X(ZEROS, zeros, "zeros")         /* mostly +0 and -0 */                    \
-    X(MIXED, mixed, "mixed")         /* all of the above */                    \
-    X(STRUCTURED, mixed, "patterns") /* weights: rows of patterns */           \
-    X(SPECIAL, special, "special")   /* some infinities and NaN */             \
-    X(BITS, bits, "bits")            /* any bit pattern */
+    X(RANDOM, random, "random")       /* [-1, 1) */                            \
+    X(LARGE, large, "large")          /* magnitudes 1 .. 2^50 */               \
+    X(TINY, tiny, "tiny")             /* subnormal numbers */                  \
+    X(ZEROS, zeros, "zeros")          /* mostly +0 and -0 */                   \
+    X(MIXED, mixed, "mixed")          /* all of the above */                   \
+    X(STRUCTURED, mixed, "patterns")  /* weights: rows of patterns */          \
+    X(SPECIAL, special, "special")    /* some infinities and NaN */            \
+    X(POSITIVE, positive, "positive") /* [1, 2): sums whose errors add up */   \
+    X(BITS, bits, "bits")             /* any bit pattern */
 
 typedef enum value_kind {
 #define X(name, function, text) VALUES_##name,

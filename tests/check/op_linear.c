@@ -100,6 +100,21 @@ static void list_bench(case_list *list)
                     bench_shapes[s].n_tokens));
 }
 
+/* All terms of one sign: what a sum cuts off at each step adds up. */
+static void list_one_sign(case_list *list)
+{
+    static const shape one_sign[] = {{33, 16, 7}, {33, 1040, 7}};
+    for (size_t k = 0; k < weight_kind_count(); k++)
+        for (size_t s = 0; s < COUNT(one_sign); s++) {
+            check_case *c = add_case(
+                list, weight_kind_at(k), &one_sign[s], one_sign[s].n_tokens);
+            c->x = c->w = VALUES_POSITIVE;
+            c->n_mats = 1;
+            c->alpha = 1.0f;
+            name_case(c);
+        }
+}
+
 static void list_cases(case_list *list, bool bench)
 {
     if (bench) {
@@ -117,6 +132,7 @@ static void list_cases(case_list *list, bool bench)
             }
         }
     }
+    list_one_sign(list);
     add_corrupt_cases(list, QMI_OP_LINEAR);
 }
 

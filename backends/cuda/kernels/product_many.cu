@@ -5,7 +5,7 @@
  * bf16, exact either way; the inputs come packed as three bf16 each, so that
  * products are exact and only sums round.  Tensor cores cut what they add, each
  * product too, at a bit below the last of the sum so far; sums are therefore
- * taken over after every 8 steps by an addition that rounds to nearest, and the
+ * taken over after every 16 steps by an addition that rounds to nearest, and the
  * smallest parts come first. */
 #include "product.cuh"
 #include "pvq.cuh"
@@ -15,7 +15,7 @@ enum {
     MANY_GROUPS = 4,   /* of eight items */
     GROUP_COLS = 64,   /* columns a reader loads at a time */
     GROUP_STEPS = 4,   /* of 16 columns */
-    GROUPS_PER_SUM = 2 /* 8 steps */
+    GROUPS_PER_SUM = 4 /* 16 steps */
 };
 
 /* Registers of A for 32 rows and 16 columns: [half][a0..a3]; this thread has
