@@ -58,6 +58,10 @@ typedef struct qmi_pickle_machine {
     qmi_error *err;            /* never NULL */
 } qmi_pickle_machine;
 
+/* How a file that holds something else becomes one that is read. */
+#define QMI_PICKLE_ADVICE                                                      \
+    "only a plain state dict is read (torch.save(model.state_dict(), FILE))"
+
 /* E_FORMAT "byte <op>: ..." */
 qmoe_status qmi_pickle_fail(
     const qmi_pickle_machine *m, const char *format, ...) QMI_PRINTF(2, 3);

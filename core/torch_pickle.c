@@ -184,7 +184,8 @@ static qmoe_status set_item(qmi_pickle_machine *m, qmi_pickle_value dict,
         return qmi_pickle_fail(
             m, "an item is set in %s", qmi_pickle_kind_name(dict));
     if (key.kind != QMI_P_STRING)
-        return qmi_pickle_fail(m, "the key of a dict is %s, not a string",
+        return qmi_pickle_fail(m,
+            "the key of a dict is %s, not a string; " QMI_PICKLE_ADVICE,
             qmi_pickle_kind_name(key));
     qmi_pickle_pair *pairs = qmi_pickle_room(
         m, m->pairs, m->n_pairs, &m->pairs_capacity, sizeof *pairs);
@@ -345,7 +346,8 @@ static qmoe_status refuse(const qmi_pickle_machine *m, uint8_t code)
 {
     bool printable = code > ' ' && code < 0x7f;
     return qmi_pickle_fail(m,
-        "opcode 0x%02x%s%c%s is not one a state dict needs; refused", code,
+        "opcode 0x%02x%s%c%s is not one a state dict needs; " QMI_PICKLE_ADVICE,
+        code,
         printable ? " '" : "", printable ? (char)code : ' ',
         printable ? "'" : "");
 }
@@ -411,7 +413,8 @@ static qmoe_status run(qmi_pickle_machine *m)
         return qmi_pickle_fail(m, "the pickle does not begin with a protocol");
     if (m->data[1] != 2)
         return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
-            "pickle protocol %u; only 2, which torch.save uses, is read",
+            "pickle protocol %u; only 2 is read, which torch.save uses unless "
+            "told otherwise",
             (unsigned)m->data[1]);
     for (m->at = 2; m->at < m->n_bytes;) {
         m->op = m->at;
@@ -439,7 +442,7 @@ static qmoe_status add_item(qmi_pickle_machine *m, const qmi_pickle_pair *pair)
         item->integer = (int64_t)pair->value.u;
     else
         return qmi_pickle_fail(m,
-            "'%.*s' is %s, neither a tensor nor an integer",
+            "'%.*s' is %s, neither a tensor nor an integer; " QMI_PICKLE_ADVICE,
             (int)(item->name.n_bytes < 200 ? item->name.n_bytes : 200),
             item->name.text, qmi_pickle_kind_name(pair->value));
     m->out->n_items++;
@@ -453,7 +456,7 @@ static qmoe_status collect(qmi_pickle_machine *m)
     QMI_TRY(pop(m, &root));
     if (m->n_stack != 0 || root.kind != QMI_P_DICT)
         return qmi_pickle_fail(m,
-            "the pickle holds %s, not one dict of tensors",
+            "the pickle holds %s, not one dict of tensors; " QMI_PICKLE_ADVICE,
             m->n_stack != 0 ? "several values" : qmi_pickle_kind_name(root));
     for (size_t i = 0; i < m->n_pairs; i++)
         n += m->pairs[i].dict == root.u;

@@ -35,6 +35,7 @@ static const global globals[] = {
     STORAGE("Char", I8),
     STORAGE("Byte", U8),
     STORAGE("Bool", BOOL),
+    STORAGE("ComplexFloat", C64),
     DTYPE("float32", F32),
     DTYPE("bfloat16", BF16),
     DTYPE("float16", F16),
@@ -48,6 +49,11 @@ static const global globals[] = {
     DTYPE("uint32", U32),
     DTYPE("uint64", U64),
     DTYPE("bool", BOOL),
+    DTYPE("complex64", C64),
+    DTYPE("float8_e4m3fn", F8_E4M3),
+    DTYPE("float8_e5m2", F8_E5M2),
+    DTYPE("float8_e4m3fnuz", F8_E4M3FNUZ),
+    DTYPE("float8_e5m2fnuz", F8_E5M2FNUZ),
 };
 
 static bool equals(qmi_slice slice, const char *text)
@@ -74,7 +80,8 @@ qmoe_status qmi_pickle_global_of(qmi_pickle_machine *m, qmi_pickle_value *out,
         return QMOE_OK;
     }
     return qmi_pickle_fail(m,
-        "the pickle names '%.*s.%.*s', which no state dict needs; refused",
+        "the pickle names '%.*s.%.*s', which no state dict "
+        "needs; " QMI_PICKLE_ADVICE,
         shown(module), module.text, shown(name), name.text);
 }
 
@@ -199,7 +206,8 @@ qmoe_status qmi_pickle_storage_of(
 /* ---- tensors ---- */
 
 /* (storage, offset, shape, strides, requires_grad, hooks[, metadata]); v3 has
- * the dtype before the metadata. */
+ * the dtype before the metadata, which torch writes only where there is some:
+ * bits that change what the stored values mean. */
 static qmoe_status rebuild_tensor(qmi_pickle_machine *m, qmi_pickle_value *out,
     qmi_pickle_value arguments, bool v3)
 {
@@ -217,6 +225,10 @@ static qmoe_status rebuild_tensor(qmi_pickle_machine *m, qmi_pickle_value *out,
             "a tensor is not made from (storage, offset, "
             "shape, strides, bool, dict%s)",
             v3 ? ", dtype" : "");
+    if (arguments.n > least && v[least].kind != QMI_P_NONE)
+        return qmi_pickle_fail(m,
+            "a tensor has metadata: it is conjugated or negated, so its "
+            "values are not those of its storage");
     QMI_TRY(to_counts(m, t.shape, &t.rank, v[2], "shape"));
     QMI_TRY(to_counts(m, t.strides, &n_strides, v[3], "strides"));
     if (n_strides != t.rank)

@@ -231,6 +231,17 @@ static qmoe_status check_entry(archive *a, entry *e, const uint8_t *p)
     return QMOE_OK;
 }
 
+/* torch.jit.save compresses the program that it puts beside the weights. */
+static bool is_program(const entry *e)
+{
+    static const char folder[] = "/code/";
+    const size_t n = sizeof folder - 1;
+    for (size_t i = 0; i + n <= e->name_bytes; i++)
+        if (memcmp(e->name + i, folder, n) == 0)
+            return true;
+    return false;
+}
+
 /* Reads the entry at *at and steps over it. */
 static qmoe_status read_entry(archive *a, uint64_t *at)
 {
@@ -260,6 +271,10 @@ static qmoe_status read_entry(archive *a, uint64_t *at)
             (unsigned long long)*at, (unsigned)e.name_bytes);
     *at += size;
     qmoe_status status = check_entry(a, &e, p);
+    if (status == QMOE_E_UNSUPPORTED && is_program(&e))
+        status = qmi_fail(a->err, QMOE_E_UNSUPPORTED,
+            "the file is a TorchScript program (torch.jit.save), not a state "
+            "dict");
     if (status != QMOE_OK)
         qmi_error_prefix(a->err, status, "member '%.*s'",
             (int)(e.name_bytes < 200 ? e.name_bytes : 200),
