@@ -61,7 +61,9 @@ cli_exit cli_fail_status(const cli_session *s, qmoe_status status)
 
 static void on_message(void *user, const char *text)
 {
-    (void)user;
+    const cli_session *s = user;
+    if (s->is_silent)
+        return;
     cli_clear_progress();
     fputs("qmoe: ", stderr);
     cli_print_name(stderr, text);
@@ -75,6 +77,7 @@ cli_exit cli_open_context(cli_session *s, uint64_t n_threads)
         .n_threads = (int)n_threads,
         .progress = cli_on_progress,
         .message = on_message,
+        .user = s,
     };
     *s = (cli_session){0};
     cli_catch_signals();

@@ -50,6 +50,7 @@ typedef struct cli_session {
     qmoe_context *context;
     qmoe_model *model;
     qmoe_session *session;
+    bool is_silent; /* messages of the library are not shown */
 } cli_session;
 
 /* Context with the tool's hooks; n_threads 0 = the library's choice. */

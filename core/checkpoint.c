@@ -4,13 +4,13 @@
  * thousands of a large model does not depend on how they are sharded. */
 #include "checkpoint.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "alloc.h"
+#include "hints.h"
 #include "synth.h"
 #include "torch_file.h"
 
@@ -144,7 +144,8 @@ static qmoe_status open_shards(qmi_checkpoint *c, shards *s, qmi_error *err)
         qmoe_status status = open_file(c, s->names[i], err);
         if (status == QMOE_E_NOT_FOUND)
             return qmi_fail(err, QMOE_E_FORMAT,
-                "%s: weight_map: shard '%.200s' is missing in the directory",
+                "%s: weight_map: shard '%.200s' is missing in the directory "
+                "(an unfinished download?)",
                 s->path, s->names[i]);
         QMI_TRY(status);
     }
@@ -208,9 +209,7 @@ static qmoe_status open_weights(qmi_checkpoint *c, qmi_error *err)
         if (found)
             return open_layout(c, &layouts[i], err);
     }
-    return qmi_fail(err, QMOE_E_NOT_FOUND,
-        "%s: no weights: neither %s nor %s is there, nor an index of shards",
-        c->directory, layouts[0].name, layouts[2].name);
+    return qmi_fail_no_weights(err, c->directory);
 }
 
 /* ---- the table of all tensors ---- */
@@ -247,17 +246,6 @@ static qmoe_status index_tensors(qmi_checkpoint *c, qmi_error *err)
 
 /* ---- the directory ---- */
 
-static qmoe_status check_directory(const char *directory, qmi_error *err)
-{
-    struct stat info;
-    if (stat(directory, &info) != 0)
-        return qmi_fail_errno(err, "%s", directory);
-    if (!S_ISDIR(info.st_mode))
-        return qmi_fail(
-            err, QMOE_E_NOT_FOUND, "%s: not a directory", directory);
-    return QMOE_OK;
-}
-
 static qmoe_status fill_synth(
     qmi_checkpoint *c, const char *specification, qmi_error *err)
 {
@@ -283,14 +271,17 @@ static qmoe_status fill(
 {
     if (qmi_is_synth(directory))
         return fill_synth(c, directory, err);
-    QMI_TRY(check_directory(directory, err));
+    QMI_TRY(qmi_require_directory(directory, err));
     c->directory = qmi_strdup(directory, err);
     if (c->directory == NULL)
         return QMOE_E_NOMEM;
     c->config_path = qmi_path_join(directory, "config.json", err);
     if (c->config_path == NULL)
         return QMOE_E_NOMEM;
-    QMI_TRY(qmi_json_load(&c->config, c->config_path, err));
+    qmoe_status status = qmi_json_load(&c->config, c->config_path, err);
+    if (status == QMOE_E_NOT_FOUND)
+        return qmi_fail_no_config(err, directory);
+    QMI_TRY(status);
     if (!cJSON_IsObject(c->config))
         return qmi_fail(
             err, QMOE_E_FORMAT, "%s: not a JSON object", c->config_path);

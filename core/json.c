@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "hints.h"
 #include "map.h"
 
 enum {
@@ -329,6 +330,10 @@ qmoe_status qmi_json_load(cJSON **out, const char *path, qmi_error *err)
     *out = NULL;
     QMI_TRY(qmi_read_file(&text, &n_bytes, path, MAX_FILE_BYTES, err));
     qmoe_status status = qmi_json_parse(out, text, n_bytes, path, err);
+    const char *hint =
+        status == QMOE_E_FORMAT ? qmi_hint_contents(text, n_bytes) : NULL;
+    if (hint != NULL)
+        qmi_fail(err, status, "%s: not valid JSON, but %s", path, hint);
     qmi_free(text);
     return status;
 }

@@ -31,7 +31,8 @@ qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err)
     if (model->tokenizer != NULL)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_NOT_FOUND,
-        "%s/spiece.model: not found; text needs the tokenizer's file",
+        "%s/spiece.model: not found; text needs the tokenizer's file, which "
+        "every original checkpoint has (tokenizer.json is not read)",
         qmi_checkpoint_directory(model->checkpoint));
 }
 

@@ -9,6 +9,7 @@
 
 #include "alloc.h"
 #include "hash.h"
+#include "hints.h"
 #include "json.h"
 
 enum { LENGTH_BYTES = 8, MAX_HEADER_BYTES = 100000000 };
@@ -364,6 +365,10 @@ static qmoe_status check_tiling(parser *p)
 static qmoe_status parse_file(qmi_tensor_file *file, qmi_error *err)
 {
     const qmi_map *map = &file->map;
+    const char *hint = qmi_hint_contents(map->data, map->n_bytes);
+    if (hint != NULL)
+        return qmi_fail(
+            err, QMOE_E_FORMAT, "not a safetensors file, but %s", hint);
     if (map->n_bytes < LENGTH_BYTES)
         return qmi_fail(err, QMOE_E_FORMAT,
             "%llu bytes are too few for a safetensors file, which begins "

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "hints.h"
 #include "json.h"
 
 enum { MAX_PIECES = INT32_MAX - 1000 };
@@ -278,6 +279,10 @@ qmoe_status qmi_spiece_check(qmi_spiece_info *out, const void *data,
     message in = {start, start + n_bytes};
     bool has_normalizer = false;
     field f = {0};
+    const char *hint = qmi_hint_contents(data, n_bytes);
+    if (hint != NULL)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: not a SentencePiece model, but %s", file, hint);
     while (in.next != in.end) {
         if (!read_field(&in, &f))
             return broken_wire(file, err);

@@ -347,8 +347,7 @@ static qmoe_status refuse(const qmi_pickle_machine *m, uint8_t code)
     bool printable = code > ' ' && code < 0x7f;
     return qmi_pickle_fail(m,
         "opcode 0x%02x%s%c%s is not one a state dict needs; " QMI_PICKLE_ADVICE,
-        code,
-        printable ? " '" : "", printable ? (char)code : ' ',
+        code, printable ? " '" : "", printable ? (char)code : ' ',
         printable ? "'" : "");
 }
 

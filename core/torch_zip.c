@@ -10,6 +10,7 @@
 
 #include "alloc.h"
 #include "dtype.h"
+#include "hints.h"
 
 enum {
     LOCAL_BYTES = 30,
@@ -53,15 +54,21 @@ static qmoe_status fail_not_zip(const archive *a)
         return qmi_fail(a->err, QMOE_E_UNSUPPORTED,
             "the legacy PyTorch format from before version 1.6; load it with "
             "PyTorch and save it again");
+    if (a->n_bytes == 0)
+        return qmi_fail(a->err, QMOE_E_FORMAT,
+            "not a PyTorch (zip) file, but an empty one (an unfinished "
+            "download?)");
     if (a->n_bytes >= 8 && memcmp(a->data, "PYTORCH1", 8) == 0)
         return qmi_fail(a->err, QMOE_E_UNSUPPORTED,
             "the preview format PYTORCH1; load it with PyTorch and save it "
             "again");
     if (a->n_bytes >= 4 && has_mark(a, 0, local_mark))
         return qmi_fail(a->err, QMOE_E_FORMAT,
-            "the archive has no end record at the end of the file "
-            "(truncated, or something follows it?)");
-    return qmi_fail(a->err, QMOE_E_FORMAT, "not a PyTorch (zip) file");
+            "the archive has no end record at the end of the file (an "
+            "unfinished download, or something follows it?)");
+    const char *hint = qmi_hint_contents(a->data, a->n_bytes);
+    return qmi_fail(a->err, QMOE_E_FORMAT, "not a PyTorch (zip) file%s%s",
+        hint != NULL ? ", but " : "", hint != NULL ? hint : "");
 }
 
 /* The ZIP64 end record, which lies right before its locator. */

@@ -150,8 +150,10 @@ static qmoe_status check_source(qmi_job *job)
     const qmoe_model *model = job->model;
     const char *source = qmi_checkpoint_directory(model->checkpoint);
     if (model->quantization != NULL)
-        return qmi_fail(
-            job->err, QMOE_E_UNSUPPORTED, "%s: is already compressed", source);
+        return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
+            "%s: is already compressed ('qmoe export --dequantize' makes a "
+            "plain checkpoint of it)",
+            source);
     if (qmi_config_sparse_count(&model->config) == 0)
         return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
             "%s: has no sparse block, so no experts to compress", source);
@@ -283,8 +285,11 @@ static qmoe_status start_pass(qmi_job *job)
 
 static qmoe_status run(qmi_job *job, const char *source, const char *output)
 {
+    /* What the source is comes first: advice on options is of no use for one
+     * that cannot be compressed. */
     QMI_TRY(qmoe_model_open(&job->model, job->context, source));
     QMI_TRY(check_source(job));
+    QMI_TRY(fill_defaults(job));
     qmi_job_plan_sizes(job);
     QMI_TRY(qmi_job_list_choices(job));
     QMI_TRY(load_calibration(job));
@@ -329,7 +334,6 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
     job.output.lock = -1;
     *report = (qmoe_compress_report){0};
     qmi_copy_options(&job.options, sizeof job.options, options);
-    QMI_TRY(fill_defaults(&job));
     clock_gettime(CLOCK_MONOTONIC, &begin);
     qmoe_status status = run(&job, source, output);
     clean_up(&job);

@@ -5,8 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "alloc.h"
+#include "hints.h"
 #include "import_job.h"
 #include "journal.h"
 #include "published.h"
@@ -35,13 +37,20 @@ static void count_file(qmi_importer *m, const qmi_tensor_file *file)
 
 static qmoe_status open_common(qmi_importer *m)
 {
+    QMI_TRY(qmi_require_directory(m->source, m->err));
     m->config_path = qmi_path_join(m->source, "config.json", m->err);
     if (m->config_path == NULL)
         return QMOE_E_NOMEM;
-    QMI_TRY(qmi_json_load(&m->config, m->config_path, m->err));
+    qmoe_status status = qmi_json_load(&m->config, m->config_path, m->err);
+    if (status == QMOE_E_NOT_FOUND)
+        return qmi_fail_no_config(m->err, m->source);
+    QMI_TRY(status);
     QMI_TRY(
         qmi_model_sketch(&m->sketch, m->context, m->config, m->config_path));
-    QMI_TRY(qmi_import_open_torch(m, &m->plain, "noexp.pt"));
+    status = qmi_import_open_torch(m, &m->plain, "noexp.pt");
+    if (status == QMOE_E_NOT_FOUND)
+        return qmi_fail_not_published(m->err, m->source);
+    QMI_TRY(status);
     QMI_TRY(qmi_import_open_torch(m, &m->sizes, "sizes.pt"));
     count_file(m, m->plain);
     count_file(m, m->sizes);
@@ -81,7 +90,13 @@ static size_t block_of(const qmi_importer *m, const qmi_tensor_file *file)
 static qmoe_status place_file(qmi_importer *m, const char *name)
 {
     qmi_tensor_file *file = NULL;
-    QMI_TRY(qmi_import_open_torch(m, &file, name));
+    qmoe_status status = qmi_import_open_torch(m, &file, name);
+    if (status == QMOE_E_NOT_FOUND)
+        return qmi_fail(m->err, status,
+            "%s/%s: not there; the model of config.json has %zu such files, "
+            "one for each sparse block",
+            m->source, name, m->n_blocks);
+    QMI_TRY(status);
     size_t block = block_of(m, file);
     count_file(m, file);
     qmi_tensor_file_close(file);
@@ -95,6 +110,24 @@ static qmoe_status place_file(qmi_importer *m, const char *name)
             m->files[block]);
     m->files[block] = qmi_strdup(name, m->err);
     return m->files[block] != NULL ? QMOE_OK : QMOE_E_NOMEM;
+}
+
+/* More files than config.json has sparse blocks: part of the model would be
+ * lost. */
+static qmoe_status check_no_more_files(const qmi_importer *m)
+{
+    char name[32];
+    snprintf(name, sizeof name, "exp%02zu.pt", m->n_blocks);
+    char *path = qmi_path_join(m->source, name, m->err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    bool more = access(path, F_OK) == 0;
+    qmi_free(path);
+    return !more ? QMOE_OK
+                 : qmi_fail(m->err, QMOE_E_FORMAT,
+                       "%s/%s: one too many; config.json describes a model of "
+                       "%zu sparse blocks",
+                       m->source, name, m->n_blocks);
 }
 
 /* Which block is in exp00.pt, exp01.pt, ... is told by the names inside. */
@@ -117,7 +150,7 @@ static qmoe_status place_files(qmi_importer *m)
         QMI_TRY(place_file(m, name));
     }
     m->n_files = 1 + QMI_N_KINDS * m->n_blocks;
-    return QMOE_OK;
+    return check_no_more_files(m);
 }
 
 /* ---- tensors that are no expert's ---- */

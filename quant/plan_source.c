@@ -7,6 +7,7 @@
 
 #include "alloc.h"
 #include "context.h"
+#include "hints.h"
 #include "synth.h"
 
 typedef struct opener {
@@ -67,8 +68,12 @@ static void compare_published(const opener *p, const char *path)
 static qmoe_status sketch_file(opener *p, const char *path)
 {
     cJSON *config = NULL;
-    QMI_TRY(qmi_json_load(&config, path, p->err));
-    qmoe_status status = qmi_model_sketch(&p->model, p->context, config, path);
+    qmoe_status status = qmi_json_load(&config, path, p->err);
+    if (status == QMOE_E_FORMAT)
+        return qmi_error_prefix(p->err, status,
+            "a plan takes a model's directory or a config.json");
+    QMI_TRY(status);
+    status = qmi_model_sketch(&p->model, p->context, config, path);
     cJSON_Delete(config);
     p->from_config = true;
     if (status == QMOE_OK)
@@ -102,6 +107,11 @@ static qmoe_status open_directory(opener *p, const char *source)
         return QMOE_E_NOMEM;
     if (stat(path, &info) == 0)
         status = sketch_file(p, path);
+    if (status == QMOE_OK && qmi_looks_published(source))
+        qmi_message(p->context,
+            "%s: a published compressed model, planned from its config.json; "
+            "'qmoe import' takes it over as ternary-dict or in another format",
+            source);
     qmi_free(path);
     return status;
 }

@@ -59,6 +59,7 @@ BREAKS = {
     "config_odd": (UNSUPPORTED, "even width"),
     "dummy_full": (FORMAT, "weight': 1 elements, expected 0"),
     "exp_extra": (FORMAT, "expected 3 for each"),
+    "exp_more": (FORMAT, "exp02.pt: one too many"),
     "exp_foreign": (FORMAT, "holds no experts of the model"),
     "exp_missing": (FILES, "exp01.pt"),
     "exp_twice": (FORMAT, "the same block as"),
@@ -381,6 +382,8 @@ def break_directory(rule, out, config):
         return
     elif rule == "exp_missing":
         (out / "exp01.pt").unlink()
+    elif rule == "exp_more":
+        shutil.copy(out / "exp01.pt", out / "exp02.pt")
     (out / "config.json").write_text(json.dumps(config))
 
 

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Hints in errors about files and directories that are no models. */
+#include "hints.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include "alloc.h"
+
+/* ---- files ---- */
+
+static bool begins_with(const char *data, uint64_t n_bytes, const char *text)
+{
+    size_t n = strlen(text);
+    return n_bytes >= n && strncasecmp(data, text, n) == 0;
+}
+
+const char *qmi_hint_contents(const void *data, uint64_t n_bytes)
+{
+    const char *p = data;
+    if (begins_with(p, n_bytes, "version https://git-lfs.github.com/"))
+        return "a Git LFS pointer, not the file itself: 'git lfs pull' in its "
+               "repository fetches that";
+    for (int i = 0; i < 64 && n_bytes > 0 && isspace((unsigned char)*p); i++) {
+        p++;
+        n_bytes--;
+    }
+    if (begins_with(p, n_bytes, "<!doctype html") ||
+        begins_with(p, n_bytes, "<html"))
+        return "a web page, not the file itself: download the raw file";
+    return NULL;
+}
+
+/* ---- directories ---- */
+
+/* Whether there is such a name, be it a link that leads nowhere. */
+static bool is_there(const char *directory, const char *name)
+{
+    struct stat info;
+    char *path = qmi_path_join(directory, name, NULL);
+    bool found = path != NULL && lstat(path, &info) == 0;
+    qmi_free(path);
+    return found;
+}
+
+/* The first name in the directory with that prefix and suffix; false: none. */
+static bool find_like(char name[256], const char *directory, const char *prefix,
+    const char *suffix)
+{
+    DIR *folder = opendir(directory);
+    bool found = false;
+    const struct dirent *e;
+    while (!found && folder != NULL && (e = readdir(folder)) != NULL) {
+        size_t n = strlen(e->d_name), n_suffix = strlen(suffix);
+        found = strncmp(e->d_name, prefix, strlen(prefix)) == 0 &&
+                n > n_suffix && n < 256 &&
+                strcmp(e->d_name + n - n_suffix, suffix) == 0;
+        if (found)
+            memcpy(name, e->d_name, n + 1);
+    }
+    if (folder != NULL)
+        closedir(folder);
+    return found;
+}
+
+bool qmi_looks_published(const char *directory)
+{
+    return is_there(directory, "noexp.pt");
+}
+
+qmoe_status qmi_require_directory(const char *path, qmi_error *err)
+{
+    struct stat info;
+    if (stat(path, &info) == 0)
+        return S_ISDIR(info.st_mode)
+                   ? QMOE_OK
+                   : qmi_fail(err, QMOE_E_NOT_FOUND,
+                         "%s: not a directory; give the one that holds "
+                         "config.json and the weights",
+                         path);
+    if (errno == ENOENT)
+        return qmi_fail(err, QMOE_E_NOT_FOUND,
+            "%s: No such file or directory (a model is a local directory; "
+            "nothing is downloaded)",
+            path);
+    return qmi_fail_errno(err, "%s", path);
+}
+
+qmoe_status qmi_fail_no_config(qmi_error *err, const char *directory)
+{
+    if (is_there(directory, "snapshots") && is_there(directory, "refs"))
+        return qmi_fail(err, QMOE_E_NOT_FOUND,
+            "%s/config.json: not there; this is an entry of the Hugging Face "
+            "cache: give the directory in its 'snapshots'",
+            directory);
+    if (is_there(directory, "config.json"))
+        return qmi_fail(err, QMOE_E_NOT_FOUND,
+            "%s/config.json: a link that leads nowhere (an unfinished "
+            "download?)",
+            directory);
+    return qmi_fail(err, QMOE_E_NOT_FOUND,
+        "%s/config.json: No such file or directory; weights need it beside "
+        "them",
+        directory);
+}
+
+qmoe_status qmi_fail_no_weights(qmi_error *err, const char *directory)
+{
+    static const char *const names[] = {"model.safetensors",
+        "model.safetensors.index.json", "pytorch_model.bin",
+        "pytorch_model.bin.index.json"};
+    static const char *const kinds[][3] = {
+        {"model-", ".safetensors", "model.safetensors.index.json"},
+        {"pytorch_model-", ".bin", "pytorch_model.bin.index.json"}};
+    char name[256];
+    if (qmi_looks_published(directory))
+        return qmi_fail(err, QMOE_E_NOT_FOUND,
+            "%s: a published compressed model (noexp.pt, exp00.pt, ...): "
+            "'qmoe import' makes a model of it",
+            directory);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (is_there(directory, names[i]))
+            return qmi_fail(err, QMOE_E_NOT_FOUND,
+                "%s/%s: a link that leads nowhere (an unfinished download?)",
+                directory, names[i]);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (find_like(name, directory, kinds[i][0], kinds[i][1]))
+            return qmi_fail(err, QMOE_E_NOT_FOUND,
+                "%s: there are shards such as %s, but %s, which lists them, is "
+                "missing",
+                directory, name, kinds[i][2]);
+    return qmi_fail(err, QMOE_E_NOT_FOUND,
+        "%s: no weights: neither model.safetensors nor pytorch_model.bin is "
+        "there, nor an index of shards",
+        directory);
+}
+
+qmoe_status qmi_fail_not_published(qmi_error *err, const char *directory)
+{
+    char name[256];
+    bool plain = find_like(name, directory, "pytorch_model", ".bin") ||
+                 find_like(name, directory, "model", ".safetensors");
+    return qmi_fail(err, QMOE_E_NOT_FOUND, "%s/noexp.pt: not there; %s",
+        directory,
+        plain ? "this is no published compressed model, but one that the "
+                "other verbs read ('qmoe compress' compresses it)"
+              : "import is for directories as the QMoE authors published "
+                "them");
+}
