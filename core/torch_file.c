@@ -298,6 +298,7 @@ static int compare_integers(const void *a, const void *b)
     return strcmp(((const integer *)a)->name, ((const integer *)b)->name);
 }
 
+/* Once the tensors are indexed. */
 static qmoe_status index_integers(const opening *o)
 {
     integer *integers = o->own->integers;
@@ -308,6 +309,11 @@ static qmoe_status index_integers(const opening *o)
         if (compare_integers(&integers[i - 1], &integers[i]) == 0)
             return qmi_fail(o->err, QMOE_E_FORMAT,
                 "two integers have the name '%.200s'", integers[i].name);
+    for (size_t i = 0; i < n; i++)
+        if (qmi_tensor_file_find(o->file, integers[i].name) != NULL)
+            return qmi_fail(o->err, QMOE_E_FORMAT,
+                "a tensor and an integer have the name '%.200s'",
+                integers[i].name);
     return QMOE_OK;
 }
 
@@ -325,8 +331,8 @@ static qmoe_status parse(opening *o)
         QMI_TRY(add_item(o, &o->pickle.items[i]));
     QMI_TRY(qmi_views_place(
         &o->own->views, o->file->tensors, map->n_bytes, o->err));
-    QMI_TRY(index_integers(o));
-    return qmi_tensor_file_index(o->file, o->err);
+    QMI_TRY(qmi_tensor_file_index(o->file, o->err));
+    return index_integers(o);
 }
 
 static qmoe_status fill(qmi_tensor_file *file, qmi_error *err)

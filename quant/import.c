@@ -29,6 +29,15 @@ qmoe_status qmi_import_open_torch(
     return status;
 }
 
+qmoe_status qmi_import_no_integers(const qmi_tensor_file *file, qmi_error *err)
+{
+    if (qmi_torch_integer_count(file) == 0)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_FORMAT,
+        "%s: holds an integer, '%.200s', not tensors alone",
+        qmi_tensor_file_path(file), qmi_torch_integer_name(file, 0));
+}
+
 static void count_file(qmi_importer *m, const qmi_tensor_file *file)
 {
     m->report->source_bytes += qmi_tensor_file_bytes(file);
@@ -136,9 +145,6 @@ static qmoe_status place_files(qmi_importer *m)
     const qmi_weight *stacks[QMI_N_KINDS];
     while (qmi_import_stacks_of(m, m->n_blocks, stacks))
         m->n_blocks++;
-    if (m->n_blocks == 0)
-        return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
-            "%s: describes a model without experts", m->config_path);
     m->files =
         qmi_calloc(m->n_blocks, sizeof *m->files, "the file list", m->err);
     if (m->files == NULL)
@@ -275,6 +281,15 @@ static qmoe_status check_sketch(qmi_importer *m)
         r->expert_weights +=
             (uint64_t)w->n_mats * (uint64_t)(w->n_rows * w->n_cols);
     }
+    if (r->n_matrices == 0)
+        return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
+            "%s: describes a model without experts", m->config_path);
+    if (qmi_tensor_file_count(m->sizes) != 0)
+        return qmi_fail(m->err, QMOE_E_FORMAT,
+            "%s: holds a tensor, '%.200s', not integers alone",
+            qmi_tensor_file_path(m->sizes),
+            qmi_tensor_file_at(m->sizes, 0)->name);
+    QMI_TRY(qmi_import_no_integers(m->plain, m->err));
     if (qmi_torch_integer_count(m->sizes) != r->n_matrices)
         return qmi_fail(m->err, QMOE_E_FORMAT,
             "%s: %zu entries, expected one for each of %llu matrices",

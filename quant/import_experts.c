@@ -142,6 +142,7 @@ static qmoe_status check_count(const qmi_importer *m, int64_t n_experts)
     uint64_t n_matrices = (uint64_t)n_experts * QMI_N_KINDS;
     size_t n = qmi_tensor_file_count(m->experts);
     uint64_t n_dummies = 0;
+    QMI_TRY(qmi_import_no_integers(m->experts, m->err));
     for (size_t i = 0; i < n; i++) {
         const char *dot = strrchr(qmi_tensor_file_at(m->experts, i)->name, '.');
         n_dummies += dot != NULL && strcmp(dot, ".weight") == 0;

@@ -38,6 +38,8 @@ bool qmi_import_stacks_of(
 void qmi_import_next_file(qmi_importer *m, char name[64]);
 /* Whether matrices are decoded and rounded to another format. */
 bool qmi_import_is_recoded(const qmi_importer *m);
+/* E_FORMAT when an item of the file is an integer. */
+qmoe_status qmi_import_no_integers(const qmi_tensor_file *file, qmi_error *err);
 /* Checks and writes both stacks of a sparse block. */
 qmoe_status qmi_import_block(qmi_importer *m, size_t block);
 

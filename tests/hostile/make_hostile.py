@@ -5,10 +5,12 @@ expected.txt: what the one error line must say.
 
     tests/hostile/make_hostile.py
 
-Needs Python only; the same files every time."""
+Needs Python only; the same files every time.  README.md says which rule each
+breaks."""
 
 import json
 import os
+import pickletools
 import struct
 import sys
 
@@ -74,9 +76,13 @@ def storage(key="0", cls=b"ctorch\nFloatStorage\n", count=4, word="storage"):
     return b"(" + text(word) + cls + text(key) + text("cpu") + num(count) + b"tQ"
 
 
-def tensor(shape=(2, 2), strides=(2, 1), offset=0, store=None):
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + (store or storage()) + num(offset) + tup(*shape) + tup(*strides) +
-            b"\x89" + OD + b"tR")
+def tensor(shape=(2, 2), strides=(2, 1), offset=0, store=None, grad=b"\x89", hooks=OD, more=b"", version=2):
+    return (f"ctorch._utils\n_rebuild_tensor_v{version}\n(".encode() + (store or storage()) + num(offset) + tup(*shape) +
+            tup(*strides) + grad + hooks + more + b"tR")
+
+
+UNTYPED = b"ctorch.storage\nUntypedStorage\n"
+F32 = b"ctorch\nfloat32\n"
 
 
 def state(*items):
@@ -84,6 +90,8 @@ def state(*items):
 
 
 GOOD = state(("a", tensor()))
+NEEDED = set("MARK EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_DICT SETITEMS SETITEM BUILD BINUNICODE GLOBAL REDUCE BINPERSID "
+             "BININT BININT1 BININT2 LONG1 NONE NEWTRUE NEWFALSE BINPUT LONG_BINPUT BINGET LONG_BINGET STOP".split())
 
 
 def pt(pickle=GOOD, data=b"0123456789abcdef", more=()):
@@ -149,7 +157,21 @@ def torch_zip():
     e("zip64-members", archive(one, tail=end64(n=2**62)), "members announced")
     e("no-pickle", archive([(b"m/data/0", b"x")]), "no member 'data.pkl'")
     e("big-endian", pt(more=[(b"m/byteorder", b"big")]), "big-endian weights are not read")
-    e("version", pt(more=[(b"m/version", b"11\n")]), "member 'version'")
+    for name, text in (("version", b"11\n"), ("version-zero", b"0"), ("version-empty", b""), ("version-text", b"three\n"),
+                       ("version-long", b"3" * 40)):
+        e(name, pt(more=[(b"m/version", text)]), "member 'version'")
+    e("byte-order", pt(more=[(b"m/byteorder", b"middle")]), "member 'byteorder' is not 'little'")
+    e("torchscript", archive([(n, GOOD), (b"m/code/m.py", b"x" * 9)], entries=lambda p: entry(n, len(GOOD), p[0]) +
+                             entry(b"m/code/m.py", 9, p[1], method=8)), "a TorchScript program")
+    e("lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1240000000\n",
+      "a Git LFS pointer")
+    e("web-page", b"\r\n <!DOCTYPE html>\n<html></html>\n", "a web page")
+    e("empty-folder-name", archive([(b"/data.pkl", GOOD)], entries=lambda p: entry(b"/", 1, 0)),
+      "not lie in the folder of the first")
+    e("only-a-folder", archive([(b"m/", b"")]), "not lie in the folder of the first")
+    e("pickle-empty", archive([(n, b"")]), "does not begin with a protocol")
+    e("cut-in-data", good[:len(good) // 2], "no end record")
+    e("cut-in-directory", good[:-30], "no end record")
 
 
 def torch_pickle():
@@ -158,14 +180,27 @@ def torch_pickle():
     e("protocol-4", b"\x80\x04}.", "pickle protocol 4")
     e("no-end", P + b"}", "the pickle has no end")
     e("after-end", P + b"}..", "goes on after its end")
-    for name, code in (("inst", b"i"), ("obj", b"o"), ("newobj", b"\x81"), ("ext1", b"\x82\1"), ("stack-global", b"\x93"),
-                       ("frame", b"\x95" + b"\0" * 8), ("persid", b"P0\n"), ("long4", b"\x8b\1\0\0\0\1"),
-                       ("append", b"a"), ("list", b"]"), ("float", b"G" + b"\0" * 8), ("int-text", b"I1\n"),
-                       ("dup", b"2"), ("pop", b"0"), ("bytes", b"C\1x"), ("set", b"\x8f"), ("memoize", b"\x94")):
-        e("opcode-" + name, P + b"}" + code + b".", "is not one a state dict needs")
+    # Every instruction of the pickle language but those a state dict needs.
+    for op in pickletools.opcodes:
+        if op.name not in NEEDED and op.proto <= 5:
+            e("opcode-" + op.name.lower().replace("_", "-"), P + b"}" + op.code.encode("latin-1") + b"\1" + b"\0" * 8 + b"\n.",
+              "is not one a state dict needs")
+    e("opcode-none", P + b"}\xff.", "is not one a state dict needs")
+    e("protocol-twice", P + P + b"}.", "is not one a state dict needs")
     e("opcode-reduce-os", P + b"cos\nsystem\n" + text("true") + b"\x85R.", "names 'os.system'")
     e("global-builtins", P + b"cbuiltins\neval\n.", "names 'builtins.eval'")
     e("global-torch", P + b"ctorch\nload\n.", "names 'torch.load'")
+    for k, (module, name) in enumerate((
+            ("os", "system"), ("posix", "system"), ("subprocess", "Popen"), ("builtins", "getattr"), ("builtins", "exec"),
+            ("__builtin__", "eval"), ("operator", "attrgetter"), ("runpy", "_run_code"), ("webbrowser", "open"),
+            ("torch.storage", "_load_from_bytes"), ("torch.hub", "load"), ("torch.serialization", "load"),
+            ("torch.jit", "load"), ("torch._utils", "_rebuild_qtensor"), ("torch._utils", "_rebuild_sparse_tensor"),
+            ("torch._utils", "_rebuild_wrapper_subclass"), ("torch._tensor", "_rebuild_from_type_v2"),
+            ("torch.nn.modules.linear", "Linear"), ("torch", "QUInt8Storage"), ("torch", "device"), ("torch", "Size"),
+            ("numpy.core.multiarray", "_reconstruct"), ("numpy", "dtype"), ("_codecs", "encode"),
+            ("collections", "defaultdict"), ("collections", "OrderedDict.fromkeys"), ("", ""), ("torch", ""),
+            ("", "FloatStorage"))):
+        e(f"global-{k:02}", P + f"c{module}\n{name}\n.".encode(), f"names '{module}.{name}', which no state dict needs")
     e("global-prefix", P + b"ctorch\nFloatStorageX\n.", "names 'torch.FloatStorageX'")
     e("global-endless", P + b"c" + b"a" * 400, "does not end within 256 bytes")
     e("global-cut", P + b"ctorch\nFlo", "does not end within")
@@ -213,6 +248,50 @@ def torch_pickle():
     e("rank-differs", state(("a", tensor((2, 2), (1,)))), "has 2 sizes, but 1 strides")
     e("shape-int", state(("a", tensor().replace(tup(2, 2), b"K\2", 1))), "is an integer, not a tuple")
     e("few-arguments", state(("a", b"ctorch._utils\n_rebuild_tensor_v2\n(K\1tR")), "made from 1 values")
+    good = tensor()
+    e("grad-int", state(("a", tensor(grad=b"K\1"))), "not made from (storage")
+    e("hooks-none", state(("a", tensor(hooks=b"N"))), "not made from (storage")
+    e("storage-int", state(("a", good.replace(storage(), b"K\1", 1))), "not made from (storage")
+    e("offset-text", state(("a", good.replace(storage() + num(0), storage() + text("0"), 1))), "not made from (storage")
+    e("strides-int", state(("a", good.replace(tup(2, 1), b"K\2", 1))), "is an integer, not a tuple")
+    e("stride-text", state(("a", good.replace(tup(2, 1), b"(K\2" + text("1") + b"t", 1))), "not an integer in [0, 2^62)")
+    e("many-arguments", state(("a", tensor(more=b"NN"))), "made from 8 values")
+    e("metadata", state(("a", tensor(more=b"}(" + text("neg") + b"\x88u"))), "conjugated or negated")
+    e("metadata-v3", state(("a", tensor(store=storage(cls=UNTYPED, count=16), more=F32 + b"}", version=3))),
+      "conjugated or negated")
+    e("v3-typed", state(("a", tensor(more=F32, version=3))), "cannot lie in such a storage")
+    e("v3-no-dtype", state(("a", tensor(store=storage(cls=UNTYPED, count=16), more=b"N", version=3))), "bool, dict, dtype")
+    e("v3-few", state(("a", tensor(store=storage(cls=UNTYPED, count=16), version=3))), "made from 6 values")
+    e("v3-beyond", state(("a", tensor((5, 1), (1, 1), store=storage(cls=UNTYPED, count=16), more=F32, version=3))),
+      "lead beyond its storage")
+    e("v2-untyped", state(("a", tensor(store=storage(cls=UNTYPED, count=16)))), "cannot lie in such a storage")
+    e("other-class", state(("a", tensor()), ("b", tensor(store=storage(cls=b"ctorch\nDoubleStorage\n")))),
+      "has 16 bytes, not 4 elements of F64")
+    e("scalar-beyond", state(("a", tensor((), (), 4))), "lead beyond its storage")
+    e("overflow-offset", state(("a", tensor((1,), (1,), 2**61))), "lead beyond its storage")
+    e("overflow-reach", state(("a", tensor((3,) * 8, (2**61,) * 8))), "its size overflows")
+    e("wide-number", state(("a", tensor(offset=2**62))), "not made from (storage")
+    e("parameter-int", state(("a", b"ctorch._utils\n_rebuild_parameter\n(" + tensor() + b"K\1}tR")),
+      "a parameter is not made from")
+    e("parameter-of-parameter-class", state(("a", b"ctorch._utils\n_rebuild_parameter\n")), "a class or function, neither")
+    e("id-short", state(("a", b"(" + text("storage") + b"tQ")), "a persistent id is not")
+    e("id-dtype", state(("a", storage(cls=F32))), "a persistent id is not")
+    e("id-huge", state(("a", storage(count=2**62))), "a persistent id is not")
+    e("key-long", state(("a", tensor(store=storage(key="0" * 21)))), "not a number")
+    e("key-sign", state(("a", tensor(store=storage(key="-0")))), "not a number")
+    e("key-zeros", state(("a", tensor(store=storage(key="00")))), "member 'data/00', is missing")
+    e("call-dtype", P + F32 + b")R.", "a storage class or dtype is called")
+    e("call-with-dict", P + b"ccollections\nOrderedDict\n}R.", "is called with a dict")
+    e("key-none", P + b"}NK\1s.", "the key of a dict is None")
+    e("key-tensor", P + b"}" + tensor() + b"K\1s.", "the key of a dict is a tensor")
+    e("root-mark", P + b"(.", "the stack holds too few values")
+    e("root-nothing", P + b".", "the stack holds too few values")
+    e("root-tuple", P + b"}\x85.", "holds a tuple, not one dict")
+    e("root-int-on-dict", P + b"}K\1.", "several values")
+    e("result-text", state(("a", text("b"))), "'a' is a string, neither")
+    e("result-bool", state(("a", b"\x88")), "'a' is a bool, neither")
+    e("result-tuple", state(("a", b")")), "'a' is a tuple, neither")
+    e("name-twice-mixed", state(("a", tensor()), ("a", b"K\1")), "a tensor and an integer have the name")
     e("parameter", state(("a", b"ctorch._utils\n_rebuild_parameter\n(K\1\x89}tR")), "a parameter is not made from")
     e("name-empty", state(("", tensor())), "is empty, not UTF-8")
     e("name-nul", state((b"a\0b", tensor())), "holds a NUL")
@@ -226,6 +305,9 @@ def torch_pickle():
          "64 times the bytes of the file")
     views = b"".join(text(f"v{i}") + tensor((8, 100 + i), (1, 8), 0, storage(count=8192)) for i in range(60))
     emit("torch", "views-endlessly", pt(P + b"}(" + views + b"u.", b"\0" * 32768), "more bytes than the file")
+    emit("torch", "memo", pt(P + b"}" + b"".join(b"r" + struct.pack("<I", i) for i in range(0, 50000, 5)) + b"}."),
+         "several values")
+    emit("torch", "tuples", pt(P + b"N" + b"\x85" * 60000 + b"."), "holds a tuple, not one dict")
     emit("torch", "marks", pt(P + b"(" * 60000 + b"."), "too few values")
     emit("torch", "dicts", pt(P + b"}" * 60000 + b"."), "several values")
 
@@ -257,6 +339,43 @@ def safetensors():
     e("twice", st(b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],'
                   b'"data_offsets":[0,0]}}'), "duplicate name")
     e("metadata", st(b'{"__metadata__":{"a":1}}'), "not a map of strings")
+    e("metadata-list", st(b'{"__metadata__":[]}'), "not a map of strings")
+    e("metadata-twice", st(b'{"__metadata__":{},"__metadata__":{}}'), "duplicate name '__metadata__'")
+    e("metadata-key-twice", st(b'{"__metadata__":{"a":"1","a":"2"}}'), "duplicate")
+    e("seven-bytes", b"\2\0\0\0\0\0\0", "too few")
+    e("no-header", struct.pack("<Q", 60), "goes beyond the file")
+    e("header-empty", st(b""), "not a valid JSON object")
+    e("header-list", st(b"[]"), "not a valid JSON object")
+    e("header-bom", st(b"\xef\xbb\xbf{}"), "not a valid JSON object")
+    e("header-rest", st(b"{}{}"), "not a valid JSON object")
+    e("header-zeros", st(b"{}" + b"\0" * 6), "not a valid JSON object")
+    e("header-comma", st(b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},}'), "not a valid JSON object")
+    e("entry-list", st(b'{"a":[]}'), "not an object")
+    e("entry-unknown-key", st({"a": {**t(0, 1), "strides": [1]}}, b"a"), "unknown key 'strides'")
+    e("entry-key-twice", st(b'{"a":{"dtype":"U8","dtype":"U8","shape":[0],"data_offsets":[0,0]}}'), "duplicate key 'dtype'")
+    for key in ("dtype", "shape", "data_offsets"):
+        e("no-" + key.replace("_", "-"), st({"a": {k: v for k, v in t(0, 1).items() if k != key}}, b"a"), key + " is missing")
+    e("dtype-number", st(b'{"a":{"dtype":8,"shape":[0],"data_offsets":[0,0]}}'), "dtype")
+    e("dtype-lower-case", st({"a": t(0, 1, "u8")}, b"a"), "unknown dtype 'u8'")
+    e("shape-negative", st(b'{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,0]}}'), "shape")
+    e("shape-fraction", st(b'{"a":{"dtype":"U8","shape":[0.5],"data_offsets":[0,0]}}'), "shape")
+    e("shape-text", st(b'{"a":{"dtype":"U8","shape":["1"],"data_offsets":[0,1]}}', b"a"), "shape")
+    e("shape-number", st(b'{"a":{"dtype":"U8","shape":1,"data_offsets":[0,1]}}', b"a"), "shape")
+    e("shape-rank-9", st({"a": t(0, 1, "U8", [1] * 9)}, b"a"), "shape")
+    e("offsets-three", st({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1, 1]}}, b"a"), "data_offsets")
+    e("offsets-one", st({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0]}}, b"a"), "not a pair")
+    e("offsets-negative", st(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[-1,0]}}', b"a"), "data_offsets")
+    e("offsets-huge", st({"a": {"dtype": "U8", "shape": [2**52], "data_offsets": [0, 2**52]}}, b"a"), "end beyond the file")
+    e("first-gap", st({"a": t(1, 2)}, b"ab"), "a gap of 1 bytes")
+    e("two-bytes-missing", st({"a": t(0, 4), "b": t(4, 8)}, b"abcdef"), "end beyond the file")
+    e("overflow-bytes", st(b'{"a":{"dtype":"I32","shape":[2,2251799813685248,2048,512],"data_offsets":[0,0]}}'), "overflows")
+    e("name-empty-twice", st(b'{"":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"":{"dtype":"U8","shape":[0],'
+                             b'"data_offsets":[0,0]}}'), "duplicate name")
+    e("name-nul", st(b'{"a\\u0000b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'), "not a valid JSON object")
+    e("many-names", st({f"t{i}": t(0, 1) for i in range(2000)}, b"a"), "overlap")
+    e("lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1240000000\n",
+      "a Git LFS pointer")
+    e("web-page", b"<!doctype HTML>" + b" " * 40, "a web page")
 
 
 def json_files():
@@ -270,6 +389,45 @@ def json_files():
     e("deep", b"[" * 60000, "valid JSON")
 
 
+def configs():
+    good = {"model_type": "switch_transformers", "vocab_size": 64, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_heads": 4,
+            "num_experts": 4, "num_layers": 2, "num_decoder_layers": 2, "encoder_sparse_step": 2, "decoder_sparse_step": 2,
+            "dense_act_fn": "relu"}
+
+    def e(name, part, **changes):
+        tree = {k: v for k, v in {**good, **changes}.items() if v is not ...}
+        emit("config", name, json.dumps(tree).encode(), part)
+    for key in ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_experts", "num_layers"):
+        e(key + "-missing", f"'{key}'", **{key: ...})
+        e(key + "-zero", f"'{key}'", **{key: 0})
+        e(key + "-negative", f"'{key}'", **{key: -1})
+        e(key + "-huge", f"'{key}'", **{key: 2**40})
+    e("fraction", "'d_model'", d_model=16.5)
+    e("text", "'d_model'", d_model="16")
+    e("list", "'d_model'", d_model=[16])
+    e("beyond-integers", "'d_model'", d_model=2**53)
+    e("null", "'num_heads'", num_heads=None)
+    e("inner-huge", "num_heads * d_kv", num_heads=2**20, d_kv=2**20)
+    e("blocks-huge", "'num_decoder_layers'", num_decoder_layers=1025)
+    e("step-negative", "'encoder_sparse_step'", encoder_sparse_step=-1)
+    e("step-text", "'decoder_sparse_step'", decoder_sparse_step="2")
+    e("sparse-count", "'num_sparse_encoder_layers'", num_sparse_encoder_layers=-3)
+    e("full-sparse", "'is_full_sparse'", is_full_sparse="yes")
+    e("buckets", "'relative_attention_num_buckets'", relative_attention_num_buckets=3)
+    e("distance", "'relative_attention_max_distance'", relative_attention_max_distance=31)
+    e("epsilon", "'layer_norm_epsilon'", layer_norm_epsilon="small")
+    e("tied", "'tie_word_embeddings'", tie_word_embeddings=1)
+    e("pad", "'pad_token_id'", pad_token_id=64)
+    e("end", "'eos_token_id'", eos_token_id=-1)
+    e("start", "'decoder_start_token_id'", decoder_start_token_id=1 << 33)
+    e("activation", "not 'gelu'", dense_act_fn="gelu")
+    e("projection", "gated-gelu", feed_forward_proj="gated-gelu")
+    e("gated", "(gated)", is_gated_act=True)
+    e("gated-text", "'is_gated_act'", is_gated_act="no")
+    e("router-bias", "router_bias is not supported", router_bias=True)
+    e("activation-number", "'dense_act_fn'", dense_act_fn=1)
+
+
 def spiece():
     def vi(n):
         out = b""
@@ -281,15 +439,32 @@ def spiece():
     norm = lambda charsmap: f(3, f(2, charsmap))
     e = lambda name, data, part: emit("spiece", name, data, part)
     e("empty", b"", "not a SentencePiece model")
-    e("text", b"this is no model", "spiece")
-    e("cut", piece(b"abc")[:-2], "spiece")
+    e("text", b"this is no model", "broken protocol buffer")
+    e("cut", piece(b"abc")[:-2], "broken protocol buffer")
     e("no-normalizer", piece(b"abc"), "no normalizer")
     e("piece-empty", piece(b"") + norm(b""), "piece 0 is empty")
     e("piece-utf8", piece(b"\xff") + norm(b""), "piece 0 is not UTF-8")
     e("piece-nul", piece(b"a\0b") + norm(b""), "piece 0 is not UTF-8")
     e("piece-score", piece(b"a", float("nan")) + norm(b""), "score that is not finite")
-    e("charsmap-short", piece(b"a") + norm(b"\1\2"), "spiece")
-    e("charsmap-beyond", piece(b"a") + norm(struct.pack("<I", 1 << 30) + b"\0" * 64), "spiece")
+    e("lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 791656\n",
+      "a Git LFS pointer")
+    e("no-pieces", norm(b""), "it has no pieces")
+    e("varint-endless", b"\x08" + b"\xff" * 20, "broken protocol buffer")
+    e("field-zero", b"\0\0", "broken protocol buffer")
+    e("field-huge", vi(2**40) + b"\0", "broken protocol buffer")
+    e("group", b"\x0b\x0c", "broken protocol buffer")
+    e("piece-beyond", b"\x0a\xff\x7f", "broken protocol buffer")
+    e("piece-broken", f(1, b"\x0a\x7f") + norm(b""), "broken protocol buffer")
+    e("piece-long", piece(b"a" * 600) + norm(b""), "piece 0")
+    trie = lambda *units: struct.pack("<256I", *units, *[0] * (256 - len(units)))
+    chars = lambda units, texts: norm(struct.pack("<I", 1024) + trie(*units) + texts)
+    e("charsmap-unit-beyond", piece(b"a") + chars([0x3ff << 10 | 0x200], b"\0"), "points outside of the trie")
+    e("charsmap-text-beyond", piece(b"a") + chars([0x500, 5], b"\0"), "lies outside of the file")
+    e("charsmap-text-endless", piece(b"a") + chars([0x500], b"x" * 40), "a replacement is too long")
+    e("charsmap-text-utf8", piece(b"a") + chars([0x500], b"\xff\0"), "a replacement is not UTF-8")
+    e("charsmap-odd-size", piece(b"a") + norm(struct.pack("<I", 1020) + b"\0" * 1100), "is impossible")
+    e("charsmap-short", piece(b"a") + norm(b"\1\2"), "character map")
+    e("charsmap-beyond", piece(b"a") + norm(struct.pack("<I", 1 << 30) + b"\0" * 64), "character map")
 
 
 def main():
@@ -297,7 +472,15 @@ def main():
     torch_pickle()
     safetensors()
     json_files()
+    configs()
     spiece()
+    wanted = {line.split("\t")[0] for line in expected}
+    for reader in {name.split("/")[0] for name in wanted}:
+        for name in os.listdir(os.path.join(HERE, reader)):
+            if f"{reader}/{name}" not in wanted:
+                os.remove(os.path.join(HERE, reader, name))
+    if len(wanted) != len(expected):
+        raise SystemExit("a name was used twice")
     with open(os.path.join(HERE, "expected.txt"), "w") as f:
         f.writelines(expected)
     print(len(expected), "files")

@@ -5,6 +5,7 @@ directories that break a rule.  Run by test_interop.py."""
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,9 +29,16 @@ except ImportError:
     torch = None
 
 
-def qmoe(*arguments):
+def qmoe(*arguments, address_space=None):
+    """address_space: bytes it may reserve."""
+
+    def limit():
+        if address_space:
+            resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
     return subprocess.run(
-        [QMOE, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [QMOE, *map(str, arguments)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, preexec_fn=limit,
     )
 
 
@@ -124,7 +132,7 @@ class PublishedTest(Scratch):
             with self.subTest(rule=rule):
                 source, out = self.path / rule, self.path / "out"
                 make_published.make(source, broken=rule)
-                result = qmoe("import", source, "-o", out)
+                result = qmoe("import", source, "-o", out, "-t", 1, address_space=1 << 30)
                 self.assertEqual(result.returncode, code, result.stderr)
                 self.assertEqual(result.stdout, "")
                 self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)

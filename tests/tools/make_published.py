@@ -54,22 +54,37 @@ BREAKS = {
     "codes_rank": (FORMAT, "of rank 2"),
     "codes_short_row": (FORMAT, "expert_1.wi'"),
     "codes_long_row": (FORMAT, "expert_1.wi'"),
+    "config_dense": (UNSUPPORTED, "without experts"),
+    "config_other": (UNSUPPORTED, "model_type 't5'"),
     "config_experts": (FORMAT, "sizes.pt"),
     "config_missing": (FILES, "config.json"),
     "config_odd": (UNSUPPORTED, "even width"),
     "dummy_full": (FORMAT, "weight': 1 elements, expected 0"),
     "exp_extra": (FORMAT, "expected 3 for each"),
+    "exp_integer": (FORMAT, "holds an integer, 'epoch'"),
+    "exp_pointer": (FORMAT, "exp01.pt: not a PyTorch (zip) file, but a Git LFS pointer"),
+    "exp_short": (FORMAT, "exp01.pt: the archive has no end record"),
     "exp_more": (FORMAT, "exp02.pt: one too many"),
     "exp_foreign": (FORMAT, "holds no experts of the model"),
     "exp_missing": (FILES, "exp01.pt"),
     "exp_twice": (FORMAT, "the same block as"),
     "level_inf": (FORMAT, "expert_1.wi'"),
     "level_nan": (FORMAT, "expert_1.wi'"),
+    "levels_dtype": (FORMAT, "ter_minmax': F32 of rank 1, expected a vector of BF16"),
+    "levels_missing": (FORMAT, "ter_minmax': is missing"),
+    "levels_rank": (FORMAT, "ter_minmax': BF16 of rank 2"),
     "levels_length": (FORMAT, "ter_minmax': "),
     "plain_dtype": (FORMAT, "shared.weight': I32"),
     "plain_expert": (FORMAT, "is an expert's"),
+    "plain_integer": (FORMAT, "holds an integer, 'epoch'"),
+    "plain_legacy": (UNSUPPORTED, "noexp.pt: the legacy PyTorch format"),
+    "plain_lost": (FILES, "noexp.pt: not there"),
+    "plain_rank": (FORMAT, "shared.weight'"),
     "plain_missing": (FORMAT, "'encoder.final_layer_norm.weight' is missing"),
     "plain_shape": (FORMAT, "shared.weight'"),
+    "rows_dtype": (FORMAT, "row_off': I16 of rank 1, expected a vector of I32"),
+    "rows_missing": (FORMAT, "row_off': is missing"),
+    "rows_huge": (FORMAT, "expert_1.wi'"),
     "rows_end": (FORMAT, "expert_1.wi'"),
     "rows_fall": (FORMAT, "expert_1.wi'"),
     "rows_length": (FORMAT, "row_off': "),
@@ -77,6 +92,9 @@ BREAKS = {
     "rows_start": (FORMAT, "expert_1.wi'"),
     "sizes_extra": (FORMAT, "sizes.pt"),
     "sizes_missing": (FORMAT, "sizes.pt"),
+    "sizes_tensor": (FORMAT, "holds a tensor, 'x'"),
+    "sizes_lost": (FILES, "sizes.pt"),
+    "sizes_negative": (FORMAT, "codewords, there are"),
     "sizes_wrong": (FORMAT, "codewords, there are"),
     "sizes_renamed": (FORMAT, "has no entry"),
 }
@@ -333,6 +351,8 @@ def break_tensors(rule, plain, parts, sizes):
         put("weight", "BF16", np.zeros(1))
     elif rule == "exp_extra":
         parts[0][f"{name}.w_more"] = Tensor("I16", codes)
+    elif rule == "exp_integer":
+        parts[0]["epoch"] = 3
     elif rule == "exp_foreign":
         parts[0] = {n.replace(".block.", ".block.9"): t for n, t in parts[0].items()}
     elif rule == "exp_twice":
@@ -341,10 +361,21 @@ def break_tensors(rule, plain, parts, sizes):
         levels[1] = 0x7F80
     elif rule == "level_nan":
         levels[0] = 0xFFC0
+    elif rule == "levels_dtype":
+        put("ter_minmax", "F32", compressed.to_float32(levels, "BF16"))
+    elif rule == "levels_rank":
+        put("ter_minmax", "BF16", levels.reshape(-1, 2))
+    elif rule in ("levels_missing", "rows_missing"):
+        suffix = "ter_minmax" if rule == "levels_missing" else "row_off"
+        parts[0]["x.w_more"] = parts[0].pop(f"{name}.{suffix}")
     elif rule == "levels_length":
         put("ter_minmax", "BF16", levels[:-1])
     elif rule == "plain_dtype":
         plain["shared.weight"] = Tensor("I32", plain["shared.weight"].array)
+    elif rule == "plain_integer":
+        plain["epoch"] = 3
+    elif rule == "plain_rank":
+        plain["shared.weight"] = Tensor("BF16", np.zeros((VOCAB, D_MODEL, 1)))
     elif rule == "plain_expert":
         plain[f"{name}.codes"] = Tensor("I16", codes)
     elif rule == "plain_missing":
@@ -352,6 +383,10 @@ def break_tensors(rule, plain, parts, sizes):
     elif rule == "plain_shape":
         old = plain["shared.weight"]
         plain["shared.weight"] = Tensor(old.dtype, old.array[1:])
+    elif rule == "rows_dtype":
+        put("row_off", "I16", rows)
+    elif rule == "rows_huge":
+        rows[3] = 2**31 - 1
     elif rule == "rows_end":
         rows[-1] -= 1
     elif rule == "rows_fall":
@@ -368,6 +403,10 @@ def break_tensors(rule, plain, parts, sizes):
         del sizes[name]
     elif rule == "sizes_renamed":
         sizes["x"] = sizes.pop(name)
+    elif rule == "sizes_tensor":
+        sizes["x"] = Tensor("I16", codes)
+    elif rule == "sizes_negative":
+        sizes[name] = -sizes[name]
     elif rule == "sizes_wrong":
         sizes[name] += 1
 
@@ -377,6 +416,18 @@ def break_directory(rule, out, config):
         config["num_experts"] += 1
     elif rule == "config_odd":
         config["d_ff"] -= 1
+    elif rule == "config_other":
+        config["model_type"] = "t5"
+    elif rule == "config_dense":
+        config |= {"encoder_sparse_step": 0, "decoder_sparse_step": 0}
+    elif rule in ("plain_lost", "sizes_lost"):
+        (out / {"plain_lost": "noexp.pt", "sizes_lost": "sizes.pt"}[rule]).unlink()
+    elif rule == "plain_legacy":
+        (out / "noexp.pt").write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+    elif rule == "exp_short":
+        (out / "exp01.pt").write_bytes((out / "exp01.pt").read_bytes()[:-1])
+    elif rule == "exp_pointer":
+        (out / "exp01.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     elif rule == "config_missing":
         (out / "config.json").unlink()
         return

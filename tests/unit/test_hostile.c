@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
+#include "arch.h"
 #include "json.h"
 #include "safetensors.h"
 #include "tokenizer.h"
@@ -40,6 +41,18 @@ static qmoe_status open_json(const char *path, qmi_error *err)
     return status;
 }
 
+static qmoe_status open_config(const char *path, qmi_error *err)
+{
+    cJSON *tree = NULL;
+    qmi_config config;
+    qmoe_status status = qmi_json_load(&tree, path, err);
+    if (status == QMOE_OK)
+        status = qmi_arch_find("switch_transformers")
+                     ->configure(&config, tree, path, err);
+    cJSON_Delete(tree);
+    return status;
+}
+
 static qmoe_status open_spiece(const char *path, qmi_error *err)
 {
     qmi_tokenizer *tokenizer = NULL;
@@ -55,6 +68,7 @@ static const struct {
     {"torch/", open_torch},
     {"safetensors/", open_safetensors},
     {"json/", open_json},
+    {"config/", open_config},
     {"spiece/", open_spiece},
 };
 enum { N_READERS = sizeof readers / sizeof *readers };
