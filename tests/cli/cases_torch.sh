@@ -62,3 +62,36 @@ case_torch_truncated() {
     rm bin/pytorch_model.bin
     expect_error 3 "neither model.safetensors nor pytorch_model.bin" inspect bin
 }
+
+# All blocks, experts and shards of the published checkpoints, at a small width:
+# as many tensors as those have, counted with the copies of the embedding.
+case_torch_published_structures() {
+    while read -r like n_tensors n_files blocks; do
+        rm -rf bin
+        make_torch bin --like "$like" --full --writer python
+        [ "$(find bin -name '*.bin' | wc -l)" = "$n_files" ] || fail "$like: not $n_files files"
+        expect 0 "$qmoe" inspect bin --no-stats
+        is_empty err
+        has out "$blocks"
+        expect 0 "$qmoe" verify bin
+        has out "structure of $n_tensors tensors"
+    done <<'END'
+base-8 440 1 12 + 12 blocks, 12 sparse with 8 experts
+base-16 632 1 12 + 12 blocks, 12 sparse with 16 experts
+base-32 1016 1 12 + 12 blocks, 12 sparse with 32 experts
+base-64 1784 2 12 + 12 blocks, 12 sparse with 64 experts
+base-128 3320 3 12 + 12 blocks, 12 sparse with 128 experts
+base-256 6392 6 12 + 12 blocks, 12 sparse with 256 experts
+large-128 6632 6 24 + 24 blocks, 24 sparse with 128 experts
+END
+}
+
+# float32 and bf16, in shards: the same model as in one safetensors file.
+case_torch_shards_of_others() {
+    for like in base-128 large-128; do
+        make_torch "$like" --like "$like" --writer python --plain plain
+        [ "$(find "$like" -name '*.bin' | wc -l)" -gt 2 ] || fail "$like: no shards"
+        same_model "$like" plain
+        rm -rf plain*
+    done
+}

@@ -5,6 +5,7 @@ width and with random weights, in PyTorch's file format:
 
     make_torch_checkpoint.py OUT --like base-8
     make_torch_checkpoint.py OUT --like c-2048 --plain OUT2
+    make_torch_checkpoint.py OUT --like large-128 --full
 
 base-8: one pytorch_model.bin; bfloat16 with float32 routers; the embedding
 under four names that share one storage.
@@ -12,6 +13,10 @@ c-2048: shards with an index; no torch_dtype; fewer decoder blocks in
 config.json than in the weights; sparse steps 1 and 0; decoder.lm_head.weight,
 no lm_head and no embed_tokens; the experts of a block are transposed views of
 one storage.
+The others as base-8, in their own dtype and number of files.
+
+--full: all blocks and experts, so that names, their number and the shards are
+those published; else four blocks (c-2048: three) of four experts.
 
 --plain also writes the same weights as safetensors, each in C order, with a
 config.json that is right: both directories must compute the same.
@@ -28,6 +33,19 @@ import struct
 import zipfile
 
 CLASSES = {"F32": ("FloatStorage", 4), "BF16": ("BFloat16Storage", 2)}
+
+
+# blocks per stack, experts, dtype of all but routers, routers, files
+PUBLISHED = {
+    "base-8": (12, 8, "BF16", "F32", 1),
+    "base-16": (12, 16, "F32", "F32", 1),
+    "base-32": (12, 32, "F32", "F32", 1),
+    "base-64": (12, 64, "F32", "F32", 2),
+    "base-128": (12, 128, "F32", "F32", 3),
+    "base-256": (12, 256, "F32", "F32", 6),
+    "large-128": (24, 128, "BF16", "BF16", 6),
+    "c-2048": (15, 2048, "BF16", "BF16", 3),
+}
 
 
 class Storage:
@@ -68,13 +86,27 @@ def c_strides(shape):
     return tuple(product(shape[i + 1:]) for i in range(len(shape)))
 
 
+POOL = 40009
+pools = {}
+
+
+def pool(rng, dtype, scale):
+    """Bytes of POOL random numbers (scale 0: ones), twice."""
+    if (dtype, scale) not in pools:
+        data = struct.pack(f"<{POOL}f", *(rng.gauss(0, scale) if scale else 1.0 for _ in range(POOL)))
+        if dtype == "BF16":
+            data = memoryview(data).cast("H")[1::2].tobytes()
+        pools[dtype, scale] = data * 2
+    return pools[dtype, scale]
+
+
 def values(rng, dtype, shape, scale):
-    """Scale 0: ones."""
-    n = product(shape)
-    floats = struct.pack(f"<{n}f", *(rng.gauss(0, scale) if scale else 1.0 for _ in range(n)))
-    if dtype == "BF16":
-        floats = b"".join(floats[i + 2:i + 4] for i in range(0, 4 * n, 4))
-    return Storage(dtype, floats)
+    """A piece of the pool for that scale; what is longer than it repeats."""
+    n, size = product(shape), CLASSES[dtype][1]
+    begin = rng.randrange(POOL) * size
+    data = pool(rng, dtype, scale)
+    piece = (data[begin:begin + POOL * size] * (n // POOL + 1))[:n * size]
+    return Storage(dtype, piece)
 
 
 # ---- writers ----
@@ -170,11 +202,13 @@ class Model:
         self.rng, self.like, self.out = random.Random(a.seed), like, {}
         self.c2048 = like == "c-2048"
         self.d, self.f, self.heads, self.kv = 16, 32, 3 if self.c2048 else 4, 4
-        self.experts, self.vocab = 4, 2112
-        self.blocks = 3 if self.c2048 else 4
+        blocks, experts, self.dtype, self.router_dtype, self.files = PUBLISHED[like]
+        self.experts, self.vocab = experts if a.full else 4, 2112
+        self.blocks = blocks if a.full else 3 if self.c2048 else 4
+        self.config_blocks = 12 if a.full else self.blocks - 1  # of c-2048's decoder
 
-    def add(self, name, shape, scale, dtype="BF16"):
-        self.out[name] = Tensor(values(self.rng, dtype, shape, scale), shape)
+    def add(self, name, shape, scale, dtype=None):
+        self.out[name] = Tensor(values(self.rng, dtype or self.dtype, shape, scale), shape)
 
     def attention(self, prefix, name, first):
         inner = self.heads * self.kv
@@ -201,7 +235,7 @@ class Model:
     def ffn(self, prefix, sparse):
         if sparse:
             self.add(f"{prefix}.mlp.router.classifier.weight", (self.experts, self.d), 0.5,
-                     "BF16" if self.c2048 else "F32")
+                     self.router_dtype)
             self.experts_of(f"{prefix}.mlp")
         else:
             self.add(f"{prefix}.mlp.wi.weight", (self.f, self.d), self.d ** -0.5)
@@ -233,9 +267,10 @@ class Model:
              "router_dtype": "float32", "layer_norm_epsilon": 1e-6, "pad_token_id": 0, "eos_token_id": 1,
              "transformers_version": "4.25.0.dev0"}
         if not self.c2048:
-            return {**c, "architectures": ["SwitchTransformersForConditionalGeneration"], "torch_dtype": "bfloat16"}
+            return {**c, "architectures": ["SwitchTransformersForConditionalGeneration"],
+                    "torch_dtype": "bfloat16" if self.dtype == "BF16" else "float32"}
         c.update(encoder_sparse_step=1, decoder_sparse_step=0, num_sparse_encoder_layers=self.blocks,
-                 num_sparse_decoder_layers=self.blocks, num_decoder_layers=self.blocks - 1)
+                 num_sparse_decoder_layers=self.blocks, num_decoder_layers=self.config_blocks)
         if not bare:
             c["is_full_sparse"] = True
         if right:
@@ -262,7 +297,8 @@ def write_directory(path, config, spiece):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out")
-    p.add_argument("--like", choices=("base-8", "c-2048"), default="base-8")
+    p.add_argument("--like", choices=PUBLISHED, default="base-8")
+    p.add_argument("--full", action="store_true", help="all blocks and experts")
     p.add_argument("--plain", help="directory for the same as safetensors")
     p.add_argument("--bare", action="store_true", help="c-2048 without is_full_sparse: only the weights tell")
     p.add_argument("--writer", choices=("torch", "python"))
@@ -279,10 +315,10 @@ def main():
     model = Model(a, a.like)
     tensors = model.build()
     write_directory(a.out, model.config(False, a.bare), a.spiece)
-    if model.c2048:
+    if model.files > 1:
         index = {"metadata": {"total_size": sum(product(t.shape) * t.storage.size for t in tensors.values())},
                  "weight_map": {}}
-        parts = split(tensors, 3)
+        parts = split(tensors, model.files)
         for k, part in enumerate(parts, 1):
             name = f"pytorch_model-{k:05d}-of-{len(parts):05d}.bin"
             save(os.path.join(a.out, name), part)
