@@ -21,7 +21,7 @@ import make_published  # noqa: E402
 
 QMOE = os.environ.get("QMOE", str(ROOT / "build" / "qmoe"))
 SWITCH_MINI = ROOT / "models" / "switch-mini"
-LIKES = ("base-128", "c-2048")
+LIKES = ("base-128", "large-128", "c-2048")
 
 try:
     import torch

@@ -111,7 +111,7 @@ def save(name, model, path):
     for key in (*like.missing, "tie_word_embeddings"):
         config.pop(key, None)
     n_bytes = sum(x.numel() * x.element_size() for x in state.values())
-    shards, index = shard_checkpoint(state, max_shard_size=n_bytes // like.shards + n_bytes // 20 if like.shards > 1 else "9GB")
+    shards, index = shard_checkpoint(state, max_shard_size=n_bytes * 1.05 // like.shards if like.shards > 1 else "9GB")
     for file, part in shards.items():
         torch.save(part, path / file)
     if index is not None:

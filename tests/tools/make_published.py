@@ -5,15 +5,18 @@
 
     make_published.py OUT --like base-128
     make_published.py OUT --like c-2048 --break level_nan
+    make_published.py OUT --like large-128 --full
 
 base-128: every second block sparse; embeddings, norms and position bias in
 float32, the embedding under several names that share one storage.
+large-128: the same in bfloat16.
 c-2048: every block sparse though the decoder's sparse step is 0, an untied
 head, bfloat16 throughout.
 
 Both: files numbered otherwise than the blocks in them, rows without negative
 or positive values (whose zeros get the code of the level that is 0), rows of
-zeros.  --break breaks one rule; BREAKS lists them with what must be said.
+zeros.  --full: all blocks and experts, so that names
+and their number are those published; the matrices are eight that repeat.  --break breaks one rule; BREAKS lists them with what must be said.
 
 The packing follows the description of the published tools, not qmoe's code.
 --writer torch uses PyTorch, python needs NumPy alone."""
@@ -37,7 +40,8 @@ sys.path[:0] = [
 import compressed  # noqa: E402
 import make_torch_checkpoint as torch_files  # noqa: E402
 
-N_EXPERTS = 3
+N_EXPERTS, N_BLOCKS = 3, 2
+FULL = {"base-128": (128, 12), "large-128": (128, 24), "c-2048": (2048, 15)}  # experts, blocks per stack
 D_MODEL, D_FF, HEADS, D_KV, VOCAB = 16, 30, 2, 8, 2112
 STORAGES = {
     "I16": ("ShortStorage", 2, "<i2"),
@@ -108,9 +112,10 @@ def config_of(like):
     config = {
         "model_type": "switch_transformers", "vocab_size": VOCAB, "d_model": D_MODEL, "d_ff": D_FF,
         "d_kv": D_KV, "num_heads": HEADS, "num_experts": N_EXPERTS, "expert_capacity": 1024,
-        "num_layers": 2, "num_decoder_layers": 3 if full else 2, "dense_act_fn": "relu",
+        "num_layers": N_BLOCKS, "num_decoder_layers": N_BLOCKS + (full and N_BLOCKS == 2), "dense_act_fn": "relu",
         "encoder_sparse_step": 1 if full else 2, "decoder_sparse_step": 0 if full else 2,
-        "num_sparse_encoder_layers": 2 if full else 1, "num_sparse_decoder_layers": 3 if full else 1,
+        "num_sparse_encoder_layers": N_BLOCKS if full else N_BLOCKS // 2,
+        "num_sparse_decoder_layers": N_BLOCKS + (N_BLOCKS == 2) if full else N_BLOCKS // 2,
         "router_jitter_noise": 0, "torch_dtype": "bfloat16", "layer_norm_epsilon": 1e-6,
         "pad_token_id": 0, "eos_token_id": 1,
     }
@@ -142,7 +147,7 @@ def floats(rng, dtype, shape, scale):
 
 
 def plain_tensors(rng, like, config):
-    own = "F32" if like != "c-2048" else "BF16"  # of what is no linear layer
+    own = "F32" if like == "base-128" else "BF16"  # of what is no linear layer
     inner = HEADS * D_KV
     out = {"shared.weight": floats(rng, own, (VOCAB, D_MODEL), 1)}
     for stack in ("encoder", "decoder"):
@@ -220,7 +225,7 @@ def pack(matrix):
 
 def packed_blocks(rng, like, config):
     """[{tensor name: Tensor}] per sparse block, and every decoded matrix."""
-    out, matrices = [], {}
+    out, matrices, repeated = [], {}, {}
     for _, block, ffn in blocks(config):
         if not is_sparse(like, block):
             continue
@@ -228,9 +233,12 @@ def packed_blocks(rng, like, config):
         for expert in range(N_EXPERTS):
             for kind, shape in (("wi", (D_FF, D_MODEL)), ("wo", (D_MODEL, D_FF))):
                 name = f"{ffn}.mlp.experts.expert_{expert}.{kind}"
-                matrices[name] = ternary(rng, *shape)
-                for suffix, tensor in pack(matrices[name]).items():
-                    tensors[f"{name}.{suffix}"] = tensor
+                if N_BLOCKS == 2 or (kind, expert % 8) not in repeated:
+                    matrix = ternary(rng, *shape)
+                    repeated[kind, expert % 8] = matrix, pack(matrix)
+                matrices[name], parts = repeated[kind, expert % 8]
+                for suffix, tensor in parts.items():
+                    tensors[f"{name}.{suffix}"] = Tensor(tensor.dtype, tensor.array)
         out.append(tensors)
     return out, matrices
 
@@ -464,12 +472,16 @@ def make(out, like="base-128", writer="python", broken=None, seed=0):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out")
-    p.add_argument("--like", choices=["base-128", "c-2048"], default="base-128")
+    p.add_argument("--like", choices=FULL, default="base-128")
+    p.add_argument("--full", action="store_true", help="all blocks and experts")
     p.add_argument("--writer", choices=["python", "torch"], default="python")
     p.add_argument("--break", dest="broken", choices=sorted(BREAKS))
     p.add_argument("--spiece", help="a tokenizer file to copy beside the weights")
     p.add_argument("--seed", type=int, default=0)
     a = p.parse_args()
+    if a.full:
+        global N_EXPERTS, N_BLOCKS
+        N_EXPERTS, N_BLOCKS = FULL[a.like]
     make(a.out, a.like, a.writer, a.broken, a.seed)
     if a.spiece:
         shutil.copy(a.spiece, os.path.join(a.out, "spiece.model"))
