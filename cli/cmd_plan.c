@@ -359,7 +359,7 @@ static cli_exit plan(request *q)
         status = qmoe_plan(s.context, &report, q->source, &q->options);
         qmoe_plan_options o = q->options;
         o.memory_rate = report.memory_rate > 0 ? report.memory_rate : 1;
-        o.weight_rate = 1; /* not to measure again */
+        o.weight_rate = 1;  /* not to measure again */
         s.is_silent = true; /* the same messages again */
         for (; status == QMOE_OK && q->options.format == NULL && q->bits == 0 &&
                n_others < N_FORMATS;

@@ -13,7 +13,8 @@
  * qmi_zip_read and qmi_pickle_read, and further E_FORMAT: no data.pkl or one
  * above 1 GiB; a storage whose member is missing or has another size than the
  * pickle says; a tensor beyond its storage, with a size that overflows, that
- * repeats elements (expanded), or with a name that is empty, not UTF-8 or there twice;
+ * repeats elements (expanded), or with a name that is empty, not UTF-8 or there twice
+ * (an integer's counts);
  * tensors that together have 64 times the bytes of the file, or whose
  * rearranged copies have more bytes than it.  E_UNSUPPORTED: big-endian data,
  * another format version.  Memory is proportional to the directory and the

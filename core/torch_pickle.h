@@ -52,6 +52,7 @@ typedef struct qmi_pickle {
 /* Runs the pickle [data, data + n_bytes), which must outlive `out`.  Its
  * result must be a dict or OrderedDict of names to tensors, parameters or
  * integers.
+ * Tensors with metadata (conjugated, negated) are refused.
  * Numbers are within [0, 2^62) but otherwise as claimed: whether a tensor lies in its
  * storage is for the caller to check.  E_FORMAT names opcode, name or value and
  * the byte where it stands.  Memory is at most 64 times n_bytes + 64 KiB, and

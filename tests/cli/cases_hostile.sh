@@ -18,7 +18,7 @@ hostile_place() {
 # Under sanitizers every seventh: test_hostile has them all there.
 case_hostile_files() {
     local step=1 n=0 n_tried=0 limit=1000000 path part reader
-    if ! (ulimit -v $limit && "$qmoe" --version >/dev/null 2>&1); then
+    if ! (ulimit -v $limit && exec "$qmoe" --version) >/dev/null 2>&1; then
         step=7 limit=unlimited # sanitizers reserve more
     fi
     for reader in torch safetensors spiece json config; do
