@@ -109,6 +109,18 @@ bool qmi_tensor_file_holds_view(const qmi_tensor_file *file, const void *data);
 void qmi_tensor_file_release(
     const qmi_tensor_file *file, const void *data, uint64_t n_bytes);
 
+/* Shows the range to `visit` from front to back in pieces, read as by fetch but
+ * through a small buffer: no page of the map becomes resident.  Any thread.
+ * Ends with the first failure of `visit`. */
+typedef qmoe_status (*qmi_piece_fn)(
+    void *user, const void *piece, size_t n_bytes);
+qmoe_status qmi_tensor_file_stream(const qmi_tensor_file *file,
+    const void *data, uint64_t n_bytes, qmi_piece_fn visit, void *user,
+    qmi_error *err);
+/* As release; and what the system keeps of the file in its cache goes, too. */
+void qmi_tensor_file_forget(
+    const qmi_tensor_file *file, const void *data, uint64_t n_bytes);
+
 /* Sets `file` of every tensor; for the checkpoint that owns `file`. */
 void qmi_tensor_file_set_index(qmi_tensor_file *file, uint32_t index);
 

@@ -8,12 +8,13 @@
 #include "alloc.h"
 #include "tensor_file.h"
 
-static qmoe_status read_range(
-    int fd, uint64_t offset, uint64_t n_bytes, const char *path, qmi_error *err)
+static qmoe_status read_range(int fd, uint64_t offset, uint64_t n_bytes,
+    const char *path, qmi_piece_fn visit, void *user, qmi_error *err)
 {
     enum { PIECE = 1 << 20 };
     qmoe_status status = QMOE_OK;
-    uint8_t *piece = qmi_calloc(PIECE, 1, "a file piece", err);
+    const size_t capacity = n_bytes < PIECE ? (size_t)n_bytes : PIECE;
+    uint8_t *piece = qmi_calloc(capacity, 1, "a file piece", err);
     if (piece == NULL)
         return QMOE_E_NOMEM;
     while (status == QMOE_OK && n_bytes != 0) {
@@ -26,22 +27,70 @@ static qmoe_status read_range(
         else if (n == 0)
             status = qmi_fail(
                 err, QMOE_E_IO, "%s: became shorter while it was in use", path);
-        else
-            n_bytes -= (uint64_t)n;
+        else if (visit != NULL)
+            status = visit(user, piece, (size_t)n);
         offset += n > 0 ? (uint64_t)n : 0;
+        n_bytes -= n > 0 ? (uint64_t)n : 0;
     }
     qmi_free(piece);
+    return status;
+}
+
+static uint64_t offset_of(const qmi_tensor_file *file, const void *data)
+{
+    return (uint64_t)((const uint8_t *)data - file->map.data);
+}
+
+static qmoe_status read_file(const qmi_tensor_file *file, const void *data,
+    uint64_t n_bytes, qmi_piece_fn visit, void *user, qmi_error *err)
+{
+    int fd = open(file->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return qmi_fail_errno(err, "%s: cannot be opened again", file->path);
+    qmoe_status status = read_range(
+        fd, offset_of(file, data), n_bytes, file->path, visit, user, err);
+    close(fd);
     return status;
 }
 
 qmoe_status qmi_tensor_file_read(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err)
 {
-    uint64_t offset = (uint64_t)((const uint8_t *)data - file->map.data);
+    return read_file(file, data, n_bytes, NULL, NULL, err);
+}
+
+/* Whether the range lies in the file as it lies in the map. */
+static bool is_in_file(const qmi_tensor_file *file, const void *data)
+{
+    return file->container->fetch == qmi_tensor_file_read &&
+           qmi_tensor_file_holds(file, data);
+}
+
+qmoe_status qmi_tensor_file_stream(const qmi_tensor_file *file,
+    const void *data, uint64_t n_bytes, qmi_piece_fn visit, void *user,
+    qmi_error *err)
+{
+    if (n_bytes == 0)
+        return QMOE_OK;
+    if (is_in_file(file, data) &&
+        n_bytes <= file->map.n_bytes - offset_of(file, data))
+        return read_file(file, data, n_bytes, visit, user, err);
+    QMI_TRY(qmi_tensor_file_fetch(file, data, n_bytes, err));
+    return visit(user, data, (size_t)n_bytes);
+}
+
+void qmi_tensor_file_forget(
+    const qmi_tensor_file *file, const void *data, uint64_t n_bytes)
+{
+    qmi_tensor_file_release(file, data, n_bytes);
+    if (n_bytes == 0 || !is_in_file(file, data))
+        return;
+    int kept_errno = errno;
     int fd = open(file->path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return qmi_fail_errno(err, "%s: cannot be opened again", file->path);
-    qmoe_status status = read_range(fd, offset, n_bytes, file->path, err);
-    close(fd);
-    return status;
+    if (fd >= 0) {
+        posix_fadvise(fd, (off_t)offset_of(file, data), (off_t)n_bytes,
+            POSIX_FADV_DONTNEED);
+        close(fd);
+    }
+    errno = kept_errno;
 }

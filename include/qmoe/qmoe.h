@@ -215,12 +215,16 @@ QMOE_API qmoe_status qmoe_model_weight_stats(
 typedef struct qmoe_verify_report {
     uint64_t n_tensors, n_bytes; /* checked against their checksums */
     uint64_t n_without_checksum; /* uncompressed checkpoints carry none */
-    uint64_t n_rows_decoded;
-    char first_bad[256]; /* name of the first broken tensor, or "" */
+    uint64_t n_rows_checked;     /* of compressed weights */
+    char first_bad[256];         /* name of the first broken tensor, or "" */
 } qmoe_verify_report;
 
-/* Checks every checksum and decodes every row of every compressed weight.
- * E_CHECKSUM, E_FORMAT: report->first_bad names the tensor. */
+/* Checks every checksum and that every row of every compressed weight can be
+ * decoded (the rules of docs/format.md, section 5), on all threads of the
+ * context.  Resident memory does not grow with the model; of models larger than
+ * half the memory available nothing is left in the system's file cache.
+ * E_CHECKSUM, E_FORMAT: report->first_bad names the tensor, the first broken
+ * one in the order of the files whatever the number of threads. */
 QMOE_API qmoe_status qmoe_model_verify(
     qmoe_model *model, qmoe_verify_report *report) QMOE_MUST_CHECK;
 

@@ -184,11 +184,11 @@ case_compress_sharded_checkpoint() {
 
 case_verify() {
     expect 0 "$qmoe" verify "$m"
-    grep -qE '^ok: [0-9]+ tensors, [0-9]+ bytes, [0-9]+ rows decoded$' out ||
+    grep -qE '^ok: [0-9]+ tensors, [0-9]+ bytes, [0-9]+ rows checked$' out ||
         fail "$(cat out)"
     expect 0 "$qmoe" verify "$m" --json
     valid_json out
-    is_true "$(json rows_decoded out) > 0 && $(json tensors out) > 0"
+    is_true "$(json rows_checked out) > 0 && $(json tensors out) > 0"
     expect 0 "$qmoe" verify "$mini"
     has out "no checksums"
     expect 0 "$qmoe" verify "$mini" --json
