@@ -2,6 +2,7 @@
  * One compression run, shared by the files compress*.c:
  *   compress.c         options, the flow
  *   compress_plan.c    what it will take; refuses before work starts
+ *   compress_memory.c  how much memory
  *   compress_copy.c    what is copied unchanged
  *   choose_formats.c   which stack gets which format, with a bit budget
  *   compress_blocks.c  the experts, block by block
@@ -54,6 +55,11 @@ void qmi_job_plan_sizes(qmi_job *job);
 /* Fills the rest of the plan part of the report, chooses the number of workers, and checks
  * memory and disk. */
 qmoe_status qmi_job_plan(qmi_job *job, const char *output);
+/* The memory of that: planned_memory_bytes and the number of workers.  E_NOMEM:
+ * even one is too many. */
+qmoe_status qmi_job_plan_memory(qmi_job *job);
+/* Token states of the calibration, in memory or in the work directory. */
+uint64_t qmi_job_state_bytes(const qmi_job *job);
 /* Multiply-adds of a compression with `tokens` of calibration per stack: second
  * moments in double count twice, a sweep costs rows * cols^2, a factorisation
  * cols^3.  `trials`: share of the experts whose errors are measured first, with

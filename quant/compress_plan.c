@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "available_memory.h"
 #include "hash.h"
 #include "machine.h"
 
@@ -65,62 +64,6 @@ void qmi_job_plan_sizes(qmi_job *job)
     r->planned_output_bytes = copied - source_experts + target_experts;
 }
 
-static uint64_t state_bytes(const qmi_job *job)
-{
-    uint64_t n = job->report->n_encoder_tokens + job->report->n_decoder_tokens;
-    return job->calibrated
-               ? n * (uint64_t)job->model->config.d_model * sizeof(float)
-               : 0;
-}
-
-/* ---- memory ---- */
-
-/* What the process needs beside experts in work: one chunk of activations,
- * token lists, libraries. */
-static uint64_t fixed_bytes(const qmi_job *job)
-{
-    enum { BASE = 64 << 20, CHUNK_TOKENS = 4096 };
-    const qmi_config *c = &job->model->config;
-    uint64_t inner = (uint64_t)(c->n_heads * c->d_kv);
-    uint64_t per_token = 8 * inner + 4 * (uint64_t)c->d_model +
-                         (uint64_t)c->d_ff + (uint64_t)c->n_experts;
-    uint64_t bytes = BASE;
-    if (!job->calibrated)
-        return bytes;
-    bytes += CHUNK_TOKENS * per_token * sizeof(float);
-    bytes +=
-        24 * (job->report->n_encoder_tokens + job->report->n_decoder_tokens);
-    if (job->options.work_dir == NULL)
-        bytes += state_bytes(job);
-    return bytes;
-}
-
-/* As many experts at once as there are threads and memory for. */
-static qmoe_status plan_memory(qmi_job *job)
-{
-    uint64_t fixed = fixed_bytes(job);
-    uint64_t each = qmi_expert_pass_worker_bytes(job->model, job->calibrated);
-    uint64_t limit = job->options.memory_limit != 0 ? job->options.memory_limit
-                                                    : qmi_available_memory();
-    int n = job->context->n_threads;
-    if (n > job->options.group_size)
-        n = job->options.group_size;
-    while (n > 1 && limit != 0 && fixed + (uint64_t)n * each > limit)
-        n--;
-    job->n_workers = n;
-    job->report->planned_memory_bytes = fixed + (uint64_t)n * each;
-    if (limit == 0 || job->report->planned_memory_bytes <= limit)
-        return QMOE_OK;
-    return qmi_fail(job->err, QMOE_E_NOMEM,
-        "one expert at a time needs %llu MB of memory, %s is %llu MB%s",
-        (unsigned long long)(job->report->planned_memory_bytes >> 20) + 1,
-        job->options.memory_limit != 0 ? "the limit" : "available",
-        (unsigned long long)(limit >> 20),
-        job->calibrated && job->options.work_dir == NULL
-            ? "; a work directory would hold the token states"
-            : "");
-}
-
 /* ---- disk ---- */
 
 static qmoe_status plan_disk(qmi_job *job, const char *output)
@@ -129,7 +72,7 @@ static qmoe_status plan_disk(qmi_job *job, const char *output)
     uint64_t space = qmi_free_disk(output);
     r->planned_disk_bytes = r->planned_output_bytes;
     if (job->options.work_dir != NULL)
-        r->planned_disk_bytes += state_bytes(job);
+        r->planned_disk_bytes += qmi_job_state_bytes(job);
     if (space == 0 || job->options.resume || job->options.dry_run ||
         r->planned_output_bytes <= space)
         return QMOE_OK;
@@ -199,7 +142,7 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output)
     r->n_encoder_tokens = (uint64_t)c->sets[QMI_ENCODER].n_tokens;
     r->n_decoder_tokens = (uint64_t)c->sets[QMI_DECODER].n_tokens;
     r->n_skipped_documents = c->n_skipped;
-    QMI_TRY(plan_memory(job));
+    QMI_TRY(qmi_job_plan_memory(job));
     QMI_TRY(plan_disk(job, output));
     plan_time(job);
     return QMOE_OK;

@@ -78,6 +78,14 @@ qmoe_status qmi_encode_ternary(qmi_encoded *out,
     }
     memcpy(out->parts[QMI_TD_LEVELS], matrix->levels, sizes[QMI_TD_LEVELS]);
     encode_rows(out, matrix, dict);
+    /* Matrices wait for their group: not in buffers ten times their size. */
+    size_t n = out->part_bytes[QMI_TD_CODES];
+    void *fitting = qmi_regrow(out->parts[QMI_TD_CODES], n, n, 1, what, err);
+    if (fitting == NULL) {
+        qmi_encoded_free(out);
+        return QMOE_E_NOMEM;
+    }
+    out->parts[QMI_TD_CODES] = fitting;
     return QMOE_OK;
 }
 

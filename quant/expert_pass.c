@@ -105,18 +105,38 @@ void qmi_expert_pass_destroy(qmi_expert_pass *pass)
     qmi_free(pass);
 }
 
-uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model, bool calibrated)
+/* A matrix in f32, its moments, and the quantiser. */
+static uint64_t matrix_bytes(const qmi_weight *stack,
+    const qmi_stack_recipe *recipe, bool calibrated, bool trials)
+{
+    const uint64_t n_cols = (uint64_t)stack->n_cols;
+    uint64_t bytes = (uint64_t)stack->n_rows * n_cols * sizeof(float);
+    bytes += recipe->quantiser->work_bytes(
+        stack->n_rows, stack->n_cols, calibrated, &recipe->quant);
+    if (calibrated)
+        bytes += qmi_hessian_bytes(stack->n_cols);
+    /* Two formats are tried: the first may not use up the moments. */
+    if (calibrated && trials)
+        bytes += n_cols * n_cols * sizeof(double);
+    return bytes;
+}
+
+uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model,
+    const qmi_weight *const stacks[QMI_N_KINDS],
+    const qmi_stack_recipe recipes[QMI_N_KINDS], bool calibrated, bool trials)
 {
     const qmi_config *c = &model->config;
-    uint64_t n = (uint64_t)c->d_model * (uint64_t)c->d_ff;
-    uint64_t wide = (uint64_t)widest(c);
-    /* Weights in f32, their working copies and the encoded result. */
-    uint64_t bytes = n * (3 * sizeof(float) + 1);
-    if (calibrated)
-        /* The moments, two copies while they are factored. */
-        bytes += wide * wide * 3 * sizeof(double) +
-                 QMI_CHUNK_TOKENS * wide * 4 * sizeof(float);
-    return bytes;
+    const uint64_t wide = (uint64_t)widest(c);
+    uint64_t most = 0, originals = 0;
+    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        const uint64_t n =
+            matrix_bytes(stacks[kind], &recipes[kind], calibrated, trials);
+        most = n > most ? n : most;
+        originals += qmi_expert_source_bytes(stacks[kind]);
+    }
+    if (calibrated) /* two rows of each width for the buffers, work space */
+        most += QMI_CHUNK_TOKENS * wide * 6 * sizeof(float);
+    return most + originals;
 }
 
 /* ---- one block ---- */
@@ -202,6 +222,7 @@ static qmoe_status compress_matrix(const qmi_expert_pass *p,
     QMI_TRY(qmi_hessian_create(&hessian, p->stacks[kind]->n_cols, &w->error));
     qmoe_status status = qmi_expert_moments(p, w, kind, expert, &hessian);
     result->n_counted = hessian.n_tokens;
+    hessian.expendable = true;
     if (status == QMOE_OK)
         status = quantise(p, w, kind, expert, &hessian, result);
     qmi_hessian_destroy(&hessian);
@@ -252,34 +273,31 @@ static qmoe_status compress_expert(const qmi_expert_pass *p,
     return qmi_expert_apply(p, w, &wi, &wo, 0, expert);
 }
 
-/* Reads the originals of a group, and asks for those of the next group while
- * this one is worked on. */
-static qmoe_status fetch_group(
-    const qmi_expert_pass *p, int64_t first, int64_t n, qmi_error *err)
+/* Originals are in memory only while their expert is worked on; the one that
+ * the worker will probably take next is asked for. */
+static qmoe_status take_expert(const qmi_expert_pass *p, qmi_expert_worker *w,
+    int64_t expert, qmi_expert_result *result)
 {
-    int64_t n_experts = p->model->config.n_experts;
-    for (int64_t e = first; e < first + n; e++)
-        QMI_TRY(qmi_expert_fetch(p, e, err));
-    for (int64_t e = first + n; e < first + 2 * n && e < n_experts; e++)
-        qmi_expert_announce(p, e);
-    return QMOE_OK;
+    QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
+    if (expert + p->n_workers < p->model->config.n_experts)
+        qmi_expert_announce(p, expert + p->n_workers);
+    qmoe_status status = compress_expert(p, w, expert, result);
+    qmi_expert_release(p, expert);
+    return status;
 }
 
 qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,
     qmi_expert_result *results, int64_t first, int64_t n, qmi_error *err)
 {
     qmi_expert_group group;
-    QMI_TRY(fetch_group(pass, first, n, err));
     QMI_TRY(qmi_expert_group_open(&group, n, err));
     memset(results, 0, (size_t)n * sizeof *results);
     QMI_PARALLEL_FOR(pass->n_workers)
     for (int64_t i = 0; i < n; i++) {
         qmi_expert_worker *w = &pass->workers[qmi_thread()];
         qmi_expert_group_set(
-            &group, i, w, compress_expert(pass, w, first + i, &results[i]));
+            &group, i, w, take_expert(pass, w, first + i, &results[i]));
     }
-    for (int64_t e = first; e < first + n; e++)
-        qmi_expert_release(pass, e);
     qmoe_status status = qmi_expert_group_status(&group, n, err);
     qmi_expert_group_close(&group);
     return status;

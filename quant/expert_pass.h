@@ -48,7 +48,10 @@ qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,
 qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass, const qmi_weight *wi,
     const qmi_weight *wo, int64_t first, int64_t n, qmi_error *err);
 
-/* Peak bytes one worker needs for an expert. */
-uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model, bool calibrated);
+/* Peak bytes one worker needs for an expert of stacks like these; `trials`:
+ * with several formats one after the other (expert_trial.h). */
+uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model,
+    const qmi_weight *const stacks[QMI_N_KINDS],
+    const qmi_stack_recipe recipes[QMI_N_KINDS], bool calibrated, bool trials);
 
 #endif

@@ -9,7 +9,7 @@
 
 /* ---- originals ---- */
 
-static uint64_t source_bytes(const qmi_weight *stack)
+uint64_t qmi_expert_source_bytes(const qmi_weight *stack)
 {
     return (uint64_t)stack->n_rows * (uint64_t)stack->n_cols *
            (qmi_dtype_bits(stack->format->dtype) / 8);
@@ -21,7 +21,7 @@ qmoe_status qmi_expert_fetch(
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
         QMI_TRY(qmi_checkpoint_fetch(p->model->checkpoint,
             qmi_weight_dense(p->stacks[kind], expert),
-            source_bytes(p->stacks[kind]), err));
+            qmi_expert_source_bytes(p->stacks[kind]), err));
     return QMOE_OK;
 }
 
@@ -29,7 +29,7 @@ void qmi_expert_announce(const qmi_expert_pass *p, int64_t expert)
 {
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
         qmi_map_will_need(qmi_weight_dense(p->stacks[kind], expert),
-            source_bytes(p->stacks[kind]));
+            qmi_expert_source_bytes(p->stacks[kind]));
 }
 
 void qmi_expert_release(const qmi_expert_pass *p, int64_t expert)
@@ -37,7 +37,7 @@ void qmi_expert_release(const qmi_expert_pass *p, int64_t expert)
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
         qmi_checkpoint_release(p->model->checkpoint,
             qmi_weight_dense(p->stacks[kind], expert),
-            source_bytes(p->stacks[kind]));
+            qmi_expert_source_bytes(p->stacks[kind]));
 }
 
 qmoe_status qmi_expert_weights(float **out, const qmi_expert_pass *p,

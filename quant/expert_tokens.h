@@ -37,6 +37,8 @@ struct qmi_expert_pass {
 
 /* ---- originals ---- */
 
+/* Bytes of one matrix of an uncompressed stack. */
+uint64_t qmi_expert_source_bytes(const qmi_weight *stack);
 /* Reads both matrices of an expert, with an error where the disk fails. */
 qmoe_status qmi_expert_fetch(
     const qmi_expert_pass *p, int64_t expert, qmi_error *err);

@@ -35,8 +35,9 @@ static qmoe_status try_sizes(const qmi_expert_pass *p, qmi_expert_worker *w,
     return qmi_expert_blame(p, w, kind, expert, status);
 }
 
-static qmoe_status try_expert(const qmi_expert_pass *p, qmi_expert_worker *w,
-    int64_t expert, const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
+static qmoe_status measure_expert(const qmi_expert_pass *p,
+    qmi_expert_worker *w, int64_t expert,
+    const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
     qmi_expert_trial *trial)
 {
     for (int kind = 0; kind < QMI_N_KINDS; kind++) {
@@ -57,28 +58,42 @@ static qmoe_status try_expert(const qmi_expert_pass *p, qmi_expert_worker *w,
     return QMOE_OK;
 }
 
+static qmoe_status try_expert(const qmi_expert_pass *p, qmi_expert_worker *w,
+    int64_t expert, const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
+    qmi_expert_trial *trial)
+{
+    *trial = (qmi_expert_trial){0};
+    QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
+    qmoe_status status = measure_expert(p, w, expert, recipes, trial);
+    qmi_expert_release(p, expert);
+    return status;
+}
+
 qmoe_status qmi_expert_pass_try(qmi_expert_pass *pass, qmi_expert_trial *trials,
     const int64_t *experts, int64_t n,
     const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES], qmi_error *err)
 {
     qmi_expert_group group;
     QMI_TRY(qmi_expert_group_open(&group, n, err));
-    qmoe_status status = QMOE_OK;
-    for (int64_t i = 0; status == QMOE_OK && i < n; i++)
-        status = qmi_expert_fetch(pass, experts[i], err);
-    if (status == QMOE_OK) {
-        QMI_PARALLEL_FOR(pass->n_workers)
-        for (int64_t i = 0; i < n; i++) {
-            qmi_expert_worker *w = &pass->workers[qmi_thread()];
-            trials[i] = (qmi_expert_trial){0};
-            qmi_expert_group_set(&group, i, w,
-                try_expert(pass, w, experts[i], recipes, &trials[i]));
-        }
-        for (int64_t i = 0; i < n; i++)
-            qmi_expert_release(pass, experts[i]);
-        status = qmi_expert_group_status(&group, n, err);
+    QMI_PARALLEL_FOR(pass->n_workers)
+    for (int64_t i = 0; i < n; i++) {
+        qmi_expert_worker *w = &pass->workers[qmi_thread()];
+        qmi_expert_group_set(
+            &group, i, w, try_expert(pass, w, experts[i], recipes, &trials[i]));
     }
+    qmoe_status status = qmi_expert_group_status(&group, n, err);
     qmi_expert_group_close(&group);
+    return status;
+}
+
+/* All tokens of an expert through the original. */
+static qmoe_status pass_through(
+    const qmi_expert_pass *p, qmi_expert_worker *w, int64_t expert)
+{
+    QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
+    qmoe_status status = qmi_expert_apply(
+        p, w, p->stacks[QMI_WI], p->stacks[QMI_WO], expert, expert);
+    qmi_expert_release(p, expert);
     return status;
 }
 
@@ -87,20 +102,13 @@ qmoe_status qmi_expert_pass_through(
 {
     if (pass->forward == NULL)
         return QMOE_OK;
-    for (int64_t e = first; e < first + n; e++)
-        QMI_TRY(qmi_expert_fetch(pass, e, err));
     qmi_expert_group group;
     QMI_TRY(qmi_expert_group_open(&group, n, err));
     QMI_PARALLEL_FOR(pass->n_workers)
     for (int64_t i = 0; i < n; i++) {
         qmi_expert_worker *w = &pass->workers[qmi_thread()];
-        const int64_t e = first + i;
-        qmi_expert_group_set(&group, i, w,
-            qmi_expert_apply(
-                pass, w, pass->stacks[QMI_WI], pass->stacks[QMI_WO], e, e));
+        qmi_expert_group_set(&group, i, w, pass_through(pass, w, first + i));
     }
-    for (int64_t e = first; e < first + n; e++)
-        qmi_expert_release(pass, e);
     qmoe_status status = qmi_expert_group_status(&group, n, err);
     qmi_expert_group_close(&group);
     return status;

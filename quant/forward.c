@@ -229,15 +229,89 @@ static qmoe_status run_all(
     return QMOE_OK;
 }
 
+/* ---- dense weights ---- */
+
+typedef void (*visit_weight_fn)(
+    void *user, const qmoe_model *model, const qmi_weight *w);
+
+/* Every dense weight that the steps of a block use. */
+static void each_dense_weight(const qmoe_model *model, const qmi_steps *steps,
+    int64_t block, visit_weight_fn visit, void *user)
+{
+    size_t first, last;
+    block_range(steps, block, &first, &last);
+    for (size_t i = first; i < last; i++) {
+        const qmi_step *s = &steps->items[i];
+        if (s->kind == QMI_OP_EMBED || s->kind == QMI_OP_RMSNORM ||
+            s->kind == QMI_OP_LINEAR)
+            visit(user, model, &model->weights[s->weight]);
+    }
+}
+
+static void add_bytes(void *user, const qmoe_model *model, const qmi_weight *w)
+{
+    (void)model;
+    *(uint64_t *)user += qmi_weight_bytes(w);
+}
+
+/* Views would have to be made again. */
+static void release(void *user, const qmoe_model *model, const qmi_weight *w)
+{
+    (void)user;
+    if (w->fetch == NULL)
+        qmi_checkpoint_release(
+            model->checkpoint, qmi_weight_dense(w, 0), qmi_weight_bytes(w));
+}
+
+static void release_block(const qmi_forward *f, int stack, int64_t block)
+{
+    const qmoe_model *model = f->session->model;
+    each_dense_weight(model, steps_of(model, stack), block, release, NULL);
+    if (stack == QMI_DECODER && block >= 0)
+        each_dense_weight(model, &model->cross, block, release, NULL);
+}
+
+uint64_t qmi_forward_dense_bytes(const qmoe_model *model)
+{
+    uint64_t most = 0, all = 0;
+    for (size_t i = 0; i < model->n_weights; i++)
+        all += model->weights[i].is_expert
+                   ? 0
+                   : qmi_weight_bytes(&model->weights[i]);
+    if (qmi_checkpoint_is_generated(model->checkpoint))
+        return all;
+    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+        for (int64_t b = -1; b <= model->config.n_blocks[stack]; b++) {
+            uint64_t n = 0;
+            each_dense_weight(model, steps_of(model, stack), b, add_bytes, &n);
+            if (stack == QMI_DECODER && b >= 0)
+                each_dense_weight(model, &model->cross, b, add_bytes, &n);
+            most = n > most ? n : most;
+        }
+    return most;
+}
+
+/* ---- passes ---- */
+
+/* Pages of a block's weights are given back when all tokens are through. */
+static qmoe_status pass_block(
+    qmi_forward *f, int stack, int64_t block, qmi_error *err)
+{
+    qmoe_status status = run_all(f, stack, block, err);
+    if (!qmi_checkpoint_is_generated(f->session->model->checkpoint))
+        release_block(f, stack, block);
+    return status;
+}
+
 qmoe_status qmi_forward_embed(qmi_forward *forward, int stack, qmi_error *err)
 {
-    return run_all(forward, stack, -1, err);
+    return pass_block(forward, stack, -1, err);
 }
 
 qmoe_status qmi_forward_block(
     qmi_forward *forward, int stack, int64_t block, qmi_error *err)
 {
-    return run_all(forward, stack, block, err);
+    return pass_block(forward, stack, block, err);
 }
 
 qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err)

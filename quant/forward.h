@@ -44,4 +44,8 @@ const qmi_step *qmi_expert_step(
 const qmi_step *qmi_expert_norm_step(
     const qmoe_model *model, int stack, int64_t block);
 
+/* Bytes of dense weights in memory at a time: a block's, whose pages are given
+ * back after it; all of a checkpoint that is made up (core/synth.h). */
+uint64_t qmi_forward_dense_bytes(const qmoe_model *model);
+
 #endif

@@ -155,26 +155,47 @@ static qmoe_status factorise_low_rank(
     return status;
 }
 
+static qmoe_status factorise_block(reversed *v, double damping, qmi_error *err)
+{
+    const int64_t n = v->n;
+    int order = (int)n, info = 0;
+    for (int64_t i = 0; i < n; i++)
+        v->block[i * n + i] += damping;
+    dpotrf_("U", &order, v->block, &order, &info);
+    return info == 0 ? QMOE_OK : fail_unusable(err, "is not positive definite");
+}
+
 /* V of H + damping I.  Release `block`. */
 static qmoe_status factorise(
     reversed *v, const qmi_hessian *hessian, double damping, qmi_error *err)
 {
     const int64_t n = hessian->n_cols;
     const size_t count = (size_t)n * (size_t)n;
-    int order = (int)n, info = 0;
     if (has_low_rank(hessian))
         return factorise_low_rank(v, hessian, damping, err);
     QMI_TRY(allocate_factor(v, n, err));
     for (size_t i = 0; i < count; i++)
         v->last[-(ptrdiff_t)i] = hessian->sum[i];
-    for (int64_t i = 0; i < n; i++)
-        v->block[i * n + i] += damping;
-    dpotrf_("U", &order, v->block, &order, &info);
-    if (info == 0)
-        return QMOE_OK;
-    qmi_free(v->block);
-    v->block = NULL;
-    return fail_unusable(err, "is not positive definite");
+    qmoe_status status = factorise_block(v, damping, err);
+    if (status != QMOE_OK) {
+        qmi_free(v->block);
+        v->block = NULL;
+    }
+    return status;
+}
+
+/* V of H + damping I where H was. */
+static qmoe_status factorise_in_place(
+    reversed *v, double *sum, int64_t n, double damping, qmi_error *err)
+{
+    const size_t count = (size_t)n * (size_t)n;
+    *v = (reversed){.last = sum + count - 1, .n = n, .block = sum};
+    for (size_t i = 0; i < count / 2; i++) {
+        double kept = sum[i];
+        sum[i] = sum[count - 1 - i];
+        sum[count - 1 - i] = kept;
+    }
+    return factorise_block(v, damping, err);
 }
 
 static qmoe_status allocate(
@@ -259,26 +280,55 @@ static qmoe_status check_finite(qmi_gptq *gptq, qmi_error *err)
     return fail_unusable(err, "is not finite");
 }
 
+static qmoe_status fill(
+    qmi_gptq *out, const reversed *v, double damping, int group, qmi_error *err)
+{
+    double *blocks = diagonal_blocks(v, group, err);
+    qmoe_status status =
+        blocks != NULL ? allocate(out, v->n, group, err) : QMOE_E_NOMEM;
+    if (status == QMOE_OK) {
+        out->damping = damping;
+        fill_feedback(out, v, blocks);
+        status = check_finite(out, err);
+    }
+    qmi_free(blocks);
+    return status;
+}
+
+qmoe_status qmi_gptq_damping(
+    double *out, const qmi_hessian *hessian, double damping, qmi_error *err)
+{
+    *out = 0;
+    QMI_TRY(check_usable(hessian, err));
+    *out = absolute_damping(hessian, damping);
+    return QMOE_OK;
+}
+
 qmoe_status qmi_gptq_prepare(qmi_gptq *out, const qmi_hessian *hessian,
     double damping, int group, qmi_error *err)
 {
     reversed v;
+    double d = 0;
     *out = (qmi_gptq){0};
-    QMI_TRY(check_usable(hessian, err));
-    const double d = absolute_damping(hessian, damping);
+    QMI_TRY(qmi_gptq_damping(&d, hessian, damping, err));
     QMI_TRY(factorise(&v, hessian, d, err));
-    double *blocks = diagonal_blocks(&v, group, err);
-    qmoe_status status = blocks != NULL
-                             ? allocate(out, hessian->n_cols, group, err)
-                             : QMOE_E_NOMEM;
-    if (status == QMOE_OK) {
-        out->damping = d;
-        fill_feedback(out, &v, blocks);
-        status = check_finite(out, err);
-    }
-    qmi_free(blocks);
+    qmoe_status status = fill(out, &v, d, group, err);
     qmi_free(v.block);
     return status;
+}
+
+qmoe_status qmi_gptq_prepare_in_place(qmi_gptq *out, const qmi_hessian *hessian,
+    double damping, int group, qmi_error *err)
+{
+    reversed v;
+    double d = 0;
+    *out = (qmi_gptq){0};
+    if (!hessian->expendable)
+        return qmi_fail(
+            err, QMOE_E_INVALID, "second moments that are needed elsewhere");
+    QMI_TRY(qmi_gptq_damping(&d, hessian, damping, err));
+    QMI_TRY(factorise_in_place(&v, hessian->sum, hessian->n_cols, d, err));
+    return fill(out, &v, d, group, err);
 }
 
 qmoe_status qmi_gptq_prepare_descent(

@@ -47,6 +47,13 @@ bool qmi_hessian_usable(const qmi_hessian *hessian);
  * zero. */
 qmoe_status qmi_gptq_prepare(qmi_gptq *out, const qmi_hessian *hessian,
     double damping, int group, qmi_error *err);
+/* The same, without another matrix: hessian->sum, which must be expendable,
+ * holds the factor while it is needed and nothing of use afterwards. */
+qmoe_status qmi_gptq_prepare_in_place(qmi_gptq *out, const qmi_hessian *hessian,
+    double damping, int group, qmi_error *err);
+/* The d of both: E_UNSUPPORTED when the Hessian is not usable. */
+qmoe_status qmi_gptq_damping(
+    double *out, const qmi_hessian *hessian, double damping, qmi_error *err);
 /* The descent form, groups of one: F on both sides of a unit diagonal,
  * metric = sqrt(A_kk).  A need not be positive definite. */
 qmoe_status qmi_gptq_prepare_descent(

@@ -133,7 +133,10 @@ static qmoe_status fit(
     }
     if (status != QMOE_OK)
         return qmi_fail(err, status, "%s", first.text);
-    return qmi_pvq_fit_moments(p, q->options->passes, err);
+    QMI_TRY(qmi_pvq_fit_moments(p, q->options->passes, err));
+    qmi_free(p->h); /* makes room for measuring */
+    p->h = NULL;
+    return QMOE_OK;
 }
 
 static qmoe_status quantise(qmi_encoded *out, qmi_quant_result *result,
@@ -171,6 +174,14 @@ static qmoe_status run(qmi_encoded *out, qmi_quant_result *result, request q,
     return status;
 }
 
+static uint64_t work_bytes(const qmi_format *format, int64_t n_rows,
+    int64_t n_cols, bool moments, const qmi_quant_options *options)
+{
+    return qmi_pvq_problem_bytes(
+               qmi_pvq_width(format), n_rows, n_cols, moments, options) +
+           qmi_stack_size(format, 1, n_rows, n_cols, 0);
+}
+
 /* A quarter more passes gains less than 1 % (docs/quantisers.md "PVQ"). */
 enum { DEFAULT_PASSES = 16 };
 
@@ -184,12 +195,19 @@ enum { DEFAULT_PASSES = 16 };
             &qmi_format_##format_text, moments, w, hessian, options};          \
         return run(out, result, q, n_rows, n_cols, err);                       \
     }                                                                          \
+    static uint64_t bytes_##name(int64_t n_rows, int64_t n_cols, bool known,   \
+        const qmi_quant_options *options)                                      \
+    {                                                                          \
+        return work_bytes(&qmi_format_##format_text, n_rows, n_cols,           \
+            (moments) && known, options);                                      \
+    }                                                                          \
     extern const qmi_quantiser qmi_quantiser_##name;                           \
     const qmi_quantiser qmi_quantiser_##name = {.method = method_text,         \
         .format = #format_text,                                                \
         .needs_hessian = moments,                                              \
         .default_passes = DEFAULT_PASSES,                                      \
         .pass_time = 0.05,                                                     \
+        .work_bytes = bytes_##name,                                            \
         .run = run_##name}
 
 QUANTISER(pvq_rtn, "rtn", pvq, false);

@@ -233,9 +233,34 @@ static qmoe_status run_gptq(qmi_encoded *out, qmi_quant_result *result,
     return run(out, result, w, n_rows, n_cols, hessian, options, true, err);
 }
 
+/* Codes, what is left of the weights, the result; with moments a factor and
+ * the feedback made of it. */
+static uint64_t work_bytes(int64_t n_rows, int64_t n_cols, bool moments,
+    const qmi_quant_options *options)
+{
+    (void)options;
+    const uint64_t n = (uint64_t)n_rows * (uint64_t)n_cols;
+    const uint64_t square = (uint64_t)n_cols * (uint64_t)n_cols;
+    return n * (1 + sizeof(float)) + 8 * (uint64_t)(n_rows + ROWS) +
+           qmi_stack_size(&qmi_format_q2, 1, n_rows, n_cols, 0) +
+           (moments ? square * (sizeof(double) + sizeof(float)) : 0);
+}
+
+static uint64_t work_bytes_rtn(int64_t n_rows, int64_t n_cols, bool moments,
+    const qmi_quant_options *options)
+{
+    (void)moments;
+    return work_bytes(n_rows, n_cols, false, options);
+}
+
 extern const qmi_quantiser qmi_quantiser_q2_rtn;
-const qmi_quantiser qmi_quantiser_q2_rtn = {
-    .method = "rtn", .format = "q2", .run = run_rtn};
+const qmi_quantiser qmi_quantiser_q2_rtn = {.method = "rtn",
+    .format = "q2",
+    .work_bytes = work_bytes_rtn,
+    .run = run_rtn};
 extern const qmi_quantiser qmi_quantiser_q2_gptq;
-const qmi_quantiser qmi_quantiser_q2_gptq = {
-    .method = "gptq", .format = "q2", .needs_hessian = true, .run = run_gptq};
+const qmi_quantiser qmi_quantiser_q2_gptq = {.method = "gptq",
+    .format = "q2",
+    .needs_hessian = true,
+    .work_bytes = work_bytes,
+    .run = run_gptq};

@@ -192,13 +192,40 @@ static qmoe_status run_gptq(qmi_encoded *out, qmi_quant_result *result,
     return run(out, result, w, n_rows, n_cols, hessian, options, true, err);
 }
 
+/* Codes, what is left of the weights, fitting twice that; with moments a factor
+ * and the feedback made of it, with fitted levels a second one. */
+static uint64_t work_bytes(int64_t n_rows, int64_t n_cols, bool moments,
+    const qmi_quant_options *options)
+{
+    const uint64_t n = (uint64_t)n_rows * (uint64_t)n_cols;
+    const uint64_t square = (uint64_t)n_cols * (uint64_t)n_cols;
+    uint64_t bytes = n * (1 + sizeof(float)) + 4 * (uint64_t)n_rows;
+    uint64_t factor = moments ? square * (sizeof(double) + sizeof(float)) : 0;
+    uint64_t fit = moments ? 2 * square * sizeof(float) : 0;
+    if (options->fit_levels)
+        fit += 2 * n * sizeof(float);
+    uint64_t encoded = n; /* at most two weights per codeword of 16 bits */
+    bytes += factor > fit ? factor : fit;
+    return bytes > encoded ? bytes : encoded;
+}
+
+static uint64_t work_bytes_rtn(int64_t n_rows, int64_t n_cols, bool moments,
+    const qmi_quant_options *options)
+{
+    (void)moments;
+    return work_bytes(n_rows, n_cols, false, options);
+}
+
 extern const qmi_quantiser qmi_quantiser_ternary_rtn;
-const qmi_quantiser qmi_quantiser_ternary_rtn = {
-    .method = "rtn", .format = "ternary-dict", .run = run_rtn};
+const qmi_quantiser qmi_quantiser_ternary_rtn = {.method = "rtn",
+    .format = "ternary-dict",
+    .work_bytes = work_bytes_rtn,
+    .run = run_rtn};
 extern const qmi_quantiser qmi_quantiser_ternary_gptq;
 const qmi_quantiser qmi_quantiser_ternary_gptq = {.method = "gptq",
     .format = "ternary-dict",
     .needs_hessian = true,
     .default_passes = 4, /* of --levels fit */
     .pass_time = 1,
+    .work_bytes = work_bytes,
     .run = run_gptq};

@@ -155,10 +155,10 @@ static qmoe_status rotate_moments(
 
 /* h = (sum + d I) / mean in f32, padded with zeros. */
 static qmoe_status load_moments(
-    qmi_pvq_problem *p, const double *sum, qmi_error *err)
+    qmi_pvq_problem *p, const double *sum, double damping, qmi_error *err)
 {
     int64_t n = p->n_cols, stride = p->stride;
-    p->mean = p->gptq.damping;
+    p->mean = damping;
     for (int64_t i = 0; i < n; i++)
         p->mean += sum[i * n + i] / (double)n;
     p->h = qmi_calloc(
@@ -169,36 +169,71 @@ static qmoe_status load_moments(
         float *row = p->h + r * stride;
         for (int64_t c = 0; c < n; c++)
             row[c] = (float)(sum[r * n + c] / p->mean);
-        row[r] = (float)((sum[r * n + r] + p->gptq.damping) / p->mean);
+        row[r] = (float)((sum[r * n + r] + damping) / p->mean);
     }
     return QMOE_OK;
+}
+
+/* Moments in the basis of the columns: few tokens need no sum to be factored,
+ * which is faster, so these are not touched. */
+static qmoe_status add_plain(qmi_pvq_problem *p, const qmi_hessian *hessian,
+    double damping, qmi_error *err)
+{
+    QMI_TRY(qmi_gptq_prepare(&p->gptq, hessian, damping, p->pairs.n, err));
+    return load_moments(p, hessian->sum, p->gptq.damping, err);
+}
+
+/* `stored` is expendable and in the old basis. */
+static qmoe_status add_rotated(qmi_pvq_problem *p, const qmi_hessian *stored,
+    const qmi_quant_options *options, qmi_error *err)
+{
+    double damping = 0;
+    QMI_TRY(rotate_moments(stored->sum, p->n_cols, options->rotation,
+        options->rotation_seed, err));
+    QMI_TRY(qmi_gptq_damping(&damping, stored, options->damping, err));
+    QMI_TRY(load_moments(p, stored->sum, damping, err));
+    return qmi_gptq_prepare_in_place(
+        &p->gptq, stored, options->damping, p->pairs.n, err);
 }
 
 qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
     const qmi_hessian *hessian, const qmi_quant_options *options,
     qmi_error *err)
 {
-    const int64_t n = p->n_cols;
+    const size_t n = (size_t)p->n_cols;
     qmi_hessian stored = *hessian;
-    double *rotated = NULL;
-    if (options->rotation != 0) {
-        rotated =
-            qmi_calloc((size_t)(n * n), sizeof *rotated, "second moments", err);
-        if (rotated == NULL)
+    double *copy = NULL;
+    if (options->rotation == 0)
+        return add_plain(p, hessian, options->damping, err);
+    if (!hessian->expendable) {
+        copy = qmi_calloc(n * n, sizeof *copy, "second moments", err);
+        if (copy == NULL)
             return QMOE_E_NOMEM;
-        memcpy(rotated, hessian->sum, (size_t)(n * n) * sizeof *rotated);
-        stored.sum = rotated;
-        stored.waiting = NULL; /* the inputs are in the old basis */
+        memcpy(copy, hessian->sum, n * n * sizeof *copy);
+        stored.sum = copy;
+        stored.expendable = true;
     }
-    qmoe_status status = QMOE_OK;
-    if (rotated != NULL)
-        status = rotate_moments(
-            rotated, n, options->rotation, options->rotation_seed, err);
-    if (status == QMOE_OK)
-        status = qmi_gptq_prepare(
-            &p->gptq, &stored, options->damping, p->pairs.n, err);
-    if (status == QMOE_OK)
-        status = load_moments(p, stored.sum, err);
-    qmi_free(rotated);
+    qmoe_status status = add_rotated(p, &stored, options, err);
+    qmi_free(copy);
     return status;
+}
+
+uint64_t qmi_pvq_problem_bytes(int width, int64_t n_rows, int64_t n_cols,
+    bool moments, const qmi_quant_options *options)
+{
+    const uint64_t n_blocks = (uint64_t)((n_cols + width - 1) / width);
+    const uint64_t stride = n_blocks * (uint64_t)width;
+    const uint64_t rows = (uint64_t)n_rows, n = rows * stride;
+    const uint64_t square = stride * stride, metric = stride * (uint64_t)width;
+    uint64_t bytes = n * sizeof(float) + rows * 8 + rows * n_blocks * 2;
+    /* What the result is compared with, or the factorisation before. */
+    uint64_t measure = 2 * n * sizeof(float), factor = 0;
+    if (moments) {
+        measure += square * sizeof(float);
+        factor = 2 * square * sizeof(float);
+        factor += options->rotation == 0 ? square * sizeof(double) : 0;
+        bytes += metric * (2 * sizeof(float) + sizeof(double)) +
+                 3 * QMI_PVQ_PANEL_ROWS * stride * sizeof(float);
+    }
+    return bytes + (measure > factor ? measure : factor);
 }

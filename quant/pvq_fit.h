@@ -71,11 +71,15 @@ typedef struct qmi_pvq_problem {
 qmoe_status qmi_pvq_problem_init(qmi_pvq_problem *p, int width, const float *w,
     int64_t n_rows, int64_t n_cols, const qmi_quant_options *options,
     qmi_error *err);
-/* gptq, h and mean.  E_UNSUPPORTED: not usable or not positive definite. */
+/* gptq, h and mean.  E_UNSUPPORTED: not usable or not positive definite.  Uses
+ * up expendable moments. */
 qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
     const qmi_hessian *hessian, const qmi_quant_options *options,
     qmi_error *err);
 void qmi_pvq_problem_free(qmi_pvq_problem *p);
+/* Bytes of a problem with all that fitting and measuring it takes. */
+uint64_t qmi_pvq_problem_bytes(int width, int64_t n_rows, int64_t n_cols,
+    bool moments, const qmi_quant_options *options);
 
 /* The bf16 next to `scale` of row r, as stored; 0 or positive. */
 uint16_t qmi_pvq_stored_scale(

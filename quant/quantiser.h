@@ -19,6 +19,9 @@ typedef struct qmi_hessian {
     double *waiting;
     int n_waiting;
     bool complete;
+    /* Its owner needs `sum` no more: a quantiser may use it up instead of
+     * copying it, and whatever it says afterwards means nothing. */
+    bool expendable;
 } qmi_hessian;
 
 /* A matrix compressed in memory: for each part of the format the bytes that
@@ -65,6 +68,10 @@ typedef struct qmi_quantiser {
      * time of one in units of the sweep and all that precedes it. */
     int default_passes;
     double pass_time;
+    /* Most bytes that `run` has allocated at once, its result among them, with
+     * an expendable Hessian (`moments`) or none. */
+    uint64_t (*work_bytes)(int64_t n_rows, int64_t n_cols, bool moments,
+        const qmi_quant_options *options);
     /* w [n_rows, n_cols] f32, row-major, not modified.  `hessian` may be NULL
      * (round to nearest).  E_FORMAT: a weight is not finite. */
     qmoe_status (*run)(qmi_encoded *out, qmi_quant_result *result,

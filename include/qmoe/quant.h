@@ -60,7 +60,7 @@ typedef struct qmoe_compress_report {
     uint64_t source_bytes;
     uint64_t expert_weights, total_weights;
     uint64_t planned_output_bytes; /* estimate for ternary-dict, else exact */
-    uint64_t planned_memory_bytes; /* peak, without mapped file pages */
+    uint64_t planned_memory_bytes; /* peak of resident memory */
     uint64_t planned_disk_bytes;   /* output and spilled states */
     double planned_seconds;        /* estimate from a short measurement */
     uint64_t n_samples, n_encoder_tokens, n_decoder_tokens;

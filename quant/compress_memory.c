@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * How much memory a job takes: what exists once, and what each worker has.
+ * Nothing here grows with the number of experts but the router's logits; where
+ * it comes from is in docs/compress.md. */
+#include "available_memory.h"
+#include "compress_job.h"
+
+uint64_t qmi_job_state_bytes(const qmi_job *job)
+{
+    uint64_t n = job->report->n_encoder_tokens + job->report->n_decoder_tokens;
+    return job->calibrated
+               ? n * (uint64_t)job->model->config.d_model * sizeof(float)
+               : 0;
+}
+
+/* ---- once ---- */
+
+/* Activations of a chunk of calibration tokens. */
+static uint64_t chunk_bytes(const qmi_job *job)
+{
+    enum { CHUNK_TOKENS = 4096 };
+    const qmi_config *c = &job->model->config;
+    const qmoe_compress_report *r = job->report;
+    uint64_t inner = (uint64_t)(c->n_heads * c->d_kv);
+    uint64_t per_token = 8 * inner + 4 * (uint64_t)c->d_model +
+                         (uint64_t)c->d_ff + (uint64_t)c->n_experts;
+    uint64_t n = r->n_encoder_tokens > r->n_decoder_tokens
+                     ? r->n_encoder_tokens
+                     : r->n_decoder_tokens;
+    return (n < CHUNK_TOKENS ? n : CHUNK_TOKENS) * per_token * sizeof(float);
+}
+
+/* Compressed experts wait for the rest of their group. */
+static uint64_t group_bytes(const qmi_job *job, const qmi_sparse_block *block)
+{
+    const qmi_quantiser *q = job->recipe.bits > 0
+                                 ? qmi_job_candidate(job, QMI_LARGE)
+                                 : job->recipe.quantiser;
+    const qmi_format *format = qmi_format_find(q->format);
+    uint64_t n = 0;
+    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        const qmi_weight *w = block->stacks[kind];
+        n += qmi_job_stack_bytes(format, w) / (uint64_t)w->n_mats;
+    }
+    return n * (uint64_t)job->options.group_size;
+}
+
+static uint64_t fixed_bytes(const qmi_job *job, const qmi_sparse_block *block)
+{
+    enum { BASE = 64 << 20 }; /* programs, libraries, lists */
+    uint64_t bytes = BASE + group_bytes(job, block);
+    if (!job->calibrated)
+        return bytes;
+    bytes += chunk_bytes(job) + qmi_forward_dense_bytes(job->model);
+    bytes +=
+        24 * (job->report->n_encoder_tokens + job->report->n_decoder_tokens);
+    if (job->options.work_dir == NULL)
+        bytes += qmi_job_state_bytes(job);
+    return bytes;
+}
+
+/* ---- each worker ---- */
+
+static uint64_t bytes_with(const qmi_job *job, const qmi_sparse_block *block,
+    const qmi_quantiser *quantiser)
+{
+    qmi_stack_recipe recipes[QMI_N_KINDS];
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        recipes[kind] = qmi_job_recipe(job, quantiser, block->stacks[kind]);
+    return qmi_expert_pass_worker_bytes(job->model, block->stacks, recipes,
+        job->calibrated, job->choices != NULL);
+}
+
+static uint64_t worker_bytes(const qmi_job *job, const qmi_sparse_block *block)
+{
+    uint64_t most = 0;
+    if (job->choices == NULL)
+        return bytes_with(job, block, job->recipe.quantiser);
+    for (int size = 0; size < QMI_N_SIZES; size++) {
+        uint64_t n = bytes_with(job, block, qmi_job_candidate(job, size));
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+/* ---- together ---- */
+
+/* As many experts at once as there are threads and memory for. */
+qmoe_status qmi_job_plan_memory(qmi_job *job)
+{
+    qmi_sparse_block block;
+    qmi_job_sparse_block(job, 0, &block); /* the others have its shapes */
+    uint64_t fixed = fixed_bytes(job, &block);
+    uint64_t each = worker_bytes(job, &block);
+    uint64_t limit = job->options.memory_limit != 0 ? job->options.memory_limit
+                                                    : qmi_available_memory();
+    int n = job->context->n_threads;
+    if (n > job->options.group_size)
+        n = job->options.group_size;
+    if (n > job->model->config.n_experts)
+        n = (int)job->model->config.n_experts;
+    while (n > 1 && limit != 0 && fixed + (uint64_t)n * each > limit)
+        n--;
+    job->n_workers = n;
+    job->report->planned_memory_bytes = fixed + (uint64_t)n * each;
+    if (limit == 0 || job->report->planned_memory_bytes <= limit)
+        return QMOE_OK;
+    return qmi_fail(job->err, QMOE_E_NOMEM,
+        "one expert at a time needs %llu MB of memory, %s is %llu MB%s",
+        (unsigned long long)(job->report->planned_memory_bytes >> 20) + 1,
+        job->options.memory_limit != 0 ? "the limit" : "available",
+        (unsigned long long)(limit >> 20),
+        job->calibrated && job->options.work_dir == NULL
+            ? "; a work directory would hold the token states"
+            : "");
+}
