@@ -87,9 +87,7 @@ static const char help[] =
     "0.7\n"
     "  qmoe compress models/switch-mini -o build/m --method rtn --force\n";
 
-/* NO_PASSES: the option was not given, the format decides. */
-enum { MAX_PASSES = 256, NO_PASSES = MAX_PASSES + 1 };
-/* The same for the number of bits. */
+/* The option was not given. */
 static const float no_bits = -1;
 
 static double share(uint64_t part, uint64_t whole)
@@ -278,9 +276,9 @@ static cli_exit finish_options(request *q)
                 (double)q->bits);
     }
     /* The library's zero means "default". */
-    o->passes = q->passes == 0           ? -1
-                : q->passes == NO_PASSES ? 0
-                                         : (int)q->passes;
+    o->passes = q->passes == 0               ? -1
+                : q->passes == CLI_NO_PASSES ? 0
+                                             : (int)q->passes;
     cli_exit code = read_rotation(&o->rotation, q->rotation);
     if (code == CLI_OK)
         code = choose(&o->fit_levels, "levels", q->levels, "minmax", "fit");
@@ -295,7 +293,7 @@ static cli_exit run(int argc, char **argv)
         .levels = "minmax",
         .dict = "paper",
         .rotation = "auto",
-        .passes = NO_PASSES,
+        .passes = CLI_NO_PASSES,
         .bits = no_bits,
         .damping = 0.1f};
     qmoe_compress_options *o = &q.options;
@@ -308,7 +306,7 @@ static cli_exit run(int argc, char **argv)
         {"damping", 0, CLI_REAL, &q.damping, 0, 100},
         {"bits", 0, CLI_REAL, &q.bits, 0, 16},
         {"rotation", 0, CLI_TEXT, &q.rotation, 0, 0},
-        {"passes", 0, CLI_COUNT, &q.passes, 0, MAX_PASSES},
+        {"passes", 0, CLI_COUNT, &q.passes, 0, CLI_MAX_PASSES},
         {"calib", 0, CLI_TEXTS, &q.calibration, 0, 0},
         {"samples", 0, CLI_COUNT, &o->max_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &q.seed, 0, UINT32_MAX},

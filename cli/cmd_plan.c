@@ -29,7 +29,14 @@ static const char help[] =
     "                       ternary-dict, whose size depends on the weights,\n"
     "                       the rate to assume (default: as published for\n"
     "                       that width); other formats have a fixed size\n"
-    "  --gpu LIST           memory of the GPUs, e.g. 4x48G or 24G,24G\n"
+    "  -b, --backend NAME   plan for a device of this machine: cuda, opencl,\n"
+    "                       cpu or auto, as for generate; 'qmoe devices'\n"
+    "                       lists them\n"
+    "  --device D           the device, by number, type (gpu) or part of its\n"
+    "                       name; or GPUs that are not here, by their memory:\n"
+    "                       48G, 4x48G or 24G,24G\n"
+    "  --device-memory SIZE use at most this much of each device's memory\n"
+    "  --gpu LIST           the same as --device with a list of memories\n"
     "  --memory SIZE        host memory (default: what is available here)\n"
     "  --gpu-rate SIZE      bytes per second read from a GPU's memory\n"
     "  --memory-rate SIZE   ... from host memory (default: measured here)\n"
@@ -38,7 +45,9 @@ static const char help[] =
     "                       experts, as in the paper)\n"
     "  --rate N             expert weights compressed per second (default:\n"
     "                       from a short measurement of this machine)\n"
-    "  -t, --threads N      CPU threads (default: all processors)\n"
+    "  --passes N           descent passes, as for compress (default 16)\n"
+    "  -t, --threads N      CPU threads that compress (default: all\n"
+    "                       processors); may be those of another machine\n"
     "  --json               print the plan as JSON\n"
     "  -h, --help           this text\n"
     "\n"
@@ -46,7 +55,8 @@ static const char help[] =
     "likely.  0.5 GiB of each GPU and 1 GiB of memory are left free.\n"
     "\n"
     "Examples:\n"
-    "  qmoe plan synth:c-2048 --gpu 4x48G --gpu-rate 700G\n"
+    "  qmoe plan synth:c-2048 --device 4x48G --gpu-rate 700G\n"
+    "  qmoe plan models/switch-mini --backend cuda --device 0\n"
     "  qmoe plan synth:base-128 --bits 0.7\n"
     "  qmoe plan models/switch-mini/config.json --format pvq --json\n"
     "  qmoe plan synth:c-2048 --format pvq --memory 32G --disk-rate 3G\n";
@@ -54,10 +64,13 @@ static const char help[] =
 enum { MAX_GPUS = 1024 };
 
 typedef struct request {
-    const char *source, *gpus;
+    const char *source, *gpus, *backend, *device;
+    const char *gpu_option; /* that lists the GPUs, for messages */
     uint64_t gpu_bytes[MAX_GPUS];
+    qmoe_device_info here; /* the device of this machine; "" if none is meant */
+    uint64_t device_memory;
     float bits;
-    uint64_t n_threads, gpu_rate, memory_rate, disk_rate, weight_rate;
+    uint64_t n_threads, gpu_rate, memory_rate, disk_rate, weight_rate, passes;
     bool as_json;
     qmoe_plan_options options;
 } request;
@@ -92,9 +105,11 @@ static cli_exit add_gpus(request *q, const char *item, size_t n)
     }
     if (count == 0 || count > MAX_GPUS - q->options.n_gpus)
         return cli_fail(CLI_USAGE,
-            "plan: --gpu: '%s' is not a number of GPUs up to %d", text,
-            MAX_GPUS);
-    cli_exit code = cli_parse_size(&n_bytes, "gpu", size);
+            "plan: --%s: '%s' is not a number of GPUs up to %d", q->gpu_option,
+            text, MAX_GPUS);
+    cli_exit code = cli_parse_size(&n_bytes, q->gpu_option, size);
+    if (q->device_memory != 0 && n_bytes > q->device_memory)
+        n_bytes = q->device_memory;
     for (uint64_t i = 0; code == CLI_OK && i < count; i++)
         q->gpu_bytes[q->options.n_gpus++] = n_bytes;
     return code;
@@ -112,6 +127,56 @@ static cli_exit parse_gpus(request *q)
     return code;
 }
 
+/* "4x48G,24G" and not "0" or "rtx": memories are digits with a unit. */
+static bool lists_memories(const char *text)
+{
+    return strspn(text, "0123456789.,xKMGTkmgt") == strlen(text) &&
+           strcspn(text, "KMGTkmgt") != strlen(text) &&
+           strcspn(text, "0123456789") == 0;
+}
+
+static cli_exit choose_places(request *q)
+{
+    q->gpu_option = "gpu";
+    if (q->device != NULL && q->backend == NULL && lists_memories(q->device)) {
+        if (q->gpus != NULL)
+            return cli_fail(
+                CLI_USAGE, "plan: --gpu and --device both list GPUs");
+        q->gpus = q->device;
+        q->device = NULL;
+        q->gpu_option = "device";
+    }
+    if (q->gpus != NULL && (q->device != NULL || q->backend != NULL))
+        return cli_fail(CLI_USAGE,
+            "plan: a list of GPUs and a device of this machine exclude each "
+            "other");
+    return parse_gpus(q);
+}
+
+/* The memory of a device of this machine, which the CPU has none of. */
+static cli_exit find_device(request *q, const cli_session *s)
+{
+    qmoe_device_info *d = &q->here;
+    if (q->device == NULL && q->backend == NULL)
+        return CLI_OK;
+    qmoe_status status = qmoe_find_device(
+        s->context, d, q->backend != NULL ? q->backend : "auto", q->device);
+    if (status != QMOE_OK)
+        return cli_fail_status(s, status);
+    if (!d->is_gpu)
+        return CLI_OK;
+    if (d->memory_bytes == 0)
+        return cli_fail(CLI_USAGE,
+            "plan: the memory of %s is unknown; give it as --device 24G",
+            d->name);
+    q->gpu_bytes[0] =
+        q->device_memory != 0 && q->device_memory < d->memory_bytes
+            ? q->device_memory
+            : d->memory_bytes;
+    q->options.n_gpus = 1;
+    return CLI_OK;
+}
+
 /* ---- JSON ---- */
 
 static void json_place(cJSON *json, const char *key, const qmoe_plan_place *p)
@@ -127,10 +192,17 @@ static double bits_per_expert_weight(const qmoe_plan_report *r)
     return per(8 * (double)r->expert_bytes, (double)r->expert_weights);
 }
 
+/* Of the experts' bytes, and so of all. */
+static const char *size_kind(const qmoe_plan_report *r)
+{
+    return r->exact ? "exact" : r->at_most ? "at most" : "about";
+}
+
 static void json_sizes(cJSON *json, const qmoe_plan_report *r)
 {
     cli_json_text(json, "format", r->model.format);
     cJSON_AddBoolToObject(json, "exact", r->exact);
+    cli_json_text(json, "sizes_are", size_kind(r));
     cli_json_count(json, "total_bytes", r->total_bytes);
     cli_json_count(json, "expert_bytes", r->expert_bytes);
     cli_json_count(json, "other_bytes", r->other_bytes);
@@ -150,9 +222,18 @@ static void json_rate(cJSON *json, const char *key, double rate)
         cJSON_AddNullToObject(json, key);
 }
 
-static void json_fit(cJSON *json, const qmoe_plan_report *r)
+static void json_fit(cJSON *json, const request *q, const qmoe_plan_report *r)
 {
     cli_json_count(json, "memory_bytes", r->memory_bytes);
+    if (q->here.name[0] != '\0') {
+        cJSON *device = cJSON_AddObjectToObject(json, "device");
+        cli_json_text(device, "backend", q->here.backend);
+        cli_json_count(device, "index", (uint64_t)q->here.index);
+        cli_json_text(device, "name", q->here.name);
+    }
+    cJSON *gpus = cJSON_AddArrayToObject(json, "gpu_bytes");
+    for (size_t i = 0; i < q->options.n_gpus; i++)
+        cJSON_AddItemToArray(gpus, cJSON_CreateNumber((double)q->gpu_bytes[i]));
     cli_json_count(json, "gpu_usable_bytes", r->gpu_usable_bytes);
     cli_json_count(json, "memory_usable_bytes", r->memory_usable_bytes);
     cJSON_AddBoolToObject(
@@ -185,6 +266,10 @@ static void json_compression(cJSON *json, const qmoe_plan_report *r)
     cli_json_count(c, "samples", r->n_samples);
     json_rate(c, "weights_per_second", r->weight_rate);
     json_rate(c, "seconds", r->compress_seconds);
+    cli_json_count(c, "passes", (uint64_t)r->passes);
+    cli_json_count(c, "threads", (uint64_t)r->n_threads);
+    json_rate(c, "multiply_adds", r->compress_work);
+    json_rate(c, "multiply_adds_per_thread_second", r->work_rate);
     cJSON *list = cJSON_AddArrayToObject(c, "recorded");
     const qmoe_recorded_rate *rate;
     for (size_t i = 0; (rate = qmoe_recorded_rate_at(i)) != NULL; i++) {
@@ -208,7 +293,7 @@ static void print_json(const request *q, const qmoe_plan_report *r,
     json_sizes(json, r);
     cJSON_AddBoolToObject(json, "from_config", r->from_config);
     json_parts(json, r);
-    json_fit(json, r);
+    json_fit(json, q, r);
     if (r->compress_seconds > 0)
         json_compression(json, r);
     cJSON *list = cJSON_AddArrayToObject(json, "formats");
@@ -280,6 +365,11 @@ static void print_place(
 
 static void print_fit(const request *q, const qmoe_plan_report *r)
 {
+    if (q->here.name[0] != '\0') {
+        printf("\ndevice: ");
+        cli_print_name(stdout, q->here.name);
+        printf(" (%s)", q->here.backend);
+    }
     printf("\nfits: %s\n", r->total_bytes <= r->gpu_usable_bytes ? "the GPUs"
                            : r->total_bytes <= r->memory_usable_bytes
                                ? "host memory"
@@ -309,11 +399,11 @@ static void print_compression(const request *q, const qmoe_plan_report *r)
     if (r->compress_seconds <= 0)
         return;
     printf("\ncompression: about %s (%.3g expert weights/s, %s%s; %" PRIu64
-           " samples)\n",
+           " samples, %d passes, %d threads)\n",
         duration(text, r->compress_seconds), r->weight_rate,
         q->weight_rate != 0 ? "as given" : "measured products",
         q->disk_rate != 0 ? ", and the disk" : "; without the disk",
-        r->n_samples);
+        r->n_samples, r->passes, r->n_threads);
     for (size_t i = 0; (rate = qmoe_recorded_rate_at(i)) != NULL; i++)
         printf("  recorded  %s: %.3g weights/s\n"
                "            (%s; %s)\n",
@@ -331,12 +421,12 @@ static void print_text(const request *q, const qmoe_plan_report *r,
         m->n_sparse_blocks, m->n_experts);
     if (r->from_config)
         printf("(no weights there: config.json taken at its word)\n");
-    printf("as %s: %s, %s%.4f bits per expert weight (%.2fx), %.2fx in all\n",
-        m->format, cli_human_bytes(r->total_bytes).text,
-        r->exact                          ? ""
-        : strcmp(m->format, "mixed") == 0 ? "at most "
-                                          : "estimated from ",
-        bits_per_expert_weight(r),
+    const char *kind = r->exact ? "" : size_kind(r);
+    const char *space = r->exact ? "" : " ";
+    printf("as %s: %s%s%s, %s%s%.4f bits per expert weight (%.2fx), %.2fx in "
+           "all\n",
+        m->format, kind, space, cli_human_bytes(r->total_bytes).text, kind,
+        space, bits_per_expert_weight(r),
         per(2 * (double)r->expert_weights, (double)r->expert_bytes),
         per(2 * (double)r->total_weights, (double)r->total_bytes));
     print_parts(r);
@@ -355,6 +445,8 @@ static cli_exit plan(request *q)
     qmoe_status status = QMOE_OK;
     size_t n_others = 0;
     cli_exit code = cli_open_context(&s, q->n_threads);
+    if (code == CLI_OK)
+        code = find_device(q, &s);
     if (code == CLI_OK) {
         status = qmoe_plan(s.context, &report, q->source, &q->options);
         qmoe_plan_options o = q->options;
@@ -386,6 +478,10 @@ static cli_exit run(int argc, char **argv)
         {"format", 0, CLI_TEXT, &o->format, 0, 0},
         {"bits", 0, CLI_REAL, &q.bits, 0, 16},
         {"gpu", 0, CLI_TEXT, &q.gpus, 0, 0},
+        {"backend", 'b', CLI_TEXT, &q.backend, 0, 0},
+        {"device", 0, CLI_TEXT, &q.device, 0, 0},
+        {"device-memory", 0, CLI_SIZE, &q.device_memory, 0, 0},
+        {"passes", 0, CLI_COUNT, &q.passes, 0, CLI_MAX_PASSES},
         {"memory", 0, CLI_SIZE, &o->memory_bytes, 0, 0},
         {"gpu-rate", 0, CLI_SIZE, &q.gpu_rate, 0, 0},
         {"memory-rate", 0, CLI_SIZE, &q.memory_rate, 0, 0},
@@ -396,6 +492,7 @@ static cli_exit run(int argc, char **argv)
         {"json", 0, CLI_SET, &q.as_json, 0, 0},
     };
     cli_exit code = CLI_OK;
+    q.passes = CLI_NO_PASSES;
     if (!cli_parse(&code, &q.source, "CONFIG_OR_MODEL", &cli_verb_plan, argc,
             argv, table, sizeof table / sizeof *table))
         return code;
@@ -406,7 +503,10 @@ static cli_exit run(int argc, char **argv)
     o->memory_rate = (double)q.memory_rate;
     o->disk_rate = (double)q.disk_rate;
     o->weight_rate = (double)q.weight_rate;
-    code = parse_gpus(&q);
+    o->passes = q.passes == 0               ? -1
+                : q.passes == CLI_NO_PASSES ? 0
+                                            : (int)q.passes;
+    code = choose_places(&q);
     return code == CLI_OK ? plan(&q) : code;
 }
 

@@ -7,7 +7,8 @@
 
 /* Free bytes of the file system where `path` is or will be; 0 when unknown. */
 uint64_t qmi_free_disk(const char *path);
-/* Multiply-adds per second of one thread, from a short product. */
+/* Multiply-adds per second of one thread that has a processor to itself, from a
+ * short product; other load does not count. */
 double qmi_measure_products(void);
 /* Bytes per second that n_threads read from memory, from a short pass over
  * 64 MiB each; 0 when it cannot be measured. */

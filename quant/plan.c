@@ -203,6 +203,7 @@ static qmoe_status count_sizes(planner *p)
     r->expert_weights = r->parts[QMOE_PLAN_EXPERTS].n_weights;
     r->other_bytes = r->total_bytes - r->expert_bytes;
     r->exact = p->as_it_is || (p->options.bits == 0 && !p->format->variable);
+    r->at_most = p->budget;
     count_token(p);
     return QMOE_OK;
 }
@@ -292,7 +293,12 @@ static void plan_compression(planner *p)
     recipe.quantiser = qmi_quantiser_find("gptq", p->format->name);
     if (recipe.quantiser == NULL)
         return;
-    recipe.quant.passes = recipe.quantiser->default_passes;
+    recipe.quant.passes = p->options.passes == 0
+                              ? recipe.quantiser->default_passes
+                          : p->options.passes < 0 ? 0
+                                                  : p->options.passes;
+    r->passes = recipe.quant.passes;
+    r->n_threads = p->context->n_threads;
     if (p->budget)
         trials = (double)qmi_n_trials(c->n_experts) / (double)c->n_experts;
     r->n_samples = p->options.n_samples;
@@ -306,8 +312,10 @@ static void plan_compression(planner *p)
         double work = qmi_compression_work(c, (double)r->expert_weights,
             (double)(r->total_weights - r->expert_weights), tokens, &recipe,
             trials);
-        double seconds = work / qmi_measure_products() / p->context->n_threads;
-        r->weight_rate = (double)r->expert_weights / seconds;
+        r->compress_work = work;
+        r->work_rate = qmi_measure_products();
+        r->weight_rate = (double)r->expert_weights * r->work_rate *
+                         p->context->n_threads / work;
     }
     r->compress_seconds = (double)r->expert_weights / r->weight_rate;
     if (p->options.disk_rate > 0)

@@ -30,6 +30,7 @@ typedef struct qmoe_plan_options {
     uint64_t n_samples; /* calibration; 0 = 10,000 per 128 experts */
     double weight_rate; /* expert weights compressed per second; 0 = from a
                            short measurement of this machine */
+    int passes; /* as qmoe_compress_options: 0 = the default, -1 = none */
 } qmoe_plan_options;
 
 /* The kinds of weights, in the order of qmoe_plan_report.parts. */
@@ -58,7 +59,8 @@ typedef struct qmoe_plan_place {
 
 typedef struct qmoe_plan_report {
     qmoe_model_info model; /* format: the one planned for */
-    bool exact;            /* sizes are exact, not estimates */
+    bool exact;            /* sizes are exact, not estimates ... */
+    bool at_most;          /* ... or an upper bound: a budget of bits */
     qmoe_plan_part parts[QMOE_PLAN_COUNT];
     uint64_t source_bytes; /* of the weights as they are */
     uint64_t total_bytes, expert_bytes, other_bytes;
@@ -76,6 +78,11 @@ typedef struct qmoe_plan_report {
     uint64_t n_samples;
     double compress_seconds; /* 0 for compressed models */
     double weight_rate;      /* expert weights per second it assumes */
+    int passes;              /* of coordinate descent */
+    int n_threads;           /* that compress */
+    /* Multiply-adds of compressing, all threads together, and those that one
+     * thread does per second here; 0 when weight_rate was given. */
+    double compress_work, work_rate;
 
     /* No weights were seen: blocks, sparse steps and output layer are those a
      * config.json names, right or not.  False for synth:NAME. */

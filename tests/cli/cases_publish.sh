@@ -43,6 +43,58 @@ case_plan_of_bits() {
     is_true "$(json expert_bytes out) <= $planned"
     expect 0 "$qmoe" plan "$mini" --bits 0.9 --format ternary-dict --rate 1000000 --json
     is_true "$(json bits_per_expert_weight out) > 0.899 && $(json bits_per_expert_weight out) <= 0.9"
+    expect 0 "$qmoe" plan "$mini" --bits 0.7 --rate 1000000 --json
+    [ "$(json sizes_are out)" = '"at most"' ] || fail "bytes of a budget are not called a bound"
+    expect 0 "$qmoe" plan "$mini" --bits 0.7 --rate 1000000
+    has out "as mixed: at most " ", at most 0.7"
+    expect 0 "$qmoe" plan "$mini" --format pvq --rate 1000000 --json
+    [ "$(json sizes_are out)" = '"exact"' ] || fail "sizes of pvq are not exact"
+    expect 0 "$qmoe" plan "$mini" --format ternary-dict --rate 1000000 --json
+    [ "$(json sizes_are out)" = '"about"' ] || fail "sizes of ternary-dict are no estimate"
+}
+
+# --device: memories of GPUs that are elsewhere, or a device of this machine.
+case_plan_of_devices() {
+    for option in --device --gpu; do
+        expect 0 "$qmoe" plan synth:c-2048 --format pvq $option 2x48G,24G --rate 1000000 --json
+        is_true "$(json gpu_usable_bytes out) == (2 * 48 + 24) * 2 ^ 30 - 3 * 2 ^ 29"
+        [ "$(json fits_gpus out)" = true ] || fail "does not fit three GPUs"
+    done
+    expect 0 "$qmoe" plan "$mini" --device 24G,24G --device-memory 8G --rate 1000000 --json
+    is_true "$(json gpu_usable_bytes out) == 15 * 2 ^ 30"
+    expect 0 "$qmoe" plan "$mini" --backend cpu --rate 1000000 --json
+    is_true "$(json gpu_usable_bytes out) == 0"
+    [ "$(json backend out)" = '"cpu"' ] || fail "the device is not named"
+    expect_error 2 "both list GPUs" plan "$mini" --gpu 24G --device 24G
+    expect_error 2 "exclude each other" plan "$mini" --gpu 24G --device 0
+    expect_error 2 "exclude each other" plan "$mini" --gpu 24G --backend cpu
+    expect_error 2 "--device" plan "$mini" --device 0x48G
+    expect_error 2 "nonsense" plan "$mini" --backend nonsense
+    expect_error 6 "backend cpu has no device 7" plan "$mini" --backend cpu --device 7
+}
+
+# is_near A B [SHARE]: the same but for a share of B.
+is_near() {
+    is_true "($1) / ($2) > 1 - ${3:-1e-6} && ($1) / ($2) < 1 + ${3:-1e-6}"
+}
+
+# The estimate follows from counted work and a measured rate.
+case_plan_of_compression_time() {
+    small="synth:base-64?experts=32&encoder_blocks=2&decoder_blocks=2"
+    large="synth:base-64?experts=64&encoder_blocks=2&decoder_blocks=2"
+    expect 0 "$qmoe" plan "$small" --format pvq --samples 1 --passes 0 -t 3 --json
+    work=$(json multiply_adds out)
+    is_near "$(json seconds out) * 3 * $(json multiply_adds_per_thread_second out)" "$work"
+    is_true "$(json threads out) == 3 && $(json passes out) == 0"
+    expect 0 "$qmoe" plan "$large" --format pvq --samples 1 --passes 0 --json
+    is_near "$(json multiply_adds out)" "2 * $work" 0.05
+    expect 0 "$qmoe" plan "$small" --format pvq --samples 1 --json
+    is_true "$(json passes out) == 16"
+    is_near "$(json multiply_adds out)" "1.8 * $work" 0.1
+    expect 0 "$qmoe" plan "$small" --format pvq --samples 100000 --passes 0 --json
+    is_true "$(json multiply_adds out) > 2 * $work"
+    expect 0 "$qmoe" plan "$small" --format pvq --rate 2000000 --json
+    is_near "$(json seconds out) * 2e6" "$(json expert_weights out)"
 }
 
 # The configuration published with c-2048 contradicts its weights.
