@@ -110,7 +110,7 @@ double qmi_compression_work(const qmi_config *c, double expert_weights,
         (double)qmi_config_sparse_count(c) * (double)c->n_experts;
     return work + n_experts * (1 + QMI_N_SIZES * trials) *
                       (f * d * d + d * f * f + 2 * (d * d * d + f * f * f)) *
-                      (1 + q->pass_time * passes);
+                      q->effort * (1 + q->pass_time * passes);
 }
 
 static double total_work(const qmi_job *job)
