@@ -47,11 +47,12 @@ static uint64_t group_bytes(const qmi_job *job, const qmi_sparse_block *block)
 
 static uint64_t fixed_bytes(const qmi_job *job, const qmi_sparse_block *block)
 {
-    enum { BASE = 64 << 20 }; /* programs, libraries, lists */
-    uint64_t bytes = BASE + group_bytes(job, block);
+    enum { BASE = 32 << 20 }; /* programs, libraries, lists */
+    uint64_t bytes =
+        BASE + group_bytes(job, block) + qmi_forward_dense_bytes(job->model);
     if (!job->calibrated)
         return bytes;
-    bytes += chunk_bytes(job) + qmi_forward_dense_bytes(job->model);
+    bytes += chunk_bytes(job);
     bytes +=
         24 * (job->report->n_encoder_tokens + job->report->n_decoder_tokens);
     if (job->options.work_dir == NULL)
@@ -88,10 +89,11 @@ static uint64_t worker_bytes(const qmi_job *job, const qmi_sparse_block *block)
 /* As many experts at once as there are threads and memory for. */
 qmoe_status qmi_job_plan_memory(qmi_job *job)
 {
+    enum { KEPT = 32 << 20 }; /* freed, but not by the C library */
     qmi_sparse_block block;
     qmi_job_sparse_block(job, 0, &block); /* the others have its shapes */
     uint64_t fixed = fixed_bytes(job, &block);
-    uint64_t each = worker_bytes(job, &block);
+    uint64_t each = worker_bytes(job, &block) + KEPT;
     uint64_t limit = job->options.memory_limit != 0 ? job->options.memory_limit
                                                     : qmi_available_memory();
     int n = job->context->n_threads;
