@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a backend is.  One table of functions; only `tune` may be absent.  A backend
+ * What a backend is.  One table of functions; only the last three may be absent.  A backend
  * built into the library is listed in registry.c; a loadable one is a shared
  * module "qmoe-<name>.so" exporting qmoe_backend_entry.  Modules carry their
  * own copy of the stateless parts of core, so they need no symbol of the
@@ -37,6 +37,17 @@ typedef struct qmi_device_options {
     size_t n_weights;
 } qmi_device_options;
 
+/* For results of measurements; 0, "": unknown. */
+typedef struct qmi_device_facts {
+    int capability_major, capability_minor;
+    int n_multiprocessors;
+    int driver_version; /* 13000 = 13.0 */
+    uint64_t l2_bytes;
+    /* At this moment and at most. */
+    int core_mhz, most_core_mhz, memory_mhz, most_memory_mhz;
+    char products[48]; /* library of dense products, with its version */
+} qmi_device_facts;
+
 /* Told of each candidate measured; seconds < 0: it does not run here.  What is
  * not QMOE_OK ends the tuning without a change. */
 typedef qmoe_status qmi_tune_report(void *user, const char *format,
@@ -61,6 +72,9 @@ typedef struct qmi_backend {
         const void *src, uint64_t n_bytes, qmi_error *err);
     qmoe_status (*buffer_read)(qmi_device *device, void *dst, qmi_view src,
         uint64_t n_bytes, qmi_error *err);
+    /* From one buffer to another of the device; ordered with operations. */
+    qmoe_status (*buffer_copy)(qmi_device *device, qmi_view dst, qmi_view src,
+        uint64_t n_bytes, qmi_error *err);
 
     /* Before the first weight_bind of a model, with all of its weights, of which
      * experts' will not be bound unless with_experts: E_NOMEM with needed and
@@ -82,6 +96,12 @@ typedef struct qmi_backend {
      * opened later.  NULL: the backend has nothing to choose. */
     qmoe_status (*tune)(
         int index, qmi_tune_report *report, void *user, qmi_error *err);
+    /* What a device is made of.  NULL: nothing is known. */
+    qmoe_status (*facts)(qmi_device_facts *out, int index, qmi_error *err);
+    /* What others compute instead, to be timed beside the variants and never
+     * run for a model: `linear` with `src` in bf16, dst as ever.  NULL: none. */
+    const qmi_variant *(*baselines)(
+        const qmi_device *device, qmi_op_kind kind, size_t *n);
 } qmi_backend;
 
 /* The symbol a module exports. */
@@ -104,6 +124,8 @@ void qmi_host_buffer_free(qmi_device *device, qmi_buffer *buffer);
 qmoe_status qmi_host_buffer_write(qmi_device *device, qmi_view dst,
     const void *src, uint64_t n_bytes, qmi_error *err);
 qmoe_status qmi_host_buffer_read(qmi_device *device, void *dst, qmi_view src,
+    uint64_t n_bytes, qmi_error *err);
+qmoe_status qmi_host_buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
     uint64_t n_bytes, qmi_error *err);
 qmoe_status qmi_host_weights_plan(qmi_device *device, const qmi_weight *weights,
     size_t n, bool with_experts, qmi_error *err);

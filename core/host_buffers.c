@@ -66,6 +66,18 @@ qmoe_status qmi_host_buffer_read(qmi_device *device, void *dst, qmi_view src,
     return QMOE_OK;
 }
 
+qmoe_status qmi_host_buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
+    uint64_t n_bytes, qmi_error *err)
+{
+    (void)device;
+    if (!in_range(dst, n_bytes) || !in_range(src, n_bytes))
+        return qmi_fail(err, QMOE_E_INVALID, "copy outside a buffer");
+    if (n_bytes != 0)
+        memmove(dst.buffer->data + dst.offset, src.buffer->data + src.offset,
+            n_bytes);
+    return QMOE_OK;
+}
+
 /* Weights stay in the file map. */
 qmoe_status qmi_host_weights_plan(qmi_device *device, const qmi_weight *weights,
     size_t n, bool with_experts, qmi_error *err)

@@ -146,6 +146,7 @@ const qmi_backend *qmi_backend_cpu(void)
         .buffer_free = qmi_host_buffer_free,
         .buffer_write = qmi_host_buffer_write,
         .buffer_read = qmi_host_buffer_read,
+        .buffer_copy = qmi_host_buffer_copy,
         .weights_plan = qmi_host_weights_plan,
         .weight_bind = weight_bind,
         .weight_unbind = weight_unbind,

@@ -34,7 +34,8 @@ typedef struct qcuda_stack {
     const uint32_t *row_offsets; /* ternary-dict */
     const uint64_t *mat_offsets; /* ternary-dict, in codewords */
     const uint32_t *dict;        /* ternary-dict: qcuda_dict_word */
-    uint64_t mat_bytes;          /* of codes, when equal for all matrices */
+    uint64_t mat_bytes;          /* of codes, when equal for all matrices; 0:
+                                    all are the first */
     uint64_t tile_bytes;         /* pvq, pvq8 */
     int32_t format, n_mats, n_rows, n_cols;
     int32_t rotation;
@@ -179,6 +180,23 @@ typedef struct qcuda_combine_args {
     int32_t d_model, top_k;
 } qcuda_combine_args;
 
+/* Activations for dense products: each split exactly into three bf16. */
+typedef struct qcuda_split_args {
+    uint16_t *dst; /* [3, n], the largest part first */
+    const float *src;
+    int64_t n;
+} qcuda_split_args;
+
+/* dst = residual + act(alpha * sum), element by element. */
+typedef struct qcuda_finish_args {
+    float *dst;
+    const float *residual; /* or NULL */
+    const float *sum;
+    int64_t n;
+    float alpha;
+    int32_t relu;
+} qcuda_finish_args;
+
 /* X(name): every kernel, in kernels/<file>.cu. */
 #define QCUDA_KERNEL_MAP(X)                                                    \
     X(decode_rows)                                                             \
@@ -203,6 +221,8 @@ typedef struct qcuda_combine_args {
     X(product_many_q2)                                                         \
     X(product_many_pvq)                                                        \
     X(product_many_pvq8)                                                       \
+    X(split)                                                                   \
+    X(finish)                                                                  \
     X(paper_matvec)
 
 #ifdef __cplusplus

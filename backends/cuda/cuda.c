@@ -11,6 +11,7 @@
 
 #include "alloc.h"
 #include "device_order.h"
+#include "op_gemm.h"
 
 enum { MAX_DEVICES = 64, OLDEST_MAJOR = 8 };
 
@@ -75,6 +76,7 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     qdrv_info info;
     *out = (qmoe_device_info){.index = index};
     QMI_TRY(info_of(&info, index, err));
+    const char *gemm = qdrv_gemm_name();
     snprintf(out->backend, sizeof out->backend, "%s", qdrv_backend_name);
     snprintf(out->name, sizeof out->name, "%s", info.name);
     out->is_gpu = true;
@@ -83,14 +85,38 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     if (out->usable)
         snprintf(out->detail, sizeof out->detail,
             "compute capability %d.%d, %d multiprocessors, driver %d.%d, PCI "
-            "%s",
+            "%s, %s",
             info.major, info.minor, info.n_multiprocessors,
             info.driver_version / 1000, info.driver_version % 1000 / 10,
-            info.bus);
+            info.bus, gemm != NULL ? gemm : "no cuBLAS");
     else
         snprintf(out->detail, sizeof out->detail,
             "compute capability %d.%d is too old (8.0 is needed)", info.major,
             info.minor);
+    return QMOE_OK;
+}
+
+static qmoe_status facts(qmi_device_facts *out, int index, qmi_error *err)
+{
+    qdrv_info info;
+    qdrv_clocks clocks;
+    *out = (qmi_device_facts){0};
+    QMI_TRY(info_of(&info, index, err));
+    const char *gemm = qdrv_gemm_name();
+    qdrv_clocks_of(&clocks, &info); /* or zeros */
+    *out = (qmi_device_facts){
+        .capability_major = info.major,
+        .capability_minor = info.minor,
+        .n_multiprocessors = info.n_multiprocessors,
+        .driver_version = info.driver_version,
+        .l2_bytes = info.l2_bytes,
+        .core_mhz = clocks.now_mhz,
+        .most_core_mhz = clocks.most_mhz,
+        .memory_mhz = clocks.memory_now_mhz,
+        .most_memory_mhz = clocks.memory_most_mhz,
+    };
+    snprintf(
+        out->products, sizeof out->products, "%s", gemm != NULL ? gemm : "");
     return QMOE_OK;
 }
 
@@ -192,6 +218,17 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
                            : qcuda_fail(device, "a read", failure, err);
 }
 
+static qmoe_status buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
+    uint64_t n_bytes, qmi_error *err)
+{
+    if (!in_range(dst, n_bytes) || !in_range(src, n_bytes))
+        return qmi_fail(err, QMOE_E_INVALID, "copy outside a buffer");
+    const char *failure = qdrv_copy(
+        device->driver, qcuda_pointer(dst), qcuda_pointer(src), n_bytes);
+    return failure == NULL ? QMOE_OK
+                           : qcuda_fail(device, "a copy", failure, err);
+}
+
 static qmoe_status sync_device(qmi_device *device, qmi_error *err)
 {
     const char *failure = qdrv_sync(device->driver);
@@ -226,11 +263,14 @@ static const qmi_backend backend = {
     .buffer_free = buffer_free,
     .buffer_write = buffer_write,
     .buffer_read = buffer_read,
+    .buffer_copy = buffer_copy,
     .weights_plan = qcuda_weights_plan,
     .weight_bind = qcuda_weight_bind,
     .weight_unbind = qcuda_weight_unbind,
     .sync = sync_device,
     .variants = variants,
+    .facts = facts,
+    .baselines = qcuda_gemm_baselines,
 };
 
 __attribute__((visibility("default"))) const qmi_backend *qmoe_backend_entry(

@@ -20,7 +20,10 @@ typedef enum qcuda_scratch {
     QCUDA_ARRIVED, /* zero between launches */
     QCUDA_PACKED,
     QCUDA_CHOSEN,
-    QCUDA_TOP, /* keys between the steps of top_logits */
+    QCUDA_TOP,       /* keys between the steps of top_logits */
+    QCUDA_SPLIT,     /* activations of dense products */
+    QCUDA_SUMS,      /* and their results */
+    QCUDA_WORKSPACE, /* the library's own */
     QCUDA_N_SCRATCH
 } qcuda_scratch;
 

@@ -39,6 +39,7 @@ typedef struct qdrv_info {
     int n_multiprocessors;
     uint32_t max_shared_bytes; /* of a block, after opting in */
     uint64_t total_bytes;
+    uint64_t l2_bytes;
     int driver_version; /* 13000 = 13.0 */
 } qdrv_info;
 
@@ -79,6 +80,43 @@ const char *qdrv_launch(qdrv_device *device, const qcuda_entry *kernel,
     qcuda_grid grid, const void *args);
 /* Waits; an error of an earlier launch surfaces here at the latest. */
 const char *qdrv_sync(qdrv_device *device);
+
+/* ---- clocks ---- */
+
+typedef struct qdrv_clocks {
+    int now_mhz, most_mhz;               /* of the multiprocessors */
+    int memory_now_mhz, memory_most_mhz; /* 0: nobody says */
+} qdrv_clocks;
+/* As they are at this moment; false when nobody says. */
+bool qdrv_clocks_of(qdrv_clocks *out, const qdrv_info *info);
+
+/* ---- dense products (driver_cublas.c; the emulator: a plain loop) ---- */
+
+typedef enum qdrv_element { QDRV_F32, QDRV_BF16 } qdrv_element;
+
+/* c = alpha a^T b + beta c, in float32 at least, as BLAS has it: matrices lie
+ * column by column, `step` elements from one column to the next.  a is [k, m],
+ * b [k, n], both of `type`, c [m, n] of f32.  All begin at multiples of 16
+ * bytes, as do columns of a and b.  beta 0: c is not read. */
+typedef struct qdrv_gemm_args {
+    qdrv_element type;
+    const void *a, *b;
+    float *c;
+    int32_t m, n, k;
+    int32_t a_step, b_step, c_step;
+    float alpha, beta;
+    /* Device memory that the product may use until the next with another. */
+    void *workspace;
+    uint64_t workspace_bytes;
+} qdrv_gemm_args;
+
+/* What does them, e.g. "cuBLAS 13.1.0"; NULL: there is nothing.  Looked for
+ * when first asked, once per process. */
+const char *qdrv_gemm_name(void);
+/* Whether it works on this device; found out when first asked. */
+bool qdrv_has_gemm(qdrv_device *device);
+/* For a device that has it; in order with launches. */
+const char *qdrv_gemm(qdrv_device *device, const qdrv_gemm_args *args);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,7 @@
  * device.  Free memory of devices nobody has opened is asked of NVML, since a
  * CUDA context on each would itself take memory. */
 #include "driver.h"
+#include "driver_cublas.h"
 
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -19,6 +20,8 @@ struct qdrv_device {
     cudaStream_t stream;
     void *staging[N_STAGING];
     cudaEvent_t sent[N_STAGING]; /* staging[i] may be filled again */
+    qcublas *cublas;             /* NULL before it is needed */
+    bool asked_cublas;
 };
 
 const char qdrv_backend_name[] = "cuda";
@@ -69,6 +72,7 @@ const char *qdrv_describe(qdrv_info *out, int number)
     out->n_multiprocessors = p.multiProcessorCount;
     out->max_shared_bytes = (uint32_t)p.sharedMemPerBlockOptin;
     out->total_bytes = p.totalGlobalMem;
+    out->l2_bytes = (uint64_t)p.l2CacheSize;
     out->driver_version = version;
     return NULL;
 }
@@ -81,6 +85,8 @@ typedef struct nvml {
     int (*init)(void);
     int (*by_bus)(const char *bus, void **device);
     int (*memory)(void *device, nvml_memory *memory);
+    int (*clock)(void *device, int which, unsigned *mhz);      /* or NULL */
+    int (*most_clock)(void *device, int which, unsigned *mhz); /* or NULL */
     bool usable;
 } nvml;
 
@@ -95,21 +101,48 @@ static void load_nvml(void)
     *(void **)&n->init = dlsym(library, "nvmlInit_v2");
     *(void **)&n->by_bus = dlsym(library, "nvmlDeviceGetHandleByPciBusId_v2");
     *(void **)&n->memory = dlsym(library, "nvmlDeviceGetMemoryInfo");
+    *(void **)&n->clock = dlsym(library, "nvmlDeviceGetClockInfo");
+    *(void **)&n->most_clock = dlsym(library, "nvmlDeviceGetMaxClockInfo");
     n->usable = n->init != NULL && n->by_bus != NULL && n->memory != NULL &&
                 n->init() == 0;
 }
 
-bool qdrv_free_bytes_of(uint64_t *out, const qdrv_info *info)
+/* NVML's handle of a device; NULL when there is none. */
+static void *nvml_device(const qdrv_info *info)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     void *device = NULL;
-    nvml_memory memory;
     pthread_once(&once, load_nvml);
+    if (!the_nvml.usable || the_nvml.by_bus(info->bus, &device) != 0)
+        return NULL;
+    return device;
+}
+
+bool qdrv_free_bytes_of(uint64_t *out, const qdrv_info *info)
+{
+    void *device = nvml_device(info);
+    nvml_memory memory;
     *out = 0;
-    if (!the_nvml.usable || the_nvml.by_bus(info->bus, &device) != 0 ||
-        the_nvml.memory(device, &memory) != 0)
+    if (device == NULL || the_nvml.memory(device, &memory) != 0)
         return false;
     *out = memory.free;
+    return true;
+}
+
+bool qdrv_clocks_of(qdrv_clocks *out, const qdrv_info *info)
+{
+    enum { CLOCK_SM = 1, CLOCK_MEMORY = 2 }; /* nvmlClockType_t */
+    void *device = nvml_device(info);
+    unsigned mhz[4];
+    *out = (qdrv_clocks){0};
+    if (device == NULL || the_nvml.clock == NULL ||
+        the_nvml.most_clock == NULL ||
+        the_nvml.clock(device, CLOCK_SM, &mhz[0]) != 0 ||
+        the_nvml.most_clock(device, CLOCK_SM, &mhz[1]) != 0 ||
+        the_nvml.clock(device, CLOCK_MEMORY, &mhz[2]) != 0 ||
+        the_nvml.most_clock(device, CLOCK_MEMORY, &mhz[3]) != 0)
+        return false;
+    *out = (qdrv_clocks){(int)mhz[0], (int)mhz[1], (int)mhz[2], (int)mhz[3]};
     return true;
 }
 
@@ -153,6 +186,7 @@ void qdrv_close(qdrv_device *d)
     cudaSetDevice(d->number);
     if (d->stream != NULL)
         cudaStreamSynchronize(d->stream); /* it may still read the staging */
+    qcublas_close(d->cublas);
     for (int i = 0; i < N_STAGING; i++) {
         if (d->sent[i] != NULL)
             cudaEventDestroy(d->sent[i]);
@@ -287,4 +321,27 @@ const char *qdrv_sync(qdrv_device *d)
     if (status == cudaSuccess)
         status = cudaStreamSynchronize(d->stream);
     return text_of(status);
+}
+
+/* ---- dense products ---- */
+
+const char *qdrv_gemm_name(void)
+{
+    return qcublas_name();
+}
+
+bool qdrv_has_gemm(qdrv_device *d)
+{
+    if (!d->asked_cublas && enter(d) == cudaSuccess) {
+        d->asked_cublas = true;
+        qcublas_open(&d->cublas, d->stream);
+    }
+    return d->cublas != NULL;
+}
+
+const char *qdrv_gemm(qdrv_device *d, const qdrv_gemm_args *args)
+{
+    cudaError_t status = enter(d);
+    return status == cudaSuccess ? qcublas_gemm(d->cublas, args)
+                                 : text_of(status);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operation linear. */
+#include "op_gemm.h"
 #include "product.h"
 #include "ternary_dict.h"
 
@@ -79,9 +80,12 @@ static qmoe_status run_paper(
 const qmi_variant *qcuda_variants_linear(size_t *n)
 {
     static const qmi_variant variants[] = {
+        {"cublas", qcuda_gemm_supports, qcuda_gemm_linear},
         {"cuda", supports, run},
         {"paper-design", supports_paper, run_paper},
     };
-    *n = sizeof variants / sizeof *variants;
-    return variants;
+    /* The first needs a library that may not be there. */
+    const size_t skipped = qdrv_gemm_name() != NULL ? 0 : 1;
+    *n = sizeof variants / sizeof *variants - skipped;
+    return variants + skipped;
 }

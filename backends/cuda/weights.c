@@ -29,14 +29,30 @@ static bool find_format(qcuda_format *out, const qmi_weight *host)
 
 /* ---- parts ---- */
 
+/* Dense: bytes of a matrix. */
+static uint64_t dense_bytes(const qmi_weight *host)
+{
+    return (uint64_t)host->n_rows * (uint64_t)host->n_cols *
+           (qmi_dtype_bits(host->format->dtype) / 8);
+}
+
+/* Matrices a scattered stack has on the device: one when all of them are the
+ * same place, as in an ideal uncompressed model (`qmoe bench model`). */
+static int64_t n_distinct(const qmi_weight *host)
+{
+    for (int64_t mat = 1; mat < host->n_mats; mat++)
+        if (host->mats[mat] != host->mats[0])
+            return host->n_mats;
+    return 1;
+}
+
 static qmoe_status upload_scattered(qmi_device *device, const qmi_weight *host,
     qmi_buffer *part, qmi_error *err)
 {
-    const uint64_t each = (uint64_t)host->n_rows * (uint64_t)host->n_cols *
-                          qmi_dtype_bits(host->format->dtype) / 8;
-    QMI_TRY(qcuda_alloc(
-        part, device, each * (uint64_t)host->n_mats, host->name, err));
-    for (int64_t mat = 0; mat < host->n_mats; mat++)
+    const uint64_t each = dense_bytes(host);
+    const int64_t n = n_distinct(host);
+    QMI_TRY(qcuda_alloc(part, device, each * (uint64_t)n, host->name, err));
+    for (int64_t mat = 0; mat < n; mat++)
         QMI_TRY(qcuda_upload(device, (char *)part->data + (uint64_t)mat * each,
             qmi_weight_dense(host, mat), each, err));
     return QMOE_OK;
@@ -63,9 +79,7 @@ static uint64_t device_bytes(const qmi_weight *host)
 {
     uint64_t n = 0;
     if (host->format->dense && host->mats != NULL)
-        n = qcuda_block_bytes((uint64_t)host->n_mats * (uint64_t)host->n_rows *
-                              (uint64_t)host->n_cols *
-                              (qmi_dtype_bits(host->format->dtype) / 8));
+        n = qcuda_block_bytes((uint64_t)n_distinct(host) * dense_bytes(host));
     else
         for (int i = 0; i < host->format->n_parts; i++)
             n += qcuda_block_bytes(host->parts[i].n_bytes);
@@ -173,8 +187,9 @@ static void describe(qcuda_weight *w, const qmi_weight *host)
     }
     default:
         s->codes = w->parts[0].data;
-        s->mat_bytes = n_rows * (uint64_t)host->n_cols *
-                       qmi_dtype_bits(host->format->dtype) / 8;
+        s->mat_bytes = dense_bytes(host);
+        if (host->mats != NULL && n_distinct(host) < host->n_mats)
+            s->mat_bytes = 0; /* every expert's is the first */
     }
 }
 

@@ -181,6 +181,20 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
                                 : ocl_fail(device, "a read", status, err);
 }
 
+static qmoe_status buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
+    uint64_t n_bytes, qmi_error *err)
+{
+    if (!in_range(dst, n_bytes) || !in_range(src, n_bytes))
+        return qmi_fail(err, QMOE_E_INVALID, "copy outside a buffer");
+    if (n_bytes == 0)
+        return QMOE_OK;
+    cl_int status = qmi_cl.EnqueueCopyBuffer(device->queue, src.buffer->mem,
+        dst.buffer->mem, (size_t)src.offset, (size_t)dst.offset,
+        (size_t)n_bytes, 0, NULL, NULL);
+    return status == CL_SUCCESS ? QMOE_OK
+                                : ocl_fail(device, "a copy", status, err);
+}
+
 static qmoe_status sync_device(qmi_device *device, qmi_error *err)
 {
     cl_int status = qmi_cl.Finish(device->queue);
@@ -264,6 +278,7 @@ const qmi_backend qmi_opencl_backend = {
     .buffer_free = buffer_free,
     .buffer_write = buffer_write,
     .buffer_read = buffer_read,
+    .buffer_copy = buffer_copy,
     .weights_plan = qmi_host_weights_plan,
     .weight_bind = ocl_weight_bind,
     .weight_unbind = ocl_weight_unbind,

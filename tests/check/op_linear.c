@@ -31,6 +31,13 @@ static const shape shapes[] = {
     {512, 256, 7},
     {256, 256, 33},
 };
+/* Dense weights with tokens that a library takes; more than one slab. */
+static const shape many_shapes[] = {
+    {40, 64, 130},
+    {9, 48, 97},
+    {4, 8, 2100},
+};
+enum { MANY_VARIATIONS = 6 };
 static const shape bench_shapes[] = {
     {3072, 768, 1},
     {768, 3072, 1},
@@ -115,6 +122,14 @@ static void list_one_sign(case_list *list)
         }
 }
 
+static void list_many(case_list *list, const weight_kind *kind)
+{
+    for (size_t s = 0; kind->dense && s < COUNT(many_shapes); s++)
+        for (int i = 0; i < MANY_VARIATIONS; i++)
+            vary(add_case(list, kind, &many_shapes[s], many_shapes[s].n_tokens),
+                list->n);
+}
+
 static void list_cases(case_list *list, bool bench)
 {
     if (bench) {
@@ -131,6 +146,7 @@ static void list_cases(case_list *list, bool bench)
                 vary(add_case(list, weight_kind_at(k), &shapes[s], n), list->n);
             }
         }
+        list_many(list, weight_kind_at(k));
     }
     list_one_sign(list);
     add_corrupt_cases(list, QMI_OP_LINEAR);

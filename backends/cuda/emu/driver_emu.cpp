@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * driver.h on the host: one device with the limits of an sm_86 card.
  * QMOE_CUDA_EMU_LIMITS, for tests: comma-separated memory= (bytes), sms=,
- * shared= (bytes) change them. */
+ * shared= (bytes), l2= (bytes) change them.  Dense products are a plain loop,
+ * which QMOE_CUBLAS=off takes away as it does cuBLAS. */
 #include "driver.h"
 
 #include <inttypes.h>
@@ -47,6 +48,7 @@ const char *qdrv_describe(qdrv_info *out, int number)
     out->n_multiprocessors = int(limit("sms=", 8));
     out->max_shared_bytes = uint32_t(limit("shared=", 99 << 10));
     out->total_bytes = limit("memory=", uint64_t(4) << 30);
+    out->l2_bytes = limit("l2=", 64 << 10);
     return nullptr;
 }
 
@@ -126,5 +128,63 @@ const char *qdrv_launch(qdrv_device *device, const qcuda_entry *kernel,
 
 const char *qdrv_sync(qdrv_device *)
 {
+    return nullptr;
+}
+
+bool qdrv_clocks_of(qdrv_clocks *out, const qdrv_info *)
+{
+    *out = qdrv_clocks();
+    return false;
+}
+
+/* ---- dense products ---- */
+
+const char *qdrv_gemm_name(void)
+{
+    const char *wanted = getenv("QMOE_CUBLAS");
+    const bool off = wanted != nullptr && strcmp(wanted, "off") == 0;
+    return off ? nullptr : "a loop for cuBLAS";
+}
+
+bool qdrv_has_gemm(qdrv_device *)
+{
+    return qdrv_gemm_name() != nullptr;
+}
+
+static float element(const void *matrix, qdrv_element type, int64_t i)
+{
+    if (type == QDRV_F32)
+        return static_cast<const float *>(matrix)[i];
+    const uint32_t bits = uint32_t(static_cast<const uint16_t *>(matrix)[i])
+                          << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* As driver.h promises to the other side. */
+static bool is_aligned(const qdrv_gemm_args *g)
+{
+    const int64_t size = g->type == QDRV_F32 ? 4 : 2;
+    return (uintptr_t(g->a) | uintptr_t(g->b) | uintptr_t(g->c)) % 16 == 0 &&
+           (g->a_step * size | g->b_step * size) % 16 == 0;
+}
+
+const char *qdrv_gemm(qdrv_device *, const qdrv_gemm_args *g)
+{
+    if (!is_aligned(g) || g->a_step < g->k || g->b_step < g->k ||
+        g->c_step < g->m)
+        return "a product's operands are not laid out as they should be";
+    if (g->workspace_bytes != 0) /* cuBLAS would use it */
+        static_cast<uint8_t *>(g->workspace)[g->workspace_bytes - 1] = 0xff;
+    for (int64_t j = 0; j < g->n; j++)
+        for (int64_t i = 0; i < g->m; i++) {
+            float *c = &g->c[i + j * g->c_step];
+            double sum = 0;
+            for (int64_t l = 0; l < g->k; l++)
+                sum += double(element(g->a, g->type, l + i * g->a_step)) *
+                       element(g->b, g->type, l + j * g->b_step);
+            *c = g->alpha * float(sum) + (g->beta != 0 ? g->beta * *c : 0.0f);
+        }
     return nullptr;
 }

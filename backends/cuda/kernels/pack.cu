@@ -99,3 +99,17 @@ QCUDA_KERNEL(pack, qcuda_product_args, 256, 2)
         }
     }
 }
+
+/* What dense products (op_gemm.c) take: the parts as matrices. */
+QCUDA_KERNEL(split, qcuda_split_args, 256, 2)
+{
+    const int64_t step = int64_t(gridDim.x) * blockDim.x;
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.n;
+         i += step) {
+        uint32_t part[3];
+        split_in_three(part, p.src[i]);
+#pragma unroll
+        for (int s = 0; s < 3; s++)
+            p.dst[s * p.n + i] = uint16_t(part[s]);
+    }
+}

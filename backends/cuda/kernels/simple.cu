@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operations rmsnorm and kv-store, and the sum over an item's experts. */
+ * Operations rmsnorm and kv-store, the sum over an item's experts, and what
+ * follows a dense product. */
 #include "device.cuh"
 
 /* A block per token; every thread's squares in order, then the warps'. */
@@ -43,5 +44,17 @@ QCUDA_KERNEL(combine, qcuda_combine_args, 128, 1)
             sum = fused(p.weight[pair], y, sum);
         }
         p.dst[at] = sum;
+    }
+}
+
+QCUDA_KERNEL(finish, qcuda_finish_args, 256, 2)
+{
+    const int64_t step = int64_t(gridDim.x) * blockDim.x;
+    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.n;
+         i += step) {
+        float y = p.alpha * p.sum[i];
+        if (p.relu != 0 && y < 0.0f) /* a NaN stays */
+            y = 0.0f;
+        p.dst[i] = p.residual != nullptr ? p.residual[i] + y : y;
     }
 }
