@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Read bandwidth: sums up a large array. */
+ * Read bandwidth: sums up a large array.  Copy bandwidth: copies one. */
 #include "bench_bandwidth.h"
 
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
+#include "bench_stats.h"
 #include "pool.h"
 
-enum { N_PASSES = 7 };
+enum { N_PASSES = 7, N_COPIES = 8 };
 static const size_t total = (size_t)1 << 30, slice = (size_t)1 << 22;
 
 typedef uint64_t vector __attribute__((vector_size(64)));
@@ -36,19 +35,6 @@ static void read_slice(void *context, int64_t item, int thread)
     atomic_fetch_add(&r->sum, sum);
 }
 
-static double now(bool cpu_time)
-{
-    struct timespec t;
-    clock_gettime(cpu_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 qmoe_status bench_read_bandwidth(
     double *gbytes_per_s, int n_threads, bool cpu_time, qmi_error *err)
 {
@@ -64,13 +50,53 @@ qmoe_status bench_read_bandwidth(
     reading r = {.data = data};
     double seconds[N_PASSES];
     for (int i = 0; i < N_PASSES; i++) {
-        const double begin = now(cpu_time);
+        const double begin = bench_now(cpu_time);
         qcpu_parallel(pool, (int64_t)(total / slice), read_slice, &r);
-        seconds[i] = now(cpu_time) - begin;
+        seconds[i] = bench_now(cpu_time) - begin;
     }
-    qsort(seconds, N_PASSES, sizeof *seconds, compare_doubles);
-    *gbytes_per_s = 1e-9 * (double)total / seconds[N_PASSES / 2];
+    *gbytes_per_s =
+        1e-9 * (double)total / bench_spread_of(seconds, N_PASSES).median;
     qmi_free(data);
     qcpu_pool_close(pool);
     return QMOE_OK;
+}
+
+/* ---- a device ---- */
+
+static qmoe_status time_copies(double seconds[N_PASSES],
+    const qmi_backend *backend, qmi_device *device, qmi_buffer *const two[2],
+    uint64_t n_bytes, qmi_error *err)
+{
+    for (int pass = -1; pass < N_PASSES; pass++) { /* -1: warming up */
+        const double begin = bench_now(false);
+        for (int i = 0; i < N_COPIES; i++)
+            QMI_TRY(backend->buffer_copy(device, (qmi_view){two[i % 2], 0},
+                (qmi_view){two[1 - i % 2], 0}, n_bytes, err));
+        QMI_TRY(backend->sync(device, err));
+        if (pass >= 0)
+            seconds[pass] = (bench_now(false) - begin) / N_COPIES;
+    }
+    return QMOE_OK;
+}
+
+qmoe_status bench_copy_bandwidth(double *gbytes_per_s,
+    const qmi_backend *backend, qmi_device *device, uint64_t cold_bytes,
+    qmi_error *err)
+{
+    static const uint64_t most = (uint64_t)512 << 20;
+    const uint64_t n_bytes = cold_bytes < most ? cold_bytes : most;
+    qmi_buffer *two[2] = {NULL, NULL};
+    double seconds[N_PASSES];
+    *gbytes_per_s = 0;
+    qmoe_status status = backend->buffer_alloc(&two[0], device, n_bytes, err);
+    if (status == QMOE_OK)
+        status = backend->buffer_alloc(&two[1], device, n_bytes, err);
+    if (status == QMOE_OK)
+        status = time_copies(seconds, backend, device, two, n_bytes, err);
+    if (status == QMOE_OK)
+        *gbytes_per_s = 1e-9 * 2 * (double)n_bytes /
+                        bench_spread_of(seconds, N_PASSES).median;
+    for (int i = 0; i < 2; i++)
+        backend->buffer_free(device, two[i]);
+    return status;
 }

@@ -8,6 +8,7 @@
 
 #include "alloc.h"
 #include "bench_bandwidth.h"
+#include "bench_results.h"
 #include "bench_setting.h"
 #include "bench_weights.h"
 #include "context.h"
@@ -38,6 +39,7 @@ typedef struct stack {
     qmi_bound_weight bound;
     bool is_bound;
     bench_expected expected;
+    bench_expected expected_bf16; /* of rounded inputs; empty without any */
 } stack;
 
 typedef struct bench {
@@ -58,62 +60,70 @@ typedef struct bench {
     size_t capacity;
 } bench;
 
-/* ---- results ---- */
+/* ---- what others compute instead ---- */
 
-static qmoe_status add_result(bench *b, bench_contender *c, int batch, bool hot)
+static const qmi_variant *baselines(const bench *b, size_t *n)
 {
-    qmoe_bench_kernels_report *report = b->report;
-    if (report->n_results == b->capacity) {
-        const size_t more = b->capacity != 0 ? 2 * b->capacity : 64;
-        qmoe_bench_kernel *grown = qmi_regrow(report->results, b->capacity,
-            more, sizeof *grown, "results", b->err);
-        if (grown == NULL)
-            return QMOE_E_NOMEM;
-        report->results = grown;
-        b->capacity = more;
-    }
-    const qmi_weight *w = c->weight->host;
-    const double n = 1e-9 * (double)w->n_rows * (double)w->n_cols * batch;
-    const double n_bytes = (double)qmi_weight_bytes(w) / (double)w->n_mats;
-    const bench_spread seconds =
-        bench_spread_of(c->samples, (size_t)b->place.n_rounds);
-    report->results[report->n_results++] = (qmoe_bench_kernel){
-        .format = w->format->name,
-        .variant = c->variant->name,
-        .rows = w->n_rows,
-        .cols = w->n_cols,
-        .batch = batch,
-        .threads = b->threads,
-        .hot = hot,
-        .gweights_per_s = n / seconds.median,
-        .p10 = n / seconds.p90,
-        .p90 = n / seconds.p10,
-        .gbytes_per_s = 1e-9 * n_bytes / seconds.median,
-    };
-    return QMOE_OK;
+    const qmi_backend *backend = b->place.backend;
+    *n = 0;
+    return backend->baselines != NULL
+               ? backend->baselines(b->place.device, QMI_OP_LINEAR, n)
+               : NULL;
 }
 
-/* Ratios of the results from `first` on to bf16's first variant. */
-static void add_ratios(qmoe_bench_kernels_report *report, size_t first)
+static bool wants_baselines(const bench *b)
 {
-    double bf16 = 0;
-    for (size_t i = first; i < report->n_results && bf16 == 0; i++)
-        if (strcmp(report->results[i].format, "bf16") == 0)
-            bf16 = report->results[i].gweights_per_s;
-    for (size_t i = first; bf16 != 0 && i < report->n_results; i++)
-        report->results[i].ratio_bf16 =
-            report->results[i].gweights_per_s / bf16;
+    size_t n = 0;
+    const qmi_variant *all = baselines(b, &n);
+    const char *wanted = b->options.variant;
+    bool named = b->options.all_variants && wanted == NULL;
+    for (size_t i = 0; i < n && wanted != NULL; i++)
+        named = named || strcmp(wanted, all[i].name) == 0;
+    return n != 0 && named;
+}
+
+/* The inputs rounded to bf16, on the device and, in x, as float32. */
+static qmoe_status round_inputs(bench *b, float *x, uint64_t n)
+{
+    bench_place *p = &b->place;
+    uint16_t *rounded = qmi_calloc(n, sizeof *rounded, "inputs", b->err);
+    if (rounded == NULL)
+        return QMOE_E_NOMEM;
+    for (uint64_t i = 0; i < n; i++)
+        rounded[i] = qmi_f32_to_bf16(x[i]);
+    qmi_widen(x, rounded, QMI_BF16, n);
+    qmoe_status status =
+        p->backend->buffer_alloc(&p->src_bf16, p->device, n * 2, b->err);
+    if (status == QMOE_OK)
+        status = p->backend->buffer_write(
+            p->device, (qmi_view){p->src_bf16, 0}, rounded, n * 2, b->err);
+    qmi_free(rounded);
+    return status;
+}
+
+static qmoe_status prepare_baselines(bench *b, float *x, uint64_t n, int most)
+{
+    if (!wants_baselines(b))
+        return QMOE_OK;
+    QMI_TRY(round_inputs(b, x, n));
+    for (size_t i = 0; i < b->n_stacks; i++) {
+        stack *s = &b->stacks[i];
+        if (strcmp(s->host.weight.format->name, "bf16") == 0)
+            QMI_TRY(bench_expected_make(
+                &s->expected_bf16, &s->host.weight, x, most, b->err));
+    }
+    return QMOE_OK;
 }
 
 /* ---- one setting ---- */
 
-static qmoe_status add_contenders(bench *b, const stack *s, int batch)
+/* Those of `variants` that are asked for and take the stack. */
+static qmoe_status add_variants(bench *b, const bench_contender *like,
+    int batch, const qmi_variant *variants, size_t n)
 {
-    const qmi_op op = bench_product(&b->place, &s->bound, 0, batch);
     const char *wanted = b->options.variant;
-    size_t n = 0;
-    const qmi_variant *variants =
-        b->place.backend->variants(b->place.device, QMI_OP_LINEAR, &n);
+    const bool first_only = !b->options.all_variants && wanted == NULL;
+    const qmi_op op = bench_product(&b->place, like, 0, batch);
     for (size_t i = 0; i < n; i++) {
         if (wanted != NULL && strcmp(wanted, variants[i].name) != 0)
             continue;
@@ -121,15 +131,28 @@ static qmoe_status add_contenders(bench *b, const stack *s, int batch)
             continue;
         if (b->n_contenders == MAX_CONTENDERS)
             return qmi_fail(b->err, QMOE_E_INTERNAL, "too many variants");
-        b->contenders[b->n_contenders++] = (bench_contender){
-            .weight = &s->bound,
-            .expected = &s->expected,
-            .variant = &variants[i],
-        };
-        if (!b->options.all_variants && wanted == NULL)
+        b->contenders[b->n_contenders] = *like;
+        b->contenders[b->n_contenders++].variant = &variants[i];
+        if (first_only)
             break;
     }
     return QMOE_OK;
+}
+
+static qmoe_status add_contenders(bench *b, const stack *s, int batch)
+{
+    const bench_contender one = {.weight = &s->bound, .expected = &s->expected};
+    const bench_contender other = {.weight = &s->bound,
+        .expected = &s->expected_bf16,
+        .is_baseline = true};
+    size_t n = 0;
+    const qmi_variant *variants =
+        b->place.backend->variants(b->place.device, QMI_OP_LINEAR, &n);
+    QMI_TRY(add_variants(b, &one, batch, variants, n));
+    if (s->expected_bf16.value == NULL)
+        return QMOE_OK;
+    variants = baselines(b, &n);
+    return add_variants(b, &other, batch, variants, n);
 }
 
 static qmoe_status run_setting(
@@ -146,9 +169,12 @@ static qmoe_status run_setting(
         QMI_TRY(add_contenders(b, &b->stacks[i], batch));
     QMI_TRY(bench_run_setting(
         &b->place, b->contenders, b->n_contenders, batch, hot, b->err));
+    const qmoe_bench_kernel setting = {
+        .batch = batch, .threads = b->threads, .hot = hot};
     for (size_t i = 0; i < b->n_contenders; i++)
-        QMI_TRY(add_result(b, &b->contenders[i], batch, hot));
-    add_ratios(b->report, first);
+        QMI_TRY(bench_add_result(b->report, &b->capacity, &b->contenders[i],
+            b->place.n_rounds, &setting, b->err));
+    bench_add_ratios(b->report, first);
     return QMOE_OK;
 }
 
@@ -162,14 +188,16 @@ static void free_shape(bench *b)
         if (s->is_bound)
             backend->weight_unbind(b->place.device, &s->bound);
         bench_expected_free(&s->expected);
+        bench_expected_free(&s->expected_bf16);
         bench_stack_free(&s->host);
         *s = (stack){0};
     }
     b->n_stacks = 0;
     backend->buffer_free(b->place.device, b->place.src);
     backend->buffer_free(b->place.device, b->place.dst);
+    backend->buffer_free(b->place.device, b->place.src_bf16);
     qmi_free(b->place.result);
-    b->place.src = b->place.dst = NULL;
+    b->place.src = b->place.dst = b->place.src_bf16 = NULL;
     b->place.result = NULL;
 }
 
@@ -211,7 +239,7 @@ static qmoe_status make_shape(
         p->device, (qmi_view){p->src, 0}, x, n_x * 4, b->err));
     for (size_t i = 0; i < b->n_formats; i++)
         QMI_TRY(add_stack(b, b->formats[i], shape, x, most));
-    return QMOE_OK;
+    return prepare_baselines(b, x, n_x, most);
 }
 
 static int largest_batch(const qmoe_bench_kernels_options *o)
@@ -253,7 +281,10 @@ static qmoe_status run_threads(bench *b, int threads)
     QMI_TRY(b->place.backend->device_open(
         &b->place.device, b->chosen.info.index, &device, b->err));
     qmoe_status status = QMOE_OK;
-    if (!report->device.is_gpu) {
+    if (report->device.is_gpu && report->copy_gbytes_per_s == 0) {
+        status = bench_copy_bandwidth(&report->copy_gbytes_per_s,
+            b->place.backend, b->place.device, o->cold_bytes, b->err);
+    } else if (!report->device.is_gpu) {
         qmoe_bench_bandwidth *r = &report->bandwidth[report->n_bandwidth++];
         r->threads = threads;
         status = bench_read_bandwidth(
@@ -271,6 +302,7 @@ static qmoe_status run_all(bench *b)
     const qmoe_bench_kernels_options *o = &b->options;
     qmoe_bench_kernels_report *report = b->report;
     report->device = b->chosen.info;
+    report->cold_bytes = o->cold_bytes;
     report->bandwidth =
         qmi_calloc(o->n_threads, sizeof *report->bandwidth, "results", b->err);
     if (report->bandwidth == NULL)
@@ -286,6 +318,10 @@ static qmoe_status run_all(bench *b)
             o->variant != NULL ? "variant '" : "product ",
             o->variant != NULL ? o->variant : "",
             o->variant != NULL ? "' " : "");
+    /* Clocks as they are under this load. */
+    if (b->place.backend->facts != NULL)
+        QMI_TRY(b->place.backend->facts(
+            &report->facts, b->chosen.info.index, b->err));
     return qmi_progress(
         b->context, "bench", NULL, b->n_settings, b->n_settings);
 }
@@ -356,7 +392,29 @@ static void fill_defaults(qmoe_bench_kernels_options *o)
     }
     o->n_rounds = o->n_rounds != 0 ? o->n_rounds : 9;
     o->sample_ms = o->sample_ms != 0 ? o->sample_ms : 30;
-    o->cold_bytes = o->cold_bytes != 0 ? o->cold_bytes : 600 * 1000 * 1000;
+}
+
+/* Several times the cache, so that it holds next to nothing of what is used
+ * again when its turn comes. */
+static qmoe_status choose_cold_bytes(bench *b)
+{
+    enum { LEAST_CACHES = 4, USUAL_CACHES = 8 };
+    static const uint64_t usual = 600 * 1000 * 1000;
+    uint64_t *n_bytes = &b->options.cold_bytes;
+    qmoe_device_facts facts = {0};
+    if (b->place.backend->facts != NULL)
+        QMI_TRY(b->place.backend->facts(&facts, b->chosen.info.index, b->err));
+    if (*n_bytes == 0)
+        *n_bytes = usual > USUAL_CACHES * facts.l2_bytes
+                       ? usual
+                       : USUAL_CACHES * facts.l2_bytes;
+    if (b->options.cache != QMOE_BENCH_HOT &&
+        *n_bytes < LEAST_CACHES * facts.l2_bytes)
+        return qmi_fail(b->err, QMOE_E_INVALID,
+            "%" PRIu64 " bytes are not cold: the device's cache has %" PRIu64
+            ", at least %d times as many are needed",
+            *n_bytes, facts.l2_bytes, LEAST_CACHES);
+    return QMOE_OK;
 }
 
 static qmoe_status prepare(bench *b)
@@ -367,6 +425,7 @@ static qmoe_status prepare(bench *b)
     QMI_TRY(qmi_place_choose(
         &b->chosen, b->context, o->backend, o->device, o->device_name, b->err));
     b->place.backend = b->chosen.backend;
+    QMI_TRY(choose_cold_bytes(b));
     const bool host = strcmp(b->place.backend->name, "cpu") == 0 ||
                       strcmp(b->place.backend->name, "reference") == 0;
     for (size_t i = 0; o->thread_time && i < o->n_threads; i++)

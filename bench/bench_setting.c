@@ -5,16 +5,17 @@
 #include <inttypes.h>
 #include <string.h>
 
-qmi_op bench_product(const bench_place *place, const qmi_bound_weight *weight,
+qmi_op bench_product(const bench_place *place, const bench_contender *contender,
     int64_t mat, int64_t n_tokens)
 {
+    const bool is_baseline = contender->is_baseline;
     return (qmi_op){
         .kind = QMI_OP_LINEAR,
         .u.linear =
             {
                 .dst = {place->dst, 0},
-                .src = {place->src, 0},
-                .weight = weight,
+                .src = {is_baseline ? place->src_bf16 : place->src, 0},
+                .weight = contender->weight,
                 .mat = mat,
                 .n_tokens = n_tokens,
                 .alpha = 1.0f,
@@ -27,8 +28,7 @@ static qmoe_status call(const bench_place *p, bench_contender *c,
     int64_t n_calls, int64_t n_tokens, bool hot, qmi_error *err)
 {
     for (int64_t i = 0; i < n_calls; i++) {
-        const qmi_op op =
-            bench_product(p, c->weight, hot ? 0 : c->next_mat, n_tokens);
+        const qmi_op op = bench_product(p, c, hot ? 0 : c->next_mat, n_tokens);
         QMI_TRY(c->variant->run(p->device, &op, err));
         c->next_mat = (c->next_mat + 1) % c->weight->host->n_mats;
     }
@@ -40,7 +40,7 @@ static qmoe_status check_mat(const bench_place *p, const bench_contender *c,
 {
     const qmi_weight *w = c->weight->host;
     const uint64_t n = (uint64_t)(n_tokens * w->n_rows) * sizeof(float);
-    const qmi_op op = bench_product(p, c->weight, mat, n_tokens);
+    const qmi_op op = bench_product(p, c, mat, n_tokens);
     const qmi_view dst = {p->dst, 0};
     /* NaN, so that what a kernel leaves out is seen. */
     memset(p->result, 0xff, n);

@@ -15,6 +15,7 @@ typedef struct bench_place {
     const qmi_backend *backend;
     qmi_device *device;
     qmi_buffer *src, *dst; /* f32 [most tokens, cols], [most tokens, rows] */
+    qmi_buffer *src_bf16;  /* src rounded, for baselines; NULL without any */
     float *result;         /* host copy of dst */
     int n_rounds;
     double sample_seconds;
@@ -26,12 +27,13 @@ typedef struct bench_contender {
     const qmi_bound_weight *weight;
     const bench_expected *expected;
     const qmi_variant *variant;
-    int64_t next_mat, n_calls;        /* calls per sample */
+    bool is_baseline;          /* takes src_bf16, for which `expected` is */
+    int64_t next_mat, n_calls; /* calls per sample */
     double samples[BENCH_MAX_ROUNDS]; /* seconds per call */
 } bench_contender;
 
 /* The product that is timed, as an operation. */
-qmi_op bench_product(const bench_place *place, const qmi_bound_weight *weight,
+qmi_op bench_product(const bench_place *place, const bench_contender *contender,
     int64_t mat, int64_t n_tokens);
 
 /* Checks every contender's result on the first and the last matrix of its

@@ -9,8 +9,9 @@
 extern const cli_verb cli_verb_bench_kernels, cli_verb_bench_model,
     cli_verb_bench_tune;
 
-/* "version", "commit" and "machine" of a document. */
-void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device);
+/* "version", "commit" and "machine" of a document; facts may be NULL. */
+void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device,
+    const qmoe_device_facts *facts);
 /* The same in one or two lines on stdout. */
 void cli_bench_print_machine(const qmoe_device_info *device);
 

@@ -68,7 +68,39 @@ const cli_verb cli_verb_bench = {
 
 /* ---- where results come from ---- */
 
-void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device)
+static void add_facts(cJSON *machine, const qmoe_device_facts *f)
+{
+    char text[32];
+    if (f == NULL ||
+        f->n_multiprocessors == 0) /* no GPU, or one that nothing is known of */
+        return;
+    snprintf(
+        text, sizeof text, "%d.%d", f->capability_major, f->capability_minor);
+    cli_json_text(machine, "compute_capability", text);
+    cli_json_count(machine, "multiprocessors", (uint64_t)f->n_multiprocessors);
+    snprintf(text, sizeof text, "%d.%d", f->driver_version / 1000,
+        f->driver_version % 1000 / 10);
+    cli_json_text(machine, "driver", text);
+    cli_json_count(machine, "l2_bytes", f->l2_bytes);
+    cli_json_text(machine, "dense_products", f->products);
+    const struct {
+        const char *name;
+        int mhz;
+    } clocks[] = {
+        {"core_mhz", f->core_mhz},
+        {"most_core_mhz", f->most_core_mhz},
+        {"memory_mhz", f->memory_mhz},
+        {"most_memory_mhz", f->most_memory_mhz},
+    };
+    for (size_t i = 0; i < sizeof clocks / sizeof *clocks; i++)
+        if (clocks[i].mhz > 0)
+            cli_json_count(machine, clocks[i].name, (uint64_t)clocks[i].mhz);
+        else
+            cJSON_AddNullToObject(machine, clocks[i].name);
+}
+
+void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device,
+    const qmoe_device_facts *facts)
 {
     qmoe_bench_machine machine;
     qmoe_bench_describe_machine(&machine);
@@ -82,6 +114,7 @@ void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device)
     cli_json_text(json, "device_name", device->name);
     cli_json_text(json, "device_detail", device->detail);
     cli_json_text(json, "openblas_core", machine.blas_core);
+    add_facts(json, facts);
 }
 
 void cli_bench_print_machine(const qmoe_device_info *device)

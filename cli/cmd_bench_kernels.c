@@ -18,8 +18,12 @@ static const char help[] =
     "before it is timed.  Lists are separated by commas.\n"
     "\n"
     "Gw/s is 1e9 weights times tokens per second, the median of all samples,\n"
-    "p10 and p90 its spread, GB/s the bytes of packed weights, 'x bf16' the\n"
-    "speed against bf16 of the same setting.\n"
+    "p10 and p90 its spread, GB/s the bytes of packed weights, '% mem' that "
+    "in\n"
+    "percent of the speed of memory (host: reading; GPU: a copy's bytes read\n"
+    "and written), 'x bf16' the speed against bf16 of the same setting, "
+    "'x cublas'\n"
+    "against a bf16 product by cuBLAS, 'x paper' against the paper's design.\n"
     "\n"
     "Options:\n"
     "  --shape RxC,...      rows x columns (default: the paper's six)\n"
@@ -28,9 +32,14 @@ static const char help[] =
     "(default:\n"
     "                       all but f16)\n"
     "  --variant V          only this implementation\n"
-    "  --all-variants       every implementation, not only the preferred one\n"
+    "  --all-variants       every implementation, not only the preferred one, "
+    "and\n"
+    "                       what others run: cublas-bf16, whose inputs are "
+    "bf16\n"
     "  --cache hot|cold     only one of the two\n"
-    "  --cold-bytes SIZE    packed weights per format (default 0.6e9 bytes)\n"
+    "  --cold-bytes SIZE    packed weights per format (default 0.6e9 bytes); "
+    "on a\n"
+    "                       GPU at least 4 times its cache\n"
     "  --rounds N           samples of each result (default 9)\n"
     "  --sample-ms N        length of a sample (default 30)\n"
     "  --thread-time        count processor time, not the clock's: for a busy\n"
@@ -175,6 +184,14 @@ static const char *cache_name(const qmoe_bench_kernel *k)
     return k->hot ? "hot" : "cold";
 }
 
+static void print_ratio(int width, double ratio)
+{
+    if (ratio > 0)
+        printf(" %*.2f", width, ratio);
+    else
+        printf(" %*s", width, "-");
+}
+
 static void print_table(const qmoe_bench_kernels_report *r)
 {
     cli_bench_print_machine(&r->device);
@@ -182,9 +199,12 @@ static void print_table(const qmoe_bench_kernels_report *r)
         printf("memory read by %d thread%s: %.1f GB/s\n",
             r->bandwidth[i].threads, r->bandwidth[i].threads == 1 ? "" : "s",
             r->bandwidth[i].gbytes_per_s);
-    printf("%-12s %-22s %-10s %5s %3s %-4s %8s %8s %8s %7s %6s\n", "format",
-        "variant", "shape", "batch", "thr", "from", "Gw/s", "p10", "p90",
-        "GB/s", "x bf16");
+    if (r->copy_gbytes_per_s > 0)
+        printf("memory copied by the device: %.1f GB/s read and written\n",
+            r->copy_gbytes_per_s);
+    printf("%-12s %-22s %-10s %5s %3s %-4s %8s %8s %8s %7s %5s %6s %8s %7s\n",
+        "format", "variant", "shape", "batch", "thr", "from", "Gw/s", "p10",
+        "p90", "GB/s", "% mem", "x bf16", "x cublas", "x paper");
     for (size_t i = 0; i < r->n_results; i++) {
         const qmoe_bench_kernel *k = &r->results[i];
         char shape[48];
@@ -192,8 +212,10 @@ static void print_table(const qmoe_bench_kernels_report *r)
         printf("%-12s %-22s %-10s %5d %3d %-4s %8.2f %8.2f %8.2f %7.2f",
             k->format, k->variant, shape, k->batch, k->threads, cache_name(k),
             k->gweights_per_s, k->p10, k->p90, k->gbytes_per_s);
-        if (k->ratio_bf16 > 0)
-            printf(" %6.2f", k->ratio_bf16);
+        printf(" %5.1f", 100 * k->bandwidth_share);
+        print_ratio(6, k->ratio_bf16);
+        print_ratio(8, k->ratio_cublas);
+        print_ratio(7, k->ratio_paper);
         putchar('\n');
     }
 }
@@ -201,14 +223,20 @@ static void print_table(const qmoe_bench_kernels_report *r)
 static void print_csv(const qmoe_bench_kernels_report *r)
 {
     puts("format,variant,rows,cols,batch,threads,cache,gweights_per_s,p10,p90,"
-         "gbytes_per_s,ratio_bf16");
+         "gbytes_per_s,bandwidth_share,ratio_bf16,ratio_cublas,ratio_paper");
     for (size_t i = 0; i < r->n_results; i++) {
         const qmoe_bench_kernel *k = &r->results[i];
         printf("%s,%s,%" PRId64 ",%" PRId64 ",%d,%d,%s,%.6g,%.6g,%.6g,%.6g,",
             k->format, k->variant, k->rows, k->cols, k->batch, k->threads,
             cache_name(k), k->gweights_per_s, k->p10, k->p90, k->gbytes_per_s);
-        if (k->ratio_bf16 > 0)
-            printf("%.6g", k->ratio_bf16);
+        printf("%.6g", k->bandwidth_share);
+        const double ratios[] = {
+            k->ratio_bf16, k->ratio_cublas, k->ratio_paper};
+        for (int j = 0; j < 3; j++)
+            if (ratios[j] > 0)
+                printf(",%.6g", ratios[j]);
+            else
+                putchar(',');
         putchar('\n');
     }
 }
@@ -227,16 +255,27 @@ static cJSON *json_kernel(const qmoe_bench_kernel *k)
     cli_json_real(json, "gbytes_per_s", k->gbytes_per_s);
     cli_json_real(json, "p10", k->p10);
     cli_json_real(json, "p90", k->p90);
+    if (k->bandwidth_share > 0)
+        cli_json_real(json, "bandwidth_share", k->bandwidth_share);
     if (k->ratio_bf16 > 0)
         cli_json_real(json, "ratio_bf16", k->ratio_bf16);
+    if (k->ratio_cublas > 0)
+        cli_json_real(json, "ratio_cublas", k->ratio_cublas);
+    if (k->ratio_paper > 0)
+        cli_json_real(json, "ratio_paper", k->ratio_paper);
     return json;
 }
 
 static void print_json(const qmoe_bench_kernels_report *r)
 {
     cJSON *json = cJSON_CreateObject();
-    cli_bench_add_machine(json, &r->device);
-    /* Of the first thread count; a GPU's memory is not measured. */
+    cli_bench_add_machine(json, &r->device, &r->facts);
+    cli_json_count(json, "cold_bytes", r->cold_bytes);
+    if (r->copy_gbytes_per_s > 0)
+        cli_json_real(json, "copy_gbytes_per_s", r->copy_gbytes_per_s);
+    else
+        cJSON_AddNullToObject(json, "copy_gbytes_per_s");
+    /* Of the first thread count; a GPU's memory is not read, but copied. */
     if (r->n_bandwidth != 0)
         cli_json_real(json, "read_gbytes_per_s", r->bandwidth[0].gbytes_per_s);
     else

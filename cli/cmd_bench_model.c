@@ -117,7 +117,7 @@ static void add_run(cJSON *json, const char *name, const qmoe_bench_run *run)
 static void print_json(const request *q, const qmoe_bench_model_report *r)
 {
     cJSON *json = cJSON_CreateObject();
-    cli_bench_add_machine(json, &r->device);
+    cli_bench_add_machine(json, &r->device, &r->facts);
     cli_json_text(json, "model", q->model);
     cli_json_text(json, "format", r->format);
     cli_json_count(json, "threads", (uint64_t)r->n_threads);

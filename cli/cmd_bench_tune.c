@@ -77,7 +77,7 @@ static qmoe_status tune_json(
     if (status != QMOE_OK)
         return status;
     cJSON *json = cJSON_CreateObject();
-    cli_bench_add_machine(json, &info);
+    cli_bench_add_machine(json, &info, NULL);
     candidates measured = {.list = cJSON_AddArrayToObject(json, "results")};
     status = qmoe_tune(s->context, backend, device, add_candidate, &measured);
     if (status == QMOE_OK)

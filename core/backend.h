@@ -10,7 +10,7 @@
 #include "ops.h"
 
 /* Raised whenever a struct of ops.h, weight.h or this file changes. */
-enum { QMI_BACKEND_API = 5 };
+enum { QMI_BACKEND_API = 6 };
 
 typedef struct qmi_device qmi_device; /* opaque outside its backend */
 
@@ -36,17 +36,6 @@ typedef struct qmi_device_options {
     const qmi_weight *weights;
     size_t n_weights;
 } qmi_device_options;
-
-/* For results of measurements; 0, "": unknown. */
-typedef struct qmi_device_facts {
-    int capability_major, capability_minor;
-    int n_multiprocessors;
-    int driver_version; /* 13000 = 13.0 */
-    uint64_t l2_bytes;
-    /* At this moment and at most. */
-    int core_mhz, most_core_mhz, memory_mhz, most_memory_mhz;
-    char products[48]; /* library of dense products, with its version */
-} qmi_device_facts;
 
 /* Told of each candidate measured; seconds < 0: it does not run here.  What is
  * not QMOE_OK ends the tuning without a change. */
@@ -97,7 +86,7 @@ typedef struct qmi_backend {
     qmoe_status (*tune)(
         int index, qmi_tune_report *report, void *user, qmi_error *err);
     /* What a device is made of.  NULL: nothing is known. */
-    qmoe_status (*facts)(qmi_device_facts *out, int index, qmi_error *err);
+    qmoe_status (*facts)(qmoe_device_facts *out, int index, qmi_error *err);
     /* What others compute instead, to be timed beside the variants and never
      * run for a model: `linear` with `src` in bf16, dst as ever.  NULL: none. */
     const qmi_variant *(*baselines)(

@@ -96,15 +96,15 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     return QMOE_OK;
 }
 
-static qmoe_status facts(qmi_device_facts *out, int index, qmi_error *err)
+static qmoe_status facts(qmoe_device_facts *out, int index, qmi_error *err)
 {
     qdrv_info info;
     qdrv_clocks clocks;
-    *out = (qmi_device_facts){0};
+    *out = (qmoe_device_facts){0};
     QMI_TRY(info_of(&info, index, err));
     const char *gemm = qdrv_gemm_name();
     qdrv_clocks_of(&clocks, &info); /* or zeros */
-    *out = (qmi_device_facts){
+    *out = (qmoe_device_facts){
         .capability_major = info.major,
         .capability_minor = info.minor,
         .n_multiprocessors = info.n_multiprocessors,

@@ -50,12 +50,15 @@ typedef struct qmoe_bench_kernels_options {
     const char *const *formats; /* [n_formats] */
     size_t n_formats;
     const char *variant; /* only this one; NULL = see all_variants */
-    bool all_variants;   /* every variant, not only the preferred one */
+    bool all_variants;   /* every variant, not only the preferred one, and what
+                            others compute instead ("cublas-bf16") */
     qmoe_bench_cache cache;
-    int n_rounds;        /* samples of each result; 0 = 9, at most 101 */
-    double sample_ms;    /* length of a sample; 0 = 30 */
-    uint64_t cold_bytes; /* packed data of each format; 0 = 0.6e9 */
-    bool thread_time;    /* count the processor time of the calling thread
+    int n_rounds;     /* samples of each result; 0 = 9, at most 101 */
+    double sample_ms; /* length of a sample; 0 = 30 */
+    /* Packed data of each format, at least 4 times a GPU's second-level cache
+     * where that is known; 0 = 0.6e9, or 8 times that cache. */
+    uint64_t cold_bytes;
+    bool thread_time; /* count the processor time of the calling thread
                              instead of the clock's: for machines that have
                              other work; host backends, one thread only */
 } qmoe_bench_kernels_options;
@@ -70,8 +73,13 @@ typedef struct qmoe_bench_kernel {
      * 10th and 90th percentile of the same. */
     double gweights_per_s, p10, p90;
     double gbytes_per_s; /* median of 1e9 packed bytes of W per second */
-    /* Against bf16's preferred variant of the same setting; 0 = not run. */
-    double ratio_bf16;
+    /* gbytes_per_s in units of the speed of memory: what `threads` read of the
+     * host's, or a GPU's copy_gbytes_per_s. */
+    double bandwidth_share;
+    /* Speed against other results of the same setting; 0 = not run: bf16's
+     * preferred variant, "cublas-bf16" (a product by cuBLAS of activations that
+     * are bf16 already) and "paper-design" (docs/kernels/cuda.md). */
+    double ratio_bf16, ratio_cublas, ratio_paper;
 } qmoe_bench_kernel;
 
 typedef struct qmoe_bench_bandwidth {
@@ -84,6 +92,11 @@ typedef struct qmoe_bench_kernels_report {
     qmoe_bench_bandwidth *bandwidth; /* [n_bandwidth] one per thread count;
                                         none for a GPU */
     size_t n_bandwidth;
+    qmoe_device_facts facts; /* of a GPU, clocks as they were at the end */
+    /* 1e9 bytes read plus bytes written, from memory to memory of a GPU; 0:
+     * the device is none. */
+    double copy_gbytes_per_s;
+    uint64_t cold_bytes; /* as used */
     qmoe_bench_kernel *results;
     size_t n_results;
 } qmoe_bench_kernels_report;
@@ -142,6 +155,7 @@ typedef struct qmoe_bench_run {
 
 typedef struct qmoe_bench_model_report {
     qmoe_device_info device;
+    qmoe_device_facts facts; /* of a GPU, clocks as they were at the end */
     int n_prompt_tokens, n_tokens, n_sequences, n_repeats, n_threads;
     /* Different experts with tokens, mean over sparse blocks: of the encoder
      * in a pass, of the decoder over all its passes. */

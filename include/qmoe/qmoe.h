@@ -122,6 +122,17 @@ typedef struct qmoe_device_info {
     uint64_t memory_bytes; /* 0 = unknown */
 } qmoe_device_info;
 
+/* What results measured on a GPU are kept with; 0, "": unknown. */
+typedef struct qmoe_device_facts {
+    int capability_major, capability_minor;
+    int n_multiprocessors;
+    int driver_version; /* 13000 = 13.0 */
+    uint64_t l2_bytes;
+    /* Clocks, at the moment of asking and at most. */
+    int core_mhz, most_core_mhz, memory_mhz, most_memory_mhz;
+    char products[48]; /* library of dense products, with its version */
+} qmoe_device_facts;
+
 /* OpenBLAS may take a processor newer than itself for an old one and be slow.
  * This is the value that the environment variable OPENBLAS_CORETYPE should have
  * had when the process started, or NULL when all is well; set it and execute

@@ -15,8 +15,9 @@ case_bench_kernels() {
         [ "$(grep -c "\"format\":[[:space:]]*\"$format\"" out)" = 4 ] ||
             fail "$format: not 2 batches, hot and cold"
     done
+    is_true "$(json cold_bytes out) == 1048576"
     for key in variant rows cols batch threads cache gweights_per_s \
-        gbytes_per_s p10 p90 ratio_bf16; do
+        gbytes_per_s p10 p90 bandwidth_share ratio_bf16; do
         [ "$(grep -c "^[[:space:]]*\"$key\":" out)" -ge 24 ] || fail "no $key"
     done
     [ "$(json cache out)" = '"hot"' ] || fail "hot comes first"
@@ -29,6 +30,7 @@ case_bench_kernels_lists() {
     expect 0 "$qmoe" bench kernels $quick --shape 16x16,8x40 --batch 2 \
         --threads 1,2 --format pvq,bf16 --cache cold --csv
     has out "format,variant,rows,cols,batch,threads,cache,gweights_per_s"
+    has out "bandwidth_share,ratio_bf16,ratio_cublas,ratio_paper"
     [ "$(wc -l <out)" = 9 ] || fail "not 8 results: $(cat out)"
     [ "$(grep -c ',2,2,cold,' out)" = 4 ] || fail "threads: $(cat out)"
     # shellcheck disable=SC2086 # a list of options
@@ -40,6 +42,53 @@ case_bench_kernels_lists() {
     expect 0 "$qmoe" bench kernels $quick --backend reference --batch 1 \
         --format pvq8,q2 --thread-time
     has out "reference device 0"
+}
+
+# The CUDA backend on the emulator, where that was built.
+emulated() {
+    local modules
+    modules=$(dirname "$qmoe")/emulated-backends
+    [ -e "$modules/qmoe-cuda.so" ] || skip "no emulated CUDA module"
+    QMOE_BACKEND_PATH=$modules "$@"
+}
+
+case_bench_kernels_gpu() {
+    small="--backend cuda --shape 24x40 --cold-bytes 300K --sample-ms 1"
+    # shellcheck disable=SC2086 # a list of options
+    emulated expect 0 "$qmoe" bench kernels $small --rounds 3 --batch 1,100 \
+        --format pvq,ternary-dict,bf16 --cache cold --all-variants --json
+    is_empty err
+    valid_json out
+    # Batch 1: pvq, ternary-dict twice, bf16 twice; 100: bf16 three times.
+    [ "$(grep -c '"variant":' out)" = 11 ] || fail "$(cat out)"
+    [ "$(grep -c '"variant":.*"cublas-bf16"' out)" = 2 ] || fail "$(cat out)"
+    [ "$(grep -c '"variant":.*"cublas"' out)" = 1 ] || fail "$(cat out)"
+    for key in bandwidth_share ratio_bf16 ratio_cublas ratio_paper; do
+        [ "$(grep -c "^[[:space:]]*\"$key\":" out)" = 11 ] || fail "no $key"
+    done
+    is_true "$(json copy_gbytes_per_s out) > 0"
+    is_true "$(json l2_bytes out) == 65536"
+    has out '"compute_capability"' '"multiprocessors"' '"driver"' '"core_mhz"'
+    if command -v python3 >/dev/null; then
+        cp out results.json
+        expect 0 python3 "$source_dir/bench/kernels_table.py" results.json
+        has out "x cuBLAS | x paper" "| bf16, cublas-bf16 |" "% of memory"
+    fi
+    # Named only: neither by default nor without the library.
+    # shellcheck disable=SC2086 # a list of options
+    emulated expect 0 "$qmoe" bench kernels $small --rounds 3 --batch 1 \
+        --format bf16 --cache cold --csv
+    [ "$(wc -l <out)" = 2 ] || fail "$(cat out)"
+    grep -q '^bf16,cuda,' out || fail "$(cat out)"
+    # shellcheck disable=SC2086 # a list of options
+    QMOE_CUBLAS=off emulated expect_error 5 "no variant 'cublas-bf16'" \
+        bench kernels $small --batch 1 --format bf16 --variant cublas-bf16
+    emulated expect_error 2 "are not cold" bench kernels --backend cuda \
+        --cold-bytes 200K
+    emulated expect 0 "$qmoe" devices
+    has out "cuBLAS"
+    QMOE_CUBLAS=off emulated expect 0 "$qmoe" devices
+    has out "no cuBLAS"
 }
 
 case_bench_kernels_refuses() {
