@@ -207,7 +207,8 @@ static qmoe_status add_stack(bench *b, const qmi_format *format,
 {
     stack *s = &b->stacks[b->n_stacks++];
     QMI_TRY(bench_stack_make(&s->host, format, shape->rows, shape->cols,
-        b->options.cold_bytes, b->err));
+        b->options.cold_bytes,
+        b->report->device.is_gpu ? BENCH_ALIASED : BENCH_IN_MEMORY, b->err));
     qmoe_status status = b->place.backend->weight_bind(
         &s->bound, b->place.device, &s->host.weight, b->err);
     if (status == QMOE_E_UNSUPPORTED) {

@@ -12,15 +12,16 @@
 
 /* The system promises memory that it does not have and ends the program when
  * it is used; so what a first matrix takes is added up before. */
-static qmoe_status check_memory(
-    const qmoe_model *model, const qmi_format *format, qmi_error *err)
+static qmoe_status check_memory(const qmoe_model *model,
+    const qmi_format *format, bench_copies copies, qmi_error *err)
 {
     uint64_t n_bytes = 0;
     const uint64_t available = qmi_available_memory();
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
+        const int64_t n_mats = copies == BENCH_ALIASED ? 1 : w->n_mats;
         const uint64_t n =
-            (uint64_t)w->n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
+            (uint64_t)n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
         /* At most 9/8 bits for all formats but q2 and its levels. */
         if (w->is_expert)
             n_bytes += strcmp(format->name, "q2") == 0 ? n / 3 : n / 6;
@@ -35,13 +36,13 @@ static qmoe_status check_memory(
         n_bytes >> 20, available >> 20);
 }
 
-static qmoe_status make_stack(
-    bench_made_up *m, size_t index, const qmi_format *format, qmi_error *err)
+static qmoe_status make_stack(bench_made_up *m, size_t index,
+    const qmi_format *format, bench_copies copies, qmi_error *err)
 {
     qmi_weight *w = &m->model.weights[index];
     bench_stack *s = &m->stacks[index];
     QMI_TRY(bench_stack_make_count(
-        s, format, w->n_rows, w->n_cols, w->n_mats, err));
+        s, format, w->n_rows, w->n_cols, w->n_mats, copies, err));
     s->weight.name = w->name;
     s->weight.is_expert = true;
     s->weight.rotation = qmi_pvq_width(format) != 0 ? QMI_ROTATION_DEFAULT : 0;
@@ -50,7 +51,7 @@ static qmoe_status make_stack(
 }
 
 qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
-    const char *format_name, qmi_error *err)
+    const char *format_name, bench_copies copies, qmi_error *err)
 {
     const size_t n = model->n_weights;
     const qmi_format *format = qmi_format_find(format_name);
@@ -58,7 +59,7 @@ qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
     if (format == NULL || format->dense)
         return qmi_fail(
             err, QMOE_E_INVALID, "'%s' is no compressed format", format_name);
-    QMI_TRY(check_memory(model, format, err));
+    QMI_TRY(check_memory(model, format, copies, err));
     out->model = *model;
     out->model.experts_replaced = true;
     out->stacks = qmi_calloc(n, sizeof *out->stacks, "stacks", err);
@@ -71,7 +72,7 @@ qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
     }
     for (size_t i = 0; i < n && status == QMOE_OK; i++)
         if (model->weights[i].is_expert)
-            status = make_stack(out, i, format, err);
+            status = make_stack(out, i, format, copies, err);
     if (status != QMOE_OK)
         bench_made_up_free(out);
     return status;

@@ -13,11 +13,11 @@ typedef struct bench_made_up {
     bench_stack *stacks; /* [n_weights], empty where no expert's */
 } bench_made_up;
 
-/* All experts of a stack hold the same codes at different places.  pvq formats
- * have the rotation that `qmoe compress` gives them.  E_INVALID: no compressed
+/* All experts of a stack hold the same codes at different places, or in little
+ * memory for a device that has its own (`copies`).  pvq formats have the rotation that `qmoe compress` gives them.  E_INVALID: no compressed
  * format; E_NOMEM: not that much is free.  Release with bench_made_up_free. */
 qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
-    const char *format, qmi_error *err);
+    const char *format, bench_copies copies, qmi_error *err);
 void bench_made_up_free(bench_made_up *made_up);
 
 #endif

@@ -10,6 +10,7 @@
 #include "bench_made_up.h"
 #include "bench_stats.h"
 #include "mt19937.h"
+#include "place.h"
 #include "session.h"
 
 enum { MAX_REPEATS = 101, MAX_TOKENS = 1 << 16, MAX_SEQUENCES = 1024 };
@@ -33,6 +34,7 @@ typedef struct bench {
     bench_made_up made_up;
     bench_ideal ideal;
     qmoe_model *compressed;
+    qmi_place place;
     side sides[2]; /* compressed, ideal */
 } bench;
 
@@ -308,8 +310,9 @@ static qmoe_status make_models(bench *b, qmoe_model *given)
         if (o->original != NULL)
             return qmi_fail(
                 b->err, QMOE_E_INVALID, "a made-up model has no original");
-        QMI_TRY(bench_made_up_make(
-            &b->made_up, given, o->format != NULL ? o->format : "pvq", b->err));
+        QMI_TRY(bench_made_up_make(&b->made_up, given,
+            o->format != NULL ? o->format : "pvq",
+            b->place.info.is_gpu ? BENCH_ALIASED : BENCH_IN_MEMORY, b->err));
         b->compressed = &b->made_up.model;
     } else if (o->format != NULL && strcmp(o->format, given->expert_format)) {
         return qmi_fail(b->err, QMOE_E_INVALID,
@@ -325,6 +328,9 @@ static qmoe_status make_sessions(bench *b)
 {
     qmoe_session_options options = b->options.session;
     options.size = sizeof options;
+    options.backend = b->place.backend->name;
+    options.device = b->place.info.index;
+    options.device_name = NULL;
     QMI_TRY(qmoe_session_create(&b->sides[0].session, b->compressed, &options));
     /* What is shared by all experts needs no cache. */
     options.expert_cache_bytes = 0;
@@ -345,11 +351,17 @@ static qmoe_status run_all(
 {
     QMI_TRY(fill_defaults(b));
     QMI_TRY(make_inputs(b, &model->config));
+    QMI_TRY(
+        qmi_place_choose(&b->place, model->context, b->options.session.backend,
+            b->options.session.device, b->options.session.device_name, b->err));
     QMI_TRY(make_models(b, model));
     QMI_TRY(make_sessions(b));
     QMI_TRY(warm_up(b, model, out));
     QMI_TRY(run_repeats(b, model->context));
     fill_report(b, out);
+    if (b->place.backend->facts != NULL)
+        QMI_TRY(
+            b->place.backend->facts(&out->facts, b->place.info.index, b->err));
     qmoe_session_device(b->sides[0].session, &out->device);
     out->n_threads = model->context->n_threads;
     out->expert_bytes = expert_bytes(b->compressed);

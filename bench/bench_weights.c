@@ -24,11 +24,18 @@ static uint16_t random_bf16(uint64_t *state)
     return (uint16_t)((next_random(state) >> 40 & 0x807f) | 0x3d00);
 }
 
-/* One allocation of n_mats repetitions of a part of `n_bytes`. */
+/* n_mats repetitions of a part of `n_bytes`. */
 static qmoe_status repeat(
     bench_stack *s, int part, const void *data, size_t n_bytes, qmi_error *err)
 {
     const size_t n_mats = (size_t)s->weight.n_mats;
+    if (s->copies == BENCH_ALIASED) {
+        QMI_TRY(
+            bench_repeat_make(&s->repeats[part], data, n_bytes, n_mats, err));
+        s->weight.parts[part] =
+            (qmi_part){s->repeats[part].data, n_mats * n_bytes};
+        return QMOE_OK;
+    }
     uint8_t *block = qmi_calloc(n_mats, n_bytes, "matrices to time", err);
     if (block == NULL)
         return QMOE_E_NOMEM;
@@ -185,12 +192,12 @@ static qmoe_status make(
         format->name);
 }
 
-static qmoe_status make_stack(
-    bench_stack *out, const qmi_weight *shape, uint64_t n_bytes, qmi_error *err)
+static qmoe_status make_stack(bench_stack *out, const qmi_weight *shape,
+    uint64_t n_bytes, bench_copies copies, qmi_error *err)
 {
     uint64_t random = 0x9e3779b97f4a7c15;
     const qmi_format *format = shape->format;
-    *out = (bench_stack){.weight = *shape};
+    *out = (bench_stack){.weight = *shape, .copies = copies};
     qmoe_status status = make(out, n_bytes, &random, err);
     if (status == QMOE_OK && format->check != NULL) {
         out->weight.checked =
@@ -209,28 +216,32 @@ static qmoe_status make_stack(
 }
 
 qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
-    int64_t n_rows, int64_t n_cols, uint64_t n_bytes, qmi_error *err)
+    int64_t n_rows, int64_t n_cols, uint64_t n_bytes, bench_copies copies,
+    qmi_error *err)
 {
     const qmi_weight shape = {
         .format = format, .name = "timed", .n_rows = n_rows, .n_cols = n_cols};
-    return make_stack(out, &shape, n_bytes, err);
+    return make_stack(out, &shape, n_bytes, copies, err);
 }
 
 qmoe_status bench_stack_make_count(bench_stack *out, const qmi_format *format,
-    int64_t n_rows, int64_t n_cols, int64_t n_mats, qmi_error *err)
+    int64_t n_rows, int64_t n_cols, int64_t n_mats, bench_copies copies,
+    qmi_error *err)
 {
     const qmi_weight shape = {.format = format,
         .name = "timed",
         .n_mats = n_mats,
         .n_rows = n_rows,
         .n_cols = n_cols};
-    return make_stack(out, &shape, 0, err);
+    return make_stack(out, &shape, 0, copies, err);
 }
 
 void bench_stack_free(bench_stack *stack)
 {
-    for (int i = 0; i < QMI_MAX_PARTS; i++)
+    for (int i = 0; i < QMI_MAX_PARTS; i++) {
         qmi_free(stack->blocks[i]);
+        bench_repeat_free(&stack->repeats[i]);
+    }
     qmi_free((void *)stack->weight.checked);
     *stack = (bench_stack){0};
 }

@@ -243,8 +243,8 @@ static qmoe_status compare_format(const qmi_format *format, const place *places,
     if (c == NULL)
         return QMOE_E_NOMEM;
     const uint64_t n_bytes = format->dense ? 300000000 : 200000000;
-    qmoe_status status =
-        bench_stack_make(&stack, format, o->rows, o->cols, n_bytes, err);
+    qmoe_status status = bench_stack_make(
+        &stack, format, o->rows, o->cols, n_bytes, BENCH_IN_MEMORY, err);
     for (int i = 0; i < 2 && status == QMOE_OK; i++) {
         const place *p = &places[i];
         snprintf(c[i].name, sizeof c[i].name, "%s/%s", p->backend->name,

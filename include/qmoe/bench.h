@@ -172,8 +172,9 @@ typedef struct qmoe_bench_model_report {
 /* Speed of `model` against an ideal uncompressed run of it, in which all
  * experts of a matrix stack are one bf16 matrix (so that it always fits and
  * is in favour of no compression), the rest is the same and every expert gets
- * the same tokens.  Repetitions of both alternate.  On devices with memory of
- * their own every expert's copy takes room: E_NOMEM when it is not there.
+ * the same tokens.  Repetitions of both alternate.  CUDA devices hold the one
+ * matrix once; under OpenCL every expert's copy takes room: E_NOMEM when it is
+ * not there.
  * Progress: stage "bench".
  * E_INVALID: an option out of range, an original of other shapes, a format
  * that does not fit the model; E_UNSUPPORTED: a model without experts. */

@@ -7,7 +7,10 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench_expected.h"
 #include "bench_stats.h"
@@ -49,7 +52,8 @@ static void check_format(const qmi_format *format)
     bench_expected expected;
     qmi_error err = {0};
     assert_int_equal(
-        bench_stack_make(&stack, format, ROWS, COLS, 1, &err), QMOE_OK);
+        bench_stack_make(&stack, format, ROWS, COLS, 1, BENCH_IN_MEMORY, &err),
+        QMOE_OK);
     for (int i = 0; i < TOKENS * COLS; i++)
         x[i] = (float)(i % 17) * 0.25f - 2.0f;
     assert_int_equal(
@@ -83,11 +87,66 @@ static void test_expected(void **state)
         check_format(format);
 }
 
+static uint64_t resident_bytes(void)
+{
+    unsigned long total = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file == NULL || fscanf(file, "%lu %lu", &total, &resident) != 2)
+        resident = 0;
+    if (file != NULL)
+        fclose(file);
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static void check_repeat(size_t n_bytes, size_t count)
+{
+    bench_repeat r;
+    qmi_error err = {0};
+    uint8_t *block = malloc(n_bytes);
+    assert_non_null(block);
+    for (size_t i = 0; i < n_bytes; i++)
+        block[i] = (uint8_t)(i * 7 + i / 251);
+    qmoe_status status = bench_repeat_make(&r, block, n_bytes, count, &err);
+    assert_int_equal(status, QMOE_OK);
+    for (size_t i = 0; i < count; i++)
+        assert_memory_equal((uint8_t *)r.data + i * n_bytes, block, n_bytes);
+    bench_repeat_free(&r);
+    bench_repeat_free(&r); /* nothing */
+    free(block);
+}
+
+/* Every copy is there, whatever the sizes, and memory is not used for each. */
+static void test_repeat(void **state)
+{
+    (void)state;
+    enum { MIB = 1 << 20, SMALL = 4096 * 3 };
+    check_repeat(1, 1);
+    check_repeat(1, 5);
+    check_repeat(5, 4096);
+    check_repeat(4160, 300);
+    check_repeat(5 * MIB + 128, 9);
+    check_repeat(17 * MIB, 2);
+    bench_repeat r;
+    qmi_error err = {0};
+    static const uint8_t block[SMALL] = {1};
+    /* 100 GB, far more than there is */
+    const size_t count = 100000000000 / SMALL;
+    const uint64_t before = resident_bytes();
+    assert_int_equal(bench_repeat_make(&r, block, SMALL, count, &err), QMOE_OK);
+    assert_int_equal(((uint8_t *)r.data)[(count - 1) * SMALL], 1);
+    assert_true(resident_bytes() < before + 64 * MIB);
+    bench_repeat_free(&r);
+    assert_int_equal(
+        bench_repeat_make(&r, block, SMALL, SIZE_MAX / 8, &err), QMOE_E_NOMEM);
+    assert_null(r.data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spread),
         cmocka_unit_test(test_expected),
+        cmocka_unit_test(test_repeat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
