@@ -23,7 +23,7 @@ void *check_calloc(size_t n, size_t size)
 const char *weight_layout_name(weight_layout layout)
 {
     static const char *const names[LAYOUT_COUNT] = {
-        "aligned", "odd", "scattered"};
+        "aligned", "odd", "scattered", "shared"};
     return names[layout];
 }
 
@@ -92,6 +92,9 @@ static void draw_dense(float *dst, const weight_request *q, rng *r, float scale)
         else
             dst[i] = draw_value(r, q->values) * scale;
     }
+    const int64_t size = q->n_rows * q->n_cols;
+    for (int64_t i = size; i < n && q->layout == LAYOUT_SHARED; i++)
+        dst[i] = dst[i - size];
 }
 
 static void place_dense(gen_weight *w, const weight_request *q,
@@ -100,7 +103,7 @@ static void place_dense(gen_weight *w, const weight_request *q,
     size_t matrix_bytes = (size_t)matrix_size(w) * element_bytes;
     size_t n_bytes = matrix_bytes * (size_t)q->n_mats;
     w->host.parts[0].n_bytes = n_bytes;
-    if (q->layout != LAYOUT_SCATTERED) {
+    if (q->layout != LAYOUT_SCATTERED && q->layout != LAYOUT_SHARED) {
         w->host.parts[0].data =
             weight_place(w, bytes, n_bytes, q->layout == LAYOUT_ODD);
         return;
@@ -108,8 +111,10 @@ static void place_dense(gen_weight *w, const weight_request *q,
     const void **mats = check_calloc((size_t)q->n_mats, sizeof *mats);
     const uint8_t *from = bytes;
     for (int64_t m = 0; m < q->n_mats; m++)
-        mats[m] = weight_place(
-            w, from + (size_t)m * matrix_bytes, matrix_bytes, m % 2 == 0);
+        mats[m] = m != 0 && q->layout == LAYOUT_SHARED
+                      ? mats[0]
+                      : weight_place(w, from + (size_t)m * matrix_bytes,
+                            matrix_bytes, m % 2 == 0);
     w->host.mats = mats;
 }
 

@@ -12,6 +12,7 @@ typedef enum weight_layout {
     LAYOUT_ALIGNED,
     LAYOUT_ODD,       /* every part starts at an odd address */
     LAYOUT_SCATTERED, /* dense: one block per matrix; else like ODD */
+    LAYOUT_SHARED,    /* dense: one block for all, equal matrices; else ODD */
     LAYOUT_COUNT
 } weight_layout;
 

@@ -6,7 +6,8 @@
 DEVICE void decode_dense(
     const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
 {
-    const int64_t first = (mat * w.n_rows + row) * w.n_cols;
+    const int bytes = w.format == QCUDA_F32 ? 4 : 2;
+    const int64_t first = mat * int64_t(w.mat_bytes / bytes) + row * w.n_cols;
     const uint16_t *halves = reinterpret_cast<const uint16_t *>(w.codes);
     const float *floats = reinterpret_cast<const float *>(w.codes);
     for (int c = int(threadIdx.x); c < w.n_cols; c += int(blockDim.x)) {
