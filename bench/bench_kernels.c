@@ -436,6 +436,7 @@ static qmoe_status prepare(bench *b)
     b->place.n_rounds = o->n_rounds;
     b->place.sample_seconds = 1e-3 * o->sample_ms;
     b->place.thread_time = o->thread_time;
+    b->place.in_passes = b->chosen.info.is_gpu;
     return QMOE_OK;
 }
 

@@ -23,11 +23,29 @@ qmi_op bench_product(const bench_place *place, const bench_contender *contender,
     };
 }
 
+/* Calls between two waits; 0: none in between. */
+static int64_t calls_of_pass(
+    const bench_place *p, const bench_contender *c, bool hot)
+{
+    const int64_t n_mats = c->weight->host->n_mats;
+    if (!p->in_passes)
+        return 0;
+    if (hot)
+        return BENCH_PASS_CALLS;
+    return n_mats < BENCH_PASS_CALLS ? BENCH_PASS_CALLS / n_mats * n_mats
+                                     : n_mats;
+}
+
 /* n_calls products, finished on return. */
 static qmoe_status call(const bench_place *p, bench_contender *c,
     int64_t n_calls, int64_t n_tokens, bool hot, qmi_error *err)
 {
+    const int64_t pass = calls_of_pass(p, c, hot);
+    if (p->in_passes)
+        c->next_mat = 0;
     for (int64_t i = 0; i < n_calls; i++) {
+        if (pass != 0 && i != 0 && i % pass == 0)
+            QMI_TRY(p->backend->sync(p->device, err));
         const qmi_op op = bench_product(p, c, hot ? 0 : c->next_mat, n_tokens);
         QMI_TRY(c->variant->run(p->device, &op, err));
         c->next_mat = (c->next_mat + 1) % c->weight->host->n_mats;
@@ -69,6 +87,10 @@ static qmoe_status find_n_calls(const bench_place *p, bench_contender *c,
     }
     const double wanted = p->sample_seconds / seconds;
     c->n_calls = (int64_t)((double)c->n_calls * wanted) + 1;
+    if (p->in_passes && !hot) {
+        const int64_t round = c->weight->host->n_mats;
+        c->n_calls = (c->n_calls + round - 1) / round * round;
+    }
     return QMOE_OK;
 }
 

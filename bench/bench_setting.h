@@ -8,7 +8,7 @@
 #include "bench_expected.h"
 #include "bench_stats.h"
 
-enum { BENCH_MAX_ROUNDS = 101 };
+enum { BENCH_MAX_ROUNDS = 101, BENCH_PASS_CALLS = 2048 };
 
 /* Where products run: one device, its operands for one shape. */
 typedef struct bench_place {
@@ -20,6 +20,9 @@ typedef struct bench_place {
     int n_rounds;
     double sample_seconds;
     bool thread_time;
+    /* Cold samples are whole rounds through a stack, waited for every
+     * BENCH_PASS_CALLS calls at most: work that a device can repeat as a graph. */
+    bool in_passes;
 } bench_place;
 
 /* One variant on one stack. */

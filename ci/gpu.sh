@@ -16,8 +16,8 @@
 # --backend: default cuda; cpu tries the script itself where there is no GPU.
 # --limit: ends after so many seconds, with what is there; what ran is cut
 # short and failed, as is what did not come to run.  --quick: check and tokens.
-# --tiny: sizes to try the script with.  $QMOE_CUBLAS: cuBLAS, or off; without
-# it the library is looked for.
+# --tiny: sizes to try the script with, on the emulator or the CPU.
+# $QMOE_CUBLAS: cuBLAS, or off; without it the library is looked for.
 # Exit status: 0 all passed, 1 something failed, 2 usage, 77 no device.
 set -uo pipefail
 
@@ -280,7 +280,7 @@ huge=synth:c-2048
 huge_sizes=(--prompt-tokens 128 --tokens 32 --repeat 3)
 if $tiny; then
     small="synth:base-8?experts=2&encoder_blocks=2&decoder_blocks=2"
-    kernel_sizes=(--shape 24x40 --cold-bytes 300K --sample-ms 1 --rounds 3)
+    kernel_sizes=(--shape 24x40 --cold-bytes 4K --sample-ms 1 --rounds 3)
     model_sizes=(--prompt-tokens 1 --tokens 1 --repeat 1)
     models=()
     huge=$small

@@ -53,7 +53,7 @@ emulated() {
 }
 
 case_bench_kernels_gpu() {
-    small="--backend cuda --shape 24x40 --cold-bytes 300K --sample-ms 1"
+    small="--backend cuda --shape 24x40 --cold-bytes 4K --sample-ms 1"
     # shellcheck disable=SC2086 # a list of options
     emulated expect 0 "$qmoe" bench kernels $small --rounds 3 --batch 1,100 \
         --format pvq,ternary-dict,bf16 --cache cold --all-variants --json
@@ -67,7 +67,7 @@ case_bench_kernels_gpu() {
         [ "$(grep -c "^[[:space:]]*\"$key\":" out)" = 11 ] || fail "no $key"
     done
     is_true "$(json copy_gbytes_per_s out) > 0"
-    is_true "$(json l2_bytes out) == 65536"
+    is_true "$(json l2_bytes out) == 1024"
     has out '"compute_capability"' '"multiprocessors"' '"driver"' '"core_mhz"'
     if command -v python3 >/dev/null; then
         cp out results.json
@@ -84,7 +84,7 @@ case_bench_kernels_gpu() {
     QMOE_CUBLAS=off emulated expect_error 5 "no variant 'cublas-bf16'" \
         bench kernels $small --batch 1 --format bf16 --variant cublas-bf16
     emulated expect_error 2 "are not cold" bench kernels --backend cuda \
-        --cold-bytes 200K
+        --cold-bytes 4000
     emulated expect 0 "$qmoe" devices
     has out "cuBLAS"
     QMOE_CUBLAS=off emulated expect 0 "$qmoe" devices

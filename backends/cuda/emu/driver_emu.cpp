@@ -48,7 +48,7 @@ const char *qdrv_describe(qdrv_info *out, int number)
     out->n_multiprocessors = int(limit("sms=", 8));
     out->max_shared_bytes = uint32_t(limit("shared=", 99 << 10));
     out->total_bytes = limit("memory=", uint64_t(4) << 30);
-    out->l2_bytes = limit("l2=", 64 << 10);
+    out->l2_bytes = limit("l2=", 1 << 10);
     return nullptr;
 }
 
