@@ -15,7 +15,8 @@ typedef struct bench_repeat {
 /* `count` times the `n_bytes` >= 1 at `data`, back to back in address space.
  * In memory they are only as often as make up about 16 MiB and whole pages,
  * which is mapped again and again: for what is read once, to be sent to a
- * device.  A processor's caches would not be fooled.  E_NOMEM; E_UNSUPPORTED:
+ * device.  A processor's caches would not be fooled, while tools that count
+ * mapped pages (top) count every copy that was read.  E_NOMEM; E_UNSUPPORTED:
  * the system has no such mappings.  Release with bench_repeat_free. */
 qmoe_status bench_repeat_make(bench_repeat *out, const void *data,
     size_t n_bytes, size_t count, qmi_error *err);

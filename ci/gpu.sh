@@ -287,15 +287,20 @@ if $tiny; then
     huge_sizes=("${model_sizes[@]}")
 fi
 
+# The paper's shapes; --all-variants holds its kernel and cuBLAS, too.
+bench_kernels() # NAME BATCH GRAPHS
+{
+    json_step "bench-kernels-$1" env "QMOE_CUDA_GRAPHS=$3" "$qmoe" \
+        bench kernels --backend "$backend" --batch "$2" --cache cold \
+        --format pvq,pvq8,ternary-dict,bf16 --all-variants --json \
+        ${kernel_sizes[@]+"${kernel_sizes[@]}"}
+}
 if wanted bench-kernels; then
-    # The paper's shapes; --all-variants holds its kernel and cuBLAS, too.  A
-    # run per batch, so that what is done is kept.
+    # A run per batch, so that what is done is kept.
     for batch in 1 8 32 128; do
-        json_step "bench-kernels-$batch" "$qmoe" bench kernels \
-            --backend "$backend" --format pvq,pvq8,ternary-dict,bf16 \
-            --batch "$batch" --cache cold --all-variants --json \
-            ${kernel_sizes[@]+"${kernel_sizes[@]}"}
+        bench_kernels "$batch" "$batch" on
     done
+    bench_kernels 1-no-graphs 1 off
 fi
 
 if wanted bench-models; then

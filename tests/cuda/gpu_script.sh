@@ -41,7 +41,7 @@ export QMOE_BACKEND_PATH=$build/emulated-backends
 parts=bench-kernels,bench-models,c2048
 gpu 0 --only "$parts" --tiny out
 results=out/results-bench-kernels+bench-models+c2048.json
-[ "$(grep -c '"status": "passed"' $results)" = 6 ] || fail "$(cat $results)"
+[ "$(grep -c '"status": "passed"' $results)" = 7 ] || fail "$(cat $results)"
 grep -q '"commit": "0123456789"' $results || fail "no commit"
 for batch in 1 8 32 128; do
     grep -q '"ratio_cublas"' out/bench-kernels-$batch.json || fail "no cuBLAS"
