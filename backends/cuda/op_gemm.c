@@ -12,9 +12,10 @@ enum {
      * by the other kernel.  Not measured. */
     LEAST_TOKENS_BF16 = 97,
     LEAST_TOKENS_F32 = 17,
-    /* Tensor cores cut when they add: over more columns that could leave the
-     * bound, and product_many takes sums over into additions that round. */
-    MOST_COLS_BF16 = 8192,
+    /* Tensor cores cut when they add, which over long sums of one sign would
+     * leave the bound: so many columns are one product, as in product_many, and
+     * products are added up in additions that round. */
+    CHAIN_COLS_BF16 = 256,
     SLAB_TOKENS = 2048, /* at a time, which bounds the work space */
     WORKSPACE_BYTES = 32 << 20,
     ELEMENT_THREADS = 256,
@@ -44,8 +45,7 @@ bool qcuda_gemm_supports(const qmi_device *device, const qmi_op *op)
     const qmi_op_linear *o = &op->u.linear;
     const qcuda_stack *w = stack_of(o);
     const bool wanted =
-        (w->format == QCUDA_BF16 && o->n_tokens >= LEAST_TOKENS_BF16 &&
-            w->n_cols <= MOST_COLS_BF16) ||
+        (w->format == QCUDA_BF16 && o->n_tokens >= LEAST_TOKENS_BF16) ||
         (w->format == QCUDA_F32 && o->n_tokens >= LEAST_TOKENS_F32);
     return wanted && w->rotation == 0 && is_aligned(w) &&
            qdrv_has_gemm(device->driver);
@@ -53,29 +53,37 @@ bool qcuda_gemm_supports(const qmi_device *device, const qmi_op *op)
 
 /* ---- one product ---- */
 
-/* y [n, rows] = alpha x [n, cols] W^T + beta y, all row by row.  The driver
- * counts by columns, and a matrix row by row is its transpose column by column:
- * W is its a [cols, rows], x its b [cols, n], y its c [rows, n]. */
+typedef struct product {
+    const void *x;            /* [n, cols] */
+    float *y;                 /* [n, rows] */
+    int64_t n, begin, n_cols; /* columns that are summed up */
+    float alpha, beta;
+} product;
+
+/* y = alpha x W^T + beta y, all row by row.  The driver counts by columns, and
+ * a matrix row by row is its transpose column by column: W is its a [cols,
+ * rows], x its b [cols, n], y its c [rows, n]. */
 static qmoe_status multiply(qmi_device *device, const qmi_op_linear *o,
-    const void *x, float *y, int64_t n, float alpha, float beta, qmi_error *err)
+    const product *p, qmi_error *err)
 {
     const qcuda_stack *w = stack_of(o);
+    const int64_t at = p->begin * (type_of(w) == QDRV_BF16 ? 2 : 4);
     void *workspace;
     QMI_TRY(qcuda_reserve(
         &workspace, device, QCUDA_WORKSPACE, WORKSPACE_BYTES, err));
     const qdrv_gemm_args args = {
         .type = type_of(w),
-        .a = w->codes + (uint64_t)o->mat * w->mat_bytes,
-        .b = x,
-        .c = y,
+        .a = w->codes + (uint64_t)o->mat * w->mat_bytes + at,
+        .b = (const char *)p->x + at,
+        .c = p->y,
         .m = w->n_rows,
-        .n = (int32_t)n,
-        .k = w->n_cols,
+        .n = (int32_t)p->n,
+        .k = (int32_t)p->n_cols,
         .a_step = w->n_cols,
         .b_step = w->n_cols,
         .c_step = w->n_rows,
-        .alpha = alpha,
-        .beta = beta,
+        .alpha = p->alpha,
+        .beta = p->beta,
         .workspace = workspace,
         .workspace_bytes = WORKSPACE_BYTES,
     };
@@ -115,7 +123,7 @@ static qcuda_grid element_grid(int64_t n)
 static qmoe_status multiply_bf16(
     qmi_device *device, const qmi_op_linear *o, const slab *s, qmi_error *err)
 {
-    const int64_t n = s->n * stack_of(o)->n_cols;
+    const int64_t n_cols = stack_of(o)->n_cols, n = s->n * n_cols;
     void *parts;
     QMI_TRY(
         qcuda_reserve(&parts, device, QCUDA_SPLIT, (uint64_t)n * 3 * 2, err));
@@ -123,9 +131,16 @@ static qmoe_status multiply_bf16(
     QMI_TRY(
         qcuda_launch(device, &qcuda_kernel_split, element_grid(n), &args, err));
     QMI_TRY(before_products(device, err));
-    for (int i = 2; i >= 0; i--)
-        QMI_TRY(multiply(device, o, (uint16_t *)parts + i * n, s->sums, s->n,
-            1.0f, i == 2 ? 0.0f : 1.0f, err));
+    product p = {.y = s->sums, .n = s->n, .alpha = 1.0f};
+    for (int i = 2; i >= 0; i--) {
+        p.x = (uint16_t *)parts + i * n;
+        for (p.begin = 0; p.begin < n_cols; p.begin += CHAIN_COLS_BF16) {
+            const int64_t left = n_cols - p.begin;
+            p.n_cols = left < CHAIN_COLS_BF16 ? left : CHAIN_COLS_BF16;
+            QMI_TRY(multiply(device, o, &p, err));
+            p.beta = 1.0f;
+        }
+    }
     return QMOE_OK;
 }
 
@@ -143,7 +158,12 @@ static qmoe_status multiply_f32(
             return qcuda_fail(device, "a copy", failure, err);
         x = aligned;
     }
-    return multiply(device, o, x, s->sums, s->n, 1.0f, 0.0f, err);
+    const product p = {.x = x,
+        .y = s->sums,
+        .n = s->n,
+        .n_cols = stack_of(o)->n_cols,
+        .alpha = 1.0f};
+    return multiply(device, o, &p, err);
 }
 
 static qmoe_status run_slab(
@@ -209,8 +229,12 @@ static qmoe_status run_bf16(
 {
     const qmi_op_linear *o = &op->u.linear;
     QMI_TRY(before_products(device, err));
-    return multiply(device, o, qcuda_pointer(o->src), qcuda_pointer(o->dst),
-        o->n_tokens, o->alpha, 0.0f, err);
+    const product p = {.x = qcuda_pointer(o->src),
+        .y = qcuda_pointer(o->dst),
+        .n = o->n_tokens,
+        .n_cols = stack_of(o)->n_cols,
+        .alpha = o->alpha};
+    return multiply(device, o, &p, err);
 }
 
 const qmi_variant *qcuda_gemm_baselines(

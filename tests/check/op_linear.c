@@ -35,6 +35,7 @@ static const shape shapes[] = {
 static const shape many_shapes[] = {
     {40, 64, 130},
     {9, 48, 97},
+    {5, 520, 98},
     {4, 8, 2100},
 };
 enum { MANY_VARIATIONS = 6 };
