@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a backend is.  One table of functions; only the last three may be absent.  A backend
- * built into the library is listed in registry.c; a loadable one is a shared
- * module "qmoe-<name>.so" exporting qmoe_backend_entry.  Modules carry their
- * own copy of the stateless parts of core, so they need no symbol of the
+ * What a backend is.  One table of functions; only the last four may be absent.
+ * A backend built into the library is listed in registry.c; a loadable one is a
+ * shared module "qmoe-<name>.so" exporting qmoe_backend_entry.  Modules carry
+ * their own copy of the stateless parts of core, so they need no symbol of the
  * program. */
 #ifndef QMI_BACKEND_H
 #define QMI_BACKEND_H
@@ -10,7 +10,7 @@
 #include "ops.h"
 
 /* Raised whenever a struct of ops.h, weight.h or this file changes. */
-enum { QMI_BACKEND_API = 6 };
+enum { QMI_BACKEND_API = 7 };
 
 typedef struct qmi_device qmi_device; /* opaque outside its backend */
 
@@ -41,6 +41,14 @@ typedef struct qmi_device_options {
  * not QMOE_OK ends the tuning without a change. */
 typedef qmoe_status qmi_tune_report(void *user, const char *format,
     int64_t n_tokens, const char *candidate, double seconds);
+
+/* Kernels, copies and fills a device was given since it was opened. */
+typedef struct qmi_launch_counts {
+    uint64_t single;        /* one by one */
+    uint64_t replayed;      /* as parts of graphs */
+    uint64_t graphs;        /* launches of graphs */
+    uint64_t made, updated; /* graphs made; parts of graphs replaced */
+} qmi_launch_counts;
 
 typedef struct qmi_backend {
     uint32_t api; /* QMI_BACKEND_API */
@@ -85,6 +93,8 @@ typedef struct qmi_backend {
      * opened later.  NULL: the backend has nothing to choose. */
     qmoe_status (*tune)(
         int index, qmi_tune_report *report, void *user, qmi_error *err);
+    /* NULL: the backend does not count. */
+    void (*launch_counts)(const qmi_device *device, qmi_launch_counts *out);
     /* What a device is made of.  NULL: nothing is known. */
     qmoe_status (*facts)(qmoe_device_facts *out, int index, qmi_error *err);
     /* What others compute instead, to be timed beside the variants and never

@@ -10,6 +10,13 @@
 
 struct uint2; /* CUDA's: two u32 */
 
+/* Structs have no padding, whose bytes nothing defines: launches.c compares and
+ * keeps them as bytes.  Compilers of the host see to it. */
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic error "-Wpadded"
+#endif
+
 /* X(NAME, "format") */
 #define QCUDA_FORMAT_MAP(X)                                                    \
     X(BF16, "bf16")                                                            \
@@ -76,6 +83,7 @@ typedef struct qcuda_attention_args {
     int32_t n_spans, n_heads, d_head, causal;
     int64_t max_distance;
     float scale;
+    int32_t unused;
 } qcuda_attention_args;
 
 typedef struct qcuda_route_args {
@@ -90,7 +98,7 @@ typedef struct qcuda_drop_args {
     const int32_t *chosen; /* the same before anything was dropped */
     const int32_t *sequence;
     int64_t n_pairs, capacity;
-    int32_t top_k;
+    int32_t top_k, unused;
 } qcuda_drop_args;
 
 /* A block of top_logits takes a segment of a row, some keys per thread. */
@@ -133,6 +141,7 @@ typedef struct qcuda_group_args {
     qcuda_tile *tiles;     /* [n_tiles] */
     int32_t n_pairs, n_experts, n_tiles, tile_items;
     int32_t few; /* tiles of up to so many items get no slot */
+    int32_t unused;
 } qcuda_group_args;
 
 /* dst[item, r] = finish(sum_c W[mat][r, c] * src[item / divisor, c]) for the
@@ -163,6 +172,7 @@ typedef struct qcuda_product_args {
     int32_t staged;      /* src is staged in shared memory */
     int32_t relu;
     float alpha;
+    int32_t unused;
 } qcuda_product_args;
 
 /* The paper's matvec (kernels/paper.cu), for comparison. */
@@ -196,6 +206,10 @@ typedef struct qcuda_finish_args {
     float alpha;
     int32_t relu;
 } qcuda_finish_args;
+
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#pragma GCC diagnostic pop
+#endif
 
 /* X(name): every kernel, in kernels/<file>.cu. */
 #define QCUDA_KERNEL_MAP(X)                                                    \

@@ -126,6 +126,8 @@ static void device_close(qmi_device *device)
 {
     if (device == NULL)
         return;
+    qcuda_launches_destroy(device->launches);
+    device->launches = NULL;
     for (int i = 0; i < QCUDA_N_SCRATCH; i++)
         qcuda_release(device, &device->scratch[i]);
     qcuda_release(device, &device->generic_dict);
@@ -156,6 +158,12 @@ static qmoe_status device_open(qmi_device **out, int index,
     if (failure != NULL) {
         qmoe_status status = qcuda_fail(device, "opening it", failure, err);
         qmi_free(device);
+        return status;
+    }
+    qmoe_status status =
+        qcuda_launches_create(&device->launches, device->driver, err);
+    if (status != QMOE_OK) {
+        device_close(device);
         return status;
     }
     *out = device;
@@ -212,6 +220,7 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
         return qmi_fail(err, QMOE_E_INVALID, "read outside a buffer");
     if (n_bytes == 0)
         return QMOE_OK;
+    QMI_TRY(qcuda_end_pass(device, err));
     const char *failure =
         qdrv_read(device->driver, dst, qcuda_pointer(src), n_bytes);
     return failure == NULL ? QMOE_OK
@@ -223,14 +232,13 @@ static qmoe_status buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
 {
     if (!in_range(dst, n_bytes) || !in_range(src, n_bytes))
         return qmi_fail(err, QMOE_E_INVALID, "copy outside a buffer");
-    const char *failure = qdrv_copy(
-        device->driver, qcuda_pointer(dst), qcuda_pointer(src), n_bytes);
-    return failure == NULL ? QMOE_OK
-                           : qcuda_fail(device, "a copy", failure, err);
+    return qcuda_copy(
+        device, qcuda_pointer(dst), qcuda_pointer(src), n_bytes, err);
 }
 
 static qmoe_status sync_device(qmi_device *device, qmi_error *err)
 {
+    QMI_TRY(qcuda_end_pass(device, err));
     const char *failure = qdrv_sync(device->driver);
     return failure == NULL ? QMOE_OK
                            : qcuda_fail(device, "waiting", failure, err);
@@ -268,6 +276,7 @@ static const qmi_backend backend = {
     .weight_bind = qcuda_weight_bind,
     .weight_unbind = qcuda_weight_unbind,
     .sync = sync_device,
+    .launch_counts = qcuda_launch_counts,
     .variants = variants,
     .facts = facts,
     .baselines = qcuda_gemm_baselines,

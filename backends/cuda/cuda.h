@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The CUDA backend inside: devices, memory, weights, launches.
+ * The CUDA backend inside: devices, memory, weights; launches are in
+ * launches.h.
  * docs/kernels/cuda.md describes the design. */
 #ifndef QCUDA_CUDA_H
 #define QCUDA_CUDA_H
@@ -8,6 +9,7 @@
 #include "backend.h"
 #include "driver.h"
 #include "geometry.h"
+#include "launches.h"
 
 /* Work space that grows and stays. */
 typedef enum qcuda_scratch {
@@ -34,6 +36,7 @@ struct qmi_buffer {
 
 struct qmi_device {
     qdrv_device *driver;
+    qcuda_launches *launches;
     qdrv_info info;
     uint64_t limit;     /* bytes this device may allocate in all */
     uint64_t allocated; /* of them */
@@ -53,6 +56,8 @@ qmoe_status qcuda_available(uint64_t *out, qmi_device *device, qmi_error *err);
 /* E_NOMEM says needed and free bytes, and for what. */
 qmoe_status qcuda_alloc(qmi_buffer *out, qmi_device *device, uint64_t n_bytes,
     const char *what, qmi_error *err);
+/* What was launched before is done with the buffer when this returns; an error
+ * of that is told by the next launch. */
 void qcuda_release(qmi_device *device, qmi_buffer *buffer);
 qmoe_status qcuda_upload(qmi_device *device, void *dst, const void *src,
     uint64_t n_bytes, qmi_error *err);
@@ -80,15 +85,13 @@ static inline const qcuda_weight *qcuda_weight_of(const qmi_bound_weight *w)
     return w->device;
 }
 
-/* ---- launches ---- */
+/* ---- operations ---- */
 
 /* Address of a view; NULL for an absent operand. */
 void *qcuda_pointer(qmi_view view);
-/* Nothing is launched when a grid has no blocks. */
-qmoe_status qcuda_launch(qmi_device *device, const qcuda_entry *kernel,
-    qcuda_grid grid, const void *args, qmi_error *err);
 
-/* ---- operations ---- */
+/* Operations launch by qcuda_launch, qcuda_copy and qcuda_zero alone.  One that
+ * gives the driver work past them (a library's call) begins with qcuda_flush. */
 
 #define X(name, member, text)                                                  \
     const qmi_variant *qcuda_variants_##member(size_t *n);

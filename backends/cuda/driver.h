@@ -118,6 +118,34 @@ bool qdrv_has_gemm(qdrv_device *device);
 /* For a device that has it; in order with launches. */
 const char *qdrv_gemm(qdrv_device *device, const qdrv_gemm_args *args);
 
+/* ---- graphs ---- */
+
+/* A launch, a copy within the device, or a fill with zeros. */
+typedef struct qdrv_node {
+    const qcuda_entry *kernel; /* NULL: a copy or a fill */
+    qcuda_grid grid;
+    const void *args; /* read only while the function runs */
+    void *dst;
+    const void *src;  /* NULL: a fill */
+    uint64_t n_bytes; /* > 0 */
+} qdrv_node;
+
+typedef struct qdrv_graph qdrv_graph;
+
+/* A graph that runs n >= 1 nodes one after another.  The device must outlive
+ * it. */
+const char *qdrv_graph_create(
+    qdrv_graph **out, qdrv_device *device, const qdrv_node *nodes, size_t n);
+/* From the next launch on, node `index` has another grid and arguments, or
+ * other addresses; kernel and n_bytes stay.  After an error the graph must not
+ * be launched. */
+const char *qdrv_graph_update(
+    qdrv_graph *graph, size_t index, const qdrv_node *node);
+/* Behind all that was given to the device before. */
+const char *qdrv_graph_launch(qdrv_graph *graph);
+/* A launch that still runs is not disturbed.  Accepts NULL. */
+void qdrv_graph_destroy(qdrv_graph *graph);
+
 #ifdef __cplusplus
 }
 #endif

@@ -3,33 +3,17 @@
  * driver (libcuda.so.1) when it is first called: without one there is no
  * device.  Free memory of devices nobody has opened is asked of NVML, since a
  * CUDA context on each would itself take memory. */
-#include "driver.h"
-#include "driver_cublas.h"
+#include "driver_cuda.h"
 
-#include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGING_BYTES = 16 << 20, N_STAGING = 2, FREE_SHARED_BYTES = 48 << 10 };
-
-struct qdrv_device {
-    int number;
-    cudaStream_t stream;
-    void *staging[N_STAGING];
-    cudaEvent_t sent[N_STAGING]; /* staging[i] may be filled again */
-    qcublas *cublas;             /* NULL before it is needed */
-    bool asked_cublas;
-};
+enum { STAGING_BYTES = 16 << 20, FREE_SHARED_BYTES = 48 << 10 };
 
 const char qdrv_backend_name[] = "cuda";
-
-static const char *text_of(cudaError_t status)
-{
-    return status == cudaSuccess ? NULL : cudaGetErrorString(status);
-}
 
 /* ---- finding ---- */
 
@@ -198,12 +182,6 @@ void qdrv_close(qdrv_device *d)
     free(d);
 }
 
-/* Every entry point may be called from another thread than the last. */
-static cudaError_t enter(const qdrv_device *d)
-{
-    return cudaSetDevice(d->number);
-}
-
 const char *qdrv_free_bytes(uint64_t *out, qdrv_device *d)
 {
     size_t n_free = 0, n_total = 0;
@@ -237,28 +215,33 @@ void qdrv_free(qdrv_device *d, void *data)
     cudaFree(data);
 }
 
-static cudaError_t write_staged(
-    qdrv_device *d, int i, void *dst, const void *src, size_t n_bytes)
+/* Takes the other staging block, which the device may still read. */
+static cudaError_t next_staging(qdrv_device *d)
 {
-    cudaError_t status = cudaEventSynchronize(d->sent[i]);
-    if (status != cudaSuccess)
-        return status;
-    memcpy(d->staging[i], src, n_bytes);
-    status = cudaMemcpyAsync(
-        dst, d->staging[i], n_bytes, cudaMemcpyHostToDevice, d->stream);
-    if (status != cudaSuccess)
-        return status;
-    return cudaEventRecord(d->sent[i], d->stream);
+    cudaError_t status = cudaEventRecord(d->sent[d->filling], d->stream);
+    d->filling = (d->filling + 1) % N_STAGING;
+    d->filled = 0;
+    return status == cudaSuccess ? cudaEventSynchronize(d->sent[d->filling])
+                                 : status;
 }
 
+/* Small writes share a block, so that they wait for nothing. */
 const char *qdrv_write(
     qdrv_device *d, void *dst, const void *src, uint64_t n_bytes)
 {
     cudaError_t status = enter(d);
-    for (int i = 0; n_bytes != 0 && status == cudaSuccess;
-         i = (i + 1) % N_STAGING) {
-        size_t n = n_bytes < STAGING_BYTES ? (size_t)n_bytes : STAGING_BYTES;
-        status = write_staged(d, i, dst, src, n);
+    while (n_bytes != 0 && status == cudaSuccess) {
+        if (d->filled == STAGING_BYTES)
+            status = next_staging(d);
+        if (status != cudaSuccess)
+            break;
+        const size_t room = STAGING_BYTES - d->filled;
+        const size_t n = n_bytes < room ? (size_t)n_bytes : room;
+        char *const block = (char *)d->staging[d->filling] + d->filled;
+        memcpy(block, src, n);
+        d->filled += (n + 63) / 64 * 64; /* a block is a multiple */
+        status =
+            cudaMemcpyAsync(dst, block, n, cudaMemcpyHostToDevice, d->stream);
         dst = (char *)dst + n;
         src = (const char *)src + n;
         n_bytes -= n;
@@ -298,6 +281,26 @@ const char *qdrv_zero(qdrv_device *d, void *dst, uint64_t n_bytes)
 
 /* ---- launches ---- */
 
+cudaError_t qdrv_allow_shared(
+    qdrv_device *d, const qcuda_entry *kernel, uint32_t n_bytes)
+{
+    int most = 0;
+    if (n_bytes <= FREE_SHARED_BYTES)
+        return cudaSuccess;
+    for (int i = 0; i < d->n_large; i++)
+        if (d->large[i] == kernel->code)
+            return cudaSuccess;
+    /* Kernels have no static shared memory to subtract. */
+    cudaError_t status = cudaDeviceGetAttribute(
+        &most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->number);
+    if (status == cudaSuccess)
+        status = cudaFuncSetAttribute(
+            kernel->code, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (status == cudaSuccess && d->n_large < MAX_LARGE)
+        d->large[d->n_large++] = kernel->code;
+    return status;
+}
+
 const char *qdrv_launch(qdrv_device *d, const qcuda_entry *kernel,
     qcuda_grid grid, const void *args)
 {
@@ -305,10 +308,8 @@ const char *qdrv_launch(qdrv_device *d, const qcuda_entry *kernel,
     const dim3 blocks = {grid.x, grid.y, grid.z};
     const dim3 threads = {grid.threads, 1, 1};
     cudaError_t status = enter(d);
-    if (status == cudaSuccess && grid.shared_bytes > FREE_SHARED_BYTES)
-        status = cudaFuncSetAttribute(kernel->code,
-            cudaFuncAttributeMaxDynamicSharedMemorySize,
-            (int)grid.shared_bytes);
+    if (status == cudaSuccess)
+        status = qdrv_allow_shared(d, kernel, grid.shared_bytes);
     if (status == cudaSuccess)
         status = cudaLaunchKernel(kernel->code, blocks, threads, arguments,
             grid.shared_bytes, d->stream);

@@ -52,6 +52,9 @@ void qcuda_release(qmi_device *device, qmi_buffer *buffer)
 {
     if (buffer->data == NULL)
         return;
+    /* Held launches may use it. */
+    if (device->launches != NULL)
+        qcuda_flush_quietly(device);
     qdrv_free(device->driver, buffer->data);
     device->allocated -= buffer->n_bytes;
     *buffer = (qmi_buffer){0};
@@ -60,6 +63,7 @@ void qcuda_release(qmi_device *device, qmi_buffer *buffer)
 qmoe_status qcuda_upload(qmi_device *device, void *dst, const void *src,
     uint64_t n_bytes, qmi_error *err)
 {
+    QMI_TRY(qcuda_end_pass(device, err));
     const char *failure = qdrv_write(device->driver, dst, src, n_bytes);
     return failure == NULL ? QMOE_OK
                            : qcuda_fail(device, "a write", failure, err);
@@ -78,22 +82,10 @@ qmoe_status qcuda_reserve(void **out, qmi_device *device, qcuda_scratch which,
     *out = scratch->data;
     if (which != QCUDA_ARRIVED)
         return QMOE_OK;
-    const char *failure = qdrv_zero(device->driver, scratch->data, n_bytes);
-    return failure == NULL ? QMOE_OK
-                           : qcuda_fail(device, "a fill", failure, err);
+    return qcuda_zero(device, scratch->data, n_bytes, err);
 }
 
 void *qcuda_pointer(qmi_view view)
 {
     return view.buffer == NULL ? NULL : (char *)view.buffer->data + view.offset;
-}
-
-qmoe_status qcuda_launch(qmi_device *device, const qcuda_entry *kernel,
-    qcuda_grid grid, const void *args, qmi_error *err)
-{
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0)
-        return QMOE_OK;
-    const char *failure = qdrv_launch(device->driver, kernel, grid, args);
-    return failure == NULL ? QMOE_OK
-                           : qcuda_fail(device, kernel->name, failure, err);
 }

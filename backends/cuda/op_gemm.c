@@ -92,15 +92,6 @@ static qmoe_status multiply(qmi_device *device, const qmi_op_linear *o,
                            : qcuda_fail(device, "a product", failure, err);
 }
 
-/* Launches before it have been given to the driver when this returns, so that a
- * product given to it directly is in order with them. */
-static qmoe_status before_products(qmi_device *device, qmi_error *err)
-{
-    (void)device;
-    (void)err;
-    return QMOE_OK; /* the one place to call qcuda_flush(device, err) from */
-}
-
 /* ---- a slab of tokens ---- */
 
 typedef struct slab {
@@ -130,7 +121,7 @@ static qmoe_status multiply_bf16(
     const qcuda_split_args args = {.dst = parts, .src = s->src, .n = n};
     QMI_TRY(
         qcuda_launch(device, &qcuda_kernel_split, element_grid(n), &args, err));
-    QMI_TRY(before_products(device, err));
+    QMI_TRY(qcuda_flush(device, err));
     product p = {.y = s->sums, .n = s->n, .alpha = 1.0f};
     for (int i = 2; i >= 0; i--) {
         p.x = (uint16_t *)parts + i * n;
@@ -149,15 +140,13 @@ static qmoe_status multiply_f32(
 {
     const uint64_t n_bytes = (uint64_t)s->n * (uint64_t)stack_of(o)->n_cols * 4;
     const void *x = s->src;
-    QMI_TRY(before_products(device, err));
     if ((uintptr_t)x % 256 != 0) {
         void *aligned;
         QMI_TRY(qcuda_reserve(&aligned, device, QCUDA_SPLIT, n_bytes, err));
-        const char *failure = qdrv_copy(device->driver, aligned, x, n_bytes);
-        if (failure != NULL)
-            return qcuda_fail(device, "a copy", failure, err);
+        QMI_TRY(qcuda_copy(device, aligned, x, n_bytes, err));
         x = aligned;
     }
+    QMI_TRY(qcuda_flush(device, err));
     const product p = {.x = x,
         .y = s->sums,
         .n = s->n,
@@ -228,7 +217,7 @@ static qmoe_status run_bf16(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_linear *o = &op->u.linear;
-    QMI_TRY(before_products(device, err));
+    QMI_TRY(qcuda_flush(device, err));
     const product p = {.x = qcuda_pointer(o->src),
         .y = qcuda_pointer(o->dst),
         .n = o->n_tokens,

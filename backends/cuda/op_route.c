@@ -16,10 +16,7 @@ static qmoe_status drop(
     const uint64_t n_bytes = (uint64_t)n_pairs * 4;
     void *chosen;
     QMI_TRY(qcuda_reserve(&chosen, device, QCUDA_CHOSEN, n_bytes, err));
-    const char *failure =
-        qdrv_copy(device->driver, chosen, qcuda_pointer(o->expert), n_bytes);
-    if (failure != NULL)
-        return qcuda_fail(device, "a copy", failure, err);
+    QMI_TRY(qcuda_copy(device, chosen, qcuda_pointer(o->expert), n_bytes, err));
     const qcuda_drop_args args = {
         .expert = qcuda_pointer(o->expert),
         .chosen = chosen,

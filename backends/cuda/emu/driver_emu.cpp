@@ -12,7 +12,10 @@
 #include <string.h>
 
 #include "block.h"
+#include "emu_limits.h"
 #include "memory.h"
+
+using emu::limit;
 
 struct qdrv_device {
     uint32_t max_shared_bytes;
@@ -28,7 +31,7 @@ int qdrv_count(char *reason, size_t capacity)
     return 1;
 }
 
-static uint64_t limit(const char *name, uint64_t normal)
+uint64_t emu::limit(const char *name, uint64_t normal)
 {
     const char *text = getenv("QMOE_CUDA_EMU_LIMITS");
     const char *at = text != nullptr ? strstr(text, name) : nullptr;

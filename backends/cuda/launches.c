@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "launches.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "cuda.h"
+#include "launch_list.h"
+
+/* A pass that differs in more than a quarter of its launches is another pass:
+ * passes that alternate, like steps of different batches, keep a graph each. */
+enum { CHANGED_SHARE = 4 };
+
+/* A pass that was run before. */
+typedef struct noted {
+    qcuda_list list;   /* and what the graph holds */
+    qdrv_graph *graph; /* NULL: run once so far */
+    uint64_t used;     /* when last; 0: an empty place */
+    bool follows;      /* the pass at hand repeats it so far, */
+    size_t n_changed;  /* with so many differences */
+} noted;
+
+struct qcuda_launches {
+    qdrv_device *driver;
+    bool enabled;
+    bool held;  /* nothing of the pass at hand was issued; else all of it */
+    bool loose; /* the rest of it is issued and not noted */
+    qcuda_list pass; /* at hand */
+    noted noted[QCUDA_MAX_LISTS];
+    uint64_t clock;
+    qmi_error failure; /* not yet told */
+    qmi_launch_counts counts;
+};
+
+/* ---- creation ---- */
+
+qmoe_status qcuda_launches_create(
+    qcuda_launches **out, qdrv_device *driver, qmi_error *err)
+{
+    const char *wish = getenv("QMOE_CUDA_GRAPHS");
+    *out = NULL;
+    if (wish != NULL && strcmp(wish, "on") != 0 && strcmp(wish, "off") != 0)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "QMOE_CUDA_GRAPHS is '%s', must be on or off", wish);
+    qcuda_launches *l = qmi_calloc(1, sizeof *l, "launches", err);
+    if (l == NULL)
+        return QMOE_E_NOMEM;
+    l->driver = driver;
+    l->enabled = wish == NULL || strcmp(wish, "off") != 0;
+    l->loose = !l->enabled;
+    *out = l;
+    return QMOE_OK;
+}
+
+static void drop_graph(noted *n)
+{
+    qdrv_graph_destroy(n->graph);
+    n->graph = NULL;
+}
+
+/* Forgets the pass at hand and all that was noted. */
+static void forget(qcuda_launches *l)
+{
+    for (int i = 0; i < QCUDA_MAX_LISTS; i++) {
+        drop_graph(&l->noted[i]);
+        l->noted[i].used = 0;
+    }
+    l->pass.n = 0;
+    l->held = false;
+    l->loose = true;
+}
+
+void qcuda_launches_destroy(qcuda_launches *launches)
+{
+    if (launches == NULL)
+        return;
+    forget(launches);
+    for (int i = 0; i < QCUDA_MAX_LISTS; i++)
+        qcuda_list_free(&launches->noted[i].list);
+    qcuda_list_free(&launches->pass);
+    qmi_free(launches);
+}
+
+/* ---- issuing ---- */
+
+static const char *name_of(const qdrv_node *node)
+{
+    if (node->kernel != NULL)
+        return node->kernel->name;
+    return node->src != NULL ? "a copy" : "a fill";
+}
+
+/* After an error nothing that was noted is used again. */
+static qmoe_status fail(
+    qmi_device *device, const char *what, const char *text, qmi_error *err)
+{
+    qmoe_status status = qcuda_fail(device, what, text, err);
+    forget(device->launches);
+    return status;
+}
+
+static qmoe_status issue(
+    qmi_device *device, const qdrv_node *node, qmi_error *err)
+{
+    const char *failure;
+    if (node->kernel != NULL)
+        failure =
+            qdrv_launch(device->driver, node->kernel, node->grid, node->args);
+    else if (node->src != NULL)
+        failure =
+            qdrv_copy(device->driver, node->dst, node->src, node->n_bytes);
+    else
+        failure = qdrv_zero(device->driver, node->dst, node->n_bytes);
+    if (failure != NULL)
+        return fail(device, name_of(node), failure, err);
+    device->launches->counts.single++;
+    return QMOE_OK;
+}
+
+static qmoe_status issue_held(qmi_device *device, qmi_error *err)
+{
+    qcuda_launches *l = device->launches;
+    l->held = false;
+    for (size_t i = 0; i < l->pass.n; i++)
+        QMI_TRY(issue(device, &l->pass.nodes[i], err));
+    return QMOE_OK;
+}
+
+/* ---- graphs ---- */
+
+/* Compares the last node of the pass at hand.  Can it be held back on? */
+static bool follow(qcuda_launches *l)
+{
+    const size_t at = l->pass.n - 1;
+    bool any = false;
+    for (int i = 0; i < QCUDA_MAX_LISTS; i++) {
+        noted *n = &l->noted[i];
+        if (at == 0) {
+            n->follows = n->used != 0;
+            n->n_changed = 0;
+        }
+        if (!n->follows)
+            continue;
+        n->follows = at < n->list.n &&
+                     qcuda_same_kind(&l->pass.nodes[at], &n->list.nodes[at]);
+        if (n->follows &&
+            !qcuda_same_values(&l->pass.nodes[at], &n->list.nodes[at]))
+            n->follows = ++n->n_changed <= n->list.n / CHANGED_SHARE;
+        any = any || n->follows;
+    }
+    return any;
+}
+
+/* What the held pass has repeated in whole, with the fewest changes. */
+static noted *repeated(qcuda_launches *l)
+{
+    noted *best = NULL;
+    for (int i = 0; i < QCUDA_MAX_LISTS && l->held; i++) {
+        noted *n = &l->noted[i];
+        if (n->follows && n->list.n == l->pass.n &&
+            (best == NULL || n->n_changed < best->n_changed))
+            best = n;
+    }
+    return best;
+}
+
+/* Replaces what changed. */
+static const char *update(qcuda_launches *l, noted *n)
+{
+    for (size_t i = 0; i < l->pass.n; i++) {
+        if (qcuda_same_values(&l->pass.nodes[i], &n->list.nodes[i]))
+            continue;
+        const char *failure = qdrv_graph_update(n->graph, i, &l->pass.nodes[i]);
+        if (failure != NULL)
+            return failure;
+        l->counts.updated++;
+    }
+    return NULL;
+}
+
+/* Makes the graph what the pass at hand is.  False: it must be issued, and
+ * makes do without graphs from now on if none can be made at all. */
+static bool prepare(qcuda_launches *l, noted *n)
+{
+    if (n->graph == NULL) {
+        if (qdrv_graph_create(&n->graph, l->driver, l->pass.nodes, l->pass.n) !=
+            NULL) {
+            n->graph = NULL;
+            l->enabled = false;
+            return false;
+        }
+        l->counts.made++;
+    } else if (update(l, n) != NULL) {
+        drop_graph(n);
+        return false;
+    }
+    const qcuda_list now = l->pass;
+    l->pass = n->list;
+    n->list = now;
+    return true;
+}
+
+static qmoe_status replay(qmi_device *device, noted *n, qmi_error *err)
+{
+    qcuda_launches *l = device->launches;
+    n->used = ++l->clock;
+    if (!prepare(l, n))
+        return issue_held(device, err);
+    const char *failure = qdrv_graph_launch(n->graph);
+    if (failure != NULL) {
+        const qcuda_list *all = &n->list;
+        char what[160];
+        snprintf(what, sizeof what, "a graph of %zu launches, %s to %s", all->n,
+            name_of(&all->nodes[0]), name_of(&all->nodes[all->n - 1]));
+        return fail(device, what, failure, err);
+    }
+    l->counts.graphs++;
+    l->counts.replayed += n->list.n;
+    return QMOE_OK;
+}
+
+/* Keeps the pass at hand in place of the least recently used. */
+static void note(qcuda_launches *l)
+{
+    noted *oldest = &l->noted[0];
+    for (int i = 1; i < QCUDA_MAX_LISTS; i++)
+        if (l->noted[i].used < oldest->used)
+            oldest = &l->noted[i];
+    drop_graph(oldest);
+    const qcuda_list now = l->pass;
+    l->pass = oldest->list;
+    oldest->list = now;
+    oldest->used = ++l->clock;
+}
+
+/* ---- passes ---- */
+
+static qmoe_status tell(qcuda_launches *l, qmi_error *err)
+{
+    const qmoe_status status = l->failure.status;
+    if (status == QMOE_OK)
+        return QMOE_OK;
+    qmi_fail(err, status, "%s", l->failure.text);
+    l->failure.status = QMOE_OK;
+    return status;
+}
+
+/* Issues or replays what is held; notes a pass that was not noted. */
+static qmoe_status settle(qmi_device *device, qmi_error *err)
+{
+    qcuda_launches *l = device->launches;
+    noted *n = repeated(l);
+    if (n != NULL)
+        return replay(device, n, err);
+    if (l->held)
+        QMI_TRY(issue_held(device, err));
+    if (!l->loose && l->pass.n >= QCUDA_MIN_NODES)
+        note(l);
+    return QMOE_OK;
+}
+
+qmoe_status qcuda_end_pass(qmi_device *device, qmi_error *err)
+{
+    qcuda_launches *l = device->launches;
+    qmoe_status status = tell(l, err);
+    if (status == QMOE_OK)
+        status = settle(device, err);
+    l->pass.n = 0;
+    l->held = false;
+    l->loose = !l->enabled;
+    return status;
+}
+
+qmoe_status qcuda_flush(qmi_device *device, qmi_error *err)
+{
+    qcuda_launches *l = device->launches;
+    l->loose = true;
+    qmoe_status status = qcuda_end_pass(device, err);
+    l->loose = true;
+    return status;
+}
+
+void qcuda_flush_quietly(qmi_device *device)
+{
+    qmi_error err = {0};
+    if (qcuda_flush(device, &err) != QMOE_OK)
+        device->launches->failure = err;
+}
+
+static qmoe_status give(
+    qmi_device *device, const qdrv_node *node, qmi_error *err)
+{
+    qcuda_launches *l = device->launches;
+    QMI_TRY(tell(l, err));
+    if (!l->loose && !qcuda_list_add(&l->pass, node))
+        QMI_TRY(qcuda_flush(device, err));
+    if (l->loose)
+        return issue(device, node, err);
+    const bool was_held = l->held || l->pass.n == 1;
+    l->held = was_held && follow(l);
+    if (l->held)
+        return QMOE_OK;
+    return was_held ? issue_held(device, err) : issue(device, node, err);
+}
+
+qmoe_status qcuda_launch(qmi_device *device, const qcuda_entry *kernel,
+    qcuda_grid grid, const void *args, qmi_error *err)
+{
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0)
+        return QMOE_OK;
+    const qdrv_node node = {.kernel = kernel, .grid = grid, .args = args};
+    return give(device, &node, err);
+}
+
+qmoe_status qcuda_copy(qmi_device *device, void *dst, const void *src,
+    uint64_t n_bytes, qmi_error *err)
+{
+    const qdrv_node node = {.dst = dst, .src = src, .n_bytes = n_bytes};
+    return n_bytes == 0 ? QMOE_OK : give(device, &node, err);
+}
+
+qmoe_status qcuda_zero(
+    qmi_device *device, void *dst, uint64_t n_bytes, qmi_error *err)
+{
+    const qdrv_node node = {.dst = dst, .n_bytes = n_bytes};
+    return n_bytes == 0 ? QMOE_OK : give(device, &node, err);
+}
+
+void qcuda_launch_counts(const qmi_device *device, qmi_launch_counts *out)
+{
+    *out = device->launches->counts;
+}
