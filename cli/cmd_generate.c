@@ -154,6 +154,10 @@ static void print_json(const request *r, const qmoe_generation *generations,
     cli_json_count(timing, "encoded_tokens", t->n_encoded);
     cli_json_count(timing, "decoded_tokens", t->n_decoded);
     cli_json_real(timing, "tokens_per_second", tokens_per_second(t));
+    if (t->n_launches != 0) {
+        cli_json_count(timing, "launches", t->n_launches);
+        cli_json_count(timing, "replayed_launches", t->n_replayed);
+    }
     if (r->profile) {
         json_parts(timing, "encode_parts", parts->encode);
         json_parts(timing, "decode_parts", parts->decode);
@@ -172,6 +176,11 @@ static void print_speed(const qmoe_timing *t, const qmoe_device_info *device)
         " new tokens in %.3f s (%.1f tokens/s)\n",
         t->n_encoded, t->encode_seconds, t->n_decoded, t->decode_seconds,
         tokens_per_second(t));
+    if (t->n_launches != 0)
+        fprintf(stderr,
+            "qmoe: %" PRIu64 " launches, %" PRIu64
+            " of them replayed in graphs\n",
+            t->n_launches, t->n_replayed);
 }
 
 static double per_token(double seconds, uint64_t n)

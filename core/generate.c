@@ -228,9 +228,18 @@ static qmoe_status hand_over(run *r, qmoe_generation **out)
     return QMOE_OK;
 }
 
+static qmi_launch_counts launch_counts(const qmoe_session *session)
+{
+    qmi_launch_counts counts = {0};
+    if (session->backend->launch_counts != NULL)
+        session->backend->launch_counts(session->device, &counts);
+    return counts;
+}
+
 static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
     const char *const *prompts)
 {
+    const qmi_launch_counts before = launch_counts(r->session);
     QMI_TRY(qmi_model_need_tokenizer(r->session->model, r->err));
     QMI_TRY(start(r, prompts));
     double begin = seconds();
@@ -239,6 +248,9 @@ static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
     timing->encode_seconds = encoded - begin;
     QMI_TRY(decode_all(r, timing));
     timing->decode_seconds = seconds() - encoded;
+    const qmi_launch_counts after = launch_counts(r->session);
+    timing->n_replayed = after.replayed - before.replayed;
+    timing->n_launches = after.single - before.single + timing->n_replayed;
     return hand_over(r, out);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Graphs of driver.h by the CUDA runtime (12 or later). */
+ * Graphs of driver.h by the CUDA runtime; its calls are as old as CUDA 11.4. */
 #include "driver_cuda.h"
 
 #include <stdlib.h>

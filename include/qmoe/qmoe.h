@@ -313,6 +313,9 @@ typedef struct qmoe_generation {
 typedef struct qmoe_timing {
     double encode_seconds, decode_seconds;
     uint64_t n_encoded, n_decoded; /* tokens */
+    /* What the device was given to run, and how much of that as parts of graphs
+     * that were there already; 0 when the backend does not count. */
+    uint64_t n_launches, n_replayed;
 } qmoe_timing;
 
 /* The parts of a model that time is reported by.  X(NAME, "text"). */
