@@ -220,8 +220,9 @@ sanitize() # TOOL NAME ARGUMENT...
     local tool=$1 name=$2
     shift 2
     # Children do the work.
-    step "$name" env QMOE_CUDA_GRAPHS=off "$sanitizer" --tool "$tool" --target-processes all \
-        --error-exitcode 9 "$check" --backend cuda --timeout-ms 1000000 "$@"
+    step "$name" env QMOE_CUDA_GRAPHS=off \
+        "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 9 \
+        "$check" --backend cuda --timeout-ms 1000000 "$@"
 }
 for tool in memcheck racecheck initcheck synccheck; do
     if ! wanted "$tool" || [ "$backend" != cuda ]; then

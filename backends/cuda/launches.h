@@ -17,7 +17,7 @@
 #include "driver.h"
 
 enum {
-    QCUDA_MAX_LISTS = 16,  /* passes noted; the least recently used goes */
+    QCUDA_MAX_LISTS = 32,  /* passes noted; the least recently used goes */
     QCUDA_MIN_NODES = 4,   /* shorter passes are not noted */
     QCUDA_MAX_NODES = 4096 /* nor are longer ones */
 };
