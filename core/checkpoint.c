@@ -12,6 +12,7 @@
 #include "alloc.h"
 #include "hints.h"
 #include "synth.h"
+#include "texts.h"
 #include "torch_file.h"
 
 /* Ways to keep weights, the preferred first. */
@@ -75,11 +76,6 @@ typedef struct shards {
     size_t n;
 } shards;
 
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 /* The index comes with the weights from anywhere: it must not lead out of the
  * directory. */
 static bool is_plain_name(const char *name)
@@ -108,7 +104,7 @@ static qmoe_status gather_names(shards *s, qmi_error *err)
                 s->path, name);
         s->names[s->n++] = name;
     }
-    qsort(s->names, s->n, sizeof *s->names, compare_names);
+    qsort(s->names, s->n, sizeof *s->names, qmi_texts_compare);
     size_t n_unique = 0;
     for (size_t i = 0; i < s->n; i++)
         if (i == 0 || strcmp(s->names[i], s->names[n_unique - 1]) != 0)
@@ -126,7 +122,7 @@ static qmoe_status check_map(
     {
         const char *name = item->valuestring;
         const char **found =
-            bsearch(&name, s->names, s->n, sizeof *s->names, compare_names);
+            bsearch(&name, s->names, s->n, sizeof *s->names, qmi_texts_compare);
         const qmi_tensor_file *file = c->files[found - s->names];
         if (qmi_tensor_file_find(file, item->string) == NULL)
             return qmi_fail(err, QMOE_E_FORMAT,

@@ -7,12 +7,12 @@
 
 #include <ctype.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "alloc.h"
 #include "hints.h"
 #include "map.h"
+#include "texts.h"
 
 enum {
     MAX_FILE_BYTES = 64 << 20,
@@ -239,11 +239,6 @@ bool qmi_json_take_u64(qmi_json_cursor *cursor, uint64_t *out)
 
 /* ---- trees ---- */
 
-static int compare_keys(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 static qmoe_status check_keys(
     const cJSON *object, const char *file, qmi_error *err)
 {
@@ -256,12 +251,11 @@ static qmoe_status check_keys(
     size_t i = 0;
     const cJSON *item = NULL;
     cJSON_ArrayForEach(item, object) keys[i++] = item->string;
-    qsort(keys, n, sizeof *keys, compare_keys);
+    const char *repeated = qmi_texts_repeated(keys, n);
     qmoe_status status = QMOE_OK;
-    for (i = 1; i < n && status == QMOE_OK; i++)
-        if (strcmp(keys[i - 1], keys[i]) == 0)
-            status = qmi_fail(err, QMOE_E_FORMAT,
-                "%s: duplicate key '%.200s' in an object", file, keys[i]);
+    if (repeated != NULL)
+        status = qmi_fail(err, QMOE_E_FORMAT,
+            "%s: duplicate key '%.200s' in an object", file, repeated);
     qmi_free(keys);
     return status;
 }

@@ -9,17 +9,16 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "alloc.h"
 #include "hash.h"
 #include "json.h"
 #include "safetensors.h"
 #include "text.h"
+#include "texts.h"
 
 enum { LENGTH_BYTES = 8, ALIGNMENT = 64, MAX_HEADER_BYTES = 100000000 };
 
@@ -37,8 +36,8 @@ typedef struct item {
     uint64_t row_bits; /* of an open tensor: one step of shape[0] */
     uint64_t n_bytes;  /* declared; of an open tensor: most allowed */
     uint64_t begin, n_written;
-    XXH3_state_t *state; /* while partly written */
-    uint64_t hash;       /* of what is written, when `state` is NULL */
+    qmi_hasher *hasher; /* while partly written */
+    uint64_t hash;      /* of what is written, when `hasher` is NULL */
 } item;
 
 typedef struct pair {
@@ -173,7 +172,7 @@ void qmi_st_writer_destroy(qmi_st_writer *w)
     if (w->remove)
         unlink(w->path);
     for (size_t i = 0; i < w->n_items; i++) {
-        XXH3_freeState(w->items[i].state);
+        qmi_hasher_destroy(w->items[i].hasher);
         qmi_free(w->items[i].name);
     }
     for (size_t i = 0; i < w->n_pairs; i++) {
@@ -298,22 +297,6 @@ qmoe_status qmi_st_writer_metadata(
 
 /* ---- layout ---- */
 
-static int compare_texts(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-/* First repeated text of the `n` in `texts` (which it sorts), or NULL. */
-static const char *find_repeated(const char **texts, size_t n)
-{
-    if (n > 1)
-        qsort(texts, n, sizeof *texts, compare_texts);
-    for (size_t i = 1; i < n; i++)
-        if (strcmp(texts[i - 1], texts[i]) == 0)
-            return texts[i];
-    return NULL;
-}
-
 static qmoe_status check_unique(const qmi_st_writer *w, qmi_error *err)
 {
     size_t n = w->n_items > w->n_pairs ? w->n_items : w->n_pairs;
@@ -322,11 +305,11 @@ static qmoe_status check_unique(const qmi_st_writer *w, qmi_error *err)
         return QMOE_E_NOMEM;
     for (size_t i = 0; i < w->n_items; i++)
         texts[i] = w->items[i].name;
-    const char *repeated = find_repeated(texts, w->n_items);
+    const char *repeated = qmi_texts_repeated(texts, w->n_items);
     if (repeated == NULL) {
         for (size_t i = 0; i < w->n_pairs; i++)
             texts[i] = w->pairs[i].key;
-        repeated = find_repeated(texts, w->n_pairs);
+        repeated = qmi_texts_repeated(texts, w->n_pairs);
     }
     qmi_free(texts);
     if (repeated == NULL)
@@ -386,26 +369,24 @@ static qmoe_status write_at(const qmi_st_writer *w, uint64_t offset,
     return QMOE_OK;
 }
 
-/* Adds to the running checksum; keeps a state only while more is to come. */
+/* Adds to the running checksum; keeps a hasher only while more is to come. */
 static qmoe_status add_to_hash(
     item *x, const void *data, size_t n_bytes, qmi_error *err)
 {
     bool last = !x->open && x->n_written + n_bytes == x->n_bytes;
-    if (x->state == NULL && last && x->n_written == 0) {
+    if (x->hasher == NULL && last && x->n_written == 0) {
         x->hash = qmi_hash64(data, n_bytes);
         return QMOE_OK;
     }
-    if (x->state == NULL) {
-        x->state = XXH3_createState();
-        if (x->state == NULL)
-            return qmi_fail(err, QMOE_E_NOMEM, "out of memory: a checksum");
-        XXH3_64bits_reset(x->state);
-    }
-    XXH3_64bits_update(x->state, data, n_bytes);
+    if (x->hasher == NULL)
+        x->hasher = qmi_hasher_create(err);
+    if (x->hasher == NULL)
+        return QMOE_E_NOMEM;
+    qmi_hasher_add(x->hasher, data, n_bytes);
     if (last) {
-        x->hash = XXH3_64bits_digest(x->state);
-        XXH3_freeState(x->state);
-        x->state = NULL;
+        x->hash = qmi_hasher_value(x->hasher);
+        qmi_hasher_destroy(x->hasher);
+        x->hasher = NULL;
     }
     return QMOE_OK;
 }
@@ -531,8 +512,8 @@ static qmoe_status complete(const qmi_st_writer *w, item *x, qmi_error *err)
             w->path, x->name, x->n_written);
     if (x->open)
         x->shape[0] = n_bits == 0 ? 0 : (int64_t)(n_bits / x->row_bits);
-    if (x->state != NULL)
-        x->hash = XXH3_64bits_digest(x->state);
+    if (x->hasher != NULL)
+        x->hash = qmi_hasher_value(x->hasher);
     return QMOE_OK;
 }
 
