@@ -22,23 +22,27 @@ static qmoe_status choose_quantiser(qmi_job *job)
 {
     const qmoe_compress_options *o = &job->options;
     const char *format = o->format != NULL ? o->format : "pvq";
-    const char *method = o->method;
-    if (method == NULL && o->n_calibration == 0)
-        return qmi_fail(job->err, QMOE_E_INVALID,
-            "accurate compression needs calibration text (--calib FILE); "
-            "--method rtn rounds without it, at a larger loss");
-    if (method == NULL)
-        method = "gptq";
+    const char *method = o->method != NULL ? o->method : "gptq";
     job->recipe.quantiser = qmi_quantiser_find(method, format);
     if (job->recipe.quantiser == NULL)
         return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
             "unknown method and format '%s', '%s' (methods: gptq, rtn; "
             "formats: pvq, pvq8, ternary-dict, q2)",
             method, format);
-    if (job->recipe.quantiser->needs_hessian && o->n_calibration == 0)
-        return qmi_fail(job->err, QMOE_E_INVALID,
-            "method %s needs calibration text (--calib FILE)", method);
     return QMOE_OK;
+}
+
+static qmoe_status check_calibration(const qmi_job *job)
+{
+    const qmoe_compress_options *o = &job->options;
+    if (!job->recipe.quantiser->needs_hessian || o->n_calibration != 0)
+        return QMOE_OK;
+    if (o->method != NULL)
+        return qmi_fail(job->err, QMOE_E_INVALID,
+            "method %s needs calibration text (--calib FILE)", o->method);
+    return qmi_fail(job->err, QMOE_E_INVALID,
+        "accurate compression needs calibration text (--calib FILE); "
+        "--method rtn rounds without it, at a larger loss");
 }
 
 static bool is_pvq(const qmi_quantiser *quantiser)
@@ -285,11 +289,10 @@ static qmoe_status start_pass(qmi_job *job)
 
 static qmoe_status run(qmi_job *job, const char *source, const char *output)
 {
-    /* What the source is comes first: advice on options is of no use for one
-     * that cannot be compressed. */
     QMI_TRY(qmoe_model_open(&job->model, job->context, source));
     QMI_TRY(check_source(job));
-    QMI_TRY(fill_defaults(job));
+    /* Of no use for a source that cannot be compressed. */
+    QMI_TRY(check_calibration(job));
     qmi_job_plan_sizes(job);
     QMI_TRY(qmi_job_list_choices(job));
     QMI_TRY(load_calibration(job));
@@ -334,6 +337,7 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
     job.output.lock = -1;
     *report = (qmoe_compress_report){0};
     qmi_copy_options(&job.options, sizeof job.options, options);
+    QMI_TRY(fill_defaults(&job));
     clock_gettime(CLOCK_MONOTONIC, &begin);
     qmoe_status status = run(&job, source, output);
     clean_up(&job);
