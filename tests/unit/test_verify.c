@@ -149,6 +149,7 @@ static void test_last_byte_of_last_shard(void **state)
     snprintf(
         path, sizeof path, "%s/model-00001%s", models[1], strstr(shard, "-of"));
     flip(path, -1, SEEK_END);
+    w = (watch){0};
     assert_int_equal(verify(models[1], 1, &r, &w, error), QMOE_E_CHECKSUM);
     assert_string_not_equal(r.first_bad, name);
     snprintf(name, sizeof name, "%s", r.first_bad);
