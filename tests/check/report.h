@@ -26,7 +26,7 @@ typedef enum record_kind {
     RECORD_SKIP,    /* the same, not a failure */
     RECORD_LISTED,
     RECORD_LOST, /* the device answers no more: the child ends here */
-    RECORD_END /* the child has seen everything */
+    RECORD_END   /* the child has seen everything */
 } record_kind;
 
 typedef struct timing {
