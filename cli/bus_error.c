@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 #include <unistd.h>
@@ -89,9 +90,13 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
     static const char head[] = "qmoe: error: ",
                       tail[] = ": cannot be read any more: the file was cut "
                                "short or its disk fails\n";
+    static atomic_flag told = ATOMIC_FLAG_INIT;
     char line[1024];
     (void)number;
     (void)context;
+    /* Threads at the same file fail together; one speaks and ends all. */
+    while (atomic_flag_test_and_set(&told))
+        pause();
     const char *path = mapped_file((uintptr_t)info->si_addr, line, sizeof line);
     if (path == NULL)
         path = "a file in use";
@@ -105,6 +110,6 @@ void cli_catch_bus_errors(void)
 {
     struct sigaction action = {.sa_sigaction = on_bus_error};
     sigemptyset(&action.sa_mask);
-    action.sa_flags = SA_SIGINFO | (int)SA_RESETHAND;
+    action.sa_flags = SA_SIGINFO;
     sigaction(SIGBUS, &action, NULL);
 }
