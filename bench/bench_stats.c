@@ -3,7 +3,8 @@
 #include "bench_stats.h"
 
 #include <stdlib.h>
-#include <time.h>
+
+#include "clock.h"
 
 static int compare_doubles(const void *a, const void *b)
 {
@@ -32,7 +33,5 @@ bench_spread bench_spread_of(double *samples, size_t n)
 
 double bench_now(bool thread_time)
 {
-    struct timespec t;
-    clock_gettime(thread_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return thread_time ? qmi_thread_seconds() : qmi_seconds();
 }

@@ -7,10 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
 #include "bench_weights.h"
+#include "clock.h"
 #include "cpu.h"
 #include "registry.h"
 #ifdef QMB_CLBLAST
@@ -46,13 +46,6 @@ typedef struct contender {
     int64_t n_mats, next, n_calls;
     double samples[MAX_ROUNDS];
 } contender;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- CLBlast ---- */
 
@@ -154,7 +147,7 @@ static qmoe_status run_one(
 static qmoe_status sample(
     double *seconds, contender *c, const options *o, int64_t n, qmi_error *err)
 {
-    const double begin = now();
+    const double begin = qmi_seconds();
     for (int64_t i = 0; i < n; i++) {
         QMI_TRY(run_one(c, o, o->hot ? 0 : c->next, err));
         c->next = (c->next + 1) % c->n_mats;
@@ -163,7 +156,7 @@ static qmoe_status sample(
         QMI_TRY(c->place->backend->sync(c->place->device, err));
     else if (!finish_clblast())
         return qmi_fail(err, QMOE_E_DEVICE, "CLBlast failed");
-    *seconds = now() - begin;
+    *seconds = qmi_seconds() - begin;
     return QMOE_OK;
 }
 

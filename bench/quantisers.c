@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "clock.h"
 #include "quantisers_problem.h"
 
 enum { MAX_PROBLEMS = 256 };
@@ -26,14 +26,6 @@ typedef struct recipe {
     const char *format;
     qmi_quant_options options;
 } recipe;
-
-/* Seconds this thread has computed. */
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void stop(const char *text)
 {
@@ -80,12 +72,12 @@ static outcome try_recipe(const bench_problem *p, const recipe *r)
     qmi_error err = {0};
     if (q == NULL)
         stop("no such quantiser");
-    double begin = now();
+    double begin = qmi_thread_seconds();
     if (q->run(&encoded, &result, p->w, p->n_rows, p->n_cols, &p->calib,
             &r->options, &err) != QMOE_OK)
         stop(err.text);
-    outcome o = {
-        .calib = result.error / result.energy, .seconds = now() - begin};
+    outcome o = {.calib = result.error / result.energy,
+        .seconds = qmi_thread_seconds() - begin};
     for (int i = 0; i < encoded.format->n_parts; i++)
         o.bits += 8.0 * (double)encoded.part_bytes[i] /
                   (double)(p->n_rows * p->n_cols);

@@ -4,9 +4,9 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
+#include "clock.h"
 #include "samples.h"
 
 typedef struct evaluation {
@@ -106,10 +106,9 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     };
     QMI_TRY(qmi_samples_open(
         &e.samples, session->model->tokenizer, &stream, e.err));
-    struct timespec begin, end;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    const double begin = qmi_seconds();
     qmoe_status status = evaluate(&e, known.max_samples);
-    clock_gettime(CLOCK_MONOTONIC, &end);
+    const double seconds = qmi_seconds() - begin;
     out->n_skipped = qmi_samples_skipped(e.samples);
     qmi_samples_close(e.samples);
     qmi_free(e.logits);
@@ -120,7 +119,6 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
             QMI_MAX_DOCUMENT_TOKENS);
     out->loss = e.weighted_sum / e.weight_sum;
     out->token_loss = e.token_sum / (double)out->n_tokens;
-    out->seconds = (double)(end.tv_sec - begin.tv_sec) +
-                   1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    out->seconds = seconds;
     return QMOE_OK;
 }

@@ -3,9 +3,9 @@
 #include "session.h"
 
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
+#include "clock.h"
 #include "sampler.h"
 
 enum { DEFAULT_NEW_TOKENS = 64 };
@@ -33,13 +33,6 @@ typedef struct run {
     int32_t *next, *active, *lengths; /* [n] of the coming pass */
     qmi_error *err;
 } run;
-
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static qmoe_status start_sequence(
     run *r, sequence *s, const char *prompt, size_t index)
@@ -242,12 +235,12 @@ static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
     const qmi_launch_counts before = launch_counts(r->session);
     QMI_TRY(qmi_model_need_tokenizer(r->session->model, r->err));
     QMI_TRY(start(r, prompts));
-    double begin = seconds();
+    double begin = qmi_seconds();
     QMI_TRY(encode_prompts(r, timing));
-    double encoded = seconds();
+    double encoded = qmi_seconds();
     timing->encode_seconds = encoded - begin;
     QMI_TRY(decode_all(r, timing));
-    timing->decode_seconds = seconds() - encoded;
+    timing->decode_seconds = qmi_seconds() - encoded;
     const qmi_launch_counts after = launch_counts(r->session);
     timing->n_replayed = after.replayed - before.replayed;
     timing->n_launches = after.single - before.single + timing->n_replayed;

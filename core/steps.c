@@ -3,7 +3,8 @@
 #include "session.h"
 
 #include <string.h>
-#include <time.h>
+
+#include "clock.h"
 
 static int64_t slot_width(const qmi_config *c, qmi_slot slot)
 {
@@ -186,13 +187,6 @@ static qmoe_part part_of(const qmi_step *step)
     return QMOE_PART_ATTENTION;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Measuring waits for the device before and after. */
 qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
     int stack, qmoe_part part, qmi_error *err)
@@ -201,10 +195,10 @@ qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
     if (!s->measures_parts)
         return qmi_run(s->backend, s->device, op, err);
     QMI_TRY(s->backend->sync(s->device, err));
-    const double begin = now();
+    const double begin = qmi_seconds();
     QMI_TRY(qmi_run(s->backend, s->device, op, err));
     QMI_TRY(s->backend->sync(s->device, err));
-    s->part_seconds[stack][part] += now() - begin;
+    s->part_seconds[stack][part] += qmi_seconds() - begin;
     return QMOE_OK;
 }
 

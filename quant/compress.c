@@ -4,9 +4,9 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
+#include "clock.h"
 #include "pvq.h"
 #include "rotation.h"
 #include "ternary_dict.h"
@@ -331,18 +331,15 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
     const char *source, const char *output,
     const qmoe_compress_options *options)
 {
-    struct timespec begin, end;
     qmi_job job = {
         .context = context, .report = report, .err = &context->error};
     job.output.lock = -1;
     *report = (qmoe_compress_report){0};
     qmi_copy_options(&job.options, sizeof job.options, options);
     QMI_TRY(fill_defaults(&job));
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    const double begin = qmi_seconds();
     qmoe_status status = run(&job, source, output);
     clean_up(&job);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    report->seconds = (double)(end.tv_sec - begin.tv_sec) +
-                      1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    report->seconds = qmi_seconds() - begin;
     return status;
 }

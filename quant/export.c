@@ -4,9 +4,9 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
+#include "clock.h"
 #include "journal.h"
 #include "side_files.h"
 
@@ -81,7 +81,6 @@ static qmoe_status run(qmi_export *e, const char *source, const char *output)
 qmoe_status qmoe_export(qmoe_context *context, qmoe_export_report *report,
     const char *source, const char *output, const qmoe_export_options *options)
 {
-    struct timespec begin, end;
     qmi_export e = {
         .context = context, .report = report, .err = &context->error};
     e.output.lock = -1;
@@ -90,12 +89,10 @@ qmoe_status qmoe_export(qmoe_context *context, qmoe_export_report *report,
     if (e.options.layout != QMOE_LAYOUT_HF &&
         e.options.layout != QMOE_LAYOUT_PUBLISHED)
         return qmi_fail(e.err, QMOE_E_INVALID, "unknown layout");
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    const double begin = qmi_seconds();
     qmoe_status status = run(&e, source, output);
     qmi_output_close(&e.output);
     qmoe_model_close(e.model);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    report->seconds = (double)(end.tv_sec - begin.tv_sec) +
-                      1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    report->seconds = qmi_seconds() - begin;
     return status;
 }

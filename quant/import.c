@@ -4,10 +4,10 @@
  * it is written (experts: import_experts.c). */
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "alloc.h"
+#include "clock.h"
 #include "hints.h"
 #include "import_job.h"
 #include "journal.h"
@@ -361,7 +361,6 @@ static void clean_up(qmi_importer *m)
 qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
     const char *source, const char *output, const qmoe_import_options *options)
 {
-    struct timespec begin, end;
     qmi_importer m = {.context = context,
         .source = source,
         .report = report,
@@ -369,11 +368,9 @@ qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
     m.output.lock = -1;
     *report = (qmoe_import_report){0};
     qmi_copy_options(&m.options, sizeof m.options, options);
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    const double begin = qmi_seconds();
     qmoe_status status = run(&m, output);
     clean_up(&m);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    report->seconds = (double)(end.tv_sec - begin.tv_sec) +
-                      1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    report->seconds = qmi_seconds() - begin;
     return status;
 }

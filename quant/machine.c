@@ -6,27 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
-#include <time.h>
 
 #include <cblas.h>
 
 #include "alloc.h"
+#include "clock.h"
 #include "parallel.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* Of this thread: what others do at the same time does not count. */
-static double processor_time(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 uint64_t qmi_free_disk(const char *path)
 {
@@ -53,10 +38,10 @@ double qmi_measure_products(void)
         a[i] = (float)(i % 7) * 0.125f;
     double best = INFINITY;
     for (int i = 0; i < ROUNDS; i++) {
-        double begin = processor_time();
+        double begin = qmi_thread_seconds();
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1, a, N,
             a + N * N, N, 0, a + 2 * N * N, N);
-        best = fmin(best, processor_time() - begin);
+        best = fmin(best, qmi_thread_seconds() - begin);
     }
     qmi_free(a);
     return (double)N * N * N / fmax(best, 1e-9);
@@ -84,14 +69,14 @@ double qmi_measure_memory(int n_threads)
         return 0;
     memset(words, 1, n * sizeof *words); /* pages of its own */
     for (int round = 0; round < ROUNDS; round++) {
-        double begin = now();
+        double begin = qmi_seconds();
         uint64_t total = 0;
         QMI_PARALLEL_FOR(n_threads)
         for (int i = 0; i < n_threads; i++) {
             uint64_t sum = sum_words(words + (size_t)i * WORDS, WORDS);
             __atomic_fetch_add(&total, sum, __ATOMIC_RELAXED);
         }
-        best = fmin(best, now() - begin);
+        best = fmin(best, qmi_seconds() - begin);
         sink = sink + total;
     }
     qmi_free(words);

@@ -8,9 +8,9 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "matrix_ranges.h"
 
 static bool is_resident(uintptr_t page, size_t page_bytes)
@@ -48,9 +48,7 @@ enum { STILL_THERE_SECONDS = 3 };
 
 static int64_t now_seconds(void)
 {
-    struct timespec t = {0};
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec + 1; /* 0 = never looked */
+    return (int64_t)qmi_seconds() + 1; /* 0 = never looked */
 }
 
 static bool looked_lately(qcpu_looks *looks, const void *data)

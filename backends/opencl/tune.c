@@ -5,9 +5,9 @@
 #include <float.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
+#include "clock.h"
 #include "opencl.h"
 #include "pvq.h"
 
@@ -35,13 +35,6 @@ static const tune_step steps[] = {
         {"dense_rows=1", "dense_rows=2", "dense_rows=4", "dense_rows=8"}},
     {"bf16", MAX_TOKENS, {"many=2", "many=4", "many=8", "many=16"}},
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* A random matrix; every payload of these formats is valid.  Its parts are
  * released with qmi_free. */
@@ -89,11 +82,11 @@ static qmoe_status time_product(
     int64_t n_runs = 1;
     *seconds = DBL_MAX;
     for (int i = 0; i < N_SAMPLES;) {
-        const double begin = now();
+        const double begin = qmi_seconds();
         for (int64_t k = 0; k < n_runs; k++)
             QMI_TRY(ocl_run_linear(device, op, err));
         QMI_TRY(b->sync(device, err));
-        const double taken = now() - begin;
+        const double taken = qmi_seconds() - begin;
         if (taken < 1e-2 && n_runs < 1 << 16) {
             n_runs *= 2;
             continue;

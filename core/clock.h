@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Clocks, in seconds from some point on. */
+#ifndef QMI_CLOCK_H
+#define QMI_CLOCK_H
+
+/* That always goes forward. */
+double qmi_seconds(void);
+/* Processor time of the calling thread: what others do does not count. */
+double qmi_thread_seconds(void);
+
+#endif
