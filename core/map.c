@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "descriptor.h"
 
 /* Opens a regular file.  O_NONBLOCK, because opening a FIFO would wait for a
  * writer before it could be refused. */
@@ -93,24 +94,6 @@ void qmi_map_done_with(const void *data, uint64_t n_bytes)
     advise(data, n_bytes, MADV_DONTNEED);
 }
 
-/* Reads to the end of the file or of the buffer, whichever comes first. */
-static qmoe_status read_all(char *buffer, size_t capacity, size_t *n_read,
-    int fd, const char *path, qmi_error *err)
-{
-    *n_read = 0;
-    while (*n_read < capacity) {
-        ssize_t n = read(fd, buffer + *n_read, capacity - *n_read);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return qmi_fail_errno(err, "%s", path);
-        if (n == 0)
-            break;
-        *n_read += (size_t)n;
-    }
-    return QMOE_OK;
-}
-
 qmoe_status qmi_read_file(char **out, size_t *n_bytes, const char *path,
     size_t max_bytes, qmi_error *err)
 {
@@ -121,7 +104,7 @@ qmoe_status qmi_read_file(char **out, size_t *n_bytes, const char *path,
     QMI_TRY(open_regular(&fd, &size, path, err));
     qmoe_status status = QMOE_E_NOMEM;
     char *buffer = NULL;
-    size_t n_read = 0;
+    int64_t n_read = 0;
     if (size > max_bytes) {
         status = qmi_fail(err, QMOE_E_FORMAT,
             "%s: %llu bytes, more than the %zu allowed for such a file", path,
@@ -131,11 +114,14 @@ qmoe_status qmi_read_file(char **out, size_t *n_bytes, const char *path,
     buffer = qmi_calloc((size_t)size + 1, 1, path, err);
     if (buffer == NULL)
         goto cleanup;
-    status = read_all(buffer, (size_t)size, &n_read, fd, path, err);
-    if (status != QMOE_OK)
+    n_read = qmi_read_at(fd, buffer, size, 0);
+    if (n_read < 0) {
+        status = qmi_fail_errno(err, "%s", path);
         goto cleanup;
+    }
+    status = QMOE_OK;
     *out = buffer;
-    *n_bytes = n_read;
+    *n_bytes = (size_t)n_read;
     buffer = NULL;
 cleanup:
     qmi_free(buffer);

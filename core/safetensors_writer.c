@@ -5,7 +5,6 @@
  * need of it is filled with spaces, as the format allows. */
 #include "safetensors_writer.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "descriptor.h"
 #include "hash.h"
 #include "json.h"
 #include "safetensors.h"
@@ -355,18 +355,9 @@ static qmoe_status lay_out(qmi_st_writer *w, qmi_error *err)
 static qmoe_status write_at(const qmi_st_writer *w, uint64_t offset,
     const void *data, size_t n_bytes, qmi_error *err)
 {
-    const uint8_t *p = data;
-    while (n_bytes != 0) {
-        ssize_t n = pwrite(w->fd, p, n_bytes, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return qmi_fail_errno(err, "%s: cannot write", w->path);
-        p += n;
-        offset += (uint64_t)n;
-        n_bytes -= (size_t)n;
-    }
-    return QMOE_OK;
+    return qmi_write_at(w->fd, data, n_bytes, offset)
+               ? QMOE_OK
+               : qmi_fail_errno(err, "%s: cannot write", w->path);
 }
 
 /* Adds to the running checksum; keeps a hasher only while more is to come. */
@@ -447,21 +438,13 @@ qmoe_status qmi_st_writer_read(qmi_st_writer *w, size_t index, void *dst,
     uint64_t begin, uint64_t n_bytes, qmi_error *err)
 {
     uint64_t offset = w->data_begin + w->items[index].begin + begin;
-    uint8_t *p = dst;
-    while (n_bytes != 0) {
-        ssize_t n = pread(w->fd, p, n_bytes, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return qmi_fail_errno(err, "%s: cannot read", w->path);
-        if (n == 0)
-            return qmi_fail(err, QMOE_E_FORMAT,
-                "%s: tensor '%.200s': shorter than recorded", w->path,
-                w->items[index].name);
-        p += n;
-        offset += (uint64_t)n;
-        n_bytes -= (uint64_t)n;
-    }
+    int64_t n = qmi_read_at(w->fd, dst, n_bytes, offset);
+    if (n < 0)
+        return qmi_fail_errno(err, "%s: cannot read", w->path);
+    if ((uint64_t)n < n_bytes)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: tensor '%.200s': shorter than recorded", w->path,
+            w->items[index].name);
     return QMOE_OK;
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "descriptor.h"
 #include "tensor_file.h"
 
 static qmoe_status read_range(int fd, uint64_t offset, uint64_t n_bytes,
@@ -19,9 +20,7 @@ static qmoe_status read_range(int fd, uint64_t offset, uint64_t n_bytes,
         return QMOE_E_NOMEM;
     while (status == QMOE_OK && n_bytes != 0) {
         size_t wanted = n_bytes < PIECE ? (size_t)n_bytes : PIECE;
-        ssize_t n = pread(fd, piece, wanted, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
+        int64_t n = qmi_read_at(fd, piece, wanted, offset);
         if (n < 0)
             status = qmi_fail_errno(err, "%s: cannot read", path);
         else if (n == 0)

@@ -3,7 +3,6 @@
  * in when its member is complete. */
 #include "zip_writer.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 
 #include "alloc.h"
 #include "crc32.h"
+#include "descriptor.h"
 
 enum {
     ALIGNMENT = 64,
@@ -75,19 +75,9 @@ static void put_text(record *r, const char *text)
 static qmoe_status write_at(const qmi_zip_writer *w, const void *data,
     uint64_t n_bytes, uint64_t offset, qmi_error *err)
 {
-    const uint8_t *from = data;
-    while (n_bytes != 0) {
-        size_t piece = n_bytes < (1 << 30) ? (size_t)n_bytes : 1 << 30;
-        ssize_t n = pwrite(w->fd, from, piece, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return qmi_fail_errno(err, "%s", w->path);
-        from += n;
-        offset += (uint64_t)n;
-        n_bytes -= (uint64_t)n;
-    }
-    return QMOE_OK;
+    return qmi_write_at(w->fd, data, n_bytes, offset)
+               ? QMOE_OK
+               : qmi_fail_errno(err, "%s", w->path);
 }
 
 static qmoe_status flush(qmi_zip_writer *w, qmi_error *err)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "descriptor.h"
 
 /* Removes the files of a directory (it has no subdirectories of ours; foreign
  * ones make the removal fail, which keeps them safe). */
@@ -128,18 +129,9 @@ char *qmi_output_file(
 static qmoe_status write_and_sync(
     int fd, const char *data, size_t n_bytes, const char *path, qmi_error *err)
 {
-    while (n_bytes != 0) {
-        ssize_t n = write(fd, data, n_bytes);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return qmi_fail_errno(err, "%s", path);
-        data += n;
-        n_bytes -= (size_t)n;
-    }
-    if (fsync(fd) != 0)
-        return qmi_fail_errno(err, "%s", path);
-    return QMOE_OK;
+    return qmi_write_at(fd, data, n_bytes, 0) && fsync(fd) == 0
+               ? QMOE_OK
+               : qmi_fail_errno(err, "%s", path);
 }
 
 qmoe_status qmi_output_write(const qmi_output *output, const char *name,
