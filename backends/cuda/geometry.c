@@ -136,6 +136,17 @@ qcuda_grid qcuda_pack_grid(qcuda_product_args *args, int64_t n_tiles)
     };
 }
 
+int64_t qcuda_list_slots(int64_t n_items)
+{
+    _Static_assert(QCUDA_FEW_ITEMS >= 4, "a slot of 4 items would be more");
+    return n_items * 2 / 9;
+}
+
+int64_t qcuda_run_slots(int64_t n_items)
+{
+    return ceil_div(n_items, 8);
+}
+
 uint64_t qcuda_packed_bytes(const qcuda_product_args *args, int64_t n_slots)
 {
     /* Three parts of a lane's four columns of a step, 8 bytes each. */

@@ -23,6 +23,13 @@ qcuda_grid qcuda_many_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device);
 /* Packing for them; sets n_steps and split_cols. */
 qcuda_grid qcuda_pack_grid(qcuda_product_args *args, int64_t n_tiles);
+/* Most slots of eight packed items that a list of tiles takes, however n_items
+ * are routed.  group_fill (kernels/route.cu) hands them out; tiles of up to
+ * QCUDA_FEW_ITEMS take none.  Tiles of 9 items, with two slots each, take most
+ * per item. */
+int64_t qcuda_list_slots(int64_t n_items);
+/* The same for items [0, n_items) in one run. */
+int64_t qcuda_run_slots(int64_t n_items);
 /* Bytes of the packed activations of a row of n_slots * 8 items. */
 uint64_t qcuda_packed_bytes(const qcuda_product_args *args, int64_t n_slots);
 /* About one block per multiprocessor, as the paper has it; sets block_rows.

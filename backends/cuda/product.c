@@ -60,11 +60,8 @@ static qmoe_status run_few(qmi_device *device, qcuda_product_args args,
 static qmoe_status run_many(qmi_device *device, qcuda_product_args args,
     int64_t n_tiles, qmi_error *err)
 {
-    /* Slots: eight items each, at least five of them real. */
-    const int64_t n_slots =
-        args.tiles != NULL
-            ? (args.n_items + QCUDA_FEW_ITEMS) / (QCUDA_FEW_ITEMS + 1)
-            : (args.n_items + 7) / 8;
+    const int64_t n_slots = args.tiles != NULL ? qcuda_list_slots(args.n_items)
+                                               : qcuda_run_slots(args.n_items);
     void *packed;
     args.least = QCUDA_FEW_ITEMS + 1;
     args.most = args.tile_items;

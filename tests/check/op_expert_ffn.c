@@ -6,9 +6,11 @@
 #include <stdlib.h>
 
 /* Which experts tokens go to. */
-enum { TO_ANY, TO_ONE, TO_LAST, SOME_DROPPED, TO_COUNT };
+enum { TO_ANY, TO_ONE, TO_LAST, SOME_DROPPED, TO_DRAWN_COUNT };
+/* Round the experts, so that each gets the same number of tokens. */
+enum { TO_EVEN = TO_DRAWN_COUNT, TO_COUNT };
 static const char *const to_names[TO_COUNT] = {
-    "any", "one", "last", "some-dropped"};
+    "any", "one", "last", "some-dropped", "even"};
 
 typedef struct shape {
     int64_t n_experts, d_model, d_ff;
@@ -75,7 +77,7 @@ static void vary(check_case *c, size_t i)
     c->layout = (weight_layout)choose(i, 3, LAYOUT_COUNT);
     c->residual = (residual_mode)choose(i, 4, RESIDUAL_COUNT);
     c->top_k = c->n_mats > 1 ? 1 + (int64_t)choose(i, 5, 2) : 1;
-    c->mode = (int)choose(i, 6, TO_COUNT);
+    c->mode = (int)choose(i, 6, TO_DRAWN_COUNT);
     name_case(c);
 }
 
@@ -91,12 +93,32 @@ static void list_bench(case_list *list)
     }
 }
 
+/* Nine tokens for each of a few experts: where tokens are packed by eight, the
+ * ninth costs most.  They come first, before larger cases have made a backend's
+ * work space grow, so that a write behind its end is one. */
+static void list_even(case_list *list, const weight_kind *kind)
+{
+    enum { EACH = 9, FEWEST = 5, MOST = 8 };
+    for (int64_t e = FEWEST; e <= MOST; e++)
+        for (int64_t top_k = 1; top_k <= 2; top_k++) {
+            const shape s = {.n_experts = e, .d_model = 33, .d_ff = 61};
+            check_case *c =
+                add_case(list, kind, &s, (EACH * e + top_k - 1) / top_k);
+            c->top_k = top_k;
+            c->mode = TO_EVEN;
+            name_case(c);
+        }
+}
+
 static void list_cases(case_list *list, bool bench)
 {
     if (bench) {
         list_bench(list);
         return;
     }
+    for (size_t k = 0; k < weight_kind_count(); k++)
+        list_even(list, weight_kind_at(k));
+    size_t n = 0;
     for (size_t k = 0; k < weight_kind_count(); k++) {
         for (size_t s = 0; s < COUNT(shapes); s++) {
             for (size_t t = 0; t < COUNT(token_counts); t++) {
@@ -105,15 +127,15 @@ static void list_cases(case_list *list, bool bench)
                     continue;
                 vary(add_case(list, weight_kind_at(k), &shapes[s],
                          fixed != 0 ? fixed : token_counts[t]),
-                    list->n);
+                    n++);
             }
         }
     }
     add_corrupt_cases(list, QMI_OP_EXPERT_FFN);
 }
 
-/* Distinct experts of one token, or -1. */
-static void draw_experts(int32_t *dst, const check_case *c, rng *r)
+/* Distinct experts of token t, or -1. */
+static void draw_experts(int32_t *dst, const check_case *c, int64_t t, rng *r)
 {
     int32_t *order = check_calloc((size_t)c->n_mats, sizeof *order);
     rng_permutation(r, order, c->n_mats);
@@ -123,6 +145,8 @@ static void draw_experts(int32_t *dst, const check_case *c, rng *r)
             dst[j] = (int32_t)j;
         if (c->mode == TO_LAST)
             dst[j] = (int32_t)(c->n_mats - 1 - j);
+        if (c->mode == TO_EVEN)
+            dst[j] = (int32_t)((t * c->top_k + j) % c->n_mats);
         if (c->mode == SOME_DROPPED && rng_below(r, 3) == 0)
             dst[j] = -1;
     }
@@ -161,7 +185,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
         p, "weight", VIEW_AT(expert_ffn.weight), c->n_tokens, c->top_k)
                         ->data.floats;
     for (int64_t t = 0; t < c->n_tokens; t++)
-        draw_experts(expert + t * c->top_k, c, r);
+        draw_experts(expert + t * c->top_k, c, t, r);
     for (int64_t i = 0; i < c->n_tokens * c->top_k; i++)
         weight[i] = rng_unit(r);
     add_output_with_residual(p, VIEW_AT(expert_ffn.dst),

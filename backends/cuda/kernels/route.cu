@@ -102,7 +102,8 @@ QCUDA_KERNEL(group_count, qcuda_group_args, 128, 1)
         p.counts[expert] = count;
 }
 
-/* Slots of eight items that the tiles of `count` items take. */
+/* Slots of eight items that the tiles of `count` items take; geometry.h bounds
+ * their sum (qcuda_list_slots). */
 DEVICE int group_slots(const qcuda_group_args &p, int expert, int count)
 {
     if (expert >= p.n_experts)
