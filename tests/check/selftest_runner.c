@@ -93,6 +93,25 @@ static const qmi_variant *refusing_variants(
     return &variant;
 }
 
+static bool supports_sound(const qmi_device *device, const qmi_op *op)
+{
+    (void)device;
+    return !is_broken(op);
+}
+
+/* Two variants, and both decline the broken case. */
+static const qmi_variant *declining_variants(
+    const qmi_device *device, qmi_op_kind kind, size_t *n)
+{
+    static const qmi_variant variants[] = {
+        {"first", supports_sound, run_reference},
+        {"second", supports_sound, run_reference}};
+    (void)device;
+    (void)kind;
+    *n = 2;
+    return variants;
+}
+
 static const qmi_variant *one_refusing_variant(
     const qmi_device *device, qmi_op_kind kind, size_t *n)
 {
@@ -293,7 +312,8 @@ void selftest_runner(void)
     test_lost();
     test_exit_late();
     test_coverage("no variants", no_variants, false, 0, 1);
-    test_coverage("only refusing", refusing_variants, true, 1, 4);
+    test_coverage("only refusing", refusing_variants, true, 4, 4);
+    test_coverage("one case declined", declining_variants, true, 1, 2);
     test_coverage("one refusing", one_refusing_variant, true, 0, 4);
     test_coverage(
         "one refusing, no filter", one_refusing_variant, false, 1, n_cases);
