@@ -4,14 +4,16 @@
 # Tests of the command-line tool: what it prints, where, its exit codes, and
 # that no failure leaves anything behind.
 #
-#   run.sh QMOE SOURCE_DIR [CASE...]
+#   run.sh QMOE SOURCE_DIR [CASE | FILE]...
+#   run.sh QMOE SOURCE_DIR --make-fixtures FOLDER
 #
 # Prints TAP and "N passed, N failed, N skipped"; fails when a case fails.
 # A case is a function case_<name> in cases_*.sh, run in a subshell with
-# `set -e` in its own empty folder.  Three fixtures are made once: $m, the
-# switch-mini in format ternary-dict, which has the most to break, $tiny, a
-# random model in it without tokenizer, and $pvq, the switch-mini in the default
-# format.
+# `set -e` in its own empty folder; a FILE ("cases_usage") stands for its cases.
+# Three fixtures are made once: $m, the switch-mini in format ternary-dict,
+# which has the most to break, $tiny, a random model in it without tokenizer,
+# and $pvq, the switch-mini in the default format.  With QMOE_CLI_FIXTURES,
+# those made in that folder are used.  Cases do not change them.
 set -u
 export LC_ALL=C
 # Not 1, which is an exit code of the tool.
@@ -19,7 +21,7 @@ export ASAN_OPTIONS="exitcode=99${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 export UBSAN_OPTIONS="exitcode=99${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
 
 if [ $# -lt 2 ]; then
-    echo "usage: $0 QMOE SOURCE_DIR [CASE...]" >&2
+    echo "usage: $0 QMOE SOURCE_DIR [CASE | FILE]..." >&2
     exit 2
 fi
 qmoe=$(readlink -f "$1")
@@ -30,9 +32,7 @@ mini=$source_dir/models/switch-mini
 work=$(mktemp -d) || exit 1
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-m=$work/fixtures/m
-tiny=$work/fixtures/tiny
-pvq=$work/fixtures/pvq
+fixtures=${QMOE_CLI_FIXTURES:-$work/fixtures}
 
 # ---- what cases are written with ----
 
@@ -186,24 +186,52 @@ run_case() {
     esac
 }
 
+# names_of FILE...: the names of its cases.
+names_of() {
+    sed -n 's/^case_\([a-z0-9_]*\)() {$/\1/p' "$@"
+}
+
+# ---- fixtures ----
+
+set_fixtures() {
+    m=$1/m
+    tiny=$1/tiny
+    pvq=$1/pvq
+}
+
+make_fixtures() {
+    set_fixtures "$1"
+    rm -rf "$1" && mkdir -p "$1" &&
+        "$qmoe" compress --method rtn --format ternary-dict "$mini" -o "$m" &&
+        "$qmoe" compress --method rtn --format ternary-dict \
+            "$source_dir/tests/golden/tied" --no-tokenizer -o "$tiny" &&
+        "$qmoe" compress --method rtn "$mini" -o "$pvq"
+}
+
+if [ "${1-}" = --make-fixtures ]; then
+    make_fixtures "$2"
+    exit
+fi
+set_fixtures "$fixtures"
+if [ -z "${QMOE_CLI_FIXTURES-}" ]; then
+    make_fixtures "$fixtures" >"$work/made" 2>&1 ||
+        sed 's/^/# fixtures: /' "$work/made"
+fi
+
+# ---- what is asked for ----
+
 for file in "$here"/cases_*.sh; do
     # shellcheck source=/dev/null
     . "$file"
 done
-mkdir "$work/fixtures"
-{
-    "$qmoe" compress --method rtn --format ternary-dict "$mini" -o "$m"
-    "$qmoe" compress --method rtn --format ternary-dict \
-        "$source_dir/tests/golden/tied" --no-tokenizer -o "$tiny"
-    "$qmoe" compress --method rtn "$mini" -o "$pvq"
-} >"$work/made" 2>&1 || sed 's/^/# fixtures: /' "$work/made"
-
-if [ $# = 0 ]; then
-    # shellcheck disable=SC2046 # names
-    set -- $(sed -n 's/^case_\([a-z0-9_]*\)() {$/\1/p' "$here"/cases_*.sh)
-fi
-for name in "$@"; do
-    run_case "$name"
+[ $# != 0 ] || set -- "$here"/cases_*.sh
+for asked in "$@"; do
+    file=$here/$(basename "$asked" .sh).sh
+    names=$asked
+    [ ! -e "$file" ] || names=$(names_of "$file")
+    for name in $names; do
+        run_case "$name"
+    done
 done
 echo "1..$n"
 echo "$n_passed passed, $n_failed failed, $n_skipped skipped"
