@@ -141,6 +141,16 @@ enum { CLI_MAX_PASSES = 256, CLI_NO_PASSES = CLI_MAX_PASSES + 1 };
 bool cli_parse(cli_exit *code, const char **argument, const char *what,
     const cli_verb *verb, int argc, char **argv, const cli_option *options,
     size_t n_options);
+/* Whether the option was on the command line cli_parse read last. */
+bool cli_given(const char *name);
+/* Options, named with blanks between, that do nothing where `idle` is true. */
+typedef struct cli_idle {
+    bool idle;
+    const char *options, *why;
+} cli_idle;
+/* Refuses the first option given that has no effect. */
+cli_exit cli_refuse_idle(
+    const cli_verb *verb, const cli_idle *rules, size_t n_rules);
 /* "512", "64K", "4G", "1.5G": binary units; reports a bad one by the option. */
 cli_exit cli_parse_size(
     uint64_t *n_bytes, const char *option, const char *text);

@@ -165,8 +165,15 @@ static cli_exit take_request(request *r)
         code = take_formats(r);
     if (code == CLI_OK)
         code = take_cache(r);
-    if (code == CLI_OK && r->as_json && r->as_csv)
-        code = cli_fail(CLI_USAGE, "bench kernels: --json or --csv, not both");
+    const cli_idle rules[] = {
+        {r->as_json, "csv", "--json and --csv exclude each other"},
+        {o->variant != NULL, "all-variants", "--variant names the only one"},
+        {o->cache == QMOE_BENCH_HOT, "cold-bytes",
+            "--cache hot takes one matrix"},
+    };
+    if (code == CLI_OK)
+        code = cli_refuse_idle(
+            &cli_verb_bench_kernels, rules, sizeof rules / sizeof *rules);
     o->shapes = r->shape_list;
     o->batches = r->batch_list;
     o->threads = r->thread_list;

@@ -36,7 +36,9 @@ static const char help[] =
     "is\n"
     "                       measured first\n"
     "  --method METHOD      gptq: against the inputs each expert really sees\n"
-    "                       (default with --calib); rtn: round to nearest\n"
+    "                       (default with --calib); rtn: round to nearest, "
+    "with\n"
+    "                       --calib for the error of the outputs only\n"
     "  --levels RULE        ternary-dict: minmax (default, the paper's: row\n"
     "                       minimum and maximum) or fit (less error)\n"
     "  --dict WHICH         ternary-dict: dictionary paper (default) or fit,\n"
@@ -255,6 +257,32 @@ static cli_exit read_rotation(int *out, const char *word)
     return CLI_OK;
 }
 
+/* Options that the method, the format or the kind of run leaves aside. */
+static cli_exit refuse_idle(const request *q)
+{
+    const qmoe_compress_options *o = &q->options;
+    const char *format = o->format != NULL ? o->format : "pvq";
+    const bool rounds = o->method != NULL && strcmp(o->method, "rtn") == 0;
+    const bool is_pvq = strncmp(format, "pvq", 3) == 0;
+    const bool is_ternary = strcmp(format, "ternary-dict") == 0;
+    char not_for[96];
+    snprintf(not_for, sizeof not_for, "it is not for %.64s", format);
+    const cli_idle rules[] = {
+        {rounds && o->n_calibration == 0,
+            "samples seed work-dir backend device device-memory",
+            "--method rtn without --calib uses no text"},
+        {rounds, "damping passes", "--method rtn rounds to nearest"},
+        {!is_pvq && !(is_ternary && o->fit_levels), "passes",
+            "only pvq, pvq8, and ternary-dict with --levels fit, make passes"},
+        {!is_pvq, "rotation", not_for},
+        {!is_ternary, "levels dict", not_for},
+        {o->dry_run, "resume force", "--dry-run writes nothing"},
+        {o->n_calibration != 0, "no-tokenizer", "--calib needs a tokenizer"},
+    };
+    return cli_refuse_idle(
+        &cli_verb_compress, rules, sizeof rules / sizeof *rules);
+}
+
 static cli_exit finish_options(request *q)
 {
     qmoe_compress_options *o = &q->options;
@@ -284,7 +312,7 @@ static cli_exit finish_options(request *q)
         code = choose(&o->fit_levels, "levels", q->levels, "minmax", "fit");
     if (code == CLI_OK)
         code = choose(&o->fit_dictionary, "dict", q->dict, "paper", "fit");
-    return code;
+    return code == CLI_OK ? refuse_idle(q) : code;
 }
 
 static cli_exit run(int argc, char **argv)

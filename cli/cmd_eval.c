@@ -3,6 +3,8 @@
 #include "cli.h"
 
 #include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
 
 static const char help[] =
     "Usage: qmoe eval MODEL --text FILE [options]\n"
@@ -16,7 +18,10 @@ static const char help[] =
     "before and after compression can be compared.\n"
     "\n"
     "Options:\n"
-    "  --text FILE          the text (required)\n"
+    "  --text FILE          the text (required); may be repeated: the files "
+    "are\n"
+    "                       used one after the other, and the loss of each is\n"
+    "                       told, too\n"
     "  -n, --samples N      stop after N documents (default: all)\n"
     "  --seed N             seed of the masks (default 0)\n" CLI_PLACE_HELP
     "  --json               print the result as JSON\n"
@@ -27,33 +32,49 @@ static const char help[] =
     "  qmoe eval build/m --text build/corpus/valid.txt --samples 20 --json\n";
 
 typedef struct request {
-    const char *model, *text;
+    const char *model;
+    cli_texts texts;
     uint64_t n_samples, seed;
     cli_place place;
     bool as_json;
 } request;
 
+static void json_losses(cJSON *json, const qmoe_eval_result *result)
+{
+    /* No sample, no loss: null. */
+    const double none = result->n_samples == 0 ? NAN : 0;
+    cli_json_real(json, "loss", result->loss + none);
+    cli_json_real(json, "token_loss", result->token_loss + none);
+    cli_json_count(json, "tokens", result->n_tokens);
+    cli_json_count(json, "samples", result->n_samples);
+}
+
 static void print_json(const request *r, const qmoe_eval_result *result,
-    const qmoe_device_info *device)
+    const qmoe_eval_result *per_text, const qmoe_device_info *device)
 {
     cJSON *json = cJSON_CreateObject();
     cli_json_text(json, "model", r->model);
-    cli_json_text(json, "text", r->text);
-    cli_json_real(json, "loss", result->loss);
-    cli_json_real(json, "token_loss", result->token_loss);
-    cli_json_count(json, "tokens", result->n_tokens);
-    cli_json_count(json, "samples", result->n_samples);
+    if (r->texts.n == 1)
+        cli_json_text(json, "text", r->texts.items[0]);
+    json_losses(json, result);
     cli_json_count(json, "skipped", result->n_skipped);
     cli_json_count(json, "seed", r->seed);
     cli_json_text(json, "backend", device->backend);
     cli_json_real(json, "device", device->index);
     cli_json_text(json, "device_name", device->name);
     cli_json_real(json, "seconds", result->seconds);
+    cJSON *texts = cJSON_AddArrayToObject(json, "texts");
+    for (size_t i = 0; i < r->texts.n; i++) {
+        cJSON *item = cJSON_CreateObject();
+        cli_json_text(item, "text", r->texts.items[i]);
+        json_losses(item, &per_text[i]);
+        cJSON_AddItemToArray(texts, item);
+    }
     cli_json_print(json);
 }
 
-static void print_text(
-    const qmoe_eval_result *result, const qmoe_device_info *device)
+static void print_text(const request *r, const qmoe_eval_result *result,
+    const qmoe_eval_result *per_text, const qmoe_device_info *device)
 {
     cli_clear_progress();
     printf("loss        %.9g\n", result->loss);
@@ -62,50 +83,65 @@ static void print_text(
            " tokens predicted\n",
         result->n_samples, result->n_skipped, result->n_tokens);
     printf("time        %.1f s on %s\n", result->seconds, device->backend);
+    for (size_t i = 0; r->texts.n > 1 && i < r->texts.n; i++) {
+        const qmoe_eval_result *t = &per_text[i];
+        fputs("text        ", stdout);
+        cli_print_name(stdout, r->texts.items[i]);
+        if (t->n_samples != 0)
+            printf(": loss %.9g, token loss %.9g", t->loss, t->token_loss);
+        printf("%s %" PRIu64 " samples, %" PRIu64 " tokens predicted\n",
+            t->n_samples != 0 ? "," : ":", t->n_samples, t->n_tokens);
+    }
 }
 
 static cli_exit evaluate(const request *r, cli_session *s)
 {
+    qmoe_eval_result *per_text = cli_grow(NULL, r->texts.n * sizeof *per_text);
     const qmoe_eval_options options = {
         .size = sizeof options,
-        .text_path = r->text,
+        .text_paths = r->texts.items,
+        .n_text_paths = r->texts.n,
+        .per_text = per_text,
         .max_samples = r->n_samples,
         .seed = (uint32_t)r->seed,
     };
     qmoe_eval_result result;
     qmoe_device_info device;
     qmoe_status status = qmoe_session_eval(s->session, &result, &options);
-    if (status != QMOE_OK)
-        return cli_fail_status(s, status);
+    cli_exit code = status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
     qmoe_session_device(s->session, &device);
-    if (r->as_json)
-        print_json(r, &result, &device);
-    else
-        print_text(&result, &device);
-    return CLI_OK;
+    if (code == CLI_OK && r->as_json)
+        print_json(r, &result, per_text, &device);
+    else if (code == CLI_OK)
+        print_text(r, &result, per_text, &device);
+    free(per_text);
+    return code;
 }
 
 static cli_exit run(int argc, char **argv)
 {
-    request r = {.text = "", .place.backend = "auto"};
+    request r = {.place.backend = "auto"};
     const cli_option table[] = {
-        {"text", 0, CLI_TEXT, &r.text, 0, 0},
+        {"text", 0, CLI_TEXTS, &r.texts, 0, 0},
         {"samples", 'n', CLI_COUNT, &r.n_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &r.seed, 0, UINT32_MAX},
         CLI_PLACE_OPTIONS(r.place),
         {"json", 0, CLI_SET, &r.as_json, 0, 0},
     };
     cli_exit code;
-    cli_session s;
-    if (!cli_parse(&code, &r.model, "MODEL", &cli_verb_eval, argc, argv, table,
-            sizeof table / sizeof *table))
-        return code;
-    if (r.text[0] == '\0')
-        return cli_fail(CLI_USAGE, "eval: the text is missing; give --text");
-    code = cli_open_session(&s, r.model, &r.place);
-    if (code == CLI_OK)
-        code = evaluate(&r, &s);
-    cli_close(&s);
+    cli_session s = {0};
+    if (cli_parse(&code, &r.model, "MODEL", &cli_verb_eval, argc, argv, table,
+            sizeof table / sizeof *table)) {
+        if (r.texts.n == 0)
+            code =
+                cli_fail(CLI_USAGE, "eval: the text is missing; give --text");
+        if (code == CLI_OK)
+            code = cli_open_session(&s, r.model, &r.place);
+        if (code == CLI_OK)
+            code = evaluate(&r, &s);
+        cli_close(&s);
+    }
+    free(r.texts.items);
     return code;
 }
 

@@ -73,10 +73,11 @@ static cli_exit choose_layout(qmoe_export_options *o, const char *layout,
     if (layout != NULL && !published && strcmp(layout, "hf") != 0)
         return cli_fail(
             CLI_USAGE, "export: --layout: '%s' is neither hf nor qmoe", layout);
-    if (published && (dequantize || o->dtype != NULL || o->shard_bytes != 0))
-        return cli_fail(CLI_USAGE,
-            "export: --layout qmoe keeps the codes: --dequantize, --dtype and "
-            "--shard-size do not go with it");
+    const cli_idle rules[] = {{published, "dequantize dtype shard-size threads",
+        "--layout qmoe keeps the codes as they are"}};
+    cli_exit code = cli_refuse_idle(&cli_verb_export, rules, 1);
+    if (code != CLI_OK)
+        return code;
     if (!published && !dequantize)
         return cli_fail(CLI_USAGE,
             "export: give --dequantize for a Hugging Face checkpoint, or "

@@ -23,7 +23,9 @@ static const char help[] =
     "reads\n"
     "                       standard input; follow the prompts of -p\n"
     "  --max-new-tokens N   stop after N tokens (default 64)\n"
-    "  --temperature F      0 takes the likeliest token (default 0)\n"
+    "  --temperature F      0 takes the likeliest token (default 0); the "
+    "three\n"
+    "                       options below need more\n"
     "  --top-k N            choose among the N likeliest (default 0: all)\n"
     "  --top-p F            choose among the likeliest that together have "
     "this\n"
@@ -278,6 +280,18 @@ static cli_exit generate_from(request *r)
     return code;
 }
 
+/* Options of a choice that is none. */
+static cli_exit refuse_idle(const request *r)
+{
+    const cli_idle rules[] = {
+        {r->options.temperature == 0, "top-k top-p seed",
+            "--temperature 0 takes the likeliest token"},
+        {r->top_k == 1, "top-p seed", "--top-k 1 leaves one token to choose"},
+    };
+    return cli_refuse_idle(
+        &cli_verb_generate, rules, sizeof rules / sizeof *rules);
+}
+
 static cli_exit run(int argc, char **argv)
 {
     enum { MAX_NEW_TOKENS = 1 << 20, MAX_TEMPERATURE = 1000 };
@@ -307,7 +321,9 @@ static cli_exit run(int argc, char **argv)
             table, sizeof table / sizeof *table)) {
         r.options.max_new_tokens = (int)r.max_new_tokens;
         r.options.top_k = (int)r.top_k;
-        code = generate_from(&r);
+        code = refuse_idle(&r);
+        if (code == CLI_OK)
+            code = generate_from(&r);
     }
     free(r.prompts.items);
     return code;

@@ -22,7 +22,6 @@ static const char help[] =
     "  --format FORMAT      re-code the experts as pvq, pvq8 or q2: decoded\n"
     "                       and rounded to nearest, at a further loss\n"
     "  --force              replace OUT\n"
-    "  -t, --threads N      CPU threads (default: all processors)\n"
     "  --json               print the report as JSON\n"
     "  -h, --help           this text\n"
     "\n"
@@ -77,7 +76,6 @@ static void print_text(
 static cli_exit run(int argc, char **argv)
 {
     const char *source, *output = "";
-    uint64_t n_threads = 0;
     bool as_json = false;
     qmoe_import_options o = {.size = sizeof o};
     const cli_option table[] = {
@@ -85,7 +83,6 @@ static cli_exit run(int argc, char **argv)
         {"tokenizer", 0, CLI_TEXT, &o.tokenizer, 0, 0},
         {"format", 0, CLI_TEXT, &o.format, 0, 0},
         {"force", 0, CLI_SET, &o.overwrite, 0, 0},
-        {"threads", 't', CLI_COUNT, &n_threads, 1, CLI_MAX_THREADS},
         {"json", 0, CLI_SET, &as_json, 0, 0},
     };
     cli_exit code;
@@ -97,7 +94,7 @@ static cli_exit run(int argc, char **argv)
     if (output[0] == '\0')
         return cli_fail(
             CLI_USAGE, "import: the output directory is missing; give -o OUT");
-    code = cli_open_context(&s, n_threads);
+    code = cli_open_context(&s, 0);
     if (code == CLI_OK) {
         qmoe_status status =
             qmoe_import(s.context, &report, source, output, &o);

@@ -27,7 +27,6 @@ static const char help[] =
     "  --stats              decode every weight for zeros and entropy\n"
     "  --no-stats           decode none (default: compressed experts, unless\n"
     "                       they are more than 1 GB)\n"
-    "  -t, --threads N      CPU threads (default: all processors)\n"
     "  --json               print everything as JSON\n"
     "  -h, --help           this text\n"
     "\n"
@@ -363,12 +362,10 @@ static void print_text(const char *model, const inspection *in)
 static cli_exit run(int argc, char **argv)
 {
     const char *model;
-    uint64_t n_threads = 0;
     bool all = false, none = false, as_json = false;
     const cli_option table[] = {
         {"stats", 0, CLI_SET, &all, 0, 0},
         {"no-stats", 0, CLI_SET, &none, 0, 0},
-        {"threads", 't', CLI_COUNT, &n_threads, 1, CLI_MAX_THREADS},
         {"json", 0, CLI_SET, &as_json, 0, 0},
     };
     cli_exit code;
@@ -380,7 +377,7 @@ static cli_exit run(int argc, char **argv)
     if (all && none)
         return cli_fail(
             CLI_USAGE, "inspect: --stats and --no-stats exclude each other");
-    code = cli_open_model(&s, n_threads, model);
+    code = cli_open_model(&s, 0, model);
     if (code == CLI_OK)
         code = gather(&s, &in, all, none);
     if (code == CLI_OK && as_json)

@@ -436,6 +436,34 @@ static void print_text(const request *q, const qmoe_plan_report *r,
     print_compression(q, r);
 }
 
+/* ---- options without effect ---- */
+
+static cli_exit refuse_idle_places(const request *q)
+{
+    const cli_idle rules[] = {
+        {q->options.n_gpus == 0, "gpu-rate device-memory",
+            "no GPU is planned with"},
+        {q->weight_rate != 0, "samples passes",
+            "--rate says how fast experts are compressed"},
+        {q->weight_rate != 0 && q->memory_rate != 0, "threads",
+            "--rate and --memory-rate leave nothing to measure"},
+    };
+    return cli_refuse_idle(&cli_verb_plan, rules, sizeof rules / sizeof *rules);
+}
+
+/* Known when the model is. */
+static cli_exit refuse_idle_compression(const qmoe_plan_report *r)
+{
+    const char *format = r->model.format;
+    const cli_idle rules[] = {
+        {r->compress_seconds <= 0, "rate samples passes",
+            "there is nothing to compress"},
+        {strncmp(format, "pvq", 3) != 0 && strcmp(format, "mixed") != 0,
+            "passes", "only pvq and pvq8 make passes"},
+    };
+    return cli_refuse_idle(&cli_verb_plan, rules, sizeof rules / sizeof *rules);
+}
+
 /* ---- the verb ---- */
 
 static cli_exit plan(request *q)
@@ -447,8 +475,14 @@ static cli_exit plan(request *q)
     cli_exit code = cli_open_context(&s, q->n_threads);
     if (code == CLI_OK)
         code = find_device(q, &s);
+    if (code == CLI_OK)
+        code = refuse_idle_places(q);
     if (code == CLI_OK) {
         status = qmoe_plan(s.context, &report, q->source, &q->options);
+        if (status == QMOE_OK)
+            code = refuse_idle_compression(&report);
+    }
+    if (code == CLI_OK) {
         qmoe_plan_options o = q->options;
         o.memory_rate = report.memory_rate > 0 ? report.memory_rate : 1;
         o.weight_rate = 1;  /* not to measure again */

@@ -27,6 +27,8 @@ static const char help_tail[] =
     "  qmoe COMMAND --help   what a command does, its options, examples\n"
     "  qmoe --version        the version\n"
     "\n"
+    "An option that would have no effect is refused, not left aside.\n"
+    "\n"
     "Results go to standard output (with --json as one JSON document), notes,\n"
     "progress and errors to standard error.\n"
     "\n"

@@ -59,8 +59,61 @@ const char *cli_closest(
     return closest;
 }
 
+/* ---- what was given ---- */
+
+/* The command line read last: a program has one. */
+static struct {
+    const cli_option *options;
+    const char *text[MAX_OPTIONS]; /* NULL: not given; "": takes no value */
+    size_t n;
+} given;
+
+bool cli_given(const char *name)
+{
+    for (size_t i = 0; i < given.n; i++)
+        if (strcmp(given.options[i].name, name) == 0)
+            return given.text[i] != NULL;
+    return false;
+}
+
+cli_exit cli_refuse_idle(
+    const cli_verb *verb, const cli_idle *rules, size_t n_rules)
+{
+    for (const cli_idle *rule = rules; rule < rules + n_rules; rule++) {
+        if (!rule->idle)
+            continue;
+        for (const char *at = rule->options; *at != '\0';) {
+            char name[MAX_WORD + 1] = "";
+            size_t n = strcspn(at, " ");
+            memcpy(name, at, n < MAX_WORD ? n : MAX_WORD);
+            if (cli_given(name))
+                return cli_fail(CLI_USAGE, "%s: --%s has no effect: %s",
+                    verb->name, name, rule->why);
+            at += n + strspn(at + n, " ");
+        }
+    }
+    return CLI_OK;
+}
+
+/* Remembers an option; a second value would silently replace the first. */
+static cli_exit note(
+    const cli_verb *verb, const cli_option *option, const char *text)
+{
+    const char **known = &given.text[option - given.options];
+    if (text == NULL)
+        text = "";
+    if (*known != NULL && option->kind != CLI_TEXTS &&
+        strcmp(*known, text) != 0)
+        return cli_fail(CLI_USAGE, "%s: --%s is given twice, as '%s' and '%s'",
+            verb->name, option->name, *known, text);
+    *known = text;
+    return CLI_OK;
+}
+
 /* ---- values ---- */
 
+/* "1000000" or "1e6": all digits count in the first form, doubles hold whole
+ * numbers up to 2^53 in the second. */
 static bool parse_count(uint64_t *out, const char *text)
 {
     char *end;
@@ -69,7 +122,15 @@ static bool parse_count(uint64_t *out, const char *text)
         return false;
     errno = 0;
     *out = strtoull(text, &end, 10);
-    return errno == 0 && *end == '\0';
+    if (errno == 0 && *end == '\0')
+        return true;
+    if (strpbrk(text, "xX") != NULL || strpbrk(text, "eE") == NULL)
+        return false;
+    const double value = strtod(text, &end);
+    if (*end != '\0' || !(value <= 0x1p53) || value != floor(value))
+        return false;
+    *out = (uint64_t)value;
+    return true;
 }
 
 static bool parse_real(float *out, const char *text)
@@ -255,6 +316,9 @@ bool cli_parse(cli_exit *code, const char **argument, const char *what,
         return false;
     }
     translate(longs, letters, options, n_options);
+    memset(&given, 0, sizeof given);
+    given.options = options;
+    given.n = n_options;
     opterr = 0;
     *code = CLI_OK;
     while ((found = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
@@ -263,9 +327,10 @@ bool cli_parse(cli_exit *code, const char **argument, const char *what,
             return false;
         }
         const cli_option *option = find(found, options, n_options);
-        *code = option != NULL
-                    ? store(option, optarg)
-                    : fail_option(verb, found, argv, options, n_options);
+        if (option == NULL)
+            *code = fail_option(verb, found, argv, options, n_options);
+        else if ((*code = note(verb, option, optarg)) == CLI_OK)
+            *code = store(option, optarg);
         if (*code != CLI_OK)
             return false;
     }

@@ -10,7 +10,7 @@
 #include "ops.h"
 
 /* Raised whenever a struct of ops.h, weight.h or this file changes. */
-enum { QMI_BACKEND_API = 7 };
+enum { QMI_BACKEND_API = 8 };
 
 typedef struct qmi_device qmi_device; /* opaque outside its backend */
 
@@ -101,6 +101,8 @@ typedef struct qmi_backend {
      * run for a model: `linear` with `src` in bf16, dst as ever.  NULL: none. */
     const qmi_variant *(*baselines)(
         const qmi_device *device, qmi_op_kind kind, size_t *n);
+    /* Which bounds of qmi_device_options it keeps to. */
+    bool bounds_experts, bounds_memory;
 } qmi_backend;
 
 /* The symbol a module exports. */

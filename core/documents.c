@@ -168,8 +168,10 @@ static qmoe_status read_document(
     qmi_documents *d, const char **text, size_t *n_bytes, qmi_error *err)
 {
     trim_line(d);
-    if (!qmi_utf8_valid(d->line, d->line_bytes))
-        return qmi_fail(err, QMOE_E_FORMAT, "%s: not UTF-8 text", d->where);
+    const size_t n_valid = qmi_utf8_prefix(d->line, d->line_bytes);
+    if (n_valid != d->line_bytes)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: not UTF-8 text from byte %zu of the line", d->where, n_valid);
     if (d->line_bytes != 0 && d->line[0] == '{')
         return read_record(d, text, n_bytes, err);
     *text = d->line;

@@ -9,14 +9,20 @@
 #include "clock.h"
 #include "samples.h"
 
+/* Sums over the samples of one text, or of all. */
+typedef struct sums {
+    double weighted, weight; /* of sample means by decoder length */
+    double tokens;
+    uint64_t n_samples, n_tokens;
+} sums;
+
 typedef struct evaluation {
     qmoe_session *session;
     qmi_samples *samples;
     float *logits;
     size_t logits_rows;
-    double weighted_sum, weight_sum; /* of sample means by decoder length */
-    double token_sum;
-    qmoe_eval_result *result;
+    sums all;
+    sums *texts; /* [n_text_paths] */
     qmi_error *err;
 } evaluation;
 
@@ -45,6 +51,15 @@ static qmoe_status reserve_logits(evaluation *e, size_t n_rows)
     return QMOE_OK;
 }
 
+static void count(sums *s, double sum, int32_t n_predicted, double weight)
+{
+    s->weighted += sum / n_predicted * weight;
+    s->weight += weight;
+    s->tokens += sum;
+    s->n_tokens += (uint64_t)n_predicted;
+    s->n_samples++;
+}
+
 /* Each decoder position predicts the next token of the decoder list. */
 static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
 {
@@ -61,17 +76,15 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
     for (int32_t i = 0; i < n_predicted; i++)
         sum += cross_entropy(
             e->logits + i * vocab_size, vocab_size, sample->decoder_ids[i + 1]);
-    e->weighted_sum += sum / n_predicted * (double)sample->n_decoder;
-    e->weight_sum += (double)sample->n_decoder;
-    e->token_sum += sum;
-    e->result->n_tokens += (uint64_t)n_predicted;
-    e->result->n_samples++;
+    count(&e->all, sum, n_predicted, (double)sample->n_decoder);
+    count(&e->texts[qmi_samples_path(e->samples)], sum, n_predicted,
+        (double)sample->n_decoder);
     return QMOE_OK;
 }
 
 static qmoe_status evaluate(evaluation *e, uint64_t max_samples)
 {
-    while (max_samples == 0 || e->result->n_samples < max_samples) {
+    while (max_samples == 0 || e->all.n_samples < max_samples) {
         qmi_sample sample;
         QMI_TRY(qmi_samples_next(e->samples, &sample, e->err));
         if (sample.encoder_ids == NULL)
@@ -80,8 +93,65 @@ static qmoe_status evaluate(evaluation *e, uint64_t max_samples)
         qmi_sample_free(&sample);
         QMI_TRY(status);
         QMI_TRY(qmi_progress(e->session->model->context, "evaluate", NULL,
-            e->result->n_samples, max_samples));
+            e->all.n_samples, max_samples));
     }
+    return QMOE_OK;
+}
+
+static void report(qmoe_eval_result *out, const sums *s)
+{
+    *out = (qmoe_eval_result){.n_samples = s->n_samples,
+        .n_tokens = s->n_tokens,
+        .loss = s->n_samples != 0 ? s->weighted / s->weight : 0,
+        .token_loss = s->n_samples != 0 ? s->tokens / (double)s->n_tokens : 0};
+}
+
+/* One text may be given by itself. */
+static qmoe_status check_texts(qmoe_eval_options *o, qmi_error *err)
+{
+    if (o->text_path != NULL && o->n_text_paths != 0)
+        return qmi_fail(
+            err, QMOE_E_INVALID, "texts to evaluate are given in two ways");
+    if (o->text_path != NULL) {
+        o->text_paths = &o->text_path;
+        o->n_text_paths = 1;
+    }
+    if (o->n_text_paths == 0 || o->text_paths == NULL)
+        return qmi_fail(err, QMOE_E_INVALID, "no text to evaluate");
+    for (size_t i = 0; i < o->n_text_paths; i++)
+        if (o->text_paths[i] == NULL)
+            return qmi_fail(err, QMOE_E_INVALID, "text %zu is NULL", i);
+    return QMOE_OK;
+}
+
+static qmoe_status evaluate_texts(
+    evaluation *e, qmoe_eval_result *out, const qmoe_eval_options *o)
+{
+    const qmoe_model *model = e->session->model;
+    const qmi_samples_options stream = {
+        .paths = o->text_paths,
+        .n_paths = o->n_text_paths,
+        .seed = o->seed,
+        .start_id = model->config.start_id,
+        .end_id = model->config.end_id,
+    };
+    QMI_TRY(qmi_model_need_tokenizer(model, e->err));
+    QMI_TRY(qmi_samples_open(&e->samples, model->tokenizer, &stream, e->err));
+    e->texts = qmi_calloc(o->n_text_paths, sizeof *e->texts, "sums", e->err);
+    if (e->texts == NULL)
+        return QMOE_E_NOMEM;
+    const double begin = qmi_seconds();
+    QMI_TRY(evaluate(e, o->max_samples));
+    const double seconds = qmi_seconds() - begin;
+    if (e->all.n_samples == 0)
+        return qmi_fail(e->err, QMOE_E_FORMAT,
+            "%s: no document of 2 to %d tokens", o->text_paths[0],
+            QMI_MAX_DOCUMENT_TOKENS);
+    report(out, &e->all);
+    out->n_skipped = qmi_samples_skipped(e->samples);
+    out->seconds = seconds;
+    for (size_t i = 0; o->per_text != NULL && i < o->n_text_paths; i++)
+        report(&o->per_text[i], &e->texts[i]);
     return QMOE_OK;
 }
 
@@ -89,36 +159,13 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     const qmoe_eval_options *options)
 {
     *out = (qmoe_eval_result){0};
-    evaluation e = {.session = session,
-        .result = out,
-        .err = &session->model->context->error};
+    evaluation e = {.session = session, .err = &session->model->context->error};
     qmoe_eval_options known = {0};
     qmi_copy_options(&known, sizeof known, options);
-    if (known.text_path == NULL)
-        return qmi_fail(e.err, QMOE_E_INVALID, "no text to evaluate");
-    QMI_TRY(qmi_model_need_tokenizer(session->model, e.err));
-    const qmi_samples_options stream = {
-        .paths = &known.text_path,
-        .n_paths = 1,
-        .seed = known.seed,
-        .start_id = session->model->config.start_id,
-        .end_id = session->model->config.end_id,
-    };
-    QMI_TRY(qmi_samples_open(
-        &e.samples, session->model->tokenizer, &stream, e.err));
-    const double begin = qmi_seconds();
-    qmoe_status status = evaluate(&e, known.max_samples);
-    const double seconds = qmi_seconds() - begin;
-    out->n_skipped = qmi_samples_skipped(e.samples);
+    QMI_TRY(check_texts(&known, e.err));
+    qmoe_status status = evaluate_texts(&e, out, &known);
     qmi_samples_close(e.samples);
+    qmi_free(e.texts);
     qmi_free(e.logits);
-    QMI_TRY(status);
-    if (out->n_samples == 0)
-        return qmi_fail(e.err, QMOE_E_FORMAT,
-            "%s: no document of 2 to %d tokens", known.text_path,
-            QMI_MAX_DOCUMENT_TOKENS);
-    out->loss = e.weighted_sum / e.weight_sum;
-    out->token_loss = e.token_sum / (double)out->n_tokens;
-    out->seconds = seconds;
-    return QMOE_OK;
+    return status;
 }

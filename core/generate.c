@@ -40,6 +40,10 @@ static qmoe_status start_sequence(
     const qmoe_model *model = r->session->model;
     int32_t *ids = NULL;
     size_t n = 0;
+    const size_t n_valid = qmi_utf8_prefix(prompt, strlen(prompt));
+    if (prompt[n_valid] != '\0')
+        return qmi_fail(r->err, QMOE_E_INVALID,
+            "prompt %zu is not UTF-8 text from byte %zu on", index, n_valid);
     QMI_TRY(qmi_tokenizer_encode(
         model->tokenizer, &ids, &n, prompt, strlen(prompt), r->err));
     s->prompt = qmi_regrow(ids, n, n + 1, sizeof *ids, "a prompt", r->err);

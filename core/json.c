@@ -59,17 +59,22 @@ static size_t utf8_length(const uint8_t *p, size_t n)
     return length;
 }
 
-bool qmi_utf8_valid(const void *text, size_t n_bytes)
+size_t qmi_utf8_prefix(const void *text, size_t n_bytes)
 {
     const uint8_t *p = text;
     size_t i = 0;
     while (i < n_bytes) {
         size_t length = utf8_length(p + i, n_bytes - i);
         if (length == 0)
-            return false;
+            break;
         i += length;
     }
-    return true;
+    return i;
+}
+
+bool qmi_utf8_valid(const void *text, size_t n_bytes)
+{
+    return qmi_utf8_prefix(text, n_bytes) == n_bytes;
 }
 
 /* ---- lexical rules ---- */

@@ -46,7 +46,10 @@ cJSON *qmi_json_take_string(qmi_json_cursor *cursor);
 bool qmi_json_take_u64(qmi_json_cursor *cursor, uint64_t *out);
 bool qmi_json_at_end(qmi_json_cursor *cursor);
 
-/* True when the bytes are well-formed UTF-8 (RFC 3629). */
+/* How many bytes are well-formed UTF-8 (RFC 3629), up to the first that is
+ * not. */
+size_t qmi_utf8_prefix(const void *text, size_t n_bytes);
+/* True when all bytes are. */
 bool qmi_utf8_valid(const void *text, size_t n_bytes);
 
 #endif

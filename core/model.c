@@ -217,6 +217,10 @@ qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
     qmi_error *err = &model->context->error;
     int32_t *all = NULL;
     *n = 0;
+    const size_t n_valid = qmi_utf8_prefix(text, strlen(text));
+    if (text[n_valid] != '\0')
+        return qmi_fail(err, QMOE_E_INVALID,
+            "a text is not UTF-8 from byte %zu on", n_valid);
     QMI_TRY(qmi_model_need_tokenizer(model, err));
     QMI_TRY(qmi_tokenizer_encode(
         model->tokenizer, &all, n, text, strlen(text), err));

@@ -191,3 +191,20 @@ qmoe_status qmi_place_choose(qmi_place *out, qmoe_context *context,
     snprintf(number, sizeof number, "%d", device);
     return qmi_place_find(out, context, backend, number, err);
 }
+
+qmoe_status qmi_place_check_bounds(const qmi_place *place,
+    uint64_t expert_cache_bytes, uint64_t memory_bytes, qmi_error *err)
+{
+    const qmi_backend *backend = place->backend;
+    if (memory_bytes != 0 && !backend->bounds_memory)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "a bound on device memory has no effect on backend %s, which has "
+            "the host's",
+            backend->name);
+    if (expert_cache_bytes != 0 && !backend->bounds_experts)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "a bound on the expert cache has no effect on backend %s: only "
+            "backend cpu uses experts from the host's",
+            backend->name);
+    return QMOE_OK;
+}

@@ -23,6 +23,10 @@ qmoe_status qmi_place_find(qmi_place *out, qmoe_context *context,
 qmoe_status qmi_place_choose(qmi_place *out, qmoe_context *context,
     const char *backend, int device, const char *device_name, qmi_error *err);
 
+/* E_INVALID: a bound that is not 0 and that the backend does not keep to. */
+qmoe_status qmi_place_check_bounds(const qmi_place *place,
+    uint64_t expert_cache_bytes, uint64_t memory_bytes, qmi_error *err);
+
 /* The backend's describe, with the device's type filled in. */
 qmoe_status qmi_place_describe(qmoe_device_info *out,
     const qmi_backend *backend, int index, qmi_error *err);

@@ -36,6 +36,11 @@ void qmi_samples_close(qmi_samples *samples)
     qmi_free(samples);
 }
 
+size_t qmi_samples_path(const qmi_samples *samples)
+{
+    return samples->next_path - 1;
+}
+
 uint64_t qmi_samples_skipped(const qmi_samples *samples)
 {
     return samples->n_skipped;

@@ -22,6 +22,8 @@ qmoe_status qmi_samples_open(qmi_samples **out, const qmi_tokenizer *tokenizer,
  * that are empty or longer than QMI_MAX_DOCUMENT_TOKENS are skipped. */
 qmoe_status qmi_samples_next(
     qmi_samples *samples, qmi_sample *out, qmi_error *err);
+/* Of which file the last sample is. */
+size_t qmi_samples_path(const qmi_samples *samples);
 uint64_t qmi_samples_skipped(const qmi_samples *samples);
 void qmi_samples_close(qmi_samples *samples);
 

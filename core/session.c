@@ -153,6 +153,8 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
     qmi_place place;
     QMI_TRY(qmi_place_choose(&place, s->model->context, options->backend,
         options->device, options->device_name, err));
+    QMI_TRY(qmi_place_check_bounds(&place, options->expert_cache_bytes,
+        options->device_memory_bytes, err));
     s->backend = place.backend;
     s->info = place.info;
     QMI_TRY(s->backend->device_open(

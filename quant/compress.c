@@ -109,6 +109,8 @@ static qmoe_status fill_defaults(qmi_job *job)
         o->backend = "cpu";
     QMI_TRY(qmi_place_find(
         &job->place, job->context, o->backend, o->device_name, job->err));
+    QMI_TRY(qmi_place_check_bounds(
+        &job->place, 0, o->device_memory_bytes, job->err));
     QMI_TRY(choose_quantiser(job));
     QMI_TRY(check_for_format(job));
     job->recipe.quant = (qmi_quant_options){

@@ -136,6 +136,7 @@ static const qmi_variant *variants(
 const qmi_backend *qmi_backend_cpu(void)
 {
     static const qmi_backend backend = {
+        .bounds_experts = true,
         .api = QMI_BACKEND_API,
         .name = "cpu",
         .probe = probe,

@@ -261,6 +261,7 @@ static const qmi_variant *variants(
 }
 
 static const qmi_backend backend = {
+    .bounds_memory = true,
     .api = QMI_BACKEND_API,
     .name = qdrv_backend_name,
     .probe = probe,

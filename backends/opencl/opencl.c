@@ -268,6 +268,7 @@ static const qmi_variant *variants(
 }
 
 const qmi_backend qmi_opencl_backend = {
+    .bounds_memory = true,
     .api = QMI_BACKEND_API,
     .name = "opencl",
     .probe = ocl_probe,

@@ -268,10 +268,12 @@ typedef struct qmoe_session_options {
      * as Hugging Face's expert_capacity does; 0 = never drop. */
     int expert_capacity;
     /* Bytes of experts kept in host memory when a backend uses them through
-     * the file map; least recently used ones are given back.  0 = no bound. */
+     * the file map (cpu, not reference); least recently used ones are given
+     * back.  0 = no bound. */
     uint64_t expert_cache_bytes;
-    /* Bytes of the device's memory to use; 0 = what it has.  Experts beyond
-     * it are uploaded when needed, if the backend can, else E_NOMEM. */
+    /* Bytes of the device's memory to use, of devices that have their own; 0 =
+     * what it has.  Experts beyond it are uploaded when needed, if the backend
+     * can, else E_NOMEM. */
     uint64_t device_memory_bytes;
     /* Not NULL: the device by number, type ("gpu", "cpu", "accelerator") or a
      * part of its name in any case, instead of `device`. */
@@ -280,7 +282,8 @@ typedef struct qmoe_session_options {
 
 /* E_NO_BACKEND: the backend or device asked for is absent (the text says what
  * is missing and lists the devices); never replaced silently by another.
- * E_INVALID: device_name means several.  E_NOMEM: what cannot be left out of
+ * E_INVALID: device_name means several, or the backend knows no such bound.
+ * E_NOMEM: what cannot be left out of
  * the device's memory does not fit. */
 QMOE_API qmoe_status qmoe_session_create(qmoe_session **out, qmoe_model *model,
     const qmoe_session_options *options) QMOE_MUST_CHECK;
@@ -364,14 +367,6 @@ QMOE_API qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
     const int32_t *encoder_ids, size_t n_encoder, const int32_t *decoder_ids,
     size_t n_decoder) QMOE_MUST_CHECK;
 
-typedef struct qmoe_eval_options {
-    size_t size;
-    const char
-        *text_path;       /* one document per line, or JSON lines with "text" */
-    uint64_t max_samples; /* 0 = all */
-    uint32_t seed;        /* of the span masks, NumPy legacy seeding */
-} qmoe_eval_options;
-
 typedef struct qmoe_eval_result {
     /* Mean over samples of their mean cross entropy, weighted by decoder
      * length (the reference's formula: IST-DASLab/qmoe, facts in
@@ -383,6 +378,20 @@ typedef struct qmoe_eval_result {
     uint64_t n_skipped; /* documents too long or empty */
     double seconds;
 } qmoe_eval_result;
+
+typedef struct qmoe_eval_options {
+    size_t size;
+    const char
+        *text_path;       /* one document per line, or JSON lines with "text" */
+    uint64_t max_samples; /* 0 = all */
+    uint32_t seed;        /* of the span masks, NumPy legacy seeding */
+    /* More than one text, used one after the other like one file; text_path
+     * must be NULL then. */
+    const char *const *text_paths; /* [n_text_paths] */
+    size_t n_text_paths;
+    /* The same per text, or NULL; n_skipped and seconds stay 0. */
+    qmoe_eval_result *per_text; /* [n_text_paths] */
+} qmoe_eval_options;
 
 QMOE_API qmoe_status qmoe_session_eval(qmoe_session *session,
     qmoe_eval_result *out, const qmoe_eval_options *options) QMOE_MUST_CHECK;

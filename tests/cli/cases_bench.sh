@@ -2,7 +2,8 @@
 # shellcheck shell=bash disable=SC2154,SC2094
 # Measuring: that results are complete and well-formed, not how fast.
 
-quick="--shape 33x70 --cold-bytes 1M --sample-ms 1 --rounds 3"
+rounds="--sample-ms 1 --rounds 3"
+quick="--shape 33x70 --cold-bytes 1M $rounds"
 
 case_bench_kernels() {
     # shellcheck disable=SC2086 # a list of options
@@ -27,15 +28,15 @@ case_bench_kernels() {
 
 case_bench_kernels_lists() {
     # shellcheck disable=SC2086 # a list of options
-    expect 0 "$qmoe" bench kernels $quick --shape 16x16,8x40 --batch 2 \
-        --threads 1,2 --format pvq,bf16 --cache cold --csv
+    expect 0 "$qmoe" bench kernels $rounds --cold-bytes 1M --shape 16x16,8x40 \
+        --batch 2 --threads 1,2 --format pvq,bf16 --cache cold --csv
     has out "format,variant,rows,cols,batch,threads,cache,gweights_per_s"
     has out "bandwidth_share,ratio_bf16,ratio_cublas,ratio_paper"
     [ "$(wc -l <out)" = 9 ] || fail "not 8 results: $(cat out)"
     [ "$(grep -c ',2,2,cold,' out)" = 4 ] || fail "threads: $(cat out)"
     # shellcheck disable=SC2086 # a list of options
-    expect 0 "$qmoe" bench kernels $quick --format pvq --batch 1 \
-        --all-variants --cache hot
+    expect 0 "$qmoe" bench kernels $rounds --shape 33x70 --format pvq \
+        --batch 1 --all-variants --cache hot
     has out "memory read by 1 thread" "33x70"
     [ "$(grep -c '^pvq ' out)" -ge 2 ] || fail "one variant: $(cat out)"
     # shellcheck disable=SC2086 # a list of options
@@ -101,7 +102,7 @@ case_bench_kernels_refuses() {
     expect_error 2 "batch 5000" bench kernels --batch 5000
     expect_error 2 "unknown format 'pvq9'" bench kernels --format pvq9
     expect_error 2 "neither hot nor cold" bench kernels --cache warm
-    expect_error 2 "not both" bench kernels --json --csv
+    expect_error 2 "exclude each other" bench kernels --json --csv
     expect_error 2 "one thread of the host" bench kernels --thread-time \
         --threads 2
     # shellcheck disable=SC2086 # a list of options

@@ -68,7 +68,7 @@ case_unknown_options() {
 }
 
 case_numbers() {
-    for bad in 0 -1 2x x "" 1.5 0x2 " 2" 1e1 99999999999999999999; do
+    for bad in 0 -1 2x x "" 1.5 0x2 " 2" 1e-1 1e4 99999999999999999999; do
         expect_error 2 "'$bad' is not a whole number from 1 to 1024" \
             generate "$m" -p x --threads "$bad"
     done
