@@ -86,20 +86,41 @@ cli_exit cli_open_context(cli_session *s, uint64_t n_threads)
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
 }
 
+static cli_exit open_model(cli_session *s, const char *directory)
+{
+    qmoe_status status = qmoe_model_open(&s->model, s->context, directory);
+    return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
+}
+
 cli_exit cli_open_model(
     cli_session *s, uint64_t n_threads, const char *directory)
 {
     cli_exit code = cli_open_context(s, n_threads);
-    if (code != CLI_OK)
-        return code;
-    qmoe_status status = qmoe_model_open(&s->model, s->context, directory);
-    return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
+    return code == CLI_OK ? open_model(s, directory) : code;
+}
+
+static cli_exit verify(const cli_session *s, const char *directory)
+{
+    qmoe_verify_report report;
+    qmoe_status status =
+        qmoe_verify(s->context, &report, directory, NULL, NULL);
+    if (status != QMOE_OK)
+        return cli_fail_status(s, status);
+    if (!report.compressed)
+        return cli_fail(CLI_USAGE,
+            "--verify: %s is not compressed and carries no checksums",
+            directory);
+    return CLI_OK;
 }
 
 cli_exit cli_open_session(
     cli_session *s, const char *directory, const cli_place *place)
 {
-    cli_exit code = cli_open_model(s, place->n_threads, directory);
+    cli_exit code = cli_open_context(s, place->n_threads);
+    if (code == CLI_OK && place->verify)
+        code = verify(s, directory);
+    if (code == CLI_OK)
+        code = open_model(s, directory);
     if (code != CLI_OK)
         return code;
     const qmoe_session_options options = {

@@ -63,6 +63,7 @@ typedef struct cli_place {
     const char *backend, *device;
     uint64_t expert_capacity, n_threads;
     uint64_t expert_cache, device_memory; /* bytes, 0 = no bound */
+    bool verify;                          /* all of the model first */
 } cli_place;
 /* Lines of an option table and of a help text that fill a place. */
 #define CLI_PLACE_OPTIONS(place)                                               \
@@ -75,6 +76,16 @@ typedef struct cli_place {
     {                                                                          \
         "threads", 't', CLI_COUNT, &(place).n_threads, 1, CLI_MAX_THREADS      \
     }
+#define CLI_VERIFY_OPTION(place)                                               \
+    {                                                                          \
+        "verify", 0, CLI_SET, &(place).verify, 0, 0                            \
+    }
+#define CLI_VERIFY_HELP                                                        \
+    "  --verify             check all of a compressed model first, as 'qmoe\n" \
+    "                       verify' does; otherwise its configuration, "       \
+    "tokenizer\n"                                                              \
+    "                       and headers are checked, the data of tensors are " \
+    "not\n"
 #define CLI_PLACE_HELP                                                         \
     "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "    \
     "auto:\n"                                                                  \
@@ -170,6 +181,8 @@ cli_size cli_human_bytes(uint64_t n_bytes);
 void cli_print_name(FILE *to, const char *text);
 
 void cli_json_text(cJSON *object, const char *key, const char *text);
+/* NULL: null. */
+void cli_json_name(cJSON *object, const char *key, const char *name);
 void cli_json_count(cJSON *object, const char *key, uint64_t value);
 /* Not finite: null. */
 void cli_json_real(cJSON *object, const char *key, double value);

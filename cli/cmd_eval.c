@@ -24,7 +24,7 @@ static const char help[] =
     "                       told, too\n"
     "  -n, --samples N      stop after N documents (default: all)\n"
     "  --seed N             seed of the masks (default 0)\n" CLI_PLACE_HELP
-    "  --json               print the result as JSON\n"
+        CLI_VERIFY_HELP "  --json               print the result as JSON\n"
     "  -h, --help           this text\n"
     "\n"
     "Examples:\n"
@@ -126,6 +126,7 @@ static cli_exit run(int argc, char **argv)
         {"samples", 'n', CLI_COUNT, &r.n_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &r.seed, 0, UINT32_MAX},
         CLI_PLACE_OPTIONS(r.place),
+        CLI_VERIFY_OPTION(r.place),
         {"json", 0, CLI_SET, &r.as_json, 0, 0},
     };
     cli_exit code;

@@ -33,6 +33,7 @@ static const char help[] =
     "  --seed N             seed of the choice (default 0); prompt i has seed\n"
     "                       N + i\n"
     "  --ignore-eos         do not stop at the end token\n" CLI_PLACE_HELP
+        CLI_VERIFY_HELP
     "  -v, --verbose        tokens per second and device on stderr (default: "
     "if\n"
     "                       stderr is a terminal)\n"
@@ -312,6 +313,7 @@ static cli_exit run(int argc, char **argv)
         {"seed", 0, CLI_COUNT, &r.options.seed, 0, UINT64_MAX},
         {"ignore-eos", 0, CLI_SET, &r.options.ignore_eos, 0, 0},
         CLI_PLACE_OPTIONS(r.place),
+        CLI_VERIFY_OPTION(r.place),
         {"verbose", 'v', CLI_SET, &r.verbose, 0, 0},
         {"profile", 0, CLI_SET, &r.profile, 0, 0},
         {"json", 0, CLI_SET, &r.as_json, 0, 0},

@@ -3,17 +3,18 @@
 #include "cli.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 static const char help[] =
     "Usage: qmoe verify MODEL [options]\n"
     "\n"
-    "Checks a compressed model: the structure of its files, the checksum of\n"
-    "every tensor, and that the codes of every row can be decoded.  Names the\n"
-    "first broken tensor and ends with exit code 4 if something is wrong.  "
-    "All\n"
-    "threads read at once, through small buffers: memory does not grow with\n"
-    "the model, and models larger than memory leave the file cache to others.\n"
+    "Checks a compressed model: the digests of config.json, tokenizer, index\n"
+    "and every other file, the checksum of every tensor, and that the codes "
+    "of\n"
+    "every row can be decoded.  Everything broken is listed, in the order of\n"
+    "the files, and the exit code is 4 then.  Files that do not belong to the\n"
+    "model are named on stderr.  All threads read at once, through small\n"
+    "buffers: memory does not grow with the model, and models larger than\n"
+    "memory leave the file cache to others.\n"
     "An uncompressed checkpoint carries no checksums, so only its structure\n"
     "can be checked.\n"
     "\n"
@@ -25,24 +26,45 @@ static const char help[] =
     "Example:\n"
     "  qmoe verify build/m\n";
 
+/* What is broken goes into `broken` or, when that is NULL, to stdout. */
+static void on_fault(void *user, const qmoe_fault *fault)
+{
+    cJSON *broken = user;
+    if (broken == NULL) {
+        cli_clear_progress();
+        fputs("broken: ", stdout);
+        cli_print_name(stdout, fault->text);
+        putchar('\n');
+        return;
+    }
+    cJSON *json = cJSON_CreateObject();
+    cli_json_name(json, "file", fault->file);
+    cli_json_name(json, "tensor", fault->tensor);
+    cli_json_text(json, "error", fault->text);
+    cJSON_AddItemToArray(broken, json);
+}
+
+/* Takes `broken` over. */
 static void print_json(
-    const char *model, bool compressed, const qmoe_verify_report *r)
+    const char *model, const qmoe_verify_report *r, cJSON *broken)
 {
     cJSON *json = cJSON_CreateObject();
     cli_json_text(json, "model", model);
-    cJSON_AddBoolToObject(json, "ok", true);
-    cJSON_AddBoolToObject(json, "compressed", compressed);
+    cJSON_AddBoolToObject(json, "ok", r->n_faults == 0);
+    cJSON_AddBoolToObject(json, "compressed", r->compressed);
+    cJSON_AddBoolToObject(json, "digest", r->has_digest);
     cli_json_count(json, "tensors", r->n_tensors);
     cli_json_count(json, "bytes", r->n_bytes);
     cli_json_count(json, "without_checksum", r->n_without_checksum);
     cli_json_count(json, "rows_checked", r->n_rows_checked);
+    cJSON_AddItemToObject(json, "broken", broken);
     cli_json_print(json);
 }
 
-static void print_text(bool compressed, const qmoe_verify_report *r)
+static void print_text(const qmoe_verify_report *r)
 {
     cli_clear_progress();
-    if (compressed)
+    if (r->compressed)
         printf("ok: %" PRIu64 " tensors, %" PRIu64 " bytes, %" PRIu64
                " rows checked\n",
             r->n_tensors, r->n_bytes, r->n_rows_checked);
@@ -51,18 +73,26 @@ static void print_text(bool compressed, const qmoe_verify_report *r)
                " tensors; the checkpoint is not compressed and carries no "
                "checksums\n",
             r->n_without_checksum);
+    if (r->compressed && !r->has_digest)
+        puts("no digest: configuration and tokenizer not checked");
 }
 
-/* The error names the first broken tensor, if the library knows which. */
-static cli_exit fail_verify(
-    const cli_session *s, qmoe_status status, const qmoe_verify_report *report)
+static cli_exit verify(const cli_session *s, const char *model, bool as_json)
 {
-    const char *text = qmoe_context_error(s->context);
-    const char *bad = report->first_bad;
-    if (status == QMOE_E_CANCELLED || bad[0] == '\0' ||
-        strstr(text, bad) != NULL)
+    qmoe_verify_report report;
+    cJSON *broken = as_json ? cJSON_CreateArray() : NULL;
+    qmoe_status status =
+        qmoe_verify(s->context, &report, model, on_fault, broken);
+    const bool judged = status == QMOE_OK || report.n_faults != 0;
+    if (as_json && judged)
+        print_json(model, &report, broken);
+    else
+        cJSON_Delete(broken);
+    if (status != QMOE_OK)
         return cli_fail_status(s, status);
-    return cli_fail(CLI_BROKEN, "%s (first broken tensor: '%s')", text, bad);
+    if (!as_json)
+        print_text(&report);
+    return CLI_OK;
 }
 
 static cli_exit run(int argc, char **argv)
@@ -78,19 +108,9 @@ static cli_exit run(int argc, char **argv)
     if (!cli_parse(&code, &model, "MODEL", &cli_verb_verify, argc, argv, table,
             sizeof table / sizeof *table))
         return code;
-    code = cli_open_model(&s, n_threads, model);
-    if (code == CLI_OK) {
-        qmoe_verify_report report;
-        qmoe_model_info info;
-        qmoe_model_describe(s.model, &info);
-        qmoe_status status = qmoe_model_verify(s.model, &report);
-        if (status != QMOE_OK)
-            code = fail_verify(&s, status, &report);
-        else if (as_json)
-            print_json(model, info.compressed, &report);
-        else
-            print_text(info.compressed, &report);
-    }
+    code = cli_open_context(&s, n_threads);
+    if (code == CLI_OK)
+        code = verify(&s, model, as_json);
     cli_close(&s);
     return code;
 }

@@ -84,6 +84,14 @@ void cli_json_text(cJSON *object, const char *key, const char *text)
     cJSON_free(valid);
 }
 
+void cli_json_name(cJSON *object, const char *key, const char *name)
+{
+    if (name != NULL)
+        cli_json_text(object, key, name);
+    else
+        cJSON_AddNullToObject(object, key);
+}
+
 void cli_json_count(cJSON *object, const char *key, uint64_t value)
 {
     /* cJSON's numbers are doubles, exact to 2^53 only. */

@@ -76,9 +76,7 @@ typedef struct shards {
     size_t n;
 } shards;
 
-/* The index comes with the weights from anywhere: it must not lead out of the
- * directory. */
-static bool is_plain_name(const char *name)
+bool qmi_is_plain_name(const char *name)
 {
     return name[0] != '\0' && strcmp(name, ".") != 0 &&
            strcmp(name, "..") != 0 && strpbrk(name, "/\\") == NULL;
@@ -98,7 +96,7 @@ static qmoe_status gather_names(shards *s, qmi_error *err)
             return qmi_fail(err, QMOE_E_FORMAT,
                 "%s: weight_map: the shard of tensor '%.200s' is not a string",
                 s->path, item->string);
-        if (!is_plain_name(name))
+        if (!qmi_is_plain_name(name))
             return qmi_fail(err, QMOE_E_FORMAT,
                 "%s: weight_map: shard '%.200s' is not a plain file name",
                 s->path, name);

@@ -49,6 +49,9 @@ char *qmi_checkpoint_beside(
 /* As fetch, but does nothing for data that can be read where they lie. */
 qmoe_status qmi_checkpoint_fetch_view(const qmi_checkpoint *checkpoint,
     const void *data, uint64_t n_bytes, qmi_error *err);
+/* Names in files come from anywhere: one that is not plain may lead out of the
+ * directory. */
+bool qmi_is_plain_name(const char *name);
 /* "file.safetensors: tensor 'name'" into text, for error messages. */
 void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
     char *text, size_t capacity);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "digest.h"
 
 static qmoe_status open_tokenizer(qmoe_model *model, qmi_error *err)
 {
@@ -36,6 +37,24 @@ qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err)
         qmi_checkpoint_directory(model->checkpoint));
 }
 
+/* Without its quantization_config a compressed directory is not another kind of
+ * checkpoint, but a damaged one. */
+static qmoe_status check_uncompressed(const qmoe_model *model, qmi_error *err)
+{
+    const qmi_checkpoint *checkpoint = model->checkpoint;
+    for (size_t i = 0; i < qmi_checkpoint_file_count(checkpoint); i++) {
+        const qmi_tensor_file *file = qmi_checkpoint_file(checkpoint, i);
+        const char *format = qmi_tensor_file_metadata(file, "format");
+        if (format != NULL && strcmp(format, "qmoe") == 0)
+            return qmi_fail(err, QMOE_E_FORMAT,
+                "%s: quantization_config is missing, but %s belongs to a "
+                "compressed model",
+                qmi_checkpoint_config_path(checkpoint),
+                qmi_tensor_file_path(file));
+    }
+    return QMOE_OK;
+}
+
 /* Finds quantization_config; another method than ours cannot be read. */
 static qmoe_status read_quantization(qmoe_model *model, qmi_error *err)
 {
@@ -46,7 +65,7 @@ static qmoe_status read_quantization(qmoe_model *model, qmi_error *err)
     const char *method = NULL;
     int64_t version = 0;
     if (q == NULL || cJSON_IsNull(q))
-        return QMOE_OK;
+        return check_uncompressed(model, err);
     QMI_TRY(qmi_json_string(&method, q, "quant_method", "(none)", file, err));
     if (strcmp(method, "qmoe") != 0)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
@@ -80,12 +99,14 @@ static qmoe_status find_architecture(
 }
 
 static qmoe_status fill(
-    qmoe_model *model, const char *directory, qmi_error *err)
+    qmoe_model *model, const char *directory, bool checked, qmi_error *err)
 {
     QMI_TRY(qmi_checkpoint_open(&model->checkpoint, directory, err));
+    if (checked)
+        QMI_TRY(qmi_digest_check(model->checkpoint, err));
+    QMI_TRY(read_quantization(model, err));
     QMI_TRY(find_architecture(model, qmi_checkpoint_config(model->checkpoint),
         qmi_checkpoint_config_path(model->checkpoint), err));
-    QMI_TRY(read_quantization(model, err));
     QMI_TRY(open_tokenizer(model, err));
     return model->arch->build(model, err);
 }
@@ -111,14 +132,27 @@ static qmoe_status hand_over(
     return status;
 }
 
-qmoe_status qmoe_model_open(
-    qmoe_model **out, qmoe_context *context, const char *directory)
+static qmoe_status open_model(qmoe_model **out, qmoe_context *context,
+    const char *directory, bool checked)
 {
     *out = NULL;
     qmoe_model *model = new_model(context);
     if (model == NULL)
         return QMOE_E_NOMEM;
-    return hand_over(out, model, fill(model, directory, &context->error));
+    return hand_over(
+        out, model, fill(model, directory, checked, &context->error));
+}
+
+qmoe_status qmoe_model_open(
+    qmoe_model **out, qmoe_context *context, const char *directory)
+{
+    return open_model(out, context, directory, true);
+}
+
+qmoe_status qmi_model_open_unchecked(
+    qmoe_model **out, qmoe_context *context, const char *directory)
+{
+    return open_model(out, context, directory, false);
 }
 
 /* The dtype that weights have unless the config names one we compute with. */

@@ -84,6 +84,9 @@ struct qmoe_model {
     qmi_steps decoder;                    /* ids -> LOGITS */
 };
 
+/* As qmoe_model_open, without qmi_digest_check: for who checks more. */
+qmoe_status qmi_model_open_unchecked(
+    qmoe_model **out, qmoe_context *context, const char *directory);
 /* A model known by its config.json alone (`file` names it in errors): weights
  * have names, shapes and the dtype the config says (bf16 when it says none),
  * but no data.  It can be asked about, not run. */

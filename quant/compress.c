@@ -310,7 +310,7 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
     QMI_TRY(qmi_job_copy_tensors(job));
     QMI_TRY(qmi_job_compress_blocks(job));
     QMI_TRY(qmi_copy_side_files(
-        &job->output, job->model->checkpoint, NULL, job->err));
+        &job->output, job->manifest, job->model->checkpoint, NULL, job->err));
     QMI_TRY(qmi_job_write_report(job));
     QMI_TRY(qmi_manifest_write(job->manifest, &job->output, job->err));
     return qmi_output_commit(&job->output, QMI_JOURNAL_NAME, job->err);

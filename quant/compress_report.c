@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "digest.h"
 #include "text.h"
 
 static double relative(const qmi_quant_result *q)
@@ -141,10 +142,10 @@ qmoe_status qmi_job_write_report(qmi_job *job)
     qmoe_compress_report *r = job->report;
     qmi_text t = {.err = job->err};
     put_all(job, &t);
-    qmoe_status status = t.failed
-                             ? QMOE_E_NOMEM
-                             : qmi_output_write(&job->output,
-                                   "qmoe_report.json", t.data, t.n, job->err);
+    qmoe_status status =
+        t.failed ? QMOE_E_NOMEM
+                 : qmi_manifest_write_file(job->manifest, &job->output,
+                       QMI_REPORT_NAME, t.data, t.n, job->err);
     free(t.data);
     r->zeros /= (double)r->expert_weights;
     r->entropy_bits /= (double)r->expert_weights;

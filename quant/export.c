@@ -73,8 +73,8 @@ static qmoe_status run(qmi_export *e, const char *source, const char *output)
     QMI_TRY(qmi_output_open(&e->output, output, &options, e->err));
     QMI_TRY(e->options.layout == QMOE_LAYOUT_PUBLISHED ? qmi_export_published(e)
                                                        : qmi_export_hf(e));
-    QMI_TRY(
-        qmi_copy_side_files(&e->output, e->model->checkpoint, NULL, e->err));
+    QMI_TRY(qmi_copy_side_files(
+        &e->output, NULL, e->model->checkpoint, NULL, e->err));
     return qmi_output_commit(&e->output, QMI_JOURNAL_NAME, e->err);
 }
 

@@ -334,7 +334,7 @@ static qmoe_status run(qmi_importer *m, const char *output)
     QMI_TRY(import_plain(m));
     for (size_t block = 0; block < m->n_blocks; block++)
         QMI_TRY(qmi_import_block(m, block));
-    QMI_TRY(qmi_copy_side_files(&m->output, NULL,
+    QMI_TRY(qmi_copy_side_files(&m->output, m->manifest, NULL,
         m->options.tokenizer != NULL ? m->options.tokenizer : m->source,
         m->err));
     QMI_TRY(qmi_manifest_write(m->manifest, &m->output, m->err));

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "digest.h"
 #include "hash.h"
 
 struct qmi_manifest {
@@ -167,18 +168,35 @@ void qmi_manifest_destroy(qmi_manifest *manifest)
     qmi_free(manifest);
 }
 
+static qmoe_status add_entry(qmi_manifest *m, const char *name,
+    uint64_t n_bytes, const char *key, uint64_t hash, qmi_error *err)
+{
+    char hex[17];
+    qmi_hash_hex(hex, hash);
+    cJSON *entry = cJSON_AddObjectToObject(m->files, name);
+    return entry != NULL &&
+                   cJSON_AddNumberToObject(entry, "bytes", (double)n_bytes) !=
+                       NULL &&
+                   cJSON_AddStringToObject(entry, key, hex) != NULL
+               ? QMOE_OK
+               : no_memory(err);
+}
+
 qmoe_status qmi_manifest_add_file(qmi_manifest *manifest, const char *name,
     uint64_t header_hash, uint64_t file_bytes, qmi_error *err)
 {
-    char hex[17];
-    qmi_hash_hex(hex, header_hash);
-    cJSON *entry = cJSON_AddObjectToObject(manifest->files, name);
-    if (entry == NULL ||
-        cJSON_AddNumberToObject(entry, "bytes", (double)file_bytes) == NULL ||
-        cJSON_AddStringToObject(entry, "header_xxh3", hex) == NULL)
-        return no_memory(err);
     manifest->total_size += (double)file_bytes;
-    return QMOE_OK;
+    return add_entry(
+        manifest, name, file_bytes, "header_xxh3", header_hash, err);
+}
+
+qmoe_status qmi_manifest_write_file(qmi_manifest *manifest,
+    const qmi_output *output, const char *name, const void *data,
+    size_t n_bytes, qmi_error *err)
+{
+    QMI_TRY(qmi_output_write(output, name, data, n_bytes, err));
+    return add_entry(
+        manifest, name, n_bytes, "xxh3", qmi_hash64(data, n_bytes), err);
 }
 
 qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
@@ -220,14 +238,42 @@ qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
                                                               : no_memory(err);
 }
 
-static qmoe_status write_json(const qmi_output *output, const char *name,
-    const cJSON *json, qmi_error *err)
+static qmoe_status write_index(
+    qmi_manifest *m, const qmi_output *output, qmi_error *err)
 {
-    char *text = cJSON_Print(json);
+    char *text = cJSON_Print(m->index);
+    if (text == NULL)
+        return no_memory(err);
+    qmoe_status status = qmi_manifest_write_file(
+        m, output, "model.safetensors.index.json", text, strlen(text), err);
+    cJSON_free(text);
+    return status;
+}
+
+/* The digest is that of the text in which its own digits are zeros. */
+static qmoe_status add_digest(qmi_manifest *m, qmi_error *err)
+{
+    char hex[17] = "0000000000000000";
+    cJSON *q =
+        cJSON_GetObjectItemCaseSensitive(m->config, "quantization_config");
+    cJSON *digest = cJSON_AddStringToObject(q, QMI_DIGEST_KEY, hex);
+    char *text = digest != NULL ? cJSON_Print(m->config) : NULL;
+    if (text == NULL)
+        return no_memory(err);
+    qmi_hash_hex(hex, qmi_hash64(text, strlen(text)));
+    cJSON_free(text);
+    return cJSON_SetValuestring(digest, hex) != NULL ? QMOE_OK : no_memory(err);
+}
+
+static qmoe_status write_config(
+    qmi_manifest *m, const qmi_output *output, qmi_error *err)
+{
+    QMI_TRY(add_digest(m, err));
+    char *text = cJSON_Print(m->config);
     if (text == NULL)
         return no_memory(err);
     qmoe_status status =
-        qmi_output_write(output, name, text, strlen(text), err);
+        qmi_output_write(output, "config.json", text, strlen(text), err);
     cJSON_free(text);
     return status;
 }
@@ -239,7 +285,6 @@ qmoe_status qmi_manifest_write(
     if (metadata == NULL || cJSON_AddNumberToObject(metadata, "total_size",
                                 manifest->total_size) == NULL)
         return no_memory(err);
-    QMI_TRY(write_json(
-        output, "model.safetensors.index.json", manifest->index, err));
-    return write_json(output, "config.json", manifest->config, err);
+    QMI_TRY(write_index(manifest, output, err));
+    return write_config(manifest, output, err);
 }

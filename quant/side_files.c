@@ -5,7 +5,8 @@
 #include "map.h"
 
 qmoe_status qmi_copy_side_files(const qmi_output *output,
-    const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err)
+    qmi_manifest *manifest, const qmi_checkpoint *checkpoint,
+    const char *directory, qmi_error *err)
 {
     static const char *const names[] = {"spiece.model", "tokenizer.json",
         "tokenizer_config.json", "special_tokens_map.json",
@@ -25,7 +26,11 @@ qmoe_status qmi_copy_side_files(const qmi_output *output,
         if (status == QMOE_E_NOT_FOUND)
             continue;
         if (status == QMOE_OK)
-            status = qmi_output_write(output, names[i], text, n_bytes, err);
+            status =
+                manifest != NULL
+                    ? qmi_manifest_write_file(
+                          manifest, output, names[i], text, n_bytes, err)
+                    : qmi_output_write(output, names[i], text, n_bytes, err);
         qmi_free(text);
         QMI_TRY(status);
     }

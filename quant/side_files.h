@@ -4,11 +4,12 @@
 #define QMI_SIDE_FILES_H
 
 #include "checkpoint.h"
-#include "output_directory.h"
+#include "manifest.h"
 
 /* Copies those that `checkpoint`, or if that is NULL `directory`, has, as they
- * are. */
+ * are.  `manifest` records them; NULL: the output has none. */
 qmoe_status qmi_copy_side_files(const qmi_output *output,
-    const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err);
+    qmi_manifest *manifest, const qmi_checkpoint *checkpoint,
+    const char *directory, qmi_error *err);
 
 #endif

@@ -175,9 +175,11 @@ typedef struct qmoe_model qmoe_model;
 /* Opens a model directory: an uncompressed Hugging Face checkpoint
  * (config.json, safetensors, spiece.model) or a compressed directory written
  * by qmoe_compress (docs/format.md).  Weights are memory-mapped, not read.
- * `context` must outlive the model.
+ * Of a compressed model the digests of configuration, tokenizer, index and
+ * headers are checked, which costs no more than reading them; the data of
+ * tensors are not (qmoe_verify).  `context` must outlive the model.
  * E_NOT_FOUND: directory or a file missing; E_FORMAT: a file breaks its
- * format; E_UNSUPPORTED: another architecture, dtype or format version. */
+ * format; E_CHECKSUM: a file is not the one that config.json records; E_UNSUPPORTED: another architecture, dtype or format version. */
 QMOE_API qmoe_status qmoe_model_open(qmoe_model **out, qmoe_context *context,
     const char *directory) QMOE_MUST_CHECK;
 QMOE_API void qmoe_model_close(qmoe_model *model);
@@ -224,20 +226,37 @@ QMOE_API qmoe_status qmoe_model_weight_stats(
     qmoe_model *model, size_t index, qmoe_weight_stats *out) QMOE_MUST_CHECK;
 
 typedef struct qmoe_verify_report {
+    bool compressed;
+    bool has_digest; /* configuration, tokenizer and other small files could be
+                      * checked; directories of an older writer have none */
     uint64_t n_tensors, n_bytes; /* checked against their checksums */
     uint64_t n_without_checksum; /* uncompressed checkpoints carry none */
     uint64_t n_rows_checked;     /* of compressed weights */
-    char first_bad[256];         /* name of the first broken tensor, or "" */
+    uint64_t n_faults;
 } qmoe_verify_report;
 
-/* Checks every checksum and that every row of every compressed weight can be
- * decoded (the rules of docs/format.md, section 5), on all threads of the
- * context.  Resident memory does not grow with the model; of models larger than
- * half the memory available nothing is left in the system's file cache.
- * E_CHECKSUM, E_FORMAT: report->first_bad names the tensor, the first broken
- * one in the order of the files whatever the number of threads. */
-QMOE_API qmoe_status qmoe_model_verify(
-    qmoe_model *model, qmoe_verify_report *report) QMOE_MUST_CHECK;
+/* Something broken in a model's directory. */
+typedef struct qmoe_fault {
+    const char *file;   /* its name in the directory; NULL: the text says */
+    const char *tensor; /* or stack; NULL: the file itself */
+    const char *text;   /* one line */
+    qmoe_status status; /* E_CHECKSUM, E_FORMAT, E_IO */
+} qmoe_fault;
+typedef void qmoe_fault_fn(void *user, const qmoe_fault *fault);
+
+/* Checks the digests of config.json and all other files, every checksum, and
+ * that every row of every compressed weight can be decoded (the rules of
+ * docs/format.md, section 5), on all threads of the context.  Tells `on_fault`
+ * (may be NULL) at the end of everything broken, config.json and the small files
+ * first, then shards and their tensors in the order of the files whatever the
+ * number of threads.  Files that nobody reads and nothing is known about go to
+ * the message hook.  Resident memory does not grow with the model; of models
+ * larger than half the memory available nothing is left in the system's file
+ * cache.  E_CHECKSUM, E_FORMAT, E_IO: the status and text of the first fault;
+ * otherwise as qmoe_model_open. */
+QMOE_API qmoe_status qmoe_verify(qmoe_context *context,
+    qmoe_verify_report *report, const char *directory, qmoe_fault_fn *on_fault,
+    void *user) QMOE_MUST_CHECK;
 
 /* ---- text ------------------------------------------------------------- */
 

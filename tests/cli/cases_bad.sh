@@ -9,6 +9,19 @@ copy() {
     chmod -R u+w "$2"
 }
 
+# Makes a model one that was written before there were digests.
+undigested() {
+    command -v python3 >/dev/null || skip "no python3"
+    python3 - "$1/config.json" <<'END' || fail "no config.json in $1"
+import json, sys
+config = json.load(open(sys.argv[1]))
+q = config["quantization_config"]
+del q["config_xxh3"]
+q["files"] = {n: f for n, f in q["files"].items() if "header_xxh3" in f}
+json.dump(config, open(sys.argv[1], "w"), indent=1)
+END
+}
+
 # compress must fail on SOURCE with CODE and TEXT, and leave nothing.
 compress_fails() {
     local code=$1 text=$2 source=$3
@@ -38,7 +51,8 @@ case_truncated_shard() {
     for shard in "$m"/*.safetensors; do
         name=${shard##*/}
         truncate -s -1 "bad/$name"
-        for command in "verify bad" "inspect bad" "generate bad -p x"; do
+        expect_fault 4 "bad/$name" bad
+        for command in "inspect bad" "generate bad -p x"; do
             # shellcheck disable=SC2086 # words of a command
             expect_error 4 "bad/$name" $command
         done
@@ -51,7 +65,7 @@ case_missing_shard() {
     for shard in "$m"/*.safetensors; do
         name=${shard##*/}
         rm "bad/$name"
-        expect_error 4 "$name" verify bad
+        expect_fault 4 "bad/$name: missing" bad
         cp "$shard" "bad/$name"
     done
 }
@@ -70,7 +84,7 @@ flip_every_tensor() {
         while read -r name begin end; do
             n=$((n + 1))
             flip "$shard" $(((begin + end) / 2))
-            expect_error 4 "'$name'" verify bad
+            expect_fault 4 "'$name'" bad
             flip "$shard" $(((begin + end) / 2))
         done <list
     done
@@ -85,7 +99,7 @@ case_flipped_first_and_last_byte() {
     while read -r name begin end; do
         for at in "$begin" $((end - 1)); do
             flip "$shard" "$at"
-            expect_error 4 "'$name'" verify bad
+            expect_fault 4 "'$name'" bad
             flip "$shard" "$at"
         done
     done <list
@@ -124,9 +138,11 @@ case_config_of_another_model() {
 
 case_format_of_another_version() {
     copy "$tiny" bad
+    undigested bad
     sed -i 's/"version":[[:space:]]*[0-9]*/"version": 999/' bad/config.json
     expect_error 5 999 inspect bad
     copy "$tiny" bad
+    undigested bad
     sed -i 's/ternary-dict/quaternary/' bad/config.json
     expect_error 5 quaternary inspect bad
 }

@@ -15,7 +15,8 @@ case_hint_lfs_pointers() {
     lfs_pointer bin/pytorch_model.bin
     lfs_pointer shards/pytorch_model-00002-of-00003.bin
     lfs_pointer plain/model.safetensors
-    for verb in inspect verify plan "generate -p x" "compress --method rtn -o out-m"; do
+    expect_fault 4 "bin/pytorch_model.bin: not a PyTorch (zip) file, but a Git LFS pointer" bin
+    for verb in inspect plan "generate -p x" "compress --method rtn -o out-m"; do
         # shellcheck disable=SC2086 # words of a command
         expect_error 4 "bin/pytorch_model.bin: not a PyTorch (zip) file, but a Git LFS pointer" $verb bin
     done

@@ -63,6 +63,9 @@ edit() {
 import json, sys
 config = json.load(open(sys.argv[1] + "/config.json"))
 q = config["quantization_config"]
+# As written before there were digests: what they would say is not the point.
+del q["config_xxh3"]
+q["files"] = {n: f for n, f in q["files"].items() if "header_xxh3" in f}
 s, f = next(iter(q["tensors"].values())), next(iter(q["files"].values()))
 exec(sys.argv[2])
 json.dump(config, open("bad/config.json", "w"))
@@ -113,7 +116,7 @@ END
 END
     while IFS='|' read -r code text change; do
         edit "$tiny" "$change"
-        expect_error "$code" "$text" verify bad
+        expect_fault "$code" "$text" bad
     done <<'END'
 4|quantization_config.files has no|del q["files"]
 4|quantization_config.files has no|q["files"].popitem()

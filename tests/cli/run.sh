@@ -73,6 +73,15 @@ expect_error() {
     one_error "$text"
 }
 
+# expect_fault CODE TEXT MODEL: verify lists something broken that TEXT is said
+# of, and fails with CODE and one error line.
+expect_fault() {
+    expect "$1" "$qmoe" verify "$3"
+    grep '^broken: ' out | grep -qF -- "$2" ||
+        fail "verify does not list '$2': $(cat out err)"
+    one_error ""
+}
+
 one_error() {
     [ "$(grep -c '^qmoe: error: ' err)" = 1 ] ||
         fail "not one error line: $(cat err)"

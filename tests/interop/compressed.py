@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 import safetensors
+import xxhash
 
 DICTIONARY_SIZE = 1 << 16
 MAX_PAIRS = 14
@@ -75,6 +76,36 @@ def quantization_config(directory):
     """None for a model that is not compressed."""
     config = json.loads((pathlib.Path(directory) / "config.json").read_text())
     return config.get("quantization_config")
+
+
+# ---- digests ------------------------------------------------------------------
+
+
+def config_digest(text):
+    """(stored, computed) digest of config.json's bytes (docs/format.md, 2.1)."""
+    stored = json.loads(text)["quantization_config"]["config_xxh3"]
+    digits = stored.encode()
+    assert text.count(digits) == 1, "the digits of config_xxh3 occur twice"
+    return stored, xxhash.xxh3_64_hexdigest(text.replace(digits, b"0" * 16))
+
+
+def broken_files(directory):
+    """Names of the files that are not what config.json records, and of files it
+    does not know.  Of shards, size and header; their tensors have checksums."""
+    directory = pathlib.Path(directory)
+    text = (directory / "config.json").read_bytes()
+    stored, computed = config_digest(text)
+    broken = [] if stored == computed else ["config.json"]
+    recorded = json.loads(text)["quantization_config"]["files"]
+    for name, entry in recorded.items():
+        data = (directory / name).read_bytes()
+        key, part = "xxh3", data
+        if name.endswith(".safetensors"):
+            key, part = "header_xxh3", data[: 8 + int.from_bytes(data[:8], "little")]
+        if entry != {"bytes": len(data), key: xxhash.xxh3_64_hexdigest(part)}:
+            broken.append(name)
+    there = {path.name for path in directory.iterdir()} - {"config.json"}
+    return broken + sorted(there - set(recorded))
 
 
 # ---- the dictionary -----------------------------------------------------------

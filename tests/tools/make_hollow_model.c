@@ -125,7 +125,7 @@ static qmoe_status write_all(qmi_job *job, const char *out, int64_t n_filled)
         qmi_manifest_create(&job->manifest, &source, &job->recipe, job->err));
     QMI_TRY(qmi_job_copy_tensors(job));
     QMI_TRY(qmi_copy_side_files(
-        &job->output, job->model->checkpoint, NULL, job->err));
+        &job->output, job->manifest, job->model->checkpoint, NULL, job->err));
     for (size_t i = 0; i < job->model->n_weights; i++)
         if (job->model->weights[i].is_expert)
             QMI_TRY(write_stack(job, &job->model->weights[i], n_filled));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Verification: counts and the first broken tensor do not depend on the number
- * of threads, payloads are checked behind right checksums, progress and
- * cancelling. */
+ * Verification: counts and what is broken do not depend on the number of
+ * threads, payloads are checked behind right checksums, a changed byte of any
+ * file is found, progress and cancelling. */
 #include <dirent.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -50,11 +50,28 @@ static void flip(const char *path, long at, int whence)
 
 /* ---- verifying ---- */
 
+enum { MAX_FAULTS = 8 };
+
 typedef struct watch {
     int calls, stop_at; /* 0: never */
     uint64_t done, total;
     pthread_t thread;
+    int n_faults;
+    char files[MAX_FAULTS][64], tensors[MAX_FAULTS][128];
 } watch;
+
+static void on_fault(void *user, const qmoe_fault *fault)
+{
+    watch *w = user;
+    assert_true(w->n_faults < MAX_FAULTS);
+    /* The line says which file or tensor. */
+    if (strstr(fault->text,
+            fault->tensor != NULL ? fault->tensor : fault->file) == NULL)
+        fail_msg("%s of %s: %s", fault->tensor, fault->file, fault->text);
+    snprintf(w->files[w->n_faults], sizeof w->files[0], "%s", fault->file);
+    snprintf(w->tensors[w->n_faults++], sizeof w->tensors[0], "%s",
+        fault->tensor != NULL ? fault->tensor : "");
+}
 
 static int on_progress(void *user, const qmoe_progress *p)
 {
@@ -71,7 +88,6 @@ static qmoe_status verify(const char *model, int n_threads,
     qmoe_verify_report *report, watch *w, char error[1024])
 {
     qmoe_context *context = NULL;
-    qmoe_model *m = NULL;
     w->thread = pthread_self();
     const qmoe_context_options options = {.size = sizeof options,
         .n_threads = n_threads,
@@ -79,25 +95,27 @@ static qmoe_status verify(const char *model, int n_threads,
         .user = w};
     *report = (qmoe_verify_report){0};
     assert_int_equal(qmoe_context_create(&context, &options), QMOE_OK);
-    qmoe_status status = qmoe_model_open(&m, context, model);
-    if (status == QMOE_OK)
-        status = qmoe_model_verify(m, report);
+    qmoe_status status = qmoe_verify(context, report, model, on_fault, w);
+    assert_int_equal(report->n_faults, w->n_faults);
     snprintf(error, 1024, "%s", qmoe_context_error(context));
-    qmoe_model_close(m);
     qmoe_context_destroy(context);
     return status;
 }
 
+/* Just these tensors (or stacks) are broken, in this order; "" ends them. */
 static void assert_broken(
-    const char *model, qmoe_status expected, const char *name)
+    const char *model, qmoe_status expected, const char *const *names)
 {
     for (int n_threads = 1; n_threads <= 8; n_threads *= 2) {
         qmoe_verify_report r;
         watch w = {0};
         char error[1024];
         qmoe_status status = verify(model, n_threads, &r, &w, error);
-        assert_error(status, expected, error, name);
-        assert_string_equal(r.first_bad, name);
+        assert_error(status, expected, error, names[0]);
+        int n = 0;
+        for (; names[n][0] != '\0'; n++)
+            assert_string_equal(w.tensors[n], names[n]);
+        assert_int_equal(w.n_faults, n);
     }
 }
 
@@ -118,12 +136,12 @@ static void test_intact(void **state)
             assert_true(r.n_tensors > 0);
             assert_int_equal(r.n_bytes, w.total);
             assert_int_equal(r.n_without_checksum, 0);
-            assert_string_equal(r.first_bad, "");
+            assert_true(r.compressed && r.has_digest);
             assert_true(w.calls >= 2 && w.done == w.total);
         }
 }
 
-static void test_last_byte_of_last_shard(void **state)
+static void test_last_bytes_of_shards(void **state)
 {
     struct dirent **names = NULL;
     char path[2048], shard[256] = "";
@@ -137,26 +155,168 @@ static void test_last_byte_of_last_shard(void **state)
     free(names);
     snprintf(path, sizeof path, "%s/%s", models[1], shard);
     flip(path, -1, SEEK_END);
+    char last[128], first[128];
     qmoe_verify_report r;
     watch w = {0};
     char error[1024];
     assert_int_equal(verify(models[1], 2, &r, &w, error), QMOE_E_CHECKSUM);
     assert_non_null(strstr(error, shard));
-    char name[256];
-    snprintf(name, sizeof name, "%s", r.first_bad);
-    assert_broken(models[1], QMOE_E_CHECKSUM, name);
-    /* The first in the order of the files, whichever thread is faster. */
+    assert_string_equal(w.files[0], shard);
+    snprintf(last, sizeof last, "%s", w.tensors[0]);
+    assert_broken(models[1], QMOE_E_CHECKSUM, (const char *[]){last, ""});
+    /* Both, in the order of the files. */
     snprintf(
         path, sizeof path, "%s/model-00001%s", models[1], strstr(shard, "-of"));
     flip(path, -1, SEEK_END);
     w = (watch){0};
     assert_int_equal(verify(models[1], 1, &r, &w, error), QMOE_E_CHECKSUM);
-    assert_string_not_equal(r.first_bad, name);
-    snprintf(name, sizeof name, "%s", r.first_bad);
-    assert_broken(models[1], QMOE_E_CHECKSUM, name);
+    snprintf(first, sizeof first, "%s", w.tensors[0]);
+    assert_string_not_equal(first, last);
+    assert_broken(
+        models[1], QMOE_E_CHECKSUM, (const char *[]){first, last, ""});
     flip(path, -1, SEEK_END);
     snprintf(path, sizeof path, "%s/%s", models[1], shard);
     flip(path, -1, SEEK_END);
+}
+
+/* What cannot be opened is looked at as far as possible. */
+static void test_a_shard_that_cannot_be_opened(void **state)
+{
+    char path[2048];
+    qmoe_verify_report r;
+    watch w = {0};
+    char error[1024];
+    (void)state;
+    snprintf(
+        path, sizeof path, "%s/model-00002-of-00005.safetensors", models[1]);
+    flip(path, 4, SEEK_SET); /* of the length of the header */
+    snprintf(
+        path, sizeof path, "%s/model-00005-of-00005.safetensors", models[1]);
+    flip(path, -1, SEEK_END);
+    assert_int_equal(verify(models[1], 2, &r, &w, error), QMOE_E_FORMAT);
+    assert_int_equal(w.n_faults, 2);
+    assert_string_equal(w.files[0], "model-00002-of-00005.safetensors");
+    assert_string_equal(w.tensors[0], "");
+    assert_string_equal(w.files[1], "model-00005-of-00005.safetensors");
+    assert_string_not_equal(w.tensors[1], "");
+    flip(path, -1, SEEK_END);
+    snprintf(
+        path, sizeof path, "%s/model-00002-of-00005.safetensors", models[1]);
+    flip(path, 4, SEEK_SET);
+}
+
+static qmoe_status open_error(const char *model, char error[1024])
+{
+    qmoe_context *context = NULL;
+    qmoe_model *m = NULL;
+    assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
+    qmoe_status status = qmoe_model_open(&m, context, model);
+    snprintf(error, 1024, "%s", qmoe_context_error(context));
+    qmoe_model_close(m);
+    qmoe_context_destroy(context);
+    return status;
+}
+
+static void assert_broken_file(
+    qmoe_status status, const char *error, const char *name, long at)
+{
+    if (status != QMOE_E_FORMAT && status != QMOE_E_CHECKSUM)
+        fail_msg("%s, byte %ld: %s", name, at, qmoe_status_name(status));
+    if (strstr(error, name) == NULL)
+        fail_msg("%s, byte %ld: %s", name, at, error);
+}
+
+/* Every byte of config.json and of the index, every bit that a program might
+ * mistake for another value: opening refuses and names the file. */
+static void test_every_byte_of_the_configuration(void **state)
+{
+    static const char *const names[] = {
+        "config.json", "model.safetensors.index.json"};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        char path[2048], error[1024];
+        size_t n_bytes = 0;
+        snprintf(path, sizeof path, "%s/%s", models[1], names[i]);
+        char *kept = take(path, &n_bytes);
+        for (size_t at = 0; at < n_bytes; at++) {
+            const char byte = kept[at];
+            /* Digits stay digits, letters letters, white space white. */
+            kept[at] = byte == ' ' ? '\t' : byte == '\n' ? ' ' : byte ^ 1;
+            put(path, kept, n_bytes);
+            kept[at] = byte;
+            assert_broken_file(
+                open_error(models[1], error), error, names[i], (long)at);
+        }
+        put(path, kept, n_bytes);
+        assert_int_equal(open_error(models[1], error), QMOE_OK);
+        free(kept);
+    }
+}
+
+/* First, last and bytes between of every file: verification fails and names
+ * the file, and so does opening for what models read but tensors. */
+static void test_bytes_of_every_file(void **state)
+{
+    struct dirent **names = NULL;
+    (void)state;
+    int n = scandir(models[1], &names, NULL, alphasort);
+    for (int i = 0; i < n; i++) {
+        const char *name = names[i]->d_name;
+        char path[2048], error[1024];
+        size_t n_bytes = 0;
+        snprintf(path, sizeof path, "%s/%s", models[1], name);
+        char *kept = name[0] != '.' ? take(path, &n_bytes) : NULL;
+        for (size_t part = 0; kept != NULL && part <= 8; part++) {
+            const long at = (long)((n_bytes - 1) * part / 8);
+            qmoe_verify_report r;
+            watch w = {0};
+            flip(path, at, SEEK_SET);
+            assert_broken_file(
+                verify(models[1], 2, &r, &w, error), error, name, at);
+            if (strstr(name, ".safetensors") == NULL &&
+                strcmp(name, "qmoe_report.json") != 0)
+                assert_broken_file(
+                    open_error(models[1], error), error, name, at);
+            flip(path, at, SEEK_SET);
+        }
+        free(kept);
+        free(names[i]);
+    }
+    assert_true(n > 8);
+    free(names);
+}
+
+/* What is missing, and what was put there later. */
+static void test_missing_and_foreign_files(void **state)
+{
+    char path[2048], other[2048], error[1024];
+    qmoe_verify_report r;
+    watch w = {0};
+    (void)state;
+    snprintf(path, sizeof path, "%s/spiece.model", models[1]);
+    snprintf(other, sizeof other, "%s/kept", models[1]);
+    assert_int_equal(rename(path, other), 0);
+    assert_int_equal(verify(models[1], 1, &r, &w, error), QMOE_E_FORMAT);
+    assert_non_null(strstr(error, "spiece.model: missing"));
+    assert_error(open_error(models[1], error), QMOE_E_FORMAT, error,
+        "spiece.model: missing");
+    assert_int_equal(rename(other, path), 0);
+    /* Nobody reads it. */
+    scratch_text("verify-pvq/notes.txt", "notes");
+    w = (watch){0};
+    assert_int_equal(verify(models[1], 1, &r, &w, error), QMOE_OK);
+    /* But this would be taken for the weights. */
+    snprintf(path, sizeof path, "%s/model.safetensors", models[1]);
+    snprintf(
+        other, sizeof other, "%s/model-00001-of-00005.safetensors", models[1]);
+    assert_int_equal(symlink(other, path), 0);
+    w = (watch){0};
+    assert_int_equal(verify(models[1], 1, &r, &w, error), QMOE_E_FORMAT);
+    assert_non_null(strstr(error, "model.safetensors: config.json does not"));
+    assert_error(open_error(models[1], error), QMOE_E_FORMAT, error,
+        "'model.safetensors'");
+    assert_int_equal(unlink(path), 0);
+    unlink(scratch_path("verify-pvq/notes.txt"));
 }
 
 static void test_cancel(void **state)
@@ -181,6 +341,18 @@ static void replace_hex(
     char *found = memmem(data, n_bytes, old, strlen(old));
     assert_non_null(found);
     memcpy(found, new, strlen(new));
+}
+
+/* The digest of config.json, which counts its own digits as zeros. */
+static void seal(char *text, size_t n_bytes)
+{
+    static const char key[] = "\"config_xxh3\":\t\"";
+    char hex[17];
+    char *found = memmem(text, n_bytes, key, strlen(key));
+    assert_non_null(found);
+    memset(found + strlen(key), '0', 16);
+    qmi_hash_hex(hex, qmi_hash64(text, n_bytes));
+    memcpy(found + strlen(key), hex, 16);
 }
 
 /* Overwrites bytes of a tensor and makes all checksums right again. */
@@ -214,6 +386,7 @@ static void forge(const char *model, const char *tensor, uint64_t at,
     qmi_hash_hex(old, header);
     qmi_hash_hex(new, qmi_hash64(data, (size_t)length + 8));
     replace_hex(text, n_config, old, new);
+    seal(text, n_config);
     put(config, text, n_config);
     free(data);
     free(text);
@@ -229,10 +402,10 @@ static void test_payload_behind_right_checksums(void **state)
     (void)state;
     snprintf(name, sizeof name, "%s.scales", stack);
     forge(models[1], name, 130, &infinite, sizeof infinite);
-    assert_broken(models[1], QMOE_E_FORMAT, stack);
+    assert_broken(models[1], QMOE_E_FORMAT, (const char *[]){stack, ""});
     snprintf(name, sizeof name, "%s.row_offsets", stack);
     forge(models[0], name, 40, &beyond, sizeof beyond);
-    assert_broken(models[0], QMOE_E_FORMAT, stack);
+    assert_broken(models[0], QMOE_E_FORMAT, (const char *[]){stack, ""});
 }
 
 static int set_up(void **state)
@@ -262,7 +435,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_intact),
-        cmocka_unit_test(test_last_byte_of_last_shard),
+        cmocka_unit_test(test_last_bytes_of_shards),
+        cmocka_unit_test(test_a_shard_that_cannot_be_opened),
+        cmocka_unit_test(test_every_byte_of_the_configuration),
+        cmocka_unit_test(test_bytes_of_every_file),
+        cmocka_unit_test(test_missing_and_foreign_files),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_payload_behind_right_checksums),
     };
