@@ -332,6 +332,9 @@ static qmoe_status run_all(bench *b)
 static qmoe_status check_numbers(const bench *b)
 {
     const qmoe_bench_kernels_options *o = &b->options;
+    if (o->shapes == NULL || o->batches == NULL || o->threads == NULL ||
+        (o->formats == NULL && o->n_formats != 0))
+        return qmi_fail(b->err, QMOE_E_INVALID, "a list is NULL");
     for (size_t i = 0; i < o->n_shapes; i++) {
         const qmoe_bench_shape s = o->shapes[i];
         if (s.rows < 1 || s.cols < 1 || s.rows > MAX_SIDE ||
@@ -443,10 +446,12 @@ static qmoe_status prepare(bench *b)
 qmoe_status qmoe_bench_kernels(qmoe_context *context,
     qmoe_bench_kernels_report *out, const qmoe_bench_kernels_options *options)
 {
-    *out = (qmoe_bench_kernels_report){0};
+    if (out != NULL)
+        *out = (qmoe_bench_kernels_report){0};
+    QMI_TRY(qmi_call_begin(context, __func__, out == NULL));
     bench *b = qmi_calloc(1, sizeof *b, "a bench", &context->error);
     if (b == NULL)
-        return QMOE_E_NOMEM;
+        return qmi_call_end(context, QMOE_E_NOMEM);
     b->context = context;
     b->err = &context->error;
     b->report = out;
@@ -458,11 +463,13 @@ qmoe_status qmoe_bench_kernels(qmoe_context *context,
     qmi_free(b);
     if (status != QMOE_OK)
         qmoe_bench_kernels_free(out);
-    return status;
+    return qmi_call_end(context, status);
 }
 
 void qmoe_bench_kernels_free(qmoe_bench_kernels_report *report)
 {
+    if (report == NULL)
+        return;
     qmi_free(report->bandwidth);
     qmi_free(report->results);
     *report = (qmoe_bench_kernels_report){0};

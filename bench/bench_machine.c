@@ -32,6 +32,8 @@ static void read_cpu_name(char *out, size_t capacity)
 void qmoe_bench_describe_machine(qmoe_bench_machine *out)
 {
     cpu_set_t set;
+    if (out == NULL)
+        return;
     *out = (qmoe_bench_machine){
         .version = qmoe_version(),
         .commit = QMOE_COMMIT,

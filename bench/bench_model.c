@@ -373,11 +373,13 @@ static qmoe_status run_all(
 qmoe_status qmoe_bench_model(qmoe_model *model, qmoe_bench_model_report *out,
     const qmoe_bench_model_options *options)
 {
+    if (out != NULL)
+        *out = (qmoe_bench_model_report){0};
+    QMI_TRY(qmi_model_call_begin(model, __func__, out == NULL));
     qmi_error *err = &model->context->error;
-    *out = (qmoe_bench_model_report){0};
     bench *b = qmi_calloc(1, sizeof *b, "a bench", err);
     if (b == NULL)
-        return QMOE_E_NOMEM;
+        return qmi_model_call_end(model, QMOE_E_NOMEM);
     b->err = err;
     qmi_copy_options(&b->options, sizeof b->options, options);
     qmoe_status status = run_all(b, model, out);
@@ -393,5 +395,5 @@ qmoe_status qmoe_bench_model(qmoe_model *model, qmoe_bench_model_report *out,
     qmi_free(b);
     if (status != QMOE_OK)
         *out = (qmoe_bench_model_report){0};
-    return status;
+    return qmi_model_call_end(model, status);
 }

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "alloc.h"
+
 qmoe_status qmi_progress(qmoe_context *context, const char *stage,
     const char *item, uint64_t done, uint64_t total)
 {
@@ -43,6 +45,45 @@ const char *qmoe_context_error(const qmoe_context *context)
     return context == NULL ? "" : context->error.text;
 }
 
+/* ---- users ---- */
+
+void qmi_context_release(qmoe_context *context)
+{
+    if (__atomic_sub_fetch(&context->n_users, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    qmi_registry_destroy(context->registry);
+    qmi_free(context);
+}
+
+void qmoe_context_destroy(qmoe_context *context)
+{
+    if (context != NULL)
+        qmi_context_release(context);
+}
+
+qmoe_status qmi_call_begin(
+    qmoe_context *context, const char *function, bool lacks)
+{
+    if (context == NULL)
+        return QMOE_E_INVALID;
+    if (lacks)
+        return qmi_fail(&context->error, QMOE_E_INVALID,
+            "%s: an argument that is needed is NULL", function);
+    __atomic_add_fetch(&context->n_users, 1, __ATOMIC_RELAXED);
+    context->error = (qmi_error){0};
+    return QMOE_OK;
+}
+
+qmoe_status qmi_call_end(qmoe_context *context, qmoe_status status)
+{
+    if (status == QMOE_OK)
+        context->error = (qmi_error){0};
+    qmi_context_release(context);
+    return status;
+}
+
+/* ---- devices ---- */
+
 /* Entries of one backend, appended at *n. */
 static void list_backend(qmoe_device_info *out, size_t capacity, size_t *n,
     const char *name, const qmi_backend *backend, const char *reason)
@@ -76,14 +117,17 @@ static void list_backend(qmoe_device_info *out, size_t capacity, size_t *n,
 qmoe_status qmoe_devices(
     qmoe_context *context, qmoe_device_info *out, size_t capacity, size_t *n)
 {
-    *n = 0;
+    if (n != NULL)
+        *n = 0;
+    QMI_TRY(qmi_call_begin(
+        context, __func__, n == NULL || (out == NULL && capacity != 0)));
     for (size_t i = 0; i < qmi_registry_count(context->registry); i++) {
         const char *name, *reason;
         const qmi_backend *backend;
         qmi_registry_at(context->registry, i, &name, &backend, &reason);
         list_backend(out, capacity, n, name, backend, reason);
     }
-    return QMOE_OK;
+    return qmi_call_end(context, QMOE_OK);
 }
 
 /* ---- tuning ---- */
@@ -102,15 +146,22 @@ static qmoe_status pass_on(void *user, const char *format, int64_t n_tokens,
     return QMOE_OK;
 }
 
-qmoe_status qmoe_tune(qmoe_context *context, const char *backend,
-    const char *device, qmoe_tune_fn *report, void *user)
+static qmoe_status tune(qmoe_context *context, const char *backend,
+    const char *device, tune_listener *listener)
 {
-    tune_listener listener = {report, user};
     qmi_place place;
     qmi_error *err = &context->error;
     QMI_TRY(qmi_place_find(&place, context, backend, device, err));
     if (place.backend->tune == NULL)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "backend %s has nothing to tune", place.info.backend);
-    return place.backend->tune(place.info.index, pass_on, &listener, err);
+    return place.backend->tune(place.info.index, pass_on, listener, err);
+}
+
+qmoe_status qmoe_tune(qmoe_context *context, const char *backend,
+    const char *device, qmoe_tune_fn *report, void *user)
+{
+    tune_listener listener = {report, user};
+    QMI_TRY(qmi_call_begin(context, __func__, false));
+    return qmi_call_end(context, tune(context, backend, device, &listener));
 }

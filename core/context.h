@@ -12,7 +12,20 @@ struct qmoe_context {
     int (*progress)(void *user, const qmoe_progress *progress);
     void (*message)(void *user, const char *text);
     void *user;
+    int n_users; /* the caller's handle, models, calls that run */
 };
+
+/* A context, a model and a session go when their last user does: the caller,
+ * who holds one, may close them in any order and in a hook. */
+void qmi_context_release(qmoe_context *context);
+
+/* Every public call with a context, or an object of one, runs between these
+ * two, unless it cannot fail.  Begin: E_INVALID when there is no context or
+ * `lacks` says that a pointer it needs is NULL.  End: passes `status` on, after
+ * success without an error's text. */
+qmoe_status qmi_call_begin(
+    qmoe_context *context, const char *function, bool lacks);
+qmoe_status qmi_call_end(qmoe_context *context, qmoe_status status);
 
 /* Reports progress; E_CANCELLED when the user's hook asks to stop. */
 qmoe_status qmi_progress(qmoe_context *context, const char *stage,

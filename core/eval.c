@@ -94,6 +94,7 @@ static qmoe_status evaluate(evaluation *e, uint64_t max_samples)
         QMI_TRY(status);
         QMI_TRY(qmi_progress(e->session->model->context, "evaluate", NULL,
             e->all.n_samples, max_samples));
+        QMI_TRY(qmi_session_check(e->session, e->err));
     }
     return QMOE_OK;
 }
@@ -158,14 +159,17 @@ static qmoe_status evaluate_texts(
 qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     const qmoe_eval_options *options)
 {
-    *out = (qmoe_eval_result){0};
+    if (out != NULL)
+        *out = (qmoe_eval_result){0};
+    QMI_TRY(qmi_session_call_begin(session, __func__, out == NULL));
     evaluation e = {.session = session, .err = &session->model->context->error};
     qmoe_eval_options known = {0};
     qmi_copy_options(&known, sizeof known, options);
-    QMI_TRY(check_texts(&known, e.err));
-    qmoe_status status = evaluate_texts(&e, out, &known);
+    qmoe_status status = check_texts(&known, e.err);
+    if (status == QMOE_OK)
+        status = evaluate_texts(&e, out, &known);
     qmi_samples_close(e.samples);
     qmi_free(e.texts);
     qmi_free(e.logits);
-    return status;
+    return qmi_session_call_end(session, status);
 }

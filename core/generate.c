@@ -138,6 +138,7 @@ static qmoe_status show(run *r, size_t index)
     if (length > s->n_shown)
         s->n_shown = length;
     qmi_free(text);
+    QMI_TRY(qmi_session_check(r->session, r->err));
     if (stop == 0)
         return QMOE_OK;
     return qmi_fail(r->err, QMOE_E_CANCELLED, "cancelled");
@@ -251,26 +252,46 @@ static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
     return hand_over(r, out);
 }
 
+static qmoe_status check_arguments(const run *r, const char *const *prompts)
+{
+    if (r->n == 0 || r->options.max_new_tokens < 0 || r->options.top_k < 0)
+        return qmi_fail(r->err, QMOE_E_INVALID,
+            "generate needs a prompt and non-negative limits");
+    for (size_t i = 0; i < r->n; i++)
+        if (prompts[i] == NULL)
+            return qmi_fail(r->err, QMOE_E_INVALID, "prompt %zu is NULL", i);
+    return QMOE_OK;
+}
+
+static qmoe_status generate_checked(run *r, qmoe_generation **out,
+    qmoe_timing *timing, const char *const *prompts)
+{
+    QMI_TRY(check_arguments(r, prompts));
+    r->max_new = r->options.max_new_tokens != 0
+                     ? (size_t)r->options.max_new_tokens
+                     : DEFAULT_NEW_TOKENS;
+    qmoe_status status = generate(r, out, timing, prompts);
+    finish(r);
+    return status;
+}
+
 qmoe_status qmoe_session_generate(qmoe_session *session, qmoe_generation **out,
     qmoe_timing *timing, const char *const *prompts, size_t n_prompts,
     const qmoe_generate_options *options)
 {
     qmoe_timing unused;
+    timing = timing != NULL ? timing : &unused;
+    *timing = (qmoe_timing){0};
+    if (out != NULL)
+        *out = NULL;
+    QMI_TRY(qmi_session_call_begin(
+        session, __func__, out == NULL || prompts == NULL));
     run r = {.session = session,
         .n = n_prompts,
         .err = &session->model->context->error};
-    *out = NULL;
-    timing = timing != NULL ? timing : &unused;
-    *timing = (qmoe_timing){0};
     qmi_copy_options(&r.options, sizeof r.options, options);
-    if (n_prompts == 0 || r.options.max_new_tokens < 0 || r.options.top_k < 0)
-        return qmi_fail(r.err, QMOE_E_INVALID,
-            "generate needs a prompt and non-negative limits");
-    r.max_new = r.options.max_new_tokens != 0 ? (size_t)r.options.max_new_tokens
-                                              : DEFAULT_NEW_TOKENS;
-    qmoe_status status = generate(&r, out, timing, prompts);
-    finish(&r);
-    return status;
+    return qmi_session_call_end(
+        session, generate_checked(&r, out, timing, prompts));
 }
 
 void qmoe_generations_free(qmoe_generation *generations, size_t n)

@@ -11,13 +11,16 @@ enum { CHUNK_ROWS = 64 };
 
 size_t qmoe_model_weight_count(const qmoe_model *model)
 {
-    return model->n_weights;
+    return model != NULL ? model->n_weights : 0;
 }
 
 qmoe_status qmoe_model_weight(
     const qmoe_model *model, size_t index, qmoe_weight_info *out)
 {
-    if (index >= model->n_weights)
+    if (out == NULL)
+        return QMOE_E_INVALID;
+    *out = (qmoe_weight_info){0};
+    if (model == NULL || index >= model->n_weights)
         return QMOE_E_INVALID;
     const qmi_weight *w = &model->weights[index];
     *out = (qmoe_weight_info){
@@ -62,11 +65,10 @@ static double entropy(const uint64_t counts[3])
     return bits;
 }
 
-qmoe_status qmoe_model_weight_stats(
+static qmoe_status count(
     qmoe_model *model, size_t index, qmoe_weight_stats *out)
 {
     qmi_error *err = &model->context->error;
-    *out = (qmoe_weight_stats){0};
     if (index >= model->n_weights)
         return qmi_fail(err, QMOE_E_INVALID, "no weight %zu", index);
     /* As stored: that is what can be skipped, and what the compressor counts. */
@@ -86,4 +88,13 @@ qmoe_status qmoe_model_weight_stats(
     out->n_zeros = counts[0];
     out->entropy_bits = w->format->ternary ? entropy(counts) : 0;
     return QMOE_OK;
+}
+
+qmoe_status qmoe_model_weight_stats(
+    qmoe_model *model, size_t index, qmoe_weight_stats *out)
+{
+    if (out != NULL)
+        *out = (qmoe_weight_stats){0};
+    QMI_TRY(qmi_model_call_begin(model, __func__, out == NULL));
+    return qmi_model_call_end(model, count(model, index, out));
 }

@@ -117,7 +117,9 @@ static qmoe_model *new_model(qmoe_context *context)
         qmi_calloc(1, sizeof *model, "a model", &context->error);
     if (model != NULL) {
         model->context = context;
+        model->n_users = 1;
         model->expert_format = "";
+        __atomic_add_fetch(&context->n_users, 1, __ATOMIC_RELAXED);
     }
     return model;
 }
@@ -135,12 +137,16 @@ static qmoe_status hand_over(
 static qmoe_status open_model(qmoe_model **out, qmoe_context *context,
     const char *directory, bool checked)
 {
-    *out = NULL;
+    if (out != NULL)
+        *out = NULL;
+    QMI_TRY(qmi_call_begin(
+        context, "qmoe_model_open", out == NULL || directory == NULL));
     qmoe_model *model = new_model(context);
-    if (model == NULL)
-        return QMOE_E_NOMEM;
-    return hand_over(
-        out, model, fill(model, directory, checked, &context->error));
+    qmoe_status status = QMOE_E_NOMEM;
+    if (model != NULL)
+        status = hand_over(
+            out, model, fill(model, directory, checked, &context->error));
+    return qmi_call_end(context, status);
 }
 
 qmoe_status qmoe_model_open(
@@ -188,10 +194,9 @@ qmoe_status qmi_model_sketch(qmoe_model **out, qmoe_context *context,
         out, model, fill_sketch(model, config, file, &context->error));
 }
 
-void qmoe_model_close(qmoe_model *model)
+static void destroy(qmoe_model *model)
 {
-    if (model == NULL)
-        return;
+    qmoe_context *context = model->context;
     for (size_t i = 0; i < model->n_weights; i++) {
         qmi_free((char *)model->weights[i].name);
         qmi_free(model->weights[i].mats);
@@ -206,10 +211,50 @@ void qmoe_model_close(qmoe_model *model)
     qmi_tokenizer_close(model->tokenizer);
     qmi_checkpoint_close(model->checkpoint);
     qmi_free(model);
+    qmi_context_release(context);
+}
+
+void qmi_model_retain(qmoe_model *model)
+{
+    __atomic_add_fetch(&model->n_users, 1, __ATOMIC_RELAXED);
+}
+
+void qmi_model_release(qmoe_model *model)
+{
+    if (__atomic_sub_fetch(&model->n_users, 1, __ATOMIC_ACQ_REL) == 0)
+        destroy(model);
+}
+
+void qmoe_model_close(qmoe_model *model)
+{
+    if (model != NULL)
+        qmi_model_release(model);
+}
+
+qmoe_status qmi_model_call_begin(
+    qmoe_model *model, const char *function, bool lacks)
+{
+    if (model == NULL)
+        return QMOE_E_INVALID;
+    QMI_TRY(qmi_call_begin(model->context, function, lacks));
+    qmi_model_retain(model);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_model_call_end(qmoe_model *model, qmoe_status status)
+{
+    qmoe_context *context = model->context;
+    qmi_model_release(model);
+    return qmi_call_end(context, status);
 }
 
 void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
 {
+    if (out == NULL)
+        return;
+    *out = (qmoe_model_info){0};
+    if (model == NULL)
+        return;
     const qmi_config *c = &model->config;
     *out = (qmoe_model_info){
         .d_model = c->d_model,
@@ -245,12 +290,11 @@ qmoe_status qmi_steps_add(qmi_steps *steps, qmi_step step, qmi_error *err)
 
 /* ---- text ---- */
 
-qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
+static qmoe_status tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
     size_t *n, const char *text)
 {
     qmi_error *err = &model->context->error;
     int32_t *all = NULL;
-    *n = 0;
     const size_t n_valid = qmi_utf8_prefix(text, strlen(text));
     if (text[n_valid] != '\0')
         return qmi_fail(err, QMOE_E_INVALID,
@@ -264,12 +308,21 @@ qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
     return QMOE_OK;
 }
 
-qmoe_status qmoe_detokenize(qmoe_model *model, char *text, size_t capacity,
+qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
+    size_t *n, const char *text)
+{
+    if (n != NULL)
+        *n = 0;
+    QMI_TRY(qmi_model_call_begin(model, __func__,
+        n == NULL || text == NULL || (ids == NULL && capacity != 0)));
+    return qmi_model_call_end(model, tokenize(model, ids, capacity, n, text));
+}
+
+static qmoe_status detokenize(qmoe_model *model, char *text, size_t capacity,
     size_t *n, const int32_t *ids, size_t n_ids)
 {
     qmi_error *err = &model->context->error;
     char *all = NULL;
-    *n = 0;
     QMI_TRY(qmi_model_need_tokenizer(model, err));
     QMI_TRY(qmi_tokenizer_decode(model->tokenizer, &all, ids, n_ids, err));
     *n = strlen(all);
@@ -277,4 +330,16 @@ qmoe_status qmoe_detokenize(qmoe_model *model, char *text, size_t capacity,
         snprintf(text, capacity, "%s", all);
     qmi_free(all);
     return QMOE_OK;
+}
+
+qmoe_status qmoe_detokenize(qmoe_model *model, char *text, size_t capacity,
+    size_t *n, const int32_t *ids, size_t n_ids)
+{
+    if (n != NULL)
+        *n = 0;
+    QMI_TRY(qmi_model_call_begin(model, __func__,
+        n == NULL || (text == NULL && capacity != 0) ||
+            (ids == NULL && n_ids != 0)));
+    return qmi_model_call_end(
+        model, detokenize(model, text, capacity, n, ids, n_ids));
 }

@@ -64,6 +64,7 @@ enum { QMI_MAX_DICTIONARIES = 8 };
 
 struct qmoe_model {
     qmoe_context *context;
+    int n_users; /* the caller's handle, sessions, calls that run */
     qmi_checkpoint *checkpoint; /* NULL: a sketch */
     const qmi_format *sketch_format;
     qmi_tokenizer *tokenizer; /* NULL when there is no spiece.model */
@@ -103,6 +104,14 @@ qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
     const char *prefix, const char *kind, int64_t n_rows, int64_t n_cols,
     qmi_error *err);
 qmoe_status qmi_steps_add(qmi_steps *steps, qmi_step step, qmi_error *err);
+
+void qmi_model_retain(qmoe_model *model);
+void qmi_model_release(qmoe_model *model);
+/* As qmi_call_begin and qmi_call_end, with a model that may be closed in
+ * between. */
+qmoe_status qmi_model_call_begin(
+    qmoe_model *model, const char *function, bool lacks);
+qmoe_status qmi_model_call_end(qmoe_model *model, qmoe_status status);
 
 /* E_NOT_FOUND naming spiece.model when the model has no tokenizer. */
 qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err);

@@ -160,10 +160,13 @@ qmoe_status qmoe_find_device(qmoe_context *context, qmoe_device_info *out,
     const char *backend, const char *device)
 {
     qmi_place place;
+    if (out != NULL)
+        *out = (qmoe_device_info){0};
+    QMI_TRY(qmi_call_begin(context, __func__, out == NULL));
     qmoe_status status =
         qmi_place_find(&place, context, backend, device, &context->error);
     *out = place.info;
-    return status;
+    return qmi_call_end(context, status);
 }
 
 qmoe_status qmi_place_find(qmi_place *out, qmoe_context *context,

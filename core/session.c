@@ -171,35 +171,6 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
     return QMOE_OK;
 }
 
-qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
-    const qmoe_session_options *options, bool with_experts)
-{
-    *out = NULL;
-    qmi_error *err = &model->context->error;
-    qmoe_session_options known = {0};
-    qmi_copy_options(&known, sizeof known, options);
-    if (known.expert_capacity < 0)
-        return qmi_fail(err, QMOE_E_INVALID, "expert capacity is negative");
-    qmoe_session *s = qmi_calloc(1, sizeof *s, "a session", err);
-    if (s == NULL)
-        return QMOE_E_NOMEM;
-    s->model = model;
-    s->capacity = known.expert_capacity;
-    qmoe_status status = set_up(s, &known, with_experts, err);
-    if (status != QMOE_OK) {
-        qmoe_session_destroy(s);
-        return status;
-    }
-    *out = s;
-    return QMOE_OK;
-}
-
-qmoe_status qmoe_session_create(
-    qmoe_session **out, qmoe_model *model, const qmoe_session_options *options)
-{
-    return qmi_session_create(out, model, options, true);
-}
-
 static void release_buffers(qmoe_session *s)
 {
     qmi_growing *const single[] = {&s->ids, &s->sequence, &s->rows, &s->spans,
@@ -218,10 +189,8 @@ static void release_buffers(qmoe_session *s)
         s->backend->weight_unbind(s->device, &s->bound[i]);
 }
 
-void qmoe_session_destroy(qmoe_session *session)
+static void destroy(qmoe_session *session)
 {
-    if (session == NULL)
-        return;
     if (session->device != NULL) {
         release_buffers(session);
         session->backend->device_close(session->device);
@@ -232,12 +201,89 @@ void qmoe_session_destroy(qmoe_session *session)
     qmi_free(session->encoder_begin);
     qmi_free(session->position);
     qmi_free(session->top_host);
+    qmi_model_release(session->model);
     qmi_free(session);
+}
+
+qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
+    const qmoe_session_options *options, bool with_experts)
+{
+    *out = NULL;
+    qmi_error *err = &model->context->error;
+    qmoe_session_options known = {0};
+    qmi_copy_options(&known, sizeof known, options);
+    if (known.expert_capacity < 0)
+        return qmi_fail(err, QMOE_E_INVALID, "expert capacity is negative");
+    qmoe_session *s = qmi_calloc(1, sizeof *s, "a session", err);
+    if (s == NULL)
+        return QMOE_E_NOMEM;
+    s->model = model;
+    qmi_model_retain(model);
+    s->capacity = known.expert_capacity;
+    qmoe_status status = set_up(s, &known, with_experts, err);
+    if (status != QMOE_OK) {
+        destroy(s);
+        return status;
+    }
+    *out = s;
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_session_create(
+    qmoe_session **out, qmoe_model *model, const qmoe_session_options *options)
+{
+    if (out != NULL)
+        *out = NULL;
+    QMI_TRY(qmi_model_call_begin(model, __func__, out == NULL));
+    return qmi_model_call_end(
+        model, qmi_session_create(out, model, options, true));
+}
+
+void qmoe_session_destroy(qmoe_session *session)
+{
+    if (session == NULL)
+        return;
+    if (session->is_running)
+        session->is_destroyed = true;
+    else
+        destroy(session);
+}
+
+qmoe_status qmi_session_check(const qmoe_session *session, qmi_error *err)
+{
+    if (!session->is_destroyed)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_INVALID,
+        "the session was destroyed by a hook of a call that uses it");
+}
+
+qmoe_status qmi_session_call_begin(
+    qmoe_session *session, const char *function, bool lacks)
+{
+    if (session == NULL)
+        return QMOE_E_INVALID;
+    if (session->is_running)
+        return qmi_fail(&session->model->context->error, QMOE_E_INVALID,
+            "%s: the session is in use by the call whose hook this is",
+            function);
+    QMI_TRY(qmi_model_call_begin(session->model, function, lacks));
+    session->is_running = true;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_session_call_end(qmoe_session *session, qmoe_status status)
+{
+    qmoe_model *model = session->model;
+    session->is_running = false;
+    if (session->is_destroyed)
+        destroy(session);
+    return qmi_model_call_end(model, status);
 }
 
 void qmoe_session_device(const qmoe_session *session, qmoe_device_info *out)
 {
-    *out = session->info;
+    if (out != NULL)
+        *out = session != NULL ? session->info : (qmoe_device_info){0};
 }
 
 /* ---- passes ---- */
@@ -505,7 +551,7 @@ qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
         err);
 }
 
-qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
+static qmoe_status compute_logits(qmoe_session *session, float *logits,
     const int32_t *encoder_ids, size_t n_encoder, const int32_t *decoder_ids,
     size_t n_decoder)
 {
@@ -520,4 +566,15 @@ qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
         session, encoder_ids, &encoder_length, 1, decoder_length, err));
     return qmi_session_decode(
         session, logits, decoder_ids, &first, &decoder_length, 1, err);
+}
+
+qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
+    const int32_t *encoder_ids, size_t n_encoder, const int32_t *decoder_ids,
+    size_t n_decoder)
+{
+    QMI_TRY(qmi_session_call_begin(session, __func__,
+        logits == NULL || encoder_ids == NULL || decoder_ids == NULL));
+    return qmi_session_call_end(
+        session, compute_logits(session, logits, encoder_ids, n_encoder,
+                     decoder_ids, n_decoder));
 }

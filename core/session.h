@@ -15,6 +15,8 @@ typedef struct qmi_growing {
 
 struct qmoe_session {
     qmoe_model *model;
+    bool is_running;   /* a call runs: a hook may not make another */
+    bool is_destroyed; /* in a hook, to go when that call ends */
     const qmi_backend *backend;
     qmi_device *device;
     qmoe_device_info info;
@@ -46,6 +48,14 @@ struct qmoe_session {
  * steps cannot run and take no memory of the device. */
 qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
     const qmoe_session_options *options, bool with_experts);
+
+/* As qmi_model_call_begin and _end for calls that use the session: one at a
+ * time.  After each hook that such a call runs it looks whether that destroyed
+ * the session (E_INVALID). */
+qmoe_status qmi_session_call_begin(
+    qmoe_session *session, const char *function, bool lacks);
+qmoe_status qmi_session_call_end(qmoe_session *session, qmoe_status status);
+qmoe_status qmi_session_check(const qmoe_session *session, qmi_error *err);
 
 /* One pass over a list of steps. */
 typedef struct qmi_pass {

@@ -236,6 +236,8 @@ const char *qmoe_part_name(qmoe_part part)
 
 void qmoe_session_measure_parts(qmoe_session *session, bool on)
 {
+    if (session == NULL)
+        return;
     if (on)
         memset(session->part_seconds, 0, sizeof session->part_seconds);
     session->measures_parts = on;
@@ -243,6 +245,11 @@ void qmoe_session_measure_parts(qmoe_session *session, bool on)
 
 void qmoe_session_part_times(const qmoe_session *session, qmoe_part_times *out)
 {
+    if (out == NULL)
+        return;
+    *out = (qmoe_part_times){0};
+    if (session == NULL)
+        return;
     memcpy(out->encode, session->part_seconds[QMI_ENCODER], sizeof out->encode);
     memcpy(out->decode, session->part_seconds[QMI_DECODER], sizeof out->decode);
 }

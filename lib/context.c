@@ -26,6 +26,8 @@ static void tell_of_slow_blas(qmoe_context *context)
 qmoe_status qmoe_context_create(
     qmoe_context **out, const qmoe_context_options *options)
 {
+    if (out == NULL)
+        return QMOE_E_INVALID;
     *out = NULL;
     qmoe_context_options known = {0};
     qmi_copy_options(&known, sizeof known, options);
@@ -34,6 +36,7 @@ qmoe_status qmoe_context_create(
     qmoe_context *context = qmi_calloc(1, sizeof *context, "a context", NULL);
     if (context == NULL)
         return QMOE_E_NOMEM;
+    context->n_users = 1;
     context->n_threads =
         known.n_threads > 0 ? known.n_threads : qcpu_usable_processors();
     context->progress = known.progress;
@@ -52,12 +55,4 @@ qmoe_status qmoe_context_create(
     tell_of_slow_blas(context);
     *out = context;
     return QMOE_OK;
-}
-
-void qmoe_context_destroy(qmoe_context *context)
-{
-    if (context == NULL)
-        return;
-    qmi_registry_destroy(context->registry);
-    qmi_free(context);
 }

@@ -93,9 +93,20 @@ static qmoe_status check_bits(const qmi_job *job)
     return QMOE_OK;
 }
 
+static qmoe_status check_texts(const qmi_job *job)
+{
+    const qmoe_compress_options *o = &job->options;
+    for (size_t i = 0; i < o->n_calibration; i++)
+        if (o->calibration == NULL || o->calibration[i] == NULL)
+            return qmi_fail(
+                job->err, QMOE_E_INVALID, "calibration text %zu is NULL", i);
+    return QMOE_OK;
+}
+
 static qmoe_status fill_defaults(qmi_job *job)
 {
     qmoe_compress_options *o = &job->options;
+    QMI_TRY(check_texts(job));
     if (o->group_size == 0)
         o->group_size = DEFAULT_GROUP;
     if (o->group_size < 1 || o->group_size > MAX_GROUP)
@@ -333,15 +344,19 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
     const char *source, const char *output,
     const qmoe_compress_options *options)
 {
+    if (report != NULL)
+        *report = (qmoe_compress_report){0};
+    QMI_TRY(qmi_call_begin(
+        context, __func__, report == NULL || source == NULL || output == NULL));
     qmi_job job = {
         .context = context, .report = report, .err = &context->error};
     job.output.lock = -1;
-    *report = (qmoe_compress_report){0};
     qmi_copy_options(&job.options, sizeof job.options, options);
-    QMI_TRY(fill_defaults(&job));
     const double begin = qmi_seconds();
-    qmoe_status status = run(&job, source, output);
+    qmoe_status status = fill_defaults(&job);
+    if (status == QMOE_OK)
+        status = run(&job, source, output);
     clean_up(&job);
     report->seconds = qmi_seconds() - begin;
-    return status;
+    return qmi_call_end(context, status);
 }

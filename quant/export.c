@@ -61,6 +61,9 @@ static qmoe_status run(qmi_export *e, const char *source, const char *output)
 {
     const qmi_output_options options = {
         .overwrite = e->options.overwrite, .journal = QMI_JOURNAL_NAME};
+    if (e->options.layout != QMOE_LAYOUT_HF &&
+        e->options.layout != QMOE_LAYOUT_PUBLISHED)
+        return qmi_fail(e->err, QMOE_E_INVALID, "unknown layout");
     QMI_TRY(qmoe_model_open(&e->model, e->context, source));
     if (e->model->quantization == NULL)
         return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
@@ -81,18 +84,18 @@ static qmoe_status run(qmi_export *e, const char *source, const char *output)
 qmoe_status qmoe_export(qmoe_context *context, qmoe_export_report *report,
     const char *source, const char *output, const qmoe_export_options *options)
 {
+    if (report != NULL)
+        *report = (qmoe_export_report){0};
+    QMI_TRY(qmi_call_begin(
+        context, __func__, report == NULL || source == NULL || output == NULL));
     qmi_export e = {
         .context = context, .report = report, .err = &context->error};
     e.output.lock = -1;
-    *report = (qmoe_export_report){0};
     qmi_copy_options(&e.options, sizeof e.options, options);
-    if (e.options.layout != QMOE_LAYOUT_HF &&
-        e.options.layout != QMOE_LAYOUT_PUBLISHED)
-        return qmi_fail(e.err, QMOE_E_INVALID, "unknown layout");
     const double begin = qmi_seconds();
     qmoe_status status = run(&e, source, output);
     qmi_output_close(&e.output);
     qmoe_model_close(e.model);
     report->seconds = qmi_seconds() - begin;
-    return status;
+    return qmi_call_end(context, status);
 }

@@ -361,16 +361,19 @@ static void clean_up(qmi_importer *m)
 qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
     const char *source, const char *output, const qmoe_import_options *options)
 {
+    if (report != NULL)
+        *report = (qmoe_import_report){0};
+    QMI_TRY(qmi_call_begin(
+        context, __func__, report == NULL || source == NULL || output == NULL));
     qmi_importer m = {.context = context,
         .source = source,
         .report = report,
         .err = &context->error};
     m.output.lock = -1;
-    *report = (qmoe_import_report){0};
     qmi_copy_options(&m.options, sizeof m.options, options);
     const double begin = qmi_seconds();
     qmoe_status status = run(&m, output);
     clean_up(&m);
     report->seconds = qmi_seconds() - begin;
-    return status;
+    return qmi_call_end(context, status);
 }

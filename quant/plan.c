@@ -367,6 +367,8 @@ static qmoe_status check_options(const planner *p)
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
         if (!(rates[i] >= 0) || isinf(rates[i]))
             return qmi_fail(p->err, QMOE_E_INVALID, "a rate is negative");
+    if (o->gpu_bytes == NULL && o->n_gpus != 0)
+        return qmi_fail(p->err, QMOE_E_INVALID, "the list of GPUs is NULL");
     if (!(o->bits >= 0 && o->bits <= 16))
         return qmi_fail(
             p->err, QMOE_E_INVALID, "%g bits are not in 0..16", o->bits);
@@ -390,11 +392,14 @@ static qmoe_status run(planner *p, const char *source)
 qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,
     const char *source, const qmoe_plan_options *options)
 {
+    if (report != NULL)
+        *report = (qmoe_plan_report){0};
+    QMI_TRY(
+        qmi_call_begin(context, __func__, report == NULL || source == NULL));
     planner p = {.context = context, .report = report, .err = &context->error};
-    *report = (qmoe_plan_report){0};
     qmi_copy_options(&p.options, sizeof p.options, options);
     qmoe_status status = run(&p, source);
     qmi_free(p.part_of);
     qmoe_model_close(p.model);
-    return status;
+    return qmi_call_end(context, status);
 }

@@ -263,9 +263,12 @@ static void clean_up(qmi_verification *v)
 qmoe_status qmoe_verify(qmoe_context *context, qmoe_verify_report *report,
     const char *directory, qmoe_fault_fn *on_fault, void *user)
 {
+    if (report != NULL)
+        *report = (qmoe_verify_report){0};
+    QMI_TRY(
+        qmi_call_begin(context, __func__, report == NULL || directory == NULL));
     qmi_verification v = {
         .context = context, .directory = directory, .report = report};
-    *report = (qmoe_verify_report){0};
     pthread_mutex_init(&v.lock, NULL);
     qmoe_status status = look(&v);
     if (status == QMOE_OK)
@@ -273,5 +276,5 @@ qmoe_status qmoe_verify(qmoe_context *context, qmoe_verify_report *report,
     clean_up(&v);
     if (status != QMOE_OK && v.failure.status == status)
         context->error = v.failure;
-    return status;
+    return qmi_call_end(context, status);
 }

@@ -7,11 +7,19 @@
  * Conventions
  *  - Every fallible function returns a qmoe_status; on failure outputs are
  *    NULL / 0 and qmoe_context_error() holds one line naming file and cause.
+ *  - A pointer that is NULL where nothing is said of NULL is E_INVALID; options
+ *    and what they leave out may be NULL.  Functions that return no status then
+ *    do nothing, or give zeros.
  *  - Argument order: created object or handle, outputs, inputs; a length
  *    follows its pointer; options last.
  *  - A pointer to const handle may be used from several threads at once; a
  *    non-const handle is for one thread at a time.
- *  - x_create / x_open pair with x_destroy / x_close, which accept NULL.
+ *  - x_create / x_open pair with x_destroy / x_close, which accept NULL.  They
+ *    may come in any order, also within a hook: what is still used by a model,
+ *    a session or a running call is released with the last of them.
+ *  - A hook may call the library, but not the session whose call runs the hook
+ *    (E_INVALID).  A session destroyed by such a hook ends that call with
+ *    E_INVALID.
  *  - Options structs start with their own size: set `size = sizeof(struct)`
  *    and zero the rest for defaults.
  *  - Strings are UTF-8.  The library never prints, exits or aborts. */
@@ -105,8 +113,8 @@ typedef struct qmoe_context_options {
 QMOE_API qmoe_status qmoe_context_create(
     qmoe_context **out, const qmoe_context_options *options) QMOE_MUST_CHECK;
 QMOE_API void qmoe_context_destroy(qmoe_context *context);
-/* Text of the last failure of a call on `context` or an object made from it;
- * "" if none.  Valid until the next call. */
+/* Text of the last call on `context` or an object made from it if that failed,
+ * else "".  Valid until the next call. */
 QMOE_API const char *qmoe_context_error(const qmoe_context *context);
 
 /* ---- backends and devices --------------------------------------------- */
@@ -177,7 +185,7 @@ typedef struct qmoe_model qmoe_model;
  * by qmoe_compress (docs/format.md).  Weights are memory-mapped, not read.
  * Of a compressed model the digests of configuration, tokenizer, index and
  * headers are checked, which costs no more than reading them; the data of
- * tensors are not (qmoe_verify).  `context` must outlive the model.
+ * tensors are not (qmoe_verify).
  * E_NOT_FOUND: directory or a file missing; E_FORMAT: a file breaks its
  * format; E_CHECKSUM: a file is not the one that config.json records; E_UNSUPPORTED: another architecture, dtype or format version. */
 QMOE_API qmoe_status qmoe_model_open(qmoe_model **out, qmoe_context *context,

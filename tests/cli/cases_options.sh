@@ -77,6 +77,7 @@ generate | none -p x | --expert-capacity 1 | 3 | none
 generate | none -p x | --threads 1 | 3 | none
 generate | none -p x | --verbose | 3 | none
 generate | none -p x | --profile | 3 | none
+generate | none -p x | --verify | 3 | none
 generate | none -p x | --json | 3 | none
 generate | none -p x | --top-k 2 | 2 | takes the likeliest token
 generate | none -p x | --top-p 0.5 | 2 | takes the likeliest token
@@ -98,6 +99,7 @@ eval | none --text t -b cpu | --device-memory 1G | 3 | none
 eval | none --text t -b cpu | --expert-cache 1G | 3 | none
 eval | none --text t | --expert-capacity 1 | 3 | none
 eval | none --text t | --threads 1 | 3 | none
+eval | none --text t | --verify | 3 | none
 eval | none --text t | --json | 3 | none
 eval | none --text t --seed 1 | --seed 2 | 2 | given twice
 eval | $tiny --text t -b cpu | --device-memory 1G | 2 | device memory has no effect on backend cpu
