@@ -21,6 +21,9 @@
 static const uint64_t gpu_reserve = UINT64_C(512) << 20;
 static const uint64_t memory_reserve = UINT64_C(1) << 30;
 
+/* Share of zeros that a plan of ternary-dict assumes: the paper's. */
+static const double zeros = 0.885;
+
 /* Tokens of a full-length calibration sample (docs/evaluation.md). */
 static const double sample_tokens[QMI_N_STACKS] = {512, 115};
 
@@ -28,10 +31,11 @@ typedef struct planner {
     qmoe_context *context;
     qmoe_plan_options options;
     qmoe_model *model;
-    const qmi_format *format; /* of the experts to be */
-    bool as_it_is;            /* the model's own sizes */
-    bool budget;              /* pvq and pvq8, to keep to options.bits */
-    qmoe_plan_kind *part_of;  /* [n_weights] */
+    const qmi_format *format;  /* of the experts to be */
+    bool as_it_is;             /* the model's own sizes */
+    bool budget;               /* pvq and pvq8, to keep to options.bits */
+    qmi_dictionary_rate *rate; /* of a format of variable size, else NULL */
+    qmoe_plan_kind *part_of;   /* [n_weights] */
     qmoe_plan_report *report;
     qmi_error *err;
 } planner;
@@ -117,12 +121,14 @@ static uint64_t planned_bytes(const planner *p, const qmi_weight *w)
 {
     if (!w->is_expert || p->as_it_is)
         return qmi_weight_bytes(w);
-    double bits = p->options.bits;
-    if (bits == 0 && p->format->variable)
-        bits = qmi_dictionary_bits(p->model->config.d_model);
-    if (bits == 0)
-        return qmi_stack_size(p->format, w->n_mats, w->n_rows, w->n_cols, 0);
-    return (uint64_t)(weights_in(w) * bits / 8);
+    if (p->options.bits > 0)
+        return (uint64_t)(weights_in(w) * p->options.bits / 8);
+    double code_bits = 0;
+    if (p->rate != NULL)
+        code_bits = 16 * qmi_dictionary_codewords(p->rate, w->n_cols) /
+                    (double)w->n_cols;
+    return qmi_stack_size(
+        p->format, w->n_mats, w->n_rows, w->n_cols, code_bits);
 }
 
 /* What one token of the decoder reads of a weight, per step that uses it. */
@@ -173,6 +179,20 @@ static qmoe_status check_budget(const planner *p)
     if (weights == 0)
         return QMOE_OK;
     return qmi_check_bits(p->options.bits, bytes[0], bytes[1], weights, p->err);
+}
+
+/* A plan does not see the weights that ternary-dict's size depends on. */
+static qmoe_status find_rate(planner *p)
+{
+    if (!p->format->variable || p->as_it_is || p->options.bits > 0)
+        return QMOE_OK;
+    const qmi_dict *dict = qmi_dict_generic();
+    p->rate = qmi_calloc(1, sizeof *p->rate, "the dictionary's rate", p->err);
+    if (p->rate == NULL)
+        return QMOE_E_NOMEM;
+    if (dict == NULL)
+        return qmi_fail(p->err, QMOE_E_NOMEM, "out of memory: the dictionary");
+    return qmi_dictionary_rate_init(p->rate, dict, zeros, p->err);
 }
 
 static qmoe_status count_sizes(planner *p)
@@ -382,6 +402,7 @@ static qmoe_status run(planner *p, const char *source)
         qmi_plan_open(&p->model, &p->report->from_config, p->context, source));
     QMI_TRY(choose_format(p));
     QMI_TRY(sort_weights(p));
+    QMI_TRY(find_rate(p));
     QMI_TRY(count_sizes(p));
     fill_places(p);
     plan_speed(p);
@@ -400,6 +421,7 @@ qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,
     qmi_copy_options(&p.options, sizeof p.options, options);
     qmoe_status status = run(&p, source);
     qmi_free(p.part_of);
+    qmi_free(p.rate);
     qmoe_model_close(p.model);
     return qmi_call_end(context, status);
 }

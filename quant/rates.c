@@ -1,24 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Recorded rates: how small ternary-dict makes experts, and how fast
- * compression was.  docs/publish.md explains the entries. */
+ * How fast compression was.  docs/publish.md explains the entries. */
 #include "plan_rates.h"
-
-/* Table 6 of the QMoE paper: compression of the expert weights alone against
- * 16 bits.  The width decides: published models of one width have the same
- * shapes of experts. */
-static const struct {
-    int64_t d_model;
-    double rate;
-} dictionary_rates[] = {{768, 17.06}, {1024, 18.34}, {2080, 20.07}};
-
-double qmi_dictionary_bits(int64_t d_model)
-{
-    for (size_t i = 0; i < sizeof dictionary_rates / sizeof *dictionary_rates;
-         i++)
-        if (dictionary_rates[i].d_model == d_model)
-            return 16 / dictionary_rates[i].rate;
-    return 1;
-}
 
 static const qmoe_recorded_rate recorded[] = {
     {"gptq ternary-dict, base-128", "one A6000, 10,000 samples, 14.0 min",

@@ -18,8 +18,9 @@ typedef struct qmoe_plan_options {
     const char *format;
     /* Bits per expert weight, everything counted.  Without a format the budget
      * of qmoe_compress_options.bits: a mixture of pvq and pvq8, "mixed" in the
-     * report.  With format "ternary-dict" the rate to assume; 0 = the published
-     * one for the model's width, else 1.  Other formats have a fixed size. */
+     * report.  With format "ternary-dict" the rate to assume; 0 = the expected one
+     * of independent weights of which 88.5 % are zero (docs/publish.md).  Other
+     * formats have a fixed size. */
     double bits;
     const uint64_t *gpu_bytes; /* [n_gpus] memory of each GPU */
     size_t n_gpus;

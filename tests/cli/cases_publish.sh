@@ -27,8 +27,8 @@ case_plan_of_everything() {
 case_plan_of_c2048() {
     expect 0 "$qmoe" plan synth:c-2048 --format ternary-dict --gpu 4x48G --gpu-rate 700G \
         --rate 1000000 --json
-    is_true "$(json expert_ratio out) > 20.06 && $(json expert_ratio out) < 20.08"
-    is_true "$(json total_bytes out) > 158.4e9 && $(json total_bytes out) < 158.8e9"
+    is_true "$(json expert_ratio out) > 21.10 && $(json expert_ratio out) < 21.12"
+    is_true "$(json total_bytes out) > 150.6e9 && $(json total_bytes out) < 150.8e9"
     [ "$(json fits_gpus out)" = true ] || fail "does not fit four GPUs"
     expect 0 "$qmoe" plan synth:c-2048 --format pvq --memory 32G --memory-rate 20G \
         --disk-rate 3G --rate 1000000
