@@ -138,6 +138,8 @@ static void json_result(cJSON *json, const qmoe_compress_report *r)
     cli_json_count(json, "experts", r->n_experts);
     cli_json_count(json, "experts_without_tokens", r->n_experts_without_tokens);
     cli_json_count(json, "singular_matrices", r->n_singular);
+    cli_json_count(json, "resumed_experts", r->n_experts_resumed);
+    cli_json_count(json, "resumed_trials", r->n_trials_resumed);
     cli_json_real(json, "seconds", r->seconds);
 }
 
@@ -181,6 +183,17 @@ static void print_plan(const request *q, const qmoe_compress_report *r)
     printf("  time         about %.0f s\n", r->planned_seconds);
 }
 
+static void print_resumed(const request *q, const qmoe_compress_report *r)
+{
+    if (!q->options.resume)
+        return;
+    printf("  resumed  %" PRIu64 " of %" PRIu64 " experts were done",
+        r->n_experts_resumed, r->n_experts);
+    if (r->n_trials_resumed != 0)
+        printf(", %" PRIu64 " were measured", r->n_trials_resumed);
+    putchar('\n');
+}
+
 static void print_text(const request *q, const qmoe_compress_report *r)
 {
     cli_clear_progress();
@@ -203,6 +216,7 @@ static void print_text(const request *q, const qmoe_compress_report *r)
                " experts without calibration tokens, %" PRIu64
                " singular matrices\n",
             r->n_experts_without_tokens, r->n_singular);
+    print_resumed(q, r);
     printf("  time     %.1f s\n", r->seconds);
 }
 

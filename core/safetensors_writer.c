@@ -160,7 +160,7 @@ qmoe_status qmi_st_writer_create(
 qmoe_status qmi_st_writer_continue(
     qmi_st_writer **out, const char *path, bool existing, qmi_error *err)
 {
-    return create(out, path, existing ? 0 : O_CREAT | O_TRUNC, true, err);
+    return create(out, path, O_CREAT | (existing ? 0 : O_TRUNC), true, err);
 }
 
 void qmi_st_writer_destroy(qmi_st_writer *w)
@@ -448,29 +448,32 @@ qmoe_status qmi_st_writer_read(qmi_st_writer *w, size_t index, void *dst,
     return QMOE_OK;
 }
 
-qmoe_status qmi_st_writer_keep(
-    qmi_st_writer *w, size_t index, uint64_t n_bytes, qmi_error *err)
+qmoe_status qmi_st_writer_available(qmi_st_writer *w, size_t index,
+    uint64_t begin, uint64_t *n_bytes, qmi_error *err)
 {
-    enum { PIECE = 1 << 20 };
+    struct stat info;
+    *n_bytes = 0;
     QMI_TRY(lay_out(w, err));
-    item *x = &w->items[index];
-    if (n_bytes > x->n_bytes)
-        return qmi_fail(err, QMOE_E_INVALID,
-            "%s: tensor '%.200s': more bytes than declared", w->path, x->name);
-    uint8_t *piece = qmi_calloc(PIECE, 1, "a file piece", err);
-    if (piece == NULL)
-        return QMOE_E_NOMEM;
-    qmoe_status status = QMOE_OK;
-    while (status == QMOE_OK && x->n_written < n_bytes) {
-        uint64_t n = n_bytes - x->n_written;
-        n = n < PIECE ? n : PIECE;
-        status = qmi_st_writer_read(w, index, piece, x->n_written, n, err);
-        if (status == QMOE_OK)
-            status = add_to_hash(x, piece, n, err);
-        x->n_written += n;
-    }
-    qmi_free(piece);
-    return status;
+    if (fstat(w->fd, &info) != 0)
+        return qmi_fail_errno(err, "%s: cannot read", w->path);
+    const item *x = &w->items[index];
+    const uint64_t size = (uint64_t)info.st_size;
+    const uint64_t first = w->data_begin + x->begin;
+    const uint64_t there = size > first ? size - first : 0;
+    const uint64_t n = there < x->n_bytes ? there : x->n_bytes;
+    *n_bytes = n > begin ? n - begin : 0;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_st_writer_keep(qmi_st_writer *w, size_t index, const void *data,
+    size_t n_bytes, qmi_error *err)
+{
+    item *x = NULL;
+    QMI_TRY(start_write(&x, w, index, n_bytes, err));
+    if (n_bytes != 0)
+        QMI_TRY(add_to_hash(x, data, n_bytes, err));
+    x->n_written += n_bytes;
+    return QMOE_OK;
 }
 
 qmoe_status qmi_st_writer_sync(qmi_st_writer *w, qmi_error *err)

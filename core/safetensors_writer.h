@@ -22,14 +22,16 @@ qmoe_status qmi_st_writer_create(
 void qmi_st_writer_destroy(qmi_st_writer *w);
 
 /* For work that may be interrupted: like create, but an unfinished file stays.
- * `existing`: the file is there and keeps its content; declare the same
+ * `existing`: the file keeps its content, if it is there; declare the same
  * tensors and metadata again, then say with _keep what of it counts. */
 qmoe_status qmi_st_writer_continue(
     qmi_st_writer **out, const char *path, bool existing, qmi_error *err);
-/* Takes over the first n_bytes of tensor `index` from the file, reading them
- * for the checksum.  E_FORMAT: the file is too short. */
-qmoe_status qmi_st_writer_keep(
-    qmi_st_writer *w, size_t index, uint64_t n_bytes, qmi_error *err);
+/* How many bytes the file has of tensor `index` from its byte `begin` on. */
+qmoe_status qmi_st_writer_available(qmi_st_writer *w, size_t index,
+    uint64_t begin, uint64_t *n_bytes, qmi_error *err);
+/* Like write for bytes that the file has there already. */
+qmoe_status qmi_st_writer_keep(qmi_st_writer *w, size_t index, const void *data,
+    size_t n_bytes, qmi_error *err);
 /* Everything written so far is on disk when this returns. */
 qmoe_status qmi_st_writer_sync(qmi_st_writer *w, qmi_error *err);
 /* Reads back n_bytes of tensor `index` from its byte `begin`. */

@@ -117,6 +117,10 @@ typedef qmoe_status (*qmi_piece_fn)(
 qmoe_status qmi_tensor_file_stream(const qmi_tensor_file *file,
     const void *data, uint64_t n_bytes, qmi_piece_fn visit, void *user,
     qmi_error *err);
+/* The same for the whole file as it is on disk, whatever its container; not
+ * for one that is generated. */
+qmoe_status qmi_tensor_file_stream_all(const qmi_tensor_file *file,
+    qmi_piece_fn visit, void *user, qmi_error *err);
 /* As release; and what the system keeps of the file in its cache goes, too. */
 void qmi_tensor_file_forget(
     const qmi_tensor_file *file, const void *data, uint64_t n_bytes);

@@ -78,6 +78,12 @@ qmoe_status qmi_tensor_file_stream(const qmi_tensor_file *file,
     return visit(user, data, (size_t)n_bytes);
 }
 
+qmoe_status qmi_tensor_file_stream_all(
+    const qmi_tensor_file *file, qmi_piece_fn visit, void *user, qmi_error *err)
+{
+    return read_file(file, file->map.data, file->map.n_bytes, visit, user, err);
+}
+
 void qmi_tensor_file_forget(
     const qmi_tensor_file *file, const void *data, uint64_t n_bytes)
 {

@@ -127,9 +127,11 @@ static qmoe_status fill(qmi_calibration *c, const qmoe_model *model,
             options->calibration[0], QMI_MAX_DOCUMENT_TOKENS);
     for (int stack = 0; stack < QMI_N_STACKS; stack++) {
         const qmi_token_set *set = &c->sets[stack];
-        const uint64_t pair[2] = {c->hash,
-            qmi_hash64(set->ids, (size_t)set->n_tokens * sizeof *set->ids)};
-        c->hash = qmi_hash64(pair, sizeof pair);
+        const uint64_t all[3] = {c->hash,
+            qmi_hash64(set->ids, (size_t)set->n_tokens * sizeof *set->ids),
+            qmi_hash64(
+                set->begin, (set->n_sequences + 1) * sizeof *set->begin)};
+        c->hash = qmi_hash64(all, sizeof all);
     }
     return mark_counted(c, model->tokenizer, err);
 }

@@ -23,7 +23,7 @@ typedef struct qmi_token_set {
 typedef struct qmi_calibration {
     qmi_token_set sets[QMI_N_STACKS];
     uint64_t n_skipped; /* documents */
-    uint64_t hash;      /* of all ids: part of a run's fingerprint */
+    uint64_t hash;      /* of all samples */
 } qmi_calibration;
 
 /* Draws samples from text files (qmi_samples).  E_FORMAT: no usable one. */

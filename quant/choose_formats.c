@@ -187,15 +187,16 @@ static void set_main_format(qmi_job *job, int64_t n)
         qmi_job_candidate(job, 2 * n_large > n ? QMI_LARGE : QMI_SMALL);
 }
 
-static bool all_measured(const qmi_job *job, int64_t n_blocks)
+/* Trials of an earlier process. */
+static int64_t count_measured(const qmi_job *job, int64_t n_blocks)
 {
+    int64_t n_measured = 0;
     for (int64_t number = 0; number < n_blocks; number++) {
         int64_t n = 0;
         qmi_journal_trials(job->journal, number, &n);
-        if (n < qmi_job_n_trials(job))
-            return false;
+        n_measured += n;
     }
-    return true;
+    return n_measured;
 }
 
 qmoe_status qmi_job_choose_formats(qmi_job *job)
@@ -209,7 +210,9 @@ qmoe_status qmi_job_choose_formats(qmi_job *job)
     job->weights_total = job->report->expert_weights /
                          (uint64_t)job->model->config.n_experts *
                          (uint64_t)qmi_job_n_trials(job);
-    if (!all_measured(job, n_blocks))
+    const int64_t n_measured = count_measured(job, n_blocks);
+    job->report->n_trials_resumed = (uint64_t)n_measured;
+    if (n_measured < n_blocks * qmi_job_n_trials(job))
         QMI_TRY(qmi_job_sweep(job, measure_block));
     for (int64_t i = 0; i < n; i++)
         sum_errors(job, &job->choices[i], i / QMI_N_KINDS);

@@ -265,6 +265,22 @@ static qmoe_status load_calibration(qmi_job *job)
     return QMOE_OK;
 }
 
+static qmoe_status open_journal(qmi_job *job)
+{
+    qmi_journal_input *inputs = NULL;
+    qmi_journal_job journal = {
+        .n_blocks = qmi_config_sparse_count(&job->model->config),
+        .n_trials = qmi_job_n_trials(job),
+        .n_experts = job->model->config.n_experts,
+    };
+    QMI_TRY(qmi_job_inputs(job, &inputs, &journal.n_inputs));
+    journal.inputs = inputs;
+    qmoe_status status = qmi_journal_open(&job->journal, job->output.partial,
+        &journal, job->output.resumed, job->err);
+    qmi_free(inputs);
+    return status;
+}
+
 static qmoe_status open_output(qmi_job *job, const char *output)
 {
     const qmi_output_options options = {
@@ -278,8 +294,7 @@ static qmoe_status open_output(qmi_job *job, const char *output)
     if (job->options.resume && !job->output.resumed)
         qmi_message(
             job->context, "nothing to resume: starting from the beginning");
-    return qmi_journal_open(&job->journal, job->output.partial,
-        qmi_job_fingerprint(job), job->output.resumed, job->err);
+    return open_journal(job);
 }
 
 static qmoe_status start_pass(qmi_job *job)

@@ -75,32 +75,26 @@ static void count_weights(block_run *r, int64_t n_experts)
 
 /* ---- writers ---- */
 
-/* Opens the shard of one stack, continuing the n_done experts in it. */
-static qmoe_status open_writer(
-    block_run *r, int kind, const qmi_journal_expert *done, int64_t n_done)
+/* Opens the shard of one stack; `existing`: an earlier process began it. */
+static qmoe_status open_writer(block_run *r, int kind, bool existing)
 {
     qmi_job *job = r->job;
     const qmi_weight *stack = r->block.stacks[kind];
     qmi_job_next_file(job, r->files[kind]);
     char *path = qmi_output_file(&job->output, r->files[kind], job->err);
-    uint64_t *lengths =
-        qmi_calloc((size_t)n_done, sizeof *lengths, "expert lengths", job->err);
-    qmoe_status status = QMOE_E_NOMEM;
-    if (path != NULL && lengths != NULL) {
-        const qmi_stack_plan plan = {
-            .path = path,
-            .name = stack->name,
-            .format = qmi_format_find(r->recipes[kind].quantiser->format),
-            .n_mats = stack->n_mats,
-            .n_rows = stack->n_rows,
-            .n_cols = stack->n_cols,
-        };
-        for (int64_t e = 0; e < n_done; e++)
-            lengths[e] = done[e].length[kind];
-        status = qmi_stack_writer_create(
-            &r->writers[kind], &plan, lengths, n_done, job->err);
-    }
-    qmi_free(lengths);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    const qmi_stack_plan plan = {
+        .path = path,
+        .name = stack->name,
+        .format = qmi_format_find(r->recipes[kind].quantiser->format),
+        .n_mats = stack->n_mats,
+        .n_rows = stack->n_rows,
+        .n_cols = stack->n_cols,
+        .existing = existing,
+    };
+    qmoe_status status =
+        qmi_stack_writer_create(&r->writers[kind], &plan, job->err);
     qmi_free(path);
     return status;
 }
@@ -129,15 +123,77 @@ static qmoe_status finish_writer(block_run *r, int kind)
         job->manifest, stack, &r->recipes[kind], job->err);
 }
 
+/* ---- what an earlier process did ---- */
+
+/* Reads the next expert from the shards.  *damaged: the kind whose shard does
+ * not hold what was written; QMI_N_KINDS: none. */
+static qmoe_status load_expert(block_run *r, const qmi_journal_expert *done,
+    qmi_encoded loaded[QMI_N_KINDS], int *damaged)
+{
+    for (*damaged = 0; *damaged < QMI_N_KINDS; ++*damaged) {
+        const int kind = *damaged;
+        bool found = false;
+        QMI_TRY(qmi_stack_writer_load(r->writers[kind], &loaded[kind],
+            done->length[kind], &found, r->job->err));
+        if (!found || qmi_encoded_digest(&loaded[kind]) != done->digest[kind])
+            break;
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status keep_expert(
+    block_run *r, const qmi_journal_expert *done, int *damaged)
+{
+    qmi_encoded loaded[QMI_N_KINDS] = {{0}};
+    qmoe_status status = load_expert(r, done, loaded, damaged);
+    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        if (status == QMOE_OK && *damaged == QMI_N_KINDS)
+            status = qmi_stack_writer_keep(
+                r->writers[kind], &loaded[kind], r->job->err);
+        qmi_encoded_free(&loaded[kind]);
+    }
+    return status;
+}
+
+static qmoe_status redo_from(block_run *r, int64_t expert, int damaged)
+{
+    qmi_job *job = r->job;
+    int64_t n_dropped = 0;
+    QMI_TRY(qmi_journal_forget(
+        job->journal, r->number, expert, &n_dropped, job->err));
+    qmi_message(job->context,
+        "%s/%s: expert %lld is not what was written; %lld finished expert(s) "
+        "are done again",
+        job->output.partial, r->files[damaged], (long long)expert,
+        (long long)n_dropped);
+    return QMOE_OK;
+}
+
+/* Takes over the experts that are in the shards as they were written: n_kept.
+ * From the first one that is not, all is done again. */
+static qmoe_status keep_experts(block_run *r, int64_t *n_kept)
+{
+    int64_t n_done = 0;
+    const qmi_journal_expert *done =
+        qmi_journal_block(r->job->journal, r->number, &n_done);
+    int damaged = QMI_N_KINDS;
+    for (*n_kept = 0; *n_kept < n_done; ++*n_kept) {
+        QMI_TRY(keep_expert(r, &done[*n_kept], &damaged));
+        if (damaged != QMI_N_KINDS)
+            return redo_from(r, *n_kept, damaged);
+    }
+    return QMOE_OK;
+}
+
 /* ---- groups ---- */
 
-/* Takes the tokens of experts done by an earlier process through them. */
-static qmoe_status replay(block_run *r, int64_t n_done)
+/* Takes the tokens of the experts kept through them. */
+static qmoe_status replay(block_run *r, int64_t n_kept)
 {
     qmi_job *job = r->job;
     int64_t step = job->options.group_size;
-    for (int64_t e = 0; job->calibrated && e < n_done; e += step) {
-        int64_t n = n_done - e < step ? n_done - e : step;
+    for (int64_t e = 0; job->calibrated && e < n_kept; e += step) {
+        int64_t n = n_kept - e < step ? n_kept - e : step;
         qmi_weight stacks[QMI_N_KINDS] = {{0}};
         QMI_TRY(report_progress(r, e));
         qmoe_status status = QMOE_OK;
@@ -209,18 +265,19 @@ static qmoe_status run_groups(block_run *r, int64_t first)
 static qmoe_status run_block(block_run *r)
 {
     qmi_job *job = r->job;
-    int64_t n_done = 0;
-    const qmi_journal_expert *done =
-        qmi_journal_block(job->journal, r->number, &n_done);
+    int64_t n_done = 0, n_kept = 0;
+    qmi_journal_block(job->journal, r->number, &n_done);
     for (int kind = 0; kind < QMI_N_KINDS; kind++) {
         r->recipes[kind] =
             qmi_job_stack_recipe(job, r->number, kind, r->block.stacks[kind]);
         qmi_expert_pass_recipe(job->pass, kind, &r->recipes[kind]);
-        QMI_TRY(open_writer(r, kind, done, n_done));
+        QMI_TRY(open_writer(r, kind, n_done != 0));
     }
-    QMI_TRY(replay(r, n_done));
-    count_weights(r, n_done);
-    QMI_TRY(run_groups(r, n_done));
+    QMI_TRY(keep_experts(r, &n_kept));
+    job->report->n_experts_resumed += (uint64_t)n_kept;
+    QMI_TRY(replay(r, n_kept));
+    count_weights(r, n_kept);
+    QMI_TRY(run_groups(r, n_kept));
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
         QMI_TRY(finish_writer(r, kind));
     return QMOE_OK;

@@ -3,6 +3,7 @@
  *   compress.c         options, the flow
  *   compress_plan.c    what it will take; refuses before work starts
  *   compress_memory.c  how much memory
+ *   compress_inputs.c  what decides the result, for resumption
  *   compress_copy.c    what is copied unchanged
  *   choose_formats.c   which stack gets which format, with a bit budget
  *   compress_blocks.c  the experts, block by block
@@ -68,8 +69,8 @@ uint64_t qmi_job_state_bytes(const qmi_job *job);
 double qmi_compression_work(const qmi_config *config, double expert_weights,
     double dense_weights, const double tokens[QMI_N_STACKS],
     const qmi_recipe *recipe, double trials);
-/* Identifies the job for --resume. */
-uint64_t qmi_job_fingerprint(const qmi_job *job);
+/* What decides the result: [*n], qmi_free.  Reads all weights once. */
+qmoe_status qmi_job_inputs(qmi_job *job, qmi_journal_input **out, size_t *n);
 
 /* The first shard: every tensor that is not an expert's. */
 qmoe_status qmi_job_copy_tensors(qmi_job *job);

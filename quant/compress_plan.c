@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "hash.h"
 #include "machine.h"
 
 /* ---- sizes ---- */
@@ -129,9 +128,13 @@ static void plan_time(qmi_job *job)
 {
     enum { COPY_RATE = 500000000 }; /* bytes/s of reading and writing */
     qmoe_compress_report *r = job->report;
+    /* Once for the checksum, too. */
+    const uint64_t n_reads =
+        qmi_checkpoint_is_generated(job->model->checkpoint) ? 1 : 2;
     r->planned_seconds =
         total_work(job) / qmi_measure_products() / job->n_workers +
-        (double)(r->source_bytes + r->planned_output_bytes) / COPY_RATE;
+        (double)(n_reads * r->source_bytes + r->planned_output_bytes) /
+            COPY_RATE;
 }
 
 qmoe_status qmi_job_plan(qmi_job *job, const char *output)
@@ -146,24 +149,4 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output)
     QMI_TRY(plan_disk(job, output));
     plan_time(job);
     return QMOE_OK;
-}
-
-uint64_t qmi_job_fingerprint(const qmi_job *job)
-{
-    const qmi_recipe *r = &job->recipe;
-    char text[512];
-    int n = snprintf(text, sizeof text,
-        "qmoe %s; source %016llx; calibration %016llx; %s %s; damping %a; "
-        "levels %d; p0 %a; rotation %d %u; passes %d; bits %a",
-        qmoe_version(),
-        (unsigned long long)qmi_source_fingerprint(job->model->checkpoint),
-        (unsigned long long)job->calibration.hash, r->quantiser->method,
-        r->quantiser->format, r->quant.damping, r->quant.fit_levels, r->p0,
-        (int)job->rotation, r->quant.rotation_seed, r->quant.passes, r->bits);
-    /* Another device rounds otherwise, and may route otherwise. */
-    const qmoe_device_info *info = &job->place.info;
-    if (job->calibrated && strcmp(info->backend, "cpu") != 0)
-        n += snprintf(text + n, sizeof text - (size_t)n, "; %s %s",
-            info->backend, info->name);
-    return qmi_hash64(text, (size_t)n);
 }

@@ -127,8 +127,7 @@ static qmoe_status import_stack(qmi_importer *m, const qmi_weight *stack)
         .n_rows = stack->n_rows,
         .n_cols = stack->n_cols,
     };
-    qmoe_status status =
-        qmi_stack_writer_create(&writer, &plan, NULL, 0, m->err);
+    qmoe_status status = qmi_stack_writer_create(&writer, &plan, m->err);
     if (status == QMOE_OK)
         status = fill_stack(m, writer, stack, name);
     qmi_stack_writer_destroy(writer);

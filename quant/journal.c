@@ -1,22 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Journal of a compression run: text, one line per expert or trial, each
- * ending in the checksum of what precedes it.  Doubles are in hexadecimal, exactly. */
+ * Journal of a compression run: a head, the inputs of the job, and one line per
+ * trial or expert in the order of the work (journal_lines.h). */
 #include "journal.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "alloc.h"
-#include "hash.h"
+#include "descriptor.h"
+#include "journal_lines.h"
 #include "map.h"
 
-enum { LINE_BYTES = 640, MAX_JOURNAL_BYTES = 1 << 30 };
+enum { MAX_JOURNAL_BYTES = 1 << 30 };
+
+/* The number is raised when lines change, or what the same inputs give. */
+static const char magic[] = "qmoe-journal ";
+static const char head[] = "qmoe-journal 2\n";
+
+enum { TRIALS, EXPERTS, N_RECORDS };
 
 /* Records of one kind, of one block. */
 typedef struct record_list {
@@ -25,133 +29,45 @@ typedef struct record_list {
 } record_list;
 
 typedef struct block_list {
-    record_list experts, trials;
+    record_list of[N_RECORDS];
 } block_list;
 
 struct qmi_journal {
     char *path;
     int fd;
-    block_list *blocks;
     int64_t n_blocks;
+    int64_t n_each[N_RECORDS]; /* of a finished block */
+    block_list *blocks;        /* [n_blocks] */
+    uint64_t n_bytes, chain;   /* of the file so far */
 };
-
-/* ---- lines ---- */
-
-static int print_quality(char *line, size_t capacity, const qmi_quant_result *q)
-{
-    return snprintf(line, capacity, " %a %a %" PRIu64 " %a %d", q->error,
-        q->energy, q->n_zeros, q->entropy_bits, q->fell_back);
-}
-
-/* Appends " #<checksum>\n" to a line of n bytes. */
-static size_t seal_line(char *line, size_t n)
-{
-    char hex[17];
-    qmi_hash_hex(hex, qmi_hash64(line, n));
-    return n + (size_t)snprintf(line + n, LINE_BYTES - n, " #%s\n", hex);
-}
-
-static size_t print_expert(
-    char line[LINE_BYTES], int64_t block, const qmi_journal_expert *e)
-{
-    size_t n = (size_t)snprintf(line, LINE_BYTES,
-        "expert %" PRId64 " %" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64,
-        block, e->length[QMI_WI], e->length[QMI_WO], e->n_tokens, e->n_counted);
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
-        n += (size_t)print_quality(line + n, LINE_BYTES - n, &e->quality[kind]);
-    return seal_line(line, n);
-}
-
-static bool parse_quality(const char **at, qmi_quant_result *q)
-{
-    int fell_back = 0, n = 0;
-    if (sscanf(*at, " %la %la %" SCNu64 " %la %d%n", &q->error, &q->energy,
-            &q->n_zeros, &q->entropy_bits, &fell_back, &n) != 5)
-        return false;
-    q->fell_back = fell_back != 0;
-    *at += n;
-    return true;
-}
-
-static bool parse_expert(
-    const char *line, int64_t *block, qmi_journal_expert *e)
-{
-    int n = 0;
-    if (sscanf(line,
-            "expert %" SCNd64 " %" SCNu64 " %" SCNu64 " %" SCNd64 " %" SCNd64
-            "%n",
-            block, &e->length[QMI_WI], &e->length[QMI_WO], &e->n_tokens,
-            &e->n_counted, &n) != 5)
-        return false;
-    const char *at = line + n;
-    return parse_quality(&at, &e->quality[QMI_WI]) &&
-           parse_quality(&at, &e->quality[QMI_WO]) && *at == '\0' &&
-           *block >= 0;
-}
-
-static size_t print_trial(
-    char line[LINE_BYTES], int64_t block, const qmi_expert_trial *t)
-{
-    size_t n = (size_t)snprintf(line, LINE_BYTES, "trial %" PRId64, block);
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
-        n += (size_t)snprintf(line + n, LINE_BYTES - n, " %d %a %a",
-            t->measured[kind], t->error[kind][QMI_SMALL],
-            t->error[kind][QMI_LARGE]);
-    return seal_line(line, n);
-}
-
-static bool parse_trial(const char *line, int64_t *block, qmi_expert_trial *t)
-{
-    int n = 0;
-    if (sscanf(line, "trial %" SCNd64 "%n", block, &n) != 1)
-        return false;
-    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
-        int measured = 0, length = 0;
-        line += n;
-        if (sscanf(line, " %d %la %la%n", &measured, &t->error[kind][QMI_SMALL],
-                &t->error[kind][QMI_LARGE], &length) != 3)
-            return false;
-        t->measured[kind] = measured != 0;
-        n = length;
-    }
-    return line[n] == '\0' && *block >= 0;
-}
-
-/* Checks and cuts the checksum off a line (NUL-terminated, without '\n'). */
-static bool unseal_line(char *line)
-{
-    char hex[17];
-    char *mark = strrchr(line, '#');
-    if (mark == NULL || mark == line)
-        return false;
-    size_t n = (size_t)(mark - 1 - line);
-    qmi_hash_hex(hex, qmi_hash64(line, n));
-    if (strcmp(mark + 1, hex) != 0)
-        return false;
-    line[n] = '\0';
-    return true;
-}
 
 /* ---- memory ---- */
 
-static qmoe_status find_block(
-    qmi_journal *j, block_list **out, int64_t block, qmi_error *err)
+static bool is_full(const qmi_journal *j, int64_t block, int kind)
 {
-    if (block >= j->n_blocks) {
-        block_list *grown = qmi_regrow(j->blocks, (size_t)j->n_blocks,
-            (size_t)block + 1, sizeof *grown, "the journal", err);
-        if (grown == NULL)
-            return QMOE_E_NOMEM;
-        j->blocks = grown;
-        j->n_blocks = block + 1;
-    }
-    *out = &j->blocks[block];
-    return QMOE_OK;
+    return j->blocks[block].of[kind].n == j->n_each[kind];
 }
 
-static qmoe_status push(
-    record_list *list, const void *record, size_t size, qmi_error *err)
+/* Whether a line may follow those before it: trials block by block, and then
+ * experts. */
+static bool is_next(const qmi_journal *j, int64_t block, int kind)
 {
+    if (block < 0 || block >= j->n_blocks || is_full(j, block, kind) ||
+        (block > 0 && !is_full(j, block - 1, kind)))
+        return false;
+    return kind == TRIALS ? j->blocks[0].of[EXPERTS].n == 0
+                          : is_full(j, j->n_blocks - 1, TRIALS);
+}
+
+static qmoe_status remember(qmi_journal *j, int64_t block, int kind,
+    const void *record, size_t size, qmi_error *err)
+{
+    if (!is_next(j, block, kind))
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: its lines are not those of this model's blocks and experts "
+            "in order; start again (--force)",
+            j->path);
+    record_list *list = &j->blocks[block].of[kind];
     if (list->n == list->capacity) {
         int64_t capacity = list->capacity == 0 ? 64 : 2 * list->capacity;
         void *grown = qmi_regrow(list->records, (size_t)list->n,
@@ -165,155 +81,219 @@ static qmoe_status push(
     return QMOE_OK;
 }
 
-static qmoe_status remember(qmi_journal *j, int64_t block,
-    const qmi_journal_expert *expert, qmi_error *err)
+static const void *records_of(
+    const qmi_journal *j, int64_t block, int kind, int64_t *n)
 {
-    block_list *list;
-    QMI_TRY(find_block(j, &list, block, err));
-    return push(&list->experts, expert, sizeof *expert, err);
-}
-
-static qmoe_status remember_trial(qmi_journal *j, int64_t block,
-    const qmi_expert_trial *trial, qmi_error *err)
-{
-    block_list *list;
-    QMI_TRY(find_block(j, &list, block, err));
-    return push(&list->trials, trial, sizeof *trial, err);
+    *n = j->blocks[block].of[kind].n;
+    return j->blocks[block].of[kind].records;
 }
 
 const qmi_journal_expert *qmi_journal_block(
     const qmi_journal *journal, int64_t block, int64_t *n)
 {
-    *n = 0;
-    if (block >= journal->n_blocks)
-        return NULL;
-    *n = journal->blocks[block].experts.n;
-    return journal->blocks[block].experts.records;
+    return records_of(journal, block, EXPERTS, n);
 }
 
 const qmi_expert_trial *qmi_journal_trials(
     const qmi_journal *journal, int64_t block, int64_t *n)
 {
-    *n = 0;
-    if (block >= journal->n_blocks)
-        return NULL;
-    *n = journal->blocks[block].trials.n;
-    return journal->blocks[block].trials.records;
+    return records_of(journal, block, TRIALS, n);
 }
 
-/* ---- file ---- */
+/* ---- reading ---- */
 
-static qmoe_status append(
-    qmi_journal *j, const char *text, size_t n, qmi_error *err)
+/* The text at hand.  A line that is not complete, or the last one when it is
+ * broken, was torn by an interruption and is not read. */
+typedef struct reader {
+    qmi_journal *j;
+    char *text, *at, *end;
+} reader;
+
+/* The next line without its end; NULL: there is none. */
+static char *next_line(reader *r)
 {
-    while (n != 0) {
-        ssize_t written = write(j->fd, text, n);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written < 0)
-            return qmi_fail_errno(err, "%s", j->path);
-        text += written;
-        n -= (size_t)written;
-    }
-    if (fdatasync(j->fd) != 0)
-        return qmi_fail_errno(err, "%s", j->path);
+    char *line = r->at;
+    char *newline = memchr(line, '\n', (size_t)(r->end - line));
+    if (newline == NULL)
+        return NULL;
+    *newline = '\0';
+    r->at = newline + 1;
+    return line;
+}
+
+static bool is_last(const reader *r)
+{
+    return memchr(r->at, '\n', (size_t)(r->end - r->at)) == NULL;
+}
+
+static qmoe_status fail_broken(
+    const reader *r, const char *line, qmi_error *err)
+{
+    return qmi_fail(err, QMOE_E_FORMAT, "%s: broken at byte %zu", r->j->path,
+        (size_t)(line - r->text));
+}
+
+static qmoe_status check_input(
+    reader *r, char *line, const qmi_journal_input *wanted, qmi_error *err)
+{
+    qmi_journal_input found;
+    if (!qmi_line_unseal(line, &r->j->chain) ||
+        !qmi_line_parse_input(line, &found))
+        return fail_broken(r, line, err);
+    if (strcmp(found.name, wanted->name) != 0)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: the interrupted run was another job: it has '%.100s' where "
+            "this one has '%.100s'; give the same job, or start again "
+            "(--force)",
+            r->j->path, found.name, wanted->name);
+    if (strcmp(found.value, wanted->value) != 0)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: %.100s is '%.150s', but was '%.150s' when the interrupted "
+            "run began; give the same, or start again (--force)",
+            r->j->path, wanted->name, wanted->value, found.value);
     return QMOE_OK;
 }
 
-static void head_line(char line[LINE_BYTES], uint64_t fingerprint)
+/* *torn: the text ends within the head, so nothing was done yet. */
+static qmoe_status read_head(
+    reader *r, const qmi_journal_job *job, bool *torn, qmi_error *err)
 {
-    char hex[17];
-    qmi_hash_hex(hex, fingerprint);
-    snprintf(line, LINE_BYTES, "qmoe-journal 1 %s\n", hex);
+    const size_t n = (size_t)(r->end - r->text), n_head = sizeof head - 1;
+    *torn = n < n_head && strncmp(r->text, head, n) == 0;
+    if (*torn)
+        return QMOE_OK;
+    if (strncmp(r->text, magic, sizeof magic - 1) != 0)
+        return qmi_fail(err, QMOE_E_FORMAT, "%s: not a journal", r->j->path);
+    if (strncmp(r->text, head, n_head) != 0)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: another version of qmoe wrote it; start again (--force)",
+            r->j->path);
+    r->at += n_head;
+    for (size_t i = 0; !*torn && i < job->n_inputs; i++) {
+        char *line = next_line(r);
+        *torn = line == NULL;
+        if (!*torn)
+            QMI_TRY(check_input(r, line, &job->inputs[i], err));
+    }
+    return QMOE_OK;
 }
 
 /* false: a broken line. */
 static bool take_line(
-    qmi_journal *j, char *line, qmoe_status *status, qmi_error *err)
+    const reader *r, char *line, qmoe_status *status, qmi_error *err)
 {
+    qmi_journal *j = r->j;
     qmi_journal_expert expert = {0};
     qmi_expert_trial trial = {0};
     int64_t block = 0;
-    if (!unseal_line(line))
+    expert.begin = (uint64_t)(line - r->text);
+    expert.chain = j->chain;
+    if (!qmi_line_unseal(line, &j->chain))
         return false;
-    if (parse_expert(line, &block, &expert))
-        *status = remember(j, block, &expert, err);
-    else if (parse_trial(line, &block, &trial))
-        *status = remember_trial(j, block, &trial, err);
+    if (qmi_line_parse_expert(line, &block, &expert))
+        *status = remember(j, block, EXPERTS, &expert, sizeof expert, err);
+    else if (qmi_line_parse_trial(line, &block, &trial))
+        *status = remember(j, block, TRIALS, &trial, sizeof trial, err);
     else
-        return false;
+        *status = fail_broken(r, line, err);
     return true;
 }
 
-/* Reads complete lines; *n_good is the length of the sound part. */
-static qmoe_status parse(qmi_journal *j, char *text, uint64_t fingerprint,
-    size_t *n_good, qmi_error *err)
+/* Leaves in n_bytes the length of the sound part; 0: nothing was done. */
+static qmoe_status parse(qmi_journal *j, const qmi_journal_job *job, char *text,
+    size_t n_bytes, qmi_error *err)
 {
-    char head[LINE_BYTES];
-    head_line(head, fingerprint);
-    size_t n_head = strlen(head);
-    if (strncmp(text, "qmoe-journal 1 ", 15) != 0)
-        return qmi_fail(err, QMOE_E_FORMAT, "%s: not a journal", j->path);
-    if (strncmp(text, head, n_head) != 0)
-        return qmi_fail(err, QMOE_E_INVALID,
-            "%s: the interrupted run had another checkpoint, calibration "
-            "data or options; give the same ones or start again",
-            j->path);
-    char *line = text + n_head;
-    for (char *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+    reader r = {.j = j, .text = text, .at = text, .end = text + n_bytes};
+    bool torn = false;
+    QMI_TRY(read_head(&r, job, &torn, err));
+    if (torn)
+        return QMOE_OK;
+    j->n_bytes = (uint64_t)(r.at - text);
+    for (char *line; (line = next_line(&r)) != NULL;) {
         qmoe_status status = QMOE_OK;
-        *end = '\0';
-        if (!take_line(j, line, &status, err)) {
-            if (strchr(end + 1, '\n') == NULL)
-                break;
-            return qmi_fail(err, QMOE_E_FORMAT, "%s: broken at byte %zu",
-                j->path, (size_t)(line - text));
-        }
+        if (!take_line(&r, line, &status, err))
+            return is_last(&r) ? QMOE_OK : fail_broken(&r, line, err);
         QMI_TRY(status);
+        j->n_bytes = (uint64_t)(r.at - text);
     }
-    *n_good = (size_t)(line - text);
     return QMOE_OK;
 }
 
-static qmoe_status open_existing(
-    qmi_journal *j, uint64_t fingerprint, qmi_error *err)
+/* ---- writing ---- */
+
+static qmoe_status append(
+    qmi_journal *j, const char *text, size_t n, qmi_error *err)
+{
+    if (!qmi_write_at(j->fd, text, n, j->n_bytes) || fdatasync(j->fd) != 0)
+        return qmi_fail_errno(err, "%s", j->path);
+    j->n_bytes += n;
+    return QMOE_OK;
+}
+
+static qmoe_status lines_create(char **text, int64_t n, qmi_error *err)
+{
+    *text = qmi_calloc((size_t)n, QMI_LINE_BYTES, "the journal", err);
+    return *text == NULL ? QMOE_E_NOMEM : QMOE_OK;
+}
+
+static qmoe_status start(
+    qmi_journal *j, const qmi_journal_job *job, qmi_error *err)
 {
     char *text = NULL;
-    size_t n_bytes = 0, n_good = 0;
-    QMI_TRY(qmi_read_file(&text, &n_bytes, j->path, MAX_JOURNAL_BYTES, err));
-    qmoe_status status = parse(j, text, fingerprint, &n_good, err);
-    qmi_free(text);
-    QMI_TRY(status);
-    j->fd = open(j->path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    if (j->fd < 0 || ftruncate(j->fd, (off_t)n_good) != 0)
-        return qmi_fail_errno(err, "%s", j->path);
-    return QMOE_OK;
-}
-
-static qmoe_status open_new(
-    qmi_journal *j, uint64_t fingerprint, qmi_error *err)
-{
-    char head[LINE_BYTES];
-    head_line(head, fingerprint);
+    size_t n = sizeof head - 1;
     j->fd = open(j->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (j->fd < 0)
         return qmi_fail_errno(err, "%s", j->path);
-    return append(j, head, strlen(head), err);
+    QMI_TRY(lines_create(&text, (int64_t)job->n_inputs + 1, err));
+    memcpy(text, head, n);
+    for (size_t i = 0; i < job->n_inputs; i++) {
+        char *line = text + n;
+        n += qmi_line_seal(
+            line, qmi_line_print_input(line, &job->inputs[i]), &j->chain);
+    }
+    qmoe_status status = append(j, text, n, err);
+    qmi_free(text);
+    return status;
+}
+
+/* ---- opening ---- */
+
+static qmoe_status open_existing(
+    qmi_journal *j, const qmi_journal_job *job, qmi_error *err)
+{
+    char *text = NULL;
+    size_t n_bytes = 0;
+    QMI_TRY(qmi_read_file(&text, &n_bytes, j->path, MAX_JOURNAL_BYTES, err));
+    qmoe_status status = parse(j, job, text, n_bytes, err);
+    qmi_free(text);
+    QMI_TRY(status);
+    if (j->n_bytes == 0) {
+        j->chain = 0;
+        return start(j, job, err);
+    }
+    j->fd = open(j->path, O_WRONLY | O_CLOEXEC);
+    if (j->fd < 0 || ftruncate(j->fd, (off_t)j->n_bytes) != 0)
+        return qmi_fail_errno(err, "%s", j->path);
+    return QMOE_OK;
 }
 
 qmoe_status qmi_journal_open(qmi_journal **out, const char *directory,
-    uint64_t fingerprint, bool resume, qmi_error *err)
+    const qmi_journal_job *job, bool resume, qmi_error *err)
 {
     *out = NULL;
     qmi_journal *j = qmi_calloc(1, sizeof *j, "the journal", err);
     if (j == NULL)
         return QMOE_E_NOMEM;
     j->fd = -1;
+    j->n_blocks = job->n_blocks;
+    j->n_each[TRIALS] = job->n_trials;
+    j->n_each[EXPERTS] = job->n_experts;
     j->path = qmi_path_join(directory, QMI_JOURNAL_NAME, err);
+    j->blocks =
+        qmi_calloc((size_t)j->n_blocks, sizeof *j->blocks, "the journal", err);
     qmoe_status status = QMOE_E_NOMEM;
-    if (j->path != NULL)
-        status = resume ? open_existing(j, fingerprint, err)
-                        : open_new(j, fingerprint, err);
+    if (j->path != NULL && j->blocks != NULL)
+        status = resume ? open_existing(j, job, err) : start(j, job, err);
     if (status != QMOE_OK) {
         qmi_journal_close(j);
         return status;
@@ -328,32 +308,43 @@ void qmi_journal_close(qmi_journal *journal)
         return;
     if (journal->fd >= 0)
         close(journal->fd);
-    for (int64_t b = 0; b < journal->n_blocks; b++) {
-        qmi_free(journal->blocks[b].experts.records);
-        qmi_free(journal->blocks[b].trials.records);
-    }
+    for (int64_t b = 0; journal->blocks != NULL && b < journal->n_blocks; b++)
+        for (int kind = 0; kind < N_RECORDS; kind++)
+            qmi_free(journal->blocks[b].of[kind].records);
     qmi_free(journal->blocks);
     qmi_free(journal->path);
     qmi_free(journal);
 }
 
+/* ---- changing ---- */
+
+static qmi_journal_expert record_of(const qmi_expert_result *result)
+{
+    qmi_journal_expert e = {
+        .n_tokens = result->n_tokens, .n_counted = result->n_counted};
+    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        e.length[kind] = qmi_encoded_length(&result->encoded[kind]);
+        e.digest[kind] = qmi_encoded_digest(&result->encoded[kind]);
+        e.quality[kind] = result->quality[kind];
+    }
+    return e;
+}
+
 qmoe_status qmi_journal_add(qmi_journal *journal, int64_t block,
     const qmi_expert_result *results, int64_t n, qmi_error *err)
 {
-    char *text = qmi_calloc((size_t)n, LINE_BYTES, "the journal", err);
-    if (text == NULL)
-        return QMOE_E_NOMEM;
+    char *text = NULL;
     size_t length = 0;
+    QMI_TRY(lines_create(&text, n, err));
     qmoe_status status = QMOE_OK;
     for (int64_t i = 0; status == QMOE_OK && i < n; i++) {
-        qmi_journal_expert e = {
-            .n_tokens = results[i].n_tokens, .n_counted = results[i].n_counted};
-        for (int kind = 0; kind < QMI_N_KINDS; kind++) {
-            e.length[kind] = qmi_encoded_length(&results[i].encoded[kind]);
-            e.quality[kind] = results[i].quality[kind];
-        }
-        length += print_expert(text + length, block, &e);
-        status = remember(journal, block, &e, err);
+        qmi_journal_expert e = record_of(&results[i]);
+        char *line = text + length;
+        e.begin = journal->n_bytes + length;
+        e.chain = journal->chain;
+        length += qmi_line_seal(
+            line, qmi_line_print_expert(line, block, &e), &journal->chain);
+        status = remember(journal, block, EXPERTS, &e, sizeof e, err);
     }
     if (status == QMOE_OK)
         status = append(journal, text, length, err);
@@ -364,17 +355,41 @@ qmoe_status qmi_journal_add(qmi_journal *journal, int64_t block,
 qmoe_status qmi_journal_add_trials(qmi_journal *journal, int64_t block,
     const qmi_expert_trial *trials, int64_t n, qmi_error *err)
 {
-    char *text = qmi_calloc((size_t)n, LINE_BYTES, "the journal", err);
-    if (text == NULL)
-        return QMOE_E_NOMEM;
+    char *text = NULL;
     size_t length = 0;
+    QMI_TRY(lines_create(&text, n, err));
     qmoe_status status = QMOE_OK;
     for (int64_t i = 0; status == QMOE_OK && i < n; i++) {
-        length += print_trial(text + length, block, &trials[i]);
-        status = remember_trial(journal, block, &trials[i], err);
+        char *line = text + length;
+        length += qmi_line_seal(line,
+            qmi_line_print_trial(line, block, &trials[i]), &journal->chain);
+        status =
+            remember(journal, block, TRIALS, &trials[i], sizeof trials[i], err);
     }
     if (status == QMOE_OK)
         status = append(journal, text, length, err);
     qmi_free(text);
     return status;
+}
+
+qmoe_status qmi_journal_forget(qmi_journal *journal, int64_t block,
+    int64_t first, int64_t *n_dropped, qmi_error *err)
+{
+    int64_t n = 0;
+    const qmi_journal_expert *e = qmi_journal_block(journal, block, &n);
+    *n_dropped = 0;
+    if (first >= n)
+        return QMOE_OK;
+    journal->n_bytes = e[first].begin;
+    journal->chain = e[first].chain;
+    if (ftruncate(journal->fd, (off_t)journal->n_bytes) != 0 ||
+        fdatasync(journal->fd) != 0)
+        return qmi_fail_errno(err, "%s", journal->path);
+    for (int64_t b = block; b < journal->n_blocks; b++) {
+        record_list *list = &journal->blocks[b].of[EXPERTS];
+        const int64_t n_kept = b == block ? first : 0;
+        *n_dropped += list->n - n_kept;
+        list->n = n_kept;
+    }
+    return QMOE_OK;
 }

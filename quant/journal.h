@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a compression run has finished, one line per group of experts, so that
- * a later process can continue it.  A line is written and synced after the
- * group's data; a torn last line is dropped.  Lives in the working directory
- * and is removed when the result is put in place. */
+ * What a compression run has finished, one line per expert, so that a later
+ * process can continue it.  A line is written and synced after the expert's
+ * data; a torn end is dropped.  Lives in the working directory and is removed
+ * when the result is put in place. */
 #ifndef QMI_JOURNAL_H
 #define QMI_JOURNAL_H
 
@@ -12,22 +12,37 @@
 
 #define QMI_JOURNAL_NAME "journal"
 
-/* One finished group: experts [first, first + n) of sparse block number
- * `block` (in execution order). */
+/* Something that decides the result, such as a file of the source or an
+ * option: its name, and its value or checksum.  Neither holds a character
+ * below a space. */
+typedef struct qmi_journal_input {
+    char name[288], value[288];
+} qmi_journal_input;
+
+/* What the journal is of.  Trials and experts are counted per sparse block. */
+typedef struct qmi_journal_job {
+    const qmi_journal_input *inputs;
+    size_t n_inputs;
+    int64_t n_blocks, n_trials, n_experts;
+} qmi_journal_job;
+
+/* One finished expert. */
 typedef struct qmi_journal_expert {
     uint64_t length[QMI_N_KINDS]; /* elements of the variable part */
+    uint64_t digest[QMI_N_KINDS]; /* qmi_encoded_digest */
     qmi_quant_result quality[QMI_N_KINDS];
     int64_t n_tokens, n_counted;
+    uint64_t begin, chain; /* the journal's own: where its line begins */
 } qmi_journal_expert;
 
 typedef struct qmi_journal qmi_journal;
 
-/* Opens "journal" in `directory`.  `resume` false starts an empty one for the
- * given fingerprint (hash of checkpoint, calibration and options); true reads
- * the existing one: E_NOT_FOUND when there is none, E_INVALID when its
- * fingerprint differs, E_FORMAT when it is broken before its last line. */
+/* Opens "journal" in `directory`.  `resume` false starts an empty one; true
+ * reads the existing one: E_NOT_FOUND when there is none; E_INVALID naming the
+ * first input that differs; E_FORMAT when it is broken before its last line or
+ * has lines that such a job does not write. */
 qmoe_status qmi_journal_open(qmi_journal **out, const char *directory,
-    uint64_t fingerprint, bool resume, qmi_error *err);
+    const qmi_journal_job *job, bool resume, qmi_error *err);
 void qmi_journal_close(qmi_journal *journal);
 
 /* Experts of `block` that are finished (always the first ones), and what was
@@ -37,8 +52,12 @@ const qmi_journal_expert *qmi_journal_block(
 /* Appends the next n experts of `block` and syncs. */
 qmoe_status qmi_journal_add(qmi_journal *journal, int64_t block,
     const qmi_expert_result *results, int64_t n, qmi_error *err);
+/* Drops expert number `first` of `block` and all that is recorded after it,
+ * from the file, too; *n_dropped experts. */
+qmoe_status qmi_journal_forget(qmi_journal *journal, int64_t block,
+    int64_t first, int64_t *n_dropped, qmi_error *err);
 
-/* The same for trials of formats, which precede the first expert. */
+/* The same for trials of formats, all of which precede the first expert. */
 const qmi_expert_trial *qmi_journal_trials(
     const qmi_journal *journal, int64_t block, int64_t *n);
 qmoe_status qmi_journal_add_trials(qmi_journal *journal, int64_t block,

@@ -4,33 +4,42 @@
 #include "alloc.h"
 #include "map.h"
 
+const char *const qmi_side_files[QMI_N_SIDE_FILES] = {"spiece.model",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "generation_config.json"};
+
+qmoe_status qmi_side_file_read(char **text, size_t *n_bytes, size_t i,
+    const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err)
+{
+    enum { MAX_BYTES = 256 << 20 };
+    char *path = checkpoint != NULL
+                     ? qmi_checkpoint_beside(checkpoint, qmi_side_files[i], err)
+                     : qmi_path_join(directory, qmi_side_files[i], err);
+    *text = NULL;
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = qmi_read_file(text, n_bytes, path, MAX_BYTES, err);
+    qmi_free(path);
+    return status;
+}
+
 qmoe_status qmi_copy_side_files(const qmi_output *output,
     qmi_manifest *manifest, const qmi_checkpoint *checkpoint,
     const char *directory, qmi_error *err)
 {
-    static const char *const names[] = {"spiece.model", "tokenizer.json",
-        "tokenizer_config.json", "special_tokens_map.json",
-        "generation_config.json"};
-    enum { MAX_BYTES = 256 << 20 };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < QMI_N_SIDE_FILES; i++) {
+        const char *name = qmi_side_files[i];
         char *text = NULL;
         size_t n_bytes = 0;
-        char *path = checkpoint != NULL
-                         ? qmi_checkpoint_beside(checkpoint, names[i], err)
-                         : qmi_path_join(directory, names[i], err);
-        if (path == NULL)
-            return QMOE_E_NOMEM;
         qmoe_status status =
-            qmi_read_file(&text, &n_bytes, path, MAX_BYTES, err);
-        qmi_free(path);
+            qmi_side_file_read(&text, &n_bytes, i, checkpoint, directory, err);
         if (status == QMOE_E_NOT_FOUND)
             continue;
         if (status == QMOE_OK)
-            status =
-                manifest != NULL
-                    ? qmi_manifest_write_file(
-                          manifest, output, names[i], text, n_bytes, err)
-                    : qmi_output_write(output, names[i], text, n_bytes, err);
+            status = manifest != NULL
+                         ? qmi_manifest_write_file(
+                               manifest, output, name, text, n_bytes, err)
+                         : qmi_output_write(output, name, text, n_bytes, err);
         qmi_free(text);
         QMI_TRY(status);
     }

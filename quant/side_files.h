@@ -6,6 +6,13 @@
 #include "checkpoint.h"
 #include "manifest.h"
 
+enum { QMI_N_SIDE_FILES = 5 };
+extern const char *const qmi_side_files[QMI_N_SIDE_FILES]; /* their names */
+
+/* Reads side file `i` of `checkpoint`, or if that is NULL of `directory`
+ * (qmi_free).  E_NOT_FOUND: there is none. */
+qmoe_status qmi_side_file_read(char **text, size_t *n_bytes, size_t i,
+    const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err);
 /* Copies those that `checkpoint`, or if that is NULL `directory`, has, as they
  * are.  `manifest` records them; NULL: the output has none. */
 qmoe_status qmi_copy_side_files(const qmi_output *output,

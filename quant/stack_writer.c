@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "hash.h"
 #include "safetensors_writer.h"
 
 struct qmi_stack_writer {
@@ -42,6 +43,14 @@ static uint64_t element_bytes(const qmi_format *format, int part)
     return qmi_dtype_bits(format->parts[part].dtype) / 8;
 }
 
+/* Where matrix `i` begins in a part; of those that are written. */
+static uint64_t part_begin(const qmi_stack_writer *w, int part, int64_t i)
+{
+    return is_variable(w->format, part)
+               ? w->offsets[i] * element_bytes(w->format, part)
+               : matrix_bytes(w, part) * (uint64_t)i;
+}
+
 static qmoe_status declare_parts(
     qmi_stack_writer *w, const char *name, qmi_error *err)
 {
@@ -58,40 +67,19 @@ static qmoe_status declare_parts(
     return QMOE_OK;
 }
 
-/* Takes over what an earlier process wrote. */
-static qmoe_status keep_done(qmi_stack_writer *w, const uint64_t *lengths,
-    int64_t n_done, qmi_error *err)
-{
-    const qmi_format *format = w->format;
-    for (int64_t i = 0; format->variable && i < n_done; i++)
-        w->offsets[i + 1] = w->offsets[i] + lengths[i];
-    for (int i = 0; i < format->n_parts; i++) {
-        uint64_t n_bytes = matrix_bytes(w, i) * (uint64_t)n_done;
-        if (is_offsets(format, i))
-            continue;
-        if (is_variable(format, i))
-            n_bytes = w->offsets[n_done] * element_bytes(format, i);
-        QMI_TRY(qmi_st_writer_keep(w->file, (size_t)i, n_bytes, err));
-    }
-    w->n_done = n_done;
-    return QMOE_OK;
-}
-
-static qmoe_status start(qmi_stack_writer *w, const qmi_stack_plan *plan,
-    const uint64_t *lengths, int64_t n_done, qmi_error *err)
+static qmoe_status start(
+    qmi_stack_writer *w, const qmi_stack_plan *plan, qmi_error *err)
 {
     w->offsets = qmi_calloc(
         (size_t)w->n_mats + 1, sizeof *w->offsets, "expert offsets", err);
     if (w->offsets == NULL)
         return QMOE_E_NOMEM;
-    QMI_TRY(qmi_st_writer_continue(&w->file, plan->path, n_done != 0, err));
-    QMI_TRY(declare_parts(w, plan->name, err));
-    return n_done != 0 ? keep_done(w, lengths, n_done, err) : QMOE_OK;
+    QMI_TRY(qmi_st_writer_continue(&w->file, plan->path, plan->existing, err));
+    return declare_parts(w, plan->name, err);
 }
 
-qmoe_status qmi_stack_writer_create(qmi_stack_writer **out,
-    const qmi_stack_plan *plan, const uint64_t *lengths, int64_t n_done,
-    qmi_error *err)
+qmoe_status qmi_stack_writer_create(
+    qmi_stack_writer **out, const qmi_stack_plan *plan, qmi_error *err)
 {
     *out = NULL;
     qmi_stack_writer *w = qmi_calloc(1, sizeof *w, "a stack writer", err);
@@ -101,7 +89,7 @@ qmoe_status qmi_stack_writer_create(qmi_stack_writer **out,
     w->n_mats = plan->n_mats;
     w->n_rows = plan->n_rows;
     w->n_cols = plan->n_cols;
-    qmoe_status status = start(w, plan, lengths, n_done, err);
+    qmoe_status status = start(w, plan, err);
     if (status != QMOE_OK) {
         qmi_stack_writer_destroy(w);
         return status;
@@ -128,8 +116,21 @@ uint64_t qmi_encoded_length(const qmi_encoded *encoded)
            element_bytes(format, format->variable_part);
 }
 
-qmoe_status qmi_stack_writer_add(
-    qmi_stack_writer *w, const qmi_encoded *encoded, qmi_error *err)
+uint64_t qmi_encoded_digest(const qmi_encoded *encoded)
+{
+    uint64_t hashes[QMI_MAX_PARTS] = {0};
+    for (int i = 0; i < encoded->format->n_parts; i++)
+        if (!is_offsets(encoded->format, i))
+            hashes[i] = qmi_hash64(encoded->parts[i], encoded->part_bytes[i]);
+    return qmi_hash64(hashes, sizeof hashes);
+}
+
+/* Gives a part of the next matrix to the file, which has it or gets it. */
+typedef qmoe_status (*give_fn)(qmi_st_writer *file, size_t part,
+    const void *data, size_t n_bytes, qmi_error *err);
+
+static qmoe_status append(qmi_stack_writer *w, const qmi_encoded *encoded,
+    give_fn give, qmi_error *err)
 {
     const qmi_format *format = w->format;
     if (w->n_done == w->n_mats || encoded->n_rows != w->n_rows ||
@@ -144,7 +145,7 @@ qmoe_status qmi_stack_writer_add(
             return qmi_fail(err, QMOE_E_INTERNAL,
                 "part '%s' of a compressed matrix has the wrong size",
                 format->parts[i].suffix);
-        QMI_TRY(qmi_st_writer_write(w->file, (size_t)i, encoded->parts[i],
+        QMI_TRY(give(w->file, (size_t)i, encoded->parts[i],
             encoded->part_bytes[i], err));
     }
     w->offsets[w->n_done + 1] =
@@ -152,6 +153,57 @@ qmoe_status qmi_stack_writer_add(
     w->n_done++;
     return QMOE_OK;
 }
+
+qmoe_status qmi_stack_writer_add(
+    qmi_stack_writer *w, const qmi_encoded *encoded, qmi_error *err)
+{
+    return append(w, encoded, qmi_st_writer_write, err);
+}
+
+/* ---- what an earlier process wrote ---- */
+
+static qmoe_status load_parts(qmi_stack_writer *w, qmi_encoded *out,
+    uint64_t length, bool *found, qmi_error *err)
+{
+    for (int i = 0; i < w->format->n_parts; i++) {
+        const uint64_t begin = part_begin(w, i, w->n_done);
+        uint64_t n_bytes = matrix_bytes(w, i), n_there = 0;
+        if (is_offsets(w->format, i))
+            continue;
+        if (is_variable(w->format, i) &&
+            !qmi_mul_u64(length, element_bytes(w->format, i), &n_bytes))
+            return QMOE_OK;
+        QMI_TRY(
+            qmi_st_writer_available(w->file, (size_t)i, begin, &n_there, err));
+        if (n_bytes > n_there)
+            return QMOE_OK;
+        out->parts[i] = qmi_calloc(n_bytes, 1, "a compressed expert", err);
+        if (out->parts[i] == NULL)
+            return QMOE_E_NOMEM;
+        out->part_bytes[i] = n_bytes;
+        QMI_TRY(qmi_st_writer_read(
+            w->file, (size_t)i, out->parts[i], begin, n_bytes, err));
+    }
+    *found = true;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_stack_writer_load(qmi_stack_writer *w, qmi_encoded *out,
+    uint64_t length, bool *found, qmi_error *err)
+{
+    *found = false;
+    *out = (qmi_encoded){
+        .format = w->format, .n_rows = w->n_rows, .n_cols = w->n_cols};
+    return load_parts(w, out, length, found, err);
+}
+
+qmoe_status qmi_stack_writer_keep(
+    qmi_stack_writer *w, const qmi_encoded *encoded, qmi_error *err)
+{
+    return append(w, encoded, qmi_st_writer_keep, err);
+}
+
+/* ---- holes ---- */
 
 qmoe_status qmi_stack_writer_add_hollow(
     qmi_stack_writer *w, int64_t n, qmi_error *err)
@@ -192,16 +244,10 @@ qmoe_status qmi_stack_writer_read(qmi_stack_writer *w, qmi_weight *out,
         .n_rows = w->n_rows,
         .n_cols = w->n_cols};
     for (int i = 0; i < format->n_parts; i++) {
-        uint64_t each = matrix_bytes(w, i);
-        uint64_t begin = each * (uint64_t)first;
-        uint64_t n_bytes = each * (uint64_t)n;
         if (is_offsets(format, i))
             continue;
-        if (is_variable(format, i)) {
-            uint64_t size = element_bytes(format, i);
-            begin = w->offsets[first] * size;
-            n_bytes = w->offsets[first + n] * size - begin;
-        }
+        const uint64_t begin = part_begin(w, i, first);
+        const uint64_t n_bytes = part_begin(w, i, first + n) - begin;
         QMI_TRY(read_part(w, &out->parts[i], i, begin, n_bytes, err));
     }
     if (!format->variable)

@@ -15,19 +15,25 @@ typedef struct qmi_stack_plan {
     const char *name; /* of the stack */
     const qmi_format *format;
     int64_t n_mats, n_rows, n_cols;
+    bool existing; /* continue what an earlier process left there */
 } qmi_stack_plan;
 
-/* Starts the shard.  n_done > 0 continues one that holds the first n_done
- * matrices: lengths[n_done] are the element counts of their variable parts
- * (ignored for fixed formats). */
-qmoe_status qmi_stack_writer_create(qmi_stack_writer **out,
-    const qmi_stack_plan *plan, const uint64_t *lengths, int64_t n_done,
-    qmi_error *err);
+/* Starts the shard. */
+qmoe_status qmi_stack_writer_create(
+    qmi_stack_writer **out, const qmi_stack_plan *plan, qmi_error *err);
 /* An unfinished file stays on disk, for a later run to continue. */
 void qmi_stack_writer_destroy(qmi_stack_writer *w);
 
 /* Appends the next matrix. */
 qmoe_status qmi_stack_writer_add(
+    qmi_stack_writer *w, const qmi_encoded *encoded, qmi_error *err);
+/* Reads the next matrix from a file that is continued; `length` is what
+ * qmi_encoded_length was.  !*found: the file has too few bytes.  Release with
+ * qmi_encoded_free in any case. */
+qmoe_status qmi_stack_writer_load(qmi_stack_writer *w, qmi_encoded *out,
+    uint64_t length, bool *found, qmi_error *err);
+/* Appends the matrix just loaded: like add, but it is in the file already. */
+qmoe_status qmi_stack_writer_keep(
     qmi_stack_writer *w, const qmi_encoded *encoded, qmi_error *err);
 /* Appends n matrices whose bytes are all zero, as holes of the file
  * (qmi_st_writer_write_hole).  Fixed formats only (E_INVALID). */
@@ -35,6 +41,8 @@ qmoe_status qmi_stack_writer_add_hollow(
     qmi_stack_writer *w, int64_t n, qmi_error *err);
 /* Elements in the variable part of an encoded matrix; 0 for fixed formats. */
 uint64_t qmi_encoded_length(const qmi_encoded *encoded);
+/* Checksum of what an encoded matrix adds to the file. */
+uint64_t qmi_encoded_digest(const qmi_encoded *encoded);
 /* Everything added is on disk when this returns. */
 qmoe_status qmi_stack_writer_sync(qmi_stack_writer *w, qmi_error *err);
 /* Describes matrices [first, first + n) already in the file as a stack of

@@ -79,6 +79,9 @@ typedef struct qmoe_compress_report {
     uint64_t n_experts;
     uint64_t n_experts_without_tokens; /* rounded to nearest instead */
     uint64_t n_singular; /* matrices whose Hessian was: rounded too */
+    /* Taken over from the interrupted run: experts that were not compressed
+     * again, and with `bits` experts whose errors were not measured again. */
+    uint64_t n_experts_resumed, n_trials_resumed;
     double seconds;
 } qmoe_compress_report;
 
@@ -87,8 +90,9 @@ typedef struct qmoe_compress_report {
  * "<output>.partial", which is flushed to disk and renamed at the end: `output`
  * either is complete or does not appear.  An interrupted run with finished
  * experts is kept there for `resume`, which ends with the same bytes as an
- * undisturbed run.  Weights are read once, in order.  For one backend the result
- * depends neither on the number of threads nor on group_size, memory_limit, work_dir.
+ * undisturbed run.  Weights are read once for a checksum, and then once in the
+ * order of the work.  For one backend and processor the result depends neither
+ * on the number of threads nor on group_size, memory_limit, work_dir.
  * E_EXISTS: `output` exists and !overwrite, or an interrupted run is there;
  * E_NO_SPACE: too little disk, found out before the work where possible;
  * E_NOMEM: memory_limit is below what one expert needs (the text says how

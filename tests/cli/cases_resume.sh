@@ -64,21 +64,84 @@ case_compress_bits_killed_and_resumed() {
 }
 
 killed_and_resumed() {
+    local n_done=0 job
     calibration
     expect 0 calibrated -o whole "$@"
     for _ in 1 2 3 4 5; do
         # Not the function: the signal is for the tool, not for a subshell.
         "$qmoe" compress "$mini" --calib calib.txt --passes 2 --group-size 2 -t 1 \
-            -o out-m --resume "$@" >out 2>err </dev/null &
+            -o out-m --resume --json "$@" >out 2>err </dev/null &
         job=$!
         sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
         kill -9 $job 2>/dev/null || true
         wait $job 2>/dev/null || true
         [ ! -e out-m ] || break
+        n_done=$(finished_experts)
     done
-    [ -e out-m ] || expect 0 calibrated -o out-m --resume "$@"
+    [ -e out-m ] || expect 0 calibrated -o out-m --resume --json "$@"
     diff -r whole out-m || fail "the resumed run differs"
-    nothing_left other
+    # Killed after the rename it may have said nothing.
+    [ ! -s out ] || [ "$(json resumed_experts out)" = "$n_done" ] ||
+        fail "$(json resumed_experts out) experts were kept, not $n_done"
+    [ ! -e out-m.partial ] || fail "out-m.partial was left behind"
+}
+
+# In the journal of out-m.
+finished_experts() {
+    cat out-m.partial/journal 2>/dev/null | grep -c '^expert ' || true
+}
+
+# Leaves a run of `$1` killed after some experts in out-m.partial.
+killed_among_experts() {
+    local job
+    "$qmoe" compress "$1" --calib calib.txt --passes 2 --group-size 2 -t 1 \
+        -o out-m >out 2>err </dev/null &
+    job=$!
+    while [ "$(finished_experts)" -lt 6 ] && kill -0 $job 2>/dev/null; do
+        sleep 0.01
+    done
+    kill -9 $job 2>/dev/null || true
+    wait $job 2>/dev/null || true
+    [ -e out-m.partial/journal ] || fail "the run ended before it was killed"
+}
+
+# Work is kept; damaged work is not; and another source is no continuation.
+case_compress_resume_believes_what_it_checked() {
+    local n_done i shard
+    calibration
+    cp -r "$mini" source
+    expect 0 calibrated -o whole
+    killed_among_experts source
+    n_done=$(finished_experts)
+    cp -r out-m.partial saved
+    expect 0 "$qmoe" compress source --calib calib.txt --passes 2 --group-size 2 \
+        -o out-m --resume
+    diff -r whole out-m || fail "the resumed run differs"
+    has out "resumed  $n_done of 32 experts were done"
+    rm -r out-m
+
+    cp -r saved out-m.partial
+    shard=out-m.partial/model-00002-of-00005.safetensors
+    for i in $(seq 64); do
+        flip $shard $((i * $(stat -c %s $shard) / 65))
+    done
+    expect 0 calibrated -o out-m --resume --json
+    diff -r whole out-m || fail "damage of the shards is in the result"
+    has err "model-00002-of-00005.safetensors: expert" "done again"
+    is_true "$(json resumed_experts out) < $n_done"
+    rm -r out-m
+
+    cp -r saved out-m.partial
+    sed -i 's/"layer_norm_epsilon": [^,]*/"layer_norm_epsilon": 0.001/' source/config.json
+    expect_error 2 "config.json is" compress source --calib calib.txt --passes 2 \
+        -o out-m --resume
+    cp "$mini/config.json" source
+    # 393,216 weights.
+    head -c 786432 /dev/urandom |
+        dd of=source/model.safetensors bs=4096 seek=2000 conv=notrunc status=none
+    expect_error 2 "model.safetensors is" compress source --calib calib.txt --passes 2 \
+        -o out-m --resume
+    [ "$(finished_experts)" = "$n_done" ] || fail "the interrupted run was touched"
 }
 
 case_compress_resume_refusals() {
@@ -86,7 +149,7 @@ case_compress_resume_refusals() {
     mkdir out-m.partial
     printf 'qmoe-journal 1 0123456789abcdef\n' >out-m.partial/journal
     expect_error 3 --resume compress "$mini" --calib calib.txt -o out-m
-    expect_error 2 "another checkpoint" compress "$mini" --calib calib.txt \
+    expect_error 2 "another version" compress "$mini" --calib calib.txt \
         -o out-m --resume
     echo rubbish >out-m.partial/journal
     expect_error 4 journal compress "$mini" --calib calib.txt -o out-m --resume

@@ -99,9 +99,8 @@ static qmoe_status write_stack(
     if (path == NULL)
         return QMOE_E_NOMEM;
     const qmi_stack_plan plan = {path, stack->name, &qmi_format_pvq,
-        stack->n_mats, stack->n_rows, stack->n_cols};
-    qmoe_status status =
-        qmi_stack_writer_create(&writer, &plan, NULL, 0, job->err);
+        stack->n_mats, stack->n_rows, stack->n_cols, false};
+    qmoe_status status = qmi_stack_writer_create(&writer, &plan, job->err);
     if (status == QMOE_OK)
         status = fill_stack(writer, stack,
             n_filled < stack->n_mats ? n_filled : stack->n_mats,

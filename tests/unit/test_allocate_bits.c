@@ -115,8 +115,7 @@ static double file_bits(const char *format, int64_t n_rows, int64_t n_cols)
     assert_int_equal(
         q->run(&encoded, &result, w, n_rows, n_cols, NULL, &options, &err),
         QMOE_OK);
-    assert_int_equal(
-        qmi_stack_writer_create(&writer, &plan, NULL, 0, &err), QMOE_OK);
+    assert_int_equal(qmi_stack_writer_create(&writer, &plan, &err), QMOE_OK);
     for (int i = 0; i < 2; i++)
         assert_int_equal(qmi_stack_writer_add(writer, &encoded, &err), QMOE_OK);
     assert_int_equal(

@@ -116,6 +116,9 @@ static uint64_t hash_directory(const char *path)
 /* Cancels after a number of progress calls; -1 = never. */
 static int countdown;
 
+/* Cancels where the named item comes up. */
+static const char *stop_item;
+
 /* A source file that loses its end when the named item comes up. */
 static const char *victim, *victim_item;
 static long victim_bytes;
@@ -128,6 +131,9 @@ static int on_progress(void *user, const qmoe_progress *progress)
         assert_int_equal(truncate(victim, victim_bytes), 0);
         victim = NULL;
     }
+    if (stop_item != NULL && progress->item != NULL &&
+        strncmp(progress->item, stop_item, strlen(stop_item)) == 0)
+        return 1;
     return countdown >= 0 && countdown-- == 0;
 }
 
@@ -230,7 +236,21 @@ static void test_gptq_beats_rounding(void **state)
     assert_true(gptq.mean_output_error < 0.6 * rtn.mean_output_error);
 }
 
-/* Interrupts a run at many places; each time it resumes to the same bytes. */
+/* Lines of the journal that begin so. */
+static uint64_t count_lines(const char *journal, const char *begin)
+{
+    char path[768], line[1024];
+    uint64_t n = 0;
+    FILE *file = fopen(path_of(path, journal), "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        n += strncmp(line, begin, strlen(begin)) == 0;
+    if (file != NULL)
+        fclose(file);
+    return n;
+}
+
+/* Interrupts a run at many places; each time it resumes to the same bytes, and
+ * no expert that was finished is done again. */
 static void test_resume(void **state)
 {
     (void)state;
@@ -238,28 +258,33 @@ static void test_resume(void **state)
     const qmoe_compress_options options = {
         .overwrite = true, .group_size = 4, .passes = 2};
     uint64_t expected = must_compress("whole", 2, options, &report);
-    int n_interrupted = 0;
-    for (int stop = 2; stop < 80; stop += 13) {
-        char error[512];
+    assert_true(report.n_experts_resumed == 0);
+    static const struct {
+        const char *item;
+        uint64_t n_done; /* at least */
+    } stops[] = {
+        {"encoder block 1, expert 4/", 4},
+        {"decoder block 1, dense", 16},
+        {"decoder block 1, expert 12/", 28},
+    };
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+        char error[512], path[768];
         qmoe_compress_options first = options;
         first.overwrite = false;
-        countdown = stop;
-        qmoe_status status = compress("stopped", 2, first, &report, error);
-        if (status == QMOE_E_CANCELLED) {
-            n_interrupted++;
-            assert_false(exists("stopped"));
-            first.resume = true;
-            assert_true(
-                must_compress("stopped", 1, first, &report) == expected);
-        } else {
-            assert_int_equal(status, QMOE_OK);
-            assert_true(hash_of("stopped") == expected);
-        }
-        char path[768];
-        remove_all(path_of(path, "stopped"));
+        stop_item = stops[i].item;
+        assert_int_equal(
+            compress("stopped", 2, first, &report, error), QMOE_E_CANCELLED);
+        stop_item = NULL;
+        assert_false(exists("stopped"));
+        const uint64_t n_done =
+            count_lines("stopped.partial/journal", "expert ");
+        assert_true(n_done >= stops[i].n_done);
+        first.resume = true;
+        assert_true(must_compress("stopped", 1, first, &report) == expected);
+        assert_true(report.n_experts_resumed == n_done);
         assert_false(exists("stopped.partial"));
+        remove_all(path_of(path, "stopped"));
     }
-    assert_true(n_interrupted >= 3);
 }
 
 static void test_resume_refuses_another_job(void **state)
@@ -268,9 +293,10 @@ static void test_resume_refuses_another_job(void **state)
     char error[512], path[768];
     qmoe_compress_report report;
     qmoe_compress_options options = {.group_size = 4};
-    countdown = 55;
+    stop_item = "encoder block 1, expert 4/";
     assert_int_equal(
         compress("other", 1, options, &report, error), QMOE_E_CANCELLED);
+    stop_item = NULL;
     assert_true(exists("other.partial/journal"));
     /* Neither overwritten unasked ... */
     countdown = -1;
@@ -282,7 +308,7 @@ static void test_resume_refuses_another_job(void **state)
     options.passes = 3;
     assert_int_equal(
         compress("other", 1, options, &report, error), QMOE_E_INVALID);
-    assert_non_null(strstr(error, "another checkpoint"));
+    assert_non_null(strstr(error, "passes is '3', but was '16'"));
     assert_true(exists("other.partial/journal"));
     remove_all(path_of(path, "other.partial"));
 }
@@ -372,22 +398,28 @@ static void test_bits_resume(void **state)
     uint64_t expected = must_compress("bits", 1, options, &report);
     assert_true(must_compress("bits2", 2, other, &report) == expected);
     int n_interrupted = 0;
-    for (int stop = 3; stop < 60; stop += 12) {
+    uint64_t n_resumed = 0;
+    for (int stop = 25; stop < 82; stop += 12) {
         qmoe_compress_options first = options;
         first.overwrite = false;
         countdown = stop;
         qmoe_status status = compress("cut", 2, first, &report, error);
         assert_true(status == QMOE_E_CANCELLED || status == QMOE_OK);
         n_interrupted += status == QMOE_E_CANCELLED;
+        const uint64_t n_done = count_lines("cut.partial/journal", "trial ");
         first.resume = true;
         first.group_size = 4;
-        if (status == QMOE_E_CANCELLED)
+        if (status == QMOE_E_CANCELLED) {
             must_compress("cut", 1, first, &report);
+            assert_true(report.n_trials_resumed == n_done);
+            n_resumed += n_done;
+        }
         assert_true(hash_of("cut") == expected);
         assert_false(exists("cut.partial"));
         remove_all(path_of(path, "cut"));
     }
     assert_true(n_interrupted >= 4);
+    assert_true(n_resumed > 0);
 }
 
 /* Without calibration the errors are those of the weights. */

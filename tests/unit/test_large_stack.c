@@ -59,10 +59,10 @@ static void write_shard(const char *path, const qmi_encoded *last)
 {
     qmi_error err = {0};
     qmi_stack_writer *writer = NULL;
-    const qmi_stack_plan plan = {path, "s", &qmi_format_pvq, N_MATS, N, N};
+    const qmi_stack_plan plan = {
+        path, "s", &qmi_format_pvq, N_MATS, N, N, false};
     uint64_t hash = 0, n_bytes = 0;
-    assert_int_equal(
-        qmi_stack_writer_create(&writer, &plan, NULL, 0, &err), QMOE_OK);
+    assert_int_equal(qmi_stack_writer_create(&writer, &plan, &err), QMOE_OK);
     assert_int_equal(
         qmi_stack_writer_add_hollow(writer, N_MATS + 1, &err), QMOE_E_INVALID);
     assert_int_equal(qmi_stack_writer_add_hollow(writer, LAST, &err), QMOE_OK);

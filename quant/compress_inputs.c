@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What decides the result of a job, by name: the journal keeps the list, and
+ * an interrupted run is continued only by a job with the same one. */
+#include "compress_job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "hash.h"
+#include "map.h"
+
+/* Room for the inputs there are always, and then one per file of weights. */
+enum { FIXED_INPUTS = 32 };
+
+/* The list while it grows. */
+typedef struct list {
+    qmi_journal_input *items; /* [capacity] */
+    size_t n, capacity;
+} list;
+
+static void keep_one_line(char *text)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < 0x20)
+            *text = '?';
+}
+
+/* The next input; its value is printed by the caller. */
+static char *add(list *l, const char *name)
+{
+    qmi_journal_input *input = &l->items[l->n++];
+    snprintf(input->name, sizeof input->name, "%s", name);
+    keep_one_line(input->name);
+    return input->value;
+}
+
+enum { VALUE_BYTES = sizeof((qmi_journal_input *)NULL)->value };
+
+static void add_text(list *l, const char *name, const char *value)
+{
+    char *to = add(l, name);
+    snprintf(to, VALUE_BYTES, "%s", value[0] != '\0' ? value : "none");
+    keep_one_line(to);
+}
+
+static void add_number(list *l, const char *name, double value)
+{
+    snprintf(add(l, name), VALUE_BYTES, "%.17g", value);
+}
+
+static void add_hash(list *l, const char *name, uint64_t hash)
+{
+    qmi_hash_hex(add(l, name), hash);
+}
+
+/* ---- the source ---- */
+
+/* The content, not the text: what the result depends on. */
+static qmoe_status add_config(list *l, const qmi_job *job)
+{
+    char *text =
+        cJSON_PrintUnformatted(qmi_checkpoint_config(job->model->checkpoint));
+    if (text == NULL)
+        return qmi_fail(job->err, QMOE_E_NOMEM, "out of memory: config.json");
+    add_hash(l, "config.json", qmi_hash64(text, strlen(text)));
+    cJSON_free(text);
+    return QMOE_OK;
+}
+
+static qmoe_status add_side_files(list *l, const qmi_job *job)
+{
+    for (size_t i = 0; i < QMI_N_SIDE_FILES; i++) {
+        char *text = NULL;
+        size_t n_bytes = 0;
+        qmoe_status status = qmi_side_file_read(
+            &text, &n_bytes, i, job->model->checkpoint, NULL, job->err);
+        if (status == QMOE_E_NOT_FOUND)
+            add_text(l, qmi_side_files[i], "none");
+        else if (status == QMOE_OK)
+            add_hash(l, qmi_side_files[i], qmi_hash64(text, n_bytes));
+        else
+            return status;
+        qmi_free(text);
+    }
+    return QMOE_OK;
+}
+
+/* A file of weights while it is read. */
+typedef struct reading {
+    qmi_job *job;
+    qmi_hasher *hasher;
+    const char *name;
+    uint64_t done, total;
+} reading;
+
+static qmoe_status take_piece(void *user, const void *piece, size_t n_bytes)
+{
+    reading *r = user;
+    qmi_hasher_add(r->hasher, piece, n_bytes);
+    r->done += n_bytes;
+    return qmi_progress(
+        r->job->context, "checksum", r->name, r->done, r->total);
+}
+
+static qmoe_status hash_file(
+    qmi_job *job, const qmi_tensor_file *file, const char *name, uint64_t *hash)
+{
+    reading r = {
+        .job = job, .name = name, .total = qmi_tensor_file_bytes(file)};
+    /* Made-up weights are what the header says. */
+    *hash = qmi_tensor_file_header_hash(file);
+    if (file->container->is_generated)
+        return QMOE_OK;
+    r.hasher = qmi_hasher_create(job->err);
+    if (r.hasher == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status =
+        qmi_tensor_file_stream_all(file, take_piece, &r, job->err);
+    *hash = qmi_hasher_value(r.hasher);
+    qmi_hasher_destroy(r.hasher);
+    return status;
+}
+
+static qmoe_status add_weights(list *l, qmi_job *job)
+{
+    const qmi_checkpoint *source = job->model->checkpoint;
+    for (size_t i = 0; i < qmi_checkpoint_file_count(source); i++) {
+        const qmi_tensor_file *file = qmi_checkpoint_file(source, i);
+        const char *path = qmi_tensor_file_path(file);
+        const char *slash = strrchr(path, '/');
+        const char *name = slash != NULL ? slash + 1 : path;
+        uint64_t hash = 0;
+        QMI_TRY(hash_file(job, file, name, &hash));
+        add_hash(l, name, hash);
+    }
+    return QMOE_OK;
+}
+
+/* ---- the options ---- */
+
+static void add_recipe(list *l, const qmi_job *job)
+{
+    const qmi_recipe *r = &job->recipe;
+    add_text(l, "method", r->quantiser->method);
+    add_text(l, "format", r->quantiser->format);
+    add_number(l, "damping", r->quant.damping);
+    add_text(l, "levels", r->quant.fit_levels ? "fit" : "minmax");
+    add_number(l, "zero probability of the dictionary", r->p0);
+    add_number(l, "rotation", job->rotation);
+    add_number(l, "rotation seed", r->quant.rotation_seed);
+    add_number(l, "passes", r->quant.passes);
+    add_number(l, "bits", r->bits);
+}
+
+/* Processors and devices round differently, and so may route differently. */
+static qmoe_status add_place(list *l, const qmi_job *job)
+{
+    const qmoe_device_info *info = &job->place.info;
+    qmi_place cpu;
+    QMI_TRY(qmi_place_find(&cpu, job->context, "cpu", NULL, job->err));
+    /* "N processors, kernels: ...": how many does not matter. */
+    const char *kernels = strstr(cpu.info.detail, "kernels: ");
+    add_text(l, "processor", kernels != NULL ? kernels : cpu.info.detail);
+    add_text(l, "backend", info->backend);
+    if (strcmp(info->backend, "cpu") != 0)
+        add_text(l, "device", info->name);
+    return QMOE_OK;
+}
+
+/* In the order of causes: the first that differs is the one to name. */
+static qmoe_status add_all(list *l, qmi_job *job)
+{
+    add_text(l, "version of qmoe", qmoe_version());
+    QMI_TRY(add_config(l, job));
+    QMI_TRY(add_side_files(l, job));
+    add_recipe(l, job);
+    if (job->calibrated) {
+        QMI_TRY(add_place(l, job));
+        add_number(l, "seed", (double)job->recipe.seed);
+        add_hash(l, "calibration text", job->calibration.hash);
+    }
+    return add_weights(l, job);
+}
+
+qmoe_status qmi_job_inputs(qmi_job *job, qmi_journal_input **out, size_t *n)
+{
+    list l = {.capacity = FIXED_INPUTS +
+                          qmi_checkpoint_file_count(job->model->checkpoint)};
+    *out = NULL;
+    *n = 0;
+    l.items = qmi_calloc(
+        l.capacity, sizeof *l.items, "the inputs of the job", job->err);
+    if (l.items == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = add_all(&l, job);
+    if (status != QMOE_OK) {
+        qmi_free(l.items);
+        return status;
+    }
+    *out = l.items;
+    *n = l.n;
+    return QMOE_OK;
+}
