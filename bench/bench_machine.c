@@ -2,11 +2,11 @@
  * Where and from what a measurement comes. */
 #include "qmoe/bench.h"
 
-#include <cblas.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "blas.h"
 #include "qmoe_commit.h"
 
 /* The value of the first "model name" line; other architectures than x86 may
@@ -42,6 +42,7 @@ void qmoe_bench_describe_machine(qmoe_bench_machine *out)
     if (sched_getaffinity(0, sizeof set, &set) == 0)
         out->n_processors = CPU_COUNT(&set);
     read_cpu_name(out->cpu, sizeof out->cpu);
-    snprintf(
-        out->blas_core, sizeof out->blas_core, "%s", openblas_get_corename());
+    const bool blas = qmi_blas_load(1, NULL) == QMOE_OK;
+    snprintf(out->blas_core, sizeof out->blas_core, "%s",
+        blas ? qmi_blas_core() : "none");
 }

@@ -6,12 +6,12 @@
  *   quantisers TABLE --file FILE [EVERY]     on recorded matrices
  *
  * Numbers other than times do not depend on the machine, up to rounding. */
-#include <cblas.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "blas.h"
 #include "clock.h"
 #include "quantisers_problem.h"
 
@@ -222,7 +222,8 @@ int main(int argc, char **argv)
     int n = 0;
     if (argc < 2)
         stop("usage: quantisers TABLE [ROWSxCOLS | --file FILE [EVERY]]");
-    openblas_set_num_threads(1);
+    if (qmi_blas_load(1, NULL) != QMOE_OK)
+        stop("no OpenBLAS");
     add_table(&recipes, argv[1]);
     if (argc > 3 && strcmp(argv[2], "--file") == 0)
         n = load(problems, argv[3], argc > 4 ? atoi(argv[4]) : 1);

@@ -3,12 +3,12 @@
  * that are independent, correlated and uneven, few, or cut off by a relu. */
 #include "quantisers_problem.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "alloc.h"
+#include "blas.h"
 #include "mt19937.h"
 
 const char *const bench_weight_names[] = {
@@ -102,7 +102,7 @@ static void draw_tokens(
     for (int64_t i = 0; i < n_tokens * s->n_factors; i++)
         z[i] = gauss(rng);
     if (!iid)
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_tokens,
+        qmi_blas.dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_tokens,
             (int)n, (int)s->n_factors, 1.0, z, (int)s->n_factors, s->factors,
             (int)n, 1.0, x, (int)n);
     for (int64_t i = 0; !iid && i < n_tokens * n; i++) {
@@ -121,7 +121,7 @@ static void make_moments(
     *h = (qmi_hessian){.n_cols = n, .n_tokens = n_tokens};
     h->sum = reserve((int64_t)n * n, sizeof *h->sum);
     draw_tokens(s, x, n_tokens, rng);
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, n, (int)n_tokens,
+    qmi_blas.dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, n, (int)n_tokens,
         1.0, x, n, x, n, 0.0, h->sum, n);
     qmi_free(x);
 }

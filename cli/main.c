@@ -63,22 +63,6 @@ static cli_exit fail_verb(const char *word)
     return cli_fail(CLI_USAGE, "unknown command '%s'; see 'qmoe --help'", word);
 }
 
-/* OpenBLAS reads its core type while it is loaded: where it errs, the program
- * starts over with the right one, once.  A user's own choice stays. */
-static void correct_blas(char **argv)
-{
-    const char *wanted = qmoe_blas_core_wanted();
-    if (wanted == NULL || getenv("OPENBLAS_CORETYPE") != NULL ||
-        getenv("QMOE_BLAS_CORRECTED") != NULL)
-        return;
-    if (setenv("OPENBLAS_CORETYPE", wanted, 1) == 0 &&
-        setenv("QMOE_BLAS_CORRECTED", "1", 1) == 0)
-        execv("/proc/self/exe", argv);
-    /* It goes on as it is; this process still has the slow one. */
-    unsetenv("OPENBLAS_CORETYPE");
-    unsetenv("QMOE_BLAS_CORRECTED");
-}
-
 static cli_exit dispatch(int argc, char **argv)
 {
     if (argc < 2)
@@ -96,7 +80,6 @@ static cli_exit dispatch(int argc, char **argv)
     for (size_t i = 0; i < N_VERBS; i++) {
         if (strcmp(word, verbs[i]->name) != 0)
             continue;
-        correct_blas(argv);
         return verbs[i]->run(argc - 1, argv + 1);
     }
     return fail_verb(word);

@@ -5,23 +5,7 @@
 #include <string.h>
 
 #include "alloc.h"
-#include "blas_core.h"
 #include "cpu.h"
-
-const char *qmoe_blas_core_wanted(void)
-{
-    return qcpu_blas_core_wanted();
-}
-
-/* A user of the library may know nothing of it. */
-static void tell_of_slow_blas(qmoe_context *context)
-{
-    char text[160];
-    if (qcpu_blas_core_wanted() == NULL)
-        return;
-    qcpu_blas_core_describe(text, sizeof text);
-    qmi_message(context, "%s", text);
-}
 
 qmoe_status qmoe_context_create(
     qmoe_context **out, const qmoe_context_options *options)
@@ -52,7 +36,6 @@ qmoe_status qmoe_context_create(
         qmi_free(context);
         return status;
     }
-    tell_of_slow_blas(context);
     *out = context;
     return QMOE_OK;
 }

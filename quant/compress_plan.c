@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "alloc.h"
+#include "blas.h"
+#include "clock.h"
 #include "machine.h"
 
 /* ---- sizes ---- */
@@ -124,17 +127,70 @@ static double total_work(const qmi_job *job)
         &job->recipe, trials);
 }
 
-static void plan_time(qmi_job *job)
+/* Seconds of one thread to round a weight, from a small matrix. */
+static qmoe_status measure_rounding(double *seconds, const qmi_job *job)
+{
+    enum { ROWS = 64, COLS = 512, N = ROWS * COLS };
+    qmi_encoded encoded;
+    qmi_quant_result result;
+    float *w = qmi_calloc(N, sizeof *w, "a measurement", job->err);
+    if (w == NULL)
+        return QMOE_E_NOMEM;
+    for (int i = 0; i < N; i++)
+        w[i] = (float)(i * 37 % 101 - 50) / 64;
+    const double begin = qmi_thread_seconds();
+    qmoe_status status = job->recipe.quantiser->run(
+        &encoded, &result, w, ROWS, COLS, NULL, &job->recipe.quant, job->err);
+    *seconds = (qmi_thread_seconds() - begin) / N;
+    if (status == QMOE_OK)
+        qmi_encoded_free(&encoded);
+    qmi_free(w);
+    return status;
+}
+
+/* Seconds of one thread.  Passes over calibration text are products of
+ * matrices; without it experts are only rounded. */
+static qmoe_status measure_work(double *seconds, const qmi_job *job)
+{
+    if (job->calibrated) {
+        double rate;
+        QMI_TRY(qmi_measure_products(&rate, job->err));
+        *seconds = total_work(job) / rate;
+        return QMOE_OK;
+    }
+    QMI_TRY(measure_rounding(seconds, job));
+    *seconds *= (double)job->report->expert_weights;
+    return QMOE_OK;
+}
+
+static qmoe_status plan_time(qmi_job *job)
 {
     enum { COPY_RATE = 500000000 }; /* bytes/s of reading and writing */
     qmoe_compress_report *r = job->report;
+    double seconds;
+    QMI_TRY(measure_work(&seconds, job));
     /* Once for the checksum, too. */
     const uint64_t n_reads =
         qmi_checkpoint_is_generated(job->model->checkpoint) ? 1 : 2;
     r->planned_seconds =
-        total_work(job) / qmi_measure_products() / job->n_workers +
+        seconds / job->n_workers +
         (double)(n_reads * r->source_bytes + r->planned_output_bytes) /
             COPY_RATE;
+    return QMOE_OK;
+}
+
+/* Before the work: a process that cannot have OpenBLAS ends here. */
+static qmoe_status load_blas(const qmi_job *job)
+{
+    if (!job->calibrated)
+        return QMOE_OK;
+    QMI_TRY(qmi_blas_load(job->n_workers, job->err));
+    if (qmi_blas_core_wanted() != NULL)
+        qmi_message(job->context,
+            "OpenBLAS uses its kernels for %s, slow here; "
+            "OPENBLAS_CORETYPE=%s would fit",
+            qmi_blas_core(), qmi_blas_core_wanted());
+    return QMOE_OK;
 }
 
 qmoe_status qmi_job_plan(qmi_job *job, const char *output)
@@ -147,6 +203,6 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output)
     r->n_skipped_documents = c->n_skipped;
     QMI_TRY(qmi_job_plan_memory(job));
     QMI_TRY(plan_disk(job, output));
-    plan_time(job);
-    return QMOE_OK;
+    QMI_TRY(load_blas(job));
+    return plan_time(job);
 }

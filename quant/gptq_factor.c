@@ -2,16 +2,10 @@
  * The factor of the damped Hessian in the forms the column walk needs. */
 #include "gptq_frame.h"
 
-#include <cblas.h>
 #include <math.h>
 
 #include "alloc.h"
-
-/* LAPACK, in OpenBLAS: column-major, everything by pointer. */
-void dpotrf_(
-    const char *uplo, const int *n, double *a, const int *lda, int *info);
-void dtrtri_(const char *uplo, const char *diag, const int *n, double *a,
-    const int *lda, int *info);
+#include "blas.h"
 
 static const double default_damping = 0.1;
 /* The paper's floor is 1e-6 on a Hessian scaled by tokens / 2. */
@@ -103,9 +97,9 @@ static bool has_low_rank(const qmi_hessian *hessian)
  * 1 + x y with the old P. */
 static double add_column(double *p, double *y, const double *x, int r)
 {
-    cblas_dsymv(CblasRowMajor, CblasUpper, r, 1.0, p, r, x, 1, 0.0, y, 1);
-    const double pivot = 1 + cblas_ddot(r, x, 1, y, 1);
-    cblas_dsyr(CblasRowMajor, CblasUpper, r, -1 / pivot, y, 1, p, r);
+    qmi_blas.dsymv(CblasRowMajor, CblasUpper, r, 1.0, p, r, x, 1, 0.0, y, 1);
+    const double pivot = 1 + qmi_blas.ddot(r, x, 1, y, 1);
+    qmi_blas.dsyr(CblasRowMajor, CblasUpper, r, -1 / pivot, y, 1, p, r);
     return pivot;
 }
 
@@ -122,8 +116,8 @@ static void factorise_columns(reversed *v, const double *columns, double *p,
         const double *x = columns + j * r;
         const double pivot = add_column(p, y, x, r);
         const double scale = sqrt(d / pivot);
-        cblas_dgemv(CblasRowMajor, CblasNoTrans, (int)j, r, scale, columns, r,
-            y, 1, 0.0, products, 1);
+        qmi_blas.dgemv(CblasRowMajor, CblasNoTrans, (int)j, r, scale, columns,
+            r, y, 1, 0.0, products, 1);
         for (int64_t i = 0; i < j; i++)
             v->last[-(ptrdiff_t)(i * n + j)] = products[i];
         v->last[-(ptrdiff_t)(j * n + j)] = sqrt(d * pivot);
@@ -161,7 +155,7 @@ static qmoe_status factorise_block(reversed *v, double damping, qmi_error *err)
     int order = (int)n, info = 0;
     for (int64_t i = 0; i < n; i++)
         v->block[i * n + i] += damping;
-    dpotrf_("U", &order, v->block, &order, &info);
+    qmi_blas.dpotrf("U", &order, v->block, &order, &info);
     return info == 0 ? QMOE_OK : fail_unusable(err, "is not positive definite");
 }
 
@@ -360,7 +354,7 @@ qmoe_status qmi_gptq_factor(
     const int64_t n = hessian->n_cols;
     const int order = (int)n;
     QMI_TRY(factorise(&v, hessian, absolute_damping(hessian, damping), err));
-    dtrtri_("U", "N", &order, v.block, &order, &info);
+    qmi_blas.dtrtri("U", "N", &order, v.block, &order, &info);
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < n; j++)
             u[i * n + j] = j < i ? 0 : (float)reversed_row(&v, i)[-j];

@@ -6,11 +6,11 @@
  * each other. */
 #include "gptq_frame.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <string.h>
 
 #include "alloc.h"
+#include "blas.h"
 #include "sweep_tile.h"
 
 enum { ROWS = QMI_SWEEP_ROWS, BLOCK = QMI_SWEEP_BLOCK, STEP = QMI_SWEEP_STEP };
@@ -130,9 +130,10 @@ static void walk_range(const walk *w, int64_t begin, int64_t end)
     int64_t middle = begin + n_blocks / 2 * BLOCK;
     walk_range(w, begin, middle);
     if (s->gptq != NULL)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->n_rows,
-            (int)(end - middle), (int)(middle - begin), 1, s->work + begin, n,
-            s->gptq->feedback + begin * n + middle, n, 1, s->work + middle, n);
+        qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans,
+            (int)s->n_rows, (int)(end - middle), (int)(middle - begin), 1,
+            s->work + begin, n, s->gptq->feedback + begin * n + middle, n, 1,
+            s->work + middle, n);
     walk_range(w, middle, end);
 }
 
@@ -157,8 +158,8 @@ qmoe_status qmi_sweep_run(qmi_sweep *sweep, qmi_error *err)
 void qmi_sweep_look_ahead(float *work, int64_t n_rows, const qmi_gptq *descent)
 {
     const int n = (int)descent->n_cols;
-    cblas_strmm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasUnit,
-        (int)n_rows, n, 1, descent->feedback, n, work, n);
+    qmi_blas.strmm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans,
+        CblasUnit, (int)n_rows, n, 1, descent->feedback, n, work, n);
 }
 
 /* ---- errors ---- */
@@ -187,8 +188,8 @@ double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
         int64_t height = n_rows - row < ROWS ? n_rows - row : ROWS;
         for (int64_t i = 0; i < height * n_cols; i++)
             wide[i] = (double)d[row * n_cols + i];
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)height, n,
-            n, 1, wide, n, hessian->sum, n, 0, product, n);
+        qmi_blas.dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)height,
+            n, n, 1, wide, n, hessian->sum, n, 0, product, n);
         for (int64_t i = 0; i < height * n_cols; i++)
             error += wide[i] * product[i];
     }
@@ -201,8 +202,8 @@ double qmi_gptq_error(float *d, int64_t n_rows, const qmi_gptq *gptq)
     const int n = (int)gptq->n_cols, group = gptq->group;
     const double square = sum_of_squares(d, n_rows * n);
     double error = 0;
-    cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasUnit,
-        (int)n_rows, n, 1, gptq->feedback, n, d, n);
+    qmi_blas.strmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans,
+        CblasUnit, (int)n_rows, n, 1, gptq->feedback, n, d, n);
     for (int64_t row = 0; row < n_rows; row++)
         for (int k = 0; k < n; k++) {
             const float *c = d + row * n + k / group * group;

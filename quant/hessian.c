@@ -2,9 +2,8 @@
  * Sums of x x^T. */
 #include "hessian.h"
 
-#include <cblas.h>
-
 #include "alloc.h"
+#include "blas.h"
 
 /* Edge of the squares in which the upper half is mirrored: two of them in
  * double fit the first-level cache. */
@@ -49,8 +48,8 @@ static void add_waiting(qmi_hessian *h)
 {
     const int n = (int)h->n_cols;
     if (h->n_waiting != 0)
-        cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, n, h->n_waiting, 1,
-            h->waiting, n, 1, h->sum, n);
+        qmi_blas.dsyrk(CblasRowMajor, CblasUpper, CblasTrans, n, h->n_waiting,
+            1, h->waiting, n, 1, h->sum, n);
     h->n_waiting = 0;
 }
 

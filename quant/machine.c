@@ -7,9 +7,8 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-#include <cblas.h>
-
 #include "alloc.h"
+#include "blas.h"
 #include "clock.h"
 #include "parallel.h"
 
@@ -28,23 +27,26 @@ uint64_t qmi_free_disk(const char *path)
     return (uint64_t)vfs.f_bavail * vfs.f_frsize;
 }
 
-double qmi_measure_products(void)
+qmoe_status qmi_measure_products(double *rate, qmi_error *err)
 {
     enum { N = 384, ROUNDS = 8 };
-    float *a = qmi_calloc(3 * N * N, sizeof *a, "a measurement", NULL);
+    *rate = 0;
+    QMI_TRY(qmi_blas_load(1, err));
+    float *a = qmi_calloc(3 * N * N, sizeof *a, "a measurement", err);
     if (a == NULL)
-        return 1e10;
+        return QMOE_E_NOMEM;
     for (int i = 0; i < 2 * N * N; i++)
         a[i] = (float)(i % 7) * 0.125f;
     double best = INFINITY;
     for (int i = 0; i < ROUNDS; i++) {
         double begin = qmi_thread_seconds();
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1, a, N,
-            a + N * N, N, 0, a + 2 * N * N, N);
+        qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1, a,
+            N, a + N * N, N, 0, a + 2 * N * N, N);
         best = fmin(best, qmi_thread_seconds() - begin);
     }
     qmi_free(a);
-    return (double)N * N * N / fmax(best, 1e-9);
+    *rate = (double)N * N * N / fmax(best, 1e-9);
+    return QMOE_OK;
 }
 
 /* ---- memory ---- */

@@ -333,7 +333,12 @@ static void plan_compression(planner *p)
             (double)(r->total_weights - r->expert_weights), tokens, &recipe,
             trials);
         r->compress_work = work;
-        r->work_rate = qmi_measure_products();
+        qmi_error unknown = {0};
+        if (qmi_measure_products(&r->work_rate, &unknown) != QMOE_OK) {
+            qmi_message(
+                p->context, "time of compression unknown: %s", unknown.text);
+            return;
+        }
         r->weight_rate = (double)r->expert_weights * r->work_rate *
                          p->context->n_threads / work;
     }

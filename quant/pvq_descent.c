@@ -9,11 +9,11 @@
  * very many local minima: the other blocks could follow a larger step, but it
  * is judged as if they did not.  So H_bb is taken (1 - relax) times as large
  * in the formula, above all in early passes; in the last pass relax is 0. */
-#include <cblas.h>
 #include <math.h>
 #include <string.h>
 
 #include "alloc.h"
+#include "blas.h"
 #include "pvq_fit.h"
 
 /* Found by measuring (docs/quantisers.md "PVQ"). */
@@ -35,7 +35,7 @@ static void multiply_moments(
     float *dst, const qmi_pvq_problem *p, const float *src, int64_t n_rows)
 {
     const int n = (int)p->stride;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_rows, n, n,
+    qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_rows, n, n,
         1.0f, src, n, p->h, n, 0.0f, dst, n);
 }
 
@@ -118,8 +118,8 @@ static void update_residual(
 {
     for (int k = 0; k < d->n; k++)
         if (d->amount[k] != 0)
-            cblas_saxpy((int)stride, -d->amount[k], h + d->col[k] * stride, 1,
-                residual, 1);
+            qmi_blas.saxpy((int)stride, -d->amount[k], h + d->col[k] * stride,
+                1, residual, 1);
 }
 
 static void replace(

@@ -5,10 +5,10 @@
  * scales are this format's own, so the walk is too). */
 #include "pvq_fit.h"
 
-#include <cblas.h>
 #include <string.h>
 
 #include "alloc.h"
+#include "blas.h"
 
 /* ---- metrics ---- */
 
@@ -89,7 +89,7 @@ static void feed(const qmi_pvq_problem *p, float *x, const float *error,
     int64_t n, int64_t first, int64_t depth, int64_t from, int64_t to)
 {
     if (from < to)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n,
+        qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n,
             (int)(to - from), (int)depth, 1.0f, error, QMI_PVQ_PANEL_COLS,
             p->gptq.feedback + first * p->n_cols + from, (int)p->n_cols, 1.0f,
             x + from, (int)p->stride);

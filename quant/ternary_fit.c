@@ -13,11 +13,11 @@
  * is chosen anew given all others, the levels refitted after each pass. */
 #include "ternary_fit.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <string.h>
 
 #include "alloc.h"
+#include "blas.h"
 #include "ternary_dict.h"
 #include "ternary_grid.h"
 #include "ternary_levels.h"
@@ -200,8 +200,8 @@ static qmoe_status multiply(rows *s, qmi_error *err)
         return QMOE_E_NOMEM;
     for (int c = 0; c < n; c++)
         s->diagonal[c] = (double)a->metric[c] * (double)a->metric[c];
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->n_rows, n, n,
-        1, s->w, n, a->feedback, n, 0, s->product, n);
+    qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->n_rows, n,
+        n, 1, s->w, n, a->feedback, n, 0, s->product, n);
     for (int64_t row = 0; row < s->n_rows; row++)
         for (int64_t c = 0; c < n; c++)
             s->product[row * n + c] *= (float)s->diagonal[c];

@@ -2,12 +2,10 @@
  * The CPU backend's table. */
 #include "cpu.h"
 
-#include <cblas.h>
 #include <stdio.h>
 #include <unistd.h>
 
 #include "alloc.h"
-#include "blas_core.h"
 #include "cpu_features.h"
 
 static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
@@ -46,10 +44,8 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     long page = sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0)
         out->memory_bytes = (uint64_t)pages * (uint64_t)page;
-    char blas[160];
-    qcpu_blas_core_describe(blas, sizeof blas);
-    snprintf(out->detail, sizeof out->detail, "%ld processors, kernels: %s; %s",
-        sysconf(_SC_NPROCESSORS_ONLN), qcpu_level(), blas);
+    snprintf(out->detail, sizeof out->detail, "%ld processors, kernels: %s",
+        sysconf(_SC_NPROCESSORS_ONLN), qcpu_level());
     return QMOE_OK;
 }
 
@@ -81,9 +77,6 @@ static qmoe_status device_open(qmi_device **out, int index,
         device_close(device);
         return status;
     }
-    /* Tiles are the unit of parallelism; BLAS threads under them would only
-     * compete, and make results depend on their number. */
-    openblas_set_num_threads(1);
     *out = device;
     return QMOE_OK;
 }

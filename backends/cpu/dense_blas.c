@@ -2,8 +2,7 @@
  * Dense products by OpenBLAS: a tile of rows is widened to f32 in the thread's
  * work space (it stays in the L2 cache), then multiplied.  For large products
  * without AVX-512, and for f16. */
-#include <cblas.h>
-
+#include "blas.h"
 #include "matmul.h"
 
 /* Bytes of a widened tile; half of a common 512 KiB-2 MiB L2 cache at most. */
@@ -37,17 +36,18 @@ static void run(float *y, const qcpu_tile *tile, void *scratch)
     qmi_weight_decode(w, tile->mat, tile->row, tile->n_rows, wide);
     int n = (int)tile->n_rows, k = (int)w->n_cols, t = (int)tile->n_tokens;
     if (t == 1) {
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, n, k, 1.0f, wide, k, tile->x,
-            1, 0.0f, y, 1);
+        qmi_blas.sgemv(CblasRowMajor, CblasNoTrans, n, k, 1.0f, wide, k,
+            tile->x, 1, 0.0f, y, 1);
         return;
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, t, n, k, 1.0f, tile->x,
-        k, wide, k, 0.0f, y, n);
+    qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, t, n, k, 1.0f,
+        tile->x, k, wide, k, 0.0f, y, n);
 }
 
 const qcpu_matmul qcpu_matmul_blas = {
     .takes = takes,
     .max_tokens = QCPU_ANY_TOKENS,
+    .begin = qmi_blas_load,
     .speed = 5,
     .tile_rows = tile_rows,
     .packed_bytes = qcpu_no_packed_bytes,

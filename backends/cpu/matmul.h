@@ -18,10 +18,13 @@ typedef struct qcpu_tile {
     int64_t n_tokens;
 } qcpu_tile;
 
-/* A way to multiply by matrices of some formats.  No slot is optional. */
+/* A way to multiply by matrices of some formats.  Only `begin` is optional. */
 typedef struct qcpu_matmul {
     unsigned needs; /* features */
     bool (*takes)(const qmi_weight *w);
+    /* Before the products of an operation, with the number of threads that may
+     * run tiles; NULL: nothing has to be there. */
+    qmoe_status (*begin)(int n_threads, qmi_error *err);
     /* Most tokens of a `linear` it should be given. */
     int64_t max_tokens;
     /* Products per nanosecond, roughly: below a few microseconds of work no

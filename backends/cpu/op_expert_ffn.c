@@ -259,6 +259,7 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
     const qcpu_matmul *kernel, qmi_error *err)
 {
     experts e = {.o = o, .kernel = kernel, .n_lanes = device->n_threads};
+    QMI_TRY(qcpu_product_begin(kernel, device->n_threads, err));
     QMI_TRY(prepare(&e, device, err));
     announce_experts(device, &e);
     for (int32_t i = 0; i < e.n_groups; i++) {

@@ -9,6 +9,7 @@ static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
 {
     const qmi_weight *w = o->weight->host;
     QMI_TRY(qmi_weight_check(w, o->mat, err));
+    QMI_TRY(qcpu_product_begin(kernel, device->n_threads, err));
     size_t input = qcpu_product_input_bytes(kernel, w, o->n_tokens);
     size_t stride = qcpu_product_thread_bytes(kernel, w, o->n_tokens);
     uint8_t *scratch =

@@ -10,6 +10,12 @@
 /* Below it, waking another thread costs more than it saves. */
 enum { MIN_PARALLEL_NS = 6000 };
 
+qmoe_status qcpu_product_begin(
+    const qcpu_matmul *kernel, int n_threads, qmi_error *err)
+{
+    return kernel->begin != NULL ? kernel->begin(n_threads, err) : QMOE_OK;
+}
+
 size_t qcpu_no_packed_bytes(const qmi_weight *w, int64_t n_tokens)
 {
     (void)w;

@@ -20,6 +20,10 @@ typedef struct qcpu_product {
     bool relu;
 } qcpu_product;
 
+/* What a kernel needs before its products run on n_threads threads. */
+qmoe_status qcpu_product_begin(
+    const qcpu_matmul *kernel, int n_threads, qmi_error *err);
+
 /* Work space: of the input, and of each thread (multiples of 64 bytes). */
 size_t qcpu_product_input_bytes(
     const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens);

@@ -5,6 +5,9 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <unistd.h>
+
+#include "room.h"
 
 qmi_cl_api qmi_cl;
 
@@ -21,8 +24,26 @@ static bool find(void *library, const char *name, void *function)
     return symbol != NULL;
 }
 
+/* Drivers with a compiler of their own end the process where the system refuses
+ * them memory or threads, one per processor. */
+static bool has_room(void)
+{
+    enum { DRIVER_MIB = 512 };
+    const int n_threads = (int)sysconf(_SC_NPROCESSORS_ONLN) + 1;
+    if (qmi_has_address_space(DRIVER_MIB) &&
+        qmi_startable_threads(n_threads) == n_threads)
+        return true;
+    snprintf(failure, sizeof failure,
+        "drivers need %d MiB of address space and %d threads, which the system "
+        "refuses (ulimit -v, ulimit -u)",
+        DRIVER_MIB, n_threads);
+    return false;
+}
+
 static void load(void)
 {
+    if (!has_room())
+        return;
     void *library = dlopen("libOpenCL.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
         snprintf(failure, sizeof failure,

@@ -18,7 +18,7 @@ typedef struct qmoe_bench_machine {
                             were changed; "unknown" without git */
     char cpu[128];       /* model name */
     int n_processors;    /* this process may use */
-    char blas_core[32];  /* OpenBLAS's choice of kernels */
+    char blas_core[32];  /* OpenBLAS's choice of kernels; "none": not here */
 } qmoe_bench_machine;
 
 QMOE_API void qmoe_bench_describe_machine(qmoe_bench_machine *out);

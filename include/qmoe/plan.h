@@ -77,10 +77,12 @@ typedef struct qmoe_plan_report {
     double seconds_per_token; /* of reading alone; 0 = a rate is unknown */
 
     uint64_t n_samples;
-    double compress_seconds; /* 0 for compressed models */
-    double weight_rate;      /* expert weights per second it assumes */
-    int passes;              /* of coordinate descent */
-    int n_threads;           /* that compress */
+    /* 0 for compressed models, or when OpenBLAS, whose speed decides, cannot be
+     * loaded. */
+    double compress_seconds;
+    double weight_rate; /* expert weights per second it assumes */
+    int passes;         /* of coordinate descent */
+    int n_threads;      /* that compress */
     /* Multiply-adds of compressing, all threads together, and those that one
      * thread does per second here; 0 when weight_rate was given. */
     double compress_work, work_rate;

@@ -141,13 +141,6 @@ typedef struct qmoe_device_facts {
     char products[48]; /* library of dense products, with its version */
 } qmoe_device_facts;
 
-/* OpenBLAS may take a processor newer than itself for an old one and be slow.
- * This is the value that the environment variable OPENBLAS_CORETYPE should have
- * had when the process started, or NULL when all is well; set it and execute
- * the program again, or live with slower quantisers.  The message hook of a
- * new context is told, too. */
-QMOE_API const char *qmoe_blas_core_wanted(void);
-
 /* Lists every device of every backend; a backend without a usable device is
  * one entry with usable = false.  Writes up to `capacity` entries, *n is the
  * full count.  E_INVALID. */

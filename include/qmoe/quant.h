@@ -96,7 +96,7 @@ typedef struct qmoe_compress_report {
  * E_EXISTS: `output` exists and !overwrite, or an interrupted run is there;
  * E_NO_SPACE: too little disk, found out before the work where possible;
  * E_NOMEM: memory_limit is below what one expert needs (the text says how
- * much); E_INVALID: options that do not fit each other or the model, another
+ * much), no address space for OpenBLAS; E_UNSUPPORTED: no OpenBLAS; E_INVALID: options that do not fit each other or the model, another
  * job is resumed;
  * E_UNSUPPORTED: the source is already compressed, unknown format or method;
  * E_NO_BACKEND: the backend or device is not there;

@@ -248,23 +248,6 @@ case_expert_cache_changes_no_result() {
     done
 }
 
-# Stands for an OpenBLAS that does not know this processor.
-case_devices_corrects_blas() {
-    grep -q ' avx2 ' /proc/cpuinfo || skip "no processor that needs correcting"
-    export QMOE_TEST_BLAS_CORE=Prescott
-    unset OPENBLAS_CORETYPE QMOE_BLAS_CORRECTED
-    expect 0 "$qmoe" devices
-    has out "OpenBLAS:" "corrected"
-    is_empty err
-    # A choice is left alone, and reported.
-    expect 0 env OPENBLAS_CORETYPE=Prescott "$qmoe" devices
-    has out "OPENBLAS_CORETYPE is Prescott"
-    has err "OPENBLAS_CORETYPE is Prescott"
-    # It starts over once, even if that does not help.
-    expect 0 env QMOE_BLAS_CORRECTED=1 "$qmoe" devices
-    has out "set OPENBLAS_CORETYPE="
-}
-
 case_devices() {
     expect 0 "$qmoe" devices
     is_empty err

@@ -3,8 +3,8 @@
 #
 # The CPU backend's NEON kernels under emulation: compiles base, the backend
 # and qmoe-check for 64-bit Arm and runs the harness under qemu-user.  OpenBLAS
-# and cJSON are replaced (stand_ins.c) and xxHash is taken from its header, so
-# that no Arm library but the C library is needed.
+# and cJSON are replaced (tests/tools/fake_openblas.c, stand_ins.c) and xxHash is
+# taken from its header, so that no Arm library but the C library is needed.
 #
 #   run.sh FOLDER [ARGUMENT...]     arguments for qmoe-check
 #
@@ -23,6 +23,9 @@ done
 rm -rf "$out"
 mkdir -p "$out/include"
 cp -r /usr/include/xxh*.h /usr/include/cjson "$out/include/"
+# Declarations alone: the functions are found at run time.
+blas=$(pkg-config --variable=includedir openblas)
+cp "$blas/cblas.h" "$blas/openblas_config.h" "$out/include/"
 
 # The sources that a CMakeLists.txt names in `list`.
 sources() {
@@ -51,5 +54,8 @@ export compiler
 # shellcheck disable=SC2086
 compile $base $backend $check $core "$here/stand_ins.c"
 "$compiler" -o "$out/qmoe-check" "$out"/*.o -lm -lpthread -ldl
+export QMOE_OPENBLAS=$out/fake_openblas.so
+"$compiler" -shared -fPIC -O2 -o "$QMOE_OPENBLAS" \
+    "$source_dir/tests/tools/fake_openblas.c"
 # Guest folders: libraries of the cross compiler.
 exec qemu-aarch64 -L /usr/aarch64-linux-gnu "$out/qmoe-check" --backend cpu "$@"

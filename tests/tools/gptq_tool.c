@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Quantises one matrix from a raw file, for tests/interop/test_gptq.py and for
  * timing.  Files hold float32, row-major. */
-#include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "alloc.h"
+#include "blas.h"
 #include "hessian.h"
 #include "quantiser.h"
 
@@ -172,7 +172,8 @@ int main(int argc, char **argv)
         .inputs = strcmp(argv[8], "-") != 0 ? argv[8] : NULL,
         .output = argv[9],
     };
-    openblas_set_num_threads(1);
+    if (qmi_blas_load(1, &err) != QMOE_OK)
+        return fail("OpenBLAS", err.text);
     if (r.quantiser == NULL)
         return fail(argv[1], "no such method and format");
     float *w = read_floats(r.weights, &n);

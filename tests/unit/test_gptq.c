@@ -4,9 +4,8 @@
 
 #include <math.h>
 
-#include <cblas.h>
-
 #include "alloc.h"
+#include "blas.h"
 #include "ternary_dict.h"
 
 typedef struct outcome {
@@ -392,6 +391,7 @@ int main(void)
         cmocka_unit_test(fitted_levels_survive_outliers),
         cmocka_unit_test(every_allocation_may_fail),
     };
-    openblas_set_num_threads(1);
+    if (qmi_blas_load(1, NULL) != QMOE_OK)
+        return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

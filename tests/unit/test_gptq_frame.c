@@ -5,9 +5,8 @@
 
 #include <math.h>
 
-#include <cblas.h>
-
 #include "alloc.h"
+#include "blas.h"
 #include "gptq_frame.h"
 #include "sweep_tile.h"
 
@@ -385,6 +384,7 @@ int main(void)
         cmocka_unit_test(tiles_come_back),
         cmocka_unit_test(update_keeps_the_order),
     };
-    openblas_set_num_threads(1);
+    if (qmi_blas_load(1, NULL) != QMOE_OK)
+        return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,9 +5,8 @@
 
 #include <math.h>
 
-#include <cblas.h>
-
 #include "alloc.h"
+#include "blas.h"
 
 enum { N_COLS = 37, N_TOKENS = 500 };
 
@@ -121,6 +120,7 @@ int main(void)
         cmocka_unit_test(misuse_is_refused),
         cmocka_unit_test(memory_is_accounted_for),
     };
-    openblas_set_num_threads(1);
+    if (qmi_blas_load(1, NULL) != QMOE_OK)
+        return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,11 +3,11 @@
  * against all single changes, hard inputs, failures. */
 #include "scratch.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "alloc.h"
+#include "blas.h"
 #include "mt19937.h"
 #include "pvq_fit.h"
 #include "rotation.h"
@@ -517,11 +517,10 @@ static void out_of_memory(void **state)
     }
 }
 
-static int single_thread(void **state)
+static int load_blas(void **state)
 {
     (void)state;
-    openblas_set_num_threads(1);
-    return 0;
+    return qmi_blas_load(1, NULL) == QMOE_OK ? 0 : -1;
 }
 
 int main(void)
@@ -540,5 +539,5 @@ int main(void)
         cmocka_unit_test(fallback),
         cmocka_unit_test(out_of_memory),
     };
-    return cmocka_run_group_tests(tests, single_thread, NULL);
+    return cmocka_run_group_tests(tests, load_blas, NULL);
 }

@@ -4,8 +4,7 @@
 
 #include <math.h>
 
-#include <cblas.h>
-
+#include "blas.h"
 #include "ternary_dict.h"
 #include "ternary_levels.h"
 
@@ -157,6 +156,7 @@ int main(void)
         cmocka_unit_test(signs_stay),
         cmocka_unit_test(neighbours_enclose),
     };
-    openblas_set_num_threads(1);
+    if (qmi_blas_load(1, NULL) != QMOE_OK)
+        return 1;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
