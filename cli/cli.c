@@ -135,6 +135,12 @@ cli_exit cli_open_session(
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
 }
 
+bool cli_is_synthetic(const char *model)
+{
+    static const char scheme[] = "synth:";
+    return strncmp(model, scheme, sizeof scheme - 1) == 0;
+}
+
 void cli_close(cli_session *s)
 {
     cli_clear_progress();

@@ -104,6 +104,8 @@ typedef struct cli_place {
     "skip it\n"                                                                \
     "                       (default 0: no limit)\n"                           \
     "  -t, --threads N      CPU threads (default: all processors)\n"
+/* A made-up model, "synth:..."? */
+bool cli_is_synthetic(const char *model);
 /* cli_open_model, then a session on it. */
 cli_exit cli_open_session(
     cli_session *s, const char *directory, const cli_place *place);

@@ -50,11 +50,6 @@ typedef struct request {
     bool as_json;
 } request;
 
-static bool is_synthetic(const request *r)
-{
-    return strncmp(r->model, "synth:", strlen("synth:")) == 0;
-}
-
 /* ---- output ---- */
 
 static void print_phase(const char *name, const qmoe_bench_phase *compressed,
@@ -140,8 +135,8 @@ static void print_json(const request *q, const qmoe_bench_model_report *r)
 
 static cli_exit take_routing(qmoe_bench_routing *out, const request *r)
 {
-    *out =
-        is_synthetic(r) ? QMOE_BENCH_ROUTING_UNIFORM : QMOE_BENCH_ROUTING_MODEL;
+    *out = cli_is_synthetic(r->model) ? QMOE_BENCH_ROUTING_UNIFORM
+                                      : QMOE_BENCH_ROUTING_MODEL;
     if (r->routing == NULL)
         return CLI_OK;
     *out = QMOE_BENCH_ROUTING_MODEL;

@@ -16,6 +16,11 @@ static const char help[] =
     "written <extra_id_0>, <extra_id_1>, ... in the prompt.  One prompt: the\n"
     "text appears as it is made.  Several prompts run as one batch and are\n"
     "printed at the end, one line \"[number] text\" each, numbered from 0.\n"
+    "A made-up model (synth:NAME, see 'qmoe compress --help') has true shapes "
+    "and\n"
+    "speed, but random weights.  Without a prompt it is given 32 random token "
+    "ids,\n"
+    "and the ids that it answers with are printed.\n"
     "\n"
     "Options:\n"
     "  -p, --prompt TEXT    a prompt; may be repeated\n"
@@ -31,7 +36,7 @@ static const char help[] =
     "this\n"
     "                       probability (default 0: all)\n"
     "  --seed N             seed of the choice (default 0); prompt i has seed\n"
-    "                       N + i\n"
+    "                       N + i; also of random token ids\n"
     "  --ignore-eos         do not stop at the end token\n" CLI_PLACE_HELP
         CLI_VERIFY_HELP
     "  -v, --verbose        tokens per second and device on stderr (default: "
@@ -45,7 +50,11 @@ static const char help[] =
     "Examples:\n"
     "  qmoe generate build/m -p \"And the <extra_id_0> said unto him\"\n"
     "  qmoe generate build/m --prompt-file prompts.txt --temperature 0.8 "
-    "--json\n";
+    "--json\n"
+    "  qmoe generate 'synth:base-128?experts=8' --max-new-tokens 8\n";
+
+/* Of a prompt that is made up. */
+enum { N_RANDOM_IDS = 32 };
 
 typedef struct request {
     const char *model, *prompt_file;
@@ -54,6 +63,7 @@ typedef struct request {
     cli_place place;
     qmoe_generate_options options;
     bool as_json, verbose, profile;
+    bool random_ids; /* no prompt: a made-up model gets random ids */
 } request;
 
 /* ---- prompts ---- */
@@ -121,8 +131,11 @@ static double tokens_per_second(const qmoe_timing *t)
 static cJSON *json_generation(const char *prompt, const qmoe_generation *g)
 {
     cJSON *json = cJSON_CreateObject();
-    cli_json_text(json, "prompt", prompt);
-    cli_json_text(json, "text", g->text);
+    /* A prompt of ids is no text. */
+    if (prompt != NULL) {
+        cli_json_text(json, "prompt", prompt);
+        cli_json_text(json, "text", g->text);
+    }
     cJSON *ids = cJSON_AddArrayToObject(json, "ids");
     for (size_t i = 0; i < g->n_ids; i++)
         cJSON_AddItemToArray(ids, cJSON_CreateNumber(g->ids[i]));
@@ -144,6 +157,7 @@ static void print_json(const request *r, const qmoe_generation *generations,
 {
     cJSON *json = cJSON_CreateObject();
     cli_json_text(json, "model", r->model);
+    cJSON_AddBoolToObject(json, "synthetic", cli_is_synthetic(r->model));
     cli_json_text(json, "backend", device->backend);
     cli_json_real(json, "device", device->index);
     cli_json_text(json, "device_name", device->name);
@@ -151,6 +165,8 @@ static void print_json(const request *r, const qmoe_generation *generations,
     for (size_t i = 0; i < r->prompts.n; i++)
         cJSON_AddItemToArray(
             list, json_generation(r->prompts.items[i], &generations[i]));
+    if (r->random_ids)
+        cJSON_AddItemToArray(list, json_generation(NULL, generations));
     cJSON *timing = cJSON_AddObjectToObject(json, "timing");
     cli_json_real(timing, "encode_seconds", t->encode_seconds);
     cli_json_real(timing, "decode_seconds", t->decode_seconds);
@@ -208,16 +224,19 @@ static void print_parts(const qmoe_timing *t, const qmoe_part_times *parts)
 /* What the token hook of a single prompt needs. */
 typedef struct stream {
     bool shown, begun;
+    bool as_ids; /* not as text */
 } stream;
 
 static int on_token(void *user, size_t sequence, int32_t id, const char *text)
 {
     stream *out = user;
     (void)sequence;
-    (void)id;
     if (out->shown) {
+        if (out->as_ids)
+            printf("%s%" PRId32, out->begun ? " " : "", id);
+        else
+            fputs(text, stdout);
         out->begun = true;
-        fputs(text, stdout);
         fflush(stdout);
     }
     return cli_interrupted() || ferror(stdout);
@@ -230,19 +249,39 @@ static cli_exit fail_generate(const cli_session *s, qmoe_status status)
     return cli_fail_status(s, status);
 }
 
+static void fill_random(int32_t *ids, const cli_session *s, uint64_t seed)
+{
+    qmoe_model_info info;
+    qmoe_model_describe(s->model, &info);
+    /* The minimal standard generator: any ids will do. */
+    uint64_t state = seed % 2147483646 + 1;
+    for (int i = 0; i < N_RANDOM_IDS; i++) {
+        state = state * 48271 % 2147483647;
+        ids[i] = (int32_t)(state % (uint64_t)info.vocab_size);
+    }
+}
+
 static cli_exit generate(request *r, const cli_session *s)
 {
-    stream out = {.shown = r->prompts.n == 1 && !r->as_json};
+    size_t n = r->random_ids ? 1 : r->prompts.n;
+    int32_t random[N_RANDOM_IDS];
+    const int32_t *const prompt_ids[] = {random};
+    const size_t n_prompt_ids[] = {N_RANDOM_IDS};
+    stream out = {.shown = n == 1 && !r->as_json, .as_ids = r->random_ids};
     qmoe_generation *generations;
     qmoe_timing timing;
     qmoe_device_info device;
     qmoe_part_times parts;
-    size_t n = r->prompts.n;
     r->options.on_token = on_token;
     r->options.user = &out;
+    if (r->random_ids) {
+        fill_random(random, s, r->options.seed);
+        r->options.prompt_ids = prompt_ids;
+        r->options.n_prompt_ids = n_prompt_ids;
+    }
     qmoe_session_measure_parts(s->session, r->profile);
-    qmoe_status status = qmoe_session_generate(
-        s->session, &generations, &timing, r->prompts.items, n, &r->options);
+    qmoe_status status = qmoe_session_generate(s->session, &generations,
+        &timing, r->random_ids ? NULL : r->prompts.items, n, &r->options);
     if (out.begun || (out.shown && status == QMOE_OK))
         putchar('\n');
     if (status != QMOE_OK)
@@ -268,7 +307,7 @@ static cli_exit generate_from(request *r)
     cli_exit code = CLI_OK;
     if (r->prompt_file != NULL)
         code = read_prompts(&r->prompts, r->prompt_file);
-    if (code == CLI_OK && r->prompts.n == 0)
+    if (code == CLI_OK && r->prompts.n == 0 && !r->random_ids)
         code = cli_fail(CLI_USAGE,
             "generate: no prompt; give -p TEXT or --prompt-file FILE");
     if (code == CLI_OK)
@@ -284,10 +323,12 @@ static cli_exit generate_from(request *r)
 /* Options of a choice that is none. */
 static cli_exit refuse_idle(const request *r)
 {
+    static const char all[] = "top-k top-p seed";
     const cli_idle rules[] = {
-        {r->options.temperature == 0, "top-k top-p seed",
+        {r->options.temperature == 0, r->random_ids ? "top-k top-p" : all,
             "--temperature 0 takes the likeliest token"},
-        {r->top_k == 1, "top-p seed", "--top-k 1 leaves one token to choose"},
+        {r->top_k == 1, r->random_ids ? "top-p" : "top-p seed",
+            "--top-k 1 leaves one token to choose"},
     };
     return cli_refuse_idle(
         &cli_verb_generate, rules, sizeof rules / sizeof *rules);
@@ -323,6 +364,8 @@ static cli_exit run(int argc, char **argv)
             table, sizeof table / sizeof *table)) {
         r.options.max_new_tokens = (int)r.max_new_tokens;
         r.options.top_k = (int)r.top_k;
+        r.random_ids = r.prompts.n == 0 && r.prompt_file == NULL &&
+                       cli_is_synthetic(r.model);
         code = refuse_idle(&r);
         if (code == CLI_OK)
             code = generate_from(&r);

@@ -18,7 +18,8 @@ typedef struct sums {
 
 typedef struct evaluation {
     qmoe_session *session;
-    qmi_samples *samples;
+    qmi_samples *samples; /* NULL: random ids from `rng` */
+    qmi_mt19937 rng;
     float *logits;
     size_t logits_rows;
     sums all;
@@ -77,16 +78,46 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
         sum += cross_entropy(
             e->logits + i * vocab_size, vocab_size, sample->decoder_ids[i + 1]);
     count(&e->all, sum, n_predicted, (double)sample->n_decoder);
-    count(&e->texts[qmi_samples_path(e->samples)], sum, n_predicted,
-        (double)sample->n_decoder);
+    if (e->samples != NULL)
+        count(&e->texts[qmi_samples_path(e->samples)], sum, n_predicted,
+            (double)sample->n_decoder);
     return QMOE_OK;
+}
+
+/* As long as the sample of a document of QMI_MAX_DOCUMENT_TOKENS. */
+static qmoe_status random_sample(evaluation *e, qmi_sample *out)
+{
+    const qmi_config *c = &e->session->model->config;
+    *out = (qmi_sample){.n_encoder = 512, .n_decoder = 115};
+    out->encoder_ids = qmi_calloc(
+        out->n_encoder, sizeof *out->encoder_ids, "random ids", e->err);
+    out->decoder_ids = qmi_calloc(
+        out->n_decoder, sizeof *out->decoder_ids, "random ids", e->err);
+    if (out->encoder_ids == NULL || out->decoder_ids == NULL) {
+        qmi_sample_free(out);
+        return QMOE_E_NOMEM;
+    }
+    const uint32_t last = (uint32_t)(c->vocab_size - 1);
+    for (size_t i = 0; i < out->n_encoder; i++)
+        out->encoder_ids[i] = (int32_t)qmi_mt19937_interval(&e->rng, last);
+    out->decoder_ids[0] = c->start_id;
+    for (size_t i = 1; i < out->n_decoder; i++)
+        out->decoder_ids[i] = (int32_t)qmi_mt19937_interval(&e->rng, last);
+    return QMOE_OK;
+}
+
+static qmoe_status next_sample(evaluation *e, qmi_sample *out)
+{
+    if (e->samples == NULL)
+        return random_sample(e, out);
+    return qmi_samples_next(e->samples, out, e->err);
 }
 
 static qmoe_status evaluate(evaluation *e, uint64_t max_samples)
 {
     while (max_samples == 0 || e->all.n_samples < max_samples) {
         qmi_sample sample;
-        QMI_TRY(qmi_samples_next(e->samples, &sample, e->err));
+        QMI_TRY(next_sample(e, &sample));
         if (sample.encoder_ids == NULL)
             break;
         qmoe_status status = add_sample(e, &sample);
@@ -110,7 +141,9 @@ static void report(qmoe_eval_result *out, const sums *s)
 /* One text may be given by itself. */
 static qmoe_status check_texts(qmoe_eval_options *o, qmi_error *err)
 {
-    if (o->text_path != NULL && o->n_text_paths != 0)
+    if (o->random_ids && o->text_path == NULL && o->n_text_paths == 0)
+        return QMOE_OK;
+    if ((o->text_path != NULL && o->n_text_paths != 0) || o->random_ids)
         return qmi_fail(
             err, QMOE_E_INVALID, "texts to evaluate are given in two ways");
     if (o->text_path != NULL) {
@@ -125,8 +158,7 @@ static qmoe_status check_texts(qmoe_eval_options *o, qmi_error *err)
     return QMOE_OK;
 }
 
-static qmoe_status evaluate_texts(
-    evaluation *e, qmoe_eval_result *out, const qmoe_eval_options *o)
+static qmoe_status open_texts(evaluation *e, const qmoe_eval_options *o)
 {
     const qmoe_model *model = e->session->model;
     const qmi_samples_options stream = {
@@ -139,17 +171,27 @@ static qmoe_status evaluate_texts(
     QMI_TRY(qmi_model_need_tokenizer(model, e->err));
     QMI_TRY(qmi_samples_open(&e->samples, model->tokenizer, &stream, e->err));
     e->texts = qmi_calloc(o->n_text_paths, sizeof *e->texts, "sums", e->err);
-    if (e->texts == NULL)
-        return QMOE_E_NOMEM;
+    return e->texts != NULL ? QMOE_OK : QMOE_E_NOMEM;
+}
+
+static qmoe_status evaluate_all(
+    evaluation *e, qmoe_eval_result *out, const qmoe_eval_options *o)
+{
+    const uint64_t n_random = o->max_samples != 0 ? o->max_samples : 8;
+    if (o->random_ids)
+        qmi_mt19937_seed(&e->rng, o->seed);
+    else
+        QMI_TRY(open_texts(e, o));
     const double begin = qmi_seconds();
-    QMI_TRY(evaluate(e, o->max_samples));
+    QMI_TRY(evaluate(e, o->random_ids ? n_random : o->max_samples));
     const double seconds = qmi_seconds() - begin;
     if (e->all.n_samples == 0)
         return qmi_fail(e->err, QMOE_E_FORMAT,
             "%s: no document of 2 to %d tokens", o->text_paths[0],
             QMI_MAX_DOCUMENT_TOKENS);
     report(out, &e->all);
-    out->n_skipped = qmi_samples_skipped(e->samples);
+    if (e->samples != NULL)
+        out->n_skipped = qmi_samples_skipped(e->samples);
     out->seconds = seconds;
     for (size_t i = 0; o->per_text != NULL && i < o->n_text_paths; i++)
         report(&o->per_text[i], &e->texts[i]);
@@ -167,7 +209,7 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     qmi_copy_options(&known, sizeof known, options);
     qmoe_status status = check_texts(&known, e.err);
     if (status == QMOE_OK)
-        status = evaluate_texts(&e, out, &known);
+        status = evaluate_all(&e, out, &known);
     qmi_samples_close(e.samples);
     qmi_free(e.texts);
     qmi_free(e.logits);

@@ -34,18 +34,34 @@ typedef struct run {
     qmi_error *err;
 } run;
 
-static qmoe_status start_sequence(
-    run *r, sequence *s, const char *prompt, size_t index)
+/* The ids of prompt number `index` in a new array. */
+static qmoe_status read_prompt(
+    run *r, int32_t **ids, size_t *n, const char *const *prompts, size_t index)
 {
-    const qmoe_model *model = r->session->model;
-    int32_t *ids = NULL;
-    size_t n = 0;
+    if (prompts == NULL) {
+        *n = r->options.n_prompt_ids[index];
+        *ids = qmi_calloc(*n, sizeof **ids, "a prompt", r->err);
+        if (*ids == NULL)
+            return QMOE_E_NOMEM;
+        memcpy(*ids, r->options.prompt_ids[index], *n * sizeof **ids);
+        return QMOE_OK;
+    }
+    const char *prompt = prompts[index];
     const size_t n_valid = qmi_utf8_prefix(prompt, strlen(prompt));
     if (prompt[n_valid] != '\0')
         return qmi_fail(r->err, QMOE_E_INVALID,
             "prompt %zu is not UTF-8 text from byte %zu on", index, n_valid);
-    QMI_TRY(qmi_tokenizer_encode(
-        model->tokenizer, &ids, &n, prompt, strlen(prompt), r->err));
+    return qmi_tokenizer_encode(
+        r->session->model->tokenizer, ids, n, prompt, strlen(prompt), r->err);
+}
+
+static qmoe_status start_sequence(
+    run *r, sequence *s, const char *const *prompts, size_t index)
+{
+    const qmoe_model *model = r->session->model;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    QMI_TRY(read_prompt(r, &ids, &n, prompts, index));
     s->prompt = qmi_regrow(ids, n, n + 1, sizeof *ids, "a prompt", r->err);
     if (s->prompt == NULL) {
         qmi_free(ids);
@@ -76,7 +92,7 @@ static qmoe_status start(run *r, const char *const *prompts)
         r->lengths == NULL)
         return QMOE_E_NOMEM;
     for (size_t i = 0; i < n; i++)
-        QMI_TRY(start_sequence(r, &r->sequences[i], prompts[i], i));
+        QMI_TRY(start_sequence(r, &r->sequences[i], prompts, i));
     r->n_top = qmi_sampler_n_top(r->sequences[0].sampler);
     if (r->n_top >= 1 && r->n_top <= QMI_TOP_LOGITS_MAX)
         return QMOE_OK;
@@ -122,6 +138,16 @@ static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
     return status;
 }
 
+/* The text of a sequence; "" without a tokenizer. */
+static qmoe_status read_text(run *r, char **text, const sequence *s)
+{
+    const qmi_tokenizer *tokenizer = r->session->model->tokenizer;
+    if (tokenizer != NULL)
+        return qmi_tokenizer_decode(tokenizer, text, s->ids, s->n_ids, r->err);
+    *text = qmi_strdup("", r->err);
+    return *text != NULL ? QMOE_OK : QMOE_E_NOMEM;
+}
+
 /* Hands the text a new token adds to the caller's hook. */
 static qmoe_status show(run *r, size_t index)
 {
@@ -129,8 +155,7 @@ static qmoe_status show(run *r, size_t index)
     char *text = NULL;
     if (r->options.on_token == NULL)
         return QMOE_OK;
-    QMI_TRY(qmi_tokenizer_decode(
-        r->session->model->tokenizer, &text, s->ids, s->n_ids, r->err));
+    QMI_TRY(read_text(r, &text, s));
     size_t length = strlen(text);
     const char *added = length > s->n_shown ? text + s->n_shown : "";
     int stop = r->options.on_token(
@@ -210,8 +235,7 @@ static qmoe_status hand_over(run *r, qmoe_generation **out)
         return QMOE_E_NOMEM;
     for (size_t i = 0; i < r->n; i++) {
         sequence *s = &r->sequences[i];
-        qmoe_status status = qmi_tokenizer_decode(r->session->model->tokenizer,
-            &results[i].text, s->ids, s->n_ids, r->err);
+        qmoe_status status = read_text(r, &results[i].text, s);
         if (status != QMOE_OK) {
             qmoe_generations_free(results, i);
             return status;
@@ -238,7 +262,8 @@ static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
     const char *const *prompts)
 {
     const qmi_launch_counts before = launch_counts(r->session);
-    QMI_TRY(qmi_model_need_tokenizer(r->session->model, r->err));
+    if (prompts != NULL)
+        QMI_TRY(qmi_model_need_tokenizer(r->session->model, r->err));
     QMI_TRY(start(r, prompts));
     double begin = qmi_seconds();
     QMI_TRY(encode_prompts(r, timing));
@@ -257,8 +282,14 @@ static qmoe_status check_arguments(const run *r, const char *const *prompts)
     if (r->n == 0 || r->options.max_new_tokens < 0 || r->options.top_k < 0)
         return qmi_fail(r->err, QMOE_E_INVALID,
             "generate needs a prompt and non-negative limits");
+    const qmoe_generate_options *o = &r->options;
+    if ((prompts == NULL) == (o->prompt_ids == NULL))
+        return qmi_fail(r->err, QMOE_E_INVALID,
+            "prompts are given as texts or as ids, one of the two");
+    if (prompts == NULL && o->n_prompt_ids == NULL)
+        return qmi_fail(r->err, QMOE_E_INVALID, "lengths of prompts are NULL");
     for (size_t i = 0; i < r->n; i++)
-        if (prompts[i] == NULL)
+        if (prompts != NULL ? prompts[i] == NULL : o->prompt_ids[i] == NULL)
             return qmi_fail(r->err, QMOE_E_INVALID, "prompt %zu is NULL", i);
     return QMOE_OK;
 }
@@ -284,8 +315,7 @@ qmoe_status qmoe_session_generate(qmoe_session *session, qmoe_generation **out,
     *timing = (qmoe_timing){0};
     if (out != NULL)
         *out = NULL;
-    QMI_TRY(qmi_session_call_begin(
-        session, __func__, out == NULL || prompts == NULL));
+    QMI_TRY(qmi_session_call_begin(session, __func__, out == NULL));
     run r = {.session = session,
         .n = n_prompts,
         .err = &session->model->context->error};

@@ -267,6 +267,8 @@ void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
         .n_decoder_blocks = c->n_blocks[QMI_DECODER],
         .n_sparse_blocks = qmi_config_sparse_count(c),
         .compressed = model->quantization != NULL,
+        .synthetic = model->checkpoint != NULL &&
+                     qmi_checkpoint_is_generated(model->checkpoint),
     };
     snprintf(out->architecture, sizeof out->architecture, "%s",
         model->arch->model_type);

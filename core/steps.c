@@ -144,12 +144,6 @@ static qmoe_status reserve(
 {
     const qmi_config *c = &s->model->config;
     uint64_t n_tokens = (uint64_t)pass->n_tokens;
-    if (step->kind == QMI_OP_EXPERT_FFN && !s->model->experts_replaced &&
-        qmi_checkpoint_is_generated(s->model->checkpoint))
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "%s: made-up experts exist only while they are compressed; "
-            "compress the checkpoint and run the result",
-            qmi_checkpoint_directory(s->model->checkpoint));
     if (step->kind == QMI_OP_ROUTE) {
         uint64_t n_bytes = n_tokens * (uint64_t)c->top_k * 4;
         QMI_TRY(qmi_grow(s, &s->expert, n_bytes, err));

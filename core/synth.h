@@ -31,8 +31,9 @@ bool qmi_is_synth(const char *directory);
 qmoe_status qmi_synth_parse(
     qmi_synth *out, const char *specification, qmi_error *err);
 /* All tensors in address space of their full size, of which nothing is in
- * memory until qmi_tensor_file_fetch.  Experts leave it again with
- * qmi_tensor_file_release, other tensors stay. */
+ * memory until qmi_tensor_file_fetch.  Experts are views: they are made when a
+ * backend first uses them, and leave memory with qmi_tensor_file_release; other
+ * tensors stay.  E_NOMEM before the machine runs out of memory. */
 qmoe_status qmi_synth_open(qmi_tensor_file **out, const qmi_synth *synth,
     const char *specification, qmi_error *err);
 

@@ -4,12 +4,14 @@
 #include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "alloc.h"
+#include "available_memory.h"
 #include "hash.h"
 #include "synth.h"
 
@@ -24,7 +26,8 @@ typedef struct law {
 /* `own` of the file. */
 typedef struct source {
     qmi_synth synth;
-    law *laws; /* [n_tensors] */
+    law *laws;              /* [n_tensors] */
+    _Atomic(bool) *is_made; /* [n_tensors] all of it is in memory */
     size_t capacity;
     uint64_t n_bytes; /* address space given out so far */
 } source;
@@ -76,7 +79,8 @@ static qmoe_status add_tensor(
         .shape = {n_rows == 1 ? n_cols : n_rows, n_cols},
         /* An offset until there is address space. */
         .data = (const uint8_t *)(uintptr_t)l->source->n_bytes,
-        .n_bytes = n_bytes};
+        .n_bytes = n_bytes,
+        .is_view = values.is_expert};
     l->source->laws[file->n_tensors++] = values;
     l->source->n_bytes += (n_bytes + PAGE - 1) / PAGE * PAGE;
     return QMOE_OK;
@@ -271,6 +275,34 @@ static uint64_t clip(const uint8_t *p, const qmi_tensor *t)
     return n < t->n_bytes ? n : t->n_bytes;
 }
 
+/* Experts that run stay in memory: an error comes before there is none. */
+static qmoe_status check_memory(
+    const qmi_tensor_file *file, uint64_t n_bytes, qmi_error *err)
+{
+    static const uint64_t reserve = UINT64_C(64) << 20;
+    const uint64_t available = qmi_available_memory();
+    if (available == 0 || available > n_bytes + reserve)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_NOMEM,
+        "%s: no memory for more made-up weights (%.1f MB are free); fewer "
+        "experts or blocks need less: ?experts=N",
+        file->path, (double)available / 1e6);
+}
+
+static qmoe_status make(const qmi_tensor_file *file, const qmi_tensor *t,
+    uint64_t begin, uint64_t end, qmi_error *err)
+{
+    const source *s = file->own;
+    _Atomic(bool) *is_made = &s->is_made[t - file->tensors];
+    if (atomic_load_explicit(is_made, memory_order_acquire))
+        return QMOE_OK;
+    QMI_TRY(check_memory(file, end - begin, err));
+    QMI_TRY(fill(file, t, begin, end, err));
+    if (begin == 0 && end == t->n_bytes)
+        atomic_store_explicit(is_made, true, memory_order_release);
+    return QMOE_OK;
+}
+
 static qmoe_status fetch(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err)
 {
@@ -278,9 +310,17 @@ static qmoe_status fetch(const qmi_tensor_file *file, const void *data,
     for (size_t i = tensor_at(file, data);
          i < file->n_tensors && file->tensors[i].data < end; i++) {
         const qmi_tensor *t = &file->tensors[i];
-        QMI_TRY(fill(file, t, clip(begin, t), clip(end, t), err));
+        QMI_TRY(make(file, t, clip(begin, t), clip(end, t), err));
     }
     return QMOE_OK;
+}
+
+static bool holds_view(const qmi_tensor_file *file, const void *data)
+{
+    const uint8_t *p = data;
+    return file->n_tensors != 0 && p >= file->map.data &&
+           p < file->map.data + file->map.n_bytes &&
+           file->tensors[tensor_at(file, data)].is_view;
 }
 
 /* Tensors lie on pages of their own, so nothing of a neighbour is lost. */
@@ -289,20 +329,25 @@ static void release(
 {
     const source *s = file->own;
     const qmi_tensor *t = &file->tensors[tensor_at(file, data)];
-    if (s->laws[t - file->tensors].is_expert && n_bytes == t->n_bytes)
-        madvise((void *)(uintptr_t)data, (size_t)n_bytes, MADV_DONTNEED);
+    if (!s->laws[t - file->tensors].is_expert || n_bytes != t->n_bytes)
+        return;
+    atomic_store(&s->is_made[t - file->tensors], false);
+    madvise((void *)(uintptr_t)data, (size_t)n_bytes, MADV_DONTNEED);
 }
 
 static void close_source(qmi_tensor_file *file)
 {
     source *s = file->own;
-    if (s != NULL)
+    if (s != NULL) {
         qmi_free(s->laws);
+        qmi_free(s->is_made);
+    }
     qmi_free(s);
 }
 
 static const qmi_container container = {.fetch = fetch,
     .release = release,
+    .holds_view = holds_view,
     .close = close_source,
     .is_generated = true};
 
@@ -334,6 +379,10 @@ static qmoe_status open_source(
     lister l = {.file = file, .source = s, .err = err};
     QMI_TRY(list_tensors(&l));
     QMI_TRY(reserve(file, err));
+    s->is_made =
+        qmi_calloc(file->n_tensors, sizeof *s->is_made, "the tensor list", err);
+    if (s->is_made == NULL)
+        return QMOE_E_NOMEM;
     pthread_once(&once, make_quantiles);
     file->header_hash = qmi_hash64(file->path, strlen(file->path));
     return qmi_tensor_file_index(file, err);

@@ -19,8 +19,8 @@ typedef struct qmi_tensor {
     int64_t shape[QMI_MAX_RANK];
     const uint8_t *data; /* C order, little endian, any alignment */
     uint64_t n_bytes;
-    /* The file holds it in another order: `data` is there only once it was
-     * fetched. */
+    /* The file holds it in another order, or not at all: `data` is there only
+     * once it was fetched. */
     bool is_view;
     uint32_t file; /* index within the checkpoint that holds the file */
 } qmi_tensor;

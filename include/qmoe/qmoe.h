@@ -192,6 +192,7 @@ typedef struct qmoe_model_info {
     int64_t n_encoder_blocks, n_decoder_blocks;
     int64_t n_sparse_blocks; /* of both stacks */
     bool compressed;
+    bool synthetic; /* "synth:...": random weights, made when they are used */
 } qmoe_model_info;
 
 QMOE_API void qmoe_model_describe(
@@ -323,6 +324,10 @@ typedef struct qmoe_generate_options {
      * text the token adds (may be "").  Non-zero cancels.  May be NULL. */
     int (*on_token)(void *user, size_t sequence, int32_t id, const char *text);
     void *user;
+    /* Prompts as ids instead of texts, without the end token; needs no
+     * tokenizer, without which texts are "".  `prompts` must be NULL then. */
+    const int32_t *const *prompt_ids; /* [n_prompts] */
+    const size_t *n_prompt_ids;       /* [n_prompts] */
 } qmoe_generate_options;
 
 typedef struct qmoe_generation {
@@ -411,6 +416,9 @@ typedef struct qmoe_eval_options {
     size_t n_text_paths;
     /* The same per text, or NULL; n_skipped and seconds stay 0. */
     qmoe_eval_result *per_text; /* [n_text_paths] */
+    /* No text: max_samples (0 = 8) samples of full length with random ids, for
+     * the speed of made-up models, whose loss means nothing. */
+    bool random_ids;
 } qmoe_eval_options;
 
 QMOE_API qmoe_status qmoe_session_eval(qmoe_session *session,

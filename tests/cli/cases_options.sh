@@ -11,6 +11,7 @@
 # TEXT.  An option that is taken shows in a later error: a model or a backend
 # that is not there.
 option_table() {
+    local synthetic="synth:base-8?experts=1&encoder_blocks=1&decoder_blocks=1"
     cat <<END
 compress | none -o o --method rtn | --output o | 3 | none
 compress | none -o o --method rtn | --format q2 | 3 | none
@@ -86,6 +87,9 @@ generate | none -p x --temperature 1 --top-k 1 | --seed 1 | 2 | leaves one token
 generate | none -p x --temperature 1 --top-k 1 | --top-p 0.5 | 2 | leaves one token
 generate | none -p x --top-k 1 | --temperature 1 | 3 | none
 generate | none -p x --temperature 1 | --temperature 2 | 2 | given twice
+generate | synth:none | --seed 1 | 2 | known are
+generate | synth:none | --top-k 2 | 2 | takes the likeliest token
+generate | $synthetic -b cpu | --expert-cache 1G | 2 | no effect on made-up experts
 generate | $tiny -p x -b cpu | --device-memory 1G | 2 | device memory has no effect on backend cpu
 generate | $tiny -p x -b reference | --device-memory 1G | 2 | device memory has no effect on backend reference
 generate | $tiny -p x -b reference | --expert-cache 1G | 2 | expert cache has no effect on backend reference

@@ -43,9 +43,56 @@ case_compress_synthetic() {
     valid_json out
     expect 0 "$qmoe" inspect synth:c-2048
     has out "2048 x 2080 x 6144" "experts  1570347417600 weights"
-    expect_error 5 "compress the checkpoint and run the result" \
-        generate "$synth&tokenizer=$mini" -p x
     expect_error 2 "known are base-8" inspect synth:nothing
+}
+
+# True shapes and speed, random weights and ids; experts are made when they are
+# used, the same ones for every backend.
+case_synthetic_runs() {
+    sampled="--temperature 20"
+    synth="synth:base-8?experts=3&encoder_blocks=2&decoder_blocks=2"
+    # shellcheck disable=SC2086 # words of options
+    expect 0 "$qmoe" generate "$synth" --max-new-tokens 3 --ignore-eos $sampled -t 1
+    grep -qE '^[0-9]+ [0-9]+ [0-9]+$' out || fail "not three ids: $(cat out)"
+    mv out printed
+    # shellcheck disable=SC2086 # words of options
+    expect 0 "$qmoe" generate "$synth" --max-new-tokens 3 --ignore-eos $sampled -t 1 --json
+    valid_json out
+    [ "$(json synthetic out)" = true ] || fail "not marked: $(cat out)"
+    [ "$(ids out | tr -d '[],' | tr -s ' \t' ' ')" = "$(cat printed)" ] ||
+        fail "$(ids out), not $(cat printed)"
+    is_true "$(json n_prompt_tokens out) == 33"
+    ids out >expected
+    for place in "-b reference" "-b cpu -t 2"; do
+        # shellcheck disable=SC2086 # words of options
+        expect 0 "$qmoe" generate "$synth" --max-new-tokens 3 --ignore-eos $sampled \
+            $place --json
+        ids out >again
+        same again expected
+    done
+    # shellcheck disable=SC2086 # words of options
+    expect 0 "$qmoe" generate "$synth" --max-new-tokens 3 --ignore-eos $sampled -t 1 \
+        --seed 5 --json
+    ids out >again
+    ! cmp -s again expected || fail "the seed of the ids has no effect"
+    expect 0 "$qmoe" eval "$synth" --samples 1 --json
+    valid_json out
+    [ "$(json synthetic out)" = true ] || fail "not marked: $(cat out)"
+    [ "$(json random_ids out)" = true ] || fail "not marked: $(cat out)"
+    is_true "$(json tokens out) == 114 && $(json loss out) > 5"
+    loss=$(json loss out)
+    expect 0 "$qmoe" eval "$synth" --samples 1 --seed 1 --json
+    [ "$(json loss out)" != "$loss" ] || fail "the seed has no effect"
+    expect 0 "$qmoe" eval "$synth" --samples 1 -b reference --json
+    is_true "($(json loss out) / $loss - 1) ^ 2 < 1e-8"
+    expect 0 "$qmoe" eval "$synth" --samples 1
+    has out "means nothing"
+    expect_error 3 "spiece.model: not found" generate "$synth" -p x
+    expect 0 "$qmoe" generate "$synth&tokenizer=$mini" -p x --max-new-tokens 2
+    expect_error 2 "no prompt" generate "$m"
+    expect_error 2 "--text" eval "$m"
+    expect 0 "$qmoe" generate "$mini" -p x --max-new-tokens 1 --json
+    [ "$(json synthetic out)" = false ] || fail "marked: $(cat out)"
 }
 
 case_compress_default_format() {
