@@ -101,6 +101,8 @@ int main(int argc, char **argv)
     /* A reader that went away is a failed write, not the end: compress must
      * not die between its work and the removal of its temporary files. */
     signal(SIGPIPE, SIG_IGN);
+    /* So is a file beyond the limit of ulimit -f. */
+    signal(SIGXFSZ, SIG_IGN);
     cli_init_json();
     return cli_flush(dispatch(argc, argv));
 }

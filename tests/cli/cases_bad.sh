@@ -241,7 +241,6 @@ case_file_size_limit() {
     for blocks in 1 600 4000; do
         code=0
         (
-            trap '' XFSZ
             ulimit -f $blocks
             exec "$qmoe" compress --method rtn "$mini" -o out-m
         ) >out 2>err || code=$?

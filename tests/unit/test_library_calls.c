@@ -217,8 +217,8 @@ static void null_benches(void)
 
 /* Functions that take no pointer. */
 static const char *const without_pointers[] = {"qmoe_status_name",
-    "qmoe_status_text", "qmoe_version", "qmoe_blas_core_wanted",
-    "qmoe_part_name", "qmoe_plan_kind_name", "qmoe_recorded_rate_at"};
+    "qmoe_status_text", "qmoe_version", "qmoe_part_name", "qmoe_plan_kind_name",
+    "qmoe_recorded_rate_at"};
 
 static bool is_known(const char *name)
 {
