@@ -5,7 +5,6 @@
  * need of it is filled with spaces, as the format allows. */
 #include "safetensors_writer.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -47,8 +46,6 @@ typedef struct pair {
 struct qmi_st_writer {
     char *path;
     int fd;
-    bool remove;      /* when destroyed: ours, and unfinished */
-    bool remove_tail; /* continued: there may be bytes beyond the end */
     bool laid_out, finished;
     item *items;
     size_t n_items, item_capacity;
@@ -123,44 +120,19 @@ static qmoe_status print_header(
 
 /* ---- create, destroy ---- */
 
-static qmoe_status create(qmi_st_writer **out, const char *path,
-    int extra_flags, bool keep_unfinished, qmi_error *err)
-{
-    struct stat info;
-    qmoe_status status = QMOE_E_NOMEM;
-    *out = NULL;
-    qmi_st_writer *w = qmi_calloc(1, sizeof *w, "a file writer", err);
-    if (w == NULL)
-        return QMOE_E_NOMEM;
-    w->fd = -1;
-    w->path = qmi_strdup(path, err);
-    if (w->path == NULL)
-        goto cleanup;
-    w->fd = open(path, O_RDWR | O_CLOEXEC | extra_flags, 0666);
-    if (w->fd < 0 || fstat(w->fd, &info) != 0) {
-        status = qmi_fail_errno(err, "%s: cannot create the file", path);
-        goto cleanup;
-    }
-    /* A device given as the path is never removed. */
-    w->remove = S_ISREG(info.st_mode) && !keep_unfinished;
-    w->remove_tail = keep_unfinished;
-    *out = w;
-    return QMOE_OK;
-cleanup:
-    qmi_st_writer_destroy(w);
-    return status;
-}
-
 qmoe_status qmi_st_writer_create(
-    qmi_st_writer **out, const char *path, qmi_error *err)
+    qmi_st_writer **out, qmi_new_file *file, qmi_error *err)
 {
-    return create(out, path, O_CREAT | O_TRUNC, false, err);
-}
-
-qmoe_status qmi_st_writer_continue(
-    qmi_st_writer **out, const char *path, bool existing, qmi_error *err)
-{
-    return create(out, path, O_CREAT | (existing ? 0 : O_TRUNC), true, err);
+    qmi_st_writer *w = qmi_calloc(1, sizeof *w, "a file writer", err);
+    *out = w;
+    if (w == NULL) {
+        qmi_new_file_close(file);
+        return QMOE_E_NOMEM;
+    }
+    w->fd = file->fd;
+    w->path = file->path;
+    *file = (qmi_new_file){.fd = -1};
+    return QMOE_OK;
 }
 
 void qmi_st_writer_destroy(qmi_st_writer *w)
@@ -169,8 +141,6 @@ void qmi_st_writer_destroy(qmi_st_writer *w)
         return;
     if (w->fd >= 0)
         close(w->fd);
-    if (w->remove)
-        unlink(w->path);
     for (size_t i = 0; i < w->n_items; i++) {
         qmi_hasher_destroy(w->items[i].hasher);
         qmi_free(w->items[i].name);
@@ -567,11 +537,10 @@ qmoe_status qmi_st_writer_finish(qmi_st_writer *w, uint64_t *header_hash,
     }
     QMI_TRY(write_header(w, &hash, err));
     /* A continued file may hold bytes of a group that was not recorded. */
-    if (w->remove_tail && ftruncate(w->fd, (off_t)(w->data_begin + n_bytes)))
+    if (ftruncate(w->fd, (off_t)(w->data_begin + n_bytes)) != 0)
         return qmi_fail_errno(err, "%s: cannot truncate", w->path);
     w->finished = true;
     QMI_TRY(sync_and_close(w, err));
-    w->remove = false;
     *header_hash = hash;
     *file_bytes = w->data_begin + n_bytes;
     return QMOE_OK;

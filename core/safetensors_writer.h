@@ -6,26 +6,22 @@
  * computed on the way.  The header is written at the end into space reserved
  * at the start, so data is written once and never moved.
  *
- * The file is for the caller to put in place: write to a temporary name, call
- * finish (which syncs), rename. */
+ * The file is for the caller to put in place and, when it stays unfinished, to
+ * remove. */
 #ifndef QMI_SAFETENSORS_WRITER_H
 #define QMI_SAFETENSORS_WRITER_H
 
 #include "dtype.h"
-#include "error.h"
+#include "new_file.h"
 
 typedef struct qmi_st_writer qmi_st_writer;
 
-qmoe_status qmi_st_writer_create(
-    qmi_st_writer **out, const char *path, qmi_error *err);
-/* Frees everything; an unfinished file is removed. */
-void qmi_st_writer_destroy(qmi_st_writer *w);
-
-/* For work that may be interrupted: like create, but an unfinished file stays.
- * `existing`: the file keeps its content, if it is there; declare the same
+/* Takes over `file`.  One that has content is continued: declare the same
  * tensors and metadata again, then say with _keep what of it counts. */
-qmoe_status qmi_st_writer_continue(
-    qmi_st_writer **out, const char *path, bool existing, qmi_error *err);
+qmoe_status qmi_st_writer_create(
+    qmi_st_writer **out, qmi_new_file *file, qmi_error *err);
+/* Frees everything; the file stays as it is. */
+void qmi_st_writer_destroy(qmi_st_writer *w);
 /* How many bytes the file has of tensor `index` from its byte `begin` on. */
 qmoe_status qmi_st_writer_available(qmi_st_writer *w, size_t index,
     uint64_t begin, uint64_t *n_bytes, qmi_error *err);

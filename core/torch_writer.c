@@ -304,12 +304,17 @@ qmoe_status qmi_torch_writer_finish(
 /* ---- creation ---- */
 
 qmoe_status qmi_torch_writer_create(
-    qmi_torch_writer **out, const char *path, bool ordered, qmi_error *err)
+    qmi_torch_writer **out, qmi_new_file *file, bool ordered, qmi_error *err)
 {
+    qmi_zip_writer *zip = NULL;
     *out = NULL;
+    QMI_TRY(qmi_zip_writer_create(&zip, file, err));
     qmi_torch_writer *w = qmi_calloc(1, sizeof *w, "a file writer", err);
-    if (w == NULL)
+    if (w == NULL) {
+        qmi_zip_writer_destroy(zip);
         return QMOE_E_NOMEM;
+    }
+    w->zip = zip;
     w->pickle.err = err;
     put(&w->pickle, "\x80\x02", 2);
     if (ordered) {
@@ -318,12 +323,9 @@ qmoe_status qmi_torch_writer_create(
     } else {
         put_op(&w->pickle, '}');
     }
-    qmoe_status status = w->pickle.failed
-                             ? QMOE_E_NOMEM
-                             : qmi_zip_writer_create(&w->zip, path, err);
-    if (status != QMOE_OK) {
+    if (w->pickle.failed) {
         qmi_torch_writer_destroy(w);
-        return status;
+        return QMOE_E_NOMEM;
     }
     *out = w;
     return QMOE_OK;

@@ -7,14 +7,15 @@
 #define QMI_TORCH_WRITER_H
 
 #include "dtype.h"
-#include "error.h"
+#include "new_file.h"
 
 typedef struct qmi_torch_writer qmi_torch_writer;
 
-/* `ordered`: the dict is an OrderedDict (a state dict). */
+/* Takes over the empty `file`.  `ordered`: the dict is an OrderedDict (a state
+ * dict). */
 qmoe_status qmi_torch_writer_create(
-    qmi_torch_writer **out, const char *path, bool ordered, qmi_error *err);
-/* Frees everything; an unfinished file is removed. */
+    qmi_torch_writer **out, qmi_new_file *file, bool ordered, qmi_error *err);
+/* Frees everything; the file stays as it is. */
 void qmi_torch_writer_destroy(qmi_torch_writer *w);
 
 /* Declares the next item; names are the caller's to keep unique.

@@ -3,7 +3,6 @@
  * in when its member is complete. */
 #include "zip_writer.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -41,8 +40,7 @@ struct qmi_zip_writer {
     char *path;
     char top[128];
     int fd;
-    bool unfinished; /* to be removed when destroyed */
-    uint64_t end;    /* of what is written */
+    uint64_t end; /* of what is written */
     member *members;
     size_t n_members, capacity;
     uint64_t left; /* bytes the current member still takes */
@@ -292,7 +290,6 @@ qmoe_status qmi_zip_writer_finish(
     if (close(fd) != 0)
         return qmi_fail_errno(err, "%s", w->path);
     *file_bytes = w->end;
-    w->unfinished = false;
     return QMOE_OK;
 }
 
@@ -309,30 +306,22 @@ static void name_top(qmi_zip_writer *w)
 }
 
 qmoe_status qmi_zip_writer_create(
-    qmi_zip_writer **out, const char *path, qmi_error *err)
+    qmi_zip_writer **out, qmi_new_file *file, qmi_error *err)
 {
     *out = NULL;
-    qmoe_status status = QMOE_E_NOMEM;
     qmi_zip_writer *w = qmi_calloc(1, sizeof *w, "an archive writer", err);
-    if (w == NULL)
+    uint8_t *buffer = qmi_calloc(BUFFER_BYTES, 1, "a buffer", err);
+    if (w == NULL || buffer == NULL) {
+        qmi_free(w);
+        qmi_free(buffer);
+        qmi_new_file_close(file);
         return QMOE_E_NOMEM;
-    w->fd = -1;
-    w->path = qmi_strdup(path, err);
-    w->buffer = qmi_calloc(BUFFER_BYTES, 1, "a buffer", err);
-    if (w->path == NULL || w->buffer == NULL)
-        goto cleanup;
-    w->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (w->fd < 0) {
-        status = qmi_fail_errno(err, "%s: cannot create the file", path);
-        goto cleanup;
     }
-    w->unfinished = true;
+    *w = (qmi_zip_writer){.fd = file->fd, .path = file->path, .buffer = buffer};
+    *file = (qmi_new_file){.fd = -1};
     name_top(w);
     *out = w;
     return QMOE_OK;
-cleanup:
-    qmi_zip_writer_destroy(w);
-    return status;
 }
 
 void qmi_zip_writer_destroy(qmi_zip_writer *w)
@@ -341,8 +330,6 @@ void qmi_zip_writer_destroy(qmi_zip_writer *w)
         return;
     if (w->fd >= 0)
         close(w->fd);
-    if (w->unfinished)
-        unlink(w->path);
     for (size_t i = 0; i < w->n_members; i++)
         qmi_free(w->members[i].name);
     qmi_free(w->members);

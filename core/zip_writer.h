@@ -6,14 +6,15 @@
 #ifndef QMI_ZIP_WRITER_H
 #define QMI_ZIP_WRITER_H
 
-#include "error.h"
+#include "new_file.h"
 
 typedef struct qmi_zip_writer qmi_zip_writer;
 
-/* The top folder has the file's base name without extension. */
+/* Takes over the empty `file`.  The top folder has its base name without
+ * extension. */
 qmoe_status qmi_zip_writer_create(
-    qmi_zip_writer **out, const char *path, qmi_error *err);
-/* Frees everything; an unfinished file is removed. */
+    qmi_zip_writer **out, qmi_new_file *file, qmi_error *err);
+/* Frees everything; the file stays as it is. */
 void qmi_zip_writer_destroy(qmi_zip_writer *w);
 
 /* Starts the next member, of n_bytes; the one before must be complete. */

@@ -275,20 +275,50 @@ static qmoe_status open_journal(qmi_job *job)
     };
     QMI_TRY(qmi_job_inputs(job, &inputs, &journal.n_inputs));
     journal.inputs = inputs;
-    qmoe_status status = qmi_journal_open(&job->journal, job->output.partial,
-        &journal, job->output.resumed, job->err);
+    qmoe_status status = qmi_journal_open(
+        &job->journal, &job->output, &journal, job->output.resumed, job->err);
     qmi_free(inputs);
     return status;
 }
 
-static qmoe_status open_output(qmi_job *job, const char *output)
+/* Opens the output, which must not lie in or over what the job reads. */
+static qmoe_status open_beside(
+    qmi_job *job, const char *source, const char *tokenizer, const char *output)
 {
+    const qmoe_compress_options *o = &job->options;
+    qmi_output_source *sources = qmi_calloc(
+        o->n_calibration + 3, sizeof *sources, "the sources", job->err);
+    if (sources == NULL)
+        return QMOE_E_NOMEM;
+    size_t n = 0;
+    sources[n++] = (qmi_output_source){source, false};
+    sources[n++] = (qmi_output_source){tokenizer, false};
+    for (size_t i = 0; i < o->n_calibration; i++)
+        sources[n++] = (qmi_output_source){o->calibration[i], false};
+    if (o->work_dir != NULL)
+        sources[n++] = (qmi_output_source){o->work_dir, true};
     const qmi_output_options options = {
-        .overwrite = job->options.overwrite,
-        .resume = job->options.resume,
-        .journal = QMI_JOURNAL_NAME,
+        .overwrite = o->overwrite,
+        .resume = o->resume,
+        .sources = sources,
+        .n_sources = n,
     };
-    QMI_TRY(qmi_output_open(&job->output, output, &options, job->err));
+    qmoe_status status =
+        qmi_output_open(&job->output, output, &options, job->err);
+    qmi_free(sources);
+    return status;
+}
+
+static qmoe_status open_output(
+    qmi_job *job, const char *source, const char *output)
+{
+    char *tokenizer =
+        qmi_checkpoint_beside(job->model->checkpoint, "spiece.model", job->err);
+    if (tokenizer == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = open_beside(job, source, tokenizer, output);
+    qmi_free(tokenizer);
+    QMI_TRY(status);
     /* What an interrupted run did must survive any failure from here on. */
     job->output.keep = job->output.resumed;
     if (job->options.resume && !job->output.resumed)
@@ -328,7 +358,7 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
     QMI_TRY(qmi_job_plan(job, output));
     if (job->options.dry_run)
         return QMOE_OK;
-    QMI_TRY(open_output(job, output));
+    QMI_TRY(open_output(job, source, output));
     QMI_TRY(start_pass(job));
     QMI_TRY(qmi_job_choose_formats(job));
     const qmi_manifest_source from = qmi_manifest_source_of(job->model);
@@ -339,7 +369,7 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
         &job->output, job->manifest, job->model->checkpoint, NULL, job->err));
     QMI_TRY(qmi_job_write_report(job));
     QMI_TRY(qmi_manifest_write(job->manifest, &job->output, job->err));
-    return qmi_output_commit(&job->output, QMI_JOURNAL_NAME, job->err);
+    return qmi_output_commit(&job->output, job->err);
 }
 
 static void clean_up(qmi_job *job)
@@ -365,7 +395,6 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
         context, __func__, report == NULL || source == NULL || output == NULL));
     qmi_job job = {
         .context = context, .report = report, .err = &context->error};
-    job.output.lock = -1;
     qmi_copy_options(&job.options, sizeof job.options, options);
     const double begin = qmi_seconds();
     qmoe_status status = fill_defaults(&job);

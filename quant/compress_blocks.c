@@ -81,22 +81,23 @@ static qmoe_status open_writer(block_run *r, int kind, bool existing)
     qmi_job *job = r->job;
     const qmi_weight *stack = r->block.stacks[kind];
     qmi_job_next_file(job, r->files[kind]);
-    char *path = qmi_output_file(&job->output, r->files[kind], job->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
+    qmi_new_file file;
     const qmi_stack_plan plan = {
-        .path = path,
         .name = stack->name,
         .format = qmi_format_find(r->recipes[kind].quantiser->format),
         .n_mats = stack->n_mats,
         .n_rows = stack->n_rows,
         .n_cols = stack->n_cols,
-        .existing = existing,
     };
-    qmoe_status status =
-        qmi_stack_writer_create(&r->writers[kind], &plan, job->err);
-    qmi_free(path);
-    return status;
+    qmoe_status status = QMOE_E_NOT_FOUND;
+    if (existing)
+        status =
+            qmi_output_reopen(&job->output, &file, r->files[kind], job->err);
+    if (status == QMOE_E_NOT_FOUND)
+        status =
+            qmi_output_create(&job->output, &file, r->files[kind], job->err);
+    QMI_TRY(status);
+    return qmi_stack_writer_create(&r->writers[kind], &file, &plan, job->err);
 }
 
 static qmoe_status finish_writer(block_run *r, int kind)

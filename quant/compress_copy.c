@@ -95,13 +95,11 @@ static qmoe_status copy_into(
 qmoe_status qmi_job_copy_tensors(qmi_job *job)
 {
     char name[64];
+    qmi_new_file file;
     qmi_st_writer *writer = NULL;
     qmi_job_next_file(job, name);
-    char *path = qmi_output_file(&job->output, name, job->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
-    qmoe_status status = qmi_st_writer_create(&writer, path, job->err);
-    qmi_free(path);
+    QMI_TRY(qmi_output_create(&job->output, &file, name, job->err));
+    qmoe_status status = qmi_st_writer_create(&writer, &file, job->err);
     if (status == QMOE_OK)
         status = copy_into(job, writer, name);
     qmi_st_writer_destroy(writer);

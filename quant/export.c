@@ -59,8 +59,9 @@ cleanup:
 
 static qmoe_status run(qmi_export *e, const char *source, const char *output)
 {
+    const qmi_output_source from = {source, false};
     const qmi_output_options options = {
-        .overwrite = e->options.overwrite, .journal = QMI_JOURNAL_NAME};
+        .overwrite = e->options.overwrite, .sources = &from, .n_sources = 1};
     if (e->options.layout != QMOE_LAYOUT_HF &&
         e->options.layout != QMOE_LAYOUT_PUBLISHED)
         return qmi_fail(e->err, QMOE_E_INVALID, "unknown layout");
@@ -74,11 +75,12 @@ static qmoe_status run(qmi_export *e, const char *source, const char *output)
             e->report->n_matrices += (uint64_t)e->model->weights[i].n_mats;
         }
     QMI_TRY(qmi_output_open(&e->output, output, &options, e->err));
+    QMI_TRY(qmi_journal_mark(&e->output, "export", e->err));
     QMI_TRY(e->options.layout == QMOE_LAYOUT_PUBLISHED ? qmi_export_published(e)
                                                        : qmi_export_hf(e));
     QMI_TRY(qmi_copy_side_files(
         &e->output, NULL, e->model->checkpoint, NULL, e->err));
-    return qmi_output_commit(&e->output, QMI_JOURNAL_NAME, e->err);
+    return qmi_output_commit(&e->output, e->err);
 }
 
 qmoe_status qmoe_export(qmoe_context *context, qmoe_export_report *report,
@@ -90,7 +92,6 @@ qmoe_status qmoe_export(qmoe_context *context, qmoe_export_report *report,
         context, __func__, report == NULL || source == NULL || output == NULL));
     qmi_export e = {
         .context = context, .report = report, .err = &context->error};
-    e.output.lock = -1;
     qmi_copy_options(&e.options, sizeof e.options, options);
     const double begin = qmi_seconds();
     qmoe_status status = run(&e, source, output);

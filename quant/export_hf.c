@@ -276,17 +276,15 @@ static qmoe_status fill_shard(exporter *x, size_t first, size_t last,
 
 static qmoe_status write_shard(exporter *x, size_t first, size_t last)
 {
-    char file[64];
+    char name[64];
+    qmi_new_file file;
     qmi_st_writer *writer = NULL;
-    snprintf(file, sizeof file, "model-%05d-of-%05d.safetensors",
+    snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors",
         x->entries[first].shard, x->n_shards);
-    char *path = qmi_output_file(&x->e->output, file, x->e->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
-    qmoe_status status = qmi_st_writer_create(&writer, path, x->e->err);
-    qmi_free(path);
+    QMI_TRY(qmi_output_create(&x->e->output, &file, name, x->e->err));
+    qmoe_status status = qmi_st_writer_create(&writer, &file, x->e->err);
     if (status == QMOE_OK)
-        status = fill_shard(x, first, last, writer, file);
+        status = fill_shard(x, first, last, writer, name);
     qmi_st_writer_destroy(writer);
     return status;
 }

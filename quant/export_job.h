@@ -13,6 +13,7 @@ typedef struct qmi_export {
     qmoe_export_options options;
     qmi_output output;
     uint64_t done, total; /* bytes of the model, for progress */
+    cJSON *files;         /* published layout: bytes of each file written */
     qmoe_export_report *report;
     qmi_error *err; /* the context's */
 } qmi_export;

@@ -40,12 +40,10 @@ static qmoe_status write_file(
 {
     uint64_t n_bytes = 0;
     qmi_torch_writer *writer = NULL;
-    char *path = qmi_output_file(&e->output, name, e->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
+    qmi_new_file file;
+    QMI_TRY(qmi_output_create(&e->output, &file, name, e->err));
     qmoe_status status =
-        qmi_torch_writer_create(&writer, path, ordered, e->err);
-    qmi_free(path);
+        qmi_torch_writer_create(&writer, &file, ordered, e->err);
     if (status == QMOE_OK)
         status = fill(e, writer, block);
     if (status == QMOE_OK)
@@ -53,6 +51,9 @@ static qmoe_status write_file(
     qmi_torch_writer_destroy(writer);
     e->report->output_bytes += n_bytes;
     e->report->n_files++;
+    if (status == QMOE_OK &&
+        cJSON_AddNumberToObject(e->files, name, (double)n_bytes) == NULL)
+        status = qmi_fail(e->err, QMOE_E_NOMEM, "out of memory: the file list");
     return status;
 }
 
@@ -193,10 +194,21 @@ static qmoe_status fill_sizes(
     return QMOE_OK;
 }
 
-qmoe_status qmi_export_published(qmi_export *e)
+/* The files have no place for a mark: this list tells ours from others. */
+static qmoe_status write_list(qmi_export *e, const cJSON *list)
+{
+    char *text = cJSON_Print(list);
+    if (text == NULL)
+        return qmi_fail(e->err, QMOE_E_NOMEM, "out of memory: the file list");
+    qmoe_status status = qmi_output_write(
+        &e->output, QMI_EXPORT_NAME, text, strlen(text), e->err);
+    cJSON_free(text);
+    return status;
+}
+
+static qmoe_status write_files(qmi_export *e)
 {
     const qmi_weight *stacks[N_KINDS] = {NULL};
-    QMI_TRY(check_stacks(e));
     QMI_TRY(write_file(e, "noexp.pt", true, fill_plain, 0));
     QMI_TRY(write_file(e, "sizes.pt", false, fill_sizes, 0));
     for (size_t block = 0; stacks_of(e, block, stacks); block++) {
@@ -205,4 +217,22 @@ qmoe_status qmi_export_published(qmi_export *e)
         QMI_TRY(write_file(e, name, false, fill_block, block));
     }
     return qmi_export_config(e, NULL);
+}
+
+qmoe_status qmi_export_published(qmi_export *e)
+{
+    char creator[64];
+    QMI_TRY(check_stacks(e));
+    cJSON *list = cJSON_CreateObject();
+    snprintf(creator, sizeof creator, "qmoe %s", qmoe_version());
+    cJSON *created_by = cJSON_AddStringToObject(list, "created_by", creator);
+    e->files = cJSON_AddObjectToObject(list, "files");
+    qmoe_status status =
+        created_by != NULL && e->files != NULL
+            ? write_files(e)
+            : qmi_fail(e->err, QMOE_E_NOMEM, "out of memory: the file list");
+    if (status == QMOE_OK)
+        status = write_list(e, list);
+    cJSON_Delete(list);
+    return status;
 }

@@ -240,13 +240,11 @@ static qmoe_status write_plain(
 static qmoe_status import_plain(qmi_importer *m)
 {
     char name[64];
+    qmi_new_file file;
     qmi_st_writer *writer = NULL;
     qmi_import_next_file(m, name);
-    char *path = qmi_output_file(&m->output, name, m->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
-    qmoe_status status = qmi_st_writer_create(&writer, path, m->err);
-    qmi_free(path);
+    QMI_TRY(qmi_output_create(&m->output, &file, name, m->err));
+    qmoe_status status = qmi_st_writer_create(&writer, &file, m->err);
     if (status == QMOE_OK)
         status = write_plain(m, writer, name);
     qmi_st_writer_destroy(writer);
@@ -300,8 +298,11 @@ static qmoe_status check_sketch(qmi_importer *m)
 
 static qmoe_status start(qmi_importer *m, const char *output)
 {
-    const qmi_output_options options = {
-        .overwrite = m->options.overwrite, .journal = QMI_JOURNAL_NAME};
+    const qmi_output_source sources[] = {
+        {m->source, false}, {m->options.tokenizer, false}};
+    const qmi_output_options options = {.overwrite = m->options.overwrite,
+        .sources = sources,
+        .n_sources = m->options.tokenizer != NULL ? 2 : 1};
     const qmi_manifest_source source = {
         .config = m->config,
         .expert_format = "ternary-dict",
@@ -309,6 +310,7 @@ static qmoe_status start(qmi_importer *m, const char *output)
         .n_bytes = m->report->source_bytes,
     };
     QMI_TRY(qmi_output_open(&m->output, output, &options, m->err));
+    QMI_TRY(qmi_journal_mark(&m->output, "import", m->err));
     return qmi_manifest_create(&m->manifest, &source, &m->recipe, m->err);
 }
 
@@ -340,7 +342,7 @@ static qmoe_status run(qmi_importer *m, const char *output)
     QMI_TRY(qmi_manifest_write(m->manifest, &m->output, m->err));
     QMI_TRY(check_result(m));
     m->report->weight_error /= (double)m->report->n_matrices;
-    return qmi_output_commit(&m->output, QMI_JOURNAL_NAME, m->err);
+    return qmi_output_commit(&m->output, m->err);
 }
 
 static void clean_up(qmi_importer *m)
@@ -369,7 +371,6 @@ qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
         .source = source,
         .report = report,
         .err = &context->error};
-    m.output.lock = -1;
     qmi_copy_options(&m.options, sizeof m.options, options);
     const double begin = qmi_seconds();
     qmoe_status status = run(&m, output);

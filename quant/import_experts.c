@@ -114,24 +114,21 @@ static qmoe_status fill_stack(qmi_importer *m, qmi_stack_writer *writer,
 static qmoe_status import_stack(qmi_importer *m, const qmi_weight *stack)
 {
     char name[64];
+    qmi_new_file file;
     qmi_stack_writer *writer = NULL;
     qmi_import_next_file(m, name);
-    char *path = qmi_output_file(&m->output, name, m->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
+    QMI_TRY(qmi_output_create(&m->output, &file, name, m->err));
     const qmi_stack_plan plan = {
-        .path = path,
         .name = stack->name,
         .format = qmi_format_find(m->recipe.quantiser->format),
         .n_mats = stack->n_mats,
         .n_rows = stack->n_rows,
         .n_cols = stack->n_cols,
     };
-    qmoe_status status = qmi_stack_writer_create(&writer, &plan, m->err);
+    qmoe_status status = qmi_stack_writer_create(&writer, &file, &plan, m->err);
     if (status == QMOE_OK)
         status = fill_stack(m, writer, stack, name);
     qmi_stack_writer_destroy(writer);
-    qmi_free(path);
     return status;
 }
 

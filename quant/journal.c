@@ -3,7 +3,6 @@
  * trial or expert in the order of the work (journal_lines.h). */
 #include "journal.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -12,7 +11,6 @@
 #include "alloc.h"
 #include "descriptor.h"
 #include "journal_lines.h"
-#include "map.h"
 
 enum { MAX_JOURNAL_BYTES = 1 << 30 };
 
@@ -241,8 +239,7 @@ static qmoe_status start(
 {
     char *text = NULL;
     size_t n = sizeof head - 1;
-    j->fd = open(j->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (j->fd < 0)
+    if (ftruncate(j->fd, 0) != 0)
         return qmi_fail_errno(err, "%s", j->path);
     QMI_TRY(lines_create(&text, (int64_t)job->n_inputs + 1, err));
     memcpy(text, head, n);
@@ -258,12 +255,34 @@ static qmoe_status start(
 
 /* ---- opening ---- */
 
-static qmoe_status open_existing(
+/* The whole text (qmi_free), with a NUL. */
+static qmoe_status read_text(
+    const qmi_journal *j, char **out, size_t *n_bytes, qmi_error *err)
+{
+    struct stat info;
+    if (fstat(j->fd, &info) != 0)
+        return qmi_fail_errno(err, "%s", j->path);
+    if (info.st_size > MAX_JOURNAL_BYTES)
+        return qmi_fail(err, QMOE_E_FORMAT, "%s: too long", j->path);
+    char *text = qmi_calloc((size_t)info.st_size + 1, 1, "the journal", err);
+    if (text == NULL)
+        return QMOE_E_NOMEM;
+    const int64_t n = qmi_read_at(j->fd, text, (uint64_t)info.st_size, 0);
+    if (n < 0) {
+        qmi_free(text);
+        return qmi_fail_errno(err, "%s", j->path);
+    }
+    *out = text;
+    *n_bytes = (size_t)n;
+    return QMOE_OK;
+}
+
+static qmoe_status go_on(
     qmi_journal *j, const qmi_journal_job *job, qmi_error *err)
 {
     char *text = NULL;
     size_t n_bytes = 0;
-    QMI_TRY(qmi_read_file(&text, &n_bytes, j->path, MAX_JOURNAL_BYTES, err));
+    QMI_TRY(read_text(j, &text, &n_bytes, err));
     qmoe_status status = parse(j, job, text, n_bytes, err);
     qmi_free(text);
     QMI_TRY(status);
@@ -271,13 +290,23 @@ static qmoe_status open_existing(
         j->chain = 0;
         return start(j, job, err);
     }
-    j->fd = open(j->path, O_WRONLY | O_CLOEXEC);
-    if (j->fd < 0 || ftruncate(j->fd, (off_t)j->n_bytes) != 0)
+    if (ftruncate(j->fd, (off_t)j->n_bytes) != 0)
         return qmi_fail_errno(err, "%s", j->path);
     return QMOE_OK;
 }
 
-qmoe_status qmi_journal_open(qmi_journal **out, const char *directory,
+static qmoe_status open_file(
+    qmi_journal *j, qmi_output *output, bool resume, qmi_error *err)
+{
+    qmi_new_file file;
+    QMI_TRY(resume ? qmi_output_reopen(output, &file, QMI_JOURNAL_NAME, err)
+                   : qmi_output_create(output, &file, QMI_JOURNAL_NAME, err));
+    j->fd = file.fd;
+    j->path = file.path;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_journal_open(qmi_journal **out, qmi_output *output,
     const qmi_journal_job *job, bool resume, qmi_error *err)
 {
     *out = NULL;
@@ -288,12 +317,13 @@ qmoe_status qmi_journal_open(qmi_journal **out, const char *directory,
     j->n_blocks = job->n_blocks;
     j->n_each[TRIALS] = job->n_trials;
     j->n_each[EXPERTS] = job->n_experts;
-    j->path = qmi_path_join(directory, QMI_JOURNAL_NAME, err);
     j->blocks =
         qmi_calloc((size_t)j->n_blocks, sizeof *j->blocks, "the journal", err);
     qmoe_status status = QMOE_E_NOMEM;
-    if (j->path != NULL && j->blocks != NULL)
-        status = resume ? open_existing(j, job, err) : start(j, job, err);
+    if (j->blocks != NULL)
+        status = open_file(j, output, resume, err);
+    if (status == QMOE_OK)
+        status = resume ? go_on(j, job, err) : start(j, job, err);
     if (status != QMOE_OK) {
         qmi_journal_close(j);
         return status;
@@ -314,6 +344,18 @@ void qmi_journal_close(qmi_journal *journal)
     qmi_free(journal->blocks);
     qmi_free(journal->path);
     qmi_free(journal);
+}
+
+qmoe_status qmi_journal_mark(
+    qmi_output *output, const char *verb, qmi_error *err)
+{
+    qmi_journal *journal = NULL;
+    qmi_journal_input input = {.name = "verb"};
+    const qmi_journal_job job = {.inputs = &input, .n_inputs = 1};
+    snprintf(input.value, sizeof input.value, "%s", verb);
+    QMI_TRY(qmi_journal_open(&journal, output, &job, false, err));
+    qmi_journal_close(journal);
+    return QMOE_OK;
 }
 
 /* ---- changing ---- */

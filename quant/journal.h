@@ -8,9 +8,8 @@
 
 #include "error.h"
 #include "expert_trial.h"
+#include "output_directory.h"
 #include "stack_writer.h"
-
-#define QMI_JOURNAL_NAME "journal"
 
 /* Something that decides the result, such as a file of the source or an
  * option: its name, and its value or checksum.  Neither holds a character
@@ -37,13 +36,17 @@ typedef struct qmi_journal_expert {
 
 typedef struct qmi_journal qmi_journal;
 
-/* Opens "journal" in `directory`.  `resume` false starts an empty one; true
+/* Opens "journal" in the working directory.  `resume` false starts an empty one; true
  * reads the existing one: E_NOT_FOUND when there is none; E_INVALID naming the
  * first input that differs; E_FORMAT when it is broken before its last line or
  * has lines that such a job does not write. */
-qmoe_status qmi_journal_open(qmi_journal **out, const char *directory,
+qmoe_status qmi_journal_open(qmi_journal **out, qmi_output *output,
     const qmi_journal_job *job, bool resume, qmi_error *err);
 void qmi_journal_close(qmi_journal *journal);
+/* Leaves the journal of a run of `verb` that cannot be resumed, which marks
+ * the working directory as qmoe's. */
+qmoe_status qmi_journal_mark(
+    qmi_output *output, const char *verb, qmi_error *err);
 
 /* Experts of `block` that are finished (always the first ones), and what was
  * recorded of each: [*n], owned by the journal. */

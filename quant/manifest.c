@@ -190,9 +190,8 @@ qmoe_status qmi_manifest_add_file(qmi_manifest *manifest, const char *name,
         manifest, name, file_bytes, "header_xxh3", header_hash, err);
 }
 
-qmoe_status qmi_manifest_write_file(qmi_manifest *manifest,
-    const qmi_output *output, const char *name, const void *data,
-    size_t n_bytes, qmi_error *err)
+qmoe_status qmi_manifest_write_file(qmi_manifest *manifest, qmi_output *output,
+    const char *name, const void *data, size_t n_bytes, qmi_error *err)
 {
     QMI_TRY(qmi_output_write(output, name, data, n_bytes, err));
     return add_entry(
@@ -239,7 +238,7 @@ qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
 }
 
 static qmoe_status write_index(
-    qmi_manifest *m, const qmi_output *output, qmi_error *err)
+    qmi_manifest *m, qmi_output *output, qmi_error *err)
 {
     char *text = cJSON_Print(m->index);
     if (text == NULL)
@@ -266,7 +265,7 @@ static qmoe_status add_digest(qmi_manifest *m, qmi_error *err)
 }
 
 static qmoe_status write_config(
-    qmi_manifest *m, const qmi_output *output, qmi_error *err)
+    qmi_manifest *m, qmi_output *output, qmi_error *err)
 {
     QMI_TRY(add_digest(m, err));
     char *text = cJSON_Print(m->config);
@@ -279,7 +278,7 @@ static qmoe_status write_config(
 }
 
 qmoe_status qmi_manifest_write(
-    qmi_manifest *manifest, const qmi_output *output, qmi_error *err)
+    qmi_manifest *manifest, qmi_output *output, qmi_error *err)
 {
     cJSON *metadata = cJSON_AddObjectToObject(manifest->index, "metadata");
     if (metadata == NULL || cJSON_AddNumberToObject(metadata, "total_size",

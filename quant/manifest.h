@@ -43,9 +43,8 @@ void qmi_manifest_destroy(qmi_manifest *manifest);
 qmoe_status qmi_manifest_add_file(qmi_manifest *manifest, const char *name,
     uint64_t header_hash, uint64_t file_bytes, qmi_error *err);
 /* Writes a small file into the output and records it. */
-qmoe_status qmi_manifest_write_file(qmi_manifest *manifest,
-    const qmi_output *output, const char *name, const void *data,
-    size_t n_bytes, qmi_error *err);
+qmoe_status qmi_manifest_write_file(qmi_manifest *manifest, qmi_output *output,
+    const char *name, const void *data, size_t n_bytes, qmi_error *err);
 qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
     const char *file, qmi_error *err);
 /* Records a compressed stack: its entry of quantization_config.tensors. */
@@ -55,6 +54,6 @@ qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
 /* Writes model.safetensors.index.json and, with the digests of all files,
  * config.json: the last of the directory's files. */
 qmoe_status qmi_manifest_write(
-    qmi_manifest *manifest, const qmi_output *output, qmi_error *err);
+    qmi_manifest *manifest, qmi_output *output, qmi_error *err);
 
 #endif

@@ -2,57 +2,27 @@
  * Atomic creation of a directory of files. */
 #include "output_directory.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "alloc.h"
 #include "descriptor.h"
+#include "output_swap.h"
 
-/* Removes the files of a directory (it has no subdirectories of ours; foreign
- * ones make the removal fail, which keeps them safe). */
-static qmoe_status empty_directory(const char *path, qmi_error *err)
+static const char *final_name(const qmi_output *out)
 {
-    DIR *directory = opendir(path);
-    if (directory == NULL)
-        return qmi_fail_errno(err, "%s", path);
-    qmoe_status status = QMOE_OK;
-    for (struct dirent *e;
-         status == QMOE_OK && (e = readdir(directory)) != NULL;) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
-        if (unlinkat(dirfd(directory), e->d_name, 0) != 0)
-            status = qmi_fail_errno(
-                err, "%s/%s: cannot be removed", path, e->d_name);
-    }
-    closedir(directory);
-    return status;
+    return qmi_last_component(out->path);
 }
 
-static void remove_directory(const char *path)
+static const char *working_name(const qmi_output *out)
 {
-    if (empty_directory(path, NULL) == QMOE_OK)
-        rmdir(path);
+    return qmi_last_component(out->partial);
 }
 
-/* The lock lives on the directory itself and dies with the process. */
-static qmoe_status lock_directory(qmi_output *out, qmi_error *err)
-{
-    out->lock = open(out->partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (out->lock < 0)
-        return qmi_fail_errno(err, "%s", out->partial);
-    if (flock(out->lock, LOCK_EX | LOCK_NB) == 0)
-        return QMOE_OK;
-    close(out->lock);
-    out->lock = -1;
-    return qmi_fail(
-        err, QMOE_E_EXISTS, "%s: another process is writing it", out->partial);
-}
+/* ---- opening ---- */
 
 static qmoe_status make_names(qmi_output *out, const char *path, qmi_error *err)
 {
@@ -62,56 +32,124 @@ static qmoe_status make_names(qmi_output *out, const char *path, qmi_error *err)
     if (n == 0)
         return qmi_fail(err, QMOE_E_INVALID, "the output path is empty");
     out->path = qmi_calloc(n + 1, 1, "a path", err);
+    if (out->path == NULL)
+        return QMOE_E_NOMEM;
     out->partial = qmi_calloc(n + sizeof ".partial", 1, "a path", err);
-    if (out->path == NULL || out->partial == NULL)
+    if (out->partial == NULL)
         return QMOE_E_NOMEM;
     memcpy(out->path, path, n);
     snprintf(out->partial, n + sizeof ".partial", "%s.partial", out->path);
+    const char *name = final_name(out);
+    if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return qmi_fail(err, QMOE_E_INVALID,
+            "%s: the output path must end in the name of a directory", path);
     return QMOE_OK;
 }
 
-/* Refuses to overwrite a result unasked. */
-static qmoe_status check_final(
-    const qmi_output *out, bool overwrite, qmi_error *err)
+static qmoe_status open_parent(qmi_output *out, qmi_error *err)
+{
+    size_t n = (size_t)(final_name(out) - out->path);
+    char *path = qmi_calloc(n + 2, 1, "a path", err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    memcpy(path, n != 0 ? out->path : ".", n != 0 ? n : 1);
+    out->parent = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    qmoe_status status = QMOE_OK;
+    if (out->parent < 0)
+        status = qmi_fail_errno(err, "%s: cannot be created", out->partial);
+    qmi_free(path);
+    return status;
+}
+
+/* Refuses to overwrite a result unasked, or what is none. */
+static qmoe_status check_final(const qmi_output *out, qmi_error *err)
 {
     struct stat st;
-    if (lstat(out->path, &st) != 0)
+    if (fstatat(out->parent, final_name(out), &st, AT_SYMLINK_NOFOLLOW) != 0)
         return QMOE_OK;
-    if (!overwrite)
+    if (!out->overwrite)
         return qmi_fail(err, QMOE_E_EXISTS,
             "%s: already exists (--force replaces it)", out->path);
     if (!S_ISDIR(st.st_mode))
         return qmi_fail(
             err, QMOE_E_EXISTS, "%s: is not a directory", out->path);
-    return QMOE_OK;
+    int directory = openat(out->parent, final_name(out),
+        O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (directory < 0 || faccessat(directory, ".", W_OK | X_OK, AT_EACCESS)) {
+        if (directory >= 0)
+            close(directory);
+        return qmi_fail_errno(err, "%s: cannot be replaced", out->path);
+    }
+    qmoe_status status = qmi_check_finished(directory, out->path, err);
+    close(directory);
+    return status;
+}
+
+/* Makes the working directory, or takes the one that is there. */
+static qmoe_status lock_partial(qmi_output *out, qmi_error *err)
+{
+    do {
+        if (mkdirat(out->parent, working_name(out), 0777) != 0 &&
+            errno != EEXIST)
+            return qmi_fail_errno(err, "%s: cannot be created", out->partial);
+        out->lock = qmi_lock_directory(out->parent, working_name(out), 0);
+    } while (out->lock < 0 && errno == ENOENT);
+    if (out->lock >= 0)
+        return QMOE_OK;
+    switch (errno) {
+    case EWOULDBLOCK:
+        return qmi_fail(err, QMOE_E_EXISTS, "%s: another process is writing it",
+            out->partial);
+    case ENOTDIR:
+    case ELOOP:
+        return qmi_fail(err, QMOE_E_EXISTS,
+            "%s: is not a directory (move it away or choose another output)",
+            out->partial);
+    default:
+        return qmi_fail_errno(err, "%s", out->partial);
+    }
+}
+
+/* What is in the working directory may be kept, dropped or in the way. */
+static qmoe_status take_partial(
+    qmi_output *out, const qmi_output_options *options, qmi_error *err)
+{
+    bool is_empty = false;
+    QMI_TRY(qmi_check_interrupted(out->lock, out->partial, &is_empty, err));
+    if (is_empty)
+        return QMOE_OK;
+    if (options->resume) {
+        out->resumed = true;
+        return QMOE_OK;
+    }
+    if (out->overwrite)
+        return qmi_empty_directory(out->lock, out->partial, err);
+    return qmi_fail(err, QMOE_E_EXISTS,
+        "%s: holds an interrupted run (--force drops it; 'qmoe compress "
+        "--resume' continues one of compress)",
+        out->partial);
 }
 
 static qmoe_status prepare(
     qmi_output *out, const qmi_output_options *options, qmi_error *err)
 {
-    QMI_TRY(check_final(out, options->overwrite, err));
-    if (mkdir(out->partial, 0777) != 0 && errno != EEXIST)
-        return qmi_fail_errno(err, "%s: cannot be created", out->partial);
-    QMI_TRY(lock_directory(out, err));
-    bool interrupted = faccessat(out->lock, options->journal, F_OK, 0) == 0;
-    if (interrupted && options->resume) {
-        out->resumed = true;
-        return QMOE_OK;
-    }
-    if (interrupted && !options->overwrite) {
-        out->keep = true;
-        return qmi_fail(err, QMOE_E_EXISTS,
-            "%s: holds an interrupted run (--resume continues it, --force "
-            "starts again)",
-            out->partial);
-    }
-    return empty_directory(out->partial, err);
+    QMI_TRY(open_parent(out, err));
+    const char *const names[] = {final_name(out), working_name(out)};
+    QMI_TRY(qmi_check_sources(out->parent, out->path, names, options->sources,
+        options->n_sources, err));
+    QMI_TRY(check_final(out, err));
+    QMI_TRY(lock_partial(out, err));
+    out->keep = true; /* as long as it may be somebody else's */
+    QMI_TRY(take_partial(out, options, err));
+    out->keep = false;
+    return QMOE_OK;
 }
 
 qmoe_status qmi_output_open(qmi_output *out, const char *path,
     const qmi_output_options *options, qmi_error *err)
 {
-    *out = (qmi_output){.lock = -1};
+    *out =
+        (qmi_output){.parent = -1, .lock = -1, .overwrite = options->overwrite};
     qmoe_status status = make_names(out, path, err);
     if (status == QMOE_OK)
         status = prepare(out, options, err);
@@ -120,92 +158,130 @@ qmoe_status qmi_output_open(qmi_output *out, const char *path,
     return status;
 }
 
-char *qmi_output_file(
-    const qmi_output *output, const char *name, qmi_error *err)
+/* ---- files ---- */
+
+static qmoe_status remember(qmi_output *o, const char *name, qmi_error *err)
 {
-    return qmi_path_join(output->partial, name, err);
+    if (o->n_files == o->capacity) {
+        size_t capacity = 2 * o->capacity + 16;
+        char **grown = qmi_regrow(o->files, o->n_files, capacity, sizeof *grown,
+            "the file list", err);
+        if (grown == NULL)
+            return QMOE_E_NOMEM;
+        o->files = grown;
+        o->capacity = capacity;
+    }
+    o->files[o->n_files] = qmi_strdup(name, err);
+    if (o->files[o->n_files] == NULL)
+        return QMOE_E_NOMEM;
+    o->n_files++;
+    return QMOE_OK;
 }
 
-static qmoe_status write_and_sync(
-    int fd, const char *data, size_t n_bytes, const char *path, qmi_error *err)
+static qmoe_status open_file(qmi_output *output, qmi_new_file *out,
+    const char *name, bool reopen, qmi_error *err)
 {
-    return qmi_write_at(fd, data, n_bytes, 0) && fsync(fd) == 0
-               ? QMOE_OK
-               : qmi_fail_errno(err, "%s", path);
-}
-
-qmoe_status qmi_output_write(const qmi_output *output, const char *name,
-    const void *data, size_t n_bytes, qmi_error *err)
-{
-    char *path = qmi_output_file(output, name, err);
+    *out = (qmi_new_file){.fd = -1};
+    QMI_TRY(remember(output, name, err));
+    char *path = qmi_path_join(output->partial, name, err);
     if (path == NULL)
         return QMOE_E_NOMEM;
-    qmoe_status status;
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        status = qmi_fail_errno(err, "%s", path);
-    } else {
-        status = write_and_sync(fd, data, n_bytes, path, err);
-        if (close(fd) != 0 && status == QMOE_OK)
-            status = qmi_fail_errno(err, "%s", path);
-    }
+    if (output->resumed && !reopen)
+        unlinkat(output->lock, name, 0);
+    qmoe_status status =
+        reopen ? qmi_new_file_reopen(out, output->lock, name, path, err)
+               : qmi_new_file_create(out, output->lock, name, path, err);
     qmi_free(path);
     return status;
 }
 
-static void sync_parent(const char *path)
+qmoe_status qmi_output_create(
+    qmi_output *output, qmi_new_file *out, const char *name, qmi_error *err)
 {
-    const char *slash = strrchr(path, '/');
-    char parent[4096] = ".";
-    if (slash != NULL)
-        snprintf(parent, sizeof parent, "%.*s",
-            (int)(slash == path ? 1 : slash - path), path);
-    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return open_file(output, out, name, false, err);
+}
+
+qmoe_status qmi_output_reopen(
+    qmi_output *output, qmi_new_file *out, const char *name, qmi_error *err)
+{
+    return open_file(output, out, name, true, err);
+}
+
+qmoe_status qmi_output_write(qmi_output *output, const char *name,
+    const void *data, size_t n_bytes, qmi_error *err)
+{
+    qmi_new_file file;
+    qmoe_status status = QMOE_OK;
+    QMI_TRY(qmi_output_create(output, &file, name, err));
+    if (!qmi_write_at(file.fd, data, n_bytes, 0) || fsync(file.fd) != 0)
+        status = qmi_fail_errno(err, "%s", file.path);
+    qmi_new_file_close(&file);
+    return status;
+}
+
+/* ---- the end ---- */
+
+static void sync_parent(const qmi_output *output)
+{
+    int fd = openat(output->parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return;
     fsync(fd);
     close(fd);
 }
 
-/* Exchanges the names, so that the final name always exists; the old content
- * is then the working directory's and is removed. */
-static qmoe_status replace(const qmi_output *output, qmi_error *err)
+/* The result is in place: what is left is to clean up. */
+static qmoe_status drop_journal(const qmi_output *output, qmi_error *err)
 {
-    if (renameat2(AT_FDCWD, output->partial, AT_FDCWD, output->path,
-            RENAME_EXCHANGE) != 0)
-        return qmi_fail_errno(
-            err, "%s: cannot replace %s", output->partial, output->path);
-    remove_directory(output->partial);
-    return QMOE_OK;
+    if (unlinkat(output->lock, QMI_JOURNAL_NAME, 0) == 0 || errno == ENOENT)
+        return QMOE_OK;
+    return qmi_fail_errno(err, "%s is complete, but %s/%s cannot be removed",
+        output->path, output->path, QMI_JOURNAL_NAME);
 }
 
-qmoe_status qmi_output_commit(
-    qmi_output *output, const char *journal, qmi_error *err)
+qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
 {
+    qmi_replaced old;
+    qmoe_status status = qmi_check_only(
+        output->lock, output->partial, output->files, output->n_files, err);
+    if (status != QMOE_OK) {
+        output->keep = true; /* it holds what is not ours to remove */
+        return status;
+    }
     if (fsync(output->lock) != 0)
         return qmi_fail_errno(err, "%s", output->partial);
-    if (renameat2(AT_FDCWD, output->partial, AT_FDCWD, output->path,
-            RENAME_NOREPLACE) != 0) {
-        if (errno != EEXIST)
-            return qmi_fail_errno(err, "%s: cannot be renamed to %s",
-                output->partial, output->path);
-        QMI_TRY(replace(output, err));
-    }
-    sync_parent(output->path);
-    unlinkat(output->lock, journal, 0);
-    close(output->lock);
-    output->lock = -1;
-    return QMOE_OK;
+    QMI_TRY(qmi_swap_directory(&old, output->parent, working_name(output),
+        output->path, output->overwrite, err));
+    output->keep = true;
+    sync_parent(output);
+    status = drop_journal(output, err);
+    qmoe_status removed = qmi_remove_replaced(
+        &old, output->parent, output->path, status == QMOE_OK ? err : NULL);
+    return status != QMOE_OK ? status : removed;
+}
+
+static void remove_partial(const qmi_output *output)
+{
+    for (size_t i = 0; i < output->n_files; i++)
+        unlinkat(output->lock, output->files[i], 0);
+    unlinkat(output->parent, working_name(output), AT_REMOVEDIR);
 }
 
 void qmi_output_close(qmi_output *output)
 {
+    if (output->path == NULL)
+        return;
     if (output->lock >= 0) {
         if (!output->keep)
-            remove_directory(output->partial);
+            remove_partial(output);
         close(output->lock);
     }
+    if (output->parent >= 0)
+        close(output->parent);
+    for (size_t i = 0; i < output->n_files; i++)
+        qmi_free(output->files[i]);
+    qmi_free(output->files);
     qmi_free(output->path);
     qmi_free(output->partial);
-    *output = (qmi_output){.lock = -1};
+    *output = (qmi_output){0};
 }

@@ -9,14 +9,14 @@
 enum { QMI_N_SIDE_FILES = 5 };
 extern const char *const qmi_side_files[QMI_N_SIDE_FILES]; /* their names */
 
+bool qmi_is_side_file(const char *name);
 /* Reads side file `i` of `checkpoint`, or if that is NULL of `directory`
  * (qmi_free).  E_NOT_FOUND: there is none. */
 qmoe_status qmi_side_file_read(char **text, size_t *n_bytes, size_t i,
     const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err);
 /* Copies those that `checkpoint`, or if that is NULL `directory`, has, as they
  * are.  `manifest` records them; NULL: the output has none. */
-qmoe_status qmi_copy_side_files(const qmi_output *output,
-    qmi_manifest *manifest, const qmi_checkpoint *checkpoint,
-    const char *directory, qmi_error *err);
+qmoe_status qmi_copy_side_files(qmi_output *output, qmi_manifest *manifest,
+    const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err);
 
 #endif

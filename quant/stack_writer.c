@@ -74,17 +74,21 @@ static qmoe_status start(
         (size_t)w->n_mats + 1, sizeof *w->offsets, "expert offsets", err);
     if (w->offsets == NULL)
         return QMOE_E_NOMEM;
-    QMI_TRY(qmi_st_writer_continue(&w->file, plan->path, plan->existing, err));
     return declare_parts(w, plan->name, err);
 }
 
-qmoe_status qmi_stack_writer_create(
-    qmi_stack_writer **out, const qmi_stack_plan *plan, qmi_error *err)
+qmoe_status qmi_stack_writer_create(qmi_stack_writer **out, qmi_new_file *file,
+    const qmi_stack_plan *plan, qmi_error *err)
 {
+    qmi_st_writer *shard = NULL;
     *out = NULL;
+    QMI_TRY(qmi_st_writer_create(&shard, file, err));
     qmi_stack_writer *w = qmi_calloc(1, sizeof *w, "a stack writer", err);
-    if (w == NULL)
+    if (w == NULL) {
+        qmi_st_writer_destroy(shard);
         return QMOE_E_NOMEM;
+    }
+    w->file = shard;
     w->format = plan->format;
     w->n_mats = plan->n_mats;
     w->n_rows = plan->n_rows;

@@ -5,22 +5,21 @@
 #ifndef QMI_STACK_WRITER_H
 #define QMI_STACK_WRITER_H
 
+#include "new_file.h"
 #include "quantiser.h"
 
 typedef struct qmi_stack_writer qmi_stack_writer;
 
 /* What the shard will hold. */
 typedef struct qmi_stack_plan {
-    const char *path; /* of the shard */
     const char *name; /* of the stack */
     const qmi_format *format;
     int64_t n_mats, n_rows, n_cols;
-    bool existing; /* continue what an earlier process left there */
 } qmi_stack_plan;
 
-/* Starts the shard. */
-qmoe_status qmi_stack_writer_create(
-    qmi_stack_writer **out, const qmi_stack_plan *plan, qmi_error *err);
+/* Starts the shard in `file`, which is taken over. */
+qmoe_status qmi_stack_writer_create(qmi_stack_writer **out, qmi_new_file *file,
+    const qmi_stack_plan *plan, qmi_error *err);
 /* An unfinished file stays on disk, for a later run to continue. */
 void qmi_stack_writer_destroy(qmi_stack_writer *w);
 

@@ -41,8 +41,9 @@ typedef struct qmoe_export_report {
  * memory holds one per thread.
  * E_UNSUPPORTED: the model is not compressed; QMOE_LAYOUT_PUBLISHED: a stack
  * is not ternary-dict with the paper's dictionary, or has an odd width.
- * E_EXISTS, E_NO_SPACE, E_IO, E_FORMAT (an undecodable matrix, levels that are
- * not finite), E_INVALID. */
+ * E_EXISTS (also: what would be replaced is not qmoe's), E_NO_SPACE, E_IO,
+ * E_FORMAT (an undecodable matrix, levels that are not finite), E_INVALID (also:
+ * `output` lies in or over `source`). */
 QMOE_API qmoe_status qmoe_export(qmoe_context *context,
     qmoe_export_report *report, const char *source, const char *output,
     const qmoe_export_options *options) QMOE_MUST_CHECK;
@@ -71,7 +72,8 @@ typedef struct qmoe_import_report {
  * compressed directory `output`, which appears complete or not at all.  Every
  * rule of the layout is checked (docs/publish.md).
  * E_NOT_FOUND: no directory, config.json, noexp.pt or sizes.pt; E_FORMAT names
- * file, tensor and rule; E_UNSUPPORTED, E_EXISTS, E_NO_SPACE, E_IO. */
+ * file, tensor and rule; E_UNSUPPORTED, E_NO_SPACE, E_IO; E_EXISTS, E_INVALID as
+ * above. */
 QMOE_API qmoe_status qmoe_import(qmoe_context *context,
     qmoe_import_report *report, const char *source, const char *output,
     const qmoe_import_options *options) QMOE_MUST_CHECK;

@@ -93,11 +93,13 @@ typedef struct qmoe_compress_report {
  * undisturbed run.  Weights are read once for a checksum, and then once in the
  * order of the work.  For one backend and processor the result depends neither
  * on the number of threads nor on group_size, memory_limit, work_dir.
- * E_EXISTS: `output` exists and !overwrite, or an interrupted run is there;
+ * E_EXISTS: `output` exists and !overwrite, or an interrupted run is there, or
+ * either holds what qmoe did not make (docs/compress.md);
  * E_NO_SPACE: too little disk, found out before the work where possible;
  * E_NOMEM: memory_limit is below what one expert needs (the text says how
- * much), no address space for OpenBLAS; E_UNSUPPORTED: no OpenBLAS; E_INVALID: options that do not fit each other or the model, another
- * job is resumed;
+ * much), no address space for OpenBLAS; E_UNSUPPORTED: no OpenBLAS;
+ * E_INVALID: options that do not fit each other or the model, another job is
+ * resumed, `output` lies in or over what is read;
  * E_UNSUPPORTED: the source is already compressed, unknown format or method;
  * E_NO_BACKEND: the backend or device is not there;
  * E_FORMAT: a broken source, a weight that is not finite. */

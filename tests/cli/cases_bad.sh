@@ -284,11 +284,10 @@ case_interrupted_compress() {
         nothing_left out-m
         is_empty out
     done
-    mkdir out-m
-    echo kept >out-m/file
+    cp -r "$m" out-m
     code=$(interrupt INT "$qmoe" compress --method rtn "$mini" -o out-m -t 1 --force)
     [ "$code" = 130 ] || fail "exit code $code: $(cat err)"
-    has out-m/file kept
+    diff -r "$m" out-m || fail "the old output was touched"
     rm -r out-m
     nothing_left out-m
 }

@@ -21,7 +21,7 @@ case_compress_calibrated() {
     is_true "$(json output_error out) < 0.5"
     expect 0 "$qmoe" verify gptq-m
     expect 0 "$qmoe" generate gptq-m -p "$prompt" --max-new-tokens 4
-    expect 0 calibrated -o rtn-m --method rtn --json
+    expect 0 "$qmoe" compress "$mini" --calib calib.txt -o rtn-m --method rtn --json
     [ -e gptq-m/qmoe_report.json ] || fail "no per-expert report"
 }
 
@@ -151,7 +151,7 @@ case_compress_resume_refusals() {
     expect_error 3 --resume compress "$mini" --calib calib.txt -o out-m
     expect_error 2 "another version" compress "$mini" --calib calib.txt \
         -o out-m --resume
-    echo rubbish >out-m.partial/journal
+    printf 'qmoe-journal 2\nrubbish\nrubbish\n' >out-m.partial/journal
     expect_error 4 journal compress "$mini" --calib calib.txt -o out-m --resume
     [ -e out-m.partial/journal ] || fail "the interrupted run was removed"
     expect 0 "$qmoe" compress "$mini" --calib calib.txt --passes 2 -o out-m --force

@@ -93,14 +93,14 @@ static qmoe_status write_stack(
     qmi_job *job, const qmi_weight *stack, int64_t n_filled)
 {
     char file[64];
+    qmi_new_file shard;
     qmi_stack_writer *writer = NULL;
     qmi_job_next_file(job, file);
-    char *path = qmi_output_file(&job->output, file, job->err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
-    const qmi_stack_plan plan = {path, stack->name, &qmi_format_pvq,
-        stack->n_mats, stack->n_rows, stack->n_cols, false};
-    qmoe_status status = qmi_stack_writer_create(&writer, &plan, job->err);
+    QMI_TRY(qmi_output_create(&job->output, &shard, file, job->err));
+    const qmi_stack_plan plan = {stack->name, &qmi_format_pvq, stack->n_mats,
+        stack->n_rows, stack->n_cols};
+    qmoe_status status =
+        qmi_stack_writer_create(&writer, &shard, &plan, job->err);
     if (status == QMOE_OK)
         status = fill_stack(writer, stack,
             n_filled < stack->n_mats ? n_filled : stack->n_mats,
@@ -108,17 +108,17 @@ static qmoe_status write_stack(
     if (status == QMOE_OK)
         status = record(job, stack, writer, file);
     qmi_stack_writer_destroy(writer);
-    qmi_free(path);
     return status;
 }
 
 static qmoe_status write_all(qmi_job *job, const char *out, int64_t n_filled)
 {
-    const qmi_output_options fresh = {.journal = "journal"};
+    const qmi_output_options fresh = {.overwrite = false};
     job->n_files = 1;
     for (size_t i = 0; i < job->model->n_weights; i++)
         job->n_files += job->model->weights[i].is_expert;
     QMI_TRY(qmi_output_open(&job->output, out, &fresh, job->err));
+    QMI_TRY(qmi_journal_mark(&job->output, "make_hollow_model", job->err));
     const qmi_manifest_source source = qmi_manifest_source_of(job->model);
     QMI_TRY(
         qmi_manifest_create(&job->manifest, &source, &job->recipe, job->err));
@@ -129,13 +129,13 @@ static qmoe_status write_all(qmi_job *job, const char *out, int64_t n_filled)
         if (job->model->weights[i].is_expert)
             QMI_TRY(write_stack(job, &job->model->weights[i], n_filled));
     QMI_TRY(qmi_manifest_write(job->manifest, &job->output, job->err));
-    return qmi_output_commit(&job->output, fresh.journal, job->err);
+    return qmi_output_commit(&job->output, job->err);
 }
 
 int main(int argc, char **argv)
 {
     qmoe_compress_report report = {0};
-    qmi_job job = {.report = &report, .output = {.lock = -1}};
+    qmi_job job = {.report = &report};
     const int64_t n_filled = argc == 4 ? atoll(argv[3]) : 0;
     if (n_filled < 1) {
         fprintf(stderr, "Usage: make_hollow_model SYNTH OUT FILLED\n");

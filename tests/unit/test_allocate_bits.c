@@ -13,6 +13,7 @@
 
 #include "allocate_bits.h"
 #include "quant_matrix.h"
+#include "scratch_file.h"
 #include "stack_writer.h"
 
 enum { N = 9 };
@@ -99,8 +100,8 @@ static double file_bits(const char *format, int64_t n_rows, int64_t n_cols)
 {
     const char *path = QMOE_TEST_DIR "/shape.safetensors";
     const qmi_quantiser *q = qmi_quantiser_find("rtn", format);
-    const qmi_stack_plan plan = {.path = path,
-        .name = "stack",
+    qmi_new_file file;
+    const qmi_stack_plan plan = {.name = "stack",
         .format = qmi_format_find(format),
         .n_mats = 2,
         .n_rows = n_rows,
@@ -115,7 +116,9 @@ static double file_bits(const char *format, int64_t n_rows, int64_t n_cols)
     assert_int_equal(
         q->run(&encoded, &result, w, n_rows, n_cols, NULL, &options, &err),
         QMOE_OK);
-    assert_int_equal(qmi_stack_writer_create(&writer, &plan, &err), QMOE_OK);
+    assert_int_equal(scratch_new_file(&file, path, &err), QMOE_OK);
+    assert_int_equal(
+        qmi_stack_writer_create(&writer, &file, &plan, &err), QMOE_OK);
     for (int i = 0; i < 2; i++)
         assert_int_equal(qmi_stack_writer_add(writer, &encoded, &err), QMOE_OK);
     assert_int_equal(

@@ -15,6 +15,7 @@
 #include "cpu.h"
 #include "pvq.h"
 #include "safetensors.h"
+#include "scratch_file.h"
 #include "stack_writer.h"
 
 enum { N = 512, N_MATS = 240001, LAST = N_MATS - 1, ROTATION = 64 };
@@ -59,10 +60,12 @@ static void write_shard(const char *path, const qmi_encoded *last)
 {
     qmi_error err = {0};
     qmi_stack_writer *writer = NULL;
-    const qmi_stack_plan plan = {
-        path, "s", &qmi_format_pvq, N_MATS, N, N, false};
+    qmi_new_file file;
+    const qmi_stack_plan plan = {"s", &qmi_format_pvq, N_MATS, N, N};
     uint64_t hash = 0, n_bytes = 0;
-    assert_int_equal(qmi_stack_writer_create(&writer, &plan, &err), QMOE_OK);
+    assert_int_equal(scratch_new_file(&file, path, &err), QMOE_OK);
+    assert_int_equal(
+        qmi_stack_writer_create(&writer, &file, &plan, &err), QMOE_OK);
     assert_int_equal(
         qmi_stack_writer_add_hollow(writer, N_MATS + 1, &err), QMOE_E_INVALID);
     assert_int_equal(qmi_stack_writer_add_hollow(writer, LAST, &err), QMOE_OK);

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Replacement of a directory.  The old one is locked and marked with a journal
+ * first, so that at every instant each directory involved is either finished
+ * or recognised as one to be dropped. */
+#include "output_swap.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "alloc.h"
+#include "output_owner.h"
+
+const char *qmi_last_component(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
+
+/* ---- locks ---- */
+
+static bool lock_within(int fd, int wait_ms)
+{
+    enum { STEP_MS = 20 };
+    static const struct timespec step = {.tv_nsec = STEP_MS * 1000000L};
+    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK || wait_ms <= 0)
+            return false;
+        nanosleep(&step, NULL);
+        wait_ms -= STEP_MS;
+    }
+    return true;
+}
+
+/* Another process may have moved the directory between open and lock. */
+static bool still_has_name(int fd, int parent, const char *name)
+{
+    struct stat open_one, named;
+    return fstat(fd, &open_one) == 0 &&
+           fstatat(parent, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+           open_one.st_dev == named.st_dev && open_one.st_ino == named.st_ino;
+}
+
+int qmi_lock_directory(int parent, const char *name, int wait_ms)
+{
+    enum { MOST = 100 };
+    for (int i = 0; i < MOST; i++) {
+        int fd = openat(
+            parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+            return -1;
+        bool locked = lock_within(fd, wait_ms);
+        if (locked && still_has_name(fd, parent, name))
+            return fd;
+        int code = errno;
+        close(fd);
+        errno = code;
+        if (!locked)
+            return -1;
+    }
+    errno = EWOULDBLOCK;
+    return -1;
+}
+
+/* ---- renames ---- */
+
+/* renameat2 for file systems that have its flags or not. */
+static bool lacks_flags(void)
+{
+    return errno == EINVAL || errno == ENOSYS;
+}
+
+static bool move_to_free_name(int parent, const char *from, const char *to)
+{
+    struct stat info;
+    if (renameat2(parent, from, parent, to, RENAME_NOREPLACE) == 0)
+        return true;
+    if (!lacks_flags())
+        return false;
+    if (fstatat(parent, to, &info, AT_SYMLINK_NOFOLLOW) == 0) {
+        errno = EEXIST;
+        return false;
+    }
+    /* At worst this replaces an empty directory. */
+    return renameat(parent, from, parent, to) == 0;
+}
+
+/* ".NAME.NUMBER.old": hidden, and nobody else's. */
+static bool move_to_private_name(
+    int parent, const char *from, const char *name, char private_name[256])
+{
+    enum { MOST = 1000, NAME_BYTES = 200 };
+    for (int i = 0; i < MOST; i++) {
+        snprintf(private_name, 256, ".%.*s.%ld.old", NAME_BYTES, name,
+            (long)getpid() + i);
+        if (move_to_free_name(parent, from, private_name))
+            return true;
+        if (errno != EEXIST && errno != ENOTEMPTY)
+            return false;
+    }
+    return false;
+}
+
+/* Without an exchange there is a moment in which nothing has the name. */
+static bool replace_by_turns(
+    qmi_replaced *old, int parent, const char *from, const char *name)
+{
+    if (!move_to_private_name(parent, name, name, old->name))
+        return false;
+    if (move_to_free_name(parent, from, name))
+        return true;
+    int code = errno;
+    move_to_free_name(parent, old->name, name);
+    errno = code;
+    return false;
+}
+
+static bool exchange(
+    qmi_replaced *old, int parent, const char *from, const char *name)
+{
+    if (renameat2(parent, from, parent, name, RENAME_EXCHANGE) != 0)
+        return lacks_flags() && replace_by_turns(old, parent, from, name);
+    /* It is removed under the working name if it must be. */
+    if (!move_to_private_name(parent, from, name, old->name))
+        snprintf(old->name, sizeof old->name, "%s", from);
+    return true;
+}
+
+/* From now on it is to be dropped, whatever its name. */
+static bool mark(int directory)
+{
+    static const char text[] = "qmoe-journal replaced\n";
+    int fd = openat(directory, QMI_JOURNAL_NAME,
+        O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return errno == EEXIST;
+    bool written = write(fd, text, sizeof text - 1) == sizeof text - 1;
+    return close(fd) == 0 && written;
+}
+
+static void unmark(int directory)
+{
+    int code = errno;
+    unlinkat(directory, QMI_JOURNAL_NAME, 0);
+    errno = code;
+}
+
+static qmoe_status replace(qmi_replaced *old, int parent, const char *from,
+    const char *path, qmi_error *err)
+{
+    enum { WAIT_MS = 30000 };
+    const char *name = qmi_last_component(path);
+    old->directory = qmi_lock_directory(parent, name, WAIT_MS);
+    if (old->directory < 0)
+        return qmi_fail_errno(err, "%s: cannot be locked", path);
+    QMI_TRY(qmi_check_finished(old->directory, path, err));
+    if (mark(old->directory) && exchange(old, parent, from, name))
+        return QMOE_OK;
+    unmark(old->directory);
+    return qmi_fail_errno(err, "%s: cannot be replaced", path);
+}
+
+qmoe_status qmi_swap_directory(qmi_replaced *out, int parent, const char *from,
+    const char *path, bool overwrite, qmi_error *err)
+{
+    *out = (qmi_replaced){.directory = -1};
+    if (move_to_free_name(parent, from, qmi_last_component(path)))
+        return QMOE_OK;
+    if (errno != EEXIST && errno != ENOTEMPTY)
+        return qmi_fail_errno(err, "%s: cannot be put in place", path);
+    if (!overwrite)
+        return qmi_fail(err, QMOE_E_EXISTS,
+            "%s: another process has made it meanwhile", path);
+    qmoe_status status = replace(out, parent, from, path, err);
+    if (status != QMOE_OK && out->directory >= 0) {
+        close(out->directory);
+        out->directory = -1;
+    }
+    return status;
+}
+
+/* ---- removal ---- */
+
+/* "DIRECTORY/name", beside `path` (qmi_free). */
+static char *beside(const char *path, const char *name, qmi_error *err)
+{
+    size_t n = (size_t)(qmi_last_component(path) - path);
+    char *full = qmi_calloc(n + strlen(name) + 1, 1, "a path", err);
+    if (full != NULL) {
+        memcpy(full, path, n);
+        strcpy(full + n, name);
+    }
+    return full;
+}
+
+static qmoe_status remove_named(int directory, int parent, const char *name,
+    const char *path, qmi_error *err)
+{
+    char *full = beside(path, name, err);
+    if (full == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = qmi_empty_directory(directory, full, err);
+    if (status == QMOE_OK && unlinkat(parent, name, AT_REMOVEDIR) != 0)
+        status = qmi_fail_errno(err, "%s: cannot be removed", full);
+    qmi_free(full);
+    return status;
+}
+
+static bool is_private_name(const char *candidate, const char *name)
+{
+    char *end = NULL;
+    size_t n = strlen(name);
+    if (candidate[0] != '.' || strncmp(candidate + 1, name, n) != 0 ||
+        candidate[n + 1] != '.')
+        return false;
+    const char *digits = candidate + n + 2;
+    return *digits >= '0' && *digits <= '9' && strtol(digits, &end, 10) > 0 &&
+           strcmp(end, ".old") == 0;
+}
+
+/* What a killed process replaced and could not remove. */
+static void remove_leftover(int parent, const char *name, const char *path)
+{
+    bool is_empty = false;
+    int directory = qmi_lock_directory(parent, name, 0);
+    if (directory < 0)
+        return;
+    char *full = beside(path, name, NULL);
+    if (full != NULL &&
+        (qmi_check_interrupted(directory, full, &is_empty, NULL) == QMOE_OK ||
+            qmi_check_finished(directory, full, NULL) == QMOE_OK))
+        remove_named(directory, parent, name, path, NULL);
+    qmi_free(full);
+    close(directory);
+}
+
+static void remove_leftovers(int parent, const char *path)
+{
+    int fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *entries = fd >= 0 ? fdopendir(fd) : NULL;
+    if (entries == NULL) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    for (struct dirent *e; (e = readdir(entries)) != NULL;)
+        if (is_private_name(e->d_name, qmi_last_component(path)))
+            remove_leftover(parent, e->d_name, path);
+    closedir(entries);
+}
+
+qmoe_status qmi_remove_replaced(
+    qmi_replaced *replaced, int parent, const char *path, qmi_error *err)
+{
+    qmoe_status status = QMOE_OK;
+    if (replaced->directory >= 0) {
+        status = remove_named(
+            replaced->directory, parent, replaced->name, path, err);
+        close(replaced->directory);
+        replaced->directory = -1;
+    }
+    if (status != QMOE_OK)
+        return qmi_error_prefix(err, status,
+            "%s is complete, but what it replaced is left behind", path);
+    remove_leftovers(parent, path);
+    return QMOE_OK;
+}
