@@ -13,7 +13,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = "backends bench ci cli cmake core docs include lib models quant scripts tests"
-SOURCES = ("*.[ch]", "*.cpp", "*.cu", "*.cl", "CMakeLists.txt", "*.cmake")
+SOURCES = ("*.[ch]", "*.sh", "*.cpp", "*.cu", "*.cl", "CMakeLists.txt", "*.cmake")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#: ]+)(?:#[^)]*)?\)")
 CODE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(rf"(?:{'|'.join(FOLDERS.split())})/[A-Za-z0-9_./-]*\Z")
