@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "blas.h"
-#include "qmoe_commit.h"
+#include "commit.h"
 
 /* The value of the first "model name" line; other architectures than x86 may
  * have none. */
@@ -36,7 +36,7 @@ void qmoe_bench_describe_machine(qmoe_bench_machine *out)
         return;
     *out = (qmoe_bench_machine){
         .version = qmoe_version(),
-        .commit = QMOE_COMMIT,
+        .commit = qmi_commit() != NULL ? qmi_commit() : "unknown",
         .n_processors = 1,
     };
     if (sched_getaffinity(0, sizeof set, &set) == 0)

@@ -24,7 +24,7 @@ row() {
     "$qmoe" compress "$model" -o "$work/m" --force --calib "$calib" \
         --samples "$samples" --json "$@" >"$work/report"
     printf '| %s | %.5f | %.1f %% | %.3f | %.4f | %.5f | %.1f |\n' "$name" \
-        "$(value output_error "$work/report")" \
+        "$(value input_error "$work/report")" \
         "$(awk "BEGIN { print 100 * $(value zeros "$work/report") }")" \
         "$(value entropy "$work/report")" \
         "$(value bits_per_expert_weight "$work/report")" \

@@ -109,13 +109,18 @@ typedef struct request {
     qmoe_compress_options options;
 } request;
 
-static void json_plan(cJSON *json, const qmoe_compress_report *r)
+static void json_plan(
+    cJSON *json, const request *q, const qmoe_compress_report *r)
 {
     cJSON *plan = cJSON_AddObjectToObject(json, "plan");
     cli_json_count(plan, "output_bytes", r->planned_output_bytes);
     cli_json_count(plan, "memory_bytes", r->planned_memory_bytes);
     cli_json_count(plan, "disk_bytes", r->planned_disk_bytes);
     cli_json_real(plan, "seconds", r->planned_seconds);
+    if (q->options.max_samples != 0)
+        cli_json_count(plan, "samples_asked", q->options.max_samples);
+    else
+        cJSON_AddNullToObject(plan, "samples_asked");
     cli_json_count(plan, "samples", r->n_samples);
     cli_json_count(plan, "encoder_tokens", r->n_encoder_tokens);
     cli_json_count(plan, "decoder_tokens", r->n_decoder_tokens);
@@ -135,7 +140,8 @@ static void json_result(cJSON *json, const qmoe_compress_report *r)
         8 * share(r->expert_bytes, r->expert_weights));
     cli_json_real(json, "zeros", r->zeros);
     cli_json_real(json, "entropy", r->entropy_bits);
-    cli_json_real(json, "output_error", r->mean_output_error);
+    cli_json_real(json, "input_error", r->input_error);
+    cli_json_real(json, "weight_error", r->weight_error);
     cli_json_count(json, "experts", r->n_experts);
     cli_json_count(json, "experts_without_tokens", r->n_experts_without_tokens);
     cli_json_count(json, "singular_matrices", r->n_singular);
@@ -153,7 +159,7 @@ static void print_json(const request *q, const qmoe_compress_report *r)
     cli_json_count(json, "matrices", r->n_matrices);
     cli_json_count(json, "expert_weights", r->expert_weights);
     cli_json_count(json, "total_weights", r->total_weights);
-    json_plan(json, r);
+    json_plan(json, q, r);
     if (!q->options.dry_run)
         json_result(json, r);
     cli_json_print(json);
@@ -211,7 +217,8 @@ static void print_text(const request *q, const qmoe_compress_report *r)
     printf("           %" PRIu64 " weights in %" PRIu64
            " matrices, %.1f %% zeros, relative %s error %.4f\n",
         r->expert_weights, r->n_matrices, 100 * r->zeros,
-        r->n_samples != 0 ? "output" : "weight", r->mean_output_error);
+        isfinite(r->input_error) ? "output" : "weight",
+        isfinite(r->input_error) ? r->input_error : r->weight_error);
     if (r->n_experts_without_tokens + r->n_singular != 0)
         printf("  rounded  %" PRIu64
                " experts without calibration tokens, %" PRIu64

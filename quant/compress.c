@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "pvq.h"
 #include "rotation.h"
+#include "span_corruption.h"
 #include "ternary_dict.h"
 
 enum { DEFAULT_GROUP = 16, MAX_GROUP = 4096 };
@@ -261,7 +262,15 @@ static qmoe_status load_calibration(qmi_job *job)
     QMI_TRY(qmi_calibration_load(
         &job->calibration, job->model, &job->options, job->err));
     job->calibrated = true;
-    job->recipe.n_samples = job->calibration.sets[QMI_ENCODER].n_sequences;
+    const uint64_t used = job->calibration.sets[QMI_ENCODER].n_sequences;
+    if (used < job->options.max_samples)
+        qmi_message(job->context,
+            "only %llu of %llu documents to calibrate with: there are no more "
+            "(%llu are empty or longer than %d tokens)",
+            (unsigned long long)used,
+            (unsigned long long)job->options.max_samples,
+            (unsigned long long)job->calibration.n_skipped,
+            QMI_MAX_DOCUMENT_TOKENS);
     return QMOE_OK;
 }
 
@@ -345,6 +354,18 @@ static qmoe_status start_pass(qmi_job *job)
         job->calibrated ? &job->forward : NULL, &options, job->err);
 }
 
+static qmoe_status create_manifest(qmi_job *job)
+{
+    const qmi_manifest_source from = qmi_manifest_source_of(job->model);
+    cJSON *provenance = NULL;
+    qmoe_status status = qmi_job_provenance(job, &provenance);
+    if (status == QMOE_OK)
+        status = qmi_manifest_create(
+            &job->manifest, &from, &job->recipe, provenance, job->err);
+    cJSON_Delete(provenance);
+    return status;
+}
+
 static qmoe_status run(qmi_job *job, const char *source, const char *output)
 {
     QMI_TRY(qmoe_model_open(&job->model, job->context, source));
@@ -361,8 +382,7 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
     QMI_TRY(open_output(job, source, output));
     QMI_TRY(start_pass(job));
     QMI_TRY(qmi_job_choose_formats(job));
-    const qmi_manifest_source from = qmi_manifest_source_of(job->model);
-    QMI_TRY(qmi_manifest_create(&job->manifest, &from, &job->recipe, job->err));
+    QMI_TRY(create_manifest(job));
     QMI_TRY(qmi_job_copy_tensors(job));
     QMI_TRY(qmi_job_compress_blocks(job));
     QMI_TRY(qmi_copy_side_files(

@@ -153,15 +153,25 @@ static void add_recipe(list *l, const qmi_job *job)
     add_number(l, "bits", r->bits);
 }
 
+qmoe_status qmi_job_kernels(const qmi_job *job, char *out, size_t capacity)
+{
+    static const char key[] = "kernels: ";
+    qmi_place cpu;
+    QMI_TRY(qmi_place_find(&cpu, job->context, "cpu", NULL, job->err));
+    /* "N processors, kernels: ...": how many does not matter. */
+    const char *kernels = strstr(cpu.info.detail, key);
+    snprintf(out, capacity, "%s",
+        kernels != NULL ? kernels + sizeof key - 1 : cpu.info.detail);
+    return QMOE_OK;
+}
+
 /* Processors and devices round differently, and so may route differently. */
 static qmoe_status add_place(list *l, const qmi_job *job)
 {
     const qmoe_device_info *info = &job->place.info;
-    qmi_place cpu;
-    QMI_TRY(qmi_place_find(&cpu, job->context, "cpu", NULL, job->err));
-    /* "N processors, kernels: ...": how many does not matter. */
-    const char *kernels = strstr(cpu.info.detail, "kernels: ");
-    add_text(l, "processor", kernels != NULL ? kernels : cpu.info.detail);
+    char kernels[sizeof info->detail];
+    QMI_TRY(qmi_job_kernels(job, kernels, sizeof kernels));
+    add_text(l, "processor", kernels);
     add_text(l, "backend", info->backend);
     if (strcmp(info->backend, "cpu") != 0)
         add_text(l, "device", info->name);

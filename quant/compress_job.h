@@ -7,7 +7,8 @@
  *   compress_copy.c    what is copied unchanged
  *   choose_formats.c   which stack gets which format, with a bit budget
  *   compress_blocks.c  the experts, block by block
- *   compress_report.c  totals and the per-expert report */
+ *   compress_provenance.c  what the result records of all this
+ *   compress_report.c  totals, and every matrix in the report */
 #ifndef QMI_COMPRESS_JOB_H
 #define QMI_COMPRESS_JOB_H
 
@@ -109,6 +110,11 @@ typedef qmoe_status (*qmi_visit_fn)(qmi_job *job, int64_t number);
 qmoe_status qmi_job_sweep(qmi_job *job, qmi_visit_fn visit);
 /* All experts. */
 qmoe_status qmi_job_compress_blocks(qmi_job *job);
+/* Which kernels the CPU's backend takes on this processor. */
+qmoe_status qmi_job_kernels(const qmi_job *job, char *out, size_t capacity);
+/* How the result can be made again, for qmi_manifest_create; released with
+ * cJSON_Delete, also after a failure. */
+qmoe_status qmi_job_provenance(qmi_job *job, cJSON **out);
 /* "qmoe_report.json" in the output, and the result part of the report. */
 qmoe_status qmi_job_write_report(qmi_job *job);
 

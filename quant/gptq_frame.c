@@ -221,6 +221,10 @@ qmoe_status qmi_gptq_measure(qmi_quant_result *result, float *d, const float *w,
     int64_t n_rows, int64_t n_cols, const qmi_hessian *hessian,
     const qmi_gptq *gptq, qmi_error *err)
 {
+    result->on_inputs =
+        gptq->feedback != NULL || (hessian != NULL && hessian->n_tokens != 0);
+    result->weight_error = sum_of_squares(d, n_rows * n_cols);
+    result->weight_energy = sum_of_squares(w, n_rows * n_cols);
     if (gptq->feedback != NULL) {
         result->error = qmi_gptq_error(d, n_rows, gptq);
         memcpy(d, w, (size_t)(n_rows * n_cols) * sizeof *d);

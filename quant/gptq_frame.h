@@ -91,7 +91,7 @@ void qmi_sweep_look_ahead(float *work, int64_t n_rows, const qmi_gptq *descent);
 /* tr(D H D^T) of d [n_rows, n_cols], which is used up; `gptq` is a factor of
  * H.  In float but for the sum: accurate to about 1e-5 of tr(D A D^T). */
 double qmi_gptq_error(float *d, int64_t n_rows, const qmi_gptq *gptq);
-/* Error and energy of a result.  d = w - q is used up.  `gptq` is the factor
+/* Errors and energies of a result.  d = w - q is used up.  `gptq` is the factor
  * of the Hessian or all zero, `hessian` usable or NULL. */
 qmoe_status qmi_gptq_measure(qmi_quant_result *result, float *d, const float *w,
     int64_t n_rows, int64_t n_cols, const qmi_hessian *hessian,

@@ -311,7 +311,7 @@ static qmoe_status start(qmi_importer *m, const char *output)
     };
     QMI_TRY(qmi_output_open(&m->output, output, &options, m->err));
     QMI_TRY(qmi_journal_mark(&m->output, "import", m->err));
-    return qmi_manifest_create(&m->manifest, &source, &m->recipe, m->err);
+    return qmi_manifest_create(&m->manifest, &source, &m->recipe, NULL, m->err);
 }
 
 /* Reads back what was written, before it gets its name: what cannot be opened

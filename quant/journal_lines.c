@@ -74,8 +74,9 @@ static size_t print_matrix(
 {
     const qmi_quant_result *q = &e->quality[kind];
     return (size_t)snprintf(line, capacity,
-        " %" PRIu64 " %016" PRIx64 " %a %a %" PRIu64 " %a %d", e->length[kind],
-        e->digest[kind], q->error, q->energy, q->n_zeros, q->entropy_bits,
+        " %" PRIu64 " %016" PRIx64 " %a %a %d %a %a %" PRIu64 " %a %d",
+        e->length[kind], e->digest[kind], q->error, q->energy, q->on_inputs,
+        q->weight_error, q->weight_energy, q->n_zeros, q->entropy_bits,
         q->fell_back);
 }
 
@@ -93,11 +94,14 @@ size_t qmi_line_print_expert(
 static bool parse_matrix(const char **at, qmi_journal_expert *e, int kind)
 {
     qmi_quant_result *q = &e->quality[kind];
-    int fell_back = 0, n = 0;
-    if (sscanf(*at, " %" SCNu64 " %" SCNx64 " %la %la %" SCNu64 " %la %d%n",
+    int on_inputs = 0, fell_back = 0, n = 0;
+    if (sscanf(*at,
+            " %" SCNu64 " %" SCNx64 " %la %la %d %la %la %" SCNu64 " %la %d%n",
             &e->length[kind], &e->digest[kind], &q->error, &q->energy,
-            &q->n_zeros, &q->entropy_bits, &fell_back, &n) != 7)
+            &on_inputs, &q->weight_error, &q->weight_energy, &q->n_zeros,
+            &q->entropy_bits, &fell_back, &n) != 10)
         return false;
+    q->on_inputs = on_inputs != 0;
     q->fell_back = fell_back != 0;
     *at += n;
     return true;

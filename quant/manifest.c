@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "commit.h"
 #include "digest.h"
 #include "hash.h"
 
@@ -94,48 +95,51 @@ static bool is_dictionary(const qmi_quantiser *quantiser)
     return strcmp(quantiser->format, "ternary-dict") == 0;
 }
 
-/* How the codes were found; only "dictionary" and the stacks' own entries are
- * needed to decode. */
-static bool add_recipe(cJSON *q, const qmi_recipe *r)
+static bool add_copies(cJSON *to, const cJSON *members)
 {
-    bool calibrated = r->n_samples != 0;
-    bool gptq = r->quantiser->needs_hessian;
-    if (cJSON_AddStringToObject(q, "format", r->quantiser->format) == NULL ||
-        cJSON_AddStringToObject(q, "method",
-            r->method != NULL ? r->method : r->quantiser->method) == NULL)
-        return false;
-    if (r->method != NULL)
-        return true;
-    if (gptq && cJSON_AddNumberToObject(q, "damping", r->quant.damping) == NULL)
-        return false;
-    if (r->bits > 0 && cJSON_AddNumberToObject(q, "bits", r->bits) == NULL)
-        return false;
-    if (is_dictionary(r->quantiser) &&
-        cJSON_AddStringToObject(
-            q, "levels", r->quant.fit_levels ? "fit" : "minmax") == NULL)
-        return false;
-    if (!calibrated)
-        return true;
-    cJSON *c = cJSON_AddObjectToObject(q, "calibration");
-    return c != NULL &&
-           cJSON_AddNumberToObject(c, "samples", (double)r->n_samples) !=
-               NULL &&
-           cJSON_AddNumberToObject(c, "seed", (double)r->seed) != NULL;
+    const cJSON *item = NULL;
+    cJSON_ArrayForEach(item, members)
+    {
+        cJSON *copy = cJSON_Duplicate(item, true);
+        if (copy == NULL || !cJSON_AddItemToObject(to, item->string, copy)) {
+            cJSON_Delete(copy);
+            return false;
+        }
+    }
+    return true;
 }
 
-static bool start(qmi_manifest *m, const qmi_manifest_source *source)
+/* "qmoe 0.1.0", and the commit it was built from, if that is known. */
+static bool add_creator(cJSON *q)
 {
     char creator[64] = "qmoe ";
     strncat(creator, qmoe_version(), sizeof creator - strlen(creator) - 1);
+    return cJSON_AddStringToObject(q, "created_by", creator) != NULL &&
+           (qmi_commit() != NULL
+                   ? cJSON_AddStringToObject(q, "commit", qmi_commit())
+                   : cJSON_AddNullToObject(q, "commit")) != NULL;
+}
+
+/* How the codes were found, for people; "tensors" is what decoding needs. */
+static bool add_recipe(cJSON *q, const qmi_recipe *r)
+{
+    return cJSON_AddStringToObject(q, "format", r->quantiser->format) != NULL &&
+           cJSON_AddStringToObject(q, "method",
+               r->method != NULL ? r->method : r->quantiser->method) != NULL;
+}
+
+static bool start(
+    qmi_manifest *m, const qmi_manifest_source *source, const cJSON *provenance)
+{
     m->config = cJSON_Duplicate(source->config, true);
     cJSON_DeleteItemFromObjectCaseSensitive(m->config, "quantization_config");
     cJSON *q = cJSON_AddObjectToObject(m->config, "quantization_config");
     m->index = cJSON_CreateObject();
     if (q == NULL || m->index == NULL ||
         cJSON_AddStringToObject(q, "quant_method", "qmoe") == NULL ||
-        cJSON_AddNumberToObject(q, "version", 1) == NULL ||
-        cJSON_AddStringToObject(q, "created_by", creator) == NULL ||
-        !add_recipe(q, &m->recipe) || !add_source(q, source))
+        cJSON_AddNumberToObject(q, "version", 1) == NULL || !add_creator(q) ||
+        !add_recipe(q, &m->recipe) || !add_source(q, source) ||
+        !add_copies(q, provenance))
         return false;
     m->tensors = cJSON_AddObjectToObject(q, "tensors");
     m->files = cJSON_AddObjectToObject(q, "files");
@@ -144,14 +148,15 @@ static bool start(qmi_manifest *m, const qmi_manifest_source *source)
 }
 
 qmoe_status qmi_manifest_create(qmi_manifest **out,
-    const qmi_manifest_source *source, const qmi_recipe *recipe, qmi_error *err)
+    const qmi_manifest_source *source, const qmi_recipe *recipe,
+    const cJSON *provenance, qmi_error *err)
 {
     *out = NULL;
     qmi_manifest *m = qmi_calloc(1, sizeof *m, "a manifest", err);
     if (m == NULL)
         return QMOE_E_NOMEM;
     m->recipe = *recipe;
-    if (!start(m, source)) {
+    if (!start(m, source, provenance)) {
         qmi_manifest_destroy(m);
         return no_memory(err);
     }

@@ -15,9 +15,9 @@ typedef struct qmi_recipe {
     const qmi_quantiser *quantiser; /* of most stacks */
     const char *method;             /* NULL: the quantiser's */
     qmi_quant_options quant;        /* without what differs between stacks */
-    double bits; /* the formats were chosen to keep to this; 0 = not */
-    double p0;   /* ternary-dict: zero probability of the dictionary */
-    uint64_t n_samples, seed; /* calibration; 0 samples = none */
+    double bits;   /* the formats were chosen to keep to this; 0 = not */
+    double p0;     /* ternary-dict: zero probability of the dictionary */
+    uint64_t seed; /* of the calibration */
 } qmi_recipe;
 
 /* Where the weights came from: recorded, and for `config` the start. */
@@ -27,9 +27,11 @@ typedef struct qmi_manifest_source {
     uint64_t fingerprint, n_bytes;
 } qmi_manifest_source;
 
+/* `provenance`: an object whose members say how the result can be made again;
+ * NULL: there are none. */
 qmoe_status qmi_manifest_create(qmi_manifest **out,
     const qmi_manifest_source *source, const qmi_recipe *recipe,
-    qmi_error *err);
+    const cJSON *provenance, qmi_error *err);
 /* The source that an open model is. */
 qmi_manifest_source qmi_manifest_source_of(const qmoe_model *model);
 /* What identifies the source: hash of its files' headers, sizes and of

@@ -40,6 +40,8 @@ void qmi_encoded_free(qmi_encoded *encoded);
  * tr(W H W^T), H without damping; without a Hessian H = I. */
 typedef struct qmi_quant_result {
     double error, energy;
+    bool on_inputs;                     /* there was a usable Hessian */
+    double weight_error, weight_energy; /* with H = I in any case */
     uint64_t n_zeros;
     double entropy_bits; /* per weight, ternary formats; else 0 */
     bool fell_back;      /* the Hessian was singular: rounded to nearest */

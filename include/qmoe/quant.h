@@ -72,10 +72,11 @@ typedef struct qmoe_compress_report {
     /* The result. */
     uint64_t output_bytes, expert_bytes;
     double zeros;        /* share of expert weights that are zero */
-    double entropy_bits; /* mean per expert weight, ternary formats */
-    /* Mean over matrices of |(W - Q) X|^2 / |W X|^2; without calibration of
-     * |W - Q|^2 / |W|^2. */
-    double mean_output_error;
+    double entropy_bits; /* mean per expert weight; NaN: not ternary formats */
+    /* Means over matrices.  Of the outputs for the inputs X of the calibration,
+     * |(W - Q) X|^2 / |W X|^2, over matrices that saw some; NaN: none did. */
+    double input_error;
+    double weight_error; /* of the weights alone, |W - Q|^2 / |W|^2 */
     uint64_t n_experts;
     uint64_t n_experts_without_tokens; /* rounded to nearest instead */
     uint64_t n_singular; /* matrices whose Hessian was: rounded too */

@@ -18,7 +18,7 @@ case_compress_calibrated() {
     calibration
     expect 0 calibrated -o gptq-m --json
     valid_json out
-    is_true "$(json output_error out) < 0.5"
+    is_true "$(json input_error out) < 0.5"
     expect 0 "$qmoe" verify gptq-m
     expect 0 "$qmoe" generate gptq-m -p "$prompt" --max-new-tokens 4
     expect 0 "$qmoe" compress "$mini" --calib calib.txt -o rtn-m --method rtn --json

@@ -120,8 +120,8 @@ static qmoe_status write_all(qmi_job *job, const char *out, int64_t n_filled)
     QMI_TRY(qmi_output_open(&job->output, out, &fresh, job->err));
     QMI_TRY(qmi_journal_mark(&job->output, "make_hollow_model", job->err));
     const qmi_manifest_source source = qmi_manifest_source_of(job->model);
-    QMI_TRY(
-        qmi_manifest_create(&job->manifest, &source, &job->recipe, job->err));
+    QMI_TRY(qmi_manifest_create(
+        &job->manifest, &source, &job->recipe, NULL, job->err));
     QMI_TRY(qmi_job_copy_tensors(job));
     QMI_TRY(qmi_copy_side_files(
         &job->output, job->manifest, job->model->checkpoint, NULL, job->err));

@@ -202,9 +202,8 @@ static void test_threads_and_groups(void **state)
         grouped.work_dir = directory;
         uint64_t one = must_compress("one", 1, options, &a);
         assert_true(one == must_compress("two", 2, grouped, &b));
-        printf(
-            "  %s %s: error %.4f\n", q->method, q->format, a.mean_output_error);
-        assert_true(a.mean_output_error > 0 && a.mean_output_error < 1);
+        printf("  %s %s: error %.4f\n", q->method, q->format, a.input_error);
+        assert_true(a.input_error > 0 && a.input_error < 1);
         assert_true(a.n_experts == 32 && a.n_matrices == 64);
         assert_true(a.expert_bytes > 0 && a.output_bytes > a.expert_bytes);
     }
@@ -230,10 +229,10 @@ static void test_gptq_beats_rounding(void **state)
         qmoe_compress(context, &rtn, MODEL, path_of(output, "rtn"), &options),
         QMOE_OK);
     qmoe_context_destroy(context);
-    printf("  output error: gptq %.5f, rtn %.5f\n", gptq.mean_output_error,
-        rtn.mean_output_error);
+    printf("  output error: gptq %.5f, rtn %.5f\n", gptq.input_error,
+        rtn.input_error);
     /* Most experts see a handful of tokens of this small text, some none. */
-    assert_true(gptq.mean_output_error < 0.6 * rtn.mean_output_error);
+    assert_true(gptq.input_error < 0.6 * rtn.input_error);
 }
 
 /* Lines of the journal that begin so. */
@@ -365,19 +364,19 @@ static void test_bits(void **state)
         o.bits = bits[i];
         must_compress("bits", 2, o, &r);
         double taken = 8 * (double)r.expert_bytes / (double)r.expert_weights;
-        printf("  %.4f bits of %.4f: error %.5f\n", taken, bits[i],
-            r.mean_output_error);
+        printf(
+            "  %.4f bits of %.4f: error %.5f\n", taken, bits[i], r.input_error);
         assert_true(r.least_bits == 0.609375 && r.most_bits == 0.921875);
         assert_true(taken <= bits[i]);
         assert_true(taken > bits[i] - (0.921875 - 0.609375) / 4);
-        assert_true(r.mean_output_error < before);
-        before = r.mean_output_error;
+        assert_true(r.input_error < before);
+        before = r.input_error;
         if (i == 0)
             assert_true(shards_hash("bits") == small);
         if (i == 3)
             assert_true(shards_hash("bits") == large);
     }
-    assert_true(pvq8.mean_output_error < pvq.mean_output_error);
+    assert_true(pvq8.input_error < pvq.input_error);
 }
 
 /* Neither threads nor groups change what is measured and chosen; a run that is
@@ -433,7 +432,7 @@ static void test_bits_without_calibration(void **state)
     must_compress("bits", 2, options, &r);
     must_compress("plain", 2, plain, &rtn);
     assert_true(8 * (double)r.expert_bytes <= 0.8 * (double)r.expert_weights);
-    assert_true(r.mean_output_error < rtn.mean_output_error);
+    assert_true(r.weight_error < rtn.weight_error);
 }
 
 /* The source becomes unreadable in the middle: an error that names the file,

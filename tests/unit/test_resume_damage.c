@@ -250,7 +250,8 @@ static void store_journal(int n_cut, const char *lines)
     job_files_free(&files);
 }
 
-#define MATRIX " 9 0123456789abcdef 0x1p+0 0x1p+0 0 0x0p+0 0"
+#define QUALITY " 0x1p+0 0x1p+0 0 0x1p+0 0x1p+0 0 0x0p+0 0"
+#define MATRIX " 9 0123456789abcdef" QUALITY
 #define EXPERT(block) "expert " block " 0 0" MATRIX MATRIX "\n"
 #define TRIAL(block) "trial " block " 0 0x1p+0 0x1p+0 0 0x1p+0 0x1p+0\n"
 #define FIVE EXPERT("1") EXPERT("1") EXPERT("1") EXPERT("1") EXPERT("1")
@@ -292,12 +293,11 @@ static void test_unbelievable_experts(void **state)
     (void)state;
     static const char *const lines[] = {
         FIVE,
-        "expert 1 0 0 18446744073709551615 0123456789abcdef 0x1p+0 0x1p+0 0 "
-        "0x0p+0 0" MATRIX "\n",
-        "expert 1 0 0 4611686018427387904 0123456789abcdef 0x1p+0 0x1p+0 0 "
-        "0x0p+0 0" MATRIX "\n",
-        "expert 1 0 0" MATRIX " 9223372036854775807 0123456789abcdef 0x1p+0 "
-        "0x1p+0 0 0x0p+0 0\n",
+        "expert 1 0 0 18446744073709551615 0123456789abcdef" QUALITY MATRIX
+        "\n",
+        "expert 1 0 0 4611686018427387904 0123456789abcdef" QUALITY MATRIX "\n",
+        "expert 1 0 0" MATRIX " 9223372036854775807 0123456789abcdef" QUALITY
+        "\n",
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         job_run run = resumed(TIED);

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2154,SC2094
+# What a compression says of its result: the report of every matrix
+# (docs/report.md) and how the result can be made again (docs/format.md, 2.2).
+
+# report_of ARGUMENT...: compresses into out-m and checks the report.
+report_of() {
+    expect 0 "$qmoe" compress "$@" -o out-m --force --json
+    mv out compressed
+    expect 0 "$qmoe" inspect out-m --json
+    python3 "$source_dir/tests/tools/check_report.py" "$source_dir/docs/report.md" \
+        out-m/qmoe_report.json out >checked 2>&1 || fail "$*: $(cat checked)"
+}
+
+case_report_of_every_format() {
+    command -v python3 >/dev/null || skip "no python3"
+    calibration
+    for format in pvq pvq8 ternary-dict q2; do
+        report_of --method rtn --format $format "$mini"
+        has compressed '"input_error":	null'
+        report_of --calib calib.txt --format $format "$mini"
+        is_true "$(json input_error compressed) < $(json weight_error compressed)"
+        # Few experts see tokens of so little text.
+        [ "$(sed -n 's/without_tokens //p' checked)" -gt 0 ] || fail "$(cat checked)"
+    done
+    report_of --method rtn --bits 0.8 "$mini"
+    has out-m/qmoe_report.json '"bits_allowed": 0.8' '"measured": {"pvq": '
+    report_of --method rtn --calib calib.txt "$mini"
+    [ "$(json input_error compressed)" != null ] || fail "nothing measured"
+}
+
+# The checker of the report finds what is wrong.
+case_report_can_be_wrong() {
+    command -v python3 >/dev/null || skip "no python3"
+    report_of --method rtn --format ternary-dict "$mini"
+    cp out-m/qmoe_report.json good
+    while IFS='|' read -r from to; do
+        sed "s/$from/$to/" good >bad
+        ! cmp -s good bad || fail "no '$from'"
+        ! python3 "$source_dir/tests/tools/check_report.py" "$source_dir/docs/report.md" \
+            bad out >checked 2>&1 || fail "not found: $from"
+    done <<'FLAWS'
+"schema": 1|"schema": 2
+"counted": null, ||
+"tokens": null|"tokens": 0
+expert_3.wi|expert_4.wi
+"zeros": 0.[0-9]*|"zeros": 0.5
+"entropy": 0.[0-9]*|"entropy": null
+"singular": 0|"singular": 1
+"rows": 512|"rows": 256
+FLAWS
+}
+
+# again ARGUMENT...: compresses, makes the arguments of another run from what
+# the result records alone, and compares the shards.
+again() {
+    expect 0 "$qmoe" compress "$1" -o first --force "${@:2}"
+    python3 - first/config.json texts >arguments <<'PYTHON' || fail "no provenance"
+import json, pathlib, sys
+q = json.load(open(sys.argv[1]))["quantization_config"]
+options = {"method": q["method"]}
+options["bits" if q["bits"] else "format"] = q["bits"] or q["format"]
+for key, name in (("damping", "damping"), ("passes", "passes"),
+                  ("rotation", "rotation"), ("levels", "levels"),
+                  ("dictionary", "dict")):
+    if q[key] is not None and not (q["bits"] and key == "format"):
+        options[name] = q[key]
+c = q["calibration"]
+if c:
+    options["seed"] = c["seed"]
+    options["samples"] = c["samples"]
+    options["backend"] = q["backend"]["name"]
+for name, value in options.items():
+    print(f"--{name}\n{value}")
+for file in c["files"] if c else []:
+    assert "/" not in file["name"]
+    path = pathlib.Path(sys.argv[2]) / file["name"]
+    assert path.stat().st_size == file["bytes"] and len(file["xxh3"]) == 16
+    print(f"--calib\n{path}")
+PYTHON
+    mapfile -t arguments <arguments
+    expect 0 "$qmoe" compress "$1" -o second --force "${arguments[@]}"
+    for shard in first/*.safetensors; do
+        same "$shard" "second/${shard##*/}"
+    done
+    # All that the record leaves open is what was asked.
+    sed 's/"samples_asked":.*//; s/"config_xxh3":.*//' first/config.json >one
+    sed 's/"samples_asked":.*//; s/"config_xxh3":.*//' second/config.json >two
+    same one two
+}
+
+case_provenance_repeats_the_result() {
+    command -v python3 >/dev/null || skip "no python3"
+    calibration
+    mkdir texts
+    head -n 25 calib.txt >texts/a.txt
+    tail -n 15 calib.txt >texts/b.txt
+    local text="--calib texts/a.txt --calib texts/b.txt"
+    again "$mini" --method rtn
+    again "$mini" --method rtn --format ternary-dict --levels fit --dict fit
+    # shellcheck disable=SC2086 # words of options
+    {
+        again "$mini" $text --passes 3 --damping 0.03 --rotation 32 --seed 7 --samples 30
+        again "$mini" $text --format ternary-dict --levels fit --passes 2 --dict fit
+        again "$mini" $text --format q2 --damping 0.2
+        again "$mini" $text --bits 0.8 --passes 1
+    }
+    # Each of them decides.
+    expect 0 "$qmoe" compress "$mini" -o other --calib texts/a.txt --seed 8
+    expect 0 "$qmoe" compress "$mini" -o another --calib texts/a.txt --seed 7
+    ! cmp -s other/model-00003-of-00005.safetensors \
+        another/model-00003-of-00005.safetensors || fail "the seed does nothing"
+}
+
+case_provenance_names_no_paths() {
+    calibration
+    expect 0 calibrated -o out-m
+    ! grep -F "$PWD" out-m/*.json || fail "a path of this machine"
+    ! grep -F "$source_dir" out-m/*.json || fail "a path of this machine"
+    has out-m/config.json '"name":	"calib.txt"' '"commit":'
+    # Names are bytes, config.json is UTF-8.
+    name=$(printf 'caf\351.txt')
+    cp calib.txt "$name"
+    expect 0 "$qmoe" compress "$mini" -o out-m --force --method rtn --calib "$name"
+    has out-m/config.json '"name":	"caf?.txt"'
+    expect 0 "$qmoe" verify out-m
+    # A pipe can be read only once.
+    expect 0 "$qmoe" compress "$mini" -o out-m --force --passes 1 --calib <(cat calib.txt)
+    has out-m/config.json '"xxh3":	null'
+}
+
+case_fewer_documents_than_asked() {
+    calibration
+    expect 0 calibrated -o out-m --samples 256 --json
+    has err "only 40 of 256 documents"
+    [ "$(json samples_asked out)" = 256 ] || fail "$(cat out)"
+    [ "$(json samples out)" = 40 ] || fail "$(cat out)"
+    [ "$(json samples_asked out-m/config.json)" = 256 ] || fail "$(cat out-m/config.json)"
+    [ "$(json samples out-m/config.json)" = 40 ] || fail "$(cat out-m/config.json)"
+    expect 0 calibrated -o out-m --force --samples 40
+    ! grep "only" err || fail "enough documents"
+}
