@@ -106,18 +106,42 @@ qmoe_status ocl_upload_later(qmi_device *device, cl_mem mem, const void *src,
     return QMOE_OK;
 }
 
+/* Builds with tests fill work space with NaN before each use when
+ * QMOE_OPENCL_POISON is set, so that reads before writes show. */
+static qmoe_status poison(
+    qmi_device *device, const qmi_buffer *b, qmi_error *err)
+{
+#ifdef QMOE_OPENCL_BREAK
+    if (getenv("QMOE_OPENCL_POISON") == NULL)
+        return QMOE_OK;
+    void *nan = qmi_calloc(b->n_bytes, 1, "poison", err);
+    if (nan == NULL)
+        return QMOE_E_NOMEM;
+    memset(nan, 0xff, b->n_bytes);
+    const qmoe_status status =
+        ocl_upload(device, b->mem, 0, nan, b->n_bytes, err);
+    qmi_free(nan);
+    return status;
+#else
+    (void)device;
+    (void)b;
+    (void)err;
+    return QMOE_OK;
+#endif
+}
+
 qmoe_status ocl_reserve(
     qmi_device *device, ocl_scratch which, uint64_t n_bytes, qmi_error *err)
 {
     qmi_buffer *b = &device->scratch[which];
     if (b->mem != NULL && n_bytes <= b->n_bytes)
-        return QMOE_OK;
+        return poison(device, b, err);
     /* Kernels that still run keep the old memory alive themselves. */
     ocl_release(device, b->mem, b->n_bytes);
     *b = (qmi_buffer){0};
     QMI_TRY(ocl_alloc(&b->mem, device, n_bytes, "work space", err));
     b->n_bytes = n_bytes;
-    return QMOE_OK;
+    return poison(device, b, err);
 }
 
 qmi_view ocl_scratch_view(qmi_device *device, ocl_scratch which)

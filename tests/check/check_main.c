@@ -29,7 +29,8 @@ static const char usage_text[] =
     "                      attention, route, expert-ffn, decode,\n"
     "                      top-logits\n"
     "  --variant V         only variants of this name\n"
-    "  --case SUBSTR       only cases whose name contains SUBSTR\n"
+    "  --case SUBSTR       only cases whose name contains SUBSTR; several: "
+    "any\n"
     "  --seed N            other random inputs (default 1)\n"
     "  --bench             then time the clean variants on model shapes\n"
     "  --time-budget-ms N  time for one measurement (default 300)\n"
@@ -127,7 +128,9 @@ static void set_option(check_options *o, bool *selftest, int option)
         o->variant = optarg;
         break;
     case OPT_CASE:
-        o->filter = optarg;
+        if (o->n_filters == MAX_FILTERS)
+            fail_usage("too many cases:", optarg);
+        o->filters[o->n_filters++] = optarg;
         break;
     case OPT_SEED:
         o->seed = (uint64_t)parse_number(optarg, 0, INT64_MAX);

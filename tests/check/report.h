@@ -6,10 +6,14 @@
 #include "check.h"
 #include "stats.h"
 
+enum { MAX_FILTERS = 32 };
+
 typedef struct check_options {
-    const char *backend, *variant, *filter; /* NULL: all */
-    int device;                             /* -1: all */
-    int op;                                 /* qmi_op_kind; -1: all */
+    const char *backend, *variant;    /* NULL: all */
+    const char *filters[MAX_FILTERS]; /* of cases: any of them */
+    size_t n_filters;                 /* 0: all cases */
+    int device;                       /* -1: all */
+    int op;                           /* qmi_op_kind; -1: all */
     uint64_t seed;
     bool bench, json, list;
     int64_t time_budget_ms; /* of one timing */

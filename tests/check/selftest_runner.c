@@ -140,7 +140,8 @@ static check_options quiet_options(const char *filter)
     return (check_options){
         .device = -1,
         .op = QMI_OP_KV_STORE,
-        .filter = filter,
+        .filters = {filter},
+        .n_filters = filter != NULL,
         .seed = 1,
         .time_budget_ms = 20,
         .timeout_ms = 60000,
@@ -295,8 +296,15 @@ static void test_filter(void)
     run_backend(&one, toy_backend());
     expect(one.n == 1 && strcmp(one.records[0].name, name) == 0,
         "--case '%s' selects %zu cases", name, one.n);
+    check_options two = single;
+    two.filters[two.n_filters++] = "kv-store/c17/t1/";
+    check_report both = {.options = &two};
+    run_backend(&both, toy_backend());
+    expect(both.n == 2 && both.n_failed == 0,
+        "two times --case select %zu cases", both.n);
     report_free(&all);
     report_free(&one);
+    report_free(&both);
 }
 
 void selftest_runner(void)

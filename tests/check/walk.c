@@ -88,8 +88,10 @@ static bool wanted(const char *filter, const char *name)
 
 static bool case_wanted(const walk *w, const check_case *c)
 {
-    return w->options->filter == NULL ||
-           strstr(c->name, w->options->filter) != NULL;
+    for (size_t i = 0; i < w->options->n_filters; i++)
+        if (strstr(c->name, w->options->filters[i]) != NULL)
+            return true;
+    return w->options->n_filters == 0;
 }
 
 /* ---- one case ---- */
@@ -244,7 +246,7 @@ static void check_coverage(walk *w, size_t n_selected)
         fail_here(w, CHECK_COVERAGE, "the variant ran on no selected case");
         return;
     }
-    for (size_t i = 0; i < n && w->options->filter == NULL; i++) {
+    for (size_t i = 0; i < n && w->options->n_filters == 0; i++) {
         tally t = report_tally(w->report, w->now.backend, w->now.device,
             w->now.op, variants[i].name);
         if (!wanted(w->options->variant, variants[i].name) ||
