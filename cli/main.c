@@ -35,9 +35,9 @@ static const char help_tail[] =
     "Exit codes:\n"
     "    0  success\n"
     "    1  internal error, out of memory\n"
-    "    2  wrong command line or argument\n"
+    "    2  wrong command line or argument, a memory limit that is too small\n"
     "    3  file system: not found, exists, no space, input/output\n"
-    "    4  broken file: format, checksum\n"
+    "    4  broken file: format, checksum, values that are not finite\n"
     "    5  not supported: architecture, format, method\n"
     "    6  backend or device not available or failing\n"
     "  130  interrupted\n";

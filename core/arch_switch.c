@@ -5,6 +5,7 @@
 #include "arch.h"
 #include "arch_switch_weights.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -74,6 +75,20 @@ static qmoe_status read_sparsity(const reader *r, qmi_config *c)
     return QMOE_OK;
 }
 
+/* Added to a mean of squares under a root in float32: positive and normal
+ * there, or a row of zeros is divided by zero, and not above the 1 that a
+ * normalised row has itself. */
+static qmoe_status read_epsilon(const reader *r, qmi_config *c)
+{
+    QMI_TRY(qmi_json_double(&c->norm_epsilon, r->json, "layer_norm_epsilon",
+        1e-6, r->file, r->err));
+    if (c->norm_epsilon >= (double)FLT_MIN && c->norm_epsilon <= 1)
+        return QMOE_OK;
+    return qmi_fail(r->err, QMOE_E_FORMAT,
+        "%s: layer_norm_epsilon is %g, not in %g..1", r->file, c->norm_epsilon,
+        (double)FLT_MIN);
+}
+
 static qmoe_status read_bias_and_ids(const reader *r, qmi_config *c)
 {
     int64_t pad = 0, end = 0, start = 0;
@@ -82,8 +97,7 @@ static qmoe_status read_bias_and_ids(const reader *r, qmi_config *c)
         r, &c->n_buckets, "relative_attention_num_buckets", 32, 4, 1 << 16));
     QMI_TRY(may(r, &c->max_distance, "relative_attention_max_distance", 128,
         c->n_buckets, 1 << 20));
-    QMI_TRY(qmi_json_double(&c->norm_epsilon, r->json, "layer_norm_epsilon",
-        1e-6, r->file, r->err));
+    QMI_TRY(read_epsilon(r, c));
     QMI_TRY(qmi_json_bool(
         &c->tied_head, r->json, "tie_word_embeddings", true, r->file, r->err));
     QMI_TRY(may(r, &pad, "pad_token_id", 0, 0, last));

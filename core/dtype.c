@@ -3,6 +3,7 @@
 #include "dtype.h"
 
 #include <assert.h>
+#include <stdbool.h>
 
 static const struct {
     const char *name;
@@ -79,4 +80,56 @@ void qmi_widen(float *dst, const void *src, qmi_dtype dtype, size_t n)
     default:
         assert(!"qmi_widen: not a float dtype");
     }
+}
+
+/* ---- not finite ---- */
+
+/* All ones in the exponent.  Blocks without branches inside vectorise. */
+enum { BLOCK = 1024 };
+
+static bool is_special_16(const uint8_t *src, uint16_t exponent)
+{
+    return (qmi_load_u16(src) & exponent) == exponent;
+}
+
+static bool is_special_32(const uint8_t *src)
+{
+    return (qmi_load_u32(src) & 0x7f800000u) == 0x7f800000u;
+}
+
+static bool any_special_16(const uint8_t *src, uint16_t exponent, size_t n)
+{
+    unsigned any = 0;
+    for (size_t i = 0; i < n; i++)
+        any |= is_special_16(src + 2 * i, exponent);
+    return any != 0;
+}
+
+static bool any_special_32(const uint8_t *src, size_t n)
+{
+    unsigned any = 0;
+    for (size_t i = 0; i < n; i++)
+        any |= is_special_32(src + 4 * i);
+    return any != 0;
+}
+
+size_t qmi_first_non_finite(const void *src, qmi_dtype dtype, size_t n)
+{
+    assert(dtype == QMI_BF16 || dtype == QMI_F16 || dtype == QMI_F32);
+    const uint8_t *bytes = src;
+    const uint16_t exponent = dtype == QMI_F16 ? 0x7c00 : 0x7f80;
+    const bool wide = dtype == QMI_F32;
+    for (size_t i = 0; i < n; i += BLOCK) {
+        const size_t m = n - i < BLOCK ? n - i : BLOCK;
+        const uint8_t *block = bytes + (wide ? 4 : 2) * i;
+        if (wide ? !any_special_32(block, m)
+                 : !any_special_16(block, exponent, m))
+            continue;
+        size_t j = 0;
+        while (wide ? !is_special_32(block + 4 * j)
+                    : !is_special_16(block + 2 * j, exponent))
+            j++;
+        return i + j;
+    }
+    return n;
 }

@@ -93,4 +93,8 @@ float qmi_f16_to_f32(uint16_t h);
  * Any other dtype is a broken contract (checked by an assert). */
 void qmi_widen(float *dst, const void *src, qmi_dtype dtype, size_t n);
 
+/* Index of the first of n elements of BF16, F16 or F32, at any alignment, that
+ * is an infinity or not a number; n when all are finite.  Same contract. */
+size_t qmi_first_non_finite(const void *src, qmi_dtype dtype, size_t n);
+
 #endif

@@ -82,6 +82,16 @@ static qmoe_status check_matrix(const qmoe_model *model, const qmi_tensor *t,
     return QMOE_OK;
 }
 
+/* Payloads are checked on first use; `checked` remembers which were. */
+static qmoe_status make_marks(qmi_weight *w, qmi_error *err)
+{
+    if (w->format->check == NULL)
+        return QMOE_OK;
+    w->checked = qmi_calloc(
+        (size_t)w->n_mats, sizeof *w->checked, "marks of matrices", err);
+    return w->checked != NULL ? QMOE_OK : QMOE_E_NOMEM;
+}
+
 static qmoe_status fetch_view(
     const void *checkpoint, const void *data, uint64_t n_bytes, qmi_error *err)
 {
@@ -112,6 +122,7 @@ qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
     w->n_rows = n_rows;
     w->n_cols = n_cols;
     w->parts[0] = (qmi_part){t->data, t->n_bytes};
+    QMI_TRY(make_marks(w, err));
     /* Every run needs it; experts wait until they are chosen. */
     if (t->is_view)
         return qmi_checkpoint_fetch(
@@ -144,7 +155,7 @@ static qmoe_status add_scattered(qmoe_model *model, qmi_weight *w,
             fetch_first(model, w);
         w->parts[0].n_bytes += t->n_bytes;
     }
-    return QMOE_OK;
+    return make_marks(w, err);
 }
 
 /* The stack's entry of quantization_config.tensors: its format; shape must be
@@ -276,12 +287,7 @@ static qmoe_status add_compressed(
         QMI_TRY(check_part(model, w, spec, t, err));
         w->parts[i] = (qmi_part){t->data, t->n_bytes};
     }
-    if (w->format->check != NULL) {
-        w->checked = qmi_calloc(
-            (size_t)w->n_mats, sizeof *w->checked, "expert marks", err);
-        if (w->checked == NULL)
-            return QMOE_E_NOMEM;
-    }
+    QMI_TRY(make_marks(w, err));
     qmoe_status status =
         w->format->open != NULL ? w->format->open(w, err) : QMOE_OK;
     if (status != QMOE_OK)

@@ -54,6 +54,7 @@ static qmoe_status run_rmsnorm(
     (void)device;
     const qmi_op_rmsnorm *o = &op->u.rmsnorm;
     const qmi_weight *w = o->weight->host;
+    QMI_TRY(qmi_weight_check(w, 0, err));
     float *scale = row_buffer(w, err);
     if (scale == NULL)
         return QMOE_E_NOMEM;

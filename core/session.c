@@ -2,7 +2,6 @@
  * Places a model on a device and runs passes over it. */
 #include "session.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "alloc.h"
@@ -35,59 +34,6 @@ static void release(qmoe_session *session, qmi_growing *g)
 {
     session->backend->buffer_free(session->device, g->buffer);
     *g = (qmi_growing){0};
-}
-
-/* ---- position bias ---- */
-
-int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,
-    int64_t n_buckets, int64_t max_distance)
-{
-    int64_t n = n_buckets, offset = 0, distance = -relative;
-    if (bidirectional) {
-        n /= 2;
-        if (relative > 0) {
-            offset = n;
-            distance = relative;
-        }
-    }
-    if (distance < 0)
-        distance = 0;
-    int64_t exact = n / 2;
-    if (distance < exact)
-        return offset + distance;
-    float position = logf((float)distance / (float)exact) /
-                     (float)log((double)max_distance / (double)exact) *
-                     (float)(n - exact);
-    int64_t bucket = exact + (int64_t)position;
-    return offset + (bucket < n ? bucket : n - 1);
-}
-
-/* Spreads the learned [n_buckets, n_heads] over all distances. */
-static qmoe_status upload_bias(qmoe_session *s, int stack, qmi_error *err)
-{
-    const qmi_config *c = &s->model->config;
-    const qmi_weight *w = &s->model->weights[s->model->relative_bias[stack]];
-    int64_t n_distances = 2 * c->max_distance + 1;
-    size_t n_learned = (size_t)(c->n_buckets * c->n_heads);
-    float *learned = qmi_calloc(n_learned, sizeof *learned, "the bias", err);
-    float *bias = qmi_calloc(
-        (size_t)(n_distances * c->n_heads), sizeof *bias, "the bias", err);
-    qmoe_status status = QMOE_E_NOMEM;
-    if (learned != NULL && bias != NULL) {
-        qmi_weight_decode(w, 0, 0, c->n_buckets, learned);
-        for (int64_t d = 0; d < n_distances; d++) {
-            int64_t bucket = qmi_relative_bucket(d - c->max_distance,
-                stack == QMI_ENCODER, c->n_buckets, c->max_distance);
-            for (int64_t head = 0; head < c->n_heads; head++)
-                bias[head * n_distances + d] =
-                    learned[bucket * c->n_heads + head];
-        }
-        status = qmi_upload(s, &s->bias[stack], bias,
-            (uint64_t)(n_distances * c->n_heads) * sizeof *bias, err);
-    }
-    qmi_free(learned);
-    qmi_free(bias);
-    return status;
 }
 
 /* ---- creation ---- */
@@ -169,10 +115,7 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
         if (s->caches[i] == NULL)
             return QMOE_E_NOMEM;
     }
-    QMI_TRY(bind_weights(s, with_experts, err));
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        QMI_TRY(upload_bias(s, stack, err));
-    return QMOE_OK;
+    return bind_weights(s, with_experts, err);
 }
 
 static void release_buffers(qmoe_session *s)
@@ -203,6 +146,7 @@ static void destroy(qmoe_session *session)
         qmi_free(session->caches[i]);
     qmi_free(session->bound);
     qmi_free(session->encoder_begin);
+    qmi_free(session->encoder_ids);
     qmi_free(session->position);
     qmi_free(session->top_host);
     qmi_model_release(session->model);
@@ -399,6 +343,8 @@ qmoe_status qmi_session_start(qmoe_session *s, const int32_t *lengths,
         return qmi_fail(err, QMOE_E_INVALID, "the batch is too long");
     s->n_sequences = n_sequences;
     s->max_decoder = max_decoder;
+    QMI_TRY(qmi_session_reach(s, QMI_ENCODER, s->longest_encoder - 1, err));
+    QMI_TRY(qmi_session_reach(s, QMI_DECODER, max_decoder - 1, err));
     return grow_caches(s, n, err);
 }
 
@@ -444,10 +390,22 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
     const int32_t *lengths, size_t n_sequences, int64_t max_decoder,
     qmi_error *err)
 {
+    QMI_TRY(qmi_session_start(session, lengths, n_sequences, max_decoder, err));
+    const size_t n = (size_t)session->encoder_begin[n_sequences];
+    qmi_free(session->encoder_ids);
+    session->encoder_ids = qmi_calloc(n, sizeof *ids, "a batch", err);
+    if (session->encoder_ids == NULL)
+        return QMOE_E_NOMEM;
+    memcpy(session->encoder_ids, ids, n * sizeof *ids);
+    return qmi_session_encode_pass(session, err);
+}
+
+qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err)
+{
     const qmoe_model *m = session->model;
     qmi_pass pass;
-    QMI_TRY(qmi_session_start(session, lengths, n_sequences, max_decoder, err));
-    QMI_TRY(qmi_session_prepare_encoder(session, &pass, ids, err));
+    QMI_TRY(
+        qmi_session_prepare_encoder(session, &pass, session->encoder_ids, err));
     QMI_TRY(qmi_session_run(session, &m->encoder, 0, m->encoder.n, &pass, err));
     return qmi_session_run(session, &m->cross, 0, m->cross.n, &pass, err);
 }
@@ -547,12 +505,14 @@ qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
     int64_t n_tokens;
     QMI_TRY(qmi_session_decode_pass(
         session, &n_tokens, ids, active, lengths, n_active, err));
-    uint64_t n_bytes = (uint64_t)n_tokens *
-                       (uint64_t)session->model->config.vocab_size *
-                       sizeof *logits;
-    return session->backend->buffer_read(session->device, logits,
-        (qmi_view){.buffer = session->slots[QMI_SLOT_LOGITS].buffer}, n_bytes,
-        err);
+    const size_t n =
+        (size_t)n_tokens * (size_t)session->model->config.vocab_size;
+    QMI_TRY(session->backend->buffer_read(session->device, logits,
+        (qmi_view){.buffer = session->slots[QMI_SLOT_LOGITS].buffer},
+        n * sizeof *logits, err));
+    if (qmi_first_non_finite(logits, QMI_F32, n) == n)
+        return QMOE_OK;
+    return qmi_session_find_fault(session, ids, active, lengths, n_active, err);
 }
 
 static qmoe_status compute_logits(qmoe_session *session, float *logits,

@@ -30,15 +30,19 @@ struct qmoe_session {
     qmi_growing top; /* values, then ids of the likeliest tokens */
     void *top_host;  /* the same; room for n_top_host of each */
     size_t n_top_host;
-    qmi_growing bias[QMI_N_STACKS]; /* f32 [n_heads, 2 * max_distance + 1] */
+    /* Position bias up to the largest distance that occurred so far. */
+    qmi_growing bias[QMI_N_STACKS]; /* f32 [n_heads, 2 * reach + 1] */
+    int64_t reach[QMI_N_STACKS];
 
     bool measures_parts;
     double part_seconds[QMI_N_STACKS][QMOE_PART_COUNT];
     qmi_routing *routing; /* NULL: the router's choice stands */
+    bool looks;           /* each step's result is checked (second_look.c) */
 
     /* The encoded batch. */
     size_t n_sequences;
     int32_t *encoder_begin; /* [n_sequences + 1] rows of the cross caches */
+    int32_t *encoder_ids;   /* [encoder_begin[n_sequences]], for second looks */
     int32_t *position;      /* [n_sequences] decoder tokens so far */
     int64_t max_decoder;    /* rows per sequence in the self caches */
     int64_t longest_encoder;
@@ -77,9 +81,17 @@ qmoe_status qmi_upload(qmoe_session *session, qmi_growing *g, const void *data,
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
     size_t first, size_t last, const qmi_pass *pass, qmi_error *err);
 
+/* Floats per token of a slot. */
+int64_t qmi_slot_width(const qmi_config *c, qmi_slot slot);
+
 /* Runs one operation, whose time counts as `part` of `stack`. */
 qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
     int stack, qmoe_part part, qmi_error *err);
+
+/* Makes the position bias of a stack reach over `distance` (position_bias.c).
+ */
+qmoe_status qmi_session_reach(
+    qmoe_session *session, int stack, int64_t distance, qmi_error *err);
 
 /* Starts a batch: sequence s has lengths[s] >= 1 encoder tokens; caches for at
  * most max_decoder decoder tokens per sequence. */
@@ -101,9 +113,12 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
     const int32_t *lengths, size_t n_sequences, int64_t max_decoder,
     qmi_error *err);
 
+/* Its pass alone, over the ids of the batch. */
+qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err);
+
 /* Feeds lengths[i] >= 1 more decoder ids to each of the n_active sequences
  * active[i] (ascending), packed in `ids`.  logits: host f32
- * [sum of lengths, vocab_size]. */
+ * [sum of lengths, vocab_size], finite. */
 qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
     const int32_t *ids, const int32_t *active, const int32_t *lengths,
     size_t n_active, qmi_error *err);
@@ -126,5 +141,19 @@ qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
 qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
     const int32_t *ids, const int32_t *active, const int32_t *lengths,
     size_t n_active, qmi_error *err);
+
+/* ---- second_look.c: where values stop being finite ---- */
+
+/* Index of the first of n floats of a buffer that is not finite; n if none. */
+qmoe_status qmi_buffer_non_finite(qmoe_session *session, int64_t *at,
+    const qmi_growing *g, int64_t n, qmi_error *err);
+/* E_FORMAT naming the step when its result is not finite. */
+qmoe_status qmi_step_check(qmoe_session *session, const qmi_step *step,
+    const qmi_pass *pass, qmi_error *err);
+/* After a decoder pass whose logits are not finite: runs the batch's encoder
+ * and that pass again, looking at each step.  Never QMOE_OK. */
+qmoe_status qmi_session_find_fault(qmoe_session *session, const int32_t *ids,
+    const int32_t *active, const int32_t *lengths, size_t n_active,
+    qmi_error *err);
 
 #endif

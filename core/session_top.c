@@ -2,6 +2,9 @@
  * Passes of which only the likeliest tokens come back from the device. */
 #include "session.h"
 
+#include <float.h>
+#include <math.h>
+
 #include "alloc.h"
 
 /* Room for values and ids of n logits, on both sides. */
@@ -31,6 +34,15 @@ static qmoe_status check_ids(
     return QMOE_OK;
 }
 
+/* What is no number counts as the least (top_logits.h). */
+static bool all_finite(const float *logits, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!(fabsf(logits[i]) < FLT_MAX))
+            return false;
+    return true;
+}
+
 qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
     int64_t k, const int32_t *ids, const int32_t *active,
     const int32_t *lengths, size_t n_active, qmi_error *err)
@@ -55,5 +67,9 @@ qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
         s->device, s->top_host, top, 8 * (uint64_t)n, err));
     out->logits = s->top_host;
     out->ids = (const int32_t *)s->top_host + n;
-    return check_ids(s, out->ids, n, err);
+    QMI_TRY(check_ids(s, out->ids, n, err));
+    if (all_finite(out->logits, n))
+        return QMOE_OK;
+    *out = (qmi_top){0};
+    return qmi_session_find_fault(s, ids, active, lengths, n_active, err);
 }

@@ -6,7 +6,7 @@
 
 #include "clock.h"
 
-static int64_t slot_width(const qmi_config *c, qmi_slot slot)
+int64_t qmi_slot_width(const qmi_config *c, qmi_slot slot)
 {
     switch (slot) {
     case QMI_SLOT_Q:
@@ -50,7 +50,7 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
         .n_queries = pass->n_tokens,
         .n_heads = c->n_heads,
         .d_head = c->d_kv,
-        .max_distance = c->max_distance,
+        .max_distance = s->reach[pass->stack],
         .max_keys = cross ? pass->max_cross_keys : pass->max_keys,
         .scale = 1.0f,
         .causal = step->attention == QMI_ATTEND_SELF,
@@ -151,7 +151,7 @@ static qmoe_status reserve(
     }
     if (step->dst == QMI_SLOT_NONE || step->dst == step->residual)
         return QMOE_OK;
-    uint64_t width = (uint64_t)slot_width(c, step->dst);
+    uint64_t width = (uint64_t)qmi_slot_width(c, step->dst);
     return qmi_grow(
         s, &s->slots[step->dst], n_tokens * width * sizeof(float), err);
 }
@@ -210,6 +210,8 @@ qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
     for (size_t i = first; i < last; i++) {
         const qmi_step *step = &steps->items[i];
         QMI_TRY(run_step(session, step, pass, err));
+        if (session->looks)
+            QMI_TRY(qmi_step_check(session, step, pass, err));
         if (step->kind == QMI_OP_ROUTE && session->routing != NULL)
             QMI_TRY(qmi_routing_pass(session->routing, session->backend,
                 session->device, view_of(&session->expert),

@@ -30,10 +30,24 @@ static void decode_dense(
         dst, data + row * row_bytes, w->format->dtype, (size_t)(n * w->n_cols));
 }
 
+/* One of them would spread into every output. */
+static qmoe_status check_dense(const qmi_weight *w, int64_t mat, qmi_error *err)
+{
+    const size_t n = (size_t)(w->n_rows * w->n_cols);
+    const size_t at =
+        qmi_first_non_finite(qmi_weight_dense(w, mat), w->format->dtype, n);
+    if (at == n)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_FORMAT,
+        "row %" PRId64 ", column %" PRId64 ": is not finite",
+        (int64_t)at / w->n_cols, (int64_t)at % w->n_cols);
+}
+
 #define DENSE(text, type)                                                      \
     {                                                                          \
         .name = text, .dense = true, .dtype = type, .n_parts = 1,              \
-        .parts = {{NULL, type, shape_dense}}, .decode = decode_dense           \
+        .parts = {{NULL, type, shape_dense}}, .check = check_dense,            \
+        .decode = decode_dense                                                 \
     }
 static const qmi_format format_bf16 = DENSE("bf16", QMI_BF16);
 static const qmi_format format_f16 = DENSE("f16", QMI_F16);

@@ -71,7 +71,8 @@ struct qmi_format {
      * of variable parts, offsets between matrices).  Run when opened. */
     qmoe_status (*open)(const qmi_weight *w, qmi_error *err);
     /* Checks the untrusted payload of one matrix so that every decoder of the
-     * format is memory-safe on it afterwards.  NULL: any payload is valid. */
+     * format is memory-safe on it afterwards, and gives finite weights.  NULL:
+     * any payload is valid. */
     qmoe_status (*check)(const qmi_weight *w, int64_t mat, qmi_error *err);
     /* Plain decode of rows [row, row + n) of a checked matrix to f32
      * dst [n, n_cols]. */

@@ -48,6 +48,18 @@ static qmoe_status declare_tensor(qmi_job *job, const qmi_tensor *t,
     return qmi_manifest_add_tensor(job->manifest, t->name, file, job->err);
 }
 
+/* What the model computes with is finite; other tensors are copied as they
+ * are. */
+static qmoe_status check_tensor(const qmi_job *job, const qmi_tensor *t)
+{
+    for (size_t i = 0; i < job->model->n_weights; i++) {
+        const qmi_weight *w = &job->model->weights[i];
+        if (!w->is_expert && w->parts[0].data == t->data)
+            return qmi_weight_check(w, 0, job->err);
+    }
+    return QMOE_OK;
+}
+
 static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
     qmi_st_writer *writer, size_t index, const char *file)
 {
@@ -55,6 +67,7 @@ static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
     QMI_TRY(qmi_progress(job->context, "copy", t->name, 0, 0));
     QMI_TRY(qmi_checkpoint_fetch(
         job->model->checkpoint, t->data, t->n_bytes, job->err));
+    QMI_TRY(check_tensor(job, t));
     QMI_TRY(qmi_st_writer_write(writer, index, t->data, t->n_bytes, job->err));
     /* A view stays: the model reads it, too. */
     if (!t->is_view)

@@ -107,7 +107,8 @@ qmoe_status qmi_job_plan_memory(qmi_job *job)
     job->report->planned_memory_bytes = fixed + (uint64_t)n * each;
     if (limit == 0 || job->report->planned_memory_bytes <= limit)
         return QMOE_OK;
-    return qmi_fail(job->err, QMOE_E_NOMEM,
+    return qmi_fail(job->err,
+        job->options.memory_limit != 0 ? QMOE_E_INVALID : QMOE_E_NOMEM,
         "one expert at a time needs %llu MB of memory, %s is %llu MB%s",
         (unsigned long long)(job->report->planned_memory_bytes >> 20) + 1,
         job->options.memory_limit != 0 ? "the limit" : "available",

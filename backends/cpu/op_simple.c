@@ -47,6 +47,7 @@ static qmoe_status run_rmsnorm(
 {
     const qmi_op_rmsnorm *o = &op->u.rmsnorm;
     const qmi_weight *w = o->weight->host;
+    QMI_TRY(qmi_weight_check(w, 0, err));
     float *scale = qcpu_scratch(device, (size_t)w->n_cols * sizeof *scale, err);
     if (scale == NULL)
         return QMOE_E_NOMEM;

@@ -379,7 +379,9 @@ QMOE_API void qmoe_session_part_times(
     const qmoe_session *session, qmoe_part_times *out);
 
 /* Generates from `n_prompts` texts as one batch.  *out is an array of
- * n_prompts results, to be released with qmoe_generations_free. */
+ * n_prompts results, to be released with qmoe_generations_free.  E_FORMAT: a
+ * weight or the result of a step is not finite (the text names it); the same
+ * for the functions below. */
 QMOE_API qmoe_status qmoe_session_generate(qmoe_session *session,
     qmoe_generation **out, qmoe_timing *timing, const char *const *prompts,
     size_t n_prompts, const qmoe_generate_options *options) QMOE_MUST_CHECK;

@@ -42,7 +42,7 @@ typedef struct qmoe_compress_options {
     bool dry_run;          /* only fill the plan part of the report */
     int group_size;        /* experts between two journal entries; 0 = 16 */
     uint64_t memory_limit; /* bytes; 0 = what is available */
-    const char *work_dir;  /* spill token states there; NULL = in memory */
+    const char *work_dir;  /* token states in files there; NULL = in memory */
 
     /* Where calibration tokens go through attention, routers and dense layers,
      * as in qmoe_session_options; NULL = "cpu".  Experts and quantisers stay on
@@ -97,13 +97,13 @@ typedef struct qmoe_compress_report {
  * E_EXISTS: `output` exists and !overwrite, or an interrupted run is there, or
  * either holds what qmoe did not make (docs/compress.md);
  * E_NO_SPACE: too little disk, found out before the work where possible;
- * E_NOMEM: memory_limit is below what one expert needs (the text says how
+ * E_NOMEM: less memory is available than one expert needs (the text says how
  * much), no address space for OpenBLAS; E_UNSUPPORTED: no OpenBLAS;
- * E_INVALID: options that do not fit each other or the model, another job is
- * resumed, `output` lies in or over what is read;
+ * E_INVALID: memory_limit is less, options that do not fit each other or the
+ * model, another job is resumed, `output` lies in or over what is read;
  * E_UNSUPPORTED: the source is already compressed, unknown format or method;
  * E_NO_BACKEND: the backend or device is not there;
- * E_FORMAT: a broken source, a weight that is not finite. */
+ * E_FORMAT: a broken source, a weight or a result that is not finite. */
 QMOE_API qmoe_status qmoe_compress(qmoe_context *context,
     qmoe_compress_report *report, const char *source, const char *output,
     const qmoe_compress_options *options) QMOE_MUST_CHECK;

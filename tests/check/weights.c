@@ -357,11 +357,16 @@ static qmoe_status compare_decoded(const gen_weight *w, qmi_error *err)
     return status;
 }
 
+/* Dense weights count as checked: kernels must also do right by what is not
+ * finite, which models are kept from having. */
 static void add_check_marks(gen_weight *w)
 {
-    if (w->host.format->check != NULL)
-        w->host.checked =
-            check_calloc((size_t)w->host.n_mats, sizeof *w->host.checked);
+    const qmi_weight *h = &w->host;
+    if (h->format->check == NULL)
+        return;
+    w->host.checked = check_calloc((size_t)h->n_mats, sizeof *h->checked);
+    for (int64_t m = 0; h->format->dense && m < h->n_mats; m++)
+        atomic_store(&w->host.checked[m], 1);
 }
 
 gen_weight *weight_create(const weight_request *request, rng *r, qmi_error *err)
@@ -453,7 +458,7 @@ uint64_t weight_hash(const gen_weight *w)
 
 void weight_forget_checks(gen_weight *w)
 {
-    if (w->host.checked != NULL)
+    if (w->host.checked != NULL && !w->host.format->dense)
         for (int64_t m = 0; m < w->host.n_mats; m++)
             atomic_store(&w->host.checked[m], 0);
 }

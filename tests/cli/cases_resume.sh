@@ -49,7 +49,7 @@ case_compress_dry_run() {
 
 case_compress_memory_limit() {
     calibration
-    expect_error 1 "the limit" compress "$mini" --calib calib.txt -o out-m --memory-limit 2M
+    expect_error 2 "the limit" compress "$mini" --calib calib.txt -o out-m --memory-limit 2M
     nothing_left out-m
 }
 

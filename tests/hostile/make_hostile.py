@@ -416,6 +416,8 @@ def configs():
     e("buckets", "'relative_attention_num_buckets'", relative_attention_num_buckets=3)
     e("distance", "'relative_attention_max_distance'", relative_attention_max_distance=31)
     e("epsilon", "'layer_norm_epsilon'", layer_norm_epsilon="small")
+    for name, value in (("negative", -1), ("zero", 0), ("tiny", 1e-40), ("large", 1e308)):
+        e("epsilon-" + name, "layer_norm_epsilon is", layer_norm_epsilon=value)
     e("tied", "'tie_word_embeddings'", tie_word_embeddings=1)
     e("pad", "'pad_token_id'", pad_token_id=64)
     e("end", "'eos_token_id'", eos_token_id=-1)

@@ -493,12 +493,13 @@ static void test_limits_are_refused(void **state)
         qmoe_status status;
         const char *text;
     } cases[] = {
-        {{.memory_limit = 1 << 20}, QMOE_E_NOMEM, "needs"},
+        {{.memory_limit = 1 << 20}, QMOE_E_INVALID, "needs"},
         {{.format = "nonsense"}, QMOE_E_UNSUPPORTED, "nonsense"},
         {{.method = "nonsense"}, QMOE_E_UNSUPPORTED, "nonsense"},
         {{.group_size = -1}, QMOE_E_INVALID, "group size"},
         {{.damping = -1}, QMOE_E_INVALID, "damping"},
-        {{.work_dir = "/nonexistent"}, QMOE_E_NOT_FOUND, "/nonexistent"},
+        {{.work_dir = "/nonexistent/states"}, QMOE_E_NOT_FOUND,
+            "/nonexistent/states"},
         {{.rotation = 48}, QMOE_E_INVALID, "rotation 48"},
         {{.rotation = 2048}, QMOE_E_INVALID, "rotation 2048"},
         {{.rotation = -2}, QMOE_E_INVALID, "rotation -2"},

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * T5's relative position bias: buckets of distances, spread over the distances
+ * that a batch has.  The table follows the sequences, not the configuration,
+ * whose relative_attention_max_distance no weight vouches for. */
+#include "session.h"
+
+#include <math.h>
+
+#include "alloc.h"
+
+int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,
+    int64_t n_buckets, int64_t max_distance)
+{
+    int64_t n = n_buckets, offset = 0, distance = -relative;
+    if (bidirectional) {
+        n /= 2;
+        if (relative > 0) {
+            offset = n;
+            distance = relative;
+        }
+    }
+    if (distance < 0)
+        distance = 0;
+    int64_t exact = n / 2;
+    if (distance < exact)
+        return offset + distance;
+    float position = logf((float)distance / (float)exact) /
+                     (float)log((double)max_distance / (double)exact) *
+                     (float)(n - exact);
+    int64_t bucket = exact + (int64_t)position;
+    return offset + (bucket < n ? bucket : n - 1);
+}
+
+/* Spreads the learned [n_buckets, n_heads] over distances up to `reach`. */
+static void spread(float *bias, const float *learned, const qmi_config *c,
+    int stack, int64_t reach)
+{
+    const int64_t n_distances = 2 * reach + 1;
+    for (int64_t d = 0; d < n_distances; d++) {
+        int64_t bucket = qmi_relative_bucket(
+            d - reach, stack == QMI_ENCODER, c->n_buckets, c->max_distance);
+        for (int64_t head = 0; head < c->n_heads; head++)
+            bias[head * n_distances + d] = learned[bucket * c->n_heads + head];
+    }
+}
+
+static qmoe_status upload_bias(
+    qmoe_session *s, int stack, int64_t reach, qmi_error *err)
+{
+    const qmi_config *c = &s->model->config;
+    const qmi_weight *w = &s->model->weights[s->model->relative_bias[stack]];
+    size_t n = (size_t)(c->n_heads * (2 * reach + 1));
+    QMI_TRY(qmi_weight_check(w, 0, err));
+    float *learned = qmi_calloc(
+        (size_t)(c->n_buckets * c->n_heads), sizeof *learned, "the bias", err);
+    float *bias = qmi_calloc(n, sizeof *bias, "the bias", err);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (learned != NULL && bias != NULL) {
+        qmi_weight_decode(w, 0, 0, c->n_buckets, learned);
+        spread(bias, learned, c, stack, reach);
+        status = qmi_upload(s, &s->bias[stack], bias, n * sizeof *bias, err);
+    }
+    qmi_free(learned);
+    qmi_free(bias);
+    return status;
+}
+
+qmoe_status qmi_session_reach(
+    qmoe_session *session, int stack, int64_t distance, qmi_error *err)
+{
+    /* What published models have: made once for them. */
+    enum { LEAST = 128 };
+    const int64_t most = session->model->config.max_distance;
+    int64_t reach = LEAST;
+    while (reach < distance && reach < most)
+        reach *= 2;
+    if (reach > most)
+        reach = most;
+    if (reach <= session->reach[stack])
+        return QMOE_OK;
+    session->reach[stack] = 0;
+    QMI_TRY(upload_bias(session, stack, reach, err));
+    session->reach[stack] = reach;
+    return QMOE_OK;
+}
