@@ -2,8 +2,6 @@
  * Gathering, second moments and moving on. */
 #include "expert_tokens.h"
 
-#include <string.h>
-
 #include "alloc.h"
 #include "hessian.h"
 
@@ -115,8 +113,8 @@ static qmoe_status gather(const qmi_expert_pass *p, qmi_expert_worker *w,
     int64_t d_model = p->model->config.d_model;
     const qmi_states *states = &p->forward->states[p->stack];
     for (int64_t i = 0; i < n; i++)
-        memcpy(w->host + i * d_model, qmi_states_row(states, tokens[i]),
-            (size_t)d_model * sizeof(float));
+        QMI_TRY(qmi_states_read(
+            states, w->host + i * d_model, tokens[i], 1, &w->error));
     QMI_TRY(p->backend->buffer_write(w->device, at(w->residual), w->host,
         (uint64_t)(n * d_model) * sizeof(float), &w->error));
     const qmi_op norm = {.kind = QMI_OP_RMSNORM,
@@ -143,6 +141,17 @@ static qmoe_status hidden(
     return qmi_run(p->backend, w->device, &op, &w->error);
 }
 
+/* The first n floats of w->host, which are what `what` says of an expert. */
+static qmoe_status check_host(const qmi_expert_pass *p, qmi_expert_worker *w,
+    int kind, int64_t expert, int64_t n, const char *what)
+{
+    const size_t n_floats = (size_t)n;
+    if (qmi_first_non_finite(w->host, QMI_F32, n_floats) == n_floats)
+        return QMOE_OK;
+    qmi_fail(&w->error, QMOE_E_FORMAT, "%s are not finite", what);
+    return qmi_expert_blame(p, w, kind, expert, QMOE_E_FORMAT);
+}
+
 /* Inputs of wi or wo for a chunk of tokens, in w->host. */
 static qmoe_status inputs(const qmi_expert_pass *p, qmi_expert_worker *w,
     int kind, int64_t expert, const int64_t *tokens, int64_t n)
@@ -151,9 +160,10 @@ static qmoe_status inputs(const qmi_expert_pass *p, qmi_expert_worker *w,
     QMI_TRY(gather(p, w, tokens, n));
     if (kind == QMI_WO)
         QMI_TRY(hidden(p, w, expert, n));
-    return p->backend->buffer_read(w->device, w->host,
+    QMI_TRY(p->backend->buffer_read(w->device, w->host,
         at(kind == QMI_WO ? w->hidden : w->normed),
-        (uint64_t)(n * width) * sizeof(float), &w->error);
+        (uint64_t)(n * width) * sizeof(float), &w->error));
+    return check_host(p, w, kind, expert, n * width, "inputs");
 }
 
 qmoe_status qmi_expert_moments(const qmi_expert_pass *p, qmi_expert_worker *w,
@@ -180,7 +190,7 @@ qmoe_status qmi_expert_moments(const qmi_expert_pass *p, qmi_expert_worker *w,
 /* residual += weight * expert(normed), in place, for one chunk. */
 static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
     const qmi_bound_weight *wi, const qmi_bound_weight *wo, int64_t mat,
-    const int64_t *tokens, int64_t n)
+    int64_t expert, const int64_t *tokens, int64_t n)
 {
     int64_t d_model = p->model->config.d_model;
     const qmi_states *states = &p->forward->states[p->stack];
@@ -208,9 +218,10 @@ static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
     QMI_TRY(qmi_run(p->backend, w->device, &op, &w->error));
     QMI_TRY(p->backend->buffer_read(w->device, w->host, at(w->residual),
         (uint64_t)(n * d_model) * sizeof(float), &w->error));
+    QMI_TRY(check_host(p, w, QMI_WO, expert, n * d_model, "results"));
     for (int64_t i = 0; i < n; i++)
-        memcpy(qmi_states_row(states, tokens[i]), w->host + i * d_model,
-            (size_t)d_model * sizeof(float));
+        QMI_TRY(qmi_states_write(
+            states, w->host + i * d_model, tokens[i], 1, &w->error));
     return QMOE_OK;
 }
 
@@ -225,7 +236,8 @@ qmoe_status qmi_expert_apply(const qmi_expert_pass *p, qmi_expert_worker *w,
     for (int64_t i = p->begin[expert]; status == QMOE_OK && i < end;
          i += QMI_CHUNK_TOKENS) {
         int64_t n = end - i < QMI_CHUNK_TOKENS ? end - i : QMI_CHUNK_TOKENS;
-        status = apply_chunk(p, w, &bound_wi, &bound_wo, mat, p->order + i, n);
+        status = apply_chunk(
+            p, w, &bound_wi, &bound_wo, mat, expert, p->order + i, n);
     }
     p->backend->weight_unbind(w->device, &bound_wi);
     p->backend->weight_unbind(w->device, &bound_wo);

@@ -120,15 +120,51 @@ static int64_t first_token(const qmi_forward *f, int stack, const chunk *c)
     return f->calibration->sets[stack].begin[c->first];
 }
 
+/* Piece `i` of n_tokens: how many, and where on the device. */
+static int64_t piece_of(const qmi_forward *f, qmi_view *view, qmi_slot slot,
+    int64_t i, int64_t n_tokens)
+{
+    const int64_t width = f->session->model->config.d_model;
+    *view = (qmi_view){.buffer = f->session->slots[slot].buffer,
+        .offset = (uint64_t)(i * width) * sizeof(float)};
+    return n_tokens - i < QMI_PIECE_TOKENS ? n_tokens - i : QMI_PIECE_TOKENS;
+}
+
+static uint64_t row_bytes(const qmi_forward *f, int64_t n)
+{
+    return (uint64_t)(n * f->session->model->config.d_model) * sizeof(float);
+}
+
 static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, int stack,
     const chunk *c, int64_t n_tokens, qmi_error *err)
 {
-    const qmi_states *states = &f->states[stack];
-    int64_t first = first_token(f, stack, c);
-    QMI_TRY(qmi_upload(f->session, &f->session->slots[slot],
-        qmi_states_row(states, first),
-        (uint64_t)(n_tokens * states->width) * sizeof(float), err));
-    qmi_states_release(states, first, n_tokens);
+    qmoe_session *s = f->session;
+    const int64_t first = first_token(f, stack, c);
+    QMI_TRY(qmi_grow(s, &s->slots[slot], row_bytes(f, n_tokens), err));
+    for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
+        qmi_view view;
+        const int64_t n = piece_of(f, &view, slot, i, n_tokens);
+        QMI_TRY(
+            qmi_states_read(&f->states[stack], f->piece, first + i, n, err));
+        QMI_TRY(s->backend->buffer_write(
+            s->device, view, f->piece, row_bytes(f, n), err));
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, int stack,
+    const chunk *c, int64_t n_tokens, qmi_error *err)
+{
+    qmoe_session *s = f->session;
+    const int64_t first = first_token(f, stack, c);
+    for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
+        qmi_view view;
+        const int64_t n = piece_of(f, &view, slot, i, n_tokens);
+        QMI_TRY(s->backend->buffer_read(
+            s->device, f->piece, view, row_bytes(f, n), err));
+        QMI_TRY(
+            qmi_states_write(&f->states[stack], f->piece, first + i, n, err));
+    }
     return QMOE_OK;
 }
 
@@ -137,18 +173,6 @@ static qmoe_status read_back(qmi_forward *f, const qmi_growing *from, void *to,
 {
     return f->session->backend->buffer_read(f->session->device, to,
         (qmi_view){.buffer = from->buffer}, n_bytes, err);
-}
-
-static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, int stack,
-    const chunk *c, int64_t n_tokens, qmi_error *err)
-{
-    const qmi_states *states = &f->states[stack];
-    int64_t first = first_token(f, stack, c);
-    QMI_TRY(
-        read_back(f, &f->session->slots[slot], qmi_states_row(states, first),
-            (uint64_t)(n_tokens * states->width) * sizeof(float), err));
-    qmi_states_release(states, first, n_tokens);
-    return QMOE_OK;
 }
 
 static qmoe_status save_routes(
@@ -187,8 +211,25 @@ static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, int stack,
         s, pass, ids, c->active, c->decoder_lengths, c->n, err);
 }
 
+/* Before anything is saved: the chunk may have to be run again. */
+static qmoe_status check_results(qmi_forward *f, qmi_slot slot, bool routes,
+    int64_t n_tokens, qmi_error *err)
+{
+    qmoe_session *s = f->session;
+    const int64_t n = n_tokens * s->model->config.d_model;
+    int64_t at = 0, at_route = n_tokens;
+    QMI_TRY(qmi_buffer_non_finite(s, &at, &s->slots[slot], n, err));
+    if (routes)
+        QMI_TRY(qmi_buffer_non_finite(
+            s, &at_route, &s->route_weight, n_tokens, err));
+    if (at == n && at_route == n_tokens)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_FORMAT, "%s: token states are not finite",
+        qmi_checkpoint_directory(s->model->checkpoint));
+}
+
 /* Runs the steps of `block` (-1: the embedding) on one chunk. */
-static qmoe_status run_chunk(
+static qmoe_status try_chunk(
     qmi_forward *f, int stack, int64_t block, const chunk *c, qmi_error *err)
 {
     const qmoe_model *model = f->session->model;
@@ -206,11 +247,25 @@ static qmoe_status run_chunk(
     if (block >= 0)
         QMI_TRY(load_slot(f, QMI_SLOT_RESIDUAL, stack, c, pass.n_tokens, err));
     QMI_TRY(qmi_session_run(f->session, steps, first, last, &pass, err));
-    QMI_TRY(save_slot(f, finish ? QMI_SLOT_NORMED : QMI_SLOT_RESIDUAL, stack, c,
-        pass.n_tokens, err));
+    const qmi_slot slot = finish ? QMI_SLOT_NORMED : QMI_SLOT_RESIDUAL;
+    QMI_TRY(check_results(f, slot, experts != NULL, pass.n_tokens, err));
+    QMI_TRY(save_slot(f, slot, stack, c, pass.n_tokens, err));
     if (experts != NULL)
         return save_routes(f, stack, c, pass.n_tokens, err);
     return QMOE_OK;
+}
+
+/* A second look names the step after which states are not finite. */
+static qmoe_status run_chunk(
+    qmi_forward *f, int stack, int64_t block, const chunk *c, qmi_error *err)
+{
+    qmoe_status status = try_chunk(f, stack, block, c, err);
+    if (status != QMOE_E_FORMAT)
+        return status;
+    f->session->looks = true;
+    status = try_chunk(f, stack, block, c, err);
+    f->session->looks = false;
+    return status;
 }
 
 static qmoe_status run_all(
@@ -333,9 +388,13 @@ static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
         QMI_TRY(qmi_states_create(
             &f->states[stack], n_tokens, model->config.d_model, work_dir, err));
     }
+    f->piece = qmi_calloc((size_t)(QMI_PIECE_TOKENS * model->config.d_model),
+        sizeof *f->piece, "token states", err);
     f->expert = qmi_calloc((size_t)most, sizeof *f->expert, "routes", err);
     f->weight = qmi_calloc((size_t)most, sizeof *f->weight, "routes", err);
-    return f->expert != NULL && f->weight != NULL ? QMOE_OK : QMOE_E_NOMEM;
+    return f->piece != NULL && f->expert != NULL && f->weight != NULL
+               ? QMOE_OK
+               : QMOE_E_NOMEM;
 }
 
 qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
@@ -354,6 +413,7 @@ void qmi_forward_destroy(qmi_forward *forward)
     qmoe_session_destroy(forward->session);
     for (int stack = 0; stack < QMI_N_STACKS; stack++)
         qmi_states_destroy(&forward->states[stack]);
+    qmi_free(forward->piece);
     qmi_free(forward->expert);
     qmi_free(forward->weight);
     *forward = (qmi_forward){0};

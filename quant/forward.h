@@ -10,12 +10,16 @@
 #include "session.h"
 #include "token_states.h"
 
+/* States moved at a time between their storage and the device. */
+enum { QMI_PIECE_TOKENS = 256 };
+
 typedef struct qmi_forward {
     qmoe_session *session;
     const qmi_calibration *calibration;
     /* Residual stream per stack; the encoder's becomes its output at the end
      * of the stack. */
     qmi_states states[QMI_N_STACKS];
+    float *piece; /* [QMI_PIECE_TOKENS, d_model] on their way to the device */
     /* Routing of the current sparse block: [tokens of the longer stack]. */
     int32_t *expert;
     float *weight;

@@ -4,65 +4,77 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "alloc.h"
+#include "descriptor.h"
 
-/* An unlinked file of n_bytes, reserved on disk. */
-static qmoe_status spill_file(
-    int *fd, const char *work_dir, uint64_t n_bytes, qmi_error *err)
+/* ---- the file ---- */
+
+/* A file without a name, so that nothing remains of it, however the process
+ * ends; -1: errno says why. */
+static int open_unnamed(char *path_template)
+{
+    int fd = mkstemp(path_template);
+    if (fd < 0)
+        return -1;
+    unlink(path_template);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    return fd;
+}
+
+static qmoe_status reserve(
+    int fd, const char *work_dir, uint64_t n_bytes, qmi_error *err)
+{
+    int code = posix_fallocate(fd, 0, (off_t)n_bytes);
+    if (code == 0)
+        return QMOE_OK;
+    errno = code;
+    return qmi_fail_errno(err, "%s: %llu bytes for the token states", work_dir,
+        (unsigned long long)n_bytes);
+}
+
+static qmoe_status open_file(
+    qmi_states *out, const char *work_dir, uint64_t n_bytes, qmi_error *err)
 {
     char *path = qmi_path_join(work_dir, "qmoe-states-XXXXXX", err);
     if (path == NULL)
         return QMOE_E_NOMEM;
+    const bool made = mkdir(work_dir, 0700) == 0;
     qmoe_status status = QMOE_OK;
-    *fd = mkstemp(path);
-    if (*fd < 0) {
+    out->work_dir = work_dir;
+    out->fd = open_unnamed(path);
+    if (out->fd < 0)
         status = qmi_fail_errno(err, "%s: cannot be created", path);
-    } else {
-        unlink(path);
-        int code = posix_fallocate(*fd, 0, (off_t)n_bytes);
-        if (code != 0) {
-            errno = code;
-            status = qmi_fail_errno(err, "%s: %llu bytes for the token states",
-                work_dir, (unsigned long long)n_bytes);
-            close(*fd);
-        }
-    }
+    /* The file lives on without it. */
+    if (made)
+        rmdir(work_dir);
     qmi_free(path);
+    if (status == QMOE_OK)
+        status = reserve(out->fd, work_dir, n_bytes, err);
     return status;
 }
 
-static qmoe_status map_file(
-    qmi_states *out, const char *work_dir, qmi_error *err)
-{
-    int fd = -1;
-    QMI_TRY(spill_file(&fd, work_dir, out->n_bytes, err));
-    void *data =
-        mmap(NULL, out->n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    int code = errno;
-    close(fd);
-    errno = code;
-    if (data == MAP_FAILED)
-        return qmi_fail_errno(err, "%s: cannot map the token states", work_dir);
-    out->data = data;
-    out->spilled = true;
-    return QMOE_OK;
-}
+/* ---- states ---- */
 
 qmoe_status qmi_states_create(qmi_states *out, int64_t n_tokens, int64_t width,
     const char *work_dir, qmi_error *err)
 {
-    *out = (qmi_states){.n_tokens = n_tokens, .width = width};
-    if (!qmi_mul_u64((uint64_t)n_tokens * sizeof(float), (uint64_t)width,
-            &out->n_bytes) ||
-        out->n_bytes > INT64_MAX)
+    uint64_t n_bytes = 0;
+    *out = (qmi_states){.n_tokens = n_tokens, .width = width, .fd = -1};
+    if (!qmi_mul_u64(
+            (uint64_t)n_tokens * sizeof(float), (uint64_t)width, &n_bytes) ||
+        n_bytes > INT64_MAX)
         return qmi_fail(err, QMOE_E_NOMEM, "too many calibration tokens");
-    if (work_dir != NULL && out->n_bytes != 0)
-        return map_file(out, work_dir, err);
+    if (work_dir != NULL && n_bytes != 0) {
+        qmoe_status status = open_file(out, work_dir, n_bytes, err);
+        if (status != QMOE_OK)
+            qmi_states_destroy(out);
+        return status;
+    }
     out->data = qmi_calloc(
         (size_t)(n_tokens * width), sizeof *out->data, "the token states", err);
     return out->data != NULL ? QMOE_OK : QMOE_E_NOMEM;
@@ -70,22 +82,45 @@ qmoe_status qmi_states_create(qmi_states *out, int64_t n_tokens, int64_t width,
 
 void qmi_states_destroy(qmi_states *states)
 {
-    if (states->spilled)
-        munmap(states->data, states->n_bytes);
-    else
-        qmi_free(states->data);
+    if (states->work_dir != NULL && states->fd >= 0)
+        close(states->fd);
+    qmi_free(states->data);
     *states = (qmi_states){0};
 }
 
-void qmi_states_release(const qmi_states *states, int64_t first, int64_t n)
+static uint64_t bytes_of(const qmi_states *states, int64_t n)
 {
-    if (!states->spilled)
-        return;
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = (uintptr_t)qmi_states_row(states, first);
-    uintptr_t end = (uintptr_t)qmi_states_row(states, first + n);
-    begin = (begin + page - 1) / page * page;
-    end = end / page * page;
-    if (begin < end)
-        madvise((void *)begin, end - begin, MADV_DONTNEED);
+    return (uint64_t)n * (uint64_t)states->width * sizeof(float);
+}
+
+qmoe_status qmi_states_read(const qmi_states *states, float *dst, int64_t first,
+    int64_t n, qmi_error *err)
+{
+    const uint64_t n_bytes = bytes_of(states, n);
+    if (states->data != NULL) {
+        memcpy(dst, states->data + first * states->width, n_bytes);
+        return QMOE_OK;
+    }
+    int64_t got =
+        qmi_read_at(states->fd, dst, n_bytes, bytes_of(states, first));
+    if (got == (int64_t)n_bytes)
+        return QMOE_OK;
+    if (got >= 0)
+        errno = EIO;
+    return qmi_fail_errno(
+        err, "%s: cannot read the token states", states->work_dir);
+}
+
+qmoe_status qmi_states_write(const qmi_states *states, const float *src,
+    int64_t first, int64_t n, qmi_error *err)
+{
+    const uint64_t n_bytes = bytes_of(states, n);
+    if (states->data != NULL) {
+        memcpy(states->data + first * states->width, src, n_bytes);
+        return QMOE_OK;
+    }
+    if (qmi_write_at(states->fd, src, n_bytes, bytes_of(states, first)))
+        return QMOE_OK;
+    return qmi_fail_errno(
+        err, "%s: cannot write the token states", states->work_dir);
 }

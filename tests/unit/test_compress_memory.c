@@ -13,12 +13,13 @@
 /* What the child found out. */
 typedef struct outcome {
     qmoe_status status;
-    uint64_t planned;
+    uint64_t planned, n_tokens;
     char error[512];
 } outcome;
 
 static const char *text; /* calibration */
 static char output[1024];
+static const char *const small = QMOE_SOURCE_DIR "/models/switch-mini";
 
 static void compress(outcome *out, const char *source, int n_threads,
     qmoe_compress_options options)
@@ -38,20 +39,16 @@ static void compress(outcome *out, const char *source, int n_threads,
     options.overwrite = true;
     out->status = qmoe_compress(context, &report, source, output, &options);
     out->planned = report.planned_memory_bytes;
+    out->n_tokens = report.n_encoder_tokens + report.n_decoder_tokens;
     snprintf(out->error, sizeof out->error, "%s", qmoe_context_error(context));
     qmoe_context_destroy(context);
 }
 
 /* Peak bytes of a process that compresses. */
-static uint64_t measure(
-    outcome *out, int experts, int n_threads, qmoe_compress_options options)
+static uint64_t measure_source(outcome *out, const char *source, int n_threads,
+    qmoe_compress_options options)
 {
-    char source[1200];
     int ends[2];
-    snprintf(source, sizeof source,
-        "synth:base-64?experts=%d&encoder_blocks=2&decoder_blocks=1&tokenizer="
-        "%s/models/switch-mini",
-        experts, QMOE_SOURCE_DIR);
     assert_int_equal(pipe(ends), 0);
     pid_t child = fork();
     assert_true(child >= 0);
@@ -70,6 +67,17 @@ static uint64_t measure(
     if (out->status != QMOE_OK)
         fail_msg("%s", out->error);
     return (uint64_t)used.ru_maxrss * 1024;
+}
+
+static uint64_t measure(
+    outcome *out, int experts, int n_threads, qmoe_compress_options options)
+{
+    char source[1200];
+    snprintf(source, sizeof source,
+        "synth:base-64?experts=%d&encoder_blocks=2&decoder_blocks=1&tokenizer="
+        "%s/models/switch-mini",
+        experts, QMOE_SOURCE_DIR);
+    return measure_source(out, source, n_threads, options);
 }
 
 /* Sanitizers have memory of their own. */
@@ -139,6 +147,53 @@ static void test_limit_holds(void **state)
     assert_true(used <= options.memory_limit);
 }
 
+/* ---- calibration of many tokens ---- */
+
+enum { N_WORDS = 400 };
+
+/* So many documents of about N_WORDS words each. */
+static const char *write_documents(const char *name, int n)
+{
+    static const char *const words[] = {"lord", "shepherd", "green", "waters",
+        "beginning", "word", "season", "heaven", "time", "purpose"};
+    const char *path = scratch_path(name);
+    FILE *file = fopen(path, "w");
+    unsigned state = 1;
+    assert_non_null(file);
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < N_WORDS; j++) {
+            state = state * 1664525 + 1013904223;
+            fprintf(file, "%s ", words[(state >> 16) % 10]);
+        }
+        fputs("\n", file);
+    }
+    assert_int_equal(fclose(file), 0);
+    return path;
+}
+
+/* Pages of a mapped file count, whoever could take them away. */
+static void test_work_directory_bounds(void **state)
+{
+    const qmoe_compress_options options = {.format = "q2",
+        .passes = -1,
+        .work_dir = scratch_path("memory-states")};
+    const char *other = text;
+    outcome few, many;
+    (void)state;
+    skip_if_sanitized();
+    text = write_documents("memory-few.txt", 16);
+    const uint64_t before = measure_source(&few, small, 1, options);
+    text = write_documents("memory-many.txt", 112);
+    const uint64_t after = measure_source(&many, small, 1, options);
+    text = other;
+    const double states = (double)(many.n_tokens - few.n_tokens) * 256 * 4;
+    print_message("%.1f MB, with %.1f MB more of token states: %.1f MB\n",
+        (double)before / 1e6, states / 1e6, (double)after / 1e6);
+    assert_true(states > 32e6);
+    assert_true((double)after < (double)before + states / 8);
+    assert_true(after <= many.planned);
+}
+
 static int set_up(void **state)
 {
     static char path[1024];
@@ -183,6 +238,7 @@ int main(void)
         cmocka_unit_test(test_prediction),
         cmocka_unit_test(test_does_not_grow_with_experts),
         cmocka_unit_test(test_limit_holds),
+        cmocka_unit_test(test_work_directory_bounds),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
