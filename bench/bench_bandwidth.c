@@ -49,16 +49,19 @@ qmoe_status bench_read_bandwidth(
     memset(data, 1, total); /* untouched pages are one page of zeros */
     reading r = {.data = data};
     double seconds[N_PASSES];
-    for (int i = 0; i < N_PASSES; i++) {
+    qmoe_status status = QMOE_OK;
+    for (int i = 0; i < N_PASSES && status == QMOE_OK; i++) {
         const double begin = bench_now(cpu_time);
-        qcpu_parallel(pool, (int64_t)(total / slice), read_slice, &r);
+        status =
+            qcpu_parallel(pool, (int64_t)(total / slice), read_slice, &r, err);
         seconds[i] = bench_now(cpu_time) - begin;
     }
-    *gbytes_per_s =
-        1e-9 * (double)total / bench_spread_of(seconds, N_PASSES).median;
+    if (status == QMOE_OK)
+        *gbytes_per_s =
+            1e-9 * (double)total / bench_spread_of(seconds, N_PASSES).median;
     qmi_free(data);
     qcpu_pool_close(pool);
-    return QMOE_OK;
+    return status;
 }
 
 /* ---- a device ---- */

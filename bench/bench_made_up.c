@@ -7,6 +7,7 @@
 
 #include "alloc.h"
 #include "available_memory.h"
+#include "cancel.h"
 #include "pvq.h"
 #include "rotation.h"
 
@@ -41,6 +42,7 @@ static qmoe_status make_stack(bench_made_up *m, size_t index,
 {
     qmi_weight *w = &m->model.weights[index];
     bench_stack *s = &m->stacks[index];
+    QMI_TRY(qmi_check_cancel(err));
     QMI_TRY(bench_stack_make_count(
         s, format, w->n_rows, w->n_cols, w->n_mats, copies, err));
     s->weight.name = w->name;

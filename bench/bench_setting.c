@@ -5,6 +5,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "cancel.h"
+
 qmi_op bench_product(const bench_place *place, const bench_contender *contender,
     int64_t mat, int64_t n_tokens)
 {
@@ -46,6 +48,7 @@ static qmoe_status call(const bench_place *p, bench_contender *c,
     for (int64_t i = 0; i < n_calls; i++) {
         if (pass != 0 && i != 0 && i % pass == 0)
             QMI_TRY(p->backend->sync(p->device, err));
+        QMI_TRY(qmi_check_cancel(err));
         const qmi_op op = bench_product(p, c, hot ? 0 : c->next_mat, n_tokens);
         QMI_TRY(c->variant->run(p->device, &op, err));
         c->next_mat = (c->next_mat + 1) % c->weight->host->n_mats;

@@ -83,6 +83,7 @@ cli_exit cli_open_context(cli_session *s, uint64_t n_threads)
     cli_catch_signals();
     cli_catch_bus_errors();
     qmoe_status status = qmoe_context_create(&s->context, &options);
+    cli_cancel_on_signal(s->context);
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
 }
 
@@ -144,6 +145,7 @@ bool cli_is_synthetic(const char *model)
 void cli_close(cli_session *s)
 {
     cli_clear_progress();
+    cli_cancel_on_signal(NULL);
     qmoe_session_destroy(s->session);
     qmoe_model_close(s->model);
     qmoe_context_destroy(s->context);

@@ -197,14 +197,18 @@ cli_exit cli_flush(cli_exit code);
 
 /* ---- progress.c -------------------------------------------------------- */
 
-/* From here on SIGINT and SIGTERM ask the running work to stop; a second one
- * ends the program at once. */
+/* From here on SIGINT and SIGTERM ask the running work to stop; a second one,
+ * of either, ends the program at once. */
 void cli_catch_signals(void);
 bool cli_interrupted(void);
+/* The context whose calls they cancel, from its creation until just before it
+ * is destroyed; NULL: none. */
+void cli_cancel_on_signal(qmoe_context *context);
 /* From here on a model file that cannot be read while it is in use ends the
  * program with an error line that names it (bus_error.c). */
 void cli_catch_bus_errors(void);
-/* Hook of qmoe_context_options: draws when stderr is a terminal. */
+/* Hook of qmoe_context_options: keeps a line on the terminal up to date; prints
+ * one now and then when stderr is something else. */
 int cli_on_progress(void *user, const qmoe_progress *progress);
 /* Takes the progress line off the terminal, before anything else is said. */
 void cli_clear_progress(void);

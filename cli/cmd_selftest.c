@@ -4,9 +4,11 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char help[] =
@@ -42,7 +44,7 @@ typedef struct request {
     bool as_json;
 } request;
 
-enum { PATH_BYTES = 4096, MAX_ARGUMENTS = 12 };
+enum { PATH_BYTES = 4096, MAX_ARGUMENTS = 12, WAIT_MS = 20 };
 
 /* It lies beside this program. */
 static bool find_program(char path[PATH_BYTES])
@@ -86,13 +88,22 @@ static int run_program(char *path, char **arguments)
     if (pid < 0)
         return -1;
     if (pid == 0) {
+        setpgid(0, 0); /* its children die with it */
         execv(path, arguments);
         _exit(127);
     }
-    /* It gets the terminal's signals itself. */
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
+    for (;;) {
+        const pid_t ended = waitpid(pid, &status, WNOHANG);
+        if (ended == pid)
+            break;
+        if (ended < 0 && errno != EINTR)
             return -1;
+        if (cli_interrupted()) {
+            kill(pid, SIGKILL);
+            kill(-pid, SIGKILL);
+        }
+        nanosleep(&(struct timespec){.tv_nsec = WAIT_MS * 1000000L}, NULL);
+    }
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
@@ -101,6 +112,7 @@ static cli_exit selftest(const request *r)
     char path[PATH_BYTES], device[16] = "", seed[32];
     char *arguments[MAX_ARGUMENTS];
     size_t n = 0;
+    cli_catch_signals();
     /* Tells what is missing in the tool's words; auto is no backend. */
     if (r->backend != NULL) {
         cli_exit code = find_device(r, device);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The progress line on a terminal, and signals that stop long work cleanly:
- * the hook the library calls while working returns non-zero after a signal,
- * and the library then undoes what it had begun. */
+ * The progress line, and signals that stop long work cleanly: the first one
+ * cancels what the library does, which then undoes what it had begun; a second
+ * one ends the process at once, whatever it is waiting for. */
 #include "cli.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -13,34 +14,54 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Redrawing more often than this is not seen; work shorter than the delay
- * needs no line at all. */
+/* On a terminal, redrawing more often than this is not seen, and work shorter
+ * than the delay needs no line at all.  Elsewhere a line stays. */
 static const double redraw_seconds = 0.1, first_seconds = 0.3;
+static const double print_seconds = 10;
 
+static const int numbers[] = {SIGINT, SIGTERM};
+enum { N_SIGNALS = sizeof numbers / sizeof *numbers };
+
+static bool caught[N_SIGNALS];
 static atomic_bool interrupted;
+static _Atomic(qmoe_context *) running;
+static atomic_int n_in_handler;
 
 static struct {
-    const char *stage; /* NULL: none begun */
-    double begin, drawn;
+    const char *stage;    /* NULL: none begun */
+    double begin, shown;  /* of the stage; last time */
+    uint64_t done_before; /* the stage began with, by an earlier run */
     bool visible;
 } line;
+
+/* ---- signals ---- */
 
 static void on_signal(int number)
 {
     (void)number;
+    atomic_fetch_add(&n_in_handler, 1);
+    for (size_t i = 0; i < N_SIGNALS; i++) {
+        struct sigaction action = {.sa_handler = SIG_DFL};
+        if (caught[i])
+            sigaction(numbers[i], &action, NULL);
+    }
     atomic_store(&interrupted, true);
+    qmoe_context *context = atomic_load(&running);
+    if (context != NULL)
+        qmoe_context_cancel(context, true);
+    atomic_fetch_sub(&n_in_handler, 1);
 }
 
 void cli_catch_signals(void)
 {
-    static const int numbers[] = {SIGINT, SIGTERM};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+    for (size_t i = 0; i < N_SIGNALS; i++) {
         struct sigaction now, action = {.sa_handler = on_signal};
         /* Ignored by the parent (nohup, a background job): stays so. */
         if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler == SIG_IGN)
             continue;
+        caught[i] = true;
         sigemptyset(&action.sa_mask);
-        action.sa_flags = SA_RESTART | (int)SA_RESETHAND;
+        action.sa_flags = SA_RESTART;
         sigaction(numbers[i], &action, NULL);
     }
 }
@@ -48,6 +69,17 @@ void cli_catch_signals(void)
 bool cli_interrupted(void)
 {
     return atomic_load(&interrupted);
+}
+
+void cli_cancel_on_signal(qmoe_context *context)
+{
+    atomic_store(&running, context);
+    /* One that came before. */
+    if (context != NULL && cli_interrupted())
+        qmoe_context_cancel(context, true);
+    /* A handler, on whatever thread, may still hold the one before. */
+    while (context == NULL && atomic_load(&n_in_handler) != 0)
+        sched_yield();
 }
 
 /* ---- the line ---- */
@@ -61,8 +93,12 @@ static double now_seconds(void)
 
 static bool on_terminal(void)
 {
+    static int known = -1;
     const char *kind = getenv("TERM");
-    return isatty(STDERR_FILENO) && kind != NULL && strcmp(kind, "dumb") != 0;
+    if (known < 0)
+        known =
+            isatty(STDERR_FILENO) && kind != NULL && strcmp(kind, "dumb") != 0;
+    return known != 0;
 }
 
 static int columns(void)
@@ -77,7 +113,8 @@ static int columns(void)
 static const char *unit_of(const char *stage)
 {
     static const char *const units[][2] = {{"load", "B"}, {"verify", "B"},
-        {"quantize", "weights"}, {"evaluate", "samples"}};
+        {"quantize", "weights"}, {"measure", "weights"},
+        {"evaluate", "samples"}};
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (strcmp(units[i][0], stage) == 0)
             return units[i][1];
@@ -122,7 +159,8 @@ static void describe(
     char *text, size_t capacity, const qmoe_progress *p, double elapsed)
 {
     const char *unit = unit_of(p->stage);
-    double rate = elapsed > 0 ? (double)p->done / elapsed : 0;
+    double more = (double)p->done - (double)line.done_before;
+    double rate = elapsed > 0 && more > 0 ? more / elapsed : 0;
     bool bounded = p->total != 0 && p->done <= p->total;
     text[0] = '\0';
     append(text, capacity, "%s", p->stage);
@@ -131,7 +169,7 @@ static void describe(
             (int)(100.0 * (double)p->done / (double)p->total));
     else if (unit != NULL)
         append(text, capacity, " %.0f %s", (double)p->done, unit);
-    if (unit != NULL && p->done != 0)
+    if (unit != NULL && rate > 0)
         append_rate(text, capacity, rate, unit);
     if (bounded && rate > 0)
         append_eta(text, capacity, (double)(p->total - p->done) / rate);
@@ -143,6 +181,12 @@ static void draw(const qmoe_progress *p, double elapsed)
 {
     char text[512];
     describe(text, sizeof text, p, elapsed);
+    if (!on_terminal()) {
+        fputs("qmoe: progress: ", stderr);
+        cli_print_name(stderr, text);
+        fputc('\n', stderr);
+        return;
+    }
     /* The last column stays free: some terminals wrap on filling it. */
     size_t width = (size_t)columns() - 1;
     if (width < sizeof text)
@@ -159,17 +203,20 @@ int cli_on_progress(void *user, const qmoe_progress *progress)
     (void)user;
     if (cli_interrupted())
         return 1;
-    if (!on_terminal())
-        return 0;
-    double now = now_seconds();
+    const double now = now_seconds();
+    const double every = on_terminal() ? redraw_seconds : print_seconds;
+    if (line.stage == NULL && !on_terminal())
+        line.shown = now;
     if (line.stage == NULL || strcmp(line.stage, progress->stage) != 0) {
         line.stage = progress->stage;
         line.begin = now;
-        line.drawn = now + first_seconds - redraw_seconds;
+        line.done_before = progress->done;
+        if (on_terminal())
+            line.shown = now + first_seconds - redraw_seconds;
     }
-    if (now - line.drawn < redraw_seconds)
+    if (now - line.shown < every)
         return 0;
-    line.drawn = now;
+    line.shown = now;
     draw(progress, now - line.begin);
     return 0;
 }

@@ -7,16 +7,6 @@ pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 
-set(QMOE_HAVE_OPENMP OFF)
-if(NOT QMOE_OPENMP STREQUAL "OFF")
-  find_package(OpenMP COMPONENTS C)
-  if(OpenMP_C_FOUND)
-    set(QMOE_HAVE_OPENMP ON)
-  elseif(QMOE_OPENMP STREQUAL "ON")
-    message(FATAL_ERROR "QMOE_OPENMP=ON but the C compiler has no OpenMP")
-  endif()
-endif()
-
 # OpenCL: the headers; the loader is looked for when the program runs.
 set(QMOE_HAVE_OPENCL OFF)
 set(QMOE_HAVE_CLBLAST OFF)

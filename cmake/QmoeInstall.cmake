@@ -64,11 +64,8 @@ file(RELATIVE_PATH QMOE_PC_LIBDIR
 file(RELATIVE_PATH QMOE_PC_INCLUDEDIR
   ${CMAKE_INSTALL_PREFIX} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
 # Libraries without a .pc file of their own: the C++ runtime (the tokenizer is
-# C++), OpenMP's and the system's.
+# C++) and the system's.
 set(private_libs stdc++ m ${CMAKE_DL_LIBS} pthread)
-if(QMOE_HAVE_OPENMP)
-  list(APPEND private_libs ${OpenMP_C_LIB_NAMES})
-endif()
 list(REMOVE_DUPLICATES private_libs)
 list(TRANSFORM private_libs PREPEND "-l")
 string(JOIN " " QMOE_PC_LIBS_PRIVATE ${private_libs})

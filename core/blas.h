@@ -29,6 +29,7 @@ void dtrtri_(const char *uplo, const char *diag, const int *n, double *a,
     X(dsymv, cblas_dsymv)                                                      \
     X(dsyr, cblas_dsyr)                                                        \
     X(dsyrk, cblas_dsyrk)                                                      \
+    X(dtrsm, cblas_dtrsm)                                                      \
     X(dpotrf, dpotrf_)                                                         \
     X(dtrtri, dtrtri_)
 

@@ -11,12 +11,19 @@
 qmoe_status qmi_progress(qmoe_context *context, const char *stage,
     const char *item, uint64_t done, uint64_t total)
 {
+    QMI_TRY(qmi_check_cancel(&context->error));
     if (context->progress == NULL)
         return QMOE_OK;
     const qmoe_progress progress = {stage, item, done, total};
     if (context->progress(context->user, &progress) == 0)
         return QMOE_OK;
     return qmi_fail(&context->error, QMOE_E_CANCELLED, "cancelled");
+}
+
+void qmoe_context_cancel(qmoe_context *context, bool wanted)
+{
+    if (context != NULL)
+        atomic_store(&context->cancel.wanted, wanted);
 }
 
 void qmi_copy_options(void *known, size_t capacity, const void *options)
@@ -70,14 +77,14 @@ qmoe_status qmi_call_begin(
         return qmi_fail(&context->error, QMOE_E_INVALID,
             "%s: an argument that is needed is NULL", function);
     __atomic_add_fetch(&context->n_users, 1, __ATOMIC_RELAXED);
-    context->error = (qmi_error){0};
+    context->error = (qmi_error){.cancel = &context->cancel};
     return QMOE_OK;
 }
 
 qmoe_status qmi_call_end(qmoe_context *context, qmoe_status status)
 {
     if (status == QMOE_OK)
-        context->error = (qmi_error){0};
+        context->error = (qmi_error){.cancel = &context->cancel};
     qmi_context_release(context);
     return status;
 }

@@ -3,10 +3,12 @@
 #ifndef QMI_CONTEXT_H
 #define QMI_CONTEXT_H
 
+#include "cancel.h"
 #include "registry.h"
 
 struct qmoe_context {
-    qmi_error error; /* last failure */
+    qmi_error error; /* last failure; its `cancel` is the one below */
+    struct qmi_cancel cancel;
     qmi_registry *registry;
     int n_threads; /* >= 1 */
     int (*progress)(void *user, const qmoe_progress *progress);
@@ -27,7 +29,8 @@ qmoe_status qmi_call_begin(
     qmoe_context *context, const char *function, bool lacks);
 qmoe_status qmi_call_end(qmoe_context *context, qmoe_status status);
 
-/* Reports progress; E_CANCELLED when the user's hook asks to stop. */
+/* Reports progress, from the calling thread; E_CANCELLED when the user's hook
+ * asks to stop, or qmoe_context_cancel did. */
 qmoe_status qmi_progress(qmoe_context *context, const char *stage,
     const char *item, uint64_t done, uint64_t total);
 /* A caller's options struct, whose first field is its size: copies what both

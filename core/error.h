@@ -6,11 +6,13 @@
 
 #include "qmoe/qmoe.h"
 
-/* The text of the first failure of a call chain.  Owned by the caller of the
- * outermost function; one per thread of control.  May be NULL everywhere. */
+/* The text of the first failure of a call chain, and where that chain learns
+ * that it is to end early (cancel.h).  Owned by the caller of the outermost
+ * function; one per thread of control.  May be NULL everywhere. */
 typedef struct qmi_error {
     qmoe_status status;
     char text[1024];
+    struct qmi_cancel *cancel; /* the context's; NULL: it runs to its end */
 } qmi_error;
 
 #if defined(__GNUC__)

@@ -23,9 +23,18 @@ typedef struct evaluation {
     float *logits;
     size_t logits_rows;
     sums all;
-    sums *texts; /* [n_text_paths] */
+    sums *texts;          /* [n_text_paths] */
+    uint64_t max_samples; /* 0: all */
     qmi_error *err;
 } evaluation;
+
+static qmoe_status show(void *user, const qmi_step *step)
+{
+    const evaluation *e = user;
+    (void)step;
+    return qmi_progress(e->session->model->context, "evaluate", NULL,
+        e->all.n_samples, e->max_samples);
+}
 
 /* -log softmax(logits)[id] of one position. */
 static double cross_entropy(const float *logits, int64_t n, int32_t id)
@@ -113,9 +122,9 @@ static qmoe_status next_sample(evaluation *e, qmi_sample *out)
     return qmi_samples_next(e->samples, out, e->err);
 }
 
-static qmoe_status evaluate(evaluation *e, uint64_t max_samples)
+static qmoe_status evaluate(evaluation *e)
 {
-    while (max_samples == 0 || e->all.n_samples < max_samples) {
+    while (e->max_samples == 0 || e->all.n_samples < e->max_samples) {
         qmi_sample sample;
         QMI_TRY(next_sample(e, &sample));
         if (sample.encoder_ids == NULL)
@@ -123,8 +132,7 @@ static qmoe_status evaluate(evaluation *e, uint64_t max_samples)
         qmoe_status status = add_sample(e, &sample);
         qmi_sample_free(&sample);
         QMI_TRY(status);
-        QMI_TRY(qmi_progress(e->session->model->context, "evaluate", NULL,
-            e->all.n_samples, max_samples));
+        QMI_TRY(show(e, NULL));
         QMI_TRY(qmi_session_check(e->session, e->err));
     }
     return QMOE_OK;
@@ -183,7 +191,8 @@ static qmoe_status evaluate_all(
     else
         QMI_TRY(open_texts(e, o));
     const double begin = qmi_seconds();
-    QMI_TRY(evaluate(e, o->random_ids ? n_random : o->max_samples));
+    e->max_samples = o->random_ids ? n_random : o->max_samples;
+    QMI_TRY(evaluate(e));
     const double seconds = qmi_seconds() - begin;
     if (e->all.n_samples == 0)
         return qmi_fail(e->err, QMOE_E_FORMAT,
@@ -207,9 +216,12 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     evaluation e = {.session = session, .err = &session->model->context->error};
     qmoe_eval_options known = {0};
     qmi_copy_options(&known, sizeof known, options);
+    session->watch = show;
+    session->watcher = &e;
     qmoe_status status = check_texts(&known, e.err);
     if (status == QMOE_OK)
         status = evaluate_all(&e, out, &known);
+    session->watch = NULL;
     qmi_samples_close(e.samples);
     qmi_free(e.texts);
     qmi_free(e.logits);

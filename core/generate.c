@@ -2,6 +2,7 @@
  * Text generation for a batch of prompts. */
 #include "session.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
@@ -31,6 +32,7 @@ typedef struct run {
     float *logits;                    /* [n, vocab_size] of all */
     qmi_top top;                      /* [n, n_top] else */
     int32_t *next, *active, *lengths; /* [n] of the coming pass */
+    size_t n_encoding_steps;          /* done */
     qmi_error *err;
 } run;
 
@@ -116,6 +118,23 @@ static void finish(run *r)
     qmi_free(r->lengths);
 }
 
+static qmoe_status show_encoding(void *user, const qmi_step *step)
+{
+    run *r = user;
+    const qmoe_model *m = r->session->model;
+    char item[80];
+    if (++r->n_encoding_steps <= m->encoder.n)
+        snprintf(item, sizeof item, "block %d of %d",
+            (int)(step->block < m->config.n_blocks[QMI_ENCODER]
+                      ? step->block + 1
+                      : step->block),
+            (int)m->config.n_blocks[QMI_ENCODER]);
+    else
+        snprintf(item, sizeof item, "keys and values of the decoder");
+    return qmi_progress(m->context, "encode", item, r->n_encoding_steps,
+        m->encoder.n + m->cross.n);
+}
+
 static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
 {
     size_t n = 0;
@@ -132,8 +151,11 @@ static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
         r->lengths[i] = (int32_t)s->n_prompt;
     }
     timing->n_encoded = n;
+    r->session->watch = show_encoding;
+    r->session->watcher = r;
     qmoe_status status = qmi_session_encode(
         r->session, ids, r->lengths, r->n, (int64_t)r->max_new, r->err);
+    r->session->watch = NULL;
     qmi_free(ids);
     return status;
 }

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "alloc.h"
+#include "cancel.h"
 
 /* Rows decoded at a time. */
 enum { CHUNK_ROWS = 64 };
@@ -45,6 +46,7 @@ static qmoe_status scan_matrix(const qmoe_model *model, const qmi_weight *w,
     QMI_TRY(qmi_weight_check(w, mat, err));
     for (int64_t row = 0; row < w->n_rows; row += CHUNK_ROWS) {
         int64_t n = w->n_rows - row < CHUNK_ROWS ? w->n_rows - row : CHUNK_ROWS;
+        QMI_TRY(qmi_check_cancel(err));
         qmi_weight_decode(w, mat, row, n, rows);
         for (int64_t i = 0; i < n * w->n_cols; i++)
             counts[rows[i] == 0 ? 0 : rows[i] < 0 ? 1 : 2]++;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "cancel.h"
 #include "top_logits.h"
 
 static float *floats(qmi_view view)
@@ -84,7 +85,7 @@ static qmoe_status run_linear(
     const float *residual = floats(o->residual);
     for (int64_t r = 0; r < w->n_rows; r++) {
         qmi_weight_decode(w, o->mat, r, 1, row);
-        for (int64_t t = 0; t < o->n_tokens; t++) {
+        for (int64_t t = 0; t < o->n_tokens && !qmi_cancelled(err); t++) {
             const float *x = floats(o->src) + t * w->n_cols;
             double y = o->alpha * dot(x, row, w->n_cols);
             if (o->relu && y < 0)
@@ -96,7 +97,7 @@ static qmoe_status run_linear(
         }
     }
     qmi_free(row);
-    return QMOE_OK;
+    return qmi_check_cancel(err);
 }
 
 static qmoe_status run_kv_store(
@@ -168,10 +169,11 @@ static qmoe_status run_attention(
     const qmi_attention_span *spans = qmi_host_pointer(o->spans);
     for (int64_t s = 0; s < o->n_spans; s++)
         for (int64_t query = 0; query < spans[s].q_len; query++)
-            for (int64_t head = 0; head < o->n_heads; head++)
+            for (int64_t head = 0; head < o->n_heads && !qmi_cancelled(err);
+                 head++)
                 attend(o, &spans[s], query, head, scores);
     qmi_free(scores);
-    return QMOE_OK;
+    return qmi_check_cancel(err);
 }
 
 /* Index of the largest value not yet taken; ties: lowest index. */
@@ -228,12 +230,13 @@ static qmoe_status run_route(
         qmi_calloc((size_t)o->n_experts, sizeof *used, "router counts", err);
     if (used == NULL)
         return QMOE_E_NOMEM;
-    for (int64_t t = 0; t < o->n_tokens; t++)
+    for (int64_t t = 0; t < o->n_tokens && !qmi_cancelled(err); t++)
         route_token(o, t, (bool *)used);
-    if (o->capacity > 0)
+    const qmoe_status status = qmi_check_cancel(err);
+    if (status == QMOE_OK && o->capacity > 0)
         drop_over_capacity(o, used);
     qmi_free(used);
-    return QMOE_OK;
+    return status;
 }
 
 /* y[r] = sum_c W[r, c] x[c] of one matrix, in double. */
@@ -244,7 +247,7 @@ static qmoe_status matvec(double *y, const qmi_weight *w, int64_t mat,
     float *row = row_buffer(w, err);
     if (row == NULL)
         return QMOE_E_NOMEM;
-    for (int64_t r = 0; r < w->n_rows; r++) {
+    for (int64_t r = 0; r < w->n_rows && !qmi_cancelled(err); r++) {
         qmi_weight_decode(w, mat, r, 1, row);
         double sum = 0;
         for (int64_t c = 0; c < w->n_cols; c++)
@@ -252,7 +255,7 @@ static qmoe_status matvec(double *y, const qmi_weight *w, int64_t mat,
         y[r] = relu && sum < 0 ? 0 : sum;
     }
     qmi_free(row);
-    return QMOE_OK;
+    return qmi_check_cancel(err);
 }
 
 /* sum[c] += weight * F_expert(x)[c]; h and y are work space. */
@@ -344,11 +347,11 @@ static qmoe_status run_top_logits(
     float *counted = qmi_calloc(n, sizeof *counted, "logits", err);
     bool *taken = qmi_calloc(n, sizeof *taken, "logits", err);
     const bool has_room = counted != NULL && taken != NULL;
-    for (int64_t t = 0; has_room && t < o->n_tokens; t++)
+    for (int64_t t = 0; has_room && t < o->n_tokens && !qmi_cancelled(err); t++)
         top_of_token(o, t, counted, taken);
     qmi_free(counted);
     qmi_free(taken);
-    return has_room ? QMOE_OK : QMOE_E_NOMEM;
+    return has_room ? qmi_check_cancel(err) : QMOE_E_NOMEM;
 }
 
 static bool supports(const qmi_device *device, const qmi_op *op)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Chooses the variant that runs an operation. */
 #include "backend.h"
+#include "cancel.h"
 
 /* The weight whose format decides, for error texts; NULL if none. */
 static const qmi_bound_weight *weight_of(const qmi_op *op)
@@ -24,6 +25,7 @@ static const qmi_bound_weight *weight_of(const qmi_op *op)
 qmoe_status qmi_run(const qmi_backend *backend, qmi_device *device,
     const qmi_op *op, qmi_error *err)
 {
+    QMI_TRY(qmi_check_cancel(err));
     size_t n = 0;
     const qmi_variant *variants = backend->variants(device, op->kind, &n);
     for (size_t i = 0; i < n; i++)

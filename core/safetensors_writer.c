@@ -375,8 +375,8 @@ qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
     QMI_TRY(start_write(&x, w, index, n_bytes, err));
     if (n_bytes == 0)
         return QMOE_OK;
-    QMI_TRY(write_at(
-        w, w->data_begin + x->begin + x->n_written, data, n_bytes, err));
+    QMI_TRY(qmi_write_long(w->fd, data, n_bytes,
+        w->data_begin + x->begin + x->n_written, w->path, err));
     QMI_TRY(add_to_hash(x, data, n_bytes, err));
     x->n_written += n_bytes;
     return QMOE_OK;

@@ -3,6 +3,7 @@
 #include "samples.h"
 
 #include "alloc.h"
+#include "cancel.h"
 #include "documents.h"
 
 struct qmi_samples {
@@ -96,6 +97,7 @@ qmoe_status qmi_samples_next(
     while (ids == NULL) {
         const char *text = NULL;
         size_t n_bytes = 0;
+        QMI_TRY(qmi_check_cancel(err));
         QMI_TRY(next_document(samples, &text, &n_bytes, err));
         if (text == NULL)
             return QMOE_OK;

@@ -34,6 +34,11 @@ struct qmoe_session {
     qmi_growing bias[QMI_N_STACKS]; /* f32 [n_heads, 2 * reach + 1] */
     int64_t reach[QMI_N_STACKS];
 
+    /* Called after each step of a pass, to show how far it is; NULL: nothing is.
+     * What is not QMOE_OK ends the pass. */
+    qmoe_status (*watch)(void *user, const qmi_step *step);
+    void *watcher;
+
     bool measures_parts;
     double part_seconds[QMI_N_STACKS][QMOE_PART_COUNT];
     qmi_routing *routing; /* NULL: the router's choice stands */

@@ -212,6 +212,10 @@ qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
         QMI_TRY(run_step(session, step, pass, err));
         if (session->looks)
             QMI_TRY(qmi_step_check(session, step, pass, err));
+        if (session->watch != NULL) {
+            QMI_TRY(session->watch(session->watcher, step));
+            QMI_TRY(qmi_session_check(session, err));
+        }
         if (step->kind == QMI_OP_ROUTE && session->routing != NULL)
             QMI_TRY(qmi_routing_pass(session->routing, session->backend,
                 session->device, view_of(&session->expert),

@@ -12,6 +12,7 @@
 
 #include "alloc.h"
 #include "available_memory.h"
+#include "cancel.h"
 #include "hash.h"
 #include "synth.h"
 
@@ -215,6 +216,9 @@ static uint64_t random_at(uint64_t key, uint64_t counter)
     return z ^ (z >> 31);
 }
 
+/* Made between two looks at the wish to end early. */
+enum { LOOK_ELEMENTS = 1 << 20 };
+
 static qmoe_status fill_random(uint16_t *data, uint64_t first, uint64_t n,
     uint64_t key, float spread, qmi_error *err)
 {
@@ -226,13 +230,15 @@ static qmoe_status fill_random(uint16_t *data, uint64_t first, uint64_t n,
         table[i] = qmi_f32_to_bf16(quantiles[i] * spread);
     /* Four elements share a random number. */
     for (uint64_t i = first; i < first + n;) {
+        if (i % LOOK_ELEMENTS < 4 && qmi_cancelled(err))
+            break;
         uint64_t bits = random_at(key, i / 4) >> (i % 4 * 16);
         do
             data[i++ - first] = table[bits & 0xffff];
         while (bits >>= 16, i % 4 != 0 && i < first + n);
     }
     qmi_free(table);
-    return QMOE_OK;
+    return qmi_check_cancel(err);
 }
 
 static qmoe_status fill(const qmi_tensor_file *file, const qmi_tensor *t,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "cancel.h"
 #include "descriptor.h"
 #include "tensor_file.h"
 
@@ -28,6 +29,8 @@ static qmoe_status read_range(int fd, uint64_t offset, uint64_t n_bytes,
                 err, QMOE_E_IO, "%s: became shorter while it was in use", path);
         else if (visit != NULL)
             status = visit(user, piece, (size_t)n);
+        if (status == QMOE_OK)
+            status = qmi_check_cancel(err);
         offset += n > 0 ? (uint64_t)n : 0;
         n_bytes -= n > 0 ? (uint64_t)n : 0;
     }

@@ -80,7 +80,8 @@ static qmoe_status write_at(const qmi_zip_writer *w, const void *data,
 
 static qmoe_status flush(qmi_zip_writer *w, qmi_error *err)
 {
-    QMI_TRY(write_at(w, w->buffer, w->n_buffered, w->end, err));
+    QMI_TRY(
+        qmi_write_long(w->fd, w->buffer, w->n_buffered, w->end, w->path, err));
     w->end += w->n_buffered;
     w->n_buffered = 0;
     return QMOE_OK;
@@ -92,7 +93,7 @@ static qmoe_status append(
     if (n_bytes > BUFFER_BYTES - w->n_buffered)
         QMI_TRY(flush(w, err));
     if (n_bytes > BUFFER_BYTES) {
-        QMI_TRY(write_at(w, data, n_bytes, w->end, err));
+        QMI_TRY(qmi_write_long(w->fd, data, n_bytes, w->end, w->path, err));
         w->end += n_bytes;
         return QMOE_OK;
     }
@@ -107,6 +108,9 @@ static uint64_t position(const qmi_zip_writer *w)
 }
 
 /* ---- members ---- */
+
+/* Summed up and written at a time: what can be cancelled in between. */
+enum { PIECE_BYTES = 4 << 20 };
 
 /* What local and directory headers have in common, up to the lengths. */
 static void put_common(record *r, const member *m, bool wide)
@@ -206,9 +210,16 @@ qmoe_status qmi_zip_writer_write(
     if (n_bytes > w->left)
         return qmi_fail(err, QMOE_E_INVALID,
             "%s: more data than the member was to have", w->path);
-    qmi_crc32_add(&w->crc, data, n_bytes);
-    w->left -= n_bytes;
-    return append(w, data, n_bytes, err);
+    const uint8_t *from = data;
+    while (n_bytes != 0) {
+        const uint64_t n = n_bytes < PIECE_BYTES ? n_bytes : PIECE_BYTES;
+        qmi_crc32_add(&w->crc, from, n);
+        QMI_TRY(append(w, from, n, err));
+        w->left -= n;
+        from += n;
+        n_bytes -= n;
+    }
+    return QMOE_OK;
 }
 
 /* ---- the directory ---- */

@@ -23,6 +23,7 @@ qmoe_status qmoe_context_create(
     context->n_users = 1;
     context->n_threads =
         known.n_threads > 0 ? known.n_threads : qcpu_usable_processors();
+    context->error.cancel = &context->cancel;
     context->progress = known.progress;
     context->message = known.message;
     context->user = known.user;

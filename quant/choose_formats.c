@@ -87,16 +87,36 @@ qmoe_status qmi_job_list_choices(qmi_job *job)
 
 /* ---- measuring ---- */
 
-static qmoe_status show(
-    const qmi_job *job, const qmi_sparse_block *b, int64_t trial)
+/* A group of trials, or of experts that tokens go through. */
+typedef struct group {
+    qmi_job *job;
+    const qmi_sparse_block *block;
+    int64_t first;
+    bool counts; /* as weights done */
+    const char *what;
+} group;
+
+static qmoe_status show(void *user)
 {
     char item[160];
-    snprintf(item, sizeof item, "%s block %d, expert %lld/%lld",
-        b->stack == QMI_ENCODER ? "encoder" : "decoder", (int)b->block,
-        (long long)qmi_job_trial_expert(job, trial),
-        (long long)job->model->config.n_experts);
-    return qmi_progress(
-        job->context, job->stage, item, job->weights_done, job->weights_total);
+    const group *g = user;
+    const qmi_job *job = g->job;
+    qmi_expert_tally now;
+    qmi_expert_pass_tally(job->pass, &now);
+    /* Each matrix is tried once for both formats. */
+    const uint64_t more = g->counts ? (uint64_t)now.n_weights : 0;
+    snprintf(item, sizeof item, "%s block %d, %s %lld",
+        g->block->stack == QMI_ENCODER ? "encoder" : "decoder",
+        (int)g->block->block, g->what, (long long)(g->first + now.n_experts));
+    return qmi_progress(job->context, job->stage, item,
+        job->weights_done + more, job->weights_total);
+}
+
+static qmoe_status begin_group(group *g, int64_t first)
+{
+    g->first = first;
+    qmi_expert_pass_watch(g->job->pass, show, g);
+    return show(g);
 }
 
 static void count_trials(qmi_job *job, const qmi_sparse_block *b, int64_t n)
@@ -126,13 +146,18 @@ static qmoe_status try_group(qmi_job *job, int64_t number,
 }
 
 /* All tokens through the experts as they are. */
-static qmoe_status pass_through(qmi_job *job)
+static qmoe_status pass_through(qmi_job *job, const qmi_sparse_block *b)
 {
+    group g = {.job = job, .block = b, .what = "through expert"};
     int64_t n_experts = job->model->config.n_experts;
     int64_t step = job->options.group_size;
     for (int64_t e = 0; e < n_experts; e += step) {
         int64_t n = n_experts - e < step ? n_experts - e : step;
-        QMI_TRY(qmi_expert_pass_through(job->pass, e, n, job->err));
+        qmoe_status status = begin_group(&g, e);
+        if (status == QMOE_OK)
+            status = qmi_expert_pass_through(job->pass, e, n, job->err);
+        qmi_expert_pass_watch(job->pass, NULL, NULL);
+        QMI_TRY(status);
     }
     return QMOE_OK;
 }
@@ -140,6 +165,7 @@ static qmoe_status pass_through(qmi_job *job)
 static qmoe_status measure_block(qmi_job *job, int64_t number)
 {
     qmi_sparse_block b, next;
+    group g = {.job = job, .block = &b, .counts = true, .what = "trial"};
     int64_t n_done = 0, n_trials = qmi_job_n_trials(job);
     int64_t step = job->options.group_size;
     if (step > MOST_TRIALS)
@@ -149,11 +175,14 @@ static qmoe_status measure_block(qmi_job *job, int64_t number)
     count_trials(job, &b, n_done);
     for (int64_t i = n_done; i < n_trials; i += step) {
         int64_t n = n_trials - i < step ? n_trials - i : step;
-        QMI_TRY(show(job, &b, i));
-        QMI_TRY(try_group(job, number, &b, i, n));
+        qmoe_status status = begin_group(&g, i);
+        if (status == QMOE_OK)
+            status = try_group(job, number, &b, i, n);
+        qmi_expert_pass_watch(job->pass, NULL, NULL);
+        QMI_TRY(status);
         count_trials(job, &b, n);
     }
-    return qmi_job_sparse_block(job, number + 1, &next) ? pass_through(job)
+    return qmi_job_sparse_block(job, number + 1, &next) ? pass_through(job, &b)
                                                         : QMOE_OK;
 }
 

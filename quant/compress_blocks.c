@@ -11,7 +11,9 @@
 typedef struct block_run {
     qmi_job *job;
     qmi_sparse_block block;
-    int64_t number; /* in execution order */
+    int64_t number;     /* in execution order */
+    int64_t first, end; /* experts of the group at hand */
+    bool again;         /* its tokens are counted already */
     qmi_stack_recipe recipes[QMI_N_KINDS];
     qmi_stack_writer *writers[QMI_N_KINDS];
     char files[QMI_N_KINDS][64];
@@ -38,31 +40,41 @@ bool qmi_job_sparse_block(
     return false;
 }
 
-static qmoe_status report_progress(const block_run *r, int64_t expert)
+/* What is recorded of the block, and of the group at hand what is done. */
+static qmoe_status report_progress(void *user)
 {
     char item[160];
+    const block_run *r = user;
     const qmi_job *job = r->job;
+    qmi_expert_tally now;
     int64_t n = 0;
+    qmi_expert_pass_tally(job->pass, &now);
     const qmi_journal_expert *done =
         qmi_journal_block(job->journal, r->number, &n);
-    double error = 0, tokens = 0;
+    double error = now.error;
+    int64_t tokens = r->again ? 0 : now.n_tokens;
     for (int64_t e = 0; e < n; e++) {
         for (int kind = 0; kind < QMI_N_KINDS; kind++)
             if (done[e].quality[kind].energy > 0)
                 error +=
                     done[e].quality[kind].error / done[e].quality[kind].energy;
-        tokens += (double)done[e].n_tokens;
+        tokens += done[e].n_tokens;
     }
+    /* The last one counts when the group is stored. */
+    int64_t expert = r->first + now.n_experts;
+    expert = expert < r->end ? expert : r->end - 1;
     int length = snprintf(item, sizeof item, "%s block %d, expert %lld/%lld",
         r->block.stack == QMI_ENCODER ? "encoder" : "decoder",
         (int)r->block.block, (long long)expert,
         (long long)job->model->config.n_experts);
-    if (n > 0)
-        snprintf(item + length, sizeof item - (size_t)length,
-            ", %.0f tokens/expert, error %.4f", tokens / (double)n,
-            error / (double)(QMI_N_KINDS * n));
-    return qmi_progress(
-        job->context, job->stage, item, job->weights_done, job->weights_total);
+    const int64_t n_matrices = QMI_N_KINDS * n + now.n_matrices;
+    length += snprintf(item + length, sizeof item - (size_t)length,
+        ", %lld tokens", (long long)tokens);
+    if (n_matrices > 0)
+        snprintf(item + length, sizeof item - (size_t)length, ", error %.4f",
+            error / (double)n_matrices);
+    return qmi_progress(job->context, job->stage, item,
+        job->weights_done + (uint64_t)now.n_weights, job->weights_total);
 }
 
 static void count_weights(block_run *r, int64_t n_experts)
@@ -188,6 +200,15 @@ static qmoe_status keep_experts(block_run *r, int64_t *n_kept)
 
 /* ---- groups ---- */
 
+/* Experts [first, first + n) are at hand. */
+static qmoe_status begin_group(block_run *r, int64_t first, int64_t n)
+{
+    r->first = first;
+    r->end = first + n;
+    qmi_expert_pass_watch(r->job->pass, report_progress, r);
+    return report_progress(r);
+}
+
 /* Takes the tokens of the experts kept through them. */
 static qmoe_status replay(block_run *r, int64_t n_kept)
 {
@@ -196,7 +217,7 @@ static qmoe_status replay(block_run *r, int64_t n_kept)
     for (int64_t e = 0; job->calibrated && e < n_kept; e += step) {
         int64_t n = n_kept - e < step ? n_kept - e : step;
         qmi_weight stacks[QMI_N_KINDS] = {{0}};
-        QMI_TRY(report_progress(r, e));
+        QMI_TRY(begin_group(r, e, n));
         qmoe_status status = QMOE_OK;
         for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++) {
             status = qmi_stack_writer_read(
@@ -250,7 +271,7 @@ static qmoe_status run_groups(block_run *r, int64_t first)
     qmoe_status status = QMOE_OK;
     for (int64_t e = first; status == QMOE_OK && e < n_experts; e += step) {
         int64_t n = n_experts - e < step ? n_experts - e : step;
-        status = report_progress(r, e);
+        status = begin_group(r, e, n);
         if (status != QMOE_OK)
             break;
         status = qmi_expert_pass_run(job->pass, results, e, n, job->err);
@@ -276,7 +297,9 @@ static qmoe_status run_block(block_run *r)
     }
     QMI_TRY(keep_experts(r, &n_kept));
     job->report->n_experts_resumed += (uint64_t)n_kept;
+    r->again = true;
     QMI_TRY(replay(r, n_kept));
+    r->again = false;
     count_weights(r, n_kept);
     QMI_TRY(run_groups(r, n_kept));
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
@@ -289,6 +312,7 @@ static qmoe_status compress_block(qmi_job *job, int64_t number)
     block_run r = {.job = job, .number = number};
     qmi_job_sparse_block(job, number, &r.block);
     qmoe_status status = run_block(&r);
+    qmi_expert_pass_watch(job->pass, NULL, NULL);
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
         qmi_stack_writer_destroy(r.writers[kind]);
     return status;
@@ -296,16 +320,40 @@ static qmoe_status compress_block(qmi_job *job, int64_t number)
 
 /* ---- the sweep ---- */
 
+typedef struct dense_part {
+    const qmi_job *job;
+    int stack;
+    int64_t block;
+} dense_part;
+
+static qmoe_status report_dense(void *user, const qmi_step *step)
+{
+    char item[128];
+    const dense_part *d = user;
+    const qmi_job *job = d->job;
+    (void)step;
+    snprintf(item, sizeof item, "%s block %d, dense part, %lld of %lld tokens",
+        d->stack == QMI_ENCODER ? "encoder" : "decoder", (int)d->block,
+        (long long)job->forward.n_passed,
+        (long long)job->calibration.sets[d->stack].n_tokens);
+    return qmi_progress(
+        job->context, job->stage, item, job->weights_done, job->weights_total);
+}
+
 static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
 {
-    char item[64];
+    dense_part part = {job, stack, block};
     if (!job->calibrated)
         return QMOE_OK;
-    snprintf(item, sizeof item, "%s block %d, dense part",
-        stack == QMI_ENCODER ? "encoder" : "decoder", (int)block);
-    QMI_TRY(qmi_progress(
-        job->context, job->stage, item, job->weights_done, job->weights_total));
-    return qmi_forward_block(&job->forward, stack, block, job->err);
+    qmoe_session *session = job->forward.session;
+    job->forward.n_passed = 0;
+    QMI_TRY(report_dense(&part, NULL));
+    session->watch = report_dense;
+    session->watcher = &part;
+    qmoe_status status =
+        qmi_forward_block(&job->forward, stack, block, job->err);
+    session->watch = NULL;
+    return status;
 }
 
 /* Later blocks of a stack matter only up to the last sparse one. */

@@ -6,7 +6,6 @@
 
 #include "alloc.h"
 #include "hessian.h"
-#include "parallel.h"
 
 /* Calibration tokens per expert are cut at this multiple of the mean (paper
  * section 3.2). */
@@ -25,6 +24,7 @@ static qmoe_status worker_open(
     const qmi_config *c = &p->model->config;
     const qmi_device_options options = {.n_threads = 1};
     const uint64_t row = QMI_CHUNK_TOKENS * sizeof(float);
+    w->error = qmi_error_beside(err);
     QMI_TRY(p->backend->device_open(&w->device, 0, &options, err));
     struct {
         qmi_buffer **buffer;
@@ -83,6 +83,7 @@ qmoe_status qmi_expert_pass_create(qmi_expert_pass **out, qmoe_model *model,
     p->model = model;
     p->forward = forward;
     p->options = *options;
+    pthread_mutex_init(&p->lock, NULL);
     qmoe_status status = set_up(p, err);
     if (status != QMOE_OK) {
         qmi_expert_pass_destroy(p);
@@ -99,6 +100,7 @@ void qmi_expert_pass_destroy(qmi_expert_pass *pass)
     /* A worker that failed to open halfway is closed too. */
     for (int i = 0; pass->workers != NULL && i < pass->options.n_workers; i++)
         worker_close(pass, &pass->workers[i]);
+    pthread_mutex_destroy(&pass->lock);
     qmi_free(pass->workers);
     qmi_free(pass->order);
     qmi_free(pass->begin);
@@ -196,25 +198,36 @@ void qmi_expert_pass_recipe(
     pass->recipes[kind] = *recipe;
 }
 
+void qmi_expert_pass_watch(
+    qmi_expert_pass *pass, qmoe_status (*watch)(void *user), void *user)
+{
+    pass->watch = watch;
+    pass->watcher = user;
+    pass->tally = (qmi_expert_tally){0};
+}
+
 /* ---- one expert ---- */
 
-static qmoe_status quantise(const qmi_expert_pass *p, qmi_expert_worker *w,
-    int kind, int64_t expert, const qmi_hessian *hessian,
-    qmi_expert_result *result)
+static qmoe_status quantise(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
+    int64_t expert, const qmi_hessian *hessian, qmi_expert_result *result)
 {
     const qmi_weight *stack = p->stacks[kind];
     const qmi_stack_recipe *recipe = &p->recipes[kind];
+    qmi_quant_options options = recipe->quant;
     float *wide = NULL;
+    options.n_coded = &w->n_coded;
     QMI_TRY(qmi_expert_weights(&wide, p, w, kind, expert));
-    qmoe_status status = recipe->quantiser->run(&result->encoded[kind],
-        &result->quality[kind], wide, stack->n_rows, stack->n_cols, hessian,
-        &recipe->quant, &w->error);
+    qmoe_status status =
+        recipe->quantiser->run(&result->encoded[kind], &result->quality[kind],
+            wide, stack->n_rows, stack->n_cols, hessian, &options, &w->error);
     qmi_free(wide);
+    if (status == QMOE_OK)
+        qmi_expert_count_matrix(p, w, kind, &result->quality[kind]);
     return qmi_expert_blame(p, w, kind, expert, status);
 }
 
-static qmoe_status compress_matrix(const qmi_expert_pass *p,
-    qmi_expert_worker *w, int kind, int64_t expert, qmi_expert_result *result)
+static qmoe_status compress_matrix(qmi_expert_pass *p, qmi_expert_worker *w,
+    int kind, int64_t expert, qmi_expert_result *result)
 {
     if (p->forward == NULL)
         return quantise(p, w, kind, expert, NULL, result);
@@ -257,8 +270,8 @@ static qmi_weight weight_of(
     return w;
 }
 
-static qmoe_status compress_expert(const qmi_expert_pass *p,
-    qmi_expert_worker *w, int64_t expert, qmi_expert_result *result)
+static qmoe_status compress_expert(qmi_expert_pass *p, qmi_expert_worker *w,
+    int64_t expert, qmi_expert_result *result)
 {
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
         QMI_TRY(compress_matrix(p, w, kind, expert, result));
@@ -275,7 +288,7 @@ static qmoe_status compress_expert(const qmi_expert_pass *p,
 
 /* Originals are in memory only while their expert is worked on; the one that
  * the worker will probably take next is asked for. */
-static qmoe_status take_expert(const qmi_expert_pass *p, qmi_expert_worker *w,
+static qmoe_status take_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     int64_t expert, qmi_expert_result *result)
 {
     QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
@@ -286,21 +299,26 @@ static qmoe_status take_expert(const qmi_expert_pass *p, qmi_expert_worker *w,
     return status;
 }
 
+typedef struct request {
+    qmi_expert_pass *pass;
+    qmi_expert_result *results;
+    int64_t first;
+} request;
+
+static qmoe_status take_item(void *user, qmi_expert_worker *w, int64_t item)
+{
+    const request *r = user;
+    return take_expert(r->pass, w, r->first + item, &r->results[item]);
+}
+
 qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,
     qmi_expert_result *results, int64_t first, int64_t n, qmi_error *err)
 {
-    qmi_expert_group group;
-    QMI_TRY(qmi_expert_group_open(&group, n, err));
+    request r = {.pass = pass, .results = results, .first = first};
+    const qmi_expert_loop loop = {
+        .pass = pass, .n = n, .visit = take_item, .user = &r};
     memset(results, 0, (size_t)n * sizeof *results);
-    QMI_PARALLEL_FOR(pass->n_workers)
-    for (int64_t i = 0; i < n; i++) {
-        qmi_expert_worker *w = &pass->workers[qmi_thread()];
-        qmi_expert_group_set(
-            &group, i, w, take_expert(pass, w, first + i, &results[i]));
-    }
-    qmoe_status status = qmi_expert_group_status(&group, n, err);
-    qmi_expert_group_close(&group);
-    return status;
+    return qmi_expert_loop_run(&loop, err);
 }
 
 qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass, const qmi_weight *wi,
@@ -310,9 +328,12 @@ qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass, const qmi_weight *wi,
         return QMOE_OK;
     qmi_expert_worker *w = &pass->workers[0];
     for (int64_t i = 0; i < n; i++) {
+        if (pass->watch != NULL)
+            QMI_TRY(pass->watch(pass->watcher));
         qmoe_status status = qmi_expert_apply(pass, w, wi, wo, i, first + i);
         if (status != QMOE_OK)
             return qmi_fail(err, status, "%s", w->error.text);
+        qmi_expert_count(pass, &(qmi_expert_tally){.n_experts = 1});
     }
     return QMOE_OK;
 }

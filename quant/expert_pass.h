@@ -22,6 +22,13 @@ typedef struct qmi_expert_result {
 
 typedef struct qmi_expert_pass qmi_expert_pass;
 
+/* What was done of the experts at hand. */
+typedef struct qmi_expert_tally {
+    int64_t n_experts, n_matrices, n_weights;
+    int64_t n_tokens; /* taken through them */
+    double error;     /* sum of the matrices' relative errors */
+} qmi_expert_tally;
+
 typedef struct qmi_expert_pass_options {
     int n_workers; /* experts at the same time */
 } qmi_expert_pass_options;
@@ -38,6 +45,12 @@ qmoe_status qmi_expert_pass_block(
 /* How that block's stack of a kind is to be compressed. */
 void qmi_expert_pass_recipe(
     qmi_expert_pass *pass, int kind, const qmi_stack_recipe *recipe);
+/* While experts are worked on, `watch` is called by the calling thread, some ten
+ * times a second, until it does not return QMOE_OK.  NULL: nothing is.  The
+ * tally begins anew. */
+void qmi_expert_pass_watch(
+    qmi_expert_pass *pass, qmoe_status (*watch)(void *user), void *user);
+void qmi_expert_pass_tally(qmi_expert_pass *pass, qmi_expert_tally *out);
 /* Compresses experts [first, first + n): results[n], whose `encoded` the
  * caller frees.  Updates the token states when there is a forward pass. */
 qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,

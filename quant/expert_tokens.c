@@ -60,42 +60,102 @@ qmoe_status qmi_expert_blame(const qmi_expert_pass *p, qmi_expert_worker *w,
         (long long)expert);
 }
 
-/* ---- outcomes ---- */
+/* ---- what is done ---- */
 
-qmoe_status qmi_expert_group_open(
-    qmi_expert_group *group, int64_t n, qmi_error *err)
+static void add(qmi_expert_tally *sum, const qmi_expert_tally *more)
 {
-    group->status =
-        qmi_calloc((size_t)n, sizeof *group->status, "a group", err);
-    group->errors =
-        qmi_calloc((size_t)n, sizeof *group->errors, "a group", err);
-    if (group->status != NULL && group->errors != NULL)
-        return QMOE_OK;
-    qmi_expert_group_close(group);
-    return QMOE_E_NOMEM;
+    sum->n_experts += more->n_experts;
+    sum->n_matrices += more->n_matrices;
+    sum->n_weights += more->n_weights;
+    sum->n_tokens += more->n_tokens;
+    sum->error += more->error;
 }
 
-void qmi_expert_group_close(qmi_expert_group *group)
+void qmi_expert_count(qmi_expert_pass *p, const qmi_expert_tally *more)
 {
-    qmi_free(group->status);
-    qmi_free(group->errors);
+    pthread_mutex_lock(&p->lock);
+    add(&p->tally, more);
+    pthread_mutex_unlock(&p->lock);
 }
 
-void qmi_expert_group_set(qmi_expert_group *group, int64_t i,
-    const qmi_expert_worker *w, qmoe_status status)
+void qmi_expert_count_matrix(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
+    const qmi_quant_result *quality)
 {
-    group->status[i] = status;
-    if (status != QMOE_OK)
-        group->errors[i] = w->error;
+    const qmi_weight *stack = p->stacks[kind];
+    const qmi_expert_tally more = {
+        .n_matrices = 1,
+        .n_weights = stack->n_rows * stack->n_cols,
+        .error = quality->energy > 0 ? quality->error / quality->energy : 0,
+    };
+    pthread_mutex_lock(&p->lock);
+    add(&p->tally, &more);
+    atomic_store(&w->n_coded, 0);
+    pthread_mutex_unlock(&p->lock);
 }
 
-qmoe_status qmi_expert_group_status(
-    const qmi_expert_group *group, int64_t n, qmi_error *err)
+void qmi_expert_pass_tally(qmi_expert_pass *pass, qmi_expert_tally *out)
 {
-    for (int64_t i = 0; i < n; i++)
-        if (group->status[i] != QMOE_OK)
-            return qmi_fail(err, group->status[i], "%s", group->errors[i].text);
+    pthread_mutex_lock(&pass->lock);
+    *out = pass->tally;
+    for (int i = 0; i < pass->n_workers; i++)
+        out->n_weights += atomic_load(&pass->workers[i].n_coded);
+    pthread_mutex_unlock(&pass->lock);
+}
+
+/* ---- experts at the same time ---- */
+
+typedef struct group {
+    const qmi_expert_loop *loop;
+    qmoe_status *status; /* [n] */
+    qmi_error *errors;   /* [n] */
+} group;
+
+static void visit_item(void *user, int64_t item, int thread)
+{
+    const group *g = user;
+    qmi_expert_pass *p = g->loop->pass;
+    qmi_expert_worker *w = &p->workers[thread];
+    g->status[item] = g->loop->visit(g->loop->user, w, item);
+    if (g->status[item] != QMOE_OK)
+        g->errors[item] = w->error;
+    else
+        qmi_expert_count(p, &(qmi_expert_tally){.n_experts = 1});
+}
+
+static qmoe_status watch_group(void *user)
+{
+    const qmi_expert_pass *p = ((const group *)user)->loop->pass;
+    return p->watch != NULL ? p->watch(p->watcher) : QMOE_OK;
+}
+
+static qmoe_status run_group(const group *g, qmi_error *err)
+{
+    const qmi_loop all = {
+        .n_threads = g->loop->pass->n_workers,
+        .n_items = g->loop->n,
+        .work = visit_item,
+        .watch = watch_group,
+        .user = (void *)(uintptr_t)g,
+    };
+    QMI_TRY(qmi_parallel(&all, err));
+    for (int64_t i = 0; i < g->loop->n; i++)
+        if (g->status[i] != QMOE_OK)
+            return qmi_fail(err, g->status[i], "%s", g->errors[i].text);
     return QMOE_OK;
+}
+
+qmoe_status qmi_expert_loop_run(const qmi_expert_loop *loop, qmi_error *err)
+{
+    const size_t n = (size_t)loop->n;
+    group g = {.loop = loop,
+        .status = qmi_calloc(n, sizeof *g.status, "a group", err),
+        .errors = qmi_calloc(n, sizeof *g.errors, "a group", err)};
+    qmoe_status status = QMOE_E_NOMEM;
+    if (g.status != NULL && g.errors != NULL)
+        status = run_group(&g, err);
+    qmi_free(g.status);
+    qmi_free(g.errors);
+    return status;
 }
 
 /* ---- gathering ---- */
@@ -225,7 +285,7 @@ static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
     return QMOE_OK;
 }
 
-qmoe_status qmi_expert_apply(const qmi_expert_pass *p, qmi_expert_worker *w,
+qmoe_status qmi_expert_apply(qmi_expert_pass *p, qmi_expert_worker *w,
     const qmi_weight *wi, const qmi_weight *wo, int64_t mat, int64_t expert)
 {
     qmi_bound_weight bound_wi, bound_wo;
@@ -238,6 +298,7 @@ qmoe_status qmi_expert_apply(const qmi_expert_pass *p, qmi_expert_worker *w,
         int64_t n = end - i < QMI_CHUNK_TOKENS ? end - i : QMI_CHUNK_TOKENS;
         status = apply_chunk(
             p, w, &bound_wi, &bound_wo, mat, expert, p->order + i, n);
+        qmi_expert_count(p, &(qmi_expert_tally){.n_tokens = n});
     }
     p->backend->weight_unbind(w->device, &bound_wi);
     p->backend->weight_unbind(w->device, &bound_wo);

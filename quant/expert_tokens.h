@@ -5,7 +5,10 @@
 #ifndef QMI_EXPERT_TOKENS_H
 #define QMI_EXPERT_TOKENS_H
 
+#include <pthread.h>
+
 #include "expert_pass.h"
+#include "parallel.h"
 
 /* Tokens gathered at a time; fixed, so that sums have one order. */
 enum { QMI_CHUNK_TOKENS = 256 };
@@ -14,7 +17,8 @@ enum { QMI_CHUNK_TOKENS = 256 };
 typedef struct qmi_expert_worker {
     qmi_device *device;
     qmi_buffer *residual, *normed, *hidden, *expert, *weight;
-    float *host; /* [QMI_CHUNK_TOKENS, max(d_model, d_ff)] */
+    float *host;              /* [QMI_CHUNK_TOKENS, max(d_model, d_ff)] */
+    _Atomic(int64_t) n_coded; /* weights of the matrix at hand */
     qmi_error error;
 } qmi_expert_worker;
 
@@ -25,6 +29,10 @@ struct qmi_expert_pass {
     const qmi_backend *backend;
     qmi_expert_worker *workers;
     int n_workers;
+    qmoe_status (*watch)(void *user);
+    void *watcher;
+    pthread_mutex_t lock; /* of tally */
+    qmi_expert_tally tally;
     /* The current block. */
     int stack;
     const qmi_weight *stacks[QMI_N_KINDS];
@@ -53,23 +61,27 @@ qmoe_status qmi_expert_weights(float **out, const qmi_expert_pass *p,
 qmoe_status qmi_expert_blame(const qmi_expert_pass *p, qmi_expert_worker *w,
     int kind, int64_t expert, qmoe_status status);
 
-/* ---- outcomes of experts worked on at the same time ---- */
+/* ---- what is done ---- */
 
-typedef struct qmi_expert_group {
-    qmoe_status *status; /* [n] */
-    qmi_error *errors;   /* [n] */
-} qmi_expert_group;
+/* Adds to the tally. */
+void qmi_expert_count(qmi_expert_pass *p, const qmi_expert_tally *more);
+/* The matrix at hand of a worker is done. */
+void qmi_expert_count_matrix(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
+    const qmi_quant_result *quality);
 
-/* Release with _close, unless it fails. */
-qmoe_status qmi_expert_group_open(
-    qmi_expert_group *group, int64_t n, qmi_error *err);
-void qmi_expert_group_close(qmi_expert_group *group);
-void qmi_expert_group_set(qmi_expert_group *group, int64_t i,
-    const qmi_expert_worker *w, qmoe_status status);
-/* The first failure in expert order, so that the message does not depend on
- * the threads. */
-qmoe_status qmi_expert_group_status(
-    const qmi_expert_group *group, int64_t n, qmi_error *err);
+/* ---- experts at the same time ---- */
+
+/* Items [0, n) of a call, by all workers. */
+typedef struct qmi_expert_loop {
+    qmi_expert_pass *pass;
+    int64_t n;
+    qmoe_status (*visit)(void *user, qmi_expert_worker *w, int64_t item);
+    void *user;
+} qmi_expert_loop;
+
+/* The first failure in the order of the items, so that the
+ * message does not depend on the threads. */
+qmoe_status qmi_expert_loop_run(const qmi_expert_loop *loop, qmi_error *err);
 
 /* ---- tokens ---- */
 
@@ -78,7 +90,7 @@ qmoe_status qmi_expert_group_status(
 qmoe_status qmi_expert_moments(const qmi_expert_pass *p, qmi_expert_worker *w,
     int kind, int64_t expert, qmi_hessian *hessian);
 /* Takes all tokens of an expert through matrix `mat` of wi and wo. */
-qmoe_status qmi_expert_apply(const qmi_expert_pass *p, qmi_expert_worker *w,
+qmoe_status qmi_expert_apply(qmi_expert_pass *p, qmi_expert_worker *w,
     const qmi_weight *wi, const qmi_weight *wo, int64_t mat, int64_t expert);
 
 #endif

@@ -5,7 +5,6 @@
 #include "alloc.h"
 #include "expert_tokens.h"
 #include "hessian.h"
-#include "parallel.h"
 
 static qmoe_status try_size(const qmi_weight *stack, const float *wide,
     const qmi_hessian *hessian, const qmi_stack_recipe *recipe,
@@ -21,8 +20,8 @@ static qmoe_status try_size(const qmi_weight *stack, const float *wide,
     return QMOE_OK;
 }
 
-static qmoe_status try_sizes(const qmi_expert_pass *p, qmi_expert_worker *w,
-    int kind, int64_t expert, const qmi_hessian *hessian,
+static qmoe_status try_sizes(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
+    int64_t expert, const qmi_hessian *hessian,
     const qmi_stack_recipe recipes[QMI_N_SIZES], qmi_expert_trial *trial)
 {
     float *wide = NULL;
@@ -32,12 +31,13 @@ static qmoe_status try_sizes(const qmi_expert_pass *p, qmi_expert_worker *w,
         status = try_size(p->stacks[kind], wide, hessian, &recipes[size],
             &trial->error[kind][size], &trial->measured[kind], &w->error);
     qmi_free(wide);
+    if (status == QMOE_OK)
+        qmi_expert_count_matrix(p, w, kind, &(qmi_quant_result){0});
     return qmi_expert_blame(p, w, kind, expert, status);
 }
 
-static qmoe_status measure_expert(const qmi_expert_pass *p,
-    qmi_expert_worker *w, int64_t expert,
-    const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
+static qmoe_status measure_expert(qmi_expert_pass *p, qmi_expert_worker *w,
+    int64_t expert, const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
     qmi_expert_trial *trial)
 {
     for (int kind = 0; kind < QMI_N_KINDS; kind++) {
@@ -58,7 +58,7 @@ static qmoe_status measure_expert(const qmi_expert_pass *p,
     return QMOE_OK;
 }
 
-static qmoe_status try_expert(const qmi_expert_pass *p, qmi_expert_worker *w,
+static qmoe_status try_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     int64_t expert, const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
     qmi_expert_trial *trial)
 {
@@ -69,26 +69,33 @@ static qmoe_status try_expert(const qmi_expert_pass *p, qmi_expert_worker *w,
     return status;
 }
 
+typedef struct request {
+    qmi_expert_pass *pass;
+    qmi_expert_trial *trials;
+    const int64_t *experts;
+    const qmi_stack_recipe (*recipes)[QMI_N_SIZES];
+} request;
+
+static qmoe_status try_item(void *user, qmi_expert_worker *w, int64_t item)
+{
+    const request *r = user;
+    return try_expert(
+        r->pass, w, r->experts[item], r->recipes, &r->trials[item]);
+}
+
 qmoe_status qmi_expert_pass_try(qmi_expert_pass *pass, qmi_expert_trial *trials,
     const int64_t *experts, int64_t n,
     const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES], qmi_error *err)
 {
-    qmi_expert_group group;
-    QMI_TRY(qmi_expert_group_open(&group, n, err));
-    QMI_PARALLEL_FOR(pass->n_workers)
-    for (int64_t i = 0; i < n; i++) {
-        qmi_expert_worker *w = &pass->workers[qmi_thread()];
-        qmi_expert_group_set(
-            &group, i, w, try_expert(pass, w, experts[i], recipes, &trials[i]));
-    }
-    qmoe_status status = qmi_expert_group_status(&group, n, err);
-    qmi_expert_group_close(&group);
-    return status;
+    request r = {pass, trials, experts, recipes};
+    const qmi_expert_loop loop = {
+        .pass = pass, .n = n, .visit = try_item, .user = &r};
+    return qmi_expert_loop_run(&loop, err);
 }
 
 /* All tokens of an expert through the original. */
 static qmoe_status pass_through(
-    const qmi_expert_pass *p, qmi_expert_worker *w, int64_t expert)
+    qmi_expert_pass *p, qmi_expert_worker *w, int64_t expert)
 {
     QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
     qmoe_status status = qmi_expert_apply(
@@ -97,19 +104,22 @@ static qmoe_status pass_through(
     return status;
 }
 
+typedef struct passage {
+    qmi_expert_pass *pass;
+    int64_t first;
+} passage;
+
+static qmoe_status pass_item(void *user, qmi_expert_worker *w, int64_t item)
+{
+    const passage *r = user;
+    return pass_through(r->pass, w, r->first + item);
+}
+
 qmoe_status qmi_expert_pass_through(
     qmi_expert_pass *pass, int64_t first, int64_t n, qmi_error *err)
 {
-    if (pass->forward == NULL)
-        return QMOE_OK;
-    qmi_expert_group group;
-    QMI_TRY(qmi_expert_group_open(&group, n, err));
-    QMI_PARALLEL_FOR(pass->n_workers)
-    for (int64_t i = 0; i < n; i++) {
-        qmi_expert_worker *w = &pass->workers[qmi_thread()];
-        qmi_expert_group_set(&group, i, w, pass_through(pass, w, first + i));
-    }
-    qmoe_status status = qmi_expert_group_status(&group, n, err);
-    qmi_expert_group_close(&group);
-    return status;
+    passage r = {pass, first};
+    const qmi_expert_loop loop = {
+        .pass = pass, .n = n, .visit = pass_item, .user = &r};
+    return pass->forward != NULL ? qmi_expert_loop_run(&loop, err) : QMOE_OK;
 }

@@ -160,7 +160,7 @@ static qmoe_status decode(
         qmi_free(wide);
         return QMOE_E_NOMEM;
     }
-    for (int64_t row = 0; row < w->n_rows; row += ROWS) {
+    for (int64_t row = 0; row < w->n_rows && !qmi_cancelled(err); row += ROWS) {
         int64_t rows = w->n_rows - row < ROWS ? w->n_rows - row : ROWS;
         qmi_weight_decode(w, n->expert, row, rows, wide);
         narrow(*out + (size_t)row * n_cols * size, wide, (size_t)rows * n_cols,
@@ -168,7 +168,7 @@ static qmoe_status decode(
     }
     qmi_free(wide);
     qmi_matrix_release(x->e->model, w, n->expert);
-    return QMOE_OK;
+    return qmi_check_cancel(err);
 }
 
 /* What one of the matrices decoded at the same time became. */
@@ -178,32 +178,48 @@ typedef struct decoded {
     qmi_error error;
 } decoded;
 
+typedef struct group {
+    const exporter *x;
+    size_t first;
+    decoded *all;
+} group;
+
+static void decode_item(void *user, int64_t item, int thread)
+{
+    const group *g = user;
+    decoded *d = &g->all[item];
+    (void)thread;
+    d->error = qmi_error_beside(g->x->e->err);
+    d->status = decode(
+        g->x, &g->x->entries[g->first + (size_t)item], &d->data, &d->error);
+}
+
 /* Decodes entries [first, first + n) at the same time. */
 static qmoe_status write_matrices(
     exporter *x, size_t first, size_t n, qmi_st_writer *writer, size_t index)
 {
     qmi_export *e = x->e;
-    qmoe_status status = QMOE_OK;
-    decoded *group = qmi_calloc(n, sizeof *group, "matrices", e->err);
-    if (group == NULL)
+    decoded *all = qmi_calloc(n, sizeof *all, "matrices", e->err);
+    if (all == NULL)
         return QMOE_E_NOMEM;
-    QMI_PARALLEL_FOR(e->context->n_threads)
-    for (size_t i = 0; i < n; i++)
-        group[i].status =
-            decode(x, &x->entries[first + i], &group[i].data, &group[i].error);
+    group g = {.x = x, .first = first, .all = all};
+    const qmi_loop loop = {.n_threads = e->context->n_threads,
+        .n_items = (int64_t)n,
+        .work = decode_item,
+        .user = &g};
+    qmoe_status status = qmi_parallel(&loop, e->err);
     for (size_t i = 0; i < n; i++) {
         const entry *item = &x->entries[first + i];
-        if (status == QMOE_OK && group[i].status != QMOE_OK)
-            status =
-                qmi_fail(e->err, group[i].status, "%s", group[i].error.text);
+        if (status == QMOE_OK && all[i].status != QMOE_OK)
+            status = qmi_fail(e->err, all[i].status, "%s", all[i].error.text);
         if (status == QMOE_OK)
-            status = qmi_st_writer_write(writer, index + i, group[i].data,
-                target_bytes(x, item), e->err);
+            status = qmi_st_writer_write(
+                writer, index + i, all[i].data, target_bytes(x, item), e->err);
         e->done +=
             qmi_weight_bytes(item->stack) / (uint64_t)item->stack->n_mats;
-        qmi_free(group[i].data);
+        qmi_free(all[i].data);
     }
-    qmi_free(group);
+    qmi_free(all);
     return status;
 }
 

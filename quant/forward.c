@@ -272,7 +272,9 @@ static qmoe_status run_all(
     qmi_forward *f, int stack, int64_t block, qmi_error *err)
 {
     const qmi_calibration *calibration = f->calibration;
-    size_t n_sequences = calibration->sets[stack].n_sequences;
+    const qmi_token_set *set = &calibration->sets[stack];
+    size_t n_sequences = set->n_sequences;
+    f->n_passed = 0;
     for (size_t first = 0; first < n_sequences;) {
         chunk c;
         QMI_TRY(chunk_make(&c, calibration, first, err));
@@ -280,6 +282,7 @@ static qmoe_status run_all(
         qmoe_status status = run_chunk(f, stack, block, &c, err);
         chunk_free(&c);
         QMI_TRY(status);
+        f->n_passed = set->begin[first];
     }
     return QMOE_OK;
 }

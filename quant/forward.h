@@ -23,6 +23,7 @@ typedef struct qmi_forward {
     /* Routing of the current sparse block: [tokens of the longer stack]. */
     int32_t *expert;
     float *weight;
+    int64_t n_passed; /* tokens of the pass at hand that are through */
 } qmi_forward;
 
 /* `model` must outlive it.  `work_dir`: see token_states.h.  `place`: backend

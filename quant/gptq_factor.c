@@ -6,6 +6,8 @@
 
 #include "alloc.h"
 #include "blas.h"
+#include "cancel.h"
+#include "portions.h"
 
 static const double default_damping = 0.1;
 /* The paper's floor is 1e-6 on a Hessian scaled by tokens / 2. */
@@ -82,6 +84,9 @@ static qmoe_status allocate_factor(reversed *v, int64_t n, qmi_error *err)
     return QMOE_OK;
 }
 
+/* Rows worked on between two looks at the wish to end early. */
+enum { LOOK_ROWS = 64 };
+
 /* ---- few tokens ---- */
 
 /* Measured crossover: below this share of the width the low-rank way wins. */
@@ -107,12 +112,14 @@ static double add_column(double *p, double *y, const double *x, int r)
  * last to the first leaves d (delta_ij + x_i P x_j), where x_i is column i of
  * X / sqrt(d) and P the inverse of I + sum of x x^T over the columns that are
  * gone (Sherman and Morrison).  Costs n^2 r / 2 instead of n^3 / 3. */
-static void factorise_columns(reversed *v, const double *columns, double *p,
-    double *work, double d, int r)
+static qmoe_status factorise_columns(reversed *v, const double *columns,
+    double *p, double *work, double d, int r, qmi_error *err)
 {
     const int64_t n = v->n;
     double *y = work, *products = work + r;
     for (int64_t j = n - 1; j >= 0; j--) {
+        if (j % LOOK_ROWS == 0)
+            QMI_TRY(qmi_check_cancel(err));
         const double *x = columns + j * r;
         const double pivot = add_column(p, y, x, r);
         const double scale = sqrt(d / pivot);
@@ -122,6 +129,7 @@ static void factorise_columns(reversed *v, const double *columns, double *p,
             v->last[-(ptrdiff_t)(i * n + j)] = products[i];
         v->last[-(ptrdiff_t)(j * n + j)] = sqrt(d * pivot);
     }
+    return QMOE_OK;
 }
 
 static qmoe_status factorise_low_rank(
@@ -143,7 +151,10 @@ static qmoe_status factorise_low_rank(
             for (int64_t c = 0; c < n; c++)
                 columns[c * r + t] = hessian->waiting[t * n + c] * scale;
         }
-        factorise_columns(v, columns, p, p + (size_t)r * (size_t)r, damping, r);
+        status = factorise_columns(
+            v, columns, p, p + (size_t)r * (size_t)r, damping, r, err);
+        if (status != QMOE_OK)
+            qmi_free(v->block);
     }
     qmi_free(columns);
     return status;
@@ -152,11 +163,12 @@ static qmoe_status factorise_low_rank(
 static qmoe_status factorise_block(reversed *v, double damping, qmi_error *err)
 {
     const int64_t n = v->n;
-    int order = (int)n, info = 0;
     for (int64_t i = 0; i < n; i++)
         v->block[i * n + i] += damping;
-    qmi_blas.dpotrf("U", &order, v->block, &order, &info);
-    return info == 0 ? QMOE_OK : fail_unusable(err, "is not positive definite");
+    const qmoe_status status = qmi_factorise(v->block, n, err);
+    return status != QMOE_E_UNSUPPORTED
+               ? status
+               : fail_unusable(err, "is not positive definite");
 }
 
 /* V of H + damping I.  Release `block`. */
@@ -239,12 +251,14 @@ static void solve_group(
     }
 }
 
-static void fill_feedback(
-    qmi_gptq *out, const reversed *v, const double *blocks)
+static qmoe_status fill_feedback(
+    qmi_gptq *out, const reversed *v, const double *blocks, qmi_error *err)
 {
     const int64_t n = v->n;
     const int group = out->group;
     for (int64_t row = 0; row < n; row++) {
+        if (row % LOOK_ROWS == 0)
+            QMI_TRY(qmi_check_cancel(err));
         const double *source = reversed_row(v, row);
         float *f = out->feedback + row * n;
         f[row] = 1;
@@ -254,6 +268,7 @@ static void fill_feedback(
     }
     for (int64_t i = 0; i < n * group; i++)
         out->metric[i] = (float)blocks[i];
+    return QMOE_OK;
 }
 
 static bool all_finite_f32(const float *x, size_t n)
@@ -282,9 +297,12 @@ static qmoe_status fill(
         blocks != NULL ? allocate(out, v->n, group, err) : QMOE_E_NOMEM;
     if (status == QMOE_OK) {
         out->damping = damping;
-        fill_feedback(out, v, blocks);
-        status = check_finite(out, err);
+        status = fill_feedback(out, v, blocks, err);
     }
+    if (status == QMOE_OK)
+        status = check_finite(out, err);
+    else
+        qmi_gptq_release(out);
     qmi_free(blocks);
     return status;
 }

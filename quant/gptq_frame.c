@@ -11,6 +11,8 @@
 
 #include "alloc.h"
 #include "blas.h"
+#include "cancel.h"
+#include "portions.h"
 #include "sweep_tile.h"
 
 enum { ROWS = QMI_SWEEP_ROWS, BLOCK = QMI_SWEEP_BLOCK, STEP = QMI_SWEEP_STEP };
@@ -29,6 +31,7 @@ typedef struct walk {
     qmi_sweep *sweep;
     tile *tile;
     qmi_tile_update_fn update;
+    qmi_error *err;
     int step; /* columns brought up to date together */
     int group;
 } walk;
@@ -118,23 +121,25 @@ static void walk_block(const walk *w, int64_t block, int n_cols)
 }
 
 /* Columns [begin, end); those before `begin` are already in `work`. */
-static void walk_range(const walk *w, int64_t begin, int64_t end)
+static qmoe_status walk_range(const walk *w, int64_t begin, int64_t end)
 {
     const qmi_sweep *s = w->sweep;
-    const int n = (int)s->n_cols;
+    const int64_t n = s->n_cols;
+    QMI_TRY(qmi_check_cancel(w->err));
     if (end - begin <= BLOCK) {
         walk_block(w, begin, (int)(end - begin));
-        return;
+        qmi_count_coded(s->n_coded, s->n_rows * (end - begin));
+        return QMOE_OK;
     }
     int64_t n_blocks = (end - begin + BLOCK - 1) / BLOCK;
     int64_t middle = begin + n_blocks / 2 * BLOCK;
-    walk_range(w, begin, middle);
+    QMI_TRY(walk_range(w, begin, middle));
     if (s->gptq != NULL)
-        qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans,
-            (int)s->n_rows, (int)(end - middle), (int)(middle - begin), 1,
-            s->work + begin, n, s->gptq->feedback + begin * n + middle, n, 1,
-            s->work + middle, n);
-    walk_range(w, middle, end);
+        QMI_TRY(
+            qmi_multiply(s->work + middle, n, (qmi_rows){s->work + begin, n},
+                (qmi_rows){s->gptq->feedback + begin * n + middle, n},
+                s->n_rows, end - middle, middle - begin, 1, w->err));
+    return walk_range(w, middle, end);
 }
 
 qmoe_status qmi_sweep_run(qmi_sweep *sweep, qmi_error *err)
@@ -143,6 +148,7 @@ qmoe_status qmi_sweep_run(qmi_sweep *sweep, qmi_error *err)
     walk w = {
         .sweep = sweep,
         .update = qmi_tile_update(),
+        .err = err,
         .group = group,
         .step = group == 1 ? STEP : group,
     };
@@ -150,16 +156,16 @@ qmoe_status qmi_sweep_run(qmi_sweep *sweep, qmi_error *err)
     w.tile = qmi_calloc(1, sizeof *w.tile, "a tile of a matrix", err);
     if (w.tile == NULL)
         return QMOE_E_NOMEM;
-    walk_range(&w, 0, sweep->n_cols);
+    const qmoe_status status = walk_range(&w, 0, sweep->n_cols);
     qmi_free(w.tile);
-    return QMOE_OK;
+    return status;
 }
 
-void qmi_sweep_look_ahead(float *work, int64_t n_rows, const qmi_gptq *descent)
+qmoe_status qmi_sweep_look_ahead(
+    float *work, int64_t n_rows, const qmi_gptq *descent, qmi_error *err)
 {
-    const int n = (int)descent->n_cols;
-    qmi_blas.strmm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans,
-        CblasUnit, (int)n_rows, n, 1, descent->feedback, n, work, n);
+    return qmi_multiply_triangle(
+        work, descent->feedback, CblasLower, n_rows, descent->n_cols, err);
 }
 
 /* ---- errors ---- */
@@ -184,7 +190,7 @@ double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
     if (wide == NULL)
         return NAN;
     double *product = wide + n_cols * ROWS;
-    for (int64_t row = 0; row < n_rows; row += ROWS) {
+    for (int64_t row = 0; row < n_rows && !qmi_cancelled(err); row += ROWS) {
         int64_t height = n_rows - row < ROWS ? n_rows - row : ROWS;
         for (int64_t i = 0; i < height * n_cols; i++)
             wide[i] = (double)d[row * n_cols + i];
@@ -194,16 +200,18 @@ double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
             error += wide[i] * product[i];
     }
     qmi_free(wide);
-    return error;
+    return qmi_check_cancel(err) == QMOE_OK ? error : NAN;
 }
 
-double qmi_gptq_error(float *d, int64_t n_rows, const qmi_gptq *gptq)
+qmoe_status qmi_gptq_error(
+    double *out, float *d, int64_t n_rows, const qmi_gptq *gptq, qmi_error *err)
 {
     const int n = (int)gptq->n_cols, group = gptq->group;
     const double square = sum_of_squares(d, n_rows * n);
     double error = 0;
-    qmi_blas.strmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans,
-        CblasUnit, (int)n_rows, n, 1, gptq->feedback, n, d, n);
+    *out = 0;
+    QMI_TRY(qmi_multiply_triangle(
+        d, gptq->feedback, CblasUpper, n_rows, gptq->n_cols, err));
     for (int64_t row = 0; row < n_rows; row++)
         for (int k = 0; k < n; k++) {
             const float *c = d + row * n + k / group * group;
@@ -214,7 +222,8 @@ double qmi_gptq_error(float *d, int64_t n_rows, const qmi_gptq *gptq)
             error += (double)e * (double)e;
         }
     error -= gptq->damping * square;
-    return error > 0 ? error : 0;
+    *out = error > 0 ? error : 0;
+    return QMOE_OK;
 }
 
 qmoe_status qmi_gptq_measure(qmi_quant_result *result, float *d, const float *w,
@@ -226,13 +235,13 @@ qmoe_status qmi_gptq_measure(qmi_quant_result *result, float *d, const float *w,
     result->weight_error = sum_of_squares(d, n_rows * n_cols);
     result->weight_energy = sum_of_squares(w, n_rows * n_cols);
     if (gptq->feedback != NULL) {
-        result->error = qmi_gptq_error(d, n_rows, gptq);
+        QMI_TRY(qmi_gptq_error(&result->error, d, n_rows, gptq, err));
         memcpy(d, w, (size_t)(n_rows * n_cols) * sizeof *d);
-        result->energy = qmi_gptq_error(d, n_rows, gptq);
-        return QMOE_OK;
+        return qmi_gptq_error(&result->energy, d, n_rows, gptq, err);
     }
     result->error = qmi_quadratic_error(d, n_rows, n_cols, hessian, err);
     result->energy = qmi_quadratic_error(w, n_rows, n_cols, hessian, err);
+    QMI_TRY(qmi_check_cancel(err));
     return isnan(result->error) || isnan(result->energy) ? QMOE_E_NOMEM
                                                          : QMOE_OK;
 }

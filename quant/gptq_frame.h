@@ -77,6 +77,7 @@ typedef struct qmi_sweep {
     const qmi_gptq *gptq; /* NULL: no feedback, A = I */
     qmi_choose_fn choose;
     void *user;
+    _Atomic(int64_t) *n_coded; /* as in qmi_quant_options; NULL: not wanted */
     double error; /* out: sum |(c - q) V_bb|^2 = tr(D A D^T) for a factor */
 } qmi_sweep;
 
@@ -86,11 +87,13 @@ qmoe_status qmi_sweep_run(qmi_sweep *sweep, qmi_error *err);
 
 /* work D -> D (I + L), L the part of F below the diagonal: Q added to this is
  * where a descent pass starts from. */
-void qmi_sweep_look_ahead(float *work, int64_t n_rows, const qmi_gptq *descent);
+qmoe_status qmi_sweep_look_ahead(
+    float *work, int64_t n_rows, const qmi_gptq *descent, qmi_error *err);
 
 /* tr(D H D^T) of d [n_rows, n_cols], which is used up; `gptq` is a factor of
  * H.  In float but for the sum: accurate to about 1e-5 of tr(D A D^T). */
-double qmi_gptq_error(float *d, int64_t n_rows, const qmi_gptq *gptq);
+qmoe_status qmi_gptq_error(double *out, float *d, int64_t n_rows,
+    const qmi_gptq *gptq, qmi_error *err);
 /* Errors and energies of a result.  d = w - q is used up.  `gptq` is the factor
  * of the Hessian or all zero, `hessian` usable or NULL. */
 qmoe_status qmi_gptq_measure(qmi_quant_result *result, float *d, const float *w,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "cancel.h"
 #include "pvq_fit.h"
 #include "rotation.h"
 
@@ -118,8 +119,10 @@ typedef struct request {
 static qmoe_status fit(
     qmi_pvq_problem *p, bool *fell_back, request *q, qmi_error *err)
 {
-    qmi_error first = {0};
-    qmi_pvq_fit_nearest(p);
+    qmi_error first = qmi_error_beside(err);
+    /* With moments this is where the search starts, and takes little time. */
+    QMI_TRY(
+        qmi_pvq_fit_nearest(p, q->moments ? NULL : q->options->n_coded, err));
     if (!q->moments)
         return QMOE_OK;
     qmoe_status status =
@@ -133,7 +136,7 @@ static qmoe_status fit(
     }
     if (status != QMOE_OK)
         return qmi_fail(err, status, "%s", first.text);
-    QMI_TRY(qmi_pvq_fit_moments(p, q->options->passes, err));
+    QMI_TRY(qmi_pvq_fit_moments(p, q->options, err));
     qmi_free(p->h); /* makes room for measuring */
     p->h = NULL;
     return QMOE_OK;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "cancel.h"
 #include "gptq_frame.h"
 #include "q2.h"
 
@@ -113,6 +114,7 @@ static qmoe_status walk(job *j, qmi_error *err)
         .gptq = j->gptq.feedback != NULL ? &j->gptq : NULL,
         .choose = choose,
         .user = j,
+        .n_coded = j->options->n_coded,
     };
     memcpy(
         j->work, j->w, (size_t)j->n_rows * (size_t)j->n_cols * sizeof *j->work);
@@ -160,7 +162,7 @@ static qmoe_status quantise(qmi_encoded *out, job *j, qmi_quant_result *result,
 {
     QMI_TRY(set_grids(j, err));
     if (feedback) {
-        qmi_error first = {0};
+        qmi_error first = qmi_error_beside(err);
         qmoe_status status = qmi_gptq_prepare(
             &j->gptq, j->hessian, j->options->damping, 1, &first);
         result->fell_back = status == QMOE_E_UNSUPPORTED;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "cancel.h"
 #include "encode_ternary.h"
 #include "gptq_frame.h"
 #include "ternary.h"
@@ -72,6 +73,7 @@ static qmoe_status walk_extremes(job *j, qmi_error *err)
         .gptq = &j->gptq,
         .choose = qmi_ternary_choose,
         .user = &grid,
+        .n_coded = j->options->fit_levels ? NULL : j->options->n_coded,
     };
     QMI_TRY(qmi_ternary_grid_create(&grid, m->n_rows, err));
     set_extremes(&grid, j);
@@ -130,7 +132,7 @@ static qmoe_status quantise(
     job *j, qmi_quant_result *result, bool feedback, qmi_error *err)
 {
     const qmi_ternary_matrix *m = &j->matrix;
-    qmi_error first = {0};
+    qmi_error first = qmi_error_beside(err);
     qmoe_status status = choose_codes(j, feedback, &first);
     if (status == QMOE_E_UNSUPPORTED) {
         j->hessian = NULL;

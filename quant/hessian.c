@@ -3,7 +3,7 @@
 #include "hessian.h"
 
 #include "alloc.h"
-#include "blas.h"
+#include "portions.h"
 
 /* Edge of the squares in which the upper half is mirrored: two of them in
  * double fit the first-level cache. */
@@ -44,13 +44,13 @@ void qmi_hessian_destroy(qmi_hessian *hessian)
     *hessian = (qmi_hessian){0};
 }
 
-static void add_waiting(qmi_hessian *h)
+static qmoe_status add_waiting(qmi_hessian *h, qmi_error *err)
 {
-    const int n = (int)h->n_cols;
-    if (h->n_waiting != 0)
-        qmi_blas.dsyrk(CblasRowMajor, CblasUpper, CblasTrans, n, h->n_waiting,
-            1, h->waiting, n, 1, h->sum, n);
+    const int64_t n_waiting = h->n_waiting;
     h->n_waiting = 0;
+    return n_waiting != 0
+               ? qmi_add_squares(h->sum, h->waiting, h->n_cols, n_waiting, err)
+               : QMOE_OK;
 }
 
 static qmoe_status check_open(const qmi_hessian *hessian, qmi_error *err)
@@ -70,7 +70,7 @@ qmoe_status qmi_hessian_add(
         for (int64_t c = 0; c < n_cols; c++)
             row[c] = (double)x[t * n_cols + c];
         if (++hessian->n_waiting == QMI_HESSIAN_BLOCK)
-            add_waiting(hessian);
+            QMI_TRY(add_waiting(hessian, err));
     }
     hessian->n_tokens += n_tokens;
     return QMOE_OK;
@@ -89,7 +89,7 @@ qmoe_status qmi_hessian_finish(qmi_hessian *hessian, qmi_error *err)
 {
     const int64_t n = hessian->n_cols;
     QMI_TRY(check_open(hessian, err));
-    add_waiting(hessian);
+    QMI_TRY(add_waiting(hessian, err));
     for (int64_t row = 0; row < n; row += MIRROR_TILE)
         for (int64_t col = row; col < n; col += MIRROR_TILE)
             mirror(hessian->sum, n, row, col);

@@ -60,6 +60,21 @@ static uint64_t sum_words(const uint64_t *words, size_t n)
     return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
+/* Words of each thread, and what they add up to. */
+typedef struct sums {
+    const uint64_t *words;
+    size_t n;
+    _Atomic(uint64_t) total;
+} sums;
+
+static void sum_share(void *user, int64_t item, int thread)
+{
+    sums *s = user;
+    (void)thread;
+    atomic_fetch_add(
+        &s->total, sum_words(s->words + (size_t)item * s->n, s->n));
+}
+
 double qmi_measure_memory(int n_threads)
 {
     enum { WORDS = (64 << 20) / sizeof(uint64_t), ROUNDS = 4 };
@@ -72,14 +87,15 @@ double qmi_measure_memory(int n_threads)
     memset(words, 1, n * sizeof *words); /* pages of its own */
     for (int round = 0; round < ROUNDS; round++) {
         double begin = qmi_seconds();
-        uint64_t total = 0;
-        QMI_PARALLEL_FOR(n_threads)
-        for (int i = 0; i < n_threads; i++) {
-            uint64_t sum = sum_words(words + (size_t)i * WORDS, WORDS);
-            __atomic_fetch_add(&total, sum, __ATOMIC_RELAXED);
-        }
+        sums s = {.words = words, .n = WORDS};
+        const qmi_loop loop = {.n_threads = n_threads,
+            .n_items = n_threads,
+            .work = sum_share,
+            .user = &s};
+        if (qmi_parallel(&loop, NULL) != QMOE_OK)
+            break;
         best = fmin(best, qmi_seconds() - begin);
-        sink = sink + total;
+        sink = sink + s.total;
     }
     qmi_free(words);
     return (double)n * sizeof *words / best;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "cancel.h"
 #include "rotation.h"
 
 /* No sum or product of weights below this overflows in f32. */
@@ -144,6 +145,7 @@ static qmoe_status rotate_moments(
     for (int side = 0; side < 2; side++) {
         int64_t size = block;
         for (int64_t i = 0; i < n; i += size) {
+            QMI_TRY(qmi_check_cancel(err));
             while (size > n - i)
                 size /= 2;
             transform_rows(m + i * n, size, n);

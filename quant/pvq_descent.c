@@ -14,6 +14,8 @@
 
 #include "alloc.h"
 #include "blas.h"
+#include "cancel.h"
+#include "portions.h"
 #include "pvq_fit.h"
 
 /* Found by measuring (docs/quantisers.md "PVQ"). */
@@ -31,12 +33,12 @@ typedef struct panel {
 
 /* ---- residual and scale ---- */
 
-static void multiply_moments(
-    float *dst, const qmi_pvq_problem *p, const float *src, int64_t n_rows)
+static qmoe_status multiply_moments(float *dst, const qmi_pvq_problem *p,
+    const float *src, int64_t n_rows, qmi_error *err)
 {
-    const int n = (int)p->stride;
-    qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_rows, n, n,
-        1.0f, src, n, p->h, n, 0.0f, dst, n);
+    const int64_t n = p->stride;
+    return qmi_multiply(
+        dst, n, (qmi_rows){src, n}, (qmi_rows){p->h, n}, n_rows, n, n, 0, err);
 }
 
 static qmi_pvq_pulses pulses_at(
@@ -45,7 +47,8 @@ static qmi_pvq_pulses pulses_at(
     return qmi_pvq_pulses_of(&p->pairs, p->blocks[row * p->n_blocks + block]);
 }
 
-static void set_residual(panel *t, const qmi_pvq_problem *p)
+static qmoe_status set_residual(
+    panel *t, const qmi_pvq_problem *p, qmi_error *err)
 {
     memcpy(t->scratch, p->w + t->row * p->stride,
         (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
@@ -56,7 +59,7 @@ static void set_residual(panel *t, const qmi_pvq_problem *p)
             e[q.a] -= p->scale[t->row + r] * q.sign_a;
             e[q.b] -= p->scale[t->row + r] * q.sign_b;
         }
-    multiply_moments(t->residual, p, t->scratch, t->n_rows);
+    return multiply_moments(t->residual, p, t->scratch, t->n_rows, err);
 }
 
 /* The scale that minimises the cost, c = <W H, q> / <q H, q>, where
@@ -194,19 +197,22 @@ static float relax_of(int pass, int passes)
 
 /* ---- all rows ---- */
 
-static void fit_panel(
-    panel *t, qmi_pvq_problem *p, const float *metrics, int passes)
+static qmoe_status fit_panel(panel *t, qmi_pvq_problem *p, const float *metrics,
+    int passes, qmi_error *err)
 {
     const float *w = p->w + t->row * p->stride;
-    multiply_moments(t->target, p, w, t->n_rows);
+    QMI_TRY(multiply_moments(t->target, p, w, t->n_rows, err));
     memcpy(t->scratch, w, (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
-    qmi_pvq_sweep(p, metrics, t->row, t->n_rows, t->scratch, t->error);
-    set_residual(t, p);
+    QMI_TRY(qmi_pvq_sweep(
+        p, metrics, t->row, t->n_rows, t->scratch, t->error, err));
+    QMI_TRY(set_residual(t, p, err));
     refit(t, p);
     for (int pass = 0; pass < passes; pass++) {
+        QMI_TRY(qmi_check_cancel(err));
         descend(t, p, relax_of(pass, passes));
         refit(t, p);
     }
+    return QMOE_OK;
 }
 
 static qmoe_status panel_init(
@@ -233,7 +239,8 @@ static void panel_free(panel *t)
     qmi_free(t->error);
 }
 
-qmoe_status qmi_pvq_fit_moments(qmi_pvq_problem *p, int passes, qmi_error *err)
+qmoe_status qmi_pvq_fit_moments(
+    qmi_pvq_problem *p, const qmi_quant_options *options, qmi_error *err)
 {
     panel t;
     float *metrics = qmi_pvq_sweep_metrics(p, err);
@@ -245,7 +252,8 @@ qmoe_status qmi_pvq_fit_moments(qmi_pvq_problem *p, int passes, qmi_error *err)
         t.row = row;
         t.n_rows = p->n_rows - row < QMI_PVQ_PANEL_ROWS ? p->n_rows - row
                                                         : QMI_PVQ_PANEL_ROWS;
-        fit_panel(&t, p, metrics, passes);
+        status = fit_panel(&t, p, metrics, options->passes, err);
+        qmi_count_coded(options->n_coded, t.n_rows * p->n_cols);
     }
     qmi_free(metrics);
     panel_free(&t);

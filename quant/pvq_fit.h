@@ -89,8 +89,10 @@ float qmi_pvq_round_scale(const qmi_pvq_problem *p, int64_t row, float scale);
 
 /* ---- fitting ---- */
 
-/* Nearest blocks and least-squares scales in turn (pvq_nearest.c). */
-void qmi_pvq_fit_nearest(qmi_pvq_problem *p);
+/* Nearest blocks and least-squares scales in turn (pvq_nearest.c).
+ * E_CANCELLED. */
+qmoe_status qmi_pvq_fit_nearest(
+    qmi_pvq_problem *p, _Atomic(int64_t) *n_coded, qmi_error *err);
 
 /* Metrics [n_blocks, n, n] of a sweep, padded with zeros: what is left of h for
  * a block when all later columns may still adapt (pvq_sweep.c).  NULL: out of
@@ -98,13 +100,14 @@ void qmi_pvq_fit_nearest(qmi_pvq_problem *p);
 float *qmi_pvq_sweep_metrics(const qmi_pvq_problem *p, qmi_error *err);
 /* Sweeps rows [row, row + n) left to right with the scales they have; x
  * [n, stride] holds their weights and is used up, error [n,
- * QMI_PVQ_PANEL_COLS] is scratch. */
-void qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
-    int64_t n, float *x, float *error);
+ * QMI_PVQ_PANEL_COLS] is scratch.  E_CANCELLED. */
+qmoe_status qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
+    int64_t n, float *x, float *error, qmi_error *err);
 enum { QMI_PVQ_PANEL_COLS = 128, QMI_PVQ_PANEL_ROWS = 64 };
 
-/* Sweep and `passes` passes of coordinate descent over all rows; start from
+/* Sweep and options->passes passes of coordinate descent over all rows; start from
  * the scales of qmi_pvq_fit_nearest (pvq_descent.c). */
-qmoe_status qmi_pvq_fit_moments(qmi_pvq_problem *p, int passes, qmi_error *err);
+qmoe_status qmi_pvq_fit_moments(
+    qmi_pvq_problem *p, const qmi_quant_options *options, qmi_error *err);
 
 #endif

@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "cancel.h"
+
 /* The cost falls with every round; scales settle after a few. */
 enum { MAX_ROUNDS = 12 };
 
@@ -83,11 +85,13 @@ static float first_scale(const qmi_pvq_problem *p, int64_t row)
     return (float)(0.75 * rms * sqrt(p->pairs.n / 2.0));
 }
 
-void qmi_pvq_fit_nearest(qmi_pvq_problem *p)
+qmoe_status qmi_pvq_fit_nearest(
+    qmi_pvq_problem *p, _Atomic(int64_t) *n_coded, qmi_error *err)
 {
     plain_norms norms;
     plain_norms_of(&norms, p);
     for (int64_t row = 0; row < p->n_rows; row += QMI_PVQ_LANES) {
+        QMI_TRY(qmi_check_cancel(err));
         int64_t left = p->n_rows - row;
         int n = left < QMI_PVQ_LANES ? (int)left : QMI_PVQ_LANES;
         for (int l = 0; l < n; l++)
@@ -102,5 +106,7 @@ void qmi_pvq_fit_nearest(qmi_pvq_problem *p)
         }
         if (changed)
             round_lanes(p, row, n, &norms);
+        qmi_count_coded(n_coded, n * p->n_cols);
     }
+    return QMOE_OK;
 }

@@ -9,6 +9,7 @@
 
 #include "alloc.h"
 #include "blas.h"
+#include "cancel.h"
 
 /* ---- metrics ---- */
 
@@ -95,11 +96,12 @@ static void feed(const qmi_pvq_problem *p, float *x, const float *error,
             x + from, (int)p->stride);
 }
 
-void qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
-    int64_t n, float *x, float *error)
+qmoe_status qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
+    int64_t n, float *x, float *error, qmi_error *err)
 {
     const int64_t n_cols = p->n_cols, width = p->pairs.n;
     for (int64_t panel = 0; panel < n_cols; panel += QMI_PVQ_PANEL_COLS) {
+        QMI_TRY(qmi_check_cancel(err));
         int64_t end = panel + QMI_PVQ_PANEL_COLS;
         end = end < n_cols ? end : n_cols;
         for (int64_t col = panel; col < end; col += width) {
@@ -115,4 +117,5 @@ void qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
         }
         feed(p, x, error, n, panel, end - panel, end, n_cols);
     }
+    return QMOE_OK;
 }

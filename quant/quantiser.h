@@ -6,6 +6,8 @@
 #ifndef QMI_QUANTISER_H
 #define QMI_QUANTISER_H
 
+#include <stdatomic.h>
+
 #include "weight.h"
 
 /* Second moments of the inputs of a matrix: sum over tokens of x x^T. */
@@ -54,7 +56,16 @@ typedef struct qmi_quant_options {
     int32_t rotation;     /* pvq: Hadamard block, 0 = none */
     uint32_t rotation_seed;
     int passes; /* pvq, fit_levels: coordinate-descent passes */
+    /* Weights are added as they get their codes, for a progress line: of
+     * formats with a long search, not all of them.  NULL: nobody looks. */
+    _Atomic(int64_t) *n_coded;
 } qmi_quant_options;
+
+static inline void qmi_count_coded(_Atomic(int64_t) *n_coded, int64_t n)
+{
+    if (n_coded != NULL)
+        atomic_fetch_add_explicit(n_coded, n, memory_order_relaxed);
+}
 
 /* How the matrices of one stack are compressed. */
 typedef struct qmi_stack_recipe {
@@ -98,7 +109,7 @@ const qmi_quantiser *qmi_quantiser_at(size_t index);
 qmoe_status qmi_gptq_factor(
     float *u, const qmi_hessian *hessian, double damping, qmi_error *err);
 /* tr(D H D^T) of D f32 [n_rows, n_cols], in double; H = I when hessian is NULL
- * or has no tokens.  NaN when out of memory (or H is not finite). */
+ * or has no tokens.  NaN when out of memory or cancelled (or H is not finite). */
 double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
     const qmi_hessian *hessian, qmi_error *err);
 

@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "alloc.h"
-#include "blas.h"
+#include "portions.h"
 #include "ternary_dict.h"
 #include "ternary_grid.h"
 #include "ternary_levels.h"
@@ -134,7 +134,7 @@ static void add_chosen(float *dst, const rows *s, const float *base, float sign)
 static qmoe_status descend(rows *s, qmi_error *err)
 {
     add_chosen(s->work, s, s->w, -1);
-    qmi_sweep_look_ahead(s->work, s->n_rows, s->fit->descent);
+    QMI_TRY(qmi_sweep_look_ahead(s->work, s->n_rows, s->fit->descent, err));
     add_chosen(s->work, s, s->work, 1);
     return walk(s, s->fit->descent, s->prices + s->fit->n_cols, err);
 }
@@ -200,8 +200,8 @@ static qmoe_status multiply(rows *s, qmi_error *err)
         return QMOE_E_NOMEM;
     for (int c = 0; c < n; c++)
         s->diagonal[c] = (double)a->metric[c] * (double)a->metric[c];
-    qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)s->n_rows, n,
-        n, 1, s->w, n, a->feedback, n, 0, s->product, n);
+    QMI_TRY(qmi_multiply(s->product, n, (qmi_rows){s->w, n},
+        (qmi_rows){a->feedback, n}, s->n_rows, n, n, 0, err));
     for (int64_t row = 0; row < s->n_rows; row++)
         for (int64_t c = 0; c < n; c++)
             s->product[row * n + c] *= (float)s->diagonal[c];

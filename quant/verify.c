@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "cancel.h"
 #include "digest.h"
 #include "verify_job.h"
 
@@ -269,6 +270,7 @@ qmoe_status qmoe_verify(qmoe_context *context, qmoe_verify_report *report,
         qmi_call_begin(context, __func__, report == NULL || directory == NULL));
     qmi_verification v = {
         .context = context, .directory = directory, .report = report};
+    v.failure = qmi_error_beside(&context->error);
     pthread_mutex_init(&v.lock, NULL);
     qmoe_status status = look(&v);
     if (status == QMOE_OK)

@@ -29,8 +29,9 @@ typedef struct sweep {
     qmi_verification *v;
     unit *units; /* [n_units] */
     size_t n_units;
-    bool forget;    /* keep the system's file cache for others */
-    uint64_t total; /* bytes */
+    bool forget;                /* keep the system's file cache for others */
+    uint64_t total;             /* bytes */
+    _Atomic(const char *) item; /* begun last */
     _Atomic(uint64_t) done, n_tensors, n_bytes, n_without_checksum, n_rows;
     atomic_int stop; /* a status: why to end */
 } sweep;
@@ -38,7 +39,6 @@ typedef struct sweep {
 /* One thread at one unit. */
 typedef struct visitor {
     sweep *s;
-    const char *item; /* for the progress line */
     qmi_hasher *hasher;
     bool broken; /* a fault of this unit is noted */
     qmi_error error;
@@ -46,15 +46,11 @@ typedef struct visitor {
 
 /* ---- progress ---- */
 
-/* Progress is shown, and cancelling asked for, by the calling thread alone. */
-static qmoe_status tick(visitor *a)
+static qmoe_status show(void *user)
 {
-    sweep *s = a->s;
-    if (qmi_thread() == 0 && atomic_load(&s->stop) == QMOE_OK &&
-        qmi_progress(s->v->context, "verify", a->item, atomic_load(&s->done),
-            s->total) != QMOE_OK)
-        atomic_store(&s->stop, QMOE_E_CANCELLED);
-    return (qmoe_status)atomic_load(&s->stop);
+    sweep *s = user;
+    return qmi_progress(s->v->context, "verify", atomic_load(&s->item),
+        atomic_load(&s->done), s->total);
 }
 
 /* ---- faults ---- */
@@ -89,7 +85,7 @@ static qmoe_status add_piece(void *user, const void *piece, size_t n_bytes)
     visitor *a = user;
     qmi_hasher_add(a->hasher, piece, n_bytes);
     atomic_fetch_add(&a->s->done, n_bytes);
-    return tick(a);
+    return (qmoe_status)atomic_load(&a->s->stop);
 }
 
 static qmoe_status hash_tensor(visitor *a, uint64_t *hash,
@@ -132,8 +128,8 @@ static qmoe_status check_tensor(
 
 static qmoe_status verify_tensor(visitor *a, size_t shard, const qmi_tensor *t)
 {
-    a->item = t->name;
-    QMI_TRY(tick(a));
+    atomic_store(&a->s->item, t->name);
+    QMI_TRY(qmi_check_cancel(&a->error));
     qmoe_status status = check_tensor(a, a->s->v->shards[shard], t);
     return note(a, status, shard, t->name, t->data);
 }
@@ -173,7 +169,7 @@ static qmoe_status check_matrices(visitor *a, const qmi_weight *w)
         QMI_TRY(qmi_weight_check(w, mat, &a->error));
         qmi_matrix_release(s->v->model, w, mat);
         atomic_fetch_add(&s->n_rows, (uint64_t)w->n_rows);
-        QMI_TRY(tick(a));
+        QMI_TRY(qmi_check_cancel(&a->error));
     }
     return QMOE_OK;
 }
@@ -268,12 +264,14 @@ static qmoe_status list_units(sweep *s)
     return QMOE_OK;
 }
 
-static void visit_unit(sweep *s, size_t number)
+static void visit_unit(void *user, int64_t item, int thread)
 {
-    visitor a = {.s = s};
+    sweep *s = user;
+    visitor a = {.s = s, .error = qmi_error_beside(&s->v->context->error)};
+    (void)thread;
     if (atomic_load(&s->stop) != QMOE_OK)
         return;
-    qmoe_status status = verify_unit(&a, &s->units[number]);
+    qmoe_status status = verify_unit(&a, &s->units[item]);
     if (status != QMOE_OK)
         atomic_store(&s->stop, status);
 }
@@ -281,18 +279,23 @@ static void visit_unit(sweep *s, size_t number)
 static qmoe_status visit_units(sweep *s)
 {
     qmi_verification *v = s->v;
-    const int n_threads = v->context->n_threads;
+    const qmi_loop loop = {
+        .n_threads = v->context->n_threads,
+        .n_items = (int64_t)s->n_units,
+        .work = visit_unit,
+        .watch = show,
+        .user = s,
+    };
     s->forget = v->compressed && s->total > qmi_available_memory() / 2;
-    /* Of a small model the calling thread may see nothing else. */
-    QMI_TRY(qmi_progress(v->context, "verify", NULL, 0, s->total));
-    QMI_PARALLEL_FOR(n_threads)
-    for (size_t i = 0; i < s->n_units; i++)
-        visit_unit(s, i);
+    /* A small model is done before the loop shows anything. */
+    QMI_TRY(show(s));
+    const qmoe_status status = qmi_parallel(&loop, &v->failure);
     v->report->n_tensors = atomic_load(&s->n_tensors);
     v->report->n_bytes = atomic_load(&s->n_bytes);
     v->report->n_without_checksum = atomic_load(&s->n_without_checksum);
     v->report->n_rows_checked = atomic_load(&s->n_rows);
     QMI_TRY((qmoe_status)atomic_load(&s->stop));
+    QMI_TRY(status);
     return v->n_faults != 0
                ? QMOE_OK
                : qmi_progress(v->context, "verify", NULL, s->total, s->total);

@@ -5,6 +5,8 @@
 
 #include <math.h>
 
+#include "cancel.h"
+
 typedef struct job {
     const qmi_op_attention *op;
     const float *q, *k, *v, *bias;
@@ -13,6 +15,7 @@ typedef struct job {
     const qmi_attention_span *spans;
     uint8_t *scratch; /* scores: score_bytes per thread */
     size_t score_bytes;
+    const qmi_error *err;
 } job;
 
 static float dot(const float *a, const float *b, int64_t n)
@@ -67,7 +70,7 @@ static void attend(
 {
     int64_t d_head = j->op->d_head;
     const float *values = j->v + span->k_begin * j->width + head * d_head;
-    for (int64_t i = 0; i < span->q_len; i++) {
+    for (int64_t i = 0; i < span->q_len && !qmi_cancelled(j->err); i++) {
         int64_t row = (span->q_begin + i) * j->width + head * d_head;
         int64_t q_pos = span->q_pos + i;
         int64_t n_keys = span->k_len;
@@ -109,16 +112,15 @@ static qmoe_status run_attention(
         .width = o->n_heads * o->d_head,
         .spans = qmi_host_pointer(o->spans),
         .score_bytes = qcpu_align((size_t)o->max_keys * sizeof(float)),
+        .err = err,
     };
     j.scratch =
         qcpu_scratch(device, j.score_bytes * (size_t)device->n_threads, err);
     if (j.scratch == NULL)
         return QMOE_E_NOMEM;
     const int64_t n_units = o->n_spans * o->n_heads;
-    if (o->n_queries * o->max_keys * j.width >= MIN_PARALLEL) {
-        qcpu_parallel(device->pool, n_units, run_unit, &j);
-        return QMOE_OK;
-    }
+    if (o->n_queries * o->max_keys * j.width >= MIN_PARALLEL)
+        return qcpu_parallel(device->pool, n_units, run_unit, &j, err);
     for (int64_t unit = 0; unit < n_units; unit++)
         run_unit(&j, unit, 0);
     return QMOE_OK;

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "cancel.h"
 #include "product.h"
 
 /* A slot is one choice of a token: token * top_k + j. */
@@ -28,6 +29,7 @@ typedef struct experts {
     size_t lane_bytes;
     uint8_t *threads; /* of all threads together, for shared groups */
     size_t thread_stride;
+    qmi_error *err; /* threads only read it */
 } experts;
 
 /* ---- work space ---- */
@@ -170,7 +172,7 @@ static void run_expert(
         .alpha = 1.0f,
         .relu = true,
     };
-    qcpu_product_run(&in, pool, l->input, threads, e->thread_stride);
+    qcpu_product_run(&in, pool, l->input, threads, e->thread_stride, e->err);
     const qcpu_product out = {
         .kernel = e->kernel,
         .w = wo,
@@ -180,7 +182,7 @@ static void run_expert(
         .dst = e->y + (int64_t)g->first * wo->n_rows,
         .alpha = 1.0f,
     };
-    qcpu_product_run(&out, pool, l->input, threads, e->thread_stride);
+    qcpu_product_run(&out, pool, l->input, threads, e->thread_stride, e->err);
 }
 
 static void run_own(void *context, int64_t item, int thread)
@@ -258,7 +260,9 @@ static void announce_experts(qmi_device *device, const experts *e)
 static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
     const qcpu_matmul *kernel, qmi_error *err)
 {
-    experts e = {.o = o, .kernel = kernel, .n_lanes = device->n_threads};
+    experts e = {
+        .o = o, .kernel = kernel, .n_lanes = device->n_threads, .err = err};
+    qmoe_status status = QMOE_OK;
     QMI_TRY(qcpu_product_begin(kernel, device->n_threads, err));
     QMI_TRY(prepare(&e, device, err));
     announce_experts(device, &e);
@@ -270,13 +274,14 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
         const lane l = lay_out_lane(&e, e.lanes, e.most);
         for (int32_t i = 0; i < e.n_shared; i++)
             run_expert(&e, &e.groups[i], &l, device->pool);
-        qcpu_parallel(device->pool, e.n_groups - e.n_shared, run_own, &e);
+        status = qcpu_parallel(
+            device->pool, e.n_groups - e.n_shared, run_own, &e, err);
     }
     if (device->experts != NULL)
         qcpu_expert_cache_end_step(device->experts);
-    for (int64_t t = 0; t < o->n_tokens; t++)
+    for (int64_t t = 0; status == QMOE_OK && t < o->n_tokens; t++)
         combine_token(&e, t, 0);
-    return QMOE_OK;
+    return status;
 }
 
 static bool takes(const qmi_op_expert_ffn *o, const qcpu_matmul *kernel)

@@ -2,6 +2,7 @@
  * The operation `linear`: one product, a variant per kernel. */
 #include <pthread.h>
 
+#include "cancel.h"
 #include "product.h"
 
 static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
@@ -27,8 +28,8 @@ static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
         .alpha = o->alpha,
         .relu = o->relu,
     };
-    qcpu_product_run(&p, device->pool, scratch, scratch + input, stride);
-    return QMOE_OK;
+    qcpu_product_run(&p, device->pool, scratch, scratch + input, stride, err);
+    return qmi_check_cancel(err);
 }
 
 static bool takes(const qmi_op_linear *o, const qcpu_matmul *kernel)

@@ -5,6 +5,17 @@
 #include <math.h>
 #include <string.h>
 
+#include "cancel.h"
+
+/* Tokens between two looks at the wish to end early: at most a few
+ * milliseconds of work. */
+enum { LOOK_TOKENS = 256 };
+
+static qmoe_status look(int64_t t, qmi_error *err)
+{
+    return t % LOOK_TOKENS == 0 ? qmi_check_cancel(err) : QMOE_OK;
+}
+
 static bool always(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
@@ -21,8 +32,10 @@ static qmoe_status run_embed(
     const int32_t *ids = qmi_host_pointer(o->ids);
     float *dst = qmi_host_pointer(o->dst);
     QMI_TRY(qmi_weight_check(w, 0, err));
-    for (int64_t t = 0; t < o->n_tokens; t++)
+    for (int64_t t = 0; t < o->n_tokens; t++) {
+        QMI_TRY(look(t, err));
         qmi_weight_decode(w, 0, ids[t], 1, dst + t * w->n_cols);
+    }
     return QMOE_OK;
 }
 
@@ -53,6 +66,7 @@ static qmoe_status run_rmsnorm(
         return QMOE_E_NOMEM;
     qmi_weight_decode(w, 0, 0, 1, scale);
     for (int64_t t = 0; t < o->n_tokens; t++) {
+        QMI_TRY(look(t, err));
         const float *x = (float *)qmi_host_pointer(o->src) + t * w->n_cols;
         float *y = (float *)qmi_host_pointer(o->dst) + t * w->n_cols;
         float factor = 1.0f / sqrtf(mean_of_squares(x, w->n_cols) + o->epsilon);
@@ -134,9 +148,11 @@ static qmoe_status run_route(
     const float *logits = qmi_host_pointer(o->logits);
     int32_t *expert = qmi_host_pointer(o->expert);
     float *weight = qmi_host_pointer(o->weight);
-    for (int64_t t = 0; t < o->n_tokens; t++)
+    for (int64_t t = 0; t < o->n_tokens; t++) {
+        QMI_TRY(look(t, err));
         route_token(o, logits + t * o->n_experts, expert + t * o->top_k,
             weight + t * o->top_k);
+    }
     if (o->capacity <= 0)
         return QMOE_OK;
     int64_t *used =

@@ -77,10 +77,8 @@ static void run_row(void *context, int64_t row, int thread)
 
 static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
-    (void)err;
     qmi_op_top_logits o = op->u.top_logits;
-    qcpu_parallel(device->pool, o.n_tokens, run_row, &o);
-    return QMOE_OK;
+    return qcpu_parallel(device->pool, o.n_tokens, run_row, &o, err);
 }
 
 const qmi_variant *qcpu_top_logits(size_t *n)

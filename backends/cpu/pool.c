@@ -12,6 +12,7 @@
 #include <stdbool.h>
 
 #include "alloc.h"
+#include "cancel.h"
 
 /* Rounds of about 20 ns to 50 ns before a thread sleeps: longer than the gaps
  * between the products of a token, shorter than a scheduler's time slice. */
@@ -24,6 +25,7 @@ typedef struct job {
     qcpu_work work;
     void *context;
     int64_t n_items;
+    const qmi_error *err; /* knows whether items are left out */
 } job;
 
 typedef struct worker {
@@ -79,7 +81,7 @@ static void run_items(qcpu_pool *pool, const job *j, int thread)
     int64_t item = 0, end = 0, n = 0;
     while (claim(pool, j, &item, &end)) {
         n += end - item;
-        for (; item < end; item++)
+        for (; item < end && !qmi_cancelled(j->err); item++)
             j->work(j->context, item, thread);
     }
     if (n == 0)
@@ -126,19 +128,19 @@ static void *worker_main(void *argument)
     return NULL;
 }
 
-static job post(qcpu_pool *pool, int64_t n_items, qcpu_work work, void *context)
+static job post(qcpu_pool *pool, job j)
 {
     pthread_mutex_lock(&pool->lock);
-    job j = {pool->job.number + 1, work, context, n_items};
+    j.number = pool->job.number + 1;
     pool->job = j;
     atomic_store_explicit(&pool->n_done, 0, memory_order_relaxed);
     atomic_store_explicit(
         &pool->ticket, (uint64_t)j.number << 32, memory_order_release);
     /* No more than there is work for, beside the caller. */
-    if (pool->n_sleeping < n_items)
+    if (pool->n_sleeping < j.n_items)
         pthread_cond_broadcast(&pool->posted);
     else
-        for (int64_t i = 1; i < n_items; i++)
+        for (int64_t i = 1; i < j.n_items; i++)
             pthread_cond_signal(&pool->posted);
     pthread_mutex_unlock(&pool->lock);
     return j;
@@ -164,17 +166,19 @@ static void wait_until_done(qcpu_pool *pool, int64_t n_items)
     pthread_mutex_unlock(&pool->lock);
 }
 
-void qcpu_parallel(
-    qcpu_pool *pool, int64_t n_items, qcpu_work work, void *context)
+qmoe_status qcpu_parallel(qcpu_pool *pool, int64_t n_items, qcpu_work work,
+    void *context, qmi_error *err)
 {
+    job j = {.work = work, .context = context, .n_items = n_items, .err = err};
     if (pool->n_workers == 0 || n_items <= 1 || n_items >= MAX_ITEMS) {
-        for (int64_t i = 0; i < n_items; i++)
+        for (int64_t i = 0; i < n_items && !qmi_cancelled(err); i++)
             work(context, i, 0);
-        return;
+        return qmi_check_cancel(err);
     }
-    const job j = post(pool, n_items, work, context);
+    j = post(pool, j);
     run_items(pool, &j, 0);
     wait_until_done(pool, n_items);
+    return qmi_check_cancel(err);
 }
 
 int qcpu_usable_processors(void)

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "cancel.h"
 #include "pvq.h"
 #include "rotation.h"
 
@@ -14,6 +15,15 @@ qmoe_status qcpu_product_begin(
     const qcpu_matmul *kernel, int n_threads, qmi_error *err)
 {
     return kernel->begin != NULL ? kernel->begin(n_threads, err) : QMOE_OK;
+}
+
+/* Tokens that are multiplied at a time: bounds the work space, and the time
+ * that a tile takes. */
+enum { MAX_TOKENS = 4096 };
+
+static int64_t at_a_time(int64_t n_tokens)
+{
+    return n_tokens < MAX_TOKENS ? n_tokens : MAX_TOKENS;
 }
 
 size_t qcpu_no_packed_bytes(const qmi_weight *w, int64_t n_tokens)
@@ -62,6 +72,7 @@ static size_t y_bytes(
 size_t qcpu_product_input_bytes(
     const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens)
 {
+    n_tokens = at_a_time(n_tokens);
     return rotated_bytes(w, n_tokens) +
            qcpu_align(kernel->packed_bytes(w, n_tokens));
 }
@@ -69,6 +80,7 @@ size_t qcpu_product_input_bytes(
 size_t qcpu_product_thread_bytes(
     const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens)
 {
+    n_tokens = at_a_time(n_tokens);
     return y_bytes(kernel, w, n_tokens) +
            qcpu_align(kernel->tile_scratch(w, n_tokens));
 }
@@ -125,8 +137,9 @@ static bool is_small(const qcpu_product *p)
     return ns < MIN_PARALLEL_NS;
 }
 
-void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
-    uint8_t *threads, size_t stride)
+/* At most MAX_TOKENS of them. */
+static void run_tokens(const qcpu_product *p, qcpu_pool *pool, void *input,
+    uint8_t *threads, size_t stride, qmi_error *err)
 {
     const qmi_weight *w = p->w;
     const float *x = p->x;
@@ -154,11 +167,27 @@ void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
     };
     int64_t n_tiles = (w->n_rows + job.step - 1) / job.step;
     if (pool != NULL && !is_small(p)) {
-        qcpu_parallel(pool, n_tiles, run_tile, &job);
+        /* The caller asks again. */
+        (void)qcpu_parallel(pool, n_tiles, run_tile, &job, err);
         return;
     }
-    for (int64_t i = 0; i < n_tiles; i++)
+    for (int64_t i = 0; i < n_tiles && !qmi_cancelled(err); i++)
         run_tile(&job, i, 0);
+}
+
+void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
+    uint8_t *threads, size_t stride, qmi_error *err)
+{
+    qcpu_product part = *p;
+    for (int64_t t = 0; t < p->n_tokens && !qmi_cancelled(err);
+         t += MAX_TOKENS) {
+        part.n_tokens = at_a_time(p->n_tokens - t);
+        part.x = p->x + t * p->w->n_cols;
+        part.dst = p->dst + t * p->w->n_rows;
+        part.residual =
+            p->residual != NULL ? p->residual + t * p->w->n_rows : NULL;
+        run_tokens(&part, pool, input, threads, stride, err);
+    }
 }
 
 size_t qcpu_usable_variants(

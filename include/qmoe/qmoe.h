@@ -97,8 +97,10 @@ typedef struct qmoe_context_options {
     /* CPU threads of this library's operations; 0 = all processors this
      * process may use. */
     int n_threads;
-    /* Called from the calling thread during long work.  A non-zero return
-     * cancels it: the call ends with E_CANCELLED.  May be NULL. */
+    /* Called from the calling thread during long work, between its steps and
+     * while it waits for other threads.  A non-zero return cancels the work:
+     * the call ends with E_CANCELLED.  May be NULL.  See also
+     * qmoe_context_cancel, which does not wait for a step to end. */
     int (*progress)(void *user, const qmoe_progress *progress);
     /* One-line notes a user should see (a fallback, a choice).  May be NULL. */
     void (*message)(void *user, const char *text);
@@ -116,6 +118,13 @@ QMOE_API void qmoe_context_destroy(qmoe_context *context);
 /* Text of the last call on `context` or an object made from it if that failed,
  * else "".  Valid until the next call. */
 QMOE_API const char *qmoe_context_error(const qmoe_context *context);
+/* true: the long call that runs on `context` or an object made from it ends
+ * with E_CANCELLED, after at most about 50 ms of its work; so do long calls
+ * that begin later, until false withdraws the wish.  What was cancelled left
+ * its objects as they can be used again, or destroyed.  May be called from any
+ * thread and from a signal handler, while the context is there; NULL: nothing
+ * happens. */
+QMOE_API void qmoe_context_cancel(qmoe_context *context, bool wanted);
 
 /* ---- backends and devices --------------------------------------------- */
 

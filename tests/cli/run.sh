@@ -53,6 +53,8 @@ expect() {
     local wanted=$1 code=0
     shift
     "$@" >out 2>err </dev/null || code=$?
+    # What a slow machine makes it say is no part of a result.
+    sed -i '/^qmoe: progress: /d' err
     if grep -qE 'Sanitizer|runtime error' err; then
         sed 's/^/# /' err >&3
         fail "sanitizer report: $*"
@@ -85,7 +87,8 @@ expect_fault() {
 one_error() {
     [ "$(grep -c '^qmoe: error: ' err)" = 1 ] ||
         fail "not one error line: $(cat err)"
-    [ "$(grep -vc -e '^qmoe: error: ' -e '^qmoe: backend auto' err)" = 0 ] ||
+    [ "$(grep -vc -e '^qmoe: error: ' -e '^qmoe: backend auto' \
+        -e '^qmoe: progress: ' err)" = 0 ] ||
         fail "more than the error line: $(cat err)"
     grep '^qmoe: error: ' err | grep -qF -- "$1" ||
         fail "the error does not say '$1': $(cat err)"

@@ -113,7 +113,8 @@ static uint64_t hash_directory(const char *path)
     return hash;
 }
 
-/* Cancels after a number of progress calls; -1 = never. */
+/* Cancels after a number of progress calls, of which some come by the clock;
+ * -1 = never. */
 static int countdown;
 
 /* Cancels where the named item comes up. */

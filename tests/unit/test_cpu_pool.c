@@ -61,7 +61,8 @@ static void test_every_item_once(void **state)
         qcpu_pool *pool = open_pool(n_threads);
         for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
             tally t = {0};
-            qcpu_parallel(pool, counts[i], count, &t);
+            assert_int_equal(
+                qcpu_parallel(pool, counts[i], count, &t, NULL), QMOE_OK);
             assert_int_equal(wrong_items(&t, counts[i], 1), 0);
             assert_int_equal(t.n_wrong, 0);
         }
@@ -73,7 +74,7 @@ static void test_every_item_once(void **state)
 static void run_many(qcpu_pool *pool, tally *t)
 {
     for (int i = 0; i < N_JOBS; i++)
-        qcpu_parallel(pool, 1 + i % 7, count, t);
+        (void)qcpu_parallel(pool, 1 + i % 7, count, t, NULL);
 }
 
 static void test_many_short_jobs(void **state)

@@ -137,7 +137,8 @@ static void error_is_that_of_the_hessian(void **state)
         assert_int_equal(
             qmi_gptq_prepare(&g, &h, 0.1, groups[i % 4], NULL), QMOE_OK);
         const double exact = qmi_quadratic_error(d, n_rows, n, &h, NULL);
-        const double error = qmi_gptq_error(d, n_rows, &g);
+        double error = 0;
+        assert_int_equal(qmi_gptq_error(&error, d, n_rows, &g, NULL), QMOE_OK);
         assert_true(exact > 0 && fabs(error - exact) < 1e-4 * exact);
         qmi_gptq_release(&g);
         qmi_hessian_destroy(&h);
@@ -293,7 +294,8 @@ static void descent_never_rises(void **state)
             .gptq = &descent,
             .choose = to_quarters,
             .user = &o.n_calls};
-        qmi_sweep_look_ahead(o.d, N_ROWS, &descent);
+        assert_int_equal(
+            qmi_sweep_look_ahead(o.d, N_ROWS, &descent, NULL), QMOE_OK);
         for (int i = 0; i < N_ROWS * N; i++)
             o.d[i] += (float)(o.codes[i] - 128) / 4;
         assert_int_equal(qmi_sweep_run(&sweep, NULL), QMOE_OK);
