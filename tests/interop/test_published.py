@@ -132,7 +132,7 @@ class PublishedTest(Scratch):
             with self.subTest(rule=rule):
                 source, out = self.path / rule, self.path / "out"
                 make_published.make(source, broken=rule)
-                result = qmoe("import", source, "-o", out, "-t", 1, address_space=1 << 30)
+                result = qmoe("import", source, "-o", out, address_space=1 << 30)
                 self.assertEqual(result.returncode, code, result.stderr)
                 self.assertEqual(result.stdout, "")
                 self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
