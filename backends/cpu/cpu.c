@@ -65,6 +65,7 @@ static qmoe_status device_open(qmi_device **out, int index,
     *out = NULL;
     if (index != 0)
         return qmi_fail(err, QMOE_E_INVALID, "cpu: no device %d", index);
+    QMI_TRY(qcpu_check_level(err));
     qmi_device *device = qmi_calloc(1, sizeof *device, "a device", err);
     if (device == NULL)
         return QMOE_E_NOMEM;

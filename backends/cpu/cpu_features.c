@@ -4,6 +4,7 @@
 #include "cpu_features.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,15 +13,13 @@ typedef struct level {
     unsigned features; /* of this level and those below */
 } level;
 
+/* Those of other processors are names to mask with, too. */
 static const level levels[] = {
     {"portable", 0},
-#if defined(__x86_64__)
     {"avx2", QCPU_AVX2},
     {"avx512", QCPU_AVX2 | QCPU_AVX512},
     {"avx512vbmi", QCPU_AVX2 | QCPU_AVX512 | QCPU_AVX512VBMI},
-#elif defined(__aarch64__)
     {"neon", QCPU_NEON},
-#endif
 };
 
 enum { N_LEVELS = sizeof levels / sizeof *levels };
@@ -55,12 +54,29 @@ static void choose(void)
     unsigned found = detect();
     used = &levels[0];
     for (int i = 0; i < N_LEVELS; i++) {
-        if ((levels[i].features & ~found) != 0)
-            break;
-        used = &levels[i];
-        if (limit != NULL && strcmp(limit, used->name) == 0)
+        if ((levels[i].features & ~found) == 0)
+            used = &levels[i];
+        if (limit != NULL && strcmp(limit, levels[i].name) == 0)
             break;
     }
+}
+
+qmoe_status qcpu_check_level(qmi_error *err)
+{
+    const char *limit = getenv("QMOE_CPU");
+    char known[128] = "";
+    if (limit == NULL)
+        return QMOE_OK;
+    for (int i = 0; i < N_LEVELS; i++) {
+        const size_t n = strlen(known);
+        if (strcmp(limit, levels[i].name) == 0)
+            return QMOE_OK;
+        snprintf(known + n, sizeof known - n, "%s%s", i != 0 ? ", " : "",
+            levels[i].name);
+    }
+    return qmi_fail(err, QMOE_E_INVALID,
+        "QMOE_CPU: '%.40s' is no instruction set of this list: %s", limit,
+        known);
 }
 
 unsigned qcpu_features(void)

@@ -3,6 +3,8 @@
 #ifndef QCPU_CPU_FEATURES_H
 #define QCPU_CPU_FEATURES_H
 
+#include "error.h"
+
 enum {
     QCPU_AVX2 = 1,       /* with FMA and F16C */
     QCPU_AVX512 = 2,     /* F, BW, DQ, VL */
@@ -12,9 +14,12 @@ enum {
 
 /* Detected and not masked.  For tests, the environment variable QMOE_CPU names
  * the highest level to use: "portable", "avx2", "avx512", "avx512vbmi" or
- * "neon"; another value masks nothing.  Read once per process. */
+ * "neon"; one of another processor masks nothing.  Read once per process. */
 unsigned qcpu_features(void);
 /* Name of the level in use, one of the above. */
 const char *qcpu_level(void);
+
+/* E_INVALID with the known names where QMOE_CPU is none of them. */
+qmoe_status qcpu_check_level(qmi_error *err);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "cpu.h"
+#include "cpu_features.h"
 #include "registry.h"
 #include "runner.h"
 #include "selftest.h"
@@ -237,6 +238,11 @@ int main(int argc, char **argv)
         set_option(&options, &selftest, option);
     if (optind < argc)
         fail_usage("unexpected argument", argv[optind]);
+    qmi_error err = {0};
+    if (qcpu_check_level(&err) != QMOE_OK) {
+        fprintf(stderr, "qmoe-check: error: %s\n", err.text);
+        return 2;
+    }
     if (selftest)
         return run_selftest(&options);
     return check_all(&options);
