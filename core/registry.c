@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "module_file.h"
 
 /* Preference order; a name not linked in is looked for as a module. */
 static const char *const names[] = {"cuda", "opencl", "cpu", "reference"};
@@ -17,7 +18,7 @@ enum { N_NAMES = sizeof names / sizeof *names };
 typedef struct entry {
     const qmi_backend *backend;
     void *module;
-    char reason[256]; /* when backend is NULL */
+    char reason[1000]; /* when backend is NULL */
 } entry;
 
 struct qmi_registry {
@@ -40,35 +41,41 @@ static bool from_program(char *path, size_t capacity, const char *name)
     return length > 0 && (size_t)length < capacity;
 }
 
-/* The folders that are searched, first match wins. */
-static size_t search_path(char paths[3][4200], const char *module_path)
+typedef struct search_path {
+    bool is_default;
+    size_t n;
+    char folders[3][4200]; /* first match wins */
+} search_path;
+
+static void find_folders(search_path *path, const char *module_path)
 {
-    size_t n = 0;
-    const char *environment = getenv("QMOE_BACKEND_PATH");
+    enum { SIZE = sizeof *path->folders };
     if (module_path == NULL)
-        module_path = environment;
+        module_path = getenv("QMOE_BACKEND_PATH");
     if (module_path != NULL) {
-        snprintf(paths[n++], sizeof *paths, "%s", module_path);
-        return n;
+        snprintf(path->folders[path->n++], SIZE, "%s", module_path);
+        return;
     }
-    if (from_program(paths[n], sizeof *paths, "qmoe-backends"))
-        n++;
+    path->is_default = true;
+    if (from_program(path->folders[path->n], SIZE, "qmoe-backends"))
+        path->n++;
 #ifdef QMOE_MODULE_DIR
     /* An installation that was moved as a whole. */
-    if (from_program(paths[n], sizeof *paths, "../" QMOE_MODULE_DIR))
-        n++;
+    if (from_program(path->folders[path->n], SIZE, "../" QMOE_MODULE_DIR))
+        path->n++;
 #endif
 #ifdef QMOE_INSTALLED_BACKENDS
-    snprintf(paths[n++], sizeof *paths, "%s", QMOE_INSTALLED_BACKENDS);
+    snprintf(path->folders[path->n++], SIZE, "%s", QMOE_INSTALLED_BACKENDS);
 #endif
-    return n;
 }
 
 static void load_file(entry *e, const char *name, const char *path)
 {
+    if (!qmi_module_file_usable(path, e->reason, sizeof e->reason))
+        return;
     e->module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (e->module == NULL) {
-        snprintf(e->reason, sizeof e->reason, "%.255s", dlerror());
+        snprintf(e->reason, sizeof e->reason, "%.999s", dlerror());
         return;
     }
     qmi_backend_entry_fn entry_point;
@@ -85,20 +92,31 @@ static void load_file(entry *e, const char *name, const char *path)
     e->backend = backend;
 }
 
+static void say_where(entry *e, const char *name, const search_path *path)
+{
+    int n = snprintf(e->reason, sizeof e->reason, "qmoe-%s.so is not %s", name,
+        path->is_default ? "beside the program (looked in"
+                         : "there (looked in");
+    for (size_t i = 0; i < path->n; i++)
+        n += snprintf(e->reason + n, sizeof e->reason - (size_t)n, "%s %.300s",
+            i != 0 ? "," : "", path->folders[i]);
+    snprintf(e->reason + n, sizeof e->reason - (size_t)n, ")");
+}
+
 static void load_module(entry *e, const char *name, const char *module_path)
 {
-    char paths[3][4200];
-    size_t n = search_path(paths, module_path);
-    snprintf(e->reason, sizeof e->reason, "this build has no qmoe-%s.so module",
-        name);
-    for (size_t i = 0; i < n; i++) {
+    search_path path = {0};
+    find_folders(&path, module_path);
+    for (size_t i = 0; i < path.n; i++) {
         char file[4300];
-        snprintf(file, sizeof file, "%.4199s/qmoe-%s.so", paths[i], name);
+        snprintf(
+            file, sizeof file, "%.4199s/qmoe-%s.so", path.folders[i], name);
         if (access(file, F_OK) != 0)
             continue;
         load_file(e, name, file);
         return;
     }
+    say_where(e, name, &path);
 }
 
 qmoe_status qmi_registry_create(qmi_registry **out,

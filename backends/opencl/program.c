@@ -190,8 +190,8 @@ static void store_in_cache(cl_program program, uint64_t key)
 }
 
 #ifdef QMOE_OPENCL_BREAK
-/* QMOE_OPENCL_BREAK="program|from|to", in builds with tests alone: the program
- * is compiled with its first `from` replaced, as by a compiler that gets it
+/* QMOE_OPENCL_BREAK="program|from|to", in the module of the tests alone: the
+ * program is compiled with its first `from` replaced, as by a compiler that gets it
  * wrong.  *broken is the changed source, to be released by the caller. */
 static qmoe_status break_source(recipe *r, char **broken, qmi_error *err)
 {

@@ -4,6 +4,7 @@
 #include "program_cache.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,19 +38,18 @@ static bool fits(int length)
     return length > 0 && length < PATH_BYTES;
 }
 
-/* The cache's folder; made when `create`. */
-static bool cache_folder(char *path, bool create)
+/* ---- the folder ---- */
+
+/* Where the cache is; its parent is made when `create`. */
+static bool folder_path(char *path, bool create)
 {
     const char *base = getenv("XDG_CACHE_HOME");
     const char *own = getenv("QMOE_OPENCL_CACHE");
     char parent[PATH_BYTES];
     if (own != NULL && strcmp(own, "off") == 0)
         return false;
-    if (own != NULL && own[0] == '/') {
-        if (create)
-            mkdir(own, 0700);
+    if (own != NULL && own[0] == '/')
         return fits(snprintf(path, PATH_BYTES, "%s", own));
-    }
     if (base != NULL && base[0] == '/') {
         if (!fits(snprintf(parent, sizeof parent, "%s", base)))
             return false;
@@ -59,27 +59,38 @@ static bool cache_folder(char *path, bool create)
             !fits(snprintf(parent, sizeof parent, "%s/.cache", home)))
             return false;
     }
-    if (!fits(snprintf(path, PATH_BYTES, "%.4000s/qmoe", parent)))
-        return false;
-    if (create) {
+    if (create)
         mkdir(parent, 0700);
-        mkdir(path, 0700);
-    }
-    return true;
+    return fits(snprintf(path, PATH_BYTES, "%.4000s/qmoe", parent));
 }
 
-static bool file_of(char *path, uint64_t key, bool create)
+/* Drivers run what they are given: only what nobody else can have written is
+ * taken. */
+static bool is_ours(const struct stat *info)
 {
-    char folder[PATH_BYTES];
-    return cache_folder(folder, create) &&
-           fits(snprintf(path, PATH_BYTES, "%.4000s/opencl-%016" PRIx64 ".bin",
-               folder, key));
+    return info->st_uid == geteuid() && (info->st_mode & 022) == 0;
+}
+
+/* The open folder; made when `create`.  -1: there is none to be trusted. */
+static int open_folder(bool create)
+{
+    char path[PATH_BYTES];
+    struct stat info;
+    if (!folder_path(path, create))
+        return -1;
+    if (create)
+        mkdir(path, 0700);
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || (fstat(fd, &info) == 0 && is_ours(&info)))
+        return fd;
+    close(fd);
+    return -1;
 }
 
 /* ---- the size ---- */
 
 typedef struct cached {
-    char path[PATH_BYTES];
+    char name[256];
     struct stat info;
 } cached;
 
@@ -91,22 +102,23 @@ static uint64_t largest_size(void)
 }
 
 /* Bytes of all files of the cache, and the one used longest ago. */
-static uint64_t measure(const char *folder, cached *oldest)
+static uint64_t measure(int folder, cached *oldest)
 {
     uint64_t total = 0;
-    DIR *directory = opendir(folder);
-    *oldest = (cached){.path = ""};
+    *oldest = (cached){.name = ""};
+    const int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *directory = fd >= 0 ? fdopendir(fd) : NULL;
     if (directory == NULL)
         return 0;
     for (struct dirent *e; (e = readdir(directory)) != NULL;) {
         cached c;
         if (strncmp(e->d_name, "opencl-", 7) != 0 ||
-            !fits(snprintf(
-                c.path, sizeof c.path, "%.3800s/%s", folder, e->d_name)) ||
-            lstat(c.path, &c.info) != 0 || !S_ISREG(c.info.st_mode))
+            fstatat(folder, e->d_name, &c.info, AT_SYMLINK_NOFOLLOW) != 0 ||
+            !S_ISREG(c.info.st_mode))
             continue;
+        snprintf(c.name, sizeof c.name, "%s", e->d_name);
         total += (uint64_t)c.info.st_size;
-        if (oldest->path[0] == '\0' || c.info.st_mtime < oldest->info.st_mtime)
+        if (oldest->name[0] == '\0' || c.info.st_mtime < oldest->info.st_mtime)
             *oldest = c;
     }
     closedir(directory);
@@ -114,25 +126,49 @@ static uint64_t measure(const char *folder, cached *oldest)
 }
 
 /* Removes what was used longest ago until the cache is within its bound. */
-static void shrink(void)
+static void shrink(int folder)
 {
-    char folder[PATH_BYTES];
     cached oldest;
-    if (!cache_folder(folder, false))
-        return;
-    while (measure(folder, &oldest) > largest_size() && oldest.path[0] != '\0')
-        if (unlink(oldest.path) != 0)
+    while (measure(folder, &oldest) > largest_size() && oldest.name[0] != '\0')
+        if (unlinkat(folder, oldest.name, 0) != 0)
             return;
 }
 
 /* ---- files ---- */
 
-static unsigned char *read_file(FILE *file, size_t *n, uint64_t key)
+static void name_of(char name[64], uint64_t key)
+{
+    snprintf(name, 64, "opencl-%016" PRIx64 ".bin", key);
+}
+
+/* NULL: no such file, or none that can be trusted. */
+static FILE *open_file(int folder, const char *name, uint64_t *n_bytes)
+{
+    struct stat info;
+    /* O_NONBLOCK: a FIFO would wait for its other end. */
+    const int fd =
+        openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return NULL;
+    FILE *file = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) &&
+                         is_ours(&info) && info.st_nlink == 1
+                     ? fdopen(fd, "rb")
+                     : NULL;
+    if (file == NULL)
+        close(fd);
+    else
+        *n_bytes = (uint64_t)info.st_size;
+    return file;
+}
+
+static unsigned char *read_file(
+    FILE *file, uint64_t n_bytes, size_t *n, uint64_t key)
 {
     header h;
     if (fread(&h, sizeof h, 1, file) != 1 ||
         memcmp(h.magic, magic, sizeof magic) != 0 || h.key != key ||
-        h.n_bytes == 0 || h.n_bytes > max_bytes)
+        h.n_bytes == 0 || h.n_bytes > max_bytes ||
+        h.n_bytes != n_bytes - sizeof h)
         return NULL;
     unsigned char *binary = qmi_calloc((size_t)h.n_bytes, 1, "a program", NULL);
     if (binary == NULL)
@@ -148,37 +184,61 @@ static unsigned char *read_file(FILE *file, size_t *n, uint64_t key)
 
 unsigned char *ocl_cache_load(size_t *n, uint64_t key)
 {
-    char path[PATH_BYTES];
-    if (!file_of(path, key, false))
+    char name[64];
+    uint64_t n_bytes = 0;
+    const int folder = open_folder(false);
+    if (folder < 0)
         return NULL;
-    FILE *file = fopen(path, "rbe");
+    name_of(name, key);
+    FILE *file = open_file(folder, name, &n_bytes);
+    close(folder);
     if (file == NULL)
         return NULL;
-    unsigned char *binary = read_file(file, n, key);
+    unsigned char *binary = read_file(file, n_bytes, n, key);
     if (binary != NULL)
         futimens(fileno(file), NULL); /* used now */
     fclose(file);
     return binary;
 }
 
+/* A file that was not there, for this user alone. */
+static FILE *create_file(int folder, const char *name)
+{
+    unlinkat(folder, name, 0); /* of a process that was killed */
+    const int fd = openat(folder, name,
+        O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    if (file == NULL && fd >= 0)
+        close(fd);
+    return file;
+}
+
+static bool write_file(
+    int folder, const char *name, const header *h, const unsigned char *binary)
+{
+    FILE *file = create_file(folder, name);
+    if (file == NULL)
+        return false;
+    const bool written = fwrite(h, sizeof *h, 1, file) == 1 &&
+                         fwrite(binary, (size_t)h->n_bytes, 1, file) == 1;
+    return fclose(file) == 0 && written;
+}
+
 void ocl_cache_store(uint64_t key, const unsigned char *binary, size_t n)
 {
-    char path[PATH_BYTES], aside[PATH_BYTES];
+    char name[64], aside[96];
     header h = {
         .key = key, .n_bytes = n, .hash = ocl_hash(OCL_HASH_START, binary, n)};
     memcpy(h.magic, magic, sizeof magic);
-    if (n > max_bytes || !file_of(path, key, true) ||
-        !fits(
-            snprintf(aside, sizeof aside, "%.4000s.%ld", path, (long)getpid())))
+    const int folder = n <= max_bytes ? open_folder(true) : -1;
+    if (folder < 0)
         return;
-    FILE *file = fopen(aside, "wbe");
-    if (file == NULL)
-        return;
-    bool written =
-        fwrite(&h, sizeof h, 1, file) == 1 && fwrite(binary, n, 1, file) == 1;
-    written = fclose(file) == 0 && written;
-    if (!written || rename(aside, path) != 0)
-        unlink(aside);
+    name_of(name, key);
+    snprintf(aside, sizeof aside, "%s.%ld", name, (long)getpid());
+    if (write_file(folder, aside, &h, binary) &&
+        renameat(folder, aside, folder, name) == 0)
+        shrink(folder);
     else
-        shrink();
+        unlinkat(folder, aside, 0);
+    close(folder);
 }

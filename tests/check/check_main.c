@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * qmoe-check: checks every variant of every backend against the reference, and
- * times the clean ones.  Options, backends, exit status. */
+ * times the clean ones.  Options, backends, exit status.  `qmoe selftest` runs it
+ * by the name of qmoe, which is what its errors begin with then. */
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,7 +58,8 @@ static const char usage_text[] =
 
 static void fail_usage(const char *text, const char *value)
 {
-    fprintf(stderr, "qmoe-check: error: %s '%s' (see --help)\n", text, value);
+    fprintf(stderr, "%s: error: %s '%s' (see --help)\n",
+        program_invocation_short_name, text, value);
     exit(2);
 }
 
@@ -209,7 +212,8 @@ static int check_all(const check_options *options)
     qmi_registry *registry = NULL;
     qmi_error err = {0};
     if (qmi_registry_create(&registry, builtin, 2, NULL, &err) != QMOE_OK) {
-        fprintf(stderr, "qmoe-check: error: %s\n", err.text);
+        fprintf(
+            stderr, "%s: error: %s\n", program_invocation_short_name, err.text);
         return 2;
     }
     bool found = run_all(&report, registry);

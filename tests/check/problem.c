@@ -3,6 +3,7 @@
  * and the sums their bounds are made of (docs/numerics.md). */
 #include "check.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -89,7 +90,8 @@ static operand *add_operand(problem *p, const char *name, int64_t view_at,
     int64_t n_rows, int64_t n_cols)
 {
     if (p->n_operands == MAX_OPERANDS) {
-        fprintf(stderr, "qmoe-check: too many operands\n");
+        fprintf(stderr, "%s: error: too many operands\n",
+            program_invocation_short_name);
         exit(2);
     }
     operand *o = &p->operands[p->n_operands++];

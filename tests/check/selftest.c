@@ -3,6 +3,7 @@
  * by the expected check, and the case lists must be able to tell. */
 #include "selftest.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -274,7 +275,8 @@ int run_selftest(const check_options *options)
     test_stats();
     test_value_rule();
     if (target_open(&toy, toy_backend(), 0, &err) != QMOE_OK) {
-        fprintf(stderr, "qmoe-check: error: %s\n", err.text);
+        fprintf(
+            stderr, "%s: error: %s\n", program_invocation_short_name, err.text);
         return 2;
     }
     for (int op = 0; op < QMI_OP_COUNT; op++) {

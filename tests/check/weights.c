@@ -3,6 +3,7 @@
  * here uses the library's conversions: they are among what is checked. */
 #include "weights.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +15,8 @@ void *check_calloc(size_t n, size_t size)
 {
     void *block = calloc(n != 0 ? n : 1, size);
     if (block == NULL) {
-        fprintf(stderr, "qmoe-check: out of memory\n");
+        fprintf(stderr, "%s: error: out of memory\n",
+            program_invocation_short_name);
         exit(2);
     }
     return block;
@@ -33,7 +35,8 @@ void *weight_place(gen_weight *w, const void *bytes, size_t n_bytes, bool odd)
     uint8_t *block = malloc(n_bytes + 1);
     w->blocks = realloc(w->blocks, (w->n_blocks + 1) * sizeof *w->blocks);
     if (block == NULL || w->blocks == NULL) {
-        fprintf(stderr, "qmoe-check: out of memory\n");
+        fprintf(stderr, "%s: error: out of memory\n",
+            program_invocation_short_name);
         exit(2);
     }
     if (!odd)

@@ -348,6 +348,7 @@ case_selftest() {
     expect 0 "$qmoe" selftest --backend cpu --device cpu --op route --json
     valid_json out
     expect_error 2 "needs --backend" selftest --device 0
+    expect_error 2 "unknown operation 'abacus'" selftest --op abacus
     expect_error 2 "'auto' is not one" selftest --backend auto
     expect_error 2 "unknown backend 'abacus'" selftest --backend abacus
     expect_error 6 "no device 9" selftest --backend cpu --device 9

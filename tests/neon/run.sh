@@ -36,7 +36,7 @@ base=$(sources 'qmoe_add_part(qmoe_base' core)
 backend=$(sources 'qmoe_add_part(qmoe_backend_cpu' backends/cpu)
 check=$(sources 'add_executable(qmoe-check' tests/check)
 core="$source_dir/core/hash.c $source_dir/core/ops_reference.c
-    $source_dir/core/registry.c"
+    $source_dir/core/module_file.c $source_dir/core/registry.c"
 
 compile() {
     local name

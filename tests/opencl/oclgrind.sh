@@ -25,6 +25,9 @@ if [[ -z $icd ]]; then
     exit 77
 fi
 mkdir -p "$scratch"
+# The build of the module that tests can put at fault.
+QMOE_BACKEND_PATH=$(dirname "$check")/breakable-backends
+export QMOE_BACKEND_PATH
 # Programs made with other options must not come from a cache.
 export QMOE_OPENCL_CACHE=off QMOE_OPENCL_POISON=1
 export OCL_ICD_VENDORS=$icd OCL_ICD_FILENAMES=$icd
@@ -84,7 +87,8 @@ planted()
     rm -f "$OCLGRIND_LOG"
     QMOE_OPENCL_BREAK=$2 "$check" --backend opencl --case "$3" \
         >"$scratch/check.log" 2>&1 || true
-    if found=$(grep -ahE "$1" "$OCLGRIND_LOG" "$scratch/check.log" | head -n 1) &&
+    if found=$(grep -ahE -m 1 "$1" "$OCLGRIND_LOG" "$scratch/check.log" |
+        head -n 1) &&
         [[ -n $found ]]; then
         echo "found: $2: ${found:0:120}"
     else

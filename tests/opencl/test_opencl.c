@@ -149,6 +149,10 @@ static void test_miscompiled(void **state)
         {"q2", "q2|alpha * values[i]|values[0]",
             "product of many tokens of format q2"},
     };
+    qmoe_context *shipped = context;
+    const qmoe_context_options options = {
+        .size = sizeof options, .backend_path = QMOE_BREAKABLE_DIR};
+    assert_int_equal(qmoe_context_create(&context, &options), QMOE_OK);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char path[512];
         snprintf(path, sizeof path, "%s", mini);
@@ -168,6 +172,12 @@ static void test_miscompiled(void **state)
         QMOE_E_DEVICE);
     expect_text("compiler refuses program base");
     expect_text("no_such_name");
+    qmoe_context_destroy(context);
+    context = shipped;
+    /* The module that is installed knows nothing of it. */
+    assert_int_equal(
+        try_with(mini, "QMOE_OPENCL_BREAK", "base|+ epsilon|+ no_such_name", 0),
+        QMOE_OK);
 }
 
 /* ---- the cache ---- */
