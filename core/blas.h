@@ -17,7 +17,7 @@ void dpotrf_(
 void dtrtri_(const char *uplo, const char *diag, const int *n, double *a,
     const int *lda, int *info);
 
-/* X(member, symbol) */
+/* X(member, symbol); tests/tools/fake_openblas.c has them all, too. */
 #define QMI_BLAS_MAP(X)                                                        \
     X(saxpy, cblas_saxpy)                                                      \
     X(sgemm, cblas_sgemm)                                                      \
