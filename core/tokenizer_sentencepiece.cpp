@@ -3,6 +3,7 @@
  * may reach the C callers.  Sentinels are handled here, everything else is
  * SentencePiece's. */
 #include <climits>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -57,6 +58,61 @@ qmoe_status guarded(
     } catch (...) {
         return qmi_fail(err, otherwise, "%s: unknown C++ exception", what);
     }
+}
+
+/* SentencePiece and the protobuf in it crash while they unwind from a failed
+ * allocation.  So none may fail inside them: when memory ends a reserve is set
+ * free, the call goes on with that, and is then given up (is_spent).  A process
+ * has one handler; in threads that hold no reserve it changes nothing. */
+class reserve
+{
+  public:
+    explicit reserve(size_t n_bytes)
+        : outer_(current), block_(std::malloc(n_bytes)),
+          before_(std::set_new_handler(spend))
+    {
+        current = this;
+    }
+    ~reserve()
+    {
+        current = outer_;
+        std::set_new_handler(before_);
+        std::free(block_);
+    }
+    reserve(const reserve &) = delete;
+    reserve &operator=(const reserve &) = delete;
+    bool is_spent() const
+    {
+        return block_ == nullptr;
+    }
+
+  private:
+    static void spend()
+    {
+        if (current == nullptr || current->block_ == nullptr)
+            throw std::bad_alloc();
+        std::free(current->block_);
+        current->block_ = nullptr;
+    }
+    static thread_local reserve *current;
+    reserve *outer_;
+    void *block_;
+    std::new_handler before_;
+};
+thread_local reserve *reserve::current = nullptr;
+
+/* Calls SentencePiece, which works on n_bytes, with a reserve. */
+template <typename Body>
+qmoe_status with_reserve(
+    qmi_error *err, size_t n_bytes, const char *what, const Body &body)
+{
+    const size_t FIXED = 1 << 20, PER_BYTE = 16;
+    reserve rest(FIXED + PER_BYTE * n_bytes);
+    if (!rest.is_spent())
+        QMI_TRY(body());
+    if (rest.is_spent())
+        return qmi_fail(err, QMOE_E_NOMEM, "out of memory: %s", what);
+    return QMOE_OK;
 }
 
 /* SentencePiece writes its failures to standard error as well as returning
@@ -286,7 +342,8 @@ qmoe_status qmi_tokenizer_open(
     if (memory != nullptr)
         status = guarded(err, QMOE_E_FORMAT, path, [&] {
             tokenizer = new (memory) qmi_tokenizer;
-            return load(tokenizer, data, n_bytes, path, err);
+            return with_reserve(err, n_bytes, path,
+                [&] { return load(tokenizer, data, n_bytes, path, err); });
         });
     qmi_free(data);
     if (status == QMOE_OK) {
@@ -330,7 +387,9 @@ qmoe_status qmi_tokenizer_encode(const qmi_tokenizer *tokenizer, int32_t **ids,
     *n = 0;
     return guarded(err, QMOE_E_INTERNAL, "encoding text", [&]() -> qmoe_status {
         std::vector<int> found;
-        QMI_TRY(encode(tokenizer, &found, string_view(text, n_bytes), err));
+        QMI_TRY(with_reserve(err, n_bytes, "encoding text", [&] {
+            return encode(tokenizer, &found, string_view(text, n_bytes), err);
+        }));
         int32_t *copy = static_cast<int32_t *>(
             qmi_calloc(found.size(), sizeof *copy, "token ids", err));
         if (copy == nullptr)
@@ -349,7 +408,8 @@ qmoe_status qmi_tokenizer_decode(const qmi_tokenizer *tokenizer, char **text,
     *text = nullptr;
     return guarded(err, QMOE_E_INTERNAL, "decoding ids", [&]() -> qmoe_status {
         std::string joined;
-        QMI_TRY(decode(tokenizer, &joined, ids, n, err));
+        QMI_TRY(with_reserve(err, n * sizeof *ids, "decoding ids",
+            [&] { return decode(tokenizer, &joined, ids, n, err); }));
         *text = qmi_strdup(joined.c_str(), err);
         return *text == nullptr ? QMOE_E_NOMEM : QMOE_OK;
     });
