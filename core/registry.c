@@ -10,6 +10,7 @@
 
 #include "alloc.h"
 #include "module_file.h"
+#include "room.h"
 
 /* Preference order; a name not linked in is looked for as a module. */
 static const char *const names[] = {"cuda", "opencl", "cpu", "reference"};
@@ -69,10 +70,19 @@ static void find_folders(search_path *path, const char *module_path)
 #endif
 }
 
+/* A module brings libraries whose start-up code does not expect to find no
+ * memory. */
+enum { MODULE_MIB = 64 };
+
 static void load_file(entry *e, const char *name, const char *path)
 {
     if (!qmi_module_file_usable(path, e->reason, sizeof e->reason))
         return;
+    if (!qmi_has_address_space(MODULE_MIB)) {
+        snprintf(
+            e->reason, sizeof e->reason, "%.200s: no memory to load it", path);
+        return;
+    }
     e->module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (e->module == NULL) {
         snprintf(e->reason, sizeof e->reason, "%.999s", dlerror());

@@ -60,6 +60,11 @@ case_little_address_space() {
         # shellcheck disable=SC2086 # a line of arguments
         expect 0 prlimit --as=$((60 << 20)) "$qmoe" $verb
     done
+    # The start-up code of modules' libraries does not survive that.
+    expect 0 prlimit --as=$((60 << 20)) "$qmoe" devices
+    [ ! -e "$build/qmoe-backends/qmoe-opencl.so" ] ||
+        grep -q '^opencl .*qmoe-opencl.so: no memory to load it' out ||
+        fail "$(cat out)"
     expect 1 prlimit --as=$((120 << 20)) "$qmoe" compress "$mini" -o made2 \
         --calib text --samples 2 --threads 1
     one_error "OpenBLAS needs 193 MiB of address space for 1 thread"
