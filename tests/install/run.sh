@@ -82,7 +82,7 @@ finds_modules()
         [ -e "$module" ] || continue
         name=${module##*/qmoe-}
         name=${name%.so}
-        if grep "^$name " <<<"$listed" | grep "was not found"; then
+        if grep "^$name " <<<"$listed" | grep "so is not beside"; then
             return 1
         fi
     done
