@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "alloc.h"
 #include "hash.h"
 #include "json.h"
 #include "map.h"
@@ -319,6 +320,39 @@ static void test_missing_and_foreign_files(void **state)
     unlink(scratch_path("verify-pvq/notes.txt"));
 }
 
+/* Of an intact model and, to go through what notes faults, of a broken one: an
+ * allocation that fails is told as such and never as a broken file. */
+static void test_failing_allocations(void **state)
+{
+    char path[2048];
+    qmoe_context *context = NULL;
+    const qmoe_context_options options = {
+        .size = sizeof options, .n_threads = 1};
+    (void)state;
+    assert_int_equal(qmoe_context_create(&context, &options), QMOE_OK);
+    snprintf(path, sizeof path, "%s/spiece.model", models[1]);
+    for (int broken = 0; broken < 2; broken++) {
+        const qmoe_status expected = broken ? QMOE_E_CHECKSUM : QMOE_OK;
+        if (broken)
+            flip(path, 4000, SEEK_SET);
+        uint64_t n = 1;
+        for (qmoe_status status = QMOE_E_NOMEM; status != expected; n++) {
+            qmoe_verify_report report;
+            qmi_alloc_fail_after(n);
+            status = qmoe_verify(context, &report, models[1], NULL, NULL);
+            qmi_alloc_fail_after(0);
+            if (status == expected)
+                break;
+            assert_error(status, QMOE_E_NOMEM, qmoe_context_error(context),
+                "out of memory");
+            assert_int_equal(report.n_faults, 0);
+        }
+        assert_true(n > 100);
+    }
+    flip(path, 4000, SEEK_SET);
+    qmoe_context_destroy(context);
+}
+
 /* By the hook: before the first byte, on the way or after the last one. */
 static void test_cancel(void **state)
 {
@@ -459,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_every_byte_of_the_configuration),
         cmocka_unit_test(test_bytes_of_every_file),
         cmocka_unit_test(test_missing_and_foreign_files),
+        cmocka_unit_test(test_failing_allocations),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_cancel_before),
         cmocka_unit_test(test_payload_behind_right_checksums),
