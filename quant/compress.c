@@ -417,6 +417,7 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
         .context = context, .report = report, .err = &context->error};
     qmi_copy_options(&job.options, sizeof job.options, options);
     const double begin = qmi_seconds();
+    job.begin_busy = qmi_thread_seconds();
     qmoe_status status = fill_defaults(&job);
     if (status == QMOE_OK)
         status = run(&job, source, output);

@@ -36,6 +36,7 @@ typedef struct qmi_job {
     qmi_dict *dictionary; /* owned; NULL: the generic one */
     qmi_calibration calibration;
     bool calibrated; /* calibration is loaded */
+    double begin_busy; /* qmi_thread_seconds() */
     int n_workers;
     qmi_output output;
     qmi_manifest *manifest;

@@ -9,6 +9,7 @@
 #include "blas.h"
 #include "clock.h"
 #include "machine.h"
+#include "measure_work.h"
 
 /* ---- sizes ---- */
 
@@ -115,16 +116,81 @@ double qmi_compression_work(const qmi_config *c, double expert_weights,
                       q->effort * (1 + q->pass_time * passes);
 }
 
-static double total_work(const qmi_job *job)
+/* ---- of a calibrated run: counts times measured rates ---- */
+
+/* Weights of dense products that one token of a list of steps meets. */
+static double dense_weights(const qmoe_model *m, const qmi_steps *steps)
 {
-    const qmoe_compress_report *r = job->report;
-    const double tokens[QMI_N_STACKS] = {
-        (double)r->n_encoder_tokens, (double)r->n_decoder_tokens};
-    const double trials =
-        (double)qmi_job_n_trials(job) / (double)job->model->config.n_experts;
-    return qmi_compression_work(&job->model->config, (double)r->expert_weights,
-        (double)r->total_weights - (double)r->expert_weights, tokens,
-        &job->recipe, trials);
+    double n = 0;
+    for (size_t i = 0; i < steps->n; i++) {
+        const qmi_step *s = &steps->items[i];
+        const qmi_weight *w = &m->weights[s->weight];
+        if (s->kind == QMI_OP_LINEAR && s->dst != QMI_SLOT_LOGITS)
+            n += (double)w->n_rows * (double)w->n_cols;
+    }
+    return n;
+}
+
+/* Pairs of a query and a key, over all blocks. */
+static double attention_pairs(const qmi_job *job)
+{
+    const qmi_token_set *encoder = &job->calibration.sets[QMI_ENCODER];
+    const qmi_token_set *decoder = &job->calibration.sets[QMI_DECODER];
+    const qmi_config *c = &job->model->config;
+    double own = 0, causal = 0, cross = 0;
+    for (size_t i = 0; i < encoder->n_sequences; i++) {
+        const double e = (double)(encoder->begin[i + 1] - encoder->begin[i]);
+        const double d = (double)(decoder->begin[i + 1] - decoder->begin[i]);
+        own += e * e;
+        causal += d * (d + 1) / 2;
+        cross += d * e;
+    }
+    return own * (double)c->n_blocks[QMI_ENCODER] +
+           (causal + cross) * (double)c->n_blocks[QMI_DECODER];
+}
+
+static double quantiser_seconds(
+    const qmi_work_rates *r, double n_rows, double n_cols)
+{
+    return r->cube * n_cols * n_cols * n_cols +
+           n_rows * n_cols * (r->square * n_cols + r->line);
+}
+
+/* One sweep through the dense parts. */
+static double dense_seconds(const qmi_job *job, const qmi_work_rates *r)
+{
+    const qmoe_model *m = job->model;
+    const qmoe_compress_report *report = job->report;
+    const double encoder = (double)report->n_encoder_tokens;
+    const double decoder = (double)report->n_decoder_tokens;
+    const double weights = encoder * (dense_weights(m, &m->encoder) +
+                                         dense_weights(m, &m->cross)) +
+                           decoder * dense_weights(m, &m->decoder);
+    return weights * r->product +
+           attention_pairs(job) * (double)m->config.n_heads * r->pair;
+}
+
+static double calibrated_seconds(const qmi_job *job, const qmi_work_rates *r)
+{
+    const qmi_config *c = &job->model->config;
+    const double d = (double)c->d_model, f = (double)c->d_ff;
+    const double trials = (double)qmi_job_n_trials(job) / (double)c->n_experts;
+    const double n_experts =
+        (double)qmi_config_sparse_count(c) * (double)c->n_experts;
+    double seconds = dense_seconds(job, r) * (trials > 0 ? 2 : 1);
+    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+        double n = 0; /* tokens times sparse blocks */
+        for (int64_t block = 0; block < c->n_blocks[stack]; block++)
+            if (qmi_config_is_sparse(c, stack, block))
+                n += (double)job->calibration.sets[stack].n_tokens;
+        const double inputs = d * f * r->product + (d * d + f * f) * r->moment;
+        seconds += n * (inputs * (1 + trials) + 2 * d * f * r->expert);
+        if (trials > 0)
+            seconds += n * 2 * d * f * r->product;
+    }
+    return seconds +
+           n_experts * (1 + QMI_N_SIZES * trials) *
+               (quantiser_seconds(r, f, d) + quantiser_seconds(r, d, f));
 }
 
 /* Seconds of one thread to round a weight, from a small matrix. */
@@ -153,9 +219,13 @@ static qmoe_status measure_rounding(double *seconds, const qmi_job *job)
 static qmoe_status measure_work(double *seconds, const qmi_job *job)
 {
     if (job->calibrated) {
-        double rate;
-        QMI_TRY(qmi_measure_products(&rate, job->err));
-        *seconds = total_work(job) / rate;
+        qmi_sparse_block block;
+        qmi_work_rates rates;
+        qmi_job_sparse_block(job, 0, &block);
+        const qmi_stack_recipe recipe =
+            qmi_job_recipe(job, job->recipe.quantiser, block.stacks[QMI_WI]);
+        QMI_TRY(qmi_measure_work(&rates, job->model, &recipe, job->err));
+        *seconds = calibrated_seconds(job, &rates);
         return QMOE_OK;
     }
     QMI_TRY(measure_rounding(seconds, job));
@@ -172,8 +242,9 @@ static qmoe_status plan_time(qmi_job *job)
     /* Once for the checksum, too. */
     const uint64_t n_reads =
         qmi_checkpoint_is_generated(job->model->checkpoint) ? 1 : 2;
+    /* What a run does until here it has to do as well. */
     r->planned_seconds =
-        seconds / job->n_workers +
+        qmi_thread_seconds() - job->begin_busy + seconds / job->n_workers +
         (double)(n_reads * r->source_bytes + r->planned_output_bytes) /
             COPY_RATE;
     return QMOE_OK;

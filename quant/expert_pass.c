@@ -242,8 +242,7 @@ static qmoe_status compress_matrix(qmi_expert_pass *p, qmi_expert_worker *w,
     return status;
 }
 
-/* An encoded matrix as a stack of one. */
-static qmi_weight weight_of(
+qmi_weight qmi_encoded_weight(
     const qmi_encoded *encoded, uint64_t offsets[2], const qmi_quant_options *o)
 {
     const qmi_format *format = encoded->format;
@@ -279,9 +278,9 @@ static qmoe_status compress_expert(qmi_expert_pass *p, qmi_expert_worker *w,
         return QMOE_OK;
     result->n_tokens = p->begin[expert + 1] - p->begin[expert];
     uint64_t offsets[QMI_N_KINDS][2];
-    const qmi_weight wi = weight_of(
+    const qmi_weight wi = qmi_encoded_weight(
         &result->encoded[QMI_WI], offsets[QMI_WI], &p->recipes[QMI_WI].quant);
-    const qmi_weight wo = weight_of(
+    const qmi_weight wo = qmi_encoded_weight(
         &result->encoded[QMI_WO], offsets[QMI_WO], &p->recipes[QMI_WO].quant);
     return qmi_expert_apply(p, w, &wi, &wo, 0, expert);
 }

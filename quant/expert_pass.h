@@ -20,6 +20,11 @@ typedef struct qmi_expert_result {
     int64_t n_counted; /* that entered its Hessians */
 } qmi_expert_result;
 
+/* An encoded matrix as a stack of one, whose offsets, if it has any, are in
+ * `offsets`. */
+qmi_weight qmi_encoded_weight(const qmi_encoded *encoded, uint64_t offsets[2],
+    const qmi_quant_options *options);
+
 typedef struct qmi_expert_pass qmi_expert_pass;
 
 /* What was done of the experts at hand. */
