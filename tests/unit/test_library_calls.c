@@ -70,6 +70,7 @@ static void null_contexts_and_devices(void)
     size_t n;
     REFUSED_WITHOUT_TEXT(qmoe_context_create, NULL, NULL);
     HARMLESS(qmoe_context_destroy, NULL);
+    HARMLESS(qmoe_context_cancel, NULL, true);
     assert_string_equal(qmoe_context_error(NULL), "");
     note("qmoe_context_error");
     REFUSED_WITHOUT_TEXT(qmoe_devices, NULL, &info, 1, &n);
