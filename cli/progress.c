@@ -113,7 +113,7 @@ static int columns(void)
 static const char *unit_of(const char *stage)
 {
     static const char *const units[][2] = {{"load", "B"}, {"verify", "B"},
-        {"quantize", "weights"}, {"measure", "weights"},
+        {"checksum", "B"}, {"quantize", "weights"}, {"measure", "weights"},
         {"evaluate", "samples"}};
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (strcmp(units[i][0], stage) == 0)

@@ -282,6 +282,7 @@ static qmoe_status open_journal(qmi_job *job)
         .n_trials = qmi_job_n_trials(job),
         .n_experts = job->model->config.n_experts,
     };
+    QMI_TRY(qmi_job_provenance(job, &job->provenance));
     QMI_TRY(qmi_job_inputs(job, &inputs, &journal.n_inputs));
     journal.inputs = inputs;
     qmoe_status status = qmi_journal_open(
@@ -357,13 +358,8 @@ static qmoe_status start_pass(qmi_job *job)
 static qmoe_status create_manifest(qmi_job *job)
 {
     const qmi_manifest_source from = qmi_manifest_source_of(job->model);
-    cJSON *provenance = NULL;
-    qmoe_status status = qmi_job_provenance(job, &provenance);
-    if (status == QMOE_OK)
-        status = qmi_manifest_create(
-            &job->manifest, &from, &job->recipe, provenance, job->err);
-    cJSON_Delete(provenance);
-    return status;
+    return qmi_manifest_create(
+        &job->manifest, &from, &job->recipe, job->provenance, job->err);
 }
 
 static qmoe_status run(qmi_job *job, const char *source, const char *output)
@@ -399,6 +395,7 @@ static void clean_up(qmi_job *job)
     qmi_journal_close(job->journal);
     qmi_output_close(&job->output);
     qmi_manifest_destroy(job->manifest);
+    cJSON_Delete(job->provenance);
     qmi_calibration_free(&job->calibration);
     qmi_free(job->dictionary);
     qmi_free(job->choices);

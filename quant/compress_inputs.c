@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "blas.h"
 #include "hash.h"
 #include "map.h"
 
@@ -54,18 +55,24 @@ static void add_hash(list *l, const char *name, uint64_t hash)
     qmi_hash_hex(add(l, name), hash);
 }
 
+static qmoe_status add_json(
+    list *l, const qmi_job *job, const char *name, const cJSON *json)
+{
+    char *text = cJSON_PrintUnformatted(json);
+    if (text == NULL)
+        return qmi_fail(job->err, QMOE_E_NOMEM, "out of memory: %s", name);
+    add_hash(l, name, qmi_hash64(text, strlen(text)));
+    cJSON_free(text);
+    return QMOE_OK;
+}
+
 /* ---- the source ---- */
 
 /* The content, not the text: what the result depends on. */
 static qmoe_status add_config(list *l, const qmi_job *job)
 {
-    char *text =
-        cJSON_PrintUnformatted(qmi_checkpoint_config(job->model->checkpoint));
-    if (text == NULL)
-        return qmi_fail(job->err, QMOE_E_NOMEM, "out of memory: config.json");
-    add_hash(l, "config.json", qmi_hash64(text, strlen(text)));
-    cJSON_free(text);
-    return QMOE_OK;
+    return add_json(
+        l, job, "config.json", qmi_checkpoint_config(job->model->checkpoint));
 }
 
 static qmoe_status add_side_files(list *l, const qmi_job *job)
@@ -172,6 +179,7 @@ static qmoe_status add_place(list *l, const qmi_job *job)
     char kernels[sizeof info->detail];
     QMI_TRY(qmi_job_kernels(job, kernels, sizeof kernels));
     add_text(l, "processor", kernels);
+    add_text(l, "OpenBLAS", qmi_blas_core());
     add_text(l, "backend", info->backend);
     if (strcmp(info->backend, "cpu") != 0)
         add_text(l, "device", info->name);
@@ -188,7 +196,10 @@ static qmoe_status add_all(list *l, qmi_job *job)
     if (job->calibrated) {
         QMI_TRY(add_place(l, job));
         add_number(l, "seed", (double)job->recipe.seed);
-        add_hash(l, "calibration text", job->calibration.hash);
+        add_hash(l, "calibration samples", job->calibration.hash);
+        /* Samples alone decide the weights, but the record is kept, too. */
+        QMI_TRY(add_json(l, job, "record of the calibration files",
+            cJSON_GetObjectItemCaseSensitive(job->provenance, "calibration")));
     }
     return add_weights(l, job);
 }

@@ -39,6 +39,7 @@ typedef struct qmi_job {
     double begin_busy; /* qmi_thread_seconds() */
     int n_workers;
     qmi_output output;
+    cJSON *provenance; /* what config.json records of the job */
     qmi_manifest *manifest;
     qmi_journal *journal;
     qmi_forward forward;

@@ -88,8 +88,9 @@ typedef struct qmoe_context qmoe_context;
 typedef struct qmoe_progress {
     const char *stage; /* "quantize", "verify", ...; static storage */
     const char *item;  /* what is worked on now, or NULL */
-    uint64_t done;     /* in the stage's unit: bytes (load, verify), weights */
-    uint64_t total;    /* (quantize), samples (evaluate); 0 = unknown */
+    /* In the stage's unit: bytes (load, verify, checksum), weights (quantize),
+     * samples (evaluate).  `total` 0 = unknown. */
+    uint64_t done, total;
 } qmoe_progress;
 
 typedef struct qmoe_context_options {

@@ -136,6 +136,9 @@ case_compress_resume_believes_what_it_checked() {
     expect_error 2 "config.json is" compress source --calib calib.txt --passes 2 \
         -o out-m --resume
     cp "$mini/config.json" source
+    cp calib.txt other.txt
+    expect_error 2 "record of the calibration files is" compress source --calib other.txt \
+        --passes 2 -o out-m --resume
     # 393,216 weights.
     head -c 786432 /dev/urandom |
         dd of=source/model.safetensors bs=4096 seek=2000 conv=notrunc status=none
