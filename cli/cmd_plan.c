@@ -269,8 +269,6 @@ static void json_compression(cJSON *json, const qmoe_plan_report *r)
     json_rate(c, "seconds", r->compress_seconds);
     cli_json_count(c, "passes", (uint64_t)r->passes);
     cli_json_count(c, "threads", (uint64_t)r->n_threads);
-    json_rate(c, "multiply_adds", r->compress_work);
-    json_rate(c, "multiply_adds_per_thread_second", r->work_rate);
     cJSON *list = cJSON_AddArrayToObject(c, "recorded");
     const qmoe_recorded_rate *rate;
     for (size_t i = 0; (rate = qmoe_recorded_rate_at(i)) != NULL; i++) {
@@ -402,8 +400,10 @@ static void print_compression(const request *q, const qmoe_plan_report *r)
     printf("\ncompression: about %s (%.3g expert weights/s, %s%s; %" PRIu64
            " samples, %d passes, %d threads)\n",
         duration(text, r->compress_seconds), r->weight_rate,
-        q->weight_rate != 0 ? "as given" : "measured products",
-        q->disk_rate != 0 ? ", and the disk" : "; without the disk",
+        q->weight_rate != 0 ? "as given" : "measured parts",
+        q->disk_rate != 0     ? ", and the disk"
+        : q->weight_rate != 0 ? "; without the disk"
+                              : ", and a disk of 500 MB/s",
         r->n_samples, r->passes, r->n_threads);
     for (size_t i = 0; (rate = qmoe_recorded_rate_at(i)) != NULL; i++)
         printf("  recorded  %s: %.3g weights/s\n"

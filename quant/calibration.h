@@ -20,6 +20,12 @@ typedef struct qmi_token_set {
                        * special-token masking). */
 } qmi_token_set;
 
+static inline int64_t qmi_sequence_length(
+    const qmi_token_set *set, size_t sequence)
+{
+    return set->begin[sequence + 1] - set->begin[sequence];
+}
+
 typedef struct qmi_calibration {
     qmi_token_set sets[QMI_N_STACKS];
     uint64_t n_skipped; /* documents */

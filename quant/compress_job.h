@@ -35,7 +35,7 @@ typedef struct qmi_job {
     qmi_bits_choice *choices;
     qmi_dict *dictionary; /* owned; NULL: the generic one */
     qmi_calibration calibration;
-    bool calibrated; /* calibration is loaded */
+    bool calibrated;   /* calibration is loaded */
     double begin_busy; /* qmi_thread_seconds() */
     int n_workers;
     qmi_output output;
@@ -64,14 +64,6 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output);
 qmoe_status qmi_job_plan_memory(qmi_job *job);
 /* Token states of the calibration, in memory or in the work directory. */
 uint64_t qmi_job_state_bytes(const qmi_job *job);
-/* Multiply-adds of a compression with `tokens` of calibration per stack: second
- * moments in double count twice, a sweep costs rows * cols^2, a factorisation
- * cols^3.  `trials`: share of the experts whose errors are measured first, with
- * both formats; such a measurement takes all tokens through the model once
- * more.  0 without a bit budget. */
-double qmi_compression_work(const qmi_config *config, double expert_weights,
-    double dense_weights, const double tokens[QMI_N_STACKS],
-    const qmi_recipe *recipe, double trials);
 /* What decides the result: [*n], qmi_free.  Reads all weights once. */
 qmoe_status qmi_job_inputs(qmi_job *job, qmi_journal_input **out, size_t *n);
 

@@ -56,11 +56,6 @@ const qmi_step *qmi_expert_norm_step(
 
 /* ---- chunks ---- */
 
-static int64_t length_of(const qmi_token_set *set, size_t sequence)
-{
-    return set->begin[sequence + 1] - set->begin[sequence];
-}
-
 /* Number of sequences from `first` that make one chunk of both stacks. */
 static size_t chunk_size(const qmi_calibration *c, size_t first)
 {
@@ -69,9 +64,9 @@ static size_t chunk_size(const qmi_calibration *c, size_t first)
     size_t n = 0;
     int64_t tokens = 0;
     while (first + n < encoder->n_sequences) {
-        int64_t more = length_of(encoder, first + n);
-        if (length_of(decoder, first + n) > more)
-            more = length_of(decoder, first + n);
+        int64_t more = qmi_sequence_length(encoder, first + n);
+        if (qmi_sequence_length(decoder, first + n) > more)
+            more = qmi_sequence_length(decoder, first + n);
         if (n != 0 && tokens + more > CHUNK_TOKENS)
             break;
         tokens += more;
@@ -105,9 +100,9 @@ static qmoe_status chunk_make(
     }
     for (size_t i = 0; i < n; i++) {
         out->encoder_lengths[i] =
-            (int32_t)length_of(&c->sets[QMI_ENCODER], first + i);
+            (int32_t)qmi_sequence_length(&c->sets[QMI_ENCODER], first + i);
         out->decoder_lengths[i] =
-            (int32_t)length_of(&c->sets[QMI_DECODER], first + i);
+            (int32_t)qmi_sequence_length(&c->sets[QMI_DECODER], first + i);
         out->active[i] = (int32_t)i;
     }
     return QMOE_OK;

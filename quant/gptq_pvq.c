@@ -188,10 +188,6 @@ static uint64_t work_bytes(const qmi_format *format, int64_t n_rows,
 /* A quarter more passes gains less than 1 % (docs/quantisers.md "PVQ"). */
 enum { DEFAULT_PASSES = 16 };
 
-/* Factors in double, the rotation of the moments, the search
- * (bench/results/trillion.md). */
-enum { EFFORT = 2 };
-
 #define QUANTISER(name, method_text, format_text, moments)                     \
     static qmoe_status run_##name(qmi_encoded *out, qmi_quant_result *result,  \
         const float *w, int64_t n_rows, int64_t n_cols,                        \
@@ -213,8 +209,6 @@ enum { EFFORT = 2 };
         .format = #format_text,                                                \
         .needs_hessian = moments,                                              \
         .default_passes = DEFAULT_PASSES,                                      \
-        .pass_time = 0.05,                                                     \
-        .effort = EFFORT,                                                      \
         .work_bytes = bytes_##name,                                            \
         .run = run_##name}
 

@@ -264,6 +264,5 @@ extern const qmi_quantiser qmi_quantiser_q2_gptq;
 const qmi_quantiser qmi_quantiser_q2_gptq = {.method = "gptq",
     .format = "q2",
     .needs_hessian = true,
-    .effort = 1,
     .work_bytes = work_bytes,
     .run = run_gptq};

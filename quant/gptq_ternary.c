@@ -228,7 +228,5 @@ const qmi_quantiser qmi_quantiser_ternary_gptq = {.method = "gptq",
     .format = "ternary-dict",
     .needs_hessian = true,
     .default_passes = 4, /* of --levels fit */
-    .pass_time = 1,
-    .effort = 1,
     .work_bytes = work_bytes,
     .run = run_gptq};

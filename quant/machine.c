@@ -8,7 +8,6 @@
 #include <sys/statvfs.h>
 
 #include "alloc.h"
-#include "blas.h"
 #include "clock.h"
 #include "parallel.h"
 
@@ -25,28 +24,6 @@ uint64_t qmi_free_disk(const char *path)
     if (statvfs(parent, &vfs) != 0)
         return 0;
     return (uint64_t)vfs.f_bavail * vfs.f_frsize;
-}
-
-qmoe_status qmi_measure_products(double *rate, qmi_error *err)
-{
-    enum { N = 384, ROUNDS = 8 };
-    *rate = 0;
-    QMI_TRY(qmi_blas_load(1, err));
-    float *a = qmi_calloc(3 * N * N, sizeof *a, "a measurement", err);
-    if (a == NULL)
-        return QMOE_E_NOMEM;
-    for (int i = 0; i < 2 * N * N; i++)
-        a[i] = (float)(i % 7) * 0.125f;
-    double best = INFINITY;
-    for (int i = 0; i < ROUNDS; i++) {
-        double begin = qmi_thread_seconds();
-        qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, N, N, N, 1, a,
-            N, a + N * N, N, 0, a + 2 * N * N, N);
-        best = fmin(best, qmi_thread_seconds() - begin);
-    }
-    qmi_free(a);
-    *rate = (double)N * N * N / fmax(best, 1e-9);
-    return QMOE_OK;
 }
 
 /* ---- memory ---- */

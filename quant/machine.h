@@ -9,10 +9,6 @@
 
 /* Free bytes of the file system where `path` is or will be; 0 when unknown. */
 uint64_t qmi_free_disk(const char *path);
-/* Multiply-adds per second of one thread that has a processor to itself, from a
- * short product by OpenBLAS; other load does not count.  Statuses of
- * qmi_blas_load; E_NOMEM. */
-qmoe_status qmi_measure_products(double *rate, qmi_error *err);
 /* Bytes per second that n_threads read from memory, from a short pass over
  * 64 MiB each; 0 when it cannot be measured. */
 double qmi_measure_memory(int n_threads);

@@ -71,7 +71,8 @@ static qmoe_status time_attention(
     qmi_work_rates *out, bench *b, const qmi_config *c)
 {
     const int64_t n_heads = c->n_heads < 4 ? c->n_heads : 4;
-    const size_t n = (size_t)(TOKENS * n_heads * c->d_kv);
+    const int64_t d_head = c->d_kv < 256 ? c->d_kv : 256;
+    const size_t n = (size_t)(TOKENS * n_heads * d_head);
     const qmi_attention_span span = {.q_len = TOKENS, .k_len = TOKENS};
     for (int i = 0; i < 4; i++)
         QMI_TRY(fill(b, i, n, true));
@@ -89,11 +90,12 @@ static qmoe_status time_attention(
             .n_spans = 1,
             .n_queries = TOKENS,
             .n_heads = n_heads,
-            .d_head = c->d_kv,
+            .d_head = d_head,
             .max_distance = 128,
             .max_keys = TOKENS,
-            .scale = 1.0f / (float)c->d_kv}};
+            .scale = 1.0f / (float)d_head}};
     QMI_TRY(time_op(&out->pair, b, &op));
+    out->pair *= (double)c->d_kv / (double)d_head;
     out->pair /= (double)(TOKENS * TOKENS * n_heads);
     return QMOE_OK;
 }
@@ -224,6 +226,28 @@ static qmoe_status time_products(
     return status;
 }
 
+qmoe_status qmi_measure_rounding(
+    double *seconds, const qmi_stack_recipe *recipe, qmi_error *err)
+{
+    enum { ROWS = 64, COLS = 512, N = ROWS * COLS };
+    qmi_encoded encoded;
+    qmi_quant_result result;
+    *seconds = 0;
+    float *w = qmi_calloc(N, sizeof *w, "a measurement", err);
+    if (w == NULL)
+        return QMOE_E_NOMEM;
+    for (int i = 0; i < N; i++)
+        w[i] = (float)(i * 37 % 101 - 50) / 64;
+    const double begin = qmi_thread_seconds();
+    qmoe_status status = recipe->quantiser->run(
+        &encoded, &result, w, ROWS, COLS, NULL, &recipe->quant, err);
+    *seconds = (qmi_thread_seconds() - begin) / N;
+    if (status == QMOE_OK)
+        qmi_encoded_free(&encoded);
+    qmi_free(w);
+    return status;
+}
+
 static qmoe_status measure(qmi_work_rates *out, bench *b,
     const qmoe_model *model, const qmi_stack_recipe *recipe)
 {
@@ -232,6 +256,8 @@ static qmoe_status measure(qmi_work_rates *out, bench *b,
     close_bench(b);
     if (status == QMOE_OK)
         status = time_quantiser(out, &encoded, b, recipe);
+    if (status == QMOE_OK)
+        status = qmi_measure_rounding(&out->rounding, recipe, b->err);
     if (status == QMOE_OK)
         status = time_products(out, b, &encoded);
     if (status == QMOE_OK) {

@@ -10,11 +10,15 @@
 
 #include "alloc.h"
 #include "available_memory.h"
+#include "blas.h"
 #include "compress_job.h"
+#include "compress_time.h"
 #include "machine.h"
 #include "plan_rates.h"
 #include "plan_source.h"
 #include "pvq.h"
+#include "rotation.h"
+#include "synth.h"
 #include "ternary_dict.h"
 
 /* Left free for activations, caches, code: of each GPU and of the host. */
@@ -33,6 +37,7 @@ typedef struct planner {
     qmoe_model *model;
     const qmi_format *format;  /* of the experts to be */
     bool as_it_is;             /* the model's own sizes */
+    bool generated;            /* the weights, when they are used */
     bool budget;               /* pvq and pvq8, to keep to options.bits */
     qmi_dictionary_rate *rate; /* of a format of variable size, else NULL */
     qmoe_plan_kind *part_of;   /* [n_weights] */
@@ -301,51 +306,72 @@ static void plan_speed(planner *p)
 
 /* ---- compression ---- */
 
+/* Of text enough to fill every sample. */
+static qmi_workload workload(const planner *p)
+{
+    const qmi_config *c = &p->model->config;
+    qmi_workload work = {0};
+    if (p->budget)
+        work.trials = (double)qmi_n_trials(c->n_experts) / (double)c->n_experts;
+    qmi_workload_add(&work, sample_tokens[QMI_ENCODER],
+        sample_tokens[QMI_DECODER], (double)p->report->n_samples);
+    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+        work.used_experts[stack] =
+            qmi_used_experts((double)c->n_experts, work.tokens[stack]);
+    return work;
+}
+
+/* Seconds of all threads together. */
+static qmoe_status work_seconds(
+    double *seconds, const planner *p, const qmi_quantiser *quantiser)
+{
+    qmi_error unknown = {0};
+    const qmi_workload work = workload(p);
+    qmi_stack_recipe recipe = {
+        .quantiser = quantiser, .quant.passes = p->report->passes};
+    if (qmi_pvq_width(p->format) != 0)
+        recipe.quant.rotation = qmi_rotation_for(p->model->config.d_model);
+    qmoe_status status = qmi_blas_load(p->context->n_threads, &unknown);
+    if (status == QMOE_OK)
+        status = qmi_compression_seconds(
+            seconds, p->model, &work, &recipe, &unknown);
+    if (status != QMOE_OK)
+        qmi_message(
+            p->context, "time of compression unknown: %s", unknown.text);
+    return status;
+}
+
 static void plan_compression(planner *p)
 {
     qmoe_plan_report *r = p->report;
+    const qmoe_plan_options *o = &p->options;
     const qmi_config *c = &p->model->config;
-    qmi_recipe recipe = {.quantiser = NULL};
-    double trials = 0;
     if (p->model->quantization != NULL || p->format->dense ||
         r->expert_weights == 0)
         return;
-    recipe.quantiser = qmi_quantiser_find("gptq", p->format->name);
-    if (recipe.quantiser == NULL)
+    const qmi_quantiser *quantiser =
+        qmi_quantiser_find("gptq", p->format->name);
+    if (quantiser == NULL)
         return;
-    recipe.quant.passes = p->options.passes == 0
-                              ? recipe.quantiser->default_passes
-                          : p->options.passes < 0 ? 0
-                                                  : p->options.passes;
-    r->passes = recipe.quant.passes;
+    r->passes = o->passes == 0  ? quantiser->default_passes
+                : o->passes < 0 ? 0
+                                : o->passes;
     r->n_threads = p->context->n_threads;
-    if (p->budget)
-        trials = (double)qmi_n_trials(c->n_experts) / (double)c->n_experts;
-    r->n_samples = p->options.n_samples;
+    r->n_samples = o->n_samples;
     if (r->n_samples == 0)
         r->n_samples = (uint64_t)(10000.0 * (double)c->n_experts / 128 + 0.5);
-    r->weight_rate = p->options.weight_rate;
+    r->weight_rate = o->weight_rate;
     if (r->weight_rate == 0) {
-        double tokens[QMI_N_STACKS];
-        for (int stack = 0; stack < QMI_N_STACKS; stack++)
-            tokens[stack] = (double)r->n_samples * sample_tokens[stack];
-        double work = qmi_compression_work(c, (double)r->expert_weights,
-            (double)(r->total_weights - r->expert_weights), tokens, &recipe,
-            trials);
-        r->compress_work = work;
-        qmi_error unknown = {0};
-        if (qmi_measure_products(&r->work_rate, &unknown) != QMOE_OK) {
-            qmi_message(
-                p->context, "time of compression unknown: %s", unknown.text);
+        double seconds;
+        if (work_seconds(&seconds, p, quantiser) != QMOE_OK)
             return;
-        }
-        r->weight_rate = (double)r->expert_weights * r->work_rate *
-                         p->context->n_threads / work;
+        r->weight_rate =
+            (double)r->expert_weights * r->n_threads / fmax(seconds, 1e-9);
     }
     r->compress_seconds = (double)r->expert_weights / r->weight_rate;
-    if (p->options.disk_rate > 0)
-        r->compress_seconds +=
-            (double)(r->source_bytes + r->total_bytes) / p->options.disk_rate;
+    if (o->disk_rate > 0 || o->weight_rate == 0)
+        r->compress_seconds += qmi_copy_seconds(
+            r->source_bytes, r->total_bytes, p->generated, o->disk_rate);
 }
 
 /* ---- the plan ---- */
@@ -423,6 +449,7 @@ qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,
     QMI_TRY(
         qmi_call_begin(context, __func__, report == NULL || source == NULL));
     planner p = {.context = context, .report = report, .err = &context->error};
+    p.generated = qmi_is_synth(source);
     qmi_copy_options(&p.options, sizeof p.options, options);
     qmoe_status status = run(&p, source);
     qmi_free(p.part_of);

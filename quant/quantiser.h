@@ -77,13 +77,8 @@ typedef struct qmi_quantiser {
     const char *method; /* "rtn", "gptq" */
     const char *format;
     bool needs_hessian;
-    /* Descent passes for a caller without a wish (docs/quantisers.md), and the
-     * time of one in units of the sweep and all that precedes it. */
+    /* Descent passes for a caller without a wish (docs/quantisers.md). */
     int default_passes;
-    double pass_time;
-    /* What the sweep and all that precedes it take beyond the products that
-     * are counted (qmi_compression_work): a factor, measured. */
-    double effort;
     /* Most bytes that `run` has allocated at once, its result among them, with
      * an expendable Hessian (`moments`) or none. */
     uint64_t (*work_bytes)(int64_t n_rows, int64_t n_cols, bool moments,

@@ -29,8 +29,8 @@ typedef struct qmoe_plan_options {
      * of the disk.  0 = unknown; host memory is measured here then. */
     double gpu_rate, memory_rate, disk_rate;
     uint64_t n_samples; /* calibration; 0 = 10,000 per 128 experts */
-    double weight_rate; /* expert weights compressed per second; 0 = from a
-                           short measurement of this machine */
+    double weight_rate; /* expert weights compressed per second; 0 = as
+                           qmoe_compress predicts, by short measurements here */
     int passes; /* as qmoe_compress_options: 0 = the default, -1 = none */
 } qmoe_plan_options;
 
@@ -83,9 +83,6 @@ typedef struct qmoe_plan_report {
     double weight_rate; /* expert weights per second it assumes */
     int passes;         /* of coordinate descent */
     int n_threads;      /* that compress */
-    /* Multiply-adds of compressing, all threads together, and those that one
-     * thread does per second here; 0 when weight_rate was given. */
-    double compress_work, work_rate;
 
     /* No weights were seen: blocks, sparse steps and output layer are those a
      * config.json names, right or not.  False for synth:NAME. */

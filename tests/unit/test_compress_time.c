@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
+#include "qmoe/plan.h"
 #include "qmoe/quant.h"
 #include "scratch.h"
 
@@ -33,6 +34,54 @@ static void compress(double *planned, uint64_t n_samples, bool dry_run)
             &options) != QMOE_OK)
         fail_msg("%s", qmoe_context_error(context));
     *planned = report.planned_seconds;
+    qmoe_context_destroy(context);
+}
+
+/* Documents of about 500 tokens: lines of README.md joined. */
+static const char *long_documents(void)
+{
+    enum { LENGTH = 900, N = 8 };
+    static char text[N * (LENGTH + 1) + 1];
+    FILE *file = fopen(texts[0], "rb");
+    assert_non_null(file);
+    for (size_t i = 0; i < N * (LENGTH + 1); i++) {
+        const int c = fgetc(file);
+        assert_int_not_equal(c, EOF);
+        text[i] = c == '\n' ? ' ' : (char)c;
+        if (i % (LENGTH + 1) == LENGTH)
+            text[i] = '\n';
+    }
+    fclose(file);
+    return scratch_text("long.txt", text);
+}
+
+/* A plan counts on full samples of its own, of 512 and 115 tokens. */
+static void is_planned_alike(void **state)
+{
+    (void)state;
+    qmoe_context *context = NULL;
+    qmoe_compress_report dry;
+    qmoe_plan_report plan;
+    const char *text = long_documents();
+    const qmoe_context_options threads = {
+        .size = sizeof threads, .n_threads = 1};
+    const qmoe_compress_options options = {.size = sizeof options,
+        .calibration = &text,
+        .n_calibration = 1,
+        .dry_run = true};
+    assert_int_equal(qmoe_context_create(&context, &threads), QMOE_OK);
+    if (qmoe_compress(context, &dry, MODEL, scratch_path("time-model"),
+            &options) != QMOE_OK)
+        fail_msg("%s", qmoe_context_error(context));
+    const qmoe_plan_options same = {
+        .size = sizeof same, .n_samples = dry.n_samples, .memory_rate = 1e10};
+    assert_true(dry.n_samples >= 4);
+    assert_int_equal(qmoe_plan(context, &plan, MODEL, &same), QMOE_OK);
+    const double share = plan.compress_seconds / dry.planned_seconds;
+    print_message("%d samples: %.2f s planned, %.2f in a dry run: %.2f\n",
+        (int)dry.n_samples, plan.compress_seconds, dry.planned_seconds, share);
+    if (!(share > 0.67 && share < 1.5))
+        fail_msg("%.2f of what a dry run says is planned", share);
     qmoe_context_destroy(context);
 }
 
@@ -69,6 +118,7 @@ int main(void)
     return 0;
 #else
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(is_planned_alike),
         cmocka_unit_test(is_predicted),
     };
     return cmocka_run_group_tests_name("time", tests, NULL, NULL);

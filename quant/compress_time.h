@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The processor time of a calibrated compression: counts of its parts times
+ * rates measured on this machine (measure_work.h). */
+#ifndef QMI_COMPRESS_TIME_H
+#define QMI_COMPRESS_TIME_H
+
+#include "expert_pass.h"
+
+/* What there is to do. */
+typedef struct qmi_workload {
+    double tokens[QMI_N_STACKS];
+    /* Pairs of a query and a key in one block: each stack's own attention, and
+     * the decoder's to the encoder. */
+    double own_pairs[QMI_N_STACKS], cross_pairs;
+    /* Experts of a block that get tokens; others are rounded. */
+    double used_experts[QMI_N_STACKS];
+    /* Share of the experts whose errors are measured first, with both formats,
+     * which takes all tokens through the model once more. */
+    double trials;
+} qmi_workload;
+
+/* Adds a sample of so many tokens of each stack, n times. */
+void qmi_workload_add(
+    qmi_workload *w, double n_encoder, double n_decoder, double n);
+
+/* Experts of a block that some of n_tokens go to, if all are equally likely. */
+double qmi_used_experts(double n_experts, double n_tokens);
+
+/* Seconds of one thread that has a processor to itself.  The measurement takes
+ * a moment.  Statuses of qmi_measure_work. */
+qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
+    const qmi_workload *work, const qmi_stack_recipe *recipe, qmi_error *err);
+
+/* Seconds to read a source, twice unless its values are made, and to write the
+ * result, at `rate` bytes per second or, if that is 0, at QMI_COPY_RATE. */
+double qmi_copy_seconds(
+    uint64_t source_bytes, uint64_t output_bytes, bool generated, double rate);
+enum { QMI_COPY_RATE = 500000000 };
+
+#endif
