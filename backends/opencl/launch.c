@@ -4,6 +4,13 @@
 
 #include <stdio.h>
 
+#include "cancel.h"
+#include "clock.h"
+
+/* A device is given this much before it is waited for: a wish to end early is
+ * heard in time, and waiting costs little beside it. */
+static const double portion_seconds = 0.02;
+
 static const char *const base_names[] = {
 #define X(name) #name,
     QMI_CL_BASE_KERNELS(X)};
@@ -16,6 +23,8 @@ ocl_call ocl_begin(qmi_device *device, int program, int kernel)
     return (ocl_call){
         .device = device,
         .kernel = device->programs[program].kernels[kernel],
+        .unit_seconds = &device->programs[program].unit_seconds[kernel],
+        .depth = 1,
         .name = program == OCL_BASE_PROGRAM   ? base_names[kernel]
                 : program == OCL_GEMM_PROGRAM ? gemm_names[kernel]
                                               : format_names[kernel],
@@ -63,31 +72,98 @@ void ocl_arg_view(ocl_call *call, qmi_view view)
     ocl_arg_ulong(call, view.offset / 4);
 }
 
+/* ---- portions ---- */
+
+static double estimate(const ocl_call *call, int64_t n_items)
+{
+    return *call->unit_seconds * (double)n_items * (double)call->depth;
+}
+
+/* Rows of y to enqueue next.  One, when nothing is known of the kernel. */
+static int64_t portion_rows(const ocl_call *call, int64_t row_items, int64_t y)
+{
+    const double row_seconds = estimate(call, row_items);
+    if (row_seconds <= 0)
+        return 1;
+    const double n = portion_seconds / row_seconds;
+    if (n >= (double)y)
+        return y;
+    return n >= 1 ? (int64_t)n : 1;
+}
+
+/* Waits for the queue, and learns how fast the kernel is that came last. */
+static qmoe_status settle(ocl_call *call, int64_t n_items, qmi_error *err)
+{
+    qmi_device *device = call->device;
+    const double others = device->queued_seconds - estimate(call, n_items);
+    const cl_int status = qmi_cl.Finish(device->queue);
+    if (status != CL_SUCCESS)
+        return ocl_fail(device, "clFinish", status, err);
+    const double taken = qmi_seconds() - device->queued_since;
+    const double own = taken - others;
+    /* Estimates of the others may be off: at least a part is its own. */
+    *call->unit_seconds = (own > taken / 16 ? own : taken / 16) /
+                          ((double)n_items * (double)call->depth);
+    device->queued_seconds = 0;
+    return qmi_check_cancel(err);
+}
+
+static cl_int enqueue(ocl_call *call, const size_t locals[3], int64_t first_y,
+    const size_t globals[3], bool is_last)
+{
+    const size_t first[3] = {0, (size_t)first_y, 0};
+    qmi_device *device = call->device;
+    if (device->queued_seconds == 0)
+        device->queued_since = qmi_seconds();
+    return qmi_cl.EnqueueNDRangeKernel(device->queue, call->kernel, 3, first,
+        globals, locals, call->after != NULL,
+        call->after != NULL ? &call->after : NULL,
+        is_last ? call->finish : NULL);
+}
+
+/* Enqueues rows [first_y, + n) and waits when that makes the queue long, or
+ * when the kernel's speed is not known. */
+static qmoe_status run_portion(ocl_call *call, const size_t locals[3],
+    int64_t first_y, const size_t globals[3], bool is_last, qmi_error *err)
+{
+    qmi_device *device = call->device;
+    const int64_t n_items = (int64_t)(globals[0] * globals[1] * globals[2]);
+    const bool is_known = *call->unit_seconds > 0;
+    const cl_int status = enqueue(call, locals, first_y, globals, is_last);
+    if (status != CL_SUCCESS) {
+        char what[64];
+        snprintf(what, sizeof what, "kernel %s", call->name);
+        return ocl_fail(device, what, status, err);
+    }
+    device->queued_seconds += estimate(call, n_items);
+    if (is_known && device->queued_seconds < portion_seconds)
+        return QMOE_OK;
+    return settle(call, n_items, err);
+}
+
 qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
     int64_t z, qmi_error *err)
 {
     if (x <= 0 || y <= 0 || z <= 0)
         return QMOE_OK;
     const size_t locals[3] = {(size_t)local, 1, 1};
-    const size_t globals[3] = {
+    size_t globals[3] = {
         (size_t)((x + local - 1) / local * local), (size_t)y, (size_t)z};
-    const size_t first[3] = {0, (size_t)call->first_y, 0};
-    cl_int status = call->status;
     if ((uint64_t)local > call->device->limits.max_group)
         return qmi_fail(err, QMOE_E_DEVICE,
             "OpenCL device '%s': kernel %s needs groups of %lld work-items, "
             "there are %zu",
             call->device->name, call->name, (long long)local,
             call->device->limits.max_group);
-    if (status == CL_SUCCESS)
-        status = qmi_cl.EnqueueNDRangeKernel(call->device->queue, call->kernel,
-            3, first, globals, locals, call->after != NULL,
-            call->after != NULL ? &call->after : NULL, call->finish);
-    if (status == CL_SUCCESS)
-        return QMOE_OK;
-    char what[64];
-    snprintf(what, sizeof what, "kernel %s", call->name);
-    return ocl_fail(call->device, what, status, err);
+    if (call->status != CL_SUCCESS)
+        return ocl_fail(call->device, call->name, call->status, err);
+    for (int64_t begin = 0, n; begin < y; begin += n) {
+        n = portion_rows(call, (int64_t)(globals[0] * globals[2]), y - begin);
+        globals[1] = (size_t)n;
+        QMI_TRY(run_portion(
+            call, locals, call->first_y + begin, globals, begin + n == y, err));
+    }
+    return QMOE_OK;
 }
 
 void ocl_arg_chunk_place(ocl_call *call, const ocl_chunk *chunk)

@@ -8,6 +8,7 @@ qmoe_status ocl_run_attention(
     const qmi_op_attention *o = &op->u.attention;
     const int64_t lanes = device->tuning.attention_lanes;
     ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_attention);
+    call.depth = o->max_keys;
     ocl_arg_view(&call, o->dst);
     ocl_arg_view(&call, o->q);
     ocl_arg_view(&call, o->k);

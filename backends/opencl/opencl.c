@@ -177,6 +177,7 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
         return QMOE_OK;
     cl_int status = qmi_cl.EnqueueReadBuffer(device->queue, src.buffer->mem,
         CL_TRUE, (size_t)src.offset, (size_t)n_bytes, dst, 0, NULL, NULL);
+    device->queued_seconds = 0;
     return status == CL_SUCCESS ? QMOE_OK
                                 : ocl_fail(device, "a read", status, err);
 }
@@ -198,6 +199,7 @@ static qmoe_status buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
 static qmoe_status sync_device(qmi_device *device, qmi_error *err)
 {
     cl_int status = qmi_cl.Finish(device->queue);
+    device->queued_seconds = 0;
     return status == CL_SUCCESS ? QMOE_OK
                                 : ocl_fail(device, "waiting", status, err);
 }

@@ -69,6 +69,8 @@ enum { OCL_MAX_KERNELS = 16 };
 typedef struct ocl_program {
     cl_program program; /* NULL until built */
     cl_kernel kernels[OCL_MAX_KERNELS];
+    /* Of a unit of work (ocl_call), measured; 0: not yet. */
+    double unit_seconds[OCL_MAX_KERNELS];
 } ocl_program;
 
 /* ---- devices ---- */
@@ -128,6 +130,8 @@ struct qmi_device {
     cl_mem dummy; /* for absent operands */
     cl_mem generic_dict;
     qmi_buffer scratch[OCL_N_SCRATCH];
+    /* What the queue holds since it was last waited for (launch.c). */
+    double queued_since, queued_seconds;
 };
 
 /* "OpenCL device 'name': what: CL_..." as E_DEVICE. */
@@ -216,9 +220,11 @@ typedef struct ocl_call {
     const char *name;
     cl_uint n;
     cl_int status;
-    int64_t first_y;  /* the launch begins at this y */
-    cl_event after;   /* NULL, or what it waits for */
-    cl_event *finish; /* NULL, or where to put its end */
+    double *unit_seconds; /* of a unit of work: a work-item, `depth` times */
+    int64_t depth;        /* 1, or the length of a loop that varies a lot */
+    int64_t first_y;      /* the launch begins at this y */
+    cl_event after;       /* NULL, or what it waits for */
+    cl_event *finish;     /* NULL, or where to put its end */
 } ocl_call;
 
 ocl_call ocl_begin(qmi_device *device, int program, int kernel);
@@ -229,7 +235,9 @@ void ocl_arg_float(ocl_call *call, float value);
 void ocl_arg_mem(ocl_call *call, cl_mem mem); /* NULL: the dummy */
 /* Buffer and first element. */
 void ocl_arg_view(ocl_call *call, qmi_view view);
-/* Global sizes x, y, z; x is rounded up to a multiple of `local`. */
+/* Global sizes x, y, z; x is rounded up to a multiple of `local`.  A long launch
+ * is cut along y, so kernels ask for get_global_id(1), and the queue never holds
+ * much more than 20 ms of work.  E_CANCELLED: part of it was left out. */
 qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
     int64_t z, qmi_error *err);
 /* A weight's chunk: its place and parts. */

@@ -81,6 +81,7 @@ qmoe_status ocl_run_chunk(qmi_device *device, const ocl_product *p,
     const qmi_weight *w = p->weight->host;
     const ocl_weight *bound = p->weight->device;
     ocl_call call = ocl_begin(device, program, OCL_K_product);
+    call.depth = w->n_cols;
     call.first_y = p->first_tile;
     call.after = p->after;
     call.finish = p->finish;

@@ -87,6 +87,15 @@ case_interrupted_prompt() {
     interrupted TERM 150 generate "$mini" --prompt-file prompt -t 2 -b cpu
 }
 
+case_interrupted_prompt_opencl() {
+    expect 0 "$qmoe" devices
+    ! grep -E '^opencl' out | grep -q ' - ' || skip "no OpenCL device"
+    long_prompt 12000 >prompt
+    # Programs are built for a device first, which nothing can interrupt.
+    expect 0 "$qmoe" generate "$mini" -p "$prompt" -b opencl --max-new-tokens 1
+    interrupted INT 300 generate "$mini" --prompt-file prompt -t 1 -b opencl
+}
+
 case_interrupted_decoding() {
     interrupted INT 50 generate "$mini" -p x -t 1 -b reference \
         --ignore-eos --max-new-tokens 100000

@@ -82,7 +82,7 @@ attention(__global float *dst, ulong dst_at, __global const float *q,
 {
     SHARED float p[KEYS];
     const int lane = (int)get_local_id(0);
-    const int head = (int)get_group_id(0), query = (int)get_group_id(1);
+    const int head = (int)get_group_id(0), query = (int)get_global_id(1);
     const span s = find_span(spans + spans_at, n_spans, query);
     const int position = s.q_pos + query - s.q_begin;
     const int n_keys = causal ? min(s.k_len, position + 1) : s.k_len;

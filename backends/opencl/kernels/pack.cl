@@ -186,7 +186,7 @@ pack_rotated(__global float *packed, __global const float *src, ulong src_at,
     const int lane = (int)get_local_id(0);
     const int begin = (int)get_group_id(0) * block;
     const int end = min(begin + block, n_cols);
-    const int tile = (int)get_group_id(1) / TT, i = (int)get_group_id(1) % TT;
+    const int tile = (int)get_global_id(1) / TT, i = (int)get_global_id(1) % TT;
     const tile_info t = tile_of(tile, tiles, 0, 0, grouping & 2, 0, n_items);
     const int known = i < t.count;
     const int row = known ? source_row(t, i, order, grouping, divisor) : 0;

@@ -96,7 +96,7 @@ __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void top_segments(
 {
     __local ulong largest[LANES];
     const int lane = (int)get_local_id(0);
-    const ulong row = get_group_id(1);
+    const ulong row = get_global_id(1);
     const int begin = (int)get_group_id(0) * segment;
     const int end = min(begin + segment, n);
     const ulong place = (row * get_num_groups(0) + get_group_id(0)) * top_k;
