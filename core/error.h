@@ -8,7 +8,8 @@
 
 /* The text of the first failure of a call chain, and where that chain learns
  * that it is to end early (cancel.h).  Owned by the caller of the outermost
- * function; one per thread of control.  May be NULL everywhere. */
+ * function, who begins with all zeros; one per thread of control.  May be NULL
+ * everywhere. */
 typedef struct qmi_error {
     qmoe_status status;
     char text[1024];

@@ -177,7 +177,8 @@ case_unsupported_requests() {
     compress_fails 5 "already compressed" "$pvq"
     compress_fails 5 "already compressed" "$m"
     compress_fails 5 "'quaternary'" "$mini" --format quaternary
-    compress_fails 5 "'guess'" "$mini" --method guess
+    expect_error 5 "'guess'" compress "$mini" -o out-m --method guess
+    nothing_left out-m
 }
 
 # ---- outputs that cannot be written ----

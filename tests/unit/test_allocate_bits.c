@@ -50,7 +50,7 @@ static void best_of_all(void **state)
 {
     (void)state;
     uint64_t random = 12345;
-    qmi_error err;
+    qmi_error err = {0};
     for (int trial = 0; trial < 200; trial++) {
         qmi_bits_choice c[N];
         make(c, &random);
@@ -76,7 +76,7 @@ static void best_of_all(void **state)
 static void ends_and_equals(void **state)
 {
     (void)state;
-    qmi_error err;
+    qmi_error err = {0};
     qmi_bits_choice c[3];
     for (int i = 0; i < 3; i++)
         c[i] = (qmi_bits_choice){
@@ -108,7 +108,7 @@ static double file_bits(const char *format, int64_t n_rows, int64_t n_cols)
         .n_cols = n_cols};
     const qmi_quant_options options = {0};
     uint64_t hash, bytes = 0;
-    qmi_error err;
+    qmi_error err = {0};
     qmi_encoded encoded;
     qmi_quant_result result;
     qmi_stack_writer *writer;

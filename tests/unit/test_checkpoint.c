@@ -125,7 +125,7 @@ static void opens_shards(void **state)
         const qmi_tensor_file *file = qmi_checkpoint_file(c, t->file);
         assert_ptr_equal(qmi_tensor_file_find(file, one), t);
     }
-    qmi_error err;
+    qmi_error err = {0};
     const qmi_tensor *t = NULL;
     assert_int_equal(qmi_checkpoint_require(c, &t, "a", &err), QMOE_OK);
     char where[600];

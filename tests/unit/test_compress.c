@@ -97,7 +97,7 @@ static uint64_t hash_directory(const char *path)
     for (int i = 0; i < n; i++) {
         char file[2048];
         qmi_map map;
-        qmi_error err;
+        qmi_error err = {0};
         snprintf(file, sizeof file, "%.1000s/%s", path, names[i]->d_name);
         if (names[i]->d_name[0] != '.') {
             assert_int_equal(qmi_map_open(&map, file, &err), QMOE_OK);
@@ -316,7 +316,7 @@ static void test_resume_refuses_another_job(void **state)
 static void copy_file(const char *from, const char *to)
 {
     qmi_map map;
-    qmi_error err;
+    qmi_error err = {0};
     assert_int_equal(qmi_map_open(&map, from, &err), QMOE_OK);
     FILE *file = fopen(to, "w");
     assert_non_null(file);
@@ -333,7 +333,7 @@ static uint64_t shards_hash(const char *name)
     uint64_t hash = 0;
     for (int i = 1; i <= 5; i++) {
         qmi_map map;
-        qmi_error err;
+        qmi_error err = {0};
         snprintf(path, sizeof path, "%s/%s/model-%05d-of-00005.safetensors",
             directory, name, i);
         assert_int_equal(qmi_map_open(&map, path, &err), QMOE_OK);

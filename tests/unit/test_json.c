@@ -157,7 +157,7 @@ static void refuses_hostile_size(void **state)
     const size_t n = 5000001;
     char *text = malloc(n);
     cJSON *value = NULL;
-    qmi_error err;
+    qmi_error err = {0};
     assert_non_null(text);
     memset(text, '[', n);
     qmoe_status status = qmi_json_parse(&value, text, n, "f.json", &err);
@@ -176,7 +176,7 @@ static void reports_out_of_memory(void **state)
 {
     (void)state;
     cJSON *value = NULL;
-    qmi_error err;
+    qmi_error err = {0};
     qmi_alloc_fail_after(1);
     qmoe_status status = parse(&value, TEXT("{\"a\":1,\"b\":2}"), &err);
     qmi_alloc_fail_after(0);
@@ -188,7 +188,7 @@ static void loads_files(void **state)
 {
     (void)state;
     cJSON *value = NULL;
-    qmi_error err;
+    qmi_error err = {0};
     const char *path = scratch_text("json-good.json", "{\"a\":[1]}");
     assert_int_equal(qmi_json_load(&value, path, &err), QMOE_OK);
     assert_true(cJSON_IsObject(value));
@@ -233,7 +233,7 @@ static void gets_integers(void **state)
 {
     const cJSON *o = *state;
     int64_t v = 0;
-    qmi_error err;
+    qmi_error err = {0};
     assert_int_equal(
         qmi_json_int(&v, o, "int", true, 0, 7, 7, "f", &err), QMOE_OK);
     assert_int_equal(v, 7);
@@ -271,7 +271,7 @@ static void gets_doubles(void **state)
 {
     const cJSON *o = *state;
     double v = 0;
-    qmi_error err;
+    qmi_error err = {0};
     assert_int_equal(qmi_json_double(&v, o, "float", 1, "f", &err), QMOE_OK);
     assert_true(v == 2.5);
     assert_int_equal(qmi_json_double(&v, o, "null", 1.5, "f", &err), QMOE_OK);
@@ -287,7 +287,7 @@ static void gets_booleans(void **state)
 {
     const cJSON *o = *state;
     bool v = false;
-    qmi_error err;
+    qmi_error err = {0};
     assert_int_equal(qmi_json_bool(&v, o, "yes", false, "f", &err), QMOE_OK);
     assert_true(v);
     assert_int_equal(qmi_json_bool(&v, o, "no", true, "f", &err), QMOE_OK);
@@ -303,7 +303,7 @@ static void gets_strings(void **state)
 {
     const cJSON *o = *state;
     const char *v = NULL;
-    qmi_error err;
+    qmi_error err = {0};
     assert_int_equal(qmi_json_string(&v, o, "text", NULL, "f", &err), QMOE_OK);
     assert_string_equal(v, "x");
     assert_int_equal(qmi_json_string(&v, o, "null", NULL, "f", &err), QMOE_OK);

@@ -40,7 +40,7 @@ static void maps_an_empty_file(void **state)
 static void refuses_what_is_no_file(void **state)
 {
     (void)state;
-    qmi_error err;
+    qmi_error err = {0};
     qmi_map map = {(const uint8_t *)"x", 1};
     qmoe_status status = qmi_map_open(&map, scratch_path("map-absent"), &err);
     assert_error(status, QMOE_E_NOT_FOUND, err.text, "map-absent");
@@ -61,7 +61,7 @@ static void reads_a_small_file(void **state)
     (void)state;
     char *text = NULL;
     size_t n = 0;
-    qmi_error err;
+    qmi_error err = {0};
     const char *path = scratch_text("map-small", "12345");
     assert_int_equal(qmi_read_file(&text, &n, path, 5, &err), QMOE_OK);
     assert_int_equal(n, 5);

@@ -76,7 +76,7 @@ static qmoe_status make(
 static void survives_failing_allocations(void **state)
 {
     (void)state;
-    qmi_error err;
+    qmi_error err = {0};
     const char *path = scratch_path("replaced");
     const char *partial = scratch_path("replaced.partial");
     drop(path);
@@ -105,7 +105,7 @@ static void survives_failing_allocations(void **state)
 static void takes_up_an_interrupted_run(void **state)
 {
     (void)state;
-    qmi_error err;
+    qmi_error err = {0};
     qmi_output o;
     qmi_new_file file;
     const char *path = scratch_path("resumed");
@@ -152,7 +152,7 @@ static void takes_up_an_interrupted_run(void **state)
 static void leaves_what_appeared_meanwhile(void **state)
 {
     (void)state;
-    qmi_error err;
+    qmi_error err = {0};
     for (int overwrite = 0; overwrite < 2; overwrite++) {
         qmi_output o;
         const qmi_output_options options = {.overwrite = overwrite != 0};

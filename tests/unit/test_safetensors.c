@@ -293,7 +293,7 @@ static void refuses_bad_headers(void **state)
 static void names_an_absent_file(void **state)
 {
     (void)state;
-    qmi_error err;
+    qmi_error err = {0};
     qmi_tensor_file *file = NULL;
     qmoe_status status =
         qmi_safetensors_open(&file, scratch_path("st-absent"), &err);
@@ -350,7 +350,7 @@ static void refuses_many_names_of_one_range(void **state)
     const char *path =
         write_file("st-many.safetensors", t.data, t.n, "abcd", 4);
     qmi_tensor_file *file = NULL;
-    qmi_error err;
+    qmi_error err = {0};
     qmi_alloc_fail_after(20);
     qmoe_status status = qmi_safetensors_open(&file, path, &err);
     qmi_alloc_fail_after(0);

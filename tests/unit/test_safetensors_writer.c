@@ -257,7 +257,7 @@ static void writes_beyond_4_gib(void **state)
     qmi_st_writer *w = create(path);
     declare(w, "big", QMI_U8, (int64_t)big, 1);
     declare(w, "last", QMI_U8, -1, 1);
-    qmi_error err;
+    qmi_error err = {0};
     qmoe_status status = qmi_st_writer_write(w, 1, "end", 3, &err);
     if (status != QMOE_OK) {
         qmi_st_writer_destroy(w);
@@ -306,7 +306,7 @@ static void refuses_bad_declarations(void **state)
         {"a", QMI_F4, 3, 1, "not a whole number of bytes"},
     };
     qmi_st_writer *w = create(path);
-    qmi_error err;
+    qmi_error err = {0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         qmoe_status status = try_declare(
             w, bad[i].name, bad[i].dtype, bad[i].rows, bad[i].cols, &err);
@@ -330,7 +330,7 @@ static void refuses_repeated_names(void **state)
 {
     (void)state;
     const char *path = scratch_path("w-bad.safetensors");
-    qmi_error err;
+    qmi_error err = {0};
     uint64_t hash = 0, n_bytes = 0;
     qmi_st_writer *w = create(path);
     declare(w, "a", QMI_U8, 1, 1);
@@ -361,7 +361,7 @@ static void refuses_a_huge_header(void **state)
     assert_non_null(value);
     memset(value, '\n', n);
     value[n] = '\0';
-    qmi_error err;
+    qmi_error err = {0};
     qmi_st_writer *w = create(scratch_path("w-bad.safetensors"));
     assert_int_equal(qmi_st_writer_metadata(w, "k", value, NULL), QMOE_OK);
     declare(w, "a", QMI_U8, 1, 1);
@@ -375,7 +375,7 @@ static void refuses_wrong_amounts(void **state)
 {
     (void)state;
     const char *path = scratch_path("w-bad.safetensors");
-    qmi_error err;
+    qmi_error err = {0};
     uint64_t hash = 1, n_bytes = 1;
     qmi_st_writer *w = create(path);
     declare(w, "a", QMI_U8, 1, 4);
@@ -414,7 +414,7 @@ static void refuses_wrong_amounts(void **state)
 static void reports_a_full_device(void **state)
 {
     (void)state;
-    qmi_error err;
+    qmi_error err = {0};
     if (access("/dev/full", W_OK) != 0)
         skip();
     qmi_st_writer *w = NULL;
@@ -476,7 +476,7 @@ static qmoe_status write_one(const char *path)
 {
     const int64_t shape[2] = {-1, 4};
     uint64_t hash = 0, n_bytes = 0;
-    qmi_error err;
+    qmi_error err = {0};
     qmi_st_writer *w = NULL;
     qmoe_status status = try_create(&w, path, &err);
     if (status == QMOE_OK)
