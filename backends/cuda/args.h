@@ -83,7 +83,7 @@ typedef struct qcuda_attention_args {
     int32_t n_spans, n_heads, d_head, causal;
     int64_t max_distance;
     float scale;
-    int32_t unused;
+    int32_t first; /* query of the first block */
 } qcuda_attention_args;
 
 typedef struct qcuda_route_args {

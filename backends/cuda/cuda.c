@@ -12,6 +12,7 @@
 #include "alloc.h"
 #include "device_order.h"
 #include "op_gemm.h"
+#include "portions.h"
 
 enum { MAX_DEVICES = 64, OLDEST_MAJOR = 8 };
 
@@ -223,8 +224,10 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
     QMI_TRY(qcuda_end_pass(device, err));
     const char *failure =
         qdrv_read(device->driver, dst, qcuda_pointer(src), n_bytes);
-    return failure == NULL ? QMOE_OK
-                           : qcuda_fail(device, "a read", failure, err);
+    if (failure != NULL)
+        return qcuda_fail(device, "a read", failure, err);
+    device->given = 0; /* reading waits */
+    return QMOE_OK;
 }
 
 static qmoe_status buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
@@ -239,9 +242,7 @@ static qmoe_status buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
 static qmoe_status sync_device(qmi_device *device, qmi_error *err)
 {
     QMI_TRY(qcuda_end_pass(device, err));
-    const char *failure = qdrv_sync(device->driver);
-    return failure == NULL ? QMOE_OK
-                           : qcuda_fail(device, "waiting", failure, err);
+    return qcuda_wait(device, err);
 }
 
 static const qmi_variant *variants(

@@ -40,6 +40,7 @@ struct qmi_device {
     qdrv_info info;
     uint64_t limit;     /* bytes this device may allocate in all */
     uint64_t allocated; /* of them */
+    double given;       /* portions.h: since it was last waited for */
     qmi_buffer scratch[QCUDA_N_SCRATCH];
     qmi_buffer generic_dict;
     qmi_buffer paper_table; /* of the generic dictionary */

@@ -40,6 +40,7 @@ typedef struct qdrv_info {
     uint32_t max_shared_bytes; /* of a block, after opting in */
     uint64_t total_bytes;
     uint64_t l2_bytes;
+    double portion; /* multiplications that are launched at once: portions.h */
     int driver_version; /* 13000 = 13.0 */
 } qdrv_info;
 

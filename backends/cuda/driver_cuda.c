@@ -57,6 +57,8 @@ const char *qdrv_describe(qdrv_info *out, int number)
     out->max_shared_bytes = (uint32_t)p.sharedMemPerBlockOptin;
     out->total_bytes = p.totalGlobalMem;
     out->l2_bytes = (uint64_t)p.l2CacheSize;
+    /* 1 ms to 20 ms by rough estimate (docs/kernels/cuda.md), not measured. */
+    out->portion = (double)p.multiProcessorCount * (1 << 28);
     out->driver_version = version;
     return NULL;
 }

@@ -6,6 +6,8 @@
  * must not depend on where operands lie. */
 #include "op_gemm.h"
 
+#include "portions.h"
+
 enum {
     /* From so many tokens on.  A bf16 weight is read three times here, and once
      * per 32 tokens by product_many; an f32 weight once, and once per 4 tokens
@@ -159,7 +161,15 @@ static qmoe_status run_slab(
     qmi_device *device, const qmi_op_linear *o, slab s, qmi_error *err)
 {
     const int64_t n = s.n * stack_of(o)->n_rows;
+    /* A slab stays whole: libraries choose kernels by the number of tokens. */
+    const qcuda_work work = {
+        .n_items = o->n_tokens,
+        .n_units = 1,
+        .cost = (double)n * stack_of(o)->n_cols,
+    };
+    int64_t all;
     void *sums;
+    QMI_TRY(qcuda_begin_portion(&all, device, &work, 0, err));
     QMI_TRY(qcuda_reserve(&sums, device, QCUDA_SUMS, (uint64_t)n * 4, err));
     s.sums = sums;
     if (type_of(stack_of(o)) == QDRV_BF16)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operations that are one launch: embed, decode, rmsnorm, kv_store, attention. */
+ * Operations that are one kernel: embed, decode, rmsnorm, kv_store, attention. */
 #include "cuda.h"
+#include "portions.h"
 
 static bool always(const qmi_device *device, const qmi_op *op)
 {
@@ -88,6 +89,11 @@ static qmoe_status run_kv_store(
 
 /* ---- attention ---- */
 
+/* Products of one key and query cost so many of a matrix product's: a thread
+ * goes along a key of its own, whose reads share no line.  An estimate, not
+ * measured. */
+enum { ATTENTION_COST = 16 };
+
 static uint64_t attention_shared_bytes(const qmi_op_attention *o)
 {
     /* Query, sums, weights; the span and a value per warp. */
@@ -106,7 +112,7 @@ static qmoe_status run_attention(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_attention *o = &op->u.attention;
-    const qcuda_attention_args args = {
+    qcuda_attention_args args = {
         .dst = qcuda_pointer(o->dst),
         .q = qcuda_pointer(o->q),
         .k = qcuda_pointer(o->k),
@@ -120,14 +126,26 @@ static qmoe_status run_attention(
         .max_distance = o->max_distance,
         .scale = o->scale,
     };
-    const qcuda_grid grid = {
-        .x = (uint32_t)(o->n_queries * o->n_heads),
+    qcuda_grid grid = {
         .y = 1,
         .z = 1,
         .threads = QCUDA_ATTENTION_THREADS,
         .shared_bytes = (uint32_t)attention_shared_bytes(o),
     };
-    return qcuda_launch(device, &qcuda_kernel_attention, grid, &args, err);
+    const qcuda_work work = {
+        .n_items = o->n_queries,
+        .n_units = o->n_queries,
+        .cost = 2.0 * ATTENTION_COST * (double)o->n_queries *
+                (double)o->max_keys * (double)(o->n_heads * o->d_head),
+    };
+    for (int64_t first = 0, n; first < o->n_queries; first += n) {
+        QMI_TRY(qcuda_begin_portion(&n, device, &work, first, err));
+        args.first = (int32_t)first;
+        grid.x = (uint32_t)(n * o->n_heads);
+        QMI_TRY(
+            qcuda_launch(device, &qcuda_kernel_attention, grid, &args, err));
+    }
+    return QMOE_OK;
 }
 
 /* ---- tables ---- */

@@ -2,6 +2,8 @@
  * Launching of products. */
 #include "product.h"
 
+#include "portions.h"
+
 static const qcuda_entry *const few_kernels[QCUDA_N_FORMATS] = {
     [QCUDA_BF16] = &qcuda_kernel_product_bf16,
     [QCUDA_F16] = &qcuda_kernel_product_f16,
@@ -46,31 +48,39 @@ int32_t qcuda_tile_items(const qcuda_stack *w, int64_t n_items)
     return n_items > 1 ? QCUDA_FEW_ITEMS : 1;
 }
 
+/* A portion of a product: `n` of its tiles.  The cut into blocks is that of
+ * all n_tiles, so that a portion changes no bit of a result. */
+typedef struct portion {
+    int64_t n_tiles, n;
+} portion;
+
 /* Tiles of few items and what was dropped. */
-static qmoe_status run_few(qmi_device *device, qcuda_product_args args,
-    int64_t n_tiles, qmi_error *err)
+static qmoe_status run_few(
+    qmi_device *device, qcuda_product_args args, portion part, qmi_error *err)
 {
     args.least = 1;
     args.most = QCUDA_FEW_ITEMS;
-    const qcuda_grid grid = qcuda_product_grid(&args, n_tiles, &device->info);
+    qcuda_grid grid = qcuda_product_grid(&args, part.n_tiles, &device->info);
+    grid.y = (uint32_t)part.n;
     QMI_TRY(reserve_splits(device, &args, grid, err));
     return qcuda_launch(device, few_kernels[args.w.format], grid, &args, err);
 }
 
-static qmoe_status run_many(qmi_device *device, qcuda_product_args args,
-    int64_t n_tiles, qmi_error *err)
+static qmoe_status run_many(
+    qmi_device *device, qcuda_product_args args, portion part, qmi_error *err)
 {
     const int64_t n_slots = args.tiles != NULL ? qcuda_list_slots(args.n_items)
                                                : qcuda_run_slots(args.n_items);
     void *packed;
     args.least = QCUDA_FEW_ITEMS + 1;
     args.most = args.tile_items;
-    const qcuda_grid pack = qcuda_pack_grid(&args, n_tiles);
+    const qcuda_grid pack = qcuda_pack_grid(&args, part.n);
     QMI_TRY(qcuda_reserve(&packed, device, QCUDA_PACKED,
         qcuda_packed_bytes(&args, n_slots), err));
     args.packed = packed;
     QMI_TRY(qcuda_launch(device, &qcuda_kernel_pack, pack, &args, err));
-    const qcuda_grid grid = qcuda_many_grid(&args, n_tiles, &device->info);
+    qcuda_grid grid = qcuda_many_grid(&args, part.n_tiles, &device->info);
+    grid.y = (uint32_t)part.n;
     QMI_TRY(reserve_splits(device, &args, grid, err));
     return qcuda_launch(device, many_kernels[args.w.format], grid, &args, err);
 }
@@ -84,14 +94,23 @@ qmoe_status qcuda_run_product(qmi_device *device, qcuda_product_args args,
     const bool few = args.tile_items <= QCUDA_FEW_ITEMS || is_list ||
                      (rest != 0 && rest <= QCUDA_FEW_ITEMS);
     const bool many = args.tile_items > QCUDA_FEW_ITEMS;
-    for (int64_t first = 0; first < n_tiles; first += QCUDA_MAX_GRID_Y) {
-        const int64_t left = n_tiles - first;
-        const int64_t n = left < QCUDA_MAX_GRID_Y ? left : QCUDA_MAX_GRID_Y;
+    /* Tiles of a list hold what they hold: the device knows, this is the
+     * average. */
+    const qcuda_work work = {
+        .n_items = args.n_items,
+        .n_units = n_tiles,
+        .cost = (double)args.n_items * (double)args.w.n_rows * args.w.n_cols,
+    };
+    portion part = {.n_tiles = n_tiles};
+    for (int64_t first = 0; first < n_tiles; first += part.n) {
+        QMI_TRY(qcuda_begin_portion(&part.n, device, &work, first, err));
+        if (part.n > QCUDA_MAX_GRID_Y)
+            part.n = QCUDA_MAX_GRID_Y;
         args.first_tile = (int32_t)first;
         if (many)
-            QMI_TRY(run_many(device, args, n, err));
+            QMI_TRY(run_many(device, args, part, err));
         if (few)
-            QMI_TRY(run_few(device, args, n, err));
+            QMI_TRY(run_few(device, args, part, err));
     }
     return QMOE_OK;
 }

@@ -120,8 +120,8 @@ QMOE_API void qmoe_context_destroy(qmoe_context *context);
  * else "".  Valid until the next call. */
 QMOE_API const char *qmoe_context_error(const qmoe_context *context);
 /* true: the long call that runs on `context` or an object made from it ends
- * with E_CANCELLED, after at most about 50 ms of its work on the CPU or an
- * OpenCL device (CUDA first finishes what it was given); so do long calls
+ * with E_CANCELLED, after at most about 50 ms of its work (on CUDA that is an
+ * estimate, not measured); so do long calls
  * that begin later, until false withdraws the wish.  What was cancelled left
  * its objects as they can be used again, or destroyed.  May be called from any
  * thread and from a signal handler, while the context is there; NULL: nothing

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * driver.h on the host: one device with the limits of an sm_86 card.
  * QMOE_CUDA_EMU_LIMITS, for tests: comma-separated memory= (bytes), sms=,
- * shared= (bytes), l2= (bytes) change them.  Dense products are a plain loop,
- * which QMOE_CUBLAS=off takes away as it does cuBLAS. */
+ * shared= (bytes), l2= (bytes), portion= (multiplications) change them.  Dense
+ * products are a plain loop, which QMOE_CUBLAS=off takes away as it does
+ * cuBLAS. */
 #include "driver.h"
 
 #include <inttypes.h>
@@ -52,6 +53,8 @@ const char *qdrv_describe(qdrv_info *out, int number)
     out->max_shared_bytes = uint32_t(limit("shared=", 99 << 10));
     out->total_bytes = limit("memory=", uint64_t(4) << 30);
     out->l2_bytes = limit("l2=", 1 << 10);
+    /* So small that cases of the harness are cut, too. */
+    out->portion = double(limit("portion=", 1 << 16));
     return nullptr;
 }
 

@@ -61,7 +61,7 @@ QCUDA_KERNEL(attention, qcuda_attention_args, 128, 4)
     attention_state *const state =
         reinterpret_cast<attention_state *>(weights + blockDim.x);
     const int head = int(blockIdx.x) % p.n_heads;
-    const int query = int(blockIdx.x) / p.n_heads;
+    const int query = p.first + int(blockIdx.x) / p.n_heads;
     const int thread = int(threadIdx.x), n_threads = int(blockDim.x);
     const int64_t width = int64_t(p.n_heads) * p.d_head;
     attention_find_span(p, query, state);
