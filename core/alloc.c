@@ -2,10 +2,14 @@
  * Allocation. */
 #include "alloc.h"
 
+#include <errno.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { ALIGNMENT = 64 };
 
@@ -87,7 +91,26 @@ char *qmi_path_join(const char *directory, const char *name, qmi_error *err)
     return path;
 }
 
+/* The C library keeps what threads free, and often cannot use an aligned block
+ * again for one of the same size: matrices would pile up.  The pages go back
+ * to the system here, the addresses to the C library. */
+static void give_back_pages(void *block)
+{
+    enum { LARGE = 1 << 20 };
+    const size_t n_bytes = malloc_usable_size(block);
+    if (n_bytes < LARGE)
+        return;
+    const int kept_errno = errno;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)block + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)block + n_bytes) / page * page;
+    if (begin < end)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+    errno = kept_errno;
+}
+
 void qmi_free(void *block)
 {
+    give_back_pages(block);
     free(block);
 }

@@ -24,6 +24,7 @@ void *qmi_regrow(void *old, size_t old_count, size_t count, size_t size,
 char *qmi_strdup(const char *text, qmi_error *err);
 /* "a/b"; NULL on failure. */
 char *qmi_path_join(const char *directory, const char *name, qmi_error *err);
+/* NULL is fine; large blocks are out of resident memory at once. */
 void qmi_free(void *block);
 
 /* *out = a * b (or a + b); false on overflow. */

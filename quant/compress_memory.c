@@ -89,7 +89,7 @@ static uint64_t worker_bytes(const qmi_job *job, const qmi_sparse_block *block)
 /* As many experts at once as there are threads and memory for. */
 qmoe_status qmi_job_plan_memory(qmi_job *job)
 {
-    enum { KEPT = 32 << 20 }; /* freed, but not by the C library */
+    enum { KEPT = 32 << 20 }; /* freed small blocks (qmi_free) */
     qmi_sparse_block block;
     qmi_job_sparse_block(job, 0, &block); /* the others have its shapes */
     uint64_t fixed = fixed_bytes(job, &block);
