@@ -3,6 +3,7 @@
  *   compress.c         options, the flow
  *   compress_plan.c    what it will take; refuses before work starts
  *   compress_memory.c  how much memory
+ *   compress_routes.c  how many experts get tokens
  *   compress_inputs.c  what decides the result, for resumption
  *   compress_copy.c    what is copied unchanged
  *   choose_formats.c   which stack gets which format, with a bit budget
@@ -62,6 +63,10 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output);
 /* The memory of that: planned_memory_bytes and the number of workers.  E_NOMEM:
  * even one is too many. */
 qmoe_status qmi_job_plan_memory(qmi_job *job);
+/* Experts of a block of each stack that get tokens, expected.  A dry run takes
+ * some tokens to the first block of experts and looks where they go; otherwise
+ * all experts are taken as equally likely. */
+qmoe_status qmi_job_used_experts(double used[QMI_N_STACKS], const qmi_job *job);
 /* Token states of the calibration, in memory or in the work directory. */
 uint64_t qmi_job_state_bytes(const qmi_job *job);
 /* What decides the result: [*n], qmi_free.  Reads all weights once. */

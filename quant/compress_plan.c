@@ -84,46 +84,48 @@ static qmoe_status plan_disk(qmi_job *job, const char *output)
 
 /* ---- time ---- */
 
-static void count_work(qmi_workload *work, const qmi_job *job)
+static qmoe_status count_work(qmi_workload *work, const qmi_job *job)
 {
     const qmi_token_set *sets = job->calibration.sets;
-    const double n_experts = (double)job->model->config.n_experts;
-    *work = (qmi_workload){.trials = (double)qmi_job_n_trials(job) / n_experts};
+    *work = (qmi_workload){.trials = (double)qmi_job_n_trials(job) /
+                                     (double)job->model->config.n_experts};
     for (size_t i = 0; i < sets[QMI_ENCODER].n_sequences; i++)
         qmi_workload_add(work,
             (double)qmi_sequence_length(&sets[QMI_ENCODER], i),
             (double)qmi_sequence_length(&sets[QMI_DECODER], i), 1);
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        work->used_experts[stack] =
-            qmi_used_experts(n_experts, work->tokens[stack]);
+    return qmi_job_used_experts(work->used_experts, job);
 }
 
 /* Seconds of one thread.  Without calibration experts are only rounded. */
-static qmoe_status measure_work(double *seconds, const qmi_job *job)
+static qmoe_status measure_work(
+    double *seconds, const qmi_job *job, const qmi_workload *work)
 {
     qmi_sparse_block block;
-    qmi_workload work;
     qmi_job_sparse_block(job, 0, &block);
     const qmi_stack_recipe recipe =
         qmi_job_recipe(job, job->recipe.quantiser, block.stacks[QMI_WI]);
-    if (job->calibrated) {
-        count_work(&work, job);
+    if (job->calibrated)
         return qmi_compression_seconds(
-            seconds, job->model, &work, &recipe, job->err);
-    }
+            seconds, job->model, work, &recipe, job->err);
     QMI_TRY(qmi_measure_rounding(seconds, &recipe, job->err));
     *seconds *= (double)job->report->expert_weights;
     return QMOE_OK;
 }
 
+/* What a run does so far it has to do as well, but for the look at some
+ * tokens' ways. */
 static qmoe_status plan_time(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
-    double seconds;
-    QMI_TRY(measure_work(&seconds, job));
-    /* What a run does until here it has to do as well. */
+    qmi_workload work;
+    double seconds, busy = qmi_thread_seconds() - job->begin_busy;
+    if (job->calibrated)
+        QMI_TRY(count_work(&work, job));
+    const double begin = qmi_thread_seconds();
+    QMI_TRY(measure_work(&seconds, job, &work));
+    busy += qmi_thread_seconds() - begin;
     r->planned_seconds =
-        qmi_thread_seconds() - job->begin_busy + seconds / job->n_workers +
+        busy + seconds / job->n_workers +
         qmi_copy_seconds(r->source_bytes, r->planned_output_bytes,
             qmi_checkpoint_is_generated(job->model->checkpoint), 0);
     return QMOE_OK;

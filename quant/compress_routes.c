@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * How many experts get tokens, seen on the way of some tokens to the first
+ * sparse block of the encoder. */
+#include "compress_job.h"
+
+#include <math.h>
+
+#include "alloc.h"
+#include "compress_time.h"
+
+/* Where tokens went. */
+typedef struct routes {
+    int64_t n_tokens, n_experts;
+    int64_t *counts; /* [n_experts] */
+} routes;
+
+/* The first samples that make a chunk of the forward pass: no copy. */
+static qmi_calibration first_samples(const qmi_calibration *all)
+{
+    enum { MOST_TOKENS = 4096 };
+    qmi_calibration few = *all;
+    const int64_t *begin = all->sets[QMI_ENCODER].begin;
+    size_t n = 1;
+    while (
+        n < all->sets[QMI_ENCODER].n_sequences && begin[n + 1] <= MOST_TOKENS)
+        n++;
+    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+        few.sets[stack].n_sequences = n;
+        few.sets[stack].n_tokens = few.sets[stack].begin[n];
+    }
+    return few;
+}
+
+static double n_counted(const qmi_token_set *set)
+{
+    int64_t n = 0;
+    for (int64_t t = 0; t < set->n_tokens; t++)
+        n += set->counted[t];
+    return (double)n;
+}
+
+static qmoe_status follow(
+    routes *r, qmi_forward *f, int64_t sparse_block, qmi_error *err)
+{
+    const qmi_token_set *set = &f->calibration->sets[QMI_ENCODER];
+    QMI_TRY(qmi_forward_embed(f, QMI_ENCODER, err));
+    for (int64_t block = 0; block <= sparse_block; block++)
+        QMI_TRY(qmi_forward_block(f, QMI_ENCODER, block, err));
+    for (int64_t t = 0; t < set->n_tokens; t++)
+        if (set->counted[t]) {
+            r->counts[f->expert[t]]++;
+            r->n_tokens++;
+        }
+    return QMOE_OK;
+}
+
+/* Of n_tokens that go the same ways.  For more than were seen, that the next
+ * one takes a new way has the probability of ways taken once (Good and
+ * Turing). */
+static double used_of(const routes *r, double n_tokens)
+{
+    const double n = (double)r->n_tokens;
+    double once = 0, seen = 0, fewer = 0;
+    for (int64_t e = 0; e < r->n_experts; e++) {
+        once += r->counts[e] == 1;
+        seen += r->counts[e] != 0;
+        fewer += 1 - pow(1 - (double)r->counts[e] / n, n_tokens);
+    }
+    const double unseen = (double)r->n_experts - seen;
+    if (n_tokens < n)
+        return fewer;
+    if (unseen == 0)
+        return seen;
+    return seen + unseen * (1 - exp(-(n_tokens - n) * once / n / unseen));
+}
+
+static qmoe_status sample_routes(
+    routes *r, const qmi_job *job, int64_t sparse_block)
+{
+    qmi_forward forward;
+    const qmi_calibration few = first_samples(&job->calibration);
+    const qmoe_session_options place = {.size = sizeof place, .backend = "cpu"};
+    QMI_TRY(
+        qmi_forward_create(&forward, job->model, &few, NULL, &place, job->err));
+    qmoe_status status = follow(r, &forward, sparse_block, job->err);
+    qmi_forward_destroy(&forward);
+    return status;
+}
+
+qmoe_status qmi_job_used_experts(double used[QMI_N_STACKS], const qmi_job *job)
+{
+    const qmi_token_set *sets = job->calibration.sets;
+    qmi_sparse_block first;
+    routes r = {.n_experts = job->model->config.n_experts};
+    qmi_job_sparse_block(job, 0, &first);
+    const bool looks = job->options.dry_run && first.stack == QMI_ENCODER;
+    qmoe_status status = QMOE_OK;
+    if (looks) {
+        r.counts = qmi_calloc((size_t)r.n_experts, sizeof *r.counts,
+            "tokens by expert", job->err);
+        if (r.counts == NULL)
+            return QMOE_E_NOMEM;
+        status = sample_routes(&r, job, first.block);
+    }
+    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+        const double n = n_counted(&sets[stack]);
+        used[stack] = r.n_tokens > 0 ? used_of(&r, n)
+                                     : qmi_used_experts((double)r.n_experts, n);
+    }
+    qmi_free(r.counts);
+    return status;
+}
