@@ -376,12 +376,11 @@ static cli_exit run(int argc, char **argv)
     };
     cli_exit code = CLI_OK;
     if (cli_parse(&code, &q.source, "CHECKPOINT", &cli_verb_compress, argc,
-            argv, table, sizeof table / sizeof *table))
+            argv, table, sizeof table / sizeof *table)) {
         code = finish_options(&q);
-    else
-        return code;
-    if (code == CLI_OK)
-        code = compress(&q);
+        if (code == CLI_OK)
+            code = compress(&q);
+    }
     free(q.calibration.items);
     return code;
 }
