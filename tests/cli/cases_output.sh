@@ -339,7 +339,8 @@ case_killed_export_and_import() {
         for _ in $(seq 20); do
             "$qmoe" "${line[@]}" >out 2>err </dev/null &
             job=$!
-            until [ -e out-m.partial/journal ] || [ -e out-m ] || ! kill -0 $job 2>/dev/null; do
+            # An empty journal is one of a run that has begun nothing yet.
+            until [ -s out-m.partial/journal ] || [ -e out-m ] || ! kill -0 $job 2>/dev/null; do
                 :
             done
             kill -9 $job 2>/dev/null || true
