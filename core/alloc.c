@@ -91,6 +91,12 @@ char *qmi_path_join(const char *directory, const char *name, qmi_error *err)
     return path;
 }
 
+const char *qmi_last_component(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
+
 /* The C library keeps what threads free, and often cannot use an aligned block
  * again for one of the same size: matrices would pile up.  The pages go back
  * to the system here, the addresses to the C library. */

@@ -24,6 +24,8 @@ void *qmi_regrow(void *old, size_t old_count, size_t count, size_t size,
 char *qmi_strdup(const char *text, qmi_error *err);
 /* "a/b"; NULL on failure. */
 char *qmi_path_join(const char *directory, const char *name, qmi_error *err);
+/* The part of a path after the last slash; points into it. */
+const char *qmi_last_component(const char *path);
 /* NULL is fine; large blocks are out of resident memory at once. */
 void qmi_free(void *block);
 

@@ -147,8 +147,7 @@ qmoe_status qmi_digest_check_shard(const qmi_tensor_file *shard,
     const char *config_path, const cJSON *files, qmi_error *err)
 {
     const char *path = qmi_tensor_file_path(shard);
-    const char *slash = strrchr(path, '/');
-    const char *name = slash != NULL ? slash + 1 : path;
+    const char *name = qmi_last_component(path);
     const cJSON *entry = cJSON_GetObjectItemCaseSensitive(files, name);
     const char *expected = NULL;
     uint64_t n_bytes = 0;

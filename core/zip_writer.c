@@ -308,9 +308,7 @@ qmoe_status qmi_zip_writer_finish(
 
 static void name_top(qmi_zip_writer *w)
 {
-    const char *slash = strrchr(w->path, '/');
-    const char *base = slash != NULL ? slash + 1 : w->path;
-    snprintf(w->top, sizeof w->top, "%s", base);
+    snprintf(w->top, sizeof w->top, "%s", qmi_last_component(w->path));
     char *dot = strrchr(w->top, '.');
     if (dot != NULL && dot != w->top)
         *dot = '\0';

@@ -135,8 +135,7 @@ static qmoe_status add_weights(list *l, qmi_job *job)
     for (size_t i = 0; i < qmi_checkpoint_file_count(source); i++) {
         const qmi_tensor_file *file = qmi_checkpoint_file(source, i);
         const char *path = qmi_tensor_file_path(file);
-        const char *slash = strrchr(path, '/');
-        const char *name = slash != NULL ? slash + 1 : path;
+        const char *name = qmi_last_component(path);
         uint64_t hash = 0;
         QMI_TRY(hash_file(job, file, name, &hash));
         add_hash(l, name, hash);

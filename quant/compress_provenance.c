@@ -34,8 +34,7 @@ static bool put_number(cJSON *to, const char *key, bool known, double value)
  * and JSON is UTF-8. */
 static void copy_name(char name[256], const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    snprintf(name, 256, "%s", slash != NULL ? slash + 1 : path);
+    snprintf(name, 256, "%s", qmi_last_component(path));
     if (qmi_utf8_valid(name, strlen(name)))
         return;
     for (char *c = name; *c != '\0'; c++)

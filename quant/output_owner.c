@@ -5,7 +5,6 @@
  * A name alone proves nothing: other programs use the same ones. */
 #include "output_owner.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "digest.h"
 #include "json.h"
 #include "new_file.h"
 #include "safetensors.h"
@@ -31,8 +31,7 @@ static bool is_dot(const char *name)
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-/* A stream of its own over an open directory. */
-static DIR *open_entries(int directory)
+DIR *qmi_open_entries(int directory)
 {
     int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *entries = fd >= 0 ? fdopendir(fd) : NULL;
@@ -50,7 +49,7 @@ typedef struct worst {
 static bool judge_entries(
     int directory, judge_fn judge, void *user, worst *first)
 {
-    DIR *entries = open_entries(directory);
+    DIR *entries = qmi_open_entries(directory);
     *first = (worst){.fault = NULL};
     if (entries == NULL)
         return false;
@@ -118,7 +117,7 @@ static bool is_published(const char *name)
 static bool is_our_name(const char *name)
 {
     static const char *const others[] = {"config.json",
-        "model.safetensors.index.json", "qmoe_report.json", QMI_EXPORT_NAME,
+        "model.safetensors.index.json", QMI_REPORT_NAME, QMI_EXPORT_NAME,
         QMI_JOURNAL_NAME};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(name, others[i]) == 0)
@@ -313,7 +312,7 @@ qmoe_status qmi_check_only(int directory, const char *path, char *const *names,
 qmoe_status qmi_empty_directory(int directory, const char *path, qmi_error *err)
 {
     const char *name = NULL;
-    DIR *entries = open_entries(directory);
+    DIR *entries = qmi_open_entries(directory);
     if (entries == NULL)
         return qmi_fail_errno(err, "%s", path);
     qmoe_status status = QMOE_OK;

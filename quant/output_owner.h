@@ -4,6 +4,8 @@
 #ifndef QMI_OUTPUT_OWNER_H
 #define QMI_OUTPUT_OWNER_H
 
+#include <dirent.h>
+
 #include "error.h"
 
 #define QMI_JOURNAL_NAME "journal"
@@ -24,6 +26,8 @@ qmoe_status qmi_check_interrupted(
 qmoe_status qmi_check_only(int directory, const char *path, char *const *names,
     size_t n, qmi_error *err);
 
+/* A stream of its own over the directory (closedir); NULL: errno says why. */
+DIR *qmi_open_entries(int directory);
 /* Removes all files, the journal last. */
 qmoe_status qmi_empty_directory(
     int directory, const char *path, qmi_error *err);

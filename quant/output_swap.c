@@ -4,7 +4,6 @@
  * or recognised as one to be dropped. */
 #include "output_swap.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,12 +16,6 @@
 
 #include "alloc.h"
 #include "output_owner.h"
-
-const char *qmi_last_component(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash != NULL ? slash + 1 : path;
-}
 
 /* ---- locks ---- */
 
@@ -243,13 +236,9 @@ static void remove_leftover(int parent, const char *name, const char *path)
 
 static void remove_leftovers(int parent, const char *path)
 {
-    int fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *entries = fd >= 0 ? fdopendir(fd) : NULL;
-    if (entries == NULL) {
-        if (fd >= 0)
-            close(fd);
+    DIR *entries = qmi_open_entries(parent);
+    if (entries == NULL)
         return;
-    }
     for (struct dirent *e; (e = readdir(entries)) != NULL;)
         if (is_private_name(e->d_name, qmi_last_component(path)))
             remove_leftover(parent, e->d_name, path);

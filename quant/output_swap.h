@@ -26,7 +26,4 @@ qmoe_status qmi_swap_directory(qmi_replaced *out, int parent, const char *from,
 qmoe_status qmi_remove_replaced(
     qmi_replaced *replaced, int parent, const char *path, qmi_error *err);
 
-/* The part of a path after the last slash. */
-const char *qmi_last_component(const char *path);
-
 #endif

@@ -57,9 +57,7 @@ static qmoe_status show(void *user)
 
 const char *qmi_verify_file_name(const qmi_tensor_file *file)
 {
-    const char *path = qmi_tensor_file_path(file);
-    const char *slash = strrchr(path, '/');
-    return slash != NULL ? slash + 1 : path;
+    return qmi_last_component(qmi_tensor_file_path(file));
 }
 
 /* Notes what is wrong with a tensor or stack that begins at `data`; NULL, NULL:
