@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Which directories qmoe made: only those are emptied or replaced
- * (docs/compress.md, "What is replaced"). */
+ * (docs/compress.md, "Replacing an output"). */
 #ifndef QMI_OUTPUT_OWNER_H
 #define QMI_OUTPUT_OWNER_H
 
