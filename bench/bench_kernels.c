@@ -162,8 +162,8 @@ static qmoe_status run_setting(
     const size_t first = b->report->n_results;
     snprintf(item, sizeof item, "%" PRId64 "x%" PRId64 " batch %d %s",
         shape->rows, shape->cols, batch, hot ? "hot" : "cold");
-    QMI_TRY(
-        qmi_progress(b->context, "bench", item, b->n_done++, b->n_settings));
+    QMI_TRY(qmi_progress(
+        &b->context->hooks, "bench", item, b->n_done++, b->n_settings));
     b->n_contenders = 0;
     for (size_t i = 0; i < b->n_stacks; i++)
         QMI_TRY(add_contenders(b, &b->stacks[i], batch));
@@ -324,7 +324,7 @@ static qmoe_status run_all(bench *b)
         QMI_TRY(b->place.backend->facts(
             &report->facts, b->chosen.info.index, b->err));
     return qmi_progress(
-        b->context, "bench", NULL, b->n_settings, b->n_settings);
+        &b->context->hooks, "bench", NULL, b->n_settings, b->n_settings);
 }
 
 /* ---- options ---- */
@@ -448,12 +448,12 @@ qmoe_status qmoe_bench_kernels(qmoe_context *context,
 {
     if (out != NULL)
         *out = (qmoe_bench_kernels_report){0};
-    QMI_TRY(qmi_call_begin(context, __func__, out == NULL));
-    bench *b = qmi_calloc(1, sizeof *b, "a bench", &context->error);
+    QMI_TRY(qmi_call_begin(qmi_hooks_of(context), __func__, out == NULL));
+    bench *b = qmi_calloc(1, sizeof *b, "a bench", &context->hooks.error);
     if (b == NULL)
-        return qmi_call_end(context, QMOE_E_NOMEM);
+        return qmi_call_end(&context->hooks, QMOE_E_NOMEM);
     b->context = context;
-    b->err = &context->error;
+    b->err = &context->hooks.error;
     b->report = out;
     qmi_copy_options(&b->options, sizeof b->options, options);
     fill_defaults(&b->options);
@@ -463,7 +463,7 @@ qmoe_status qmoe_bench_kernels(qmoe_context *context,
     qmi_free(b);
     if (status != QMOE_OK)
         qmoe_bench_kernels_free(out);
-    return qmi_call_end(context, status);
+    return qmi_call_end(&context->hooks, status);
 }
 
 void qmoe_bench_kernels_free(qmoe_bench_kernels_report *report)

@@ -11,7 +11,7 @@
 #include "bench_stats.h"
 #include "mt19937.h"
 #include "place.h"
-#include "session.h"
+#include "top_pass.h"
 
 enum { MAX_REPEATS = 101, MAX_TOKENS = 1 << 16, MAX_SEQUENCES = 1024 };
 
@@ -101,12 +101,12 @@ static qmoe_status run_measured(bench *b, side *s, int repeat)
     return status;
 }
 
-static qmoe_status run_repeats(bench *b, qmoe_context *context)
+static qmoe_status run_repeats(bench *b, qmi_hooks *hooks)
 {
     const int n = b->options.n_repeats;
     for (int i = 0; i < n; i++) {
         QMI_TRY(qmi_progress(
-            context, "bench", "tokens", (uint64_t)i + 1, (uint64_t)n + 1));
+            hooks, "bench", "tokens", (uint64_t)i + 1, (uint64_t)n + 1));
         /* Neither always follows the other. */
         side *first = &b->sides[i % 2], *second = &b->sides[(i + 1) % 2];
         QMI_TRY(run_timed(b, first, i));
@@ -114,8 +114,7 @@ static qmoe_status run_repeats(bench *b, qmoe_context *context)
         QMI_TRY(run_measured(b, first, i));
         QMI_TRY(run_measured(b, second, i));
     }
-    return qmi_progress(
-        context, "bench", NULL, (uint64_t)n + 1, (uint64_t)n + 1);
+    return qmi_progress(hooks, "bench", NULL, (uint64_t)n + 1, (uint64_t)n + 1);
 }
 
 /* ---- routing ---- */
@@ -278,7 +277,7 @@ static qmoe_status warm_up(
     bench *b, const qmoe_model *model, qmoe_bench_model_report *out)
 {
     double seconds[N_PHASES];
-    QMI_TRY(qmi_progress(model->context, "bench", "warming up", 0,
+    QMI_TRY(qmi_progress(model->hooks, "bench", "warming up", 0,
         (uint64_t)b->options.n_repeats + 1));
     QMI_TRY(run_once(b, &b->sides[0], seconds));
     if (b->options.routing == QMOE_BENCH_ROUTING_UNIFORM)
@@ -351,19 +350,19 @@ static qmoe_status run_all(
 {
     QMI_TRY(fill_defaults(b));
     QMI_TRY(make_inputs(b, &model->config));
-    QMI_TRY(
-        qmi_place_choose(&b->place, model->context, b->options.session.backend,
-            b->options.session.device, b->options.session.device_name, b->err));
+    QMI_TRY(qmi_place_choose(&b->place, qmi_context_of(model->hooks),
+        b->options.session.backend, b->options.session.device,
+        b->options.session.device_name, b->err));
     QMI_TRY(make_models(b, model));
     QMI_TRY(make_sessions(b));
     QMI_TRY(warm_up(b, model, out));
-    QMI_TRY(run_repeats(b, model->context));
+    QMI_TRY(run_repeats(b, model->hooks));
     fill_report(b, out);
     if (b->place.backend->facts != NULL)
         QMI_TRY(
             b->place.backend->facts(&out->facts, b->place.info.index, b->err));
     qmoe_session_device(b->sides[0].session, &out->device);
-    out->n_threads = model->context->n_threads;
+    out->n_threads = model->hooks->n_threads;
     out->expert_bytes = expert_bytes(b->compressed);
     out->ideal_expert_bytes = b->ideal.n_bytes;
     out->format = format_of(b->compressed);
@@ -376,7 +375,7 @@ qmoe_status qmoe_bench_model(qmoe_model *model, qmoe_bench_model_report *out,
     if (out != NULL)
         *out = (qmoe_bench_model_report){0};
     QMI_TRY(qmi_model_call_begin(model, __func__, out == NULL));
-    qmi_error *err = &model->context->error;
+    qmi_error *err = &model->hooks->error;
     bench *b = qmi_calloc(1, sizeof *b, "a bench", err);
     if (b == NULL)
         return qmi_model_call_end(model, QMOE_E_NOMEM);

@@ -50,7 +50,7 @@ static void settle_blocks(qmoe_model *model, int stack)
         found++;
     if (found <= *n)
         return;
-    qmi_message(model->context,
+    qmi_message(model->hooks,
         "%s: says %d %s blocks, the weights have %d; using %d",
         qmi_checkpoint_config_path(model->checkpoint), (int)*n,
         stack_names[stack], (int)found, (int)found);
@@ -81,7 +81,7 @@ static void settle_sparsity(qmoe_model *model, int stack)
     for (int64_t other = 0; other <= n_blocks; other++) {
         if (!step_fits(model, stack, other))
             continue;
-        qmi_message(model->context,
+        qmi_message(model->hooks,
             "%s: %s_sparse_step %d contradicts the weights; using %d",
             qmi_checkpoint_config_path(model->checkpoint), stack_names[stack],
             (int)*step, (int)other);
@@ -99,7 +99,7 @@ static void settle_head(qmoe_model *model)
         qmi_checkpoint_find(files, "lm_head.weight") != NULL ||
         qmi_checkpoint_find(files, "decoder.lm_head.weight") == NULL)
         return;
-    qmi_message(model->context,
+    qmi_message(model->hooks,
         "%s: does not say tie_word_embeddings false, but the weights have "
         "decoder.lm_head.weight; using that",
         qmi_checkpoint_config_path(files));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Span-corruption loss of a text file: docs/evaluation.md. */
-#include "session.h"
+#include "logits.h"
 
 #include <math.h>
 #include <string.h>
@@ -32,7 +32,7 @@ static qmoe_status show(void *user, const qmi_step *step)
 {
     const evaluation *e = user;
     (void)step;
-    return qmi_progress(e->session->model->context, "evaluate", NULL,
+    return qmi_progress(e->session->model->hooks, "evaluate", NULL,
         e->all.n_samples, e->max_samples);
 }
 
@@ -213,7 +213,7 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     if (out != NULL)
         *out = (qmoe_eval_result){0};
     QMI_TRY(qmi_session_call_begin(session, __func__, out == NULL));
-    evaluation e = {.session = session, .err = &session->model->context->error};
+    evaluation e = {.session = session, .err = &session->model->hooks->error};
     qmoe_eval_options known = {0};
     qmi_copy_options(&known, sizeof known, options);
     session->watch = show;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Text generation for a batch of prompts. */
-#include "session.h"
+#include "top_pass.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
 #include "clock.h"
+#include "logits.h"
 #include "sampler.h"
 
 enum { DEFAULT_NEW_TOKENS = 64 };
@@ -131,7 +132,7 @@ static qmoe_status show_encoding(void *user, const qmi_step *step)
             (int)m->config.n_blocks[QMI_ENCODER]);
     else
         snprintf(item, sizeof item, "keys and values of the decoder");
-    return qmi_progress(m->context, "encode", item, r->n_encoding_steps,
+    return qmi_progress(m->hooks, "encode", item, r->n_encoding_steps,
         m->encoder.n + m->cross.n);
 }
 
@@ -340,7 +341,7 @@ qmoe_status qmoe_session_generate(qmoe_session *session, qmoe_generation **out,
     QMI_TRY(qmi_session_call_begin(session, __func__, out == NULL));
     run r = {.session = session,
         .n = n_prompts,
-        .err = &session->model->context->error};
+        .err = &session->model->hooks->error};
     qmi_copy_options(&r.options, sizeof r.options, options);
     return qmi_session_call_end(
         session, generate_checked(&r, out, timing, prompts));

@@ -70,7 +70,7 @@ static double entropy(const uint64_t counts[3])
 static qmoe_status count(
     qmoe_model *model, size_t index, qmoe_weight_stats *out)
 {
-    qmi_error *err = &model->context->error;
+    qmi_error *err = &model->hooks->error;
     if (index >= model->n_weights)
         return qmi_fail(err, QMOE_E_INVALID, "no weight %zu", index);
     /* As stored: that is what can be skipped, and what the compressor counts. */

@@ -111,15 +111,14 @@ static qmoe_status fill(
     return model->arch->build(model, err);
 }
 
-static qmoe_model *new_model(qmoe_context *context)
+static qmoe_model *new_model(qmi_hooks *hooks)
 {
-    qmoe_model *model =
-        qmi_calloc(1, sizeof *model, "a model", &context->error);
+    qmoe_model *model = qmi_calloc(1, sizeof *model, "a model", &hooks->error);
     if (model != NULL) {
-        model->context = context;
+        model->hooks = hooks;
         model->n_users = 1;
         model->expert_format = "";
-        __atomic_add_fetch(&context->n_users, 1, __ATOMIC_RELAXED);
+        qmi_hooks_retain(hooks);
     }
     return model;
 }
@@ -134,31 +133,25 @@ static qmoe_status hand_over(
     return status;
 }
 
-static qmoe_status open_model(qmoe_model **out, qmoe_context *context,
-    const char *directory, bool checked)
+qmoe_status qmi_model_open(
+    qmoe_model **out, qmi_hooks *hooks, const char *directory, bool checked)
 {
     if (out != NULL)
         *out = NULL;
     QMI_TRY(qmi_call_begin(
-        context, "qmoe_model_open", out == NULL || directory == NULL));
-    qmoe_model *model = new_model(context);
+        hooks, "qmoe_model_open", out == NULL || directory == NULL));
+    qmoe_model *model = new_model(hooks);
     qmoe_status status = QMOE_E_NOMEM;
     if (model != NULL)
         status = hand_over(
-            out, model, fill(model, directory, checked, &context->error));
-    return qmi_call_end(context, status);
+            out, model, fill(model, directory, checked, &hooks->error));
+    return qmi_call_end(hooks, status);
 }
 
 qmoe_status qmoe_model_open(
     qmoe_model **out, qmoe_context *context, const char *directory)
 {
-    return open_model(out, context, directory, true);
-}
-
-qmoe_status qmi_model_open_unchecked(
-    qmoe_model **out, qmoe_context *context, const char *directory)
-{
-    return open_model(out, context, directory, false);
+    return qmi_model_open(out, qmi_hooks_of(context), directory, true);
 }
 
 /* The dtype that weights have unless the config names one we compute with. */
@@ -183,20 +176,20 @@ static qmoe_status fill_sketch(
     return model->arch->build(model, err);
 }
 
-qmoe_status qmi_model_sketch(qmoe_model **out, qmoe_context *context,
-    const cJSON *config, const char *file)
+qmoe_status qmi_model_sketch(
+    qmoe_model **out, qmi_hooks *hooks, const cJSON *config, const char *file)
 {
     *out = NULL;
-    qmoe_model *model = new_model(context);
+    qmoe_model *model = new_model(hooks);
     if (model == NULL)
         return QMOE_E_NOMEM;
     return hand_over(
-        out, model, fill_sketch(model, config, file, &context->error));
+        out, model, fill_sketch(model, config, file, &hooks->error));
 }
 
 static void destroy(qmoe_model *model)
 {
-    qmoe_context *context = model->context;
+    qmi_hooks *hooks = model->hooks;
     for (size_t i = 0; i < model->n_weights; i++) {
         qmi_free((char *)model->weights[i].name);
         qmi_free(model->weights[i].mats);
@@ -211,7 +204,7 @@ static void destroy(qmoe_model *model)
     qmi_tokenizer_close(model->tokenizer);
     qmi_checkpoint_close(model->checkpoint);
     qmi_free(model);
-    qmi_context_release(context);
+    qmi_hooks_release(hooks);
 }
 
 void qmi_model_retain(qmoe_model *model)
@@ -236,16 +229,16 @@ qmoe_status qmi_model_call_begin(
 {
     if (model == NULL)
         return QMOE_E_INVALID;
-    QMI_TRY(qmi_call_begin(model->context, function, lacks));
+    QMI_TRY(qmi_call_begin(model->hooks, function, lacks));
     qmi_model_retain(model);
     return QMOE_OK;
 }
 
 qmoe_status qmi_model_call_end(qmoe_model *model, qmoe_status status)
 {
-    qmoe_context *context = model->context;
+    qmi_hooks *hooks = model->hooks;
     qmi_model_release(model);
-    return qmi_call_end(context, status);
+    return qmi_call_end(hooks, status);
 }
 
 void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
@@ -275,27 +268,12 @@ void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
     snprintf(out->format, sizeof out->format, "%s", model->expert_format);
 }
 
-qmoe_status qmi_steps_add(qmi_steps *steps, qmi_step step, qmi_error *err)
-{
-    if (steps->n == steps->capacity) {
-        size_t capacity = steps->capacity == 0 ? 64 : 2 * steps->capacity;
-        qmi_step *items = qmi_regrow(
-            steps->items, steps->n, capacity, sizeof *items, "the graph", err);
-        if (items == NULL)
-            return QMOE_E_NOMEM;
-        steps->items = items;
-        steps->capacity = capacity;
-    }
-    steps->items[steps->n++] = step;
-    return QMOE_OK;
-}
-
 /* ---- text ---- */
 
 static qmoe_status tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
     size_t *n, const char *text)
 {
-    qmi_error *err = &model->context->error;
+    qmi_error *err = &model->hooks->error;
     int32_t *all = NULL;
     const size_t n_valid = qmi_utf8_prefix(text, strlen(text));
     if (text[n_valid] != '\0')
@@ -323,7 +301,7 @@ qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
 static qmoe_status detokenize(qmoe_model *model, char *text, size_t capacity,
     size_t *n, const int32_t *ids, size_t n_ids)
 {
-    qmi_error *err = &model->context->error;
+    qmi_error *err = &model->hooks->error;
     char *all = NULL;
     QMI_TRY(qmi_model_need_tokenizer(model, err));
     QMI_TRY(qmi_tokenizer_decode(model->tokenizer, &all, ids, n_ids, err));

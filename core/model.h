@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * An open model: its weights (mapped, in stored form) and its computation as
  * lists of steps.  A step is one operation of ops.h on named places; the
- * session turns it into an operation for the batch at hand (steps.c). */
+ * session turns it into an operation for the batch at hand (steps.h). */
 #ifndef QMI_MODEL_H
 #define QMI_MODEL_H
 
 #include "checkpoint.h"
 #include "config.h"
-#include "context.h"
+#include "hooks.h"
+#include "ops.h"
 #include "ternary_dict.h"
 #include "tokenizer.h"
 
@@ -63,8 +64,8 @@ typedef struct qmi_steps {
 enum { QMI_MAX_DICTIONARIES = 8 };
 
 struct qmoe_model {
-    qmoe_context *context;
-    int n_users; /* the caller's handle, sessions, calls that run */
+    qmi_hooks *hooks; /* of its context */
+    int n_users;      /* the caller's handle, sessions, calls that run */
     qmi_checkpoint *checkpoint; /* NULL: a sketch */
     const qmi_format *sketch_format;
     qmi_tokenizer *tokenizer; /* NULL when there is no spiece.model */
@@ -85,14 +86,14 @@ struct qmoe_model {
     qmi_steps decoder;                    /* ids -> LOGITS */
 };
 
-/* As qmoe_model_open, without qmi_digest_check: for who checks more. */
-qmoe_status qmi_model_open_unchecked(
-    qmoe_model **out, qmoe_context *context, const char *directory);
+/* qmoe_model_open; `checked`: with qmi_digest_check, else for who checks more. */
+qmoe_status qmi_model_open(
+    qmoe_model **out, qmi_hooks *hooks, const char *directory, bool checked);
 /* A model known by its config.json alone (`file` names it in errors): weights
  * have names, shapes and the dtype the config says (bf16 when it says none),
  * but no data.  It can be asked about, not run. */
-qmoe_status qmi_model_sketch(qmoe_model **out, qmoe_context *context,
-    const cJSON *config, const char *file);
+qmoe_status qmi_model_sketch(
+    qmoe_model **out, qmi_hooks *hooks, const cJSON *config, const char *file);
 
 /* Adds the matrix `name` [n_rows, n_cols] (n_rows 1 and a rank-1 tensor for a
  * vector).  *index is its place in model->weights. */
@@ -116,8 +117,7 @@ qmoe_status qmi_model_call_end(qmoe_model *model, qmoe_status status);
 /* E_NOT_FOUND naming spiece.model when the model has no tokenizer. */
 qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err);
 
-/* First key bucket of a relative position (key - query), T5's rule. */
-int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,
-    int64_t n_buckets, int64_t max_distance);
+/* Floats per token of a slot. */
+int64_t qmi_slot_width(const qmi_config *c, qmi_slot slot);
 
 #endif

@@ -144,7 +144,8 @@ static qmoe_status choose_auto(
                           meaning_of(word) != NAME;
         if (m.n != 0 && !weak) {
             QMI_TRY(choose(out, &m, backend, word, err));
-            qmi_message(context, "backend auto: using %s", backend->name);
+            qmi_message(
+                &context->hooks, "backend auto: using %s", backend->name);
             return QMOE_OK;
         }
         const size_t at = strlen(known);
@@ -162,11 +163,11 @@ qmoe_status qmoe_find_device(qmoe_context *context, qmoe_device_info *out,
     qmi_place place;
     if (out != NULL)
         *out = (qmoe_device_info){0};
-    QMI_TRY(qmi_call_begin(context, __func__, out == NULL));
+    QMI_TRY(qmi_call_begin(qmi_hooks_of(context), __func__, out == NULL));
     qmoe_status status =
-        qmi_place_find(&place, context, backend, device, &context->error);
+        qmi_place_find(&place, context, backend, device, &context->hooks.error);
     *out = place.info;
-    return qmi_call_end(context, status);
+    return qmi_call_end(&context->hooks, status);
 }
 
 qmoe_status qmi_place_find(qmi_place *out, qmoe_context *context,

@@ -2,7 +2,7 @@
  * T5's relative position bias: buckets of distances, spread over the distances
  * that a batch has.  The table follows the sequences, not the configuration,
  * whose relative_attention_max_distance no weight vouches for. */
-#include "session.h"
+#include "position_bias.h"
 
 #include <math.h>
 
@@ -58,7 +58,8 @@ static qmoe_status upload_bias(
     if (learned != NULL && bias != NULL) {
         qmi_weight_decode(w, 0, 0, c->n_buckets, learned);
         spread(bias, learned, c, stack, reach);
-        status = qmi_upload(s, &s->bias[stack], bias, n * sizeof *bias, err);
+        status = qmi_upload(s->backend, s->device, &s->bias[stack], bias,
+            n * sizeof *bias, err);
     }
     qmi_free(learned);
     qmi_free(bias);

@@ -1,29 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Turns the steps of a graph into operations for the batch at hand. */
-#include "session.h"
+ * Comes in: steps of a graph and a pass whose lists are on the device.  Goes
+ * out: one operation for each step, run in order, with room for what it writes.
+ * No step knows a size or a pointer; no operation knows a graph. */
+#include "steps.h"
 
-#include <string.h>
-
-#include "clock.h"
-
-int64_t qmi_slot_width(const qmi_config *c, qmi_slot slot)
-{
-    switch (slot) {
-    case QMI_SLOT_Q:
-    case QMI_SLOT_K:
-    case QMI_SLOT_V:
-    case QMI_SLOT_ATTENDED:
-        return c->n_heads * c->d_kv;
-    case QMI_SLOT_HIDDEN:
-        return c->d_ff;
-    case QMI_SLOT_ROUTER_LOGITS:
-        return c->n_experts;
-    case QMI_SLOT_LOGITS:
-        return c->vocab_size;
-    default:
-        return c->d_model;
-    }
-}
+#include "profile.h"
+#include "step_check.h"
 
 static qmi_view view_of(const qmi_growing *g)
 {
@@ -131,7 +113,7 @@ static qmi_op make_op(
             .top_k = c->top_k};
         break;
     case QMI_OP_DECODE:
-    case QMI_OP_TOP_LOGITS: /* no step: session_top.c */
+    case QMI_OP_TOP_LOGITS: /* no step: top_pass.c */
     case QMI_OP_COUNT:
         break;
     }
@@ -146,54 +128,14 @@ static qmoe_status reserve(
     uint64_t n_tokens = (uint64_t)pass->n_tokens;
     if (step->kind == QMI_OP_ROUTE) {
         uint64_t n_bytes = n_tokens * (uint64_t)c->top_k * 4;
-        QMI_TRY(qmi_grow(s, &s->expert, n_bytes, err));
-        return qmi_grow(s, &s->route_weight, n_bytes, err);
+        QMI_TRY(qmi_grow(s->backend, s->device, &s->expert, n_bytes, err));
+        return qmi_grow(s->backend, s->device, &s->route_weight, n_bytes, err);
     }
     if (step->dst == QMI_SLOT_NONE || step->dst == step->residual)
         return QMOE_OK;
     uint64_t width = (uint64_t)qmi_slot_width(c, step->dst);
-    return qmi_grow(
-        s, &s->slots[step->dst], n_tokens * width * sizeof(float), err);
-}
-
-/* The part of the model a step belongs to, by what it writes and reads. */
-static qmoe_part part_of(const qmi_step *step)
-{
-    switch (step->kind) {
-    case QMI_OP_KV_STORE:
-    case QMI_OP_ATTENTION:
-        return QMOE_PART_ATTENTION;
-    case QMI_OP_ROUTE:
-        return QMOE_PART_ROUTER;
-    case QMI_OP_EXPERT_FFN:
-        return QMOE_PART_EXPERTS;
-    case QMI_OP_LINEAR:
-        break;
-    default:
-        return QMOE_PART_OTHER;
-    }
-    if (step->dst == QMI_SLOT_LOGITS)
-        return QMOE_PART_HEAD;
-    if (step->dst == QMI_SLOT_ROUTER_LOGITS)
-        return QMOE_PART_ROUTER;
-    if (step->dst == QMI_SLOT_HIDDEN || step->src == QMI_SLOT_HIDDEN)
-        return QMOE_PART_DENSE_FFN;
-    return QMOE_PART_ATTENTION;
-}
-
-/* Measuring waits for the device before and after. */
-qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
-    int stack, qmoe_part part, qmi_error *err)
-{
-    qmoe_session *s = session;
-    if (!s->measures_parts)
-        return qmi_run(s->backend, s->device, op, err);
-    QMI_TRY(s->backend->sync(s->device, err));
-    const double begin = qmi_seconds();
-    QMI_TRY(qmi_run(s->backend, s->device, op, err));
-    QMI_TRY(s->backend->sync(s->device, err));
-    s->part_seconds[stack][part] += qmi_seconds() - begin;
-    return QMOE_OK;
+    return qmi_grow(s->backend, s->device, &s->slots[step->dst],
+        n_tokens * width * sizeof(float), err);
 }
 
 static qmoe_status run_step(
@@ -201,7 +143,7 @@ static qmoe_status run_step(
 {
     QMI_TRY(reserve(s, step, pass, err));
     const qmi_op op = make_op(s, step, pass);
-    return qmi_session_run_op(s, &op, pass->stack, part_of(step), err);
+    return qmi_session_run_op(s, &op, pass->stack, qmi_step_part(step), err);
 }
 
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
@@ -222,34 +164,4 @@ qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
                 pass->n_tokens * session->model->config.top_k, err));
     }
     return QMOE_OK;
-}
-
-const char *qmoe_part_name(qmoe_part part)
-{
-    static const char *const names[] = {
-#define X(name, text) text,
-        QMOE_PART_MAP(X)
-#undef X
-    };
-    return (unsigned)part < QMOE_PART_COUNT ? names[part] : "other";
-}
-
-void qmoe_session_measure_parts(qmoe_session *session, bool on)
-{
-    if (session == NULL)
-        return;
-    if (on)
-        memset(session->part_seconds, 0, sizeof session->part_seconds);
-    session->measures_parts = on;
-}
-
-void qmoe_session_part_times(const qmoe_session *session, qmoe_part_times *out)
-{
-    if (out == NULL)
-        return;
-    *out = (qmoe_part_times){0};
-    if (session == NULL)
-        return;
-    memcpy(out->encode, session->part_seconds[QMI_ENCODER], sizeof out->encode);
-    memcpy(out->decode, session->part_seconds[QMI_DECODER], sizeof out->decode);
 }

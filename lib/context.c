@@ -7,6 +7,25 @@
 #include "alloc.h"
 #include "cpu.h"
 
+static void destroy(qmi_hooks *hooks)
+{
+    qmoe_context *context = qmi_context_of(hooks);
+    qmi_registry_destroy(context->registry);
+    qmi_free(context);
+}
+
+static void set_hooks(qmi_hooks *hooks, const qmoe_context_options *o)
+{
+    hooks->n_users = 1;
+    hooks->destroy = destroy;
+    hooks->n_threads =
+        o->n_threads > 0 ? o->n_threads : qcpu_usable_processors();
+    hooks->error.cancel = &hooks->cancel;
+    hooks->progress = o->progress;
+    hooks->message = o->message;
+    hooks->user = o->user;
+}
+
 qmoe_status qmoe_context_create(
     qmoe_context **out, const qmoe_context_options *options)
 {
@@ -20,19 +39,14 @@ qmoe_status qmoe_context_create(
     qmoe_context *context = qmi_calloc(1, sizeof *context, "a context", NULL);
     if (context == NULL)
         return QMOE_E_NOMEM;
-    context->n_users = 1;
-    context->n_threads =
-        known.n_threads > 0 ? known.n_threads : qcpu_usable_processors();
-    context->error.cancel = &context->cancel;
-    context->progress = known.progress;
-    context->message = known.message;
-    context->user = known.user;
+    set_hooks(&context->hooks, &known);
     const qmi_backend *const builtin[] = {
         qmi_backend_cpu(),
         qmi_backend_reference(),
     };
     qmoe_status status = qmi_registry_create(&context->registry, builtin,
-        sizeof builtin / sizeof *builtin, known.backend_path, &context->error);
+        sizeof builtin / sizeof *builtin, known.backend_path,
+        &context->hooks.error);
     if (status != QMOE_OK) {
         qmi_free(context);
         return status;

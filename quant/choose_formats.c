@@ -108,7 +108,7 @@ static qmoe_status show(void *user)
     snprintf(item, sizeof item, "%s block %d, %s %lld",
         g->block->stack == QMI_ENCODER ? "encoder" : "decoder",
         (int)g->block->block, g->what, (long long)(g->first + now.n_experts));
-    return qmi_progress(job->context, job->stage, item,
+    return qmi_progress(&job->context->hooks, job->stage, item,
         job->weights_done + more, job->weights_total);
 }
 

@@ -244,7 +244,7 @@ static qmoe_status choose_dictionary(qmi_job *job)
         job->recipe.p0 = p0;
         return QMOE_OK;
     }
-    qmi_message(job->context,
+    qmi_message(&job->context->hooks,
         "the paper's dictionary codes this model's experts better than one "
         "for p0 = %.3f: it is kept",
         p0);
@@ -258,13 +258,13 @@ static qmoe_status load_calibration(qmi_job *job)
 {
     if (job->options.n_calibration == 0)
         return QMOE_OK;
-    QMI_TRY(qmi_progress(job->context, "calibration text", NULL, 0, 0));
+    QMI_TRY(qmi_progress(&job->context->hooks, "calibration text", NULL, 0, 0));
     QMI_TRY(qmi_calibration_load(
         &job->calibration, job->model, &job->options, job->err));
     job->calibrated = true;
     const uint64_t used = job->calibration.sets[QMI_ENCODER].n_sequences;
     if (used < job->options.max_samples)
-        qmi_message(job->context,
+        qmi_message(&job->context->hooks,
             "only %llu of %llu documents to calibrate with: there are no more "
             "(%llu are empty or longer than %d tokens)",
             (unsigned long long)used,
@@ -332,8 +332,8 @@ static qmoe_status open_output(
     /* What an interrupted run did must survive any failure from here on. */
     job->output.keep = job->output.resumed;
     if (job->options.resume && !job->output.resumed)
-        qmi_message(
-            job->context, "nothing to resume: starting from the beginning");
+        qmi_message(&job->context->hooks,
+            "nothing to resume: starting from the beginning");
     return open_journal(job);
 }
 
@@ -408,10 +408,10 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
 {
     if (report != NULL)
         *report = (qmoe_compress_report){0};
-    QMI_TRY(qmi_call_begin(
-        context, __func__, report == NULL || source == NULL || output == NULL));
+    QMI_TRY(qmi_call_begin(qmi_hooks_of(context), __func__,
+        report == NULL || source == NULL || output == NULL));
     qmi_job job = {
-        .context = context, .report = report, .err = &context->error};
+        .context = context, .report = report, .err = &context->hooks.error};
     qmi_copy_options(&job.options, sizeof job.options, options);
     const double begin = qmi_seconds();
     job.begin_busy = qmi_thread_seconds();
@@ -420,5 +420,5 @@ qmoe_status qmoe_compress(qmoe_context *context, qmoe_compress_report *report,
         status = run(&job, source, output);
     clean_up(&job);
     report->seconds = qmi_seconds() - begin;
-    return qmi_call_end(context, status);
+    return qmi_call_end(&context->hooks, status);
 }

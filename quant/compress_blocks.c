@@ -73,7 +73,7 @@ static qmoe_status report_progress(void *user)
     if (n_matrices > 0)
         snprintf(item + length, sizeof item - (size_t)length, ", error %.4f",
             error / (double)n_matrices);
-    return qmi_progress(job->context, job->stage, item,
+    return qmi_progress(&job->context->hooks, job->stage, item,
         job->weights_done + (uint64_t)now.n_weights, job->weights_total);
 }
 
@@ -174,7 +174,7 @@ static qmoe_status redo_from(block_run *r, int64_t expert, int damaged)
     int64_t n_dropped = 0;
     QMI_TRY(qmi_journal_forget(
         job->journal, r->number, expert, &n_dropped, job->err));
-    qmi_message(job->context,
+    qmi_message(&job->context->hooks,
         "%s/%s: expert %lld is not what was written; %lld finished expert(s) "
         "are done again",
         job->output.partial, r->files[damaged], (long long)expert,
@@ -336,8 +336,8 @@ static qmoe_status report_dense(void *user, const qmi_step *step)
         d->stack == QMI_ENCODER ? "encoder" : "decoder", (int)d->block,
         (long long)job->forward.n_passed,
         (long long)job->calibration.sets[d->stack].n_tokens);
-    return qmi_progress(
-        job->context, job->stage, item, job->weights_done, job->weights_total);
+    return qmi_progress(&job->context->hooks, job->stage, item,
+        job->weights_done, job->weights_total);
 }
 
 static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
@@ -391,8 +391,8 @@ qmoe_status qmi_job_sweep(qmi_job *job, qmi_visit_fn visit)
     int64_t number = 0;
     for (int stack = 0; stack < QMI_N_STACKS; stack++)
         QMI_TRY(sweep_stack(job, stack, &number, visit));
-    return qmi_progress(
-        job->context, job->stage, NULL, job->weights_done, job->weights_total);
+    return qmi_progress(&job->context->hooks, job->stage, NULL,
+        job->weights_done, job->weights_total);
 }
 
 qmoe_status qmi_job_compress_blocks(qmi_job *job)

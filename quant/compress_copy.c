@@ -64,7 +64,7 @@ static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
     qmi_st_writer *writer, size_t index, const char *file)
 {
     (void)file;
-    QMI_TRY(qmi_progress(job->context, "copy", t->name, 0, 0));
+    QMI_TRY(qmi_progress(&job->context->hooks, "copy", t->name, 0, 0));
     QMI_TRY(qmi_checkpoint_fetch(
         job->model->checkpoint, t->data, t->n_bytes, job->err));
     QMI_TRY(check_tensor(job, t));

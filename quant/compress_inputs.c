@@ -107,7 +107,7 @@ static qmoe_status take_piece(void *user, const void *piece, size_t n_bytes)
     qmi_hasher_add(r->hasher, piece, n_bytes);
     r->done += n_bytes;
     return qmi_progress(
-        r->job->context, "checksum", r->name, r->done, r->total);
+        &r->job->context->hooks, "checksum", r->name, r->done, r->total);
 }
 
 static qmoe_status hash_file(

@@ -96,7 +96,7 @@ qmoe_status qmi_job_plan_memory(qmi_job *job)
     uint64_t each = worker_bytes(job, &block) + KEPT;
     uint64_t limit = job->options.memory_limit != 0 ? job->options.memory_limit
                                                     : qmi_available_memory();
-    int n = job->context->n_threads;
+    int n = job->context->hooks.n_threads;
     if (n > job->options.group_size)
         n = job->options.group_size;
     if (n > job->model->config.n_experts)

@@ -138,7 +138,7 @@ static qmoe_status load_blas(const qmi_job *job)
         return QMOE_OK;
     QMI_TRY(qmi_blas_load(job->n_workers, job->err));
     if (qmi_blas_core_wanted() != NULL)
-        qmi_message(job->context,
+        qmi_message(&job->context->hooks,
             "OpenBLAS uses its kernels for %s, slow here; "
             "OPENBLAS_CORETYPE=%s would fit",
             qmi_blas_core(), qmi_blas_core_wanted());

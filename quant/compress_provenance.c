@@ -67,7 +67,8 @@ static qmoe_status hash_pieces(
         }
         qmi_hasher_add(hasher, piece, (size_t)n);
         out->n_bytes += (uint64_t)n;
-        status = qmi_progress(job->context, "calibration text", NULL, 0, 0);
+        status =
+            qmi_progress(&job->context->hooks, "calibration text", NULL, 0, 0);
     }
     out->hash = qmi_hasher_value(hasher);
     qmi_hasher_destroy(hasher);

@@ -290,7 +290,7 @@ static void name_rounded(
                 at == 0 ? "" : ", ", (long long)e);
     }
     if (job->calibrated && count != 0)
-        qmi_message(job->context,
+        qmi_message(&job->context->hooks,
             "%s block %d: %lld expert(s) saw no calibration token and were "
             "rounded to nearest: %s%s",
             b->stack == QMI_ENCODER ? "encoder" : "decoder", (int)b->block,

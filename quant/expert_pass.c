@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "context.h"
 #include "hessian.h"
 
 /* Calibration tokens per expert are cut at this multiple of the mean (paper
@@ -62,7 +63,7 @@ static qmoe_status set_up(qmi_expert_pass *p, qmi_error *err)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "calibration of models with more than one expert per token");
     QMI_TRY(qmi_registry_find(
-        p->model->context->registry, &p->backend, "cpu", err));
+        qmi_context_of(p->model->hooks)->registry, &p->backend, "cpu", err));
     p->workers = qmi_calloc(
         (size_t)p->options.n_workers, sizeof *p->workers, "workers", err);
     if (p->workers == NULL)

@@ -65,7 +65,7 @@ static qmoe_status run(qmi_export *e, const char *source, const char *output)
     if (e->options.layout != QMOE_LAYOUT_HF &&
         e->options.layout != QMOE_LAYOUT_PUBLISHED)
         return qmi_fail(e->err, QMOE_E_INVALID, "unknown layout");
-    QMI_TRY(qmoe_model_open(&e->model, e->context, source));
+    QMI_TRY(qmi_model_open(&e->model, e->hooks, source, true));
     if (e->model->quantization == NULL)
         return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
             "%s: is not compressed; there is nothing to export", source);
@@ -88,15 +88,15 @@ qmoe_status qmoe_export(qmoe_context *context, qmoe_export_report *report,
 {
     if (report != NULL)
         *report = (qmoe_export_report){0};
+    qmi_hooks *hooks = qmi_hooks_of(context);
     QMI_TRY(qmi_call_begin(
-        context, __func__, report == NULL || source == NULL || output == NULL));
-    qmi_export e = {
-        .context = context, .report = report, .err = &context->error};
+        hooks, __func__, report == NULL || source == NULL || output == NULL));
+    qmi_export e = {.hooks = hooks, .report = report, .err = &hooks->error};
     qmi_copy_options(&e.options, sizeof e.options, options);
     const double begin = qmi_seconds();
     qmoe_status status = run(&e, source, output);
     qmi_output_close(&e.output);
     qmoe_model_close(e.model);
     report->seconds = qmi_seconds() - begin;
-    return qmi_call_end(context, status);
+    return qmi_call_end(hooks, status);
 }

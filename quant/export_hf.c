@@ -203,7 +203,7 @@ static qmoe_status write_matrices(
     if (all == NULL)
         return QMOE_E_NOMEM;
     group g = {.x = x, .first = first, .all = all};
-    const qmi_loop loop = {.n_threads = e->context->n_threads,
+    const qmi_loop loop = {.n_threads = e->hooks->n_threads,
         .n_items = (int64_t)n,
         .work = decode_item,
         .user = &g};
@@ -257,13 +257,13 @@ static qmoe_status declare(
 static qmoe_status write_entries(
     exporter *x, size_t first, size_t last, qmi_st_writer *writer)
 {
-    size_t step = (size_t)x->e->context->n_threads;
+    size_t step = (size_t)x->e->hooks->n_threads;
     for (size_t i = first; i < last;) {
         char name[640];
         size_t n = 1;
         entry_name(name, sizeof name, &x->entries[i]);
-        QMI_TRY(qmi_progress(
-            x->e->context, "export", name, x->e->done, x->e->total));
+        QMI_TRY(
+            qmi_progress(x->e->hooks, "export", name, x->e->done, x->e->total));
         if (x->entries[i].tensor != NULL) {
             QMI_TRY(write_tensor(x, x->entries[i].tensor, writer, i - first));
         } else {

@@ -8,7 +8,7 @@
 #include "qmoe/exchange.h"
 
 typedef struct qmi_export {
-    qmoe_context *context;
+    qmi_hooks *hooks;
     qmoe_model *model;
     qmoe_export_options options;
     qmi_output output;

@@ -73,7 +73,7 @@ static qmoe_status declare_plain(
 static qmoe_status write_plain(
     qmi_export *e, qmi_torch_writer *writer, const qmi_tensor *t)
 {
-    QMI_TRY(qmi_progress(e->context, "export", t->name, e->done, e->total));
+    QMI_TRY(qmi_progress(e->hooks, "export", t->name, e->done, e->total));
     QMI_TRY(qmi_checkpoint_fetch(
         e->model->checkpoint, t->data, t->n_bytes, e->err));
     QMI_TRY(qmi_torch_writer_write(writer, t->data, t->n_bytes, e->err));
@@ -152,7 +152,7 @@ static qmoe_status write_matrix(qmi_export *e, qmi_torch_writer *writer,
     /* In the order of the declared parts; the dummy has no data. */
     static const int parts[] = {
         QMI_TD_CODES, QMI_TD_ROW_OFFSETS, QMI_TD_LEVELS};
-    QMI_TRY(qmi_progress(e->context, "export", w->name, e->done, e->total));
+    QMI_TRY(qmi_progress(e->hooks, "export", w->name, e->done, e->total));
     QMI_TRY(qmi_matrix_fetch(e->model, w, expert, e->err));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         qmi_part part = qmi_matrix_range(w, parts[i], expert);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "steps.h"
 
 /* Tokens of a chunk, unless one sequence alone is longer.  Fixed, so that
  * results do not depend on memory or threads. */
@@ -135,7 +136,8 @@ static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, int stack,
 {
     qmoe_session *s = f->session;
     const int64_t first = first_token(f, stack, c);
-    QMI_TRY(qmi_grow(s, &s->slots[slot], row_bytes(f, n_tokens), err));
+    QMI_TRY(qmi_grow(
+        s->backend, s->device, &s->slots[slot], row_bytes(f, n_tokens), err));
     for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
         qmi_view view;
         const int64_t n = piece_of(f, &view, slot, i, n_tokens);
@@ -213,10 +215,11 @@ static qmoe_status check_results(qmi_forward *f, qmi_slot slot, bool routes,
     qmoe_session *s = f->session;
     const int64_t n = n_tokens * s->model->config.d_model;
     int64_t at = 0, at_route = n_tokens;
-    QMI_TRY(qmi_buffer_non_finite(s, &at, &s->slots[slot], n, err));
+    QMI_TRY(qmi_buffer_non_finite(
+        s->backend, s->device, &at, &s->slots[slot], n, err));
     if (routes)
         QMI_TRY(qmi_buffer_non_finite(
-            s, &at_route, &s->route_weight, n_tokens, err));
+            s->backend, s->device, &at_route, &s->route_weight, n_tokens, err));
     if (at == n && at_route == n_tokens)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_FORMAT, "%s: token states are not finite",

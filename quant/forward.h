@@ -7,7 +7,7 @@
 #define QMI_FORWARD_H
 
 #include "calibration.h"
-#include "session.h"
+#include "pass.h"
 #include "token_states.h"
 
 /* States moved at a time between their storage and the device. */

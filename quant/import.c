@@ -54,8 +54,7 @@ static qmoe_status open_common(qmi_importer *m)
     if (status == QMOE_E_NOT_FOUND)
         return qmi_fail_no_config(m->err, m->source);
     QMI_TRY(status);
-    QMI_TRY(
-        qmi_model_sketch(&m->sketch, m->context, m->config, m->config_path));
+    QMI_TRY(qmi_model_sketch(&m->sketch, m->hooks, m->config, m->config_path));
     status = qmi_import_open_torch(m, &m->plain, "noexp.pt");
     if (status == QMOE_E_NOT_FOUND)
         return qmi_fail_not_published(m->err, m->source);
@@ -152,7 +151,7 @@ static qmoe_status place_files(qmi_importer *m)
     for (size_t i = 0; i < m->n_blocks; i++) {
         char name[32];
         snprintf(name, sizeof name, "exp%02zu.pt", i);
-        QMI_TRY(qmi_progress(m->context, "open", name, i, m->n_blocks));
+        QMI_TRY(qmi_progress(m->hooks, "open", name, i, m->n_blocks));
         QMI_TRY(place_file(m, name));
     }
     m->n_files = 1 + QMI_N_KINDS * m->n_blocks;
@@ -319,7 +318,7 @@ static qmoe_status start(qmi_importer *m, const char *output)
 static qmoe_status check_result(qmi_importer *m)
 {
     qmoe_model *model = NULL;
-    QMI_TRY(qmoe_model_open(&model, m->context, m->output.partial));
+    QMI_TRY(qmi_model_open(&model, m->hooks, m->output.partial, true));
     m->report->has_tokenizer = model->tokenizer != NULL;
     qmoe_model_close(model);
     return QMOE_OK;
@@ -365,16 +364,17 @@ qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
 {
     if (report != NULL)
         *report = (qmoe_import_report){0};
+    qmi_hooks *hooks = qmi_hooks_of(context);
     QMI_TRY(qmi_call_begin(
-        context, __func__, report == NULL || source == NULL || output == NULL));
-    qmi_importer m = {.context = context,
+        hooks, __func__, report == NULL || source == NULL || output == NULL));
+    qmi_importer m = {.hooks = hooks,
         .source = source,
         .report = report,
-        .err = &context->error};
+        .err = &hooks->error};
     qmi_copy_options(&m.options, sizeof m.options, options);
     const double begin = qmi_seconds();
     qmoe_status status = run(&m, output);
     clean_up(&m);
     report->seconds = qmi_seconds() - begin;
-    return qmi_call_end(context, status);
+    return qmi_call_end(hooks, status);
 }

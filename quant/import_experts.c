@@ -68,7 +68,7 @@ static qmoe_status import_matrix(qmi_importer *m, qmi_stack_writer *writer,
     uint64_t offsets[2];
     qmi_published_matrix found;
     QMI_TRY(qmi_progress(
-        m->context, "import", stack->name, m->done, m->report->expert_weights));
+        m->hooks, "import", stack->name, m->done, m->report->expert_weights));
     QMI_TRY(qmi_published_find(
         &found, m->experts, m->sizes, stack, expert, m->err));
     QMI_TRY(

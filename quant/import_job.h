@@ -10,7 +10,7 @@
 #include "tensor_file.h"
 
 typedef struct qmi_importer {
-    qmoe_context *context;
+    qmi_hooks *hooks;
     qmoe_import_options options;
     const char *source;
     char *config_path;

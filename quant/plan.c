@@ -298,7 +298,7 @@ static void plan_speed(planner *p)
     r->disk_rate = o->disk_rate;
     r->memory_rate = o->memory_rate;
     if (r->memory_rate == 0 && r->others.memory_bytes + r->experts.memory_bytes)
-        r->memory_rate = qmi_measure_memory(p->context->n_threads);
+        r->memory_rate = qmi_measure_memory(p->context->hooks.n_threads);
     double seconds = seconds_for(r, &r->experts, experts) +
                      seconds_for(r, &r->others, r->token_bytes - experts);
     r->seconds_per_token = isnan(seconds) ? 0 : seconds;
@@ -331,13 +331,13 @@ static qmoe_status work_seconds(
         .quantiser = quantiser, .quant.passes = p->report->passes};
     if (qmi_pvq_width(p->format) != 0)
         recipe.quant.rotation = qmi_rotation_for(p->model->config.d_model);
-    qmoe_status status = qmi_blas_load(p->context->n_threads, &unknown);
+    qmoe_status status = qmi_blas_load(p->context->hooks.n_threads, &unknown);
     if (status == QMOE_OK)
         status = qmi_compression_seconds(
             seconds, p->model, &work, &recipe, &unknown);
     if (status != QMOE_OK)
-        qmi_message(
-            p->context, "time of compression unknown: %s", unknown.text);
+        qmi_message(&p->context->hooks, "time of compression unknown: %s",
+            unknown.text);
     return status;
 }
 
@@ -356,7 +356,7 @@ static void plan_compression(planner *p)
     r->passes = o->passes == 0  ? quantiser->default_passes
                 : o->passes < 0 ? 0
                                 : o->passes;
-    r->n_threads = p->context->n_threads;
+    r->n_threads = p->context->hooks.n_threads;
     r->n_samples = o->n_samples;
     if (r->n_samples == 0)
         r->n_samples = (uint64_t)(10000.0 * (double)c->n_experts / 128 + 0.5);
@@ -446,14 +446,15 @@ qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,
 {
     if (report != NULL)
         *report = (qmoe_plan_report){0};
-    QMI_TRY(
-        qmi_call_begin(context, __func__, report == NULL || source == NULL));
-    planner p = {.context = context, .report = report, .err = &context->error};
+    QMI_TRY(qmi_call_begin(
+        qmi_hooks_of(context), __func__, report == NULL || source == NULL));
+    planner p = {
+        .context = context, .report = report, .err = &context->hooks.error};
     p.generated = qmi_is_synth(source);
     qmi_copy_options(&p.options, sizeof p.options, options);
     qmoe_status status = run(&p, source);
     qmi_free(p.part_of);
     qmi_free(p.rate);
     qmoe_model_close(p.model);
-    return qmi_call_end(context, status);
+    return qmi_call_end(&context->hooks, status);
 }

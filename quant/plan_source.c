@@ -48,7 +48,7 @@ static void compare_published(const opener *p, const char *path)
     const qmi_config *c = &p->model->config;
     for (size_t i = 0; (published = qmi_switch_config_at(i)) != NULL; i++)
         if (same_shapes(published, c) && !same_blocks(published, c))
-            qmi_message(p->context,
+            qmi_message(&p->context->hooks,
                 "%s: no weights to check it against, so what it says is "
                 "assumed: %d + %d blocks, %d sparse, %s; the weights of "
                 "switch-%s have %d + %d, %d sparse, %s: plan synth:%s for "
@@ -73,7 +73,7 @@ static qmoe_status sketch_file(opener *p, const char *path)
         return qmi_error_prefix(p->err, status,
             "a plan takes a model's directory or a config.json");
     QMI_TRY(status);
-    status = qmi_model_sketch(&p->model, p->context, config, path);
+    status = qmi_model_sketch(&p->model, &p->context->hooks, config, path);
     cJSON_Delete(config);
     p->from_config = true;
     if (status == QMOE_OK)
@@ -89,7 +89,7 @@ static qmoe_status sketch_published(opener *p, const char *source)
     if (config == NULL)
         return qmi_fail(p->err, QMOE_E_NOMEM, "out of memory: a config");
     qmoe_status status =
-        qmi_model_sketch(&p->model, p->context, config, source);
+        qmi_model_sketch(&p->model, &p->context->hooks, config, source);
     cJSON_Delete(config);
     return status;
 }
@@ -108,7 +108,7 @@ static qmoe_status open_directory(opener *p, const char *source)
     if (stat(path, &info) == 0)
         status = sketch_file(p, path);
     if (status == QMOE_OK && qmi_looks_published(source))
-        qmi_message(p->context,
+        qmi_message(&p->context->hooks,
             "%s: a published compressed model, planned from its config.json; "
             "'qmoe import' takes it over as ternary-dict or in another format",
             source);
@@ -129,7 +129,7 @@ static qmoe_status open_source(opener *p, const char *source)
 qmoe_status qmi_plan_open(qmoe_model **out, bool *from_config,
     qmoe_context *context, const char *source)
 {
-    opener p = {.context = context, .err = &context->error};
+    opener p = {.context = context, .err = &context->hooks.error};
     qmoe_status status = open_source(&p, source);
     *out = p.model;
     *from_config = p.from_config;

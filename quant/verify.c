@@ -145,7 +145,7 @@ static void name_others(const qmi_verification *v)
         if (name[0] != '.' && strcmp(name, "config.json") != 0 &&
             cJSON_GetObjectItemCaseSensitive(files, name) == NULL &&
             !has_fault(v, name))
-            qmi_message(v->context,
+            qmi_message(v->hooks,
                 "%s/%s: config.json does not record it; not checked",
                 v->directory, name);
         free(entries[i]);
@@ -209,8 +209,8 @@ static qmoe_status list_shards(qmi_verification *v)
 static qmoe_status look(qmi_verification *v)
 {
     qmoe_status opened =
-        qmi_model_open_unchecked(&v->model, v->context, v->directory);
-    const qmi_error why = v->context->error;
+        qmi_model_open(&v->model, v->hooks, v->directory, false);
+    const qmi_error why = v->hooks->error;
     if (opened == QMOE_E_NOMEM)
         return note_small(v, opened, NULL, &why);
     QMI_TRY(load_config(v));
@@ -266,17 +266,18 @@ qmoe_status qmoe_verify(qmoe_context *context, qmoe_verify_report *report,
 {
     if (report != NULL)
         *report = (qmoe_verify_report){0};
+    qmi_hooks *hooks = qmi_hooks_of(context);
     QMI_TRY(
-        qmi_call_begin(context, __func__, report == NULL || directory == NULL));
+        qmi_call_begin(hooks, __func__, report == NULL || directory == NULL));
     qmi_verification v = {
-        .context = context, .directory = directory, .report = report};
-    v.failure = qmi_error_beside(&context->error);
+        .hooks = hooks, .directory = directory, .report = report};
+    v.failure = qmi_error_beside(&hooks->error);
     pthread_mutex_init(&v.lock, NULL);
     qmoe_status status = look(&v);
     if (status == QMOE_OK)
         status = tell(&v, on_fault, user);
     clean_up(&v);
     if (status != QMOE_OK && v.failure.status == status)
-        context->error = v.failure;
-    return qmi_call_end(context, status);
+        hooks->error = v.failure;
+    return qmi_call_end(hooks, status);
 }

@@ -18,7 +18,7 @@ typedef struct qmi_fault {
 } qmi_fault;
 
 typedef struct qmi_verification {
-    qmoe_context *context;
+    qmi_hooks *hooks;
     const char *directory;
     char *config_path;
     cJSON *config;     /* NULL: there is none that can be read */

@@ -49,7 +49,7 @@ typedef struct visitor {
 static qmoe_status show(void *user)
 {
     sweep *s = user;
-    return qmi_progress(s->v->context, "verify", atomic_load(&s->item),
+    return qmi_progress(s->v->hooks, "verify", atomic_load(&s->item),
         atomic_load(&s->done), s->total);
 }
 
@@ -265,7 +265,7 @@ static qmoe_status list_units(sweep *s)
 static void visit_unit(void *user, int64_t item, int thread)
 {
     sweep *s = user;
-    visitor a = {.s = s, .error = qmi_error_beside(&s->v->context->error)};
+    visitor a = {.s = s, .error = qmi_error_beside(&s->v->hooks->error)};
     (void)thread;
     if (atomic_load(&s->stop) != QMOE_OK)
         return;
@@ -278,7 +278,7 @@ static qmoe_status visit_units(sweep *s)
 {
     qmi_verification *v = s->v;
     const qmi_loop loop = {
-        .n_threads = v->context->n_threads,
+        .n_threads = v->hooks->n_threads,
         .n_items = (int64_t)s->n_units,
         .work = visit_unit,
         .watch = show,
@@ -296,7 +296,7 @@ static qmoe_status visit_units(sweep *s)
     QMI_TRY(status);
     return v->n_faults != 0
                ? QMOE_OK
-               : qmi_progress(v->context, "verify", NULL, s->total, s->total);
+               : qmi_progress(v->hooks, "verify", NULL, s->total, s->total);
 }
 
 qmoe_status qmi_verify_shards(qmi_verification *v)

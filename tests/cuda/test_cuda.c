@@ -13,7 +13,7 @@
 
 #include "alloc.h"
 #include "compare_models.h"
-#include "session.h"
+#include "logits.h"
 
 static qmoe_context *context;
 static int n_loads;

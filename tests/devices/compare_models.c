@@ -13,7 +13,7 @@
 
 #include "alloc.h"
 #include "qmoe/quant.h"
-#include "session.h"
+#include "logits.h"
 
 enum { N_PROMPT = 23, N_STEPS = 16, N_FORMATS = 4 };
 

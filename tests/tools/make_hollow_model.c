@@ -145,7 +145,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "make_hollow_model: no context\n");
         return 1;
     }
-    job.err = &job.context->error;
+    job.err = &job.context->hooks.error;
     job.recipe.quantiser = qmi_quantiser_find("rtn", "pvq");
     job.recipe.quant.rotation = 32; /* divides 2080 and 6144 */
     qmoe_status status = qmoe_model_open(&job.model, job.context, argv[1]);

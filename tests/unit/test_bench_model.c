@@ -11,7 +11,8 @@
 
 #include "alloc.h"
 #include "bench_ideal.h"
-#include "session.h"
+#include "context.h"
+#include "logits.h"
 
 enum { N_IDS = 6, VOCAB = 1 << 16 };
 
@@ -53,7 +54,7 @@ static qmoe_session *make_session(qmoe_model *of)
 /* Encodes and decodes one token. */
 static void pass(qmoe_session *session, float *logits)
 {
-    qmi_error *err = &context->error;
+    qmi_error *err = &context->hooks.error;
     assert_int_equal(
         qmi_session_encode(session, ids, &length, 1, 1, err), QMOE_OK);
     assert_int_equal(
@@ -94,7 +95,7 @@ static void test_routing(void **state)
 {
     (void)state;
     static float noted[VOCAB], imposed[VOCAB];
-    qmi_error *err = &context->error;
+    qmi_error *err = &context->hooks.error;
     bench_ideal ideal;
     assert_int_equal(bench_ideal_make(&ideal, model, model, err), QMOE_OK);
     qmoe_model *const models[] = {model, &ideal.model};
@@ -132,7 +133,7 @@ static void test_out_of_memory(void **state)
         bench_ideal ideal;
         qmi_alloc_fail_after(n);
         qmoe_status status =
-            bench_ideal_make(&ideal, model, model, &context->error);
+            bench_ideal_make(&ideal, model, model, &context->hooks.error);
         qmi_alloc_fail_after(0);
         bench_ideal_free(&ideal);
         if (status == QMOE_OK)

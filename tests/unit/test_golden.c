@@ -12,7 +12,8 @@
 #include <string.h>
 
 #include "alloc.h"
-#include "session.h"
+#include "logits.h"
+#include "position_bias.h"
 
 static const char *const models[] = {
     "tied", "untied", "full-sparse", "three-heads", "switch-mini"};

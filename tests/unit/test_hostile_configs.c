@@ -131,7 +131,8 @@ static void write_weights(const cJSON *config)
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
     assert_int_equal(
-        qmi_model_sketch(&sketch, context, config, "config"), QMOE_OK);
+        qmi_model_sketch(&sketch, qmi_hooks_of(context), config, "config"),
+        QMOE_OK);
     assert_int_equal(scratch_new_file(&file, path, NULL), QMOE_OK);
     assert_int_equal(qmi_st_writer_create(&writer, &file, NULL), QMOE_OK);
     each_tensor(sketch, declare, writer);

@@ -11,7 +11,9 @@
 
 #include "alloc.h"
 #include "sampler.h"
-#include "session.h"
+#include "logits.h"
+#include "profile.h"
+#include "top_pass.h"
 
 enum { N_SEQUENCES = 3, N_TOKENS = 6, MAX_STEPS = 8 };
 

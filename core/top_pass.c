@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Passes of which only the likeliest tokens come back from the device. */
-#include "session.h"
+ * Comes in: decoder ids.  Goes out: the likeliest next tokens of each position
+ * with their logits, finite; the other logits stay on the device. */
+#include "top_pass.h"
 
 #include <float.h>
 #include <math.h>
 
 #include "alloc.h"
+#include "profile.h"
+#include "second_look.h"
 
 /* Room for values and ids of n logits, on both sides. */
 static qmoe_status reserve(qmoe_session *s, size_t n, qmi_error *err)
 {
-    QMI_TRY(qmi_grow(s, &s->top, 2 * sizeof(uint32_t) * (uint64_t)n, err));
+    QMI_TRY(qmi_grow(s->backend, s->device, &s->top,
+        2 * sizeof(uint32_t) * (uint64_t)n, err));
     if (n <= s->n_top_host)
         return QMOE_OK;
     qmi_free(s->top_host);

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Comes in: decoder ids.  Goes out: their logits, finite, on the host. */
+#include "logits.h"
+
+#include "second_look.h"
+
+qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
+    const int32_t *ids, const int32_t *active, const int32_t *lengths,
+    size_t n_active, qmi_error *err)
+{
+    int64_t n_tokens;
+    QMI_TRY(qmi_session_decode_pass(
+        session, &n_tokens, ids, active, lengths, n_active, err));
+    const size_t n =
+        (size_t)n_tokens * (size_t)session->model->config.vocab_size;
+    QMI_TRY(session->backend->buffer_read(session->device, logits,
+        (qmi_view){.buffer = session->slots[QMI_SLOT_LOGITS].buffer},
+        n * sizeof *logits, err));
+    if (qmi_first_non_finite(logits, QMI_F32, n) == n)
+        return QMOE_OK;
+    return qmi_session_find_fault(session, ids, active, lengths, n_active, err);
+}
+
+static qmoe_status compute_logits(qmoe_session *session, float *logits,
+    const int32_t *encoder_ids, size_t n_encoder, const int32_t *decoder_ids,
+    size_t n_decoder)
+{
+    qmi_error *err = &session->model->hooks->error;
+    if (n_encoder == 0 || n_decoder == 0 || n_encoder > INT32_MAX ||
+        n_decoder > INT32_MAX)
+        return qmi_fail(err, QMOE_E_INVALID, "empty or too long sequence");
+    const int32_t encoder_length = (int32_t)n_encoder;
+    const int32_t decoder_length = (int32_t)n_decoder;
+    const int32_t first = 0;
+    QMI_TRY(qmi_session_encode(
+        session, encoder_ids, &encoder_length, 1, decoder_length, err));
+    return qmi_session_decode(
+        session, logits, decoder_ids, &first, &decoder_length, 1, err);
+}
+
+qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
+    const int32_t *encoder_ids, size_t n_encoder, const int32_t *decoder_ids,
+    size_t n_decoder)
+{
+    QMI_TRY(qmi_session_call_begin(session, __func__,
+        logits == NULL || encoder_ids == NULL || decoder_ids == NULL));
+    return qmi_session_call_end(
+        session, compute_logits(session, logits, encoder_ids, n_encoder,
+                     decoder_ids, n_decoder));
+}

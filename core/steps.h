@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Steps of a graph, run for a pass. */
+#ifndef QMI_STEPS_H
+#define QMI_STEPS_H
+
+#include "session.h"
+
+/* Runs steps [first, last) in order.  Inputs are uploaded. */
+qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
+    size_t first, size_t last, const qmi_pass *pass, qmi_error *err);
+
+#endif
