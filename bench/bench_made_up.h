@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A compressed model without a compression: the experts of a made-up
- * checkpoint (core/synth.h) are stacks of random codes in memory. */
+ * checkpoint (core/model/synth.h) are stacks of random codes in memory. */
 #ifndef QMB_BENCH_MADE_UP_H
 #define QMB_BENCH_MADE_UP_H
 

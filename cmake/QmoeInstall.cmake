@@ -2,15 +2,15 @@
 # Installation: headers, libqmoe, the tool, backend modules, a CMake package
 # (find_package(qmoe), target qmoe::qmoe) and a pkg-config file.  Nothing
 # installed names the prefix, so that the tree can be moved; the one exception
-# is the last resort of the module search (core/registry.c).
+# is the last resort of the module search (core/run/registry.c).
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/qmoe)
 set(module_dir ${CMAKE_INSTALL_LIBDIR}/qmoe)
 
-set_property(SOURCE ${PROJECT_SOURCE_DIR}/core/registry.c
-  DIRECTORY ${PROJECT_SOURCE_DIR}/core APPEND PROPERTY COMPILE_DEFINITIONS
+set_property(SOURCE ${PROJECT_SOURCE_DIR}/core/run/registry.c
+  DIRECTORY ${PROJECT_SOURCE_DIR}/core/run APPEND PROPERTY COMPILE_DEFINITIONS
   QMOE_MODULE_DIR="${module_dir}"
   QMOE_INSTALLED_BACKENDS="${CMAKE_INSTALL_FULL_LIBDIR}/qmoe")
 

@@ -27,7 +27,7 @@ qmoe_status qcpu_pool_open(qcpu_pool **out, int n_threads, qmi_error *err);
 void qcpu_pool_close(qcpu_pool *pool);
 
 /* All items, in any order; returns when they are done.  One caller at a time.
- * E_CANCELLED (core/cancel.h): some were left out. */
+ * E_CANCELLED (core/base/cancel.h): some were left out. */
 qmoe_status qcpu_parallel(qcpu_pool *pool, int64_t n_items, qcpu_work work,
     void *context, qmi_error *err);
 

@@ -2,7 +2,7 @@
  * Long operations in portions.  A launch cannot be interrupted, nor can what
  * waits behind it, so an operation of many items is cut into launches of
  * bounded work, and the host does not run ahead of the device by more than a
- * portion: the wish to end early (core/cancel.h) is seen in between.  What
+ * portion: the wish to end early (core/base/cancel.h) is seen in between.  What
  * a portion is depends on shape and device alone. */
 #ifndef QCUDA_PORTIONS_H
 #define QCUDA_PORTIONS_H

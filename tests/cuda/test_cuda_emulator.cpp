@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The emulator of backends/cuda/emu: right kernels give the right results, and
+ * The emulator of tests/cuda/emu: right kernels give the right results, and
  * each fault it promises to find is found. */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -12,7 +12,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDERS = "backends bench ci cli cmake core docs include lib models quant scripts tests"
+FOLDERS = "backends bench ci cli cmake core docs exchange include lib models plan quant scripts tests"
 SOURCES = ("*.[ch]", "*.sh", "*.cpp", "*.cu", "*.cl", "CMakeLists.txt", "*.cmake")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#: ]+)(?:#[^)]*)?\)")
 CODE = re.compile(r"`([^`\n]+)`")

@@ -32,11 +32,13 @@ sources() {
     sed -n "/$1/,/)/p" "$source_dir/$2/CMakeLists.txt" | tr -s ' ()' '\n\n\n' |
         sed -n "s|^\(.*\.c\)\$|$source_dir/$2/\1|p"
 }
-base=$(sources 'qmoe_add_part(qmoe_base' core)
+base=$(sources 'qmoe_add_part(qmoe_base' core/base | grep -v /commit.c
+    sources 'qmoe_add_part(qmoe_formats' core/formats
+    sources 'qmoe_add_part(qmoe_ops' core/ops)
 backend=$(sources 'qmoe_add_part(qmoe_backend_cpu' backends/cpu)
 check=$(sources 'add_executable(qmoe-check' tests/check)
-core="$source_dir/core/hash.c $source_dir/core/ops_reference.c
-    $source_dir/core/module_file.c $source_dir/core/registry.c"
+core="$source_dir/core/files/hash.c
+    $source_dir/core/run/module_file.c $source_dir/core/run/registry.c"
 
 compile() {
     local name
@@ -48,7 +50,9 @@ compile() {
 here=$source_dir/tests/neon
 export flags="-std=gnu11 -O2 -ffp-contract=off -Wall -Wextra -Werror
     -DXXH_INLINE_ALL -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I$out/include
-    -I$here -I$source_dir/core -I$source_dir/include
+    -I$here -I$source_dir/core/base -I$source_dir/core/formats
+    -I$source_dir/core/ops -I$source_dir/core/files -I$source_dir/core/run
+    -I$source_dir/include
     -I$source_dir/backends/cpu -I$source_dir/tests/check"
 export compiler
 # shellcheck disable=SC2086

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * make_hollow_model SYNTH OUT FILLED: a compressed directory with the structure
  * and the apparent size of a published model, on a disk that could not hold it.
- * SYNTH (core/synth.h) gives shapes and the dense weights, which are written in
- * full.  Of every pvq stack FILLED matrices, spread evenly and the last one
+ * SYNTH (core/model/synth.h) gives shapes and the dense weights, which are
+ * written in full.  Of every pvq stack FILLED matrices, spread evenly and the last one
  * among them, have random codes and scales; all others are holes of the file
  * and decode to zeros.  Checksums are those of these bytes. */
 #include <inttypes.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The rotation of docs/format.md section 8.4 by the threads of a block, in the
- * order of additions of core/rotation.c, so that decoded bits are the same.
+ * order of additions of core/formats/rotation.c, so that decoded bits are the same.
  * The steps within 32 columns are shuffles of what a thread has just loaded,
  * the others go through memory. */
 #ifndef QCUDA_ROTATION_CUH

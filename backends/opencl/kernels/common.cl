@@ -10,7 +10,7 @@
 
 #define BF16(bits) as_float((uint)(bits) << 16)
 
-/* ---- the sign hash of core/rotation.c ---- */
+/* ---- the sign hash of core/formats/rotation.c ---- */
 
 uint mix_bits(uint x)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What the kernels of the formats pvq (N 16) and pvq8 (N 8) share: reading the
- * tiles of core/pvq.h, and the plain decoder. */
+ * tiles of core/formats/pvq.h, and the plain decoder. */
 #if N == 16
 #define GROUP_BYTES 128
 #define POSITION_BITS 4

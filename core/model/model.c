@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Opening and closing models. */
+#include "arch.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "alloc.h"
+#include "digest.h"
+#include "synth.h"
+
+static qmoe_status open_tokenizer(qmoe_model *model, qmi_error *err)
+{
+    char *path = qmi_checkpoint_beside(model->checkpoint, "spiece.model", err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    qmoe_status status = QMOE_OK;
+    if (access(path, F_OK) == 0)
+        status = qmi_tokenizer_open(&model->tokenizer, path, err);
+    if (status == QMOE_OK && model->tokenizer != NULL &&
+        qmi_tokenizer_size(model->tokenizer) > model->config.vocab_size)
+        status = qmi_fail(err, QMOE_E_FORMAT,
+            "%s: %d pieces and sentinels, but the model's vocab_size is %lld",
+            path, (int)qmi_tokenizer_size(model->tokenizer),
+            (long long)model->config.vocab_size);
+    qmi_free(path);
+    return status;
+}
+
+qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err)
+{
+    if (model->tokenizer != NULL)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_NOT_FOUND,
+        "%s/spiece.model: not found; text needs the tokenizer's file, which "
+        "every original checkpoint has (tokenizer.json is not read)",
+        qmi_checkpoint_directory(model->checkpoint));
+}
+
+/* Without its quantization_config a compressed directory is not another kind of
+ * checkpoint, but a damaged one. */
+static qmoe_status check_uncompressed(const qmoe_model *model, qmi_error *err)
+{
+    const qmi_checkpoint *checkpoint = model->checkpoint;
+    for (size_t i = 0; i < qmi_checkpoint_file_count(checkpoint); i++) {
+        const qmi_tensor_file *file = qmi_checkpoint_file(checkpoint, i);
+        const char *format = qmi_tensor_file_metadata(file, "format");
+        if (format != NULL && strcmp(format, "qmoe") == 0)
+            return qmi_fail(err, QMOE_E_FORMAT,
+                "%s: quantization_config is missing, but %s belongs to a "
+                "compressed model",
+                qmi_checkpoint_config_path(checkpoint),
+                qmi_tensor_file_path(file));
+    }
+    return QMOE_OK;
+}
+
+/* Finds quantization_config; another method than ours cannot be read. */
+static qmoe_status read_quantization(qmoe_model *model, qmi_error *err)
+{
+    const char *file = qmi_checkpoint_config_path(model->checkpoint);
+    const cJSON *json = qmi_checkpoint_config(model->checkpoint);
+    const cJSON *q =
+        cJSON_GetObjectItemCaseSensitive(json, "quantization_config");
+    const char *method = NULL;
+    int64_t version = 0;
+    if (q == NULL || cJSON_IsNull(q))
+        return check_uncompressed(model, err);
+    QMI_TRY(qmi_json_string(&method, q, "quant_method", "(none)", file, err));
+    if (strcmp(method, "qmoe") != 0)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "%s: quantization_config.quant_method '%s' is not 'qmoe'", file,
+            method);
+    QMI_TRY(
+        qmi_json_int(&version, q, "version", true, 0, 0, 1 << 20, file, err));
+    if (version != 1)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "%s: format version %lld; this program reads version 1", file,
+            (long long)version);
+    model->quantization = q;
+    return QMOE_OK;
+}
+
+static qmoe_status find_architecture(
+    qmoe_model *model, const cJSON *json, const char *file, qmi_error *err)
+{
+    const char *type = NULL;
+    QMI_TRY(qmi_json_string(&type, json, "model_type", NULL, file, err));
+    if (type == NULL)
+        return qmi_fail(
+            err, QMOE_E_FORMAT, "%s: 'model_type' is missing", file);
+    model->arch = qmi_arch_find(type);
+    if (model->arch == NULL)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "%s: model_type '%s' is not supported (supported: "
+            "switch_transformers)",
+            file, type);
+    return model->arch->configure(&model->config, json, file, err);
+}
+
+static qmoe_status fill(
+    qmoe_model *model, const char *directory, bool checked, qmi_error *err)
+{
+    QMI_TRY(qmi_source_open(&model->checkpoint, directory, err));
+    if (checked)
+        QMI_TRY(qmi_digest_check(model->checkpoint, err));
+    QMI_TRY(read_quantization(model, err));
+    QMI_TRY(find_architecture(model, qmi_checkpoint_config(model->checkpoint),
+        qmi_checkpoint_config_path(model->checkpoint), err));
+    QMI_TRY(open_tokenizer(model, err));
+    return model->arch->build(model, err);
+}
+
+static qmoe_model *new_model(qmi_hooks *hooks)
+{
+    qmoe_model *model = qmi_calloc(1, sizeof *model, "a model", &hooks->error);
+    if (model != NULL) {
+        model->hooks = hooks;
+        model->n_users = 1;
+        model->expert_format = "";
+        qmi_hooks_retain(hooks);
+    }
+    return model;
+}
+
+static qmoe_status hand_over(
+    qmoe_model **out, qmoe_model *model, qmoe_status status)
+{
+    if (status == QMOE_OK)
+        *out = model;
+    else
+        qmoe_model_close(model);
+    return status;
+}
+
+qmoe_status qmi_model_open(
+    qmoe_model **out, qmi_hooks *hooks, const char *directory, bool checked)
+{
+    if (out != NULL)
+        *out = NULL;
+    QMI_TRY(qmi_call_begin(
+        hooks, "qmoe_model_open", out == NULL || directory == NULL));
+    qmoe_model *model = new_model(hooks);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (model != NULL)
+        status = hand_over(
+            out, model, fill(model, directory, checked, &hooks->error));
+    return qmi_call_end(hooks, status);
+}
+
+qmoe_status qmoe_model_open(
+    qmoe_model **out, qmoe_context *context, const char *directory)
+{
+    return qmi_model_open(out, qmi_hooks_of(context), directory, true);
+}
+
+/* The dtype that weights have unless the config names one we compute with. */
+static const qmi_format *sketch_format(const cJSON *config)
+{
+    const char *name = cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(config, "torch_dtype"));
+    if (name != NULL && strcmp(name, "float32") == 0)
+        return qmi_format_dense(QMI_F32);
+    if (name != NULL && strcmp(name, "float16") == 0)
+        return qmi_format_dense(QMI_F16);
+    return qmi_format_dense(QMI_BF16);
+}
+
+static qmoe_status fill_sketch(
+    qmoe_model *model, const cJSON *config, const char *file, qmi_error *err)
+{
+    if (!cJSON_IsObject(config))
+        return qmi_fail(err, QMOE_E_FORMAT, "%s: not a JSON object", file);
+    model->sketch_format = sketch_format(config);
+    QMI_TRY(find_architecture(model, config, file, err));
+    return model->arch->build(model, err);
+}
+
+qmoe_status qmi_model_sketch(
+    qmoe_model **out, qmi_hooks *hooks, const cJSON *config, const char *file)
+{
+    *out = NULL;
+    qmoe_model *model = new_model(hooks);
+    if (model == NULL)
+        return QMOE_E_NOMEM;
+    return hand_over(
+        out, model, fill_sketch(model, config, file, &hooks->error));
+}
+
+static void destroy(qmoe_model *model)
+{
+    qmi_hooks *hooks = model->hooks;
+    for (size_t i = 0; i < model->n_weights; i++) {
+        qmi_free((char *)model->weights[i].name);
+        qmi_free(model->weights[i].mats);
+        qmi_free((void *)model->weights[i].checked);
+    }
+    qmi_free(model->weights);
+    for (size_t i = 0; i < model->n_dictionaries; i++)
+        qmi_free(model->dictionaries[i]);
+    qmi_free(model->encoder.items);
+    qmi_free(model->cross.items);
+    qmi_free(model->decoder.items);
+    qmi_tokenizer_close(model->tokenizer);
+    qmi_checkpoint_close(model->checkpoint);
+    qmi_free(model);
+    qmi_hooks_release(hooks);
+}
+
+void qmi_model_retain(qmoe_model *model)
+{
+    __atomic_add_fetch(&model->n_users, 1, __ATOMIC_RELAXED);
+}
+
+void qmi_model_release(qmoe_model *model)
+{
+    if (__atomic_sub_fetch(&model->n_users, 1, __ATOMIC_ACQ_REL) == 0)
+        destroy(model);
+}
+
+void qmoe_model_close(qmoe_model *model)
+{
+    if (model != NULL)
+        qmi_model_release(model);
+}
+
+qmoe_status qmi_model_call_begin(
+    qmoe_model *model, const char *function, bool lacks)
+{
+    if (model == NULL)
+        return QMOE_E_INVALID;
+    QMI_TRY(qmi_call_begin(model->hooks, function, lacks));
+    qmi_model_retain(model);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_model_call_end(qmoe_model *model, qmoe_status status)
+{
+    qmi_hooks *hooks = model->hooks;
+    qmi_model_release(model);
+    return qmi_call_end(hooks, status);
+}
+
+void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
+{
+    if (out == NULL)
+        return;
+    *out = (qmoe_model_info){0};
+    if (model == NULL)
+        return;
+    const qmi_config *c = &model->config;
+    *out = (qmoe_model_info){
+        .d_model = c->d_model,
+        .d_ff = c->d_ff,
+        .d_kv = c->d_kv,
+        .n_heads = c->n_heads,
+        .n_experts = c->n_experts,
+        .vocab_size = c->vocab_size,
+        .n_encoder_blocks = c->n_blocks[QMI_ENCODER],
+        .n_decoder_blocks = c->n_blocks[QMI_DECODER],
+        .n_sparse_blocks = qmi_config_sparse_count(c),
+        .compressed = model->quantization != NULL,
+        .synthetic = model->checkpoint != NULL &&
+                     qmi_checkpoint_is_generated(model->checkpoint),
+    };
+    snprintf(out->architecture, sizeof out->architecture, "%s",
+        model->arch->model_type);
+    snprintf(out->format, sizeof out->format, "%s", model->expert_format);
+}
+
+/* ---- text ---- */
+
+static qmoe_status tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
+    size_t *n, const char *text)
+{
+    qmi_error *err = &model->hooks->error;
+    int32_t *all = NULL;
+    const size_t n_valid = qmi_utf8_prefix(text, strlen(text));
+    if (text[n_valid] != '\0')
+        return qmi_fail(err, QMOE_E_INVALID,
+            "a text is not UTF-8 from byte %zu on", n_valid);
+    QMI_TRY(qmi_model_need_tokenizer(model, err));
+    QMI_TRY(qmi_tokenizer_encode(
+        model->tokenizer, &all, n, text, strlen(text), err));
+    for (size_t i = 0; i < *n && i < capacity; i++)
+        ids[i] = all[i];
+    qmi_free(all);
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
+    size_t *n, const char *text)
+{
+    if (n != NULL)
+        *n = 0;
+    QMI_TRY(qmi_model_call_begin(model, __func__,
+        n == NULL || text == NULL || (ids == NULL && capacity != 0)));
+    return qmi_model_call_end(model, tokenize(model, ids, capacity, n, text));
+}
+
+static qmoe_status detokenize(qmoe_model *model, char *text, size_t capacity,
+    size_t *n, const int32_t *ids, size_t n_ids)
+{
+    qmi_error *err = &model->hooks->error;
+    char *all = NULL;
+    QMI_TRY(qmi_model_need_tokenizer(model, err));
+    QMI_TRY(qmi_tokenizer_decode(model->tokenizer, &all, ids, n_ids, err));
+    *n = strlen(all);
+    if (capacity != 0)
+        snprintf(text, capacity, "%s", all);
+    qmi_free(all);
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_detokenize(qmoe_model *model, char *text, size_t capacity,
+    size_t *n, const int32_t *ids, size_t n_ids)
+{
+    if (n != NULL)
+        *n = 0;
+    QMI_TRY(qmi_model_call_begin(model, __func__,
+        n == NULL || (text == NULL && capacity != 0) ||
+            (ids == NULL && n_ids != 0)));
+    return qmi_model_call_end(
+        model, detokenize(model, text, capacity, n, ids, n_ids));
+}

@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What a model takes: sizes by part, where they fit, and the speed that
+ * follows.  Everything but the sizes of a compressed model's own stacks comes
+ * from shapes, by the functions that compression uses. */
+#include "qmoe/plan.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "available_memory.h"
+#include "blas.h"
+#include "compress_job.h"
+#include "compress_time.h"
+#include "dictionary_rate.h"
+#include "machine.h"
+#include "plan_source.h"
+#include "pvq.h"
+#include "rotation.h"
+#include "synth.h"
+#include "ternary_dict.h"
+
+/* Left free for activations, caches, code: of each GPU and of the host. */
+static const uint64_t gpu_reserve = UINT64_C(512) << 20;
+static const uint64_t memory_reserve = UINT64_C(1) << 30;
+
+/* Share of zeros that a plan of ternary-dict assumes: the paper's. */
+static const double zeros = 0.885;
+
+/* Tokens of a full-length calibration sample (docs/evaluation.md). */
+static const double sample_tokens[QMI_N_STACKS] = {512, 115};
+
+typedef struct planner {
+    qmoe_context *context;
+    qmoe_plan_options options;
+    qmoe_model *model;
+    const qmi_format *format;  /* of the experts to be */
+    bool as_it_is;             /* the model's own sizes */
+    bool generated;            /* the weights, when they are used */
+    bool budget;               /* pvq and pvq8, to keep to options.bits */
+    qmi_dictionary_rate *rate; /* of a format of variable size, else NULL */
+    qmoe_plan_kind *part_of;   /* [n_weights] */
+    qmoe_plan_report *report;
+    qmi_error *err;
+} planner;
+
+const char *qmoe_plan_kind_name(qmoe_plan_kind part)
+{
+    static const char *const names[QMOE_PLAN_COUNT] = {"experts", "attention",
+        "dense_ffn", "routers", "embeddings", "norms", "position_bias"};
+    return (unsigned)part < QMOE_PLAN_COUNT ? names[part] : NULL;
+}
+
+/* ---- parts ---- */
+
+static bool is_attention(qmi_slot slot)
+{
+    return slot == QMI_SLOT_Q || slot == QMI_SLOT_K || slot == QMI_SLOT_V ||
+           slot == QMI_SLOT_ATTENDED;
+}
+
+static qmoe_plan_kind part_of_step(const qmi_step *s)
+{
+    switch (s->kind) {
+    case QMI_OP_EXPERT_FFN:
+        return QMOE_PLAN_EXPERTS;
+    case QMI_OP_EMBED:
+        return QMOE_PLAN_EMBEDDINGS;
+    case QMI_OP_RMSNORM:
+        return QMOE_PLAN_NORMS;
+    default:
+        break;
+    }
+    if (s->dst == QMI_SLOT_LOGITS)
+        return QMOE_PLAN_EMBEDDINGS;
+    if (s->dst == QMI_SLOT_ROUTER_LOGITS)
+        return QMOE_PLAN_ROUTERS;
+    return is_attention(s->dst) || is_attention(s->src) ? QMOE_PLAN_ATTENTION
+                                                        : QMOE_PLAN_DENSE_FFN;
+}
+
+static bool has_weight(const qmi_step *s)
+{
+    return s->kind == QMI_OP_EXPERT_FFN || s->kind == QMI_OP_EMBED ||
+           s->kind == QMI_OP_RMSNORM || s->kind == QMI_OP_LINEAR;
+}
+
+static void sort_steps(planner *p, const qmi_steps *steps)
+{
+    for (size_t i = 0; i < steps->n; i++) {
+        const qmi_step *s = &steps->items[i];
+        if (!has_weight(s))
+            continue;
+        p->part_of[s->weight] = part_of_step(s);
+        if (s->kind == QMI_OP_EXPERT_FFN)
+            p->part_of[s->weight2] = QMOE_PLAN_EXPERTS;
+    }
+}
+
+static qmoe_status sort_weights(planner *p)
+{
+    const qmoe_model *m = p->model;
+    p->part_of = qmi_calloc(
+        m->n_weights, sizeof *p->part_of, "the parts of a model", p->err);
+    if (p->part_of == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < m->n_weights; i++)
+        p->part_of[i] = QMOE_PLAN_DENSE_FFN;
+    sort_steps(p, &m->encoder);
+    sort_steps(p, &m->cross);
+    sort_steps(p, &m->decoder);
+    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+        p->part_of[m->relative_bias[stack]] = QMOE_PLAN_POSITION_BIAS;
+    return QMOE_OK;
+}
+
+/* ---- sizes ---- */
+
+static double weights_in(const qmi_weight *w)
+{
+    return (double)w->n_mats * (double)w->n_rows * (double)w->n_cols;
+}
+
+static uint64_t planned_bytes(const planner *p, const qmi_weight *w)
+{
+    if (!w->is_expert || p->as_it_is)
+        return qmi_weight_bytes(w);
+    if (p->options.bits > 0)
+        return (uint64_t)(weights_in(w) * p->options.bits / 8);
+    double code_bits = 0;
+    if (p->rate != NULL)
+        code_bits = 16 * qmi_dictionary_codewords(p->rate, w->n_cols) /
+                    (double)w->n_cols;
+    return qmi_stack_size(
+        p->format, w->n_mats, w->n_rows, w->n_cols, code_bits);
+}
+
+/* What one token of the decoder reads of a weight, per step that uses it. */
+static uint64_t token_bytes(
+    const qmi_step *s, const qmi_weight *w, uint64_t n_bytes)
+{
+    if (s->kind == QMI_OP_EMBED)
+        return n_bytes / (uint64_t)w->n_rows;
+    return n_bytes / (uint64_t)w->n_mats;
+}
+
+static void count_token(planner *p)
+{
+    const qmoe_model *m = p->model;
+    qmoe_plan_part *parts = p->report->parts;
+    for (size_t i = 0; i < m->decoder.n; i++) {
+        const qmi_step *s = &m->decoder.items[i];
+        if (!has_weight(s))
+            continue;
+        const qmi_weight *w = &m->weights[s->weight];
+        qmoe_plan_part *part = &parts[p->part_of[s->weight]];
+        part->token_bytes += token_bytes(s, w, planned_bytes(p, w));
+        if (s->kind != QMI_OP_EXPERT_FFN)
+            continue;
+        w = &m->weights[s->weight2];
+        part->token_bytes += token_bytes(s, w, planned_bytes(p, w));
+    }
+    for (int i = 0; i < QMOE_PLAN_COUNT; i++)
+        p->report->token_bytes += parts[i].token_bytes;
+}
+
+/* A bit budget outside what pvq and pvq8 take is refused as qmoe_compress
+ * does. */
+static qmoe_status check_budget(const planner *p)
+{
+    const qmi_format *formats[] = {&qmi_format_pvq, &qmi_format_pvq8};
+    uint64_t bytes[2] = {0};
+    double weights = 0;
+    for (size_t i = 0; p->budget && i < p->model->n_weights; i++) {
+        const qmi_weight *w = &p->model->weights[i];
+        if (!w->is_expert)
+            continue;
+        weights += weights_in(w);
+        for (int size = 0; size < 2; size++)
+            bytes[size] += qmi_stack_size(
+                formats[size], w->n_mats, w->n_rows, w->n_cols, 0);
+    }
+    if (weights == 0)
+        return QMOE_OK;
+    return qmi_check_bits(p->options.bits, bytes[0], bytes[1], weights, p->err);
+}
+
+/* A plan does not see the weights that ternary-dict's size depends on. */
+static qmoe_status find_rate(planner *p)
+{
+    if (!p->format->variable || p->as_it_is || p->options.bits > 0)
+        return QMOE_OK;
+    const qmi_dict *dict = qmi_dict_generic();
+    p->rate = qmi_calloc(1, sizeof *p->rate, "the dictionary's rate", p->err);
+    if (p->rate == NULL)
+        return QMOE_E_NOMEM;
+    if (dict == NULL)
+        return qmi_fail(p->err, QMOE_E_NOMEM, "out of memory: the dictionary");
+    return qmi_dictionary_rate_init(p->rate, dict, zeros, p->err);
+}
+
+static qmoe_status count_sizes(planner *p)
+{
+    const qmoe_model *m = p->model;
+    qmoe_plan_report *r = p->report;
+    double weights = 0;
+    for (size_t i = 0; i < m->n_weights; i++)
+        weights += weights_in(&m->weights[i]);
+    if (weights > 0x1p58)
+        return qmi_fail(p->err, QMOE_E_UNSUPPORTED,
+            "a model of %.3g weights is beyond what can be addressed", weights);
+    QMI_TRY(check_budget(p));
+    for (size_t i = 0; i < m->n_weights; i++) {
+        const qmi_weight *w = &m->weights[i];
+        qmoe_plan_part *part = &r->parts[p->part_of[i]];
+        uint64_t n =
+            (uint64_t)w->n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
+        part->n_weights += n;
+        part->n_bytes += planned_bytes(p, w);
+        r->total_weights += n;
+        r->source_bytes += qmi_weight_bytes(w);
+        r->n_matrices += w->is_expert ? (uint64_t)w->n_mats : 0;
+    }
+    for (int i = 0; i < QMOE_PLAN_COUNT; i++)
+        r->total_bytes += r->parts[i].n_bytes;
+    r->expert_bytes = r->parts[QMOE_PLAN_EXPERTS].n_bytes;
+    r->expert_weights = r->parts[QMOE_PLAN_EXPERTS].n_weights;
+    r->other_bytes = r->total_bytes - r->expert_bytes;
+    r->exact = p->as_it_is || (p->options.bits == 0 && !p->format->variable);
+    r->at_most = p->budget;
+    count_token(p);
+    return QMOE_OK;
+}
+
+/* ---- places ---- */
+
+static uint64_t less(uint64_t n, uint64_t reserve)
+{
+    return n > reserve ? n - reserve : 0;
+}
+
+static uint64_t take(uint64_t *left, uint64_t *wanted)
+{
+    uint64_t n = *left < *wanted ? *left : *wanted;
+    *left -= n;
+    *wanted -= n;
+    return n;
+}
+
+/* The fastest place first, and before the experts what every token reads. */
+static void fill_places(planner *p)
+{
+    qmoe_plan_report *r = p->report;
+    const qmoe_plan_options *o = &p->options;
+    for (size_t i = 0; i < o->n_gpus; i++)
+        r->gpu_usable_bytes += less(o->gpu_bytes[i], gpu_reserve);
+    r->memory_bytes =
+        o->memory_bytes != 0 ? o->memory_bytes : qmi_available_memory();
+    r->memory_usable_bytes = less(r->memory_bytes, memory_reserve);
+    uint64_t gpu = r->gpu_usable_bytes, memory = r->memory_usable_bytes;
+    uint64_t others = r->other_bytes, experts = r->expert_bytes;
+    r->others.gpu_bytes = take(&gpu, &others);
+    r->others.memory_bytes = take(&memory, &others);
+    r->others.disk_bytes = others;
+    r->experts.gpu_bytes = take(&gpu, &experts);
+    r->experts.memory_bytes = take(&memory, &experts);
+    r->experts.disk_bytes = experts;
+}
+
+static uint64_t in_all(const qmoe_plan_place *place)
+{
+    return place->gpu_bytes + place->memory_bytes + place->disk_bytes;
+}
+
+/* Seconds to read n_bytes spread as `place` is; NaN when a rate is unknown. */
+static double seconds_for(
+    const qmoe_plan_report *r, const qmoe_plan_place *place, uint64_t n_bytes)
+{
+    const uint64_t bytes[] = {
+        place->gpu_bytes, place->memory_bytes, place->disk_bytes};
+    const double rates[] = {r->gpu_rate, r->memory_rate, r->disk_rate};
+    double share =
+        in_all(place) != 0 ? (double)n_bytes / (double)in_all(place) : 0;
+    double seconds = 0;
+    for (int i = 0; i < 3; i++)
+        if (bytes[i] != 0)
+            seconds += rates[i] > 0 ? (double)bytes[i] * share / rates[i] : NAN;
+    return seconds;
+}
+
+static void plan_speed(planner *p)
+{
+    qmoe_plan_report *r = p->report;
+    const qmoe_plan_options *o = &p->options;
+    uint64_t experts = r->parts[QMOE_PLAN_EXPERTS].token_bytes;
+    r->gpu_rate = o->gpu_rate;
+    r->disk_rate = o->disk_rate;
+    r->memory_rate = o->memory_rate;
+    if (r->memory_rate == 0 && r->others.memory_bytes + r->experts.memory_bytes)
+        r->memory_rate = qmi_measure_memory(p->context->hooks.n_threads);
+    double seconds = seconds_for(r, &r->experts, experts) +
+                     seconds_for(r, &r->others, r->token_bytes - experts);
+    r->seconds_per_token = isnan(seconds) ? 0 : seconds;
+}
+
+/* ---- compression ---- */
+
+/* Of text enough to fill every sample. */
+static qmi_workload workload(const planner *p)
+{
+    const qmi_config *c = &p->model->config;
+    qmi_workload work = {0};
+    if (p->budget)
+        work.trials = (double)qmi_n_trials(c->n_experts) / (double)c->n_experts;
+    qmi_workload_add(&work, sample_tokens[QMI_ENCODER],
+        sample_tokens[QMI_DECODER], (double)p->report->n_samples);
+    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+        work.used_experts[stack] =
+            qmi_used_experts((double)c->n_experts, work.tokens[stack]);
+    return work;
+}
+
+/* Seconds of all threads together. */
+static qmoe_status work_seconds(
+    double *seconds, const planner *p, const qmi_quantiser *quantiser)
+{
+    qmi_error unknown = {0};
+    const qmi_workload work = workload(p);
+    qmi_stack_recipe recipe = {
+        .quantiser = quantiser, .quant.passes = p->report->passes};
+    if (qmi_pvq_width(p->format) != 0)
+        recipe.quant.rotation = qmi_rotation_for(p->model->config.d_model);
+    qmoe_status status = qmi_blas_load(p->context->hooks.n_threads, &unknown);
+    if (status == QMOE_OK)
+        status = qmi_compression_seconds(
+            seconds, p->model, &work, &recipe, &unknown);
+    if (status != QMOE_OK)
+        qmi_message(&p->context->hooks, "time of compression unknown: %s",
+            unknown.text);
+    return status;
+}
+
+static void plan_compression(planner *p)
+{
+    qmoe_plan_report *r = p->report;
+    const qmoe_plan_options *o = &p->options;
+    const qmi_config *c = &p->model->config;
+    if (p->model->quantization != NULL || p->format->dense ||
+        r->expert_weights == 0)
+        return;
+    const qmi_quantiser *quantiser =
+        qmi_quantiser_find("gptq", p->format->name);
+    if (quantiser == NULL)
+        return;
+    r->passes = o->passes == 0  ? quantiser->default_passes
+                : o->passes < 0 ? 0
+                                : o->passes;
+    r->n_threads = p->context->hooks.n_threads;
+    r->n_samples = o->n_samples;
+    if (r->n_samples == 0)
+        r->n_samples = (uint64_t)(10000.0 * (double)c->n_experts / 128 + 0.5);
+    r->weight_rate = o->weight_rate;
+    if (r->weight_rate == 0) {
+        double seconds;
+        if (work_seconds(&seconds, p, quantiser) != QMOE_OK)
+            return;
+        r->weight_rate =
+            (double)r->expert_weights * r->n_threads / fmax(seconds, 1e-9);
+    }
+    r->compress_seconds = (double)r->expert_weights / r->weight_rate;
+    if (o->disk_rate > 0 || o->weight_rate == 0)
+        r->compress_seconds += qmi_copy_seconds(
+            r->source_bytes, r->total_bytes, p->generated, o->disk_rate);
+}
+
+/* ---- the plan ---- */
+
+static qmoe_status choose_format(planner *p)
+{
+    const qmoe_model *m = p->model;
+    const char *name = p->options.format;
+    bool compressed = m->quantization != NULL;
+    p->as_it_is = compressed && p->options.bits == 0 &&
+                  (name == NULL || strcmp(name, m->expert_format) == 0);
+    if (name == NULL && p->options.bits > 0)
+        name = "pvq";
+    if (name == NULL)
+        name = compressed ? m->expert_format : "pvq";
+    p->format = qmi_format_find(name);
+    if (p->format == NULL && p->as_it_is)
+        p->format = &qmi_format_ternary_dict; /* mixed: not used */
+    if (p->format == NULL)
+        return qmi_fail(p->err, QMOE_E_UNSUPPORTED,
+            "unknown format '%s' (pvq, pvq8, ternary-dict, q2, bf16, f16, "
+            "f32)",
+            name);
+    if (p->options.bits > 0 && p->options.format == NULL)
+        p->budget = true;
+    else if (p->options.bits > 0 && !p->format->variable)
+        return qmi_fail(p->err, QMOE_E_INVALID,
+            "format %s has a fixed size; a number of bits is for "
+            "ternary-dict, or without a format for pvq and pvq8 together",
+            name);
+    qmoe_model_describe(m, &p->report->model);
+    snprintf(p->report->model.format, sizeof p->report->model.format, "%s",
+        p->as_it_is ? m->expert_format
+        : p->budget ? "mixed"
+                    : p->format->name);
+    return QMOE_OK;
+}
+
+static qmoe_status check_options(const planner *p)
+{
+    const qmoe_plan_options *o = &p->options;
+    const double rates[] = {
+        o->gpu_rate, o->memory_rate, o->disk_rate, o->weight_rate};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
+        if (!(rates[i] >= 0) || isinf(rates[i]))
+            return qmi_fail(p->err, QMOE_E_INVALID, "a rate is negative");
+    if (o->gpu_bytes == NULL && o->n_gpus != 0)
+        return qmi_fail(p->err, QMOE_E_INVALID, "the list of GPUs is NULL");
+    if (!(o->bits >= 0 && o->bits <= 16))
+        return qmi_fail(
+            p->err, QMOE_E_INVALID, "%g bits are not in 0..16", o->bits);
+    return QMOE_OK;
+}
+
+static qmoe_status run(planner *p, const char *source)
+{
+    QMI_TRY(check_options(p));
+    QMI_TRY(
+        qmi_plan_open(&p->model, &p->report->from_config, p->context, source));
+    QMI_TRY(choose_format(p));
+    QMI_TRY(sort_weights(p));
+    QMI_TRY(find_rate(p));
+    QMI_TRY(count_sizes(p));
+    fill_places(p);
+    plan_speed(p);
+    plan_compression(p);
+    return QMOE_OK;
+}
+
+qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,
+    const char *source, const qmoe_plan_options *options)
+{
+    if (report != NULL)
+        *report = (qmoe_plan_report){0};
+    QMI_TRY(qmi_call_begin(
+        qmi_hooks_of(context), __func__, report == NULL || source == NULL));
+    planner p = {
+        .context = context, .report = report, .err = &context->hooks.error};
+    p.generated = qmi_is_synth(source);
+    qmi_copy_options(&p.options, sizeof p.options, options);
+    qmoe_status status = run(&p, source);
+    qmi_free(p.part_of);
+    qmi_free(p.rate);
+    qmoe_model_close(p.model);
+    return qmi_call_end(&context->hooks, status);
+}

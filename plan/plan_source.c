@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What a plan is for: a model that can be opened, or one that a configuration
+ * describes. */
+#include "plan_source.h"
+
+#include <sys/stat.h>
+
+#include "alloc.h"
+#include "context.h"
+#include "hints.h"
+#include "synth.h"
+
+typedef struct opener {
+    qmoe_context *context;
+    qmoe_model *model;
+    bool from_config;
+    qmi_error *err;
+} opener;
+
+/* ---- assumptions ---- */
+
+static bool same_shapes(const qmi_switch_config *p, const qmi_config *c)
+{
+    return p->d_model == c->d_model && p->d_ff == c->d_ff &&
+           p->d_kv == c->d_kv && p->n_heads == c->n_heads &&
+           p->vocab_size == c->vocab_size && p->n_experts == c->n_experts;
+}
+
+static int64_t published_sparse(const qmi_switch_config *p)
+{
+    return p->n_sparse[QMI_ENCODER] + p->n_sparse[QMI_DECODER];
+}
+
+static bool same_blocks(const qmi_switch_config *p, const qmi_config *c)
+{
+    return p->n_blocks[QMI_ENCODER] == c->n_blocks[QMI_ENCODER] &&
+           p->n_blocks[QMI_DECODER] == c->n_blocks[QMI_DECODER] &&
+           published_sparse(p) == qmi_config_sparse_count(c) &&
+           p->tied_head == c->tied_head;
+}
+
+/* Without weights nothing settles what a config.json gets wrong
+ * (core/model/arch_switch_weights.c): say it where it contradicts a published
+ * model of its shapes. */
+static void compare_published(const opener *p, const char *path)
+{
+    const qmi_switch_config *published;
+    const qmi_config *c = &p->model->config;
+    for (size_t i = 0; (published = qmi_switch_config_at(i)) != NULL; i++)
+        if (same_shapes(published, c) && !same_blocks(published, c))
+            qmi_message(&p->context->hooks,
+                "%s: no weights to check it against, so what it says is "
+                "assumed: %d + %d blocks, %d sparse, %s; the weights of "
+                "switch-%s have %d + %d, %d sparse, %s: plan synth:%s for "
+                "those",
+                path, (int)c->n_blocks[QMI_ENCODER],
+                (int)c->n_blocks[QMI_DECODER], (int)qmi_config_sparse_count(c),
+                c->tied_head ? "output tied" : "own output layer",
+                published->name, (int)published->n_blocks[QMI_ENCODER],
+                (int)published->n_blocks[QMI_DECODER],
+                (int)published_sparse(published),
+                published->tied_head ? "output tied" : "own output layer",
+                published->name);
+}
+
+/* ---- the source ---- */
+
+static qmoe_status sketch_file(opener *p, const char *path)
+{
+    cJSON *config = NULL;
+    qmoe_status status = qmi_json_load(&config, path, p->err);
+    if (status == QMOE_E_FORMAT)
+        return qmi_error_prefix(p->err, status,
+            "a plan takes a model's directory or a config.json");
+    QMI_TRY(status);
+    status = qmi_model_sketch(&p->model, &p->context->hooks, config, path);
+    cJSON_Delete(config);
+    p->from_config = true;
+    if (status == QMOE_OK)
+        compare_published(p, path);
+    return status;
+}
+
+static qmoe_status sketch_published(opener *p, const char *source)
+{
+    qmi_synth synth;
+    QMI_TRY(qmi_synth_parse(&synth, source, p->err));
+    cJSON *config = qmi_switch_config_json(&synth.config);
+    if (config == NULL)
+        return qmi_fail(p->err, QMOE_E_NOMEM, "out of memory: a config");
+    qmoe_status status =
+        qmi_model_sketch(&p->model, &p->context->hooks, config, source);
+    cJSON_Delete(config);
+    return status;
+}
+
+/* A directory may hold no weights that can be opened: its config.json is
+ * enough, unless it says that there are compressed ones. */
+static qmoe_status open_directory(opener *p, const char *source)
+{
+    struct stat info;
+    qmoe_status status = qmoe_model_open(&p->model, p->context, source);
+    if (status != QMOE_E_NOT_FOUND && status != QMOE_E_UNSUPPORTED)
+        return status;
+    char *path = qmi_path_join(source, "config.json", p->err);
+    if (path == NULL)
+        return QMOE_E_NOMEM;
+    if (stat(path, &info) == 0)
+        status = sketch_file(p, path);
+    if (status == QMOE_OK && qmi_looks_published(source))
+        qmi_message(&p->context->hooks,
+            "%s: a published compressed model, planned from its config.json; "
+            "'qmoe import' takes it over as ternary-dict or in another format",
+            source);
+    qmi_free(path);
+    return status;
+}
+
+static qmoe_status open_source(opener *p, const char *source)
+{
+    struct stat info;
+    if (qmi_is_synth(source))
+        return sketch_published(p, source);
+    if (stat(source, &info) == 0 && S_ISREG(info.st_mode))
+        return sketch_file(p, source);
+    return open_directory(p, source);
+}
+
+qmoe_status qmi_plan_open(qmoe_model **out, bool *from_config,
+    qmoe_context *context, const char *source)
+{
+    opener p = {.context = context, .err = &context->hooks.error};
+    qmoe_status status = open_source(&p, source);
+    *out = p.model;
+    *from_config = p.from_config;
+    return status;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Takes all calibration tokens through the model block by block.  The dense
+ * part of a block runs here, in chunks of whole sequences; a sparse block stops
+ * before its experts, with every token's routing decision recorded, and the
+ * experts are applied by expert_pass.h. */
+#ifndef QMI_FORWARD_H
+#define QMI_FORWARD_H
+
+#include "calibration.h"
+#include "pass.h"
+#include "token_states.h"
+
+/* States moved at a time between their storage and the device. */
+enum { QMI_PIECE_TOKENS = 256 };
+
+typedef struct qmi_forward {
+    qmoe_session *session;
+    const qmi_calibration *calibration;
+    /* Residual stream per stack; the encoder's becomes its output at the end
+     * of the stack. */
+    qmi_states states[QMI_N_STACKS];
+    float *piece; /* [QMI_PIECE_TOKENS, d_model] on their way to the device */
+    /* Routing of the current sparse block: [tokens of the longer stack]. */
+    int32_t *expert;
+    float *weight;
+    int64_t n_passed; /* tokens of the pass at hand that are through */
+} qmi_forward;
+
+/* `model` must outlive it.  `work_dir`: see token_states.h.  `place`: backend
+ * and device, and the memory to use there. */
+qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
+    const qmi_calibration *calibration, const char *work_dir,
+    const qmoe_session_options *place, qmi_error *err);
+void qmi_forward_destroy(qmi_forward *forward);
+
+/* Embeds the tokens of a stack. */
+qmoe_status qmi_forward_embed(qmi_forward *forward, int stack, qmi_error *err);
+/* Runs block `block` of a stack: all of a dense block, the part before the
+ * experts of a sparse one. */
+qmoe_status qmi_forward_block(
+    qmi_forward *forward, int stack, int64_t block, qmi_error *err);
+/* Runs what follows the last block of the encoder (the final norm). */
+qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err);
+
+/* The step of a block that applies the experts; NULL for a dense block. */
+const qmi_step *qmi_expert_step(
+    const qmoe_model *model, int stack, int64_t block);
+/* The norm that makes the experts' input from the residual stream. */
+const qmi_step *qmi_expert_norm_step(
+    const qmoe_model *model, int stack, int64_t block);
+
+/* Bytes of dense weights in memory at a time: a block's, whose pages are given
+ * back after it; all of a checkpoint that is made up (core/model/synth.h). */
+uint64_t qmi_forward_dense_bytes(const qmoe_model *model);
+
+#endif
