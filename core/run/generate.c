@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "logits.h"
 #include "sampler.h"
+#include "token_stream.h"
 
 enum { DEFAULT_NEW_TOKENS = 64 };
 
@@ -19,7 +20,7 @@ typedef struct sequence {
     int32_t *ids; /* generated so far */
     size_t n_ids;
     qmi_sampler *sampler;
-    size_t n_shown; /* bytes of text already handed out */
+    qmi_token_stream *stream; /* NULL: no text is shown */
     bool ended;
 } sequence;
 
@@ -75,6 +76,8 @@ static qmoe_status start_sequence(
     s->ids = qmi_calloc(r->max_new, sizeof *s->ids, "generated ids", r->err);
     if (s->ids == NULL)
         return QMOE_E_NOMEM;
+    if (r->options.on_token != NULL && model->tokenizer != NULL)
+        QMI_TRY(qmi_token_stream_create(&s->stream, model->tokenizer, r->err));
     const qmi_sampler_options options = {
         .temperature = r->options.temperature,
         .top_k = r->options.top_k,
@@ -111,6 +114,7 @@ static void finish(run *r)
         qmi_free(r->sequences[i].prompt);
         qmi_free(r->sequences[i].ids);
         qmi_sampler_destroy(r->sequences[i].sampler);
+        qmi_token_stream_destroy(r->sequences[i].stream);
     }
     qmi_free(r->sequences);
     qmi_free(r->logits);
@@ -171,21 +175,17 @@ static qmoe_status read_text(run *r, char **text, const sequence *s)
     return *text != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
 
-/* Hands the text a new token adds to the caller's hook. */
-static qmoe_status show(run *r, size_t index)
+/* Hands the newest token and the text it adds to the caller's hook. */
+static qmoe_status show(run *r, size_t index, bool last)
 {
-    sequence *s = &r->sequences[index];
-    char *text = NULL;
+    const sequence *s = &r->sequences[index];
+    const int32_t id = s->ids[s->n_ids - 1];
+    const char *text = "";
     if (r->options.on_token == NULL)
         return QMOE_OK;
-    QMI_TRY(read_text(r, &text, s));
-    size_t length = strlen(text);
-    const char *added = length > s->n_shown ? text + s->n_shown : "";
-    int stop = r->options.on_token(
-        r->options.user, index, s->ids[s->n_ids - 1], added);
-    if (length > s->n_shown)
-        s->n_shown = length;
-    qmi_free(text);
+    if (s->stream != NULL)
+        QMI_TRY(qmi_token_stream_add(s->stream, &text, id, last, r->err));
+    const int stop = r->options.on_token(r->options.user, index, id, text);
     QMI_TRY(qmi_session_check(r->session, r->err));
     if (stop == 0)
         return QMOE_OK;
@@ -222,9 +222,10 @@ static qmoe_status pick_tokens(run *r, size_t *n_active)
         sequence *s = &r->sequences[r->active[i]];
         int32_t id = pick(r, s->sampler, i);
         s->ids[s->n_ids++] = id;
-        QMI_TRY(show(r, (size_t)r->active[i]));
         s->ended = id == c->end_id && !r->options.ignore_eos;
-        if (s->ended || s->n_ids == r->max_new)
+        const bool last = s->ended || s->n_ids == r->max_new;
+        QMI_TRY(show(r, (size_t)r->active[i], last));
+        if (last)
             continue;
         r->active[n] = r->active[i];
         r->next[n++] = id;

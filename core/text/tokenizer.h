@@ -4,7 +4,7 @@
 #ifndef QMI_TOKENIZER_H
 #define QMI_TOKENIZER_H
 
-#include "error.h"
+#include "text.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,11 +33,26 @@ bool qmi_tokenizer_is_sentinel(const qmi_tokenizer *tokenizer, int32_t id);
 qmoe_status qmi_tokenizer_encode(const qmi_tokenizer *tokenizer, int32_t **ids,
     size_t *n, const char *text, size_t n_bytes, qmi_error *err);
 
+typedef enum qmi_token_kind {
+    QMI_TOKEN_NOTHING, /* control pieces, padding of a model's vocabulary */
+    QMI_TOKEN_PIECE,   /* a piece of text */
+    QMI_TOKEN_BYTE,    /* one byte of a character */
+    QMI_TOKEN_SENTINEL
+} qmi_token_kind;
+
+/* id >= 0.  *byte: the value of a QMI_TOKEN_BYTE. */
+qmi_token_kind qmi_tokenizer_kind(
+    const qmi_tokenizer *tokenizer, int32_t id, uint8_t *byte);
+
 /* Ids to text: control pieces (pad, end) give nothing, a sentinel gives its
  * name with one space before it unless it comes first, an id beyond the
- * tokenizer's (T5 pads the vocabulary of its models) gives nothing.  *text is
- * new (qmi_free).  Negative ids are E_INVALID. */
+ * tokenizer's (T5 pads the vocabulary of its models) gives nothing, nor does
+ * the byte 0, which would end the text.  *text is new (qmi_free).  Negative ids
+ * are E_INVALID. */
 qmoe_status qmi_tokenizer_decode(const qmi_tokenizer *tokenizer, char **text,
+    const int32_t *ids, size_t n, qmi_error *err);
+/* The same, appended to `text`. */
+qmoe_status qmi_tokenizer_append(const qmi_tokenizer *tokenizer, qmi_text *text,
     const int32_t *ids, size_t n, qmi_error *err);
 
 #ifdef __cplusplus

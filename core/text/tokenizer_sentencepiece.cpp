@@ -2,6 +2,7 @@
  * The C++ side of tokenizer.h.  Every entry point catches all exceptions: none
  * may reach the C callers.  Sentinels are handled here, everything else is
  * SentencePiece's. */
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
@@ -286,6 +287,7 @@ qmoe_status append_run(const qmi_tokenizer *tokenizer, std::string *text,
     if (!status.ok())
         return qmi_fail(
             err, QMOE_E_INTERNAL, "SentencePiece: %s", status.error_message());
+    part.erase(std::remove(part.begin(), part.end(), '\0'), part.end());
     string_view first = tokenizer->processor.IdToPiece(run[0]);
     if (!text->empty() && starts_with(first, space_symbol))
         *text += ' ';
@@ -380,6 +382,22 @@ bool qmi_tokenizer_is_sentinel(const qmi_tokenizer *tokenizer, int32_t id)
     return id >= tokenizer->n_pieces && id < qmi_tokenizer_size(tokenizer);
 }
 
+qmi_token_kind qmi_tokenizer_kind(
+    const qmi_tokenizer *tokenizer, int32_t id, uint8_t *byte)
+{
+    *byte = 0;
+    if (qmi_tokenizer_is_sentinel(tokenizer, id))
+        return QMI_TOKEN_SENTINEL;
+    if (id >= tokenizer->n_pieces || tokenizer->processor.IsControl(id))
+        return QMI_TOKEN_NOTHING;
+    if (!tokenizer->processor.IsByte(id))
+        return QMI_TOKEN_PIECE;
+    /* "<0x41>": the library refuses byte pieces of other names. */
+    const char *digits = tokenizer->processor.IdToPiece(id).c_str() + 3;
+    *byte = static_cast<uint8_t>(std::strtoul(digits, nullptr, 16));
+    return QMI_TOKEN_BYTE;
+}
+
 qmoe_status qmi_tokenizer_encode(const qmi_tokenizer *tokenizer, int32_t **ids,
     size_t *n, const char *text, size_t n_bytes, qmi_error *err)
 {
@@ -402,15 +420,30 @@ qmoe_status qmi_tokenizer_encode(const qmi_tokenizer *tokenizer, int32_t **ids,
     });
 }
 
-qmoe_status qmi_tokenizer_decode(const qmi_tokenizer *tokenizer, char **text,
+qmoe_status qmi_tokenizer_append(const qmi_tokenizer *tokenizer, qmi_text *text,
     const int32_t *ids, size_t n, qmi_error *err)
 {
-    *text = nullptr;
     return guarded(err, QMOE_E_INTERNAL, "decoding ids", [&]() -> qmoe_status {
         std::string joined;
         QMI_TRY(with_reserve(err, n * sizeof *ids, "decoding ids",
             [&] { return decode(tokenizer, &joined, ids, n, err); }));
-        *text = qmi_strdup(joined.c_str(), err);
-        return *text == nullptr ? QMOE_E_NOMEM : QMOE_OK;
+        qmi_text_bytes(text, joined.data(), joined.size());
+        return text->failed ? QMOE_E_NOMEM : QMOE_OK;
     });
+}
+
+qmoe_status qmi_tokenizer_decode(const qmi_tokenizer *tokenizer, char **text,
+    const int32_t *ids, size_t n, qmi_error *err)
+{
+    qmi_text joined = {nullptr, 0, 0, false, err};
+    *text = nullptr;
+    qmoe_status status = qmi_tokenizer_append(tokenizer, &joined, ids, n, err);
+    qmi_text_bytes(&joined, "", 1);
+    if (status == QMOE_OK && joined.failed)
+        status = QMOE_E_NOMEM;
+    if (status == QMOE_OK)
+        *text = joined.data;
+    else
+        qmi_free(joined.data);
+    return status;
 }
