@@ -314,8 +314,7 @@ static qmoe_status run_all(bench *b)
         QMI_TRY(run_threads(b, o->threads[i]));
     if (report->n_results == 0)
         return qmi_fail(b->err, QMOE_E_UNSUPPORTED,
-            "backend %s has no %s%s%sfor what was asked",
-            b->place.backend->name,
+            "backend %s has no %s%s%sfor these options", b->place.backend->name,
             o->variant != NULL ? "variant '" : "product ",
             o->variant != NULL ? o->variant : "",
             o->variant != NULL ? "' " : "");
@@ -340,21 +339,25 @@ static qmoe_status check_numbers(const bench *b)
         if (s.rows < 1 || s.cols < 1 || s.rows > MAX_SIDE ||
             s.cols > MAX_SIDE || s.rows * s.cols > MAX_WEIGHTS)
             return qmi_fail(b->err, QMOE_E_INVALID,
-                "no shape to time: %" PRId64 "x%" PRId64, s.rows, s.cols);
+                "shape %" PRId64 "x%" PRId64 " is out of range", s.rows,
+                s.cols);
     }
     for (size_t i = 0; i < o->n_batches; i++)
         if (o->batches[i] < 1 || o->batches[i] > MAX_BATCH)
             return qmi_fail(b->err, QMOE_E_INVALID,
-                "batch %d is not from 1 to %d", o->batches[i], MAX_BATCH);
+                "a batch of %d tokens: must be 1 to %d", o->batches[i],
+                MAX_BATCH);
     for (size_t i = 0; i < o->n_threads; i++)
         if (o->threads[i] < 1 || o->threads[i] > MAX_THREADS)
             return qmi_fail(b->err, QMOE_E_INVALID,
-                "%d threads are not from 1 to %d", o->threads[i], MAX_THREADS);
+                "%d threads: must be 1 to %d", o->threads[i], MAX_THREADS);
     if (o->n_rounds < 1 || o->n_rounds > BENCH_MAX_ROUNDS)
         return qmi_fail(b->err, QMOE_E_INVALID,
-            "%d rounds are not from 1 to %d", o->n_rounds, BENCH_MAX_ROUNDS);
+            "%d samples of each result: must be 1 to %d", o->n_rounds,
+            BENCH_MAX_ROUNDS);
     if (!(o->sample_ms > 0 && o->sample_ms <= 60000))
-        return qmi_fail(b->err, QMOE_E_INVALID, "samples of that length");
+        return qmi_fail(b->err, QMOE_E_INVALID,
+            "a sample must last more than 0 and at most 60000 ms");
     return QMOE_OK;
 }
 
@@ -435,7 +438,7 @@ static qmoe_status prepare(bench *b)
     for (size_t i = 0; o->thread_time && i < o->n_threads; i++)
         if (o->threads[i] != 1 || !host)
             return qmi_fail(b->err, QMOE_E_INVALID,
-                "a thread's time is that of one thread of the host");
+                "processor time is measured for one thread of the CPU only");
     b->place.n_rounds = o->n_rounds;
     b->place.sample_seconds = 1e-3 * o->sample_ms;
     b->place.thread_time = o->thread_time;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Stacks of random codes for a made-up model (bench_made_up.h). */
+ * Stacks of random codes for a synthetic model (bench_made_up.h). */
 #include "bench_made_up.h"
 
 #include <inttypes.h>
@@ -32,7 +32,7 @@ static qmoe_status check_memory(const qmoe_model *model,
     if (available == 0 || n_bytes < available)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_NOMEM,
-        "the made-up model takes %" PRIu64 " MB, %" PRIu64
+        "the synthetic model takes %" PRIu64 " MB, %" PRIu64
         " MB are available; ask for fewer experts or blocks",
         n_bytes >> 20, available >> 20);
 }
@@ -59,8 +59,8 @@ qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
     const qmi_format *format = qmi_format_find(format_name);
     *out = (bench_made_up){0};
     if (format == NULL || format->dense)
-        return qmi_fail(
-            err, QMOE_E_INVALID, "'%s' is no compressed format", format_name);
+        return qmi_fail(err, QMOE_E_INVALID, "'%s' is not a compressed format",
+            format_name);
     QMI_TRY(check_memory(model, format, copies, err));
     out->model = *model;
     out->model.experts_replaced = true;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A compressed model without a compression: the experts of a made-up
+ * A compressed model without a compression: the experts of a synthetic
  * checkpoint (core/model/synth.h) are stacks of random codes in memory. */
 #ifndef QMB_BENCH_MADE_UP_H
 #define QMB_BENCH_MADE_UP_H

@@ -240,7 +240,7 @@ static qmoe_status fill_defaults(bench *b)
         o->n_sequences > MAX_SEQUENCES || o->n_repeats < 1 ||
         o->n_repeats > MAX_REPEATS)
         return qmi_fail(b->err, QMOE_E_INVALID,
-            "tokens are 1 to %d, sequences to %d, repetitions to %d",
+            "tokens must be 1 to %d, sequences 1 to %d, repetitions 1 to %d",
             MAX_TOKENS, MAX_SEQUENCES, MAX_REPEATS);
     return QMOE_OK;
 }
@@ -297,7 +297,7 @@ static uint64_t expert_bytes(const qmoe_model *model)
     return n_bytes;
 }
 
-/* The two models; a made-up one gets its experts. */
+/* The two models; a synthetic one gets its experts. */
 static qmoe_status make_models(bench *b, qmoe_model *given)
 {
     const qmoe_bench_model_options *o = &b->options;
@@ -308,14 +308,14 @@ static qmoe_status make_models(bench *b, qmoe_model *given)
     if (qmi_checkpoint_is_generated(given->checkpoint)) {
         if (o->original != NULL)
             return qmi_fail(
-                b->err, QMOE_E_INVALID, "a made-up model has no original");
+                b->err, QMOE_E_INVALID, "a synthetic model has no original");
         QMI_TRY(bench_made_up_make(&b->made_up, given,
             o->format != NULL ? o->format : "pvq",
             b->place.info.is_gpu ? BENCH_ALIASED : BENCH_IN_MEMORY, b->err));
         b->compressed = &b->made_up.model;
     } else if (o->format != NULL && strcmp(o->format, given->expert_format)) {
         return qmi_fail(b->err, QMOE_E_INVALID,
-            "the experts are in format %s; only a made-up model can be asked "
+            "the experts are in format %s; only a synthetic model can be asked "
             "for another",
             given->expert_format);
     }

@@ -76,7 +76,8 @@ qmoe_status bench_repeat_make(bench_repeat *out, const void *data,
     const size_t rounded = ((size_t)total + page - 1) / page * page;
     const int file = make_file(data, n_bytes, group, page);
     if (file < 0)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED, "no mapping of one block");
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "one block of memory cannot be mapped repeatedly");
     void *space = mmap(NULL, rounded, PROT_NONE,
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     bool fits = space != MAP_FAILED;

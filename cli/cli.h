@@ -82,29 +82,26 @@ typedef struct cli_place {
     }
 #define CLI_VERIFY_HELP                                                        \
     "  --verify             check all of a compressed model first, as 'qmoe\n" \
-    "                       verify' does; otherwise its configuration, "       \
-    "tokenizer\n"                                                              \
-    "                       and headers are checked, the data of tensors are " \
-    "not\n"
+    "                       verify' does; by default its configuration,\n"     \
+    "                       tokenizer and headers are checked, not the data\n" \
+    "                       of its tensors\n"
 #define CLI_PLACE_HELP                                                         \
-    "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default "    \
-    "auto:\n"                                                                  \
-    "                       CUDA, else a GPU under OpenCL, else the CPU)\n"    \
+    "  -b, --backend NAME   cpu, opencl, cuda, reference or auto (default:\n"  \
+    "                       auto: CUDA, else a GPU under OpenCL, else the "    \
+    "CPU)\n"                                                                   \
     "  --device D           device of the backend, by number, type (gpu, "     \
     "cpu,\n"                                                                   \
     "                       accelerator) or part of its name (default: the\n"  \
     "                       first; 'qmoe devices' lists them)\n"               \
-    "  --device-memory SIZE use at most this much of the device's memory; "    \
-    "experts\n"                                                                \
-    "                       beyond it are uploaded when they are needed\n"     \
-    "  --expert-cache SIZE  keep at most this much of the experts in host "    \
-    "memory,\n"                                                                \
-    "                       e.g. 4G (default: as the system sees fit)\n"       \
-    "  --expert-capacity N  tokens an expert takes per sequence, the rest "    \
-    "skip it\n"                                                                \
-    "                       (default 0: no limit)\n"                           \
+    "  --device-memory SIZE use at most this much of the device's memory;\n"   \
+    "                       experts beyond it are uploaded on demand\n"        \
+    "  --expert-cache SIZE  keep at most this much of the experts in host\n"   \
+    "                       memory, e.g. 4G (default: the system decides)\n"   \
+    "  --expert-capacity N  tokens that an expert accepts per sequence; "      \
+    "further\n"                                                                \
+    "                       tokens skip it (default 0: no limit)\n"            \
     "  -t, --threads N      CPU threads (default: all processors)\n"
-/* A made-up model, "synth:..."? */
+/* A synthetic model, "synth:..."? */
 bool cli_is_synthetic(const char *model);
 /* cli_open_model, then a session on it. */
 cli_exit cli_open_session(

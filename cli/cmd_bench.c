@@ -10,19 +10,21 @@ static const char help[] =
     "       qmoe bench tune [options]\n"
     "\n"
     "Measures speed on this machine:\n"
-    "  kernels   products with weights of every format, hot and cold, against\n"
-    "            dense bf16 and f32 and the speed of memory\n"
-    "  model     tokens per second of a model by part, against an ideal\n"
-    "            uncompressed run of it\n"
-    "  tune      how a device's kernels run best; later runs use it\n"
+    "  kernels   products with weights of every format, hot and cold, "
+    "compared\n"
+    "            with dense bf16 and f32 and with the memory bandwidth\n"
+    "  model     tokens per second of a model, and time per role, compared\n"
+    "            with an ideal uncompressed run\n"
+    "  tune      finds the fastest kernels of a device; later runs use them\n"
     "\n"
-    "Measure on a machine that does nothing else.  What is measured and how\n"
-    "to read it: docs/benchmarks.md.\n"
+    "Measure on an idle machine.  docs/benchmarks.md says what is measured "
+    "and\n"
+    "how to read it.\n"
     "\n"
     "Options:\n"
     "  --json               print a document to keep: version, commit, "
     "machine\n"
-    "  -h, --help           this text; also 'qmoe bench model --help'\n"
+    "  -h, --help           print this text; also 'qmoe bench model --help'\n"
     "\n"
     "Examples:\n"
     "  qmoe bench kernels --shape 2080x6144 --batch 1\n"
@@ -40,10 +42,9 @@ static cli_exit fail_kind(const char *word)
     const char *near = cli_closest(word, names, N_KINDS);
     if (near != NULL)
         return cli_fail(CLI_USAGE,
-            "bench: nothing called '%s' to measure; did you mean '%s'?", word,
-            near);
+            "bench: unknown benchmark '%s'; did you mean '%s'?", word, near);
     return cli_fail(CLI_USAGE,
-        "bench: nothing called '%s' to measure; see 'qmoe bench --help'", word);
+        "bench: unknown benchmark '%s'; see 'qmoe bench --help'", word);
 }
 
 static cli_exit run(int argc, char **argv)

@@ -9,29 +9,27 @@
 static const char help[] =
     "Usage: qmoe eval MODEL --text FILE [options]\n"
     "\n"
-    "Measures how well a model fills gaps in a text: the mean cross entropy\n"
-    "(nats) of T5's span corruption, 15 % of the tokens masked in spans of\n"
-    "three on average.  FILE has one document per line, or one JSON record "
-    "per\n"
-    "line with a member \"text\".  The masks depend on the seed alone, so "
-    "losses\n"
-    "of a model before and after compression can be compared, and those of\n"
-    "different processors differ by rounding alone (below 1e-6).\n"
-    "A made-up model (synth:NAME, see 'qmoe compress --help') has true shapes "
-    "and\n"
-    "speed, but random weights.  Without --text it is given 8 samples of "
-    "random\n"
-    "token ids, 512 + 115 each; the loss then means nothing.\n"
+    "Computes the span-corruption loss of T5: the mean cross entropy in nats,\n"
+    "with 15 % of the tokens masked in spans of three on average.  FILE has\n"
+    "one document per line, or one JSON record per line with a member "
+    "\"text\".\n"
+    "The masks depend on the seed alone, so losses before and after\n"
+    "compression can be compared.  Losses on different processors differ only\n"
+    "by rounding (below 1e-6).\n"
+    "\n"
+    "A synthetic model (synth:NAME, see 'qmoe compress --help') has true\n"
+    "shapes and speed, but random weights.  Without --text its input is 8\n"
+    "samples of random token ids, 512 + 115 each; the loss is meaningless.\n"
     "\n"
     "Options:\n"
     "  --text FILE          the text (required); may be repeated: the files "
     "are\n"
     "                       used one after the other, and the loss of each is\n"
-    "                       told, too\n"
+    "                       printed, too\n"
     "  -n, --samples N      stop after N documents (default: all)\n"
     "  --seed N             seed of the masks (default 0)\n" CLI_PLACE_HELP
         CLI_VERIFY_HELP "  --json               print the result as JSON\n"
-    "  -h, --help           this text\n"
+    "  -h, --help           print this text\n"
     "\n"
     "Examples:\n"
     "  qmoe eval models/switch-mini --text build/corpus/valid.txt\n"
@@ -160,4 +158,4 @@ static cli_exit run(int argc, char **argv)
 }
 
 const cli_verb cli_verb_eval = {
-    "eval", "measure the span-corruption loss on a text", help, run};
+    "eval", "compute the span-corruption loss of a text", help, run};

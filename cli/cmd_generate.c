@@ -11,41 +11,46 @@
 static const char help[] =
     "Usage: qmoe generate MODEL -p TEXT [options]\n"
     "\n"
-    "Continues or fills prompts.  MODEL is a compressed directory or an\n"
-    "uncompressed checkpoint.  Models trained by span corruption fill gaps\n"
-    "written <extra_id_0>, <extra_id_1>, ... in the prompt.  One prompt: the\n"
-    "text appears as it is made.  Several prompts run as one batch and are\n"
-    "printed at the end, one line \"[number] text\" each, numbered from 0.\n"
-    "A made-up model (synth:NAME, see 'qmoe compress --help') has true shapes "
-    "and\n"
-    "speed, but random weights.  Without a prompt it is given 32 random token "
-    "ids,\n"
-    "and the ids that it answers with are printed.\n"
+    "Generates text from prompts.  MODEL is a compressed directory or an\n"
+    "uncompressed checkpoint.  Models trained by span corruption fill the "
+    "gaps\n"
+    "<extra_id_0>, <extra_id_1>, ... of the prompt.  The text of a single\n"
+    "prompt is printed while it is generated.  Several prompts run as one\n"
+    "batch; their texts are printed at the end, one line \"[number] text\" "
+    "each,\n"
+    "numbered from 0.\n"
+    "\n"
+    "A synthetic model (synth:NAME, see 'qmoe compress --help') has true\n"
+    "shapes and speed, but random weights.  Without a prompt its input is 32\n"
+    "random token ids, and the generated ids are printed.\n"
     "\n"
     "Options:\n"
     "  -p, --prompt TEXT    a prompt; may be repeated\n"
-    "  --prompt-file FILE   one prompt per line, blank lines left out; - "
-    "reads\n"
-    "                       standard input; follow the prompts of -p\n"
+    "  --prompt-file FILE   one prompt per line, blank lines are ignored; - "
+    "is\n"
+    "                       standard input; these follow the prompts of -p\n"
     "  --max-new-tokens N   stop after N tokens (default 64)\n"
-    "  --temperature F      0 takes the likeliest token (default 0); the "
-    "three\n"
-    "                       options below need more\n"
-    "  --top-k N            choose among the N likeliest (default 0: all)\n"
-    "  --top-p F            choose among the likeliest that together have "
-    "this\n"
-    "                       probability (default 0: all)\n"
-    "  --seed N             seed of the choice (default 0); prompt i has seed\n"
-    "                       N + i; also of random token ids\n"
+    "  --temperature F      0: take the likeliest token (default 0); the next\n"
+    "                       three options need more\n"
+    "  --top-k N            choose among the N likeliest tokens (default 0: "
+    "all)\n"
+    "  --top-p F            choose among the likeliest tokens that together "
+    "have\n"
+    "                       this probability (default 0: all)\n"
+    "  --seed N             seed of the choice, and of random token ids "
+    "(default\n"
+    "                       0); prompt i has seed N + i\n"
     "  --ignore-eos         do not stop at the end token\n" CLI_PLACE_HELP
         CLI_VERIFY_HELP
-    "  -v, --verbose        tokens per second and device on stderr (default: "
-    "if\n"
-    "                       stderr is a terminal)\n"
-    "  --profile            time by part of the model, on stderr or in JSON;\n"
-    "                       slower on devices other than the CPU\n"
+    "  -v, --verbose        print tokens per second and the device to stderr\n"
+    "                       (default: if stderr is a terminal)\n"
+    "  --profile            print the time per role (attention, experts, ...) "
+    "to\n"
+    "                       stderr or in the JSON; slower on devices other "
+    "than\n"
+    "                       the CPU\n"
     "  --json               print prompts, texts, ids and times as JSON\n"
-    "  -h, --help           this text\n"
+    "  -h, --help           print this text\n"
     "\n"
     "Examples:\n"
     "  qmoe generate build/m -p \"And the <extra_id_0> said unto him\"\n"
@@ -63,7 +68,7 @@ typedef struct request {
     cli_place place;
     qmoe_generate_options options;
     bool as_json, verbose, profile;
-    bool random_ids; /* no prompt: a made-up model gets random ids */
+    bool random_ids; /* no prompt: a synthetic model gets random ids */
 } request;
 
 /* ---- prompts ---- */
@@ -375,4 +380,4 @@ static cli_exit run(int argc, char **argv)
 }
 
 const cli_verb cli_verb_generate = {
-    "generate", "make text from prompts", help, run};
+    "generate", "generate text from prompts", help, run};

@@ -9,22 +9,24 @@
 static const char help[] =
     "Usage: qmoe import DIR -o OUT [options]\n"
     "\n"
-    "Takes over a compressed model as the QMoE authors published it\n"
+    "Converts a compressed model that the QMoE authors published\n"
     "(ISTA-DASLab/switch-*_qmoe: config.json, noexp.pt, sizes.pt, exp00.pt,\n"
     "...).  Every file is checked; nothing in it is executed.  The codewords\n"
     "are kept bit for bit (format ternary-dict), and 'qmoe export --layout\n"
-    "qmoe' gives the same tensors back.  OUT appears complete or not at all.\n"
+    "qmoe' restores the same tensors.  OUT appears complete or not at all.\n"
     "\n"
     "Options:\n"
-    "  -o, --output OUT     the directory to make (required)\n"
-    "  --tokenizer DIR      take spiece.model from there; published models\n"
-    "                       have none, and text cannot be used without\n"
-    "  --format FORMAT      re-code the experts as pvq, pvq8 or q2: decoded\n"
-    "                       and rounded to nearest, at a further loss\n"
-    "  --force              replace OUT and drop an interrupted run, if qmoe\n"
-    "                       wrote them and nothing else is in them\n"
+    "  -o, --output OUT     the directory to write (required)\n"
+    "  --tokenizer DIR      copy spiece.model from DIR; published models have\n"
+    "                       none, and text cannot be used without it\n"
+    "  --format FORMAT      convert the experts to pvq, pvq8 or q2: they are\n"
+    "                       decoded and rounded to nearest, which adds an "
+    "error\n"
+    "  --force              replace OUT and discard an interrupted run, if "
+    "both\n"
+    "                       hold only what qmoe wrote\n"
     "  --json               print the report as JSON\n"
-    "  -h, --help           this text\n"
+    "  -h, --help           print this text\n"
     "\n"
     "Examples:\n"
     "  qmoe import switch-base-128_qmoe -o base-128 --tokenizer "
@@ -111,4 +113,4 @@ static cli_exit run(int argc, char **argv)
 }
 
 const cli_verb cli_verb_import = {
-    "import", "take over a published compressed model", help, run};
+    "import", "convert a published compressed model", help, run};

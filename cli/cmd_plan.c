@@ -12,20 +12,20 @@
 static const char help[] =
     "Usage: qmoe plan CONFIG_OR_MODEL [options]\n"
     "\n"
-    "Says how large a model will be, where it fits, how long compression\n"
-    "takes, and how many tokens per second reading its weights allows.  No\n"
-    "weights are read: CONFIG_OR_MODEL is a config.json, a directory with one\n"
-    "(checkpoint, compressed model, published _qmoe directory), or synth:NAME\n"
-    "for a published Switch Transformer (base-8 to base-256, large-128,\n"
-    "c-2048).  Without --format all formats are listed, and the rest is said\n"
-    "for the model's own format, or pvq.  A config.json without weights is\n"
-    "taken at its word, and compared with the published models.\n"
+    "Predicts how large a model will be, where it fits, how long compression\n"
+    "takes, and how many tokens per second the reading of its weights allows.\n"
+    "No weights are read.  CONFIG_OR_MODEL is a config.json, a directory that\n"
+    "holds one (checkpoint, compressed model, published _qmoe directory), or\n"
+    "synth:NAME for a published Switch Transformer (base-8 to base-256,\n"
+    "large-128, c-2048).  Without --format all formats are listed, and the\n"
+    "rest is computed for the model's own format, or pvq.  A config.json\n"
+    "without weights is compared with the published models.\n"
     "\n"
     "Options:\n"
     "  --format FORMAT      pvq, pvq8, ternary-dict, q2, or bf16, f16, f32\n"
-    "  --bits B             bits per expert weight, everything counted: as "
-    "for\n"
-    "                       compress a mixture of pvq and pvq8; with --format\n"
+    "  --bits B             bits per expert weight, every byte counted: a "
+    "mixture\n"
+    "                       of pvq and pvq8, as for compress; with --format\n"
     "                       ternary-dict, whose size depends on the weights,\n"
     "                       the rate to assume (default: that of 88.5 % "
     "zeros);\n"
@@ -34,8 +34,8 @@ static const char help[] =
     "                       cpu or auto, as for generate; 'qmoe devices'\n"
     "                       lists them\n"
     "  --device D           the device, by number, type (gpu) or part of its\n"
-    "                       name; or GPUs that are not here, by their memory:\n"
-    "                       48G, 4x48G or 24G,24G\n"
+    "                       name; or GPUs elsewhere, by their memory: 48G,\n"
+    "                       4x48G or 24G,24G\n"
     "  --device-memory SIZE use at most this much of each device's memory\n"
     "  --gpu LIST           the same as --device with a list of memories\n"
     "  --memory SIZE        host memory (default: what is available here)\n"
@@ -46,14 +46,16 @@ static const char help[] =
     "                       experts, as in the paper)\n"
     "  --rate N             expert weights compressed per second (default:\n"
     "                       from a short measurement of this machine)\n"
-    "  --passes N           descent passes, as for compress (default 16)\n"
+    "  --passes N           rounds of descent, as for compress (default 16)\n"
     "  -t, --threads N      CPU threads that compress (default: all\n"
     "                       processors); may be those of another machine\n"
     "  --json               print the plan as JSON\n"
-    "  -h, --help           this text\n"
+    "  -h, --help           print this text\n"
     "\n"
-    "Speeds are upper bounds: the time of reading alone, each expert equally\n"
-    "likely.  0.5 GiB of each GPU and 1 GiB of memory are left free.\n"
+    "Speeds are upper bounds: they count the time of reading alone, with "
+    "every\n"
+    "expert equally likely.  0.5 GiB of each GPU and 1 GiB of memory are left\n"
+    "free.\n"
     "\n"
     "Examples:\n"
     "  qmoe plan synth:c-2048 --device 4x48G --gpu-rate 700G\n"
@@ -443,7 +445,7 @@ static cli_exit refuse_idle_places(const request *q)
 {
     const cli_idle rules[] = {
         {q->options.n_gpus == 0, "gpu-rate device-memory",
-            "no GPU is planned with"},
+            "the plan has no GPU"},
         {q->weight_rate != 0, "samples passes",
             "--rate says how fast experts are compressed"},
         {q->weight_rate != 0 && q->memory_rate != 0, "threads",
@@ -460,7 +462,7 @@ static cli_exit refuse_idle_compression(const qmoe_plan_report *r)
         {r->compress_seconds <= 0, "rate samples passes",
             "there is nothing to compress"},
         {strncmp(format, "pvq", 3) != 0 && strcmp(format, "mixed") != 0,
-            "passes", "only pvq and pvq8 make passes"},
+            "passes", "only pvq and pvq8 have rounds of descent"},
     };
     return cli_refuse_idle(&cli_verb_plan, rules, sizeof rules / sizeof *rules);
 }
@@ -545,5 +547,5 @@ static cli_exit run(int argc, char **argv)
     return code == CLI_OK ? plan(&q) : code;
 }
 
-const cli_verb cli_verb_plan = {"plan",
-    "say what a model will take: sizes, places, time, speed", help, run};
+const cli_verb cli_verb_plan = {
+    "plan", "predict sizes, placement, compression time, speed", help, run};

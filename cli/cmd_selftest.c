@@ -14,13 +14,13 @@
 static const char help[] =
     "Usage: qmoe selftest [options]\n"
     "\n"
-    "Runs every operation of every backend and device that is here on random,\n"
+    "Runs every operation of every available backend and device on random,\n"
     "extreme and structured inputs, in all weight formats, and compares each\n"
-    "result with the reference backend within its error bound.  Driver\n"
-    "compilers do make mistakes: run this once on a new device or driver.  A\n"
-    "crash or a hang of a driver is a failure of its case.  Takes seconds to\n"
-    "minutes.  (Sessions run a shorter test of their own when they open an\n"
-    "OpenCL device.)\n"
+    "result with the reference backend within its error bound.  Compilers in\n"
+    "drivers have bugs: run this once on a new device or driver.  A crash or\n"
+    "hang of a driver fails its case only.  The test takes seconds to "
+    "minutes.\n"
+    "(A session runs a shorter test when it opens an OpenCL device.)\n"
     "\n"
     "Options:\n"
     "  -b, --backend NAME   only this backend: cpu, opencl, cuda\n"
@@ -30,9 +30,9 @@ static const char help[] =
     "  --op NAME            only this operation: embed, rmsnorm, linear,\n"
     "                       kv-store, attention, route, expert-ffn, decode,\n"
     "                       top-logits\n"
-    "  --seed N             other random inputs (default 1)\n"
+    "  --seed N             seed of the random inputs (default 1)\n"
     "  --json               print the results as JSON\n"
-    "  -h, --help           this text\n"
+    "  -h, --help           print this text\n"
     "\n"
     "Examples:\n"
     "  qmoe selftest\n"
@@ -177,9 +177,9 @@ static cli_exit run(int argc, char **argv)
     if (r.backend != NULL &&
         (strcmp(r.backend, "auto") == 0 || strcmp(r.backend, "reference") == 0))
         return cli_fail(CLI_USAGE,
-            "selftest: --backend: '%s' is not one to be checked", r.backend);
+            "selftest: --backend: '%s' cannot be checked", r.backend);
     return selftest(&r);
 }
 
 const cli_verb cli_verb_selftest = {
-    "selftest", "check a device's results against the reference", help, run};
+    "selftest", "compare a device's results with the reference", help, run};

@@ -7,21 +7,22 @@
 static const char help[] =
     "Usage: qmoe verify MODEL [options]\n"
     "\n"
-    "Checks a compressed model: the digests of config.json, tokenizer, index\n"
-    "and every other file, the checksum of every tensor, and that the codes "
-    "of\n"
-    "every row can be decoded.  Everything broken is listed, in the order of\n"
-    "the files, and the exit code is 4 then.  Files that do not belong to the\n"
-    "model are named on stderr.  All threads read at once, through small\n"
-    "buffers: memory does not grow with the model, and models larger than\n"
-    "memory leave the file cache to others.\n"
+    "Checks a compressed model: the digests of config.json, the tokenizer, "
+    "the\n"
+    "index and every other file, the checksum of every tensor, and that every\n"
+    "row can be decoded.  Everything broken is listed in the order of the\n"
+    "files, and the exit code is then 4.  Files that do not belong to the\n"
+    "model are named on stderr.  All threads read through small buffers:\n"
+    "memory does not grow with the model, and a model larger than memory does\n"
+    "not displace other files from the file cache.\n"
+    "\n"
     "An uncompressed checkpoint carries no checksums, so only its structure\n"
-    "can be checked.\n"
+    "is checked.\n"
     "\n"
     "Options:\n"
     "  -t, --threads N      CPU threads (default: all processors)\n"
     "  --json               print the result as JSON\n"
-    "  -h, --help           this text\n"
+    "  -h, --help           print this text\n"
     "\n"
     "Example:\n"
     "  qmoe verify build/m\n";
@@ -116,4 +117,4 @@ static cli_exit run(int argc, char **argv)
 }
 
 const cli_verb cli_verb_verify = {
-    "verify", "check every checksum and row of a model", help, run};
+    "verify", "check every digest, checksum and row of a model", help, run};

@@ -14,32 +14,32 @@ static const cli_verb *const verbs[] = {&cli_verb_compress, &cli_verb_generate,
     &cli_verb_selftest};
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
-static const char help_head[] = "Usage: qmoe COMMAND [arguments]\n"
-                                "\n"
-                                "Compresses Mixture-of-Experts models below "
-                                "one bit per expert weight, and\n"
-                                "runs them.\n"
-                                "\n"
-                                "Commands:\n";
+static const char help_head[] =
+    "Usage: qmoe COMMAND [arguments]\n"
+    "\n"
+    "Compresses the experts of Mixture-of-Experts models to less than one bit\n"
+    "per weight, and runs the compressed models.\n"
+    "\n"
+    "Commands:\n";
 
 static const char help_tail[] =
     "\n"
-    "  qmoe COMMAND --help   what a command does, its options, examples\n"
-    "  qmoe --version        the version\n"
+    "  qmoe COMMAND --help   print what a command does, options, examples\n"
+    "  qmoe --version        print the version\n"
     "\n"
-    "An option that would have no effect is refused, not left aside.\n"
+    "An option that would have no effect is an error.\n"
     "\n"
-    "Results go to standard output (with --json as one JSON document), notes,\n"
-    "progress and errors to standard error.\n"
+    "Results go to standard output, with --json as one JSON document.  Notes,\n"
+    "progress and errors go to standard error.\n"
     "\n"
     "Exit codes:\n"
     "    0  success\n"
     "    1  internal error, out of memory\n"
-    "    2  wrong command line or argument, a memory limit that is too small\n"
+    "    2  wrong command line or argument, memory limit too small\n"
     "    3  file system: not found, exists, no space, input/output\n"
     "    4  broken file: format, checksum, values that are not finite\n"
     "    5  not supported: architecture, format, method\n"
-    "    6  backend or device not available or failing\n"
+    "    6  backend or device not available, or failing\n"
     "  130  interrupted\n";
 
 static cli_exit show_help(void)

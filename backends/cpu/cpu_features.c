@@ -75,7 +75,7 @@ qmoe_status qcpu_check_level(qmi_error *err)
             levels[i].name);
     }
     return qmi_fail(err, QMOE_E_INVALID,
-        "QMOE_CPU: '%.40s' is no instruction set of this list: %s", limit,
+        "QMOE_CPU: '%.40s' is not one of the instruction sets %s", limit,
         known);
 }
 

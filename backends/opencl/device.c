@@ -175,7 +175,8 @@ qmoe_status ocl_choose_tuning(qmi_device *device, bool is_cpu, qmi_error *err)
     QMI_TRY(ocl_tuning_parse(&device->tuning, text, err));
     if (!ocl_tuning_fits(&device->tuning, &device->limits))
         return qmi_fail(err, QMOE_E_INVALID,
-            "OpenCL device '%s' cannot be tuned so: %s", device->name, text);
+            "OpenCL device '%s' cannot use this tuning: %s", device->name,
+            text);
     return QMOE_OK;
 }
 

@@ -81,7 +81,7 @@ qmoe_status qmi_call_begin(qmi_hooks *hooks, const char *function, bool lacks)
         return QMOE_E_INVALID;
     if (lacks)
         return qmi_fail(&hooks->error, QMOE_E_INVALID,
-            "%s: an argument that is needed is NULL", function);
+            "%s: a required argument is NULL", function);
     qmi_hooks_retain(hooks);
     hooks->error = (qmi_error){.cancel = &hooks->cancel};
     return QMOE_OK;

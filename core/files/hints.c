@@ -38,7 +38,7 @@ const char *qmi_hint_contents(const void *data, uint64_t n_bytes)
 
 /* ---- directories ---- */
 
-/* Whether there is such a name, be it a link that leads nowhere. */
+/* Whether there is such a name, be it a broken link. */
 static bool is_there(const char *directory, const char *name)
 {
     struct stat info;
@@ -100,7 +100,7 @@ qmoe_status qmi_fail_no_config(qmi_error *err, const char *directory)
             directory);
     if (is_there(directory, "config.json"))
         return qmi_fail(err, QMOE_E_NOT_FOUND,
-            "%s/config.json: a link that leads nowhere (an unfinished "
+            "%s/config.json: a broken symbolic link (an unfinished "
             "download?)",
             directory);
     return qmi_fail(err, QMOE_E_NOT_FOUND,
@@ -126,7 +126,7 @@ qmoe_status qmi_fail_no_weights(qmi_error *err, const char *directory)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (is_there(directory, names[i]))
             return qmi_fail(err, QMOE_E_NOT_FOUND,
-                "%s/%s: a link that leads nowhere (an unfinished download?)",
+                "%s/%s: a broken symbolic link (an unfinished download?)",
                 directory, names[i]);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (find_like(name, directory, kinds[i][0], kinds[i][1]))

@@ -207,7 +207,8 @@ static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
     const int32_t rotation = w->rotation;
     if (w->n_mats < 1 || w->n_rows < 1 || w->n_cols < 1 || w->n_cols > max_cols)
         return qmi_fail(err, QMOE_E_FORMAT,
-            "'%s': no stack is [%" PRId64 ", %" PRId64 ", %" PRId64 "]",
+            "'%s': no stack can have the shape [%" PRId64 ", %" PRId64
+            ", %" PRId64 "]",
             w->name, w->n_mats, w->n_rows, w->n_cols);
     if (rotation < 0 || rotation > QMI_ROTATION_MAX_BLOCK ||
         (rotation & (rotation - 1)) != 0)

@@ -290,7 +290,7 @@ static qmoe_status check_memory(
     if (available == 0 || available > n_bytes + reserve)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_NOMEM,
-        "%s: no memory for more made-up weights (%.1f MB are free); fewer "
+        "%s: no memory for more synthetic weights (%.1f MB are free); fewer "
         "experts or blocks need less: ?experts=N",
         file->path, (double)available / 1e6);
 }

@@ -32,9 +32,8 @@ qmoe_status qmi_run(const qmi_backend *backend, qmi_device *device,
         if (variants[i].supports(device, op))
             return variants[i].run(device, op, err);
     const qmi_bound_weight *w = weight_of(op);
-    return qmi_fail(err, QMOE_E_UNSUPPORTED,
-        "backend %s has no way to run %s%s%s%s%s", backend->name,
-        qmi_op_name(op->kind), w != NULL ? " on '" : "",
+    return qmi_fail(err, QMOE_E_UNSUPPORTED, "backend %s cannot run %s%s%s%s%s",
+        backend->name, qmi_op_name(op->kind), w != NULL ? " on '" : "",
         w != NULL ? w->host->name : "", w != NULL ? "' in format " : "",
         w != NULL ? w->host->format->name : "");
 }

@@ -28,7 +28,7 @@ qmoe_status qmi_routing_pass(qmi_routing *routing, const qmi_backend *backend,
     if (routing->imposes) {
         if (routing->n - routing->next < count)
             return qmi_fail(
-                err, QMOE_E_INVALID, "no routing was noted for this pass");
+                err, QMOE_E_INVALID, "no routing was recorded for this pass");
         const int32_t *from = routing->expert + routing->next;
         routing->next += count;
         return backend->buffer_write(device, expert, from, n_bytes, err);

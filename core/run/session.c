@@ -75,7 +75,7 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
     if (options->expert_cache_bytes != 0 && !s->model->experts_replaced &&
         qmi_checkpoint_is_generated(s->model->checkpoint))
         return qmi_fail(err, QMOE_E_INVALID,
-            "a bound on the expert cache has no effect on made-up experts");
+            "a bound on the expert cache has no effect on synthetic experts");
     QMI_TRY(qmi_place_check_bounds(&place, options->expert_cache_bytes,
         options->device_memory_bytes, err));
     s->backend = place.backend;

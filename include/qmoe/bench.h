@@ -127,7 +127,7 @@ typedef struct qmoe_bench_model_options {
     /* Uncompressed checkpoint of the same model, whose weights the ideal run
      * shares; NULL = decoded ones. */
     qmoe_model *original;
-    /* For a made-up checkpoint ("synth:base-128", see qmoe_compress): the
+    /* For a synthetic checkpoint ("synth:base-128", see qmoe_compress): the
      * compressed format of its experts, which are random codes in memory;
      * NULL = "pvq".  Other models have their own. */
     const char *format;

@@ -430,7 +430,7 @@ typedef struct qmoe_eval_options {
     /* The same per text, or NULL; n_skipped and seconds stay 0. */
     qmoe_eval_result *per_text; /* [n_text_paths] */
     /* No text: max_samples (0 = 8) samples of full length with random ids, for
-     * the speed of made-up models, whose loss means nothing. */
+     * the speed of synthetic models, whose loss means nothing. */
     bool random_ids;
 } qmoe_eval_options;
 

@@ -245,8 +245,8 @@ static qmoe_status choose_dictionary(qmi_job *job)
         return QMOE_OK;
     }
     qmi_message(&job->context->hooks,
-        "the paper's dictionary codes this model's experts better than one "
-        "for p0 = %.3f: it is kept",
+        "keeping the paper's dictionary: it codes this model's experts "
+        "better than one for p0 = %.3f",
         p0);
     job->recipe.quant.codebook = NULL;
     return QMOE_OK;
@@ -265,8 +265,8 @@ static qmoe_status load_calibration(qmi_job *job)
     const uint64_t used = job->calibration.sets[QMI_ENCODER].n_sequences;
     if (used < job->options.max_samples)
         qmi_message(&job->context->hooks,
-            "only %llu of %llu documents to calibrate with: there are no more "
-            "(%llu are empty or longer than %d tokens)",
+            "only %llu of %llu documents used for calibration: the text has no "
+            "more (%llu are empty or longer than %d tokens)",
             (unsigned long long)used,
             (unsigned long long)job->options.max_samples,
             (unsigned long long)job->calibration.n_skipped,

@@ -291,7 +291,7 @@ static void name_rounded(
     }
     if (job->calibrated && count != 0)
         qmi_message(&job->context->hooks,
-            "%s block %d: %lld expert(s) saw no calibration token and were "
+            "%s block %d: %lld expert(s) got no calibration token and were "
             "rounded to nearest: %s%s",
             b->stack == QMI_ENCODER ? "encoder" : "decoder", (int)b->block,
             (long long)count, list, at + 24 < sizeof list ? "" : ", ...");

@@ -257,7 +257,8 @@ qmoe_status qmi_remove_replaced(
     }
     if (status != QMOE_OK)
         return qmi_error_prefix(err, status,
-            "%s is complete, but what it replaced is left behind", path);
+            "%s is complete, but the replaced directory could not be removed",
+            path);
     remove_leftovers(parent, path);
     return QMOE_OK;
 }

@@ -337,7 +337,7 @@ qmoe_status qmi_gptq_prepare_in_place(qmi_gptq *out, const qmi_hessian *hessian,
     *out = (qmi_gptq){0};
     if (!hessian->expendable)
         return qmi_fail(
-            err, QMOE_E_INVALID, "second moments that are needed elsewhere");
+            err, QMOE_E_INVALID, "the second moments are needed elsewhere");
     QMI_TRY(qmi_gptq_damping(&d, hessian, damping, err));
     QMI_TRY(factorise_in_place(&v, hessian->sum, hessian->n_cols, d, err));
     return fill(out, &v, d, group, err);

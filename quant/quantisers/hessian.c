@@ -25,8 +25,8 @@ qmoe_status qmi_hessian_create(qmi_hessian *out, int64_t n_cols, qmi_error *err)
     *out = (qmi_hessian){0};
     if (n_cols <= 0 || n_cols > INT32_MAX ||
         !qmi_mul_u64((uint64_t)n_cols, (uint64_t)n_cols, &n))
-        return qmi_fail(err, QMOE_E_INVALID, "second moments of %lld columns",
-            (long long)n_cols);
+        return qmi_fail(err, QMOE_E_INVALID,
+            "second moments cannot have %lld columns", (long long)n_cols);
     out->n_cols = n_cols;
     out->sum = qmi_calloc(n, sizeof(double), "second moments", err);
     out->waiting = qmi_calloc((size_t)n_cols * QMI_HESSIAN_BLOCK,

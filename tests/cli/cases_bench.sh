@@ -95,15 +95,15 @@ case_bench_kernels_gpu() {
 case_bench_kernels_refuses() {
     expect_error 2 "what to measure is missing" bench
     expect_error 2 "did you mean 'kernels'" bench kernel
-    expect_error 2 "'12' is no such list" bench kernels --shape 12
-    expect_error 2 "'0x4' is no such list" bench kernels --shape 0x4
-    expect_error 2 "no shape to time" bench kernels --shape 1x9999999
-    expect_error 2 "is no such list" bench kernels --batch 1,,2
-    expect_error 2 "batch 5000" bench kernels --batch 5000
+    expect_error 2 "'12' is not a valid list" bench kernels --shape 12
+    expect_error 2 "'0x4' is not a valid list" bench kernels --shape 0x4
+    expect_error 2 "shape 1x9999999 is out of range" bench kernels --shape 1x9999999
+    expect_error 2 "is not a valid list" bench kernels --batch 1,,2
+    expect_error 2 "a batch of 5000 tokens" bench kernels --batch 5000
     expect_error 2 "unknown format 'pvq9'" bench kernels --format pvq9
     expect_error 2 "neither hot nor cold" bench kernels --cache warm
     expect_error 2 "exclude each other" bench kernels --json --csv
-    expect_error 2 "one thread of the host" bench kernels --thread-time \
+    expect_error 2 "one thread of the CPU" bench kernels --thread-time \
         --threads 2
     # shellcheck disable=SC2086 # a list of options
     expect_error 5 "has no variant 'none'" bench kernels $quick --variant none
@@ -153,8 +153,8 @@ case_bench_model_made_up() {
 case_bench_model_refuses() {
     expect_error 2 "MODEL is missing" bench model
     expect_error 2 "neither model nor uniform" bench model "$m" --routing x
-    expect_error 2 "only a made-up model" bench model "$m" -b cpu --format pvq
-    expect_error 2 "no compressed format" bench model "synth:base-8" -b cpu \
+    expect_error 2 "only a synthetic model" bench model "$m" -b cpu --format pvq
+    expect_error 2 "not a compressed format" bench model "synth:base-8" -b cpu \
         --format bf16
     expect_error 2 "no original" bench model "synth:base-8?experts=1" -b cpu \
         --vs "$mini"

@@ -78,7 +78,7 @@ case_removal_fails() {
         cp -r "$tiny" out-m
         arguments $verb src out-m --force
         expect 3 faulty QMOE_FAULT_UNLINK=config.json "$qmoe" "${line[@]}"
-        one_error "out-m is complete, but what it replaced is left behind: .out-m."
+        one_error "out-m is complete, but the replaced directory could not be removed: .out-m."
         diff -r new out-m || fail "the output is not whole"
         [ ! -e out-m.partial ] || fail "out-m.partial was left behind"
         # The next run gets rid of it.

@@ -108,9 +108,9 @@ case_hint_hub_cache() {
     done
     [ -z "$(find out-m -type l)" ] || fail "links were copied as links"
     rm $entry/blobs/model.safetensors-hash
-    expect_error 3 "model.safetensors: a link that leads nowhere (an unfinished" inspect $entry/snapshots/0123
+    expect_error 3 "model.safetensors: a broken symbolic link (an unfinished" inspect $entry/snapshots/0123
     rm $entry/blobs/config.json-hash
-    expect_error 3 "config.json: a link that leads nowhere (an unfinished" inspect $entry/snapshots/0123
+    expect_error 3 "config.json: a broken symbolic link (an unfinished" inspect $entry/snapshots/0123
 }
 
 case_hint_odd_names_and_read_only() {

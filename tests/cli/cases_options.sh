@@ -49,8 +49,8 @@ compress | none -o o --calib t | --device-memory 1G | 2 | device memory has no e
 compress | none -o o --calib t -b reference | --device-memory 1G | 2 | device memory has no effect on backend reference
 compress | none -o o --method rtn --calib t | --damping 0.2 | 2 | rounds to nearest
 compress | none -o o --method rtn --calib t | --passes 1 | 2 | rounds to nearest
-compress | none -o o --calib t --format q2 | --passes 1 | 2 | make passes
-compress | none -o o --calib t --format ternary-dict | --passes 1 | 2 | make passes
+compress | none -o o --calib t --format q2 | --passes 1 | 2 | rounds of descent
+compress | none -o o --calib t --format ternary-dict | --passes 1 | 2 | rounds of descent
 compress | none -o o --calib t --format q2 | --rotation auto | 2 | not for q2
 compress | none -o o --calib t --format ternary-dict | --rotation 0 | 2 | not for ternary-dict
 compress | none -o o --calib t | --levels minmax | 2 | not for pvq
@@ -89,7 +89,7 @@ generate | none -p x --top-k 1 | --temperature 1 | 3 | none
 generate | none -p x --temperature 1 | --temperature 2 | 2 | given twice
 generate | synth:none | --seed 1 | 2 | known are
 generate | synth:none | --top-k 2 | 2 | takes the likeliest token
-generate | $synthetic -b cpu | --expert-cache 1G | 2 | no effect on made-up experts
+generate | $synthetic -b cpu | --expert-cache 1G | 2 | no effect on synthetic experts
 generate | $tiny -p x -b cpu | --device-memory 1G | 2 | device memory has no effect on backend cpu
 generate | $tiny -p x -b reference | --device-memory 1G | 2 | device memory has no effect on backend reference
 generate | $tiny -p x -b reference | --expert-cache 1G | 2 | expert cache has no effect on backend reference
@@ -129,9 +129,9 @@ plan | none | --rate 1e6 | 3 | none
 plan | none | --passes 1 | 3 | none
 plan | none | --threads 1 | 3 | none
 plan | none | --json | 3 | none
-plan | none | --gpu-rate 1G | 2 | no GPU is planned with
-plan | none -b cpu | --gpu-rate 1G | 2 | no GPU is planned with
-plan | none | --device-memory 1G | 2 | no GPU is planned with
+plan | none | --gpu-rate 1G | 2 | the plan has no GPU
+plan | none -b cpu | --gpu-rate 1G | 2 | the plan has no GPU
+plan | none | --device-memory 1G | 2 | the plan has no GPU
 plan | none --device 1G | --gpu 1G | 2 | both list GPUs
 plan | none --gpu 1G | --backend cpu | 2 | exclude each other
 plan | none --rate 1e6 | --samples 1 | 2 | how fast experts are compressed
@@ -141,8 +141,8 @@ plan | $tiny | --rate 1e6 | 2 | nothing to compress
 plan | $tiny | --samples 1 | 2 | nothing to compress
 plan | $tiny | --passes 1 | 2 | nothing to compress
 plan | $mini --format bf16 | --rate 1e6 | 2 | nothing to compress
-plan | $mini --format q2 | --passes 1 | 2 | make passes
-plan | $mini --format ternary-dict | --passes 1 | 2 | make passes
+plan | $mini --format q2 | --passes 1 | 2 | rounds of descent
+plan | $mini --format ternary-dict | --passes 1 | 2 | rounds of descent
 plan | $mini --format pvq | --bits 0.7 | 2 | fixed size
 import | none | --output o | 3 | none
 import | none -o o | --tokenizer none | 3 | none
