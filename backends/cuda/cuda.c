@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The table of the CUDA backend: finding and opening devices, buffers,
  * variants. */
-#include "cuda.h"
+#include "qcuda_device.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -11,6 +11,7 @@
 
 #include "alloc.h"
 #include "device_order.h"
+#include "launches.h"
 #include "op_gemm.h"
 #include "portions.h"
 

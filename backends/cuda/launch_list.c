@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "alloc.h"
-#include "launches.h"
 
 static bool list_grow(qcuda_list *l)
 {

@@ -6,7 +6,8 @@
 #include "driver.h"
 
 enum {
-    QCUDA_NOTED_ARGS = 256 /* bytes; kernels that take more are not noted */
+    QCUDA_MAX_NODES = 4096, /* longer passes are not noted */
+    QCUDA_NOTED_ARGS = 256  /* bytes; kernels that take more are not noted */
 };
 
 typedef struct qcuda_slot {

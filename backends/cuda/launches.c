@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "alloc.h"
-#include "cuda.h"
+#include "qcuda_device.h"
 #include "launch_list.h"
 
 /* A pass that differs in more than a quarter of its launches is another pass:

@@ -17,9 +17,8 @@
 #include "driver.h"
 
 enum {
-    QCUDA_MAX_LISTS = 32,  /* passes noted; the least recently used goes */
-    QCUDA_MIN_NODES = 4,   /* shorter passes are not noted */
-    QCUDA_MAX_NODES = 4096 /* nor are longer ones */
+    QCUDA_MAX_LISTS = 32, /* passes noted; the least recently used goes */
+    QCUDA_MIN_NODES = 4   /* shorter passes are not noted */
 };
 
 typedef struct qcuda_launches qcuda_launches;

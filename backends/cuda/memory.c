@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Memory of a device: what may be used, work space, uploads. */
-#include "cuda.h"
+#include "qcuda_device.h"
 
 #include <inttypes.h>
+
+#include "launches.h"
 
 qmoe_status qcuda_fail(const qmi_device *device, const char *what,
     const char *text, qmi_error *err)

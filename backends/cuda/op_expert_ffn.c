@@ -5,6 +5,8 @@
  * router. */
 #include "product.h"
 
+#include "launches.h"
+
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_expert_ffn *o = &op->u.expert_ffn;

@@ -6,6 +6,7 @@
  * must not depend on where operands lie. */
 #include "op_gemm.h"
 
+#include "launches.h"
 #include "portions.h"
 
 enum {

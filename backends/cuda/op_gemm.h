@@ -3,7 +3,7 @@
 #ifndef QCUDA_OP_GEMM_H
 #define QCUDA_OP_GEMM_H
 
-#include "cuda.h"
+#include "qcuda_device.h"
 
 /* Variant "cublas": bf16 and f32 weights, many tokens, within the bounds of
  * docs/numerics.md. */

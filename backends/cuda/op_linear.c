@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operation linear. */
 #include "op_gemm.h"
+#include "launches.h"
 #include "product.h"
 #include "ternary_dict.h"
 

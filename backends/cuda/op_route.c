@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operation route. */
-#include "cuda.h"
+#include "qcuda_device.h"
+
+#include "launches.h"
 
 static bool supports(const qmi_device *device, const qmi_op *op)
 {

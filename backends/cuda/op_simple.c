@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operations that are one kernel: embed, decode, rmsnorm, kv_store, attention. */
-#include "cuda.h"
+#include "qcuda_device.h"
+#include "launches.h"
 #include "portions.h"
 
 static bool always(const qmi_device *device, const qmi_op *op)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operation top-logits. */
-#include "cuda.h"
+#include "qcuda_device.h"
+#include "launches.h"
 #include "top_logits.h"
 
 _Static_assert((int)QCUDA_TOP_MAX == (int)QMI_TOP_LOGITS_MAX, "one limit");

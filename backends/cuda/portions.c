@@ -2,7 +2,8 @@
 #include "portions.h"
 
 #include "cancel.h"
-#include "cuda.h"
+#include "launches.h"
+#include "qcuda_device.h"
 
 qmoe_status qcuda_wait(qmi_device *device, qmi_error *err)
 {

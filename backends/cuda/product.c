@@ -2,6 +2,7 @@
  * Launching of products. */
 #include "product.h"
 
+#include "launches.h"
 #include "portions.h"
 
 static const qcuda_entry *const few_kernels[QCUDA_N_FORMATS] = {

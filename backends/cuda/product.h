@@ -3,7 +3,7 @@
 #ifndef QCUDA_PRODUCT_H
 #define QCUDA_PRODUCT_H
 
-#include "cuda.h"
+#include "qcuda_device.h"
 
 /* Tensor cores take the format (its weights are exact in bf16). */
 bool qcuda_has_many(const qcuda_stack *w);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Uploading of weights: the stored parts as they are, each into one block of
  * device memory, after their payload was checked. */
-#include "cuda.h"
+#include "qcuda_device.h"
 
 #include <inttypes.h>
 #include <string.h>

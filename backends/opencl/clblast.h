@@ -3,7 +3,7 @@
 #ifndef QMI_OPENCL_CLBLAST_H
 #define QMI_OPENCL_CLBLAST_H
 
-#include "opencl.h"
+#include "qocl_device.h"
 
 /* Loads libclblast once; false when it is absent (or the build had not its
  * headers). */

@@ -3,7 +3,7 @@
 #ifndef QMI_OPENCL_FIND_H
 #define QMI_OPENCL_FIND_H
 
-#include "opencl.h"
+#include "qocl_device.h"
 
 /* qmi_backend.probe and .describe. */
 qmoe_status ocl_probe(int *n_devices, char *reason, size_t capacity);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Arguments and launches of kernels. */
-#include "opencl.h"
+#include "qocl_device.h"
 
 #include <stdio.h>
 

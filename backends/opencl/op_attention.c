@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention. */
-#include "opencl.h"
+#include "qocl_device.h"
 
 qmoe_status ocl_run_attention(
     qmi_device *device, const qmi_op *op, qmi_error *err)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operation top-logits. */
-#include "opencl.h"
+#include "qocl_device.h"
 #include "top_logits.h"
 
 /* Columns, or keys of the step before, that a work-group takes. */

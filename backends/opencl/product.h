@@ -3,7 +3,7 @@
 #ifndef QMI_OPENCL_PRODUCT_H
 #define QMI_OPENCL_PRODUCT_H
 
-#include "opencl.h"
+#include "qocl_device.h"
 
 /* How tiles find their matrix, as in pack.cl. */
 enum { FIXED_MATRIX, ONLY_EXPERT, BY_TILES };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Building of programs from the embedded sources, specialised by the device's
  * tuning. */
-#include "opencl.h"
+#include "qocl_device.h"
 
 #include <inttypes.h>
 #include <stdio.h>

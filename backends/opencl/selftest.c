@@ -4,7 +4,7 @@
  * without a format are compared with the reference operations when a device
  * opens; those of a format with the host's decoder, on the first weight that
  * comes in it. */
-#include "opencl.h"
+#include "qocl_device.h"
 
 #include <math.h>
 #include <string.h>

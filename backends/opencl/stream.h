@@ -8,7 +8,7 @@
 #ifndef QMI_OPENCL_STREAM_H
 #define QMI_OPENCL_STREAM_H
 
-#include "opencl.h"
+#include "qocl_device.h"
 
 /* NULL when there is no memory. */
 ocl_entry *ocl_entries_create(size_t n, qmi_error *err);

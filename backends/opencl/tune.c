@@ -8,7 +8,7 @@
 
 #include "alloc.h"
 #include "clock.h"
-#include "opencl.h"
+#include "qocl_device.h"
 #include "pvq.h"
 
 enum { TUNE_ROWS = 3072, TUNE_COLS = 768, MAX_TOKENS = 16, N_SAMPLES = 5 };

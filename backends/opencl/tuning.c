@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "opencl.h"
-
 typedef struct parameter {
     const char *name;
     size_t offset;

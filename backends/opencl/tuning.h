@@ -7,8 +7,6 @@
 
 #include "error.h"
 
-struct ocl_limits;
-
 /* X(member, least, most): powers of two.
  * many            tokens that a product takes together
  * pvq_many        the same of the pvq formats
@@ -37,6 +35,19 @@ struct ocl_limits;
     X(pack_lanes, 1, 1024)                                                     \
     X(attention_lanes, 1, 1024)
 
+/* What a device has and allows. */
+typedef struct ocl_limits {
+    uint64_t max_alloc, memory, local_memory;
+    uint64_t max_chunk; /* of a weight; max_alloc but in tests */
+    size_t max_group;
+    uint64_t clblast_tokens; /* products of as many go to CLBlast; 0: none */
+    bool is_cpu;             /* which kernels it gets */
+    bool is_unified;         /* its memory is the host's */
+    bool has_budget; /* memory is less than the device has, on request */
+    bool stream_all; /* for tests: no stack stays on the device */
+    char problem[96];
+} ocl_limits;
+
 typedef struct ocl_tuning {
 #define X(member, least, most) int member;
     QMI_CL_TUNING_MAP(X)
@@ -47,10 +58,9 @@ typedef struct ocl_tuning {
 enum { OCL_TUNING_TEXT = 320 };
 
 /* The safe choice for a device; false when the device is too small. */
-bool ocl_tuning_default(
-    ocl_tuning *out, const struct ocl_limits *limits, bool is_cpu);
+bool ocl_tuning_default(ocl_tuning *out, const ocl_limits *limits, bool is_cpu);
 /* Whether the device can run all kernels so specialised. */
-bool ocl_tuning_fits(const ocl_tuning *t, const struct ocl_limits *limits);
+bool ocl_tuning_fits(const ocl_tuning *t, const ocl_limits *limits);
 /* "many=16,group=64,..." */
 void ocl_tuning_print(char out[OCL_TUNING_TEXT], const ocl_tuning *t);
 /* Changes what the text assigns; E_INVALID names what is wrong. */

@@ -5,7 +5,10 @@
 #ifndef QMI_ARCH_H
 #define QMI_ARCH_H
 
-#include "model.h"
+#include "config.h"
+#include "json.h"
+
+typedef struct qmi_arch qmi_arch;
 
 struct qmi_arch {
     const char *model_type; /* as in config.json */

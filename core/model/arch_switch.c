@@ -2,13 +2,14 @@
  * SwitchTransformers: T5 encoder-decoder whose sparse blocks route every token
  * to one of many relu experts.  Definition: transformers 4.27/4.28,
  * modeling_switch_transformers.py. */
-#include "arch.h"
-#include "arch_switch_weights.h"
-
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "arch.h"
+#include "arch_switch_weights.h"
+#include "model.h"
 
 /* ---- config.json ---- */
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Opening and closing models. */
-#include "arch.h"
+#include "model.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "alloc.h"
+#include "arch.h"
 #include "digest.h"
 #include "synth.h"
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Group compression of experts. */
-#include "expert_tokens.h"
+#include "expert_pass.h"
 
 #include <string.h>
 
 #include "alloc.h"
 #include "context.h"
+#include "expert_tokens.h"
 #include "hessian.h"
 
 /* Calibration tokens per expert are cut at this multiple of the mean (paper
@@ -205,6 +206,15 @@ void qmi_expert_pass_watch(
     pass->watch = watch;
     pass->watcher = user;
     pass->tally = (qmi_expert_tally){0};
+}
+
+void qmi_expert_pass_tally(qmi_expert_pass *pass, qmi_expert_tally *out)
+{
+    pthread_mutex_lock(&pass->lock);
+    *out = pass->tally;
+    for (int i = 0; i < pass->n_workers; i++)
+        out->n_weights += atomic_load(&pass->workers[i].n_coded);
+    pthread_mutex_unlock(&pass->lock);
 }
 
 /* ---- one expert ---- */

@@ -7,36 +7,12 @@
 #ifndef QMI_EXPERT_PASS_H
 #define QMI_EXPERT_PASS_H
 
-#include "forward.h"
-#include "quantiser.h"
-
-enum { QMI_WI, QMI_WO, QMI_N_KINDS };
-
-/* What is known about one expert after its compression. */
-typedef struct qmi_expert_result {
-    qmi_encoded encoded[QMI_N_KINDS];
-    qmi_quant_result quality[QMI_N_KINDS];
-    int64_t n_tokens;  /* that reached it */
-    int64_t n_counted; /* that entered its Hessians */
-} qmi_expert_result;
+#include "expert_types.h"
 
 /* An encoded matrix as a stack of one, whose offsets, if it has any, are in
  * `offsets`. */
 qmi_weight qmi_encoded_weight(const qmi_encoded *encoded, uint64_t offsets[2],
     const qmi_quant_options *options);
-
-typedef struct qmi_expert_pass qmi_expert_pass;
-
-/* What was done of the experts at hand. */
-typedef struct qmi_expert_tally {
-    int64_t n_experts, n_matrices, n_weights;
-    int64_t n_tokens; /* taken through them */
-    double error;     /* sum of the matrices' relative errors */
-} qmi_expert_tally;
-
-typedef struct qmi_expert_pass_options {
-    int n_workers; /* experts at the same time */
-} qmi_expert_pass_options;
 
 /* `forward` may be NULL: no calibration, experts are only rounded. */
 qmoe_status qmi_expert_pass_create(qmi_expert_pass **out, qmoe_model *model,

@@ -93,15 +93,6 @@ void qmi_expert_count_matrix(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     pthread_mutex_unlock(&p->lock);
 }
 
-void qmi_expert_pass_tally(qmi_expert_pass *pass, qmi_expert_tally *out)
-{
-    pthread_mutex_lock(&pass->lock);
-    *out = pass->tally;
-    for (int i = 0; i < pass->n_workers; i++)
-        out->n_weights += atomic_load(&pass->workers[i].n_coded);
-    pthread_mutex_unlock(&pass->lock);
-}
-
 /* ---- experts at the same time ---- */
 
 typedef struct group {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The tokens of one expert, as its workers take them: gathered from the
  * residual stream, summed up as second moments, moved on through an expert.
- * Inside of expert_pass.h. */
+ * Inside of expert_pass.c. */
 #ifndef QMI_EXPERT_TOKENS_H
 #define QMI_EXPERT_TOKENS_H
 
 #include <pthread.h>
 
-#include "expert_pass.h"
+#include "expert_types.h"
 #include "parallel.h"
 
 /* Tokens gathered at a time; fixed, so that sums have one order. */

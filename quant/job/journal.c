@@ -10,7 +10,6 @@
 
 #include "alloc.h"
 #include "descriptor.h"
-#include "journal_lines.h"
 
 enum { MAX_JOURNAL_BYTES = 1 << 30 };
 

@@ -8,15 +8,9 @@
 
 #include "error.h"
 #include "expert_trial.h"
+#include "journal_lines.h"
 #include "output_directory.h"
 #include "stack_writer.h"
-
-/* Something that decides the result, such as a file of the source or an
- * option: its name, and its value or checksum.  Neither holds a character
- * below a space. */
-typedef struct qmi_journal_input {
-    char name[288], value[288];
-} qmi_journal_input;
 
 /* What the journal is of.  Trials and experts are counted per sparse block. */
 typedef struct qmi_journal_job {
@@ -24,15 +18,6 @@ typedef struct qmi_journal_job {
     size_t n_inputs;
     int64_t n_blocks, n_trials, n_experts;
 } qmi_journal_job;
-
-/* One finished expert. */
-typedef struct qmi_journal_expert {
-    uint64_t length[QMI_N_KINDS]; /* elements of the variable part */
-    uint64_t digest[QMI_N_KINDS]; /* qmi_encoded_digest */
-    qmi_quant_result quality[QMI_N_KINDS];
-    int64_t n_tokens, n_counted;
-    uint64_t begin, chain; /* the journal's own: where its line begins */
-} qmi_journal_expert;
 
 typedef struct qmi_journal qmi_journal;
 

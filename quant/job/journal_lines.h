@@ -5,7 +5,23 @@
 #ifndef QMI_JOURNAL_LINES_H
 #define QMI_JOURNAL_LINES_H
 
-#include "journal.h"
+#include "expert_trial.h"
+
+/* Something that decides the result, such as a file of the source or an
+ * option: its name, and its value or checksum.  Neither holds a character
+ * below a space. */
+typedef struct qmi_journal_input {
+    char name[288], value[288];
+} qmi_journal_input;
+
+/* One finished expert. */
+typedef struct qmi_journal_expert {
+    uint64_t length[QMI_N_KINDS]; /* elements of the variable part */
+    uint64_t digest[QMI_N_KINDS]; /* qmi_encoded_digest */
+    qmi_quant_result quality[QMI_N_KINDS];
+    int64_t n_tokens, n_counted;
+    uint64_t begin, chain; /* the journal's own: where its line begins */
+} qmi_journal_expert;
 
 enum { QMI_LINE_BYTES = 640 };
 

@@ -16,7 +16,7 @@
 #include "json.h"
 #include "new_file.h"
 #include "safetensors.h"
-#include "side_files.h"
+#include "side_names.h"
 
 static const char not_ours[] = "was not written by qmoe";
 

@@ -1,22 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "side_files.h"
 
-#include <string.h>
-
 #include "alloc.h"
 #include "map.h"
-
-const char *const qmi_side_files[QMI_N_SIDE_FILES] = {"spiece.model",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "generation_config.json"};
-
-bool qmi_is_side_file(const char *name)
-{
-    for (size_t i = 0; i < QMI_N_SIDE_FILES; i++)
-        if (strcmp(name, qmi_side_files[i]) == 0)
-            return true;
-    return false;
-}
 
 qmoe_status qmi_side_file_read(char **text, size_t *n_bytes, size_t i,
     const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err)

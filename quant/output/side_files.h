@@ -5,11 +5,8 @@
 
 #include "checkpoint.h"
 #include "manifest.h"
+#include "side_names.h"
 
-enum { QMI_N_SIDE_FILES = 5 };
-extern const char *const qmi_side_files[QMI_N_SIDE_FILES]; /* their names */
-
-bool qmi_is_side_file(const char *name);
 /* Reads side file `i` of `checkpoint`, or if that is NULL of `directory`
  * (qmi_free).  E_NOT_FOUND: there is none. */
 qmoe_status qmi_side_file_read(char **text, size_t *n_bytes, size_t i,

@@ -20,13 +20,9 @@
 #define QMI_GPTQ_FRAME_H
 
 #include "quantiser.h"
+#include "sweep_tile.h"
 
-enum {
-    QMI_SWEEP_ROWS = 32,   /* rows of a tile */
-    QMI_SWEEP_BLOCK = 128, /* columns between matrix products */
-    QMI_SWEEP_MAX_GROUP = 16,
-    QMI_SWEEP_STEP = 4 /* columns brought up to date together */
-};
+enum { QMI_SWEEP_MAX_GROUP = 16 };
 
 typedef struct qmi_gptq {
     int64_t n_cols;

@@ -5,7 +5,13 @@
 #ifndef QMI_SWEEP_TILE_H
 #define QMI_SWEEP_TILE_H
 
-#include "gptq_frame.h"
+#include <stdint.h>
+
+enum {
+    QMI_SWEEP_ROWS = 32,   /* rows of a tile */
+    QMI_SWEEP_BLOCK = 128, /* columns between matrix products */
+    QMI_SWEEP_STEP = 4     /* columns brought up to date together */
+};
 
 /* A tile: [column][row]. */
 typedef float qmi_tile[QMI_SWEEP_BLOCK][QMI_SWEEP_ROWS];

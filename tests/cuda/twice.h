@@ -5,7 +5,9 @@
 #ifndef QMOE_TWICE_H
 #define QMOE_TWICE_H
 
-#include "cuda.h"
+#include "launch_list.h"
+#include "launches.h"
+#include "qcuda_device.h"
 
 enum { N = 64, N_BUFFERS = 4 };
 

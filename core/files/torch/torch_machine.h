@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The parts of the pickle machine that its two halves share: torch_pickle.c
- * runs instructions, torch_rebuild.c knows the names a state dict may use. */
+ * The state of the pickle machine: torch_pickle.c runs instructions on it,
+ * torch_rebuild.c knows the names a state dict may use. */
 #ifndef QMI_TORCH_MACHINE_H
 #define QMI_TORCH_MACHINE_H
 
-#include "torch_pickle.h"
+#include "torch_state.h"
 
 typedef enum qmi_pickle_kind {
     QMI_P_UNSET, /* a memo place nothing was put in */
@@ -68,17 +68,5 @@ qmoe_status qmi_pickle_fail(
 /* Room for one more item within the machine's limit; NULL with the error set. */
 void *qmi_pickle_room(qmi_pickle_machine *m, void *items, size_t n,
     size_t *capacity, size_t size);
-
-/* The value for a name "module\nname\n"; unknown ones are refused. */
-qmoe_status qmi_pickle_global_of(qmi_pickle_machine *m, qmi_pickle_value *out,
-    qmi_slice module, qmi_slice name);
-/* Calls `callable` with a tuple. */
-qmoe_status qmi_pickle_reduce(qmi_pickle_machine *m, qmi_pickle_value *out,
-    qmi_pickle_value callable, qmi_pickle_value arguments);
-/* The storage for a persistent id. */
-qmoe_status qmi_pickle_storage_of(
-    qmi_pickle_machine *m, qmi_pickle_value *out, qmi_pickle_value id);
-/* "a tuple", ... */
-const char *qmi_pickle_kind_name(qmi_pickle_value value);
 
 #endif

@@ -2,53 +2,17 @@
  * Runs the instructions of a pickled state dict (protocol 2, as torch.save
  * writes it).  Values are numbers and places in the pickle; whatever grows is
  * counted against a limit that follows from the pickle's size. */
-#include "torch_machine.h"
+#include "torch_pickle.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
+#include "torch_rebuild.h"
 
 enum { MAX_GLOBAL_BYTES = 256 };
 
 #define MAX_MEMORY ((uint64_t)1 << 30)
-
-/* ---- errors and memory ---- */
-
-qmoe_status qmi_pickle_fail(
-    const qmi_pickle_machine *m, const char *format, ...)
-{
-    char text[400];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    return qmi_fail(m->err, QMOE_E_FORMAT, "byte %zu: %s", m->op, text);
-}
-
-void *qmi_pickle_room(
-    qmi_pickle_machine *m, void *items, size_t n, size_t *capacity, size_t size)
-{
-    if (n < *capacity)
-        return items;
-    size_t wanted = *capacity == 0 ? 16 : 2 * *capacity;
-    uint64_t more = (uint64_t)(wanted - *capacity) * size;
-    if (more > m->limit - m->allocated) {
-        qmi_pickle_fail(m,
-            "the pickle needs more than the %llu bytes of "
-            "memory its size allows",
-            (unsigned long long)m->limit);
-        return NULL;
-    }
-    void *grown =
-        qmi_regrow(items, *capacity, wanted, size, "a pickle", m->err);
-    if (grown == NULL)
-        return NULL;
-    m->allocated += more;
-    *capacity = wanted;
-    return grown;
-}
 
 /* ---- reading ---- */
 

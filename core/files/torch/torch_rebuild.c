@@ -3,7 +3,7 @@
  * describing a tensor.  A name that is not in the table does not exist. */
 #include <string.h>
 
-#include "torch_machine.h"
+#include "torch_rebuild.h"
 
 typedef struct global {
     const char *module, *name;

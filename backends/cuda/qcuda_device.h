@@ -2,14 +2,13 @@
  * The CUDA backend inside: devices, memory, weights; launches are in
  * launches.h.
  * docs/kernels/cuda.md describes the design. */
-#ifndef QCUDA_CUDA_H
-#define QCUDA_CUDA_H
+#ifndef QCUDA_DEVICE_H
+#define QCUDA_DEVICE_H
 
 #include "args.h"
 #include "backend.h"
 #include "driver.h"
 #include "geometry.h"
-#include "launches.h"
 
 /* Work space that grows and stays. */
 typedef enum qcuda_scratch {
@@ -33,6 +32,8 @@ struct qmi_buffer {
     void *data;
     uint64_t n_bytes;
 };
+
+typedef struct qcuda_launches qcuda_launches; /* launches.h */
 
 struct qmi_device {
     qdrv_device *driver;

@@ -75,18 +75,6 @@ typedef struct ocl_program {
 
 /* ---- devices ---- */
 
-typedef struct ocl_limits {
-    uint64_t max_alloc, memory, local_memory;
-    uint64_t max_chunk; /* of a weight; max_alloc but in tests */
-    size_t max_group;
-    uint64_t clblast_tokens; /* products of as many go to CLBlast; 0: none */
-    bool is_cpu;             /* which kernels it gets */
-    bool is_unified;         /* its memory is the host's */
-    bool has_budget; /* memory is less than the device has, on request */
-    bool stream_all; /* for tests: no stack stays on the device */
-    char problem[96];
-} ocl_limits;
-
 /* Work space that grows and stays. */
 typedef enum ocl_scratch {
     OCL_PACKED,

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "side_names.h"
+
+#include <string.h>
+
+const char *const qmi_side_files[QMI_N_SIDE_FILES] = {"spiece.model",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "generation_config.json"};
+
+bool qmi_is_side_file(const char *name)
+{
+    for (size_t i = 0; i < QMI_N_SIDE_FILES; i++)
+        if (strcmp(name, qmi_side_files[i]) == 0)
+            return true;
+    return false;
+}
