@@ -324,7 +324,7 @@ static const char *duration(char text[32], double seconds)
 
 static void print_parts(const qmoe_plan_report *r)
 {
-    printf("\n  %-14s  %18s  %10s  %14s\n", "part", "weights", "bytes",
+    printf("\n  %-14s  %18s  %10s  %14s\n", "role", "weights", "bytes",
         "read per token");
     for (int i = 0; i < QMOE_PLAN_COUNT; i++) {
         const qmoe_plan_part *p = &r->parts[i];
@@ -400,7 +400,7 @@ static void print_compression(const request *q, const qmoe_plan_report *r)
     if (r->compress_seconds <= 0)
         return;
     printf("\ncompression: about %s (%.3g expert weights/s, %s%s; %" PRIu64
-           " samples, %d passes, %d threads)\n",
+           " samples, %d rounds, %d threads)\n",
         duration(text, r->compress_seconds), r->weight_rate,
         q->weight_rate != 0 ? "as given" : "measured parts",
         q->disk_rate != 0     ? ", and the disk"
@@ -423,11 +423,11 @@ static void print_text(const request *q, const qmoe_plan_report *r,
         m->architecture, m->n_encoder_blocks, m->n_decoder_blocks,
         m->n_sparse_blocks, m->n_experts);
     if (r->from_config)
-        printf("(no weights there: config.json taken at its word)\n");
+        printf("(no weights found: sizes follow from config.json)\n");
     const char *kind = r->exact ? "" : size_kind(r);
     const char *space = r->exact ? "" : " ";
-    printf("as %s: %s%s%s, %s%s%.4f bits per expert weight (%.2fx), %.2fx in "
-           "all\n",
+    printf("as %s: %s%s%s, %s%s%.4f bits per expert weight (%.2fx), %.2fx "
+           "overall\n",
         m->format, kind, space, cli_human_bytes(r->total_bytes).text, kind,
         space, bits_per_expert_weight(r),
         per(2 * (double)r->expert_weights, (double)r->expert_bytes),

@@ -49,10 +49,9 @@ static void compare_published(const opener *p, const char *path)
     for (size_t i = 0; (published = qmi_switch_config_at(i)) != NULL; i++)
         if (same_shapes(published, c) && !same_blocks(published, c))
             qmi_message(&p->context->hooks,
-                "%s: no weights to check it against, so what it says is "
-                "assumed: %d + %d blocks, %d sparse, %s; the weights of "
-                "switch-%s have %d + %d, %d sparse, %s: plan synth:%s for "
-                "those",
+                "%s: no weights to compare it with; assuming %d + %d blocks, "
+                "%d sparse, %s.  The weights of switch-%s have %d + %d, %d "
+                "sparse, %s; 'qmoe plan synth:%s' plans for those",
                 path, (int)c->n_blocks[QMI_ENCODER],
                 (int)c->n_blocks[QMI_DECODER], (int)qmi_config_sparse_count(c),
                 c->tied_head ? "output tied" : "own output layer",
@@ -110,7 +109,7 @@ static qmoe_status open_directory(opener *p, const char *source)
     if (status == QMOE_OK && qmi_looks_published(source))
         qmi_message(&p->context->hooks,
             "%s: a published compressed model, planned from its config.json; "
-            "'qmoe import' takes it over as ternary-dict or in another format",
+            "'qmoe import' converts it to ternary-dict or another format",
             source);
     qmi_free(path);
     return status;

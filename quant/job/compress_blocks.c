@@ -176,7 +176,7 @@ static qmoe_status redo_from(block_run *r, int64_t expert, int damaged)
         job->journal, r->number, expert, &n_dropped, job->err));
     qmi_message(&job->context->hooks,
         "%s/%s: expert %lld is not what was written; %lld finished expert(s) "
-        "are done again",
+        "are compressed again",
         job->output.partial, r->files[damaged], (long long)expert,
         (long long)n_dropped);
     return QMOE_OK;

@@ -139,8 +139,8 @@ static qmoe_status load_blas(const qmi_job *job)
     QMI_TRY(qmi_blas_load(job->n_workers, job->err));
     if (qmi_blas_core_wanted() != NULL)
         qmi_message(&job->context->hooks,
-            "OpenBLAS uses its kernels for %s, slow here; "
-            "OPENBLAS_CORETYPE=%s would fit",
+            "OpenBLAS uses its kernels for %s, which are slow on this "
+            "processor; set OPENBLAS_CORETYPE=%s",
             qmi_blas_core(), qmi_blas_core_wanted());
     return QMOE_OK;
 }

@@ -69,7 +69,7 @@ case_hint_the_other_verb() {
         has err "'qmoe import'"
     done
     expect 0 "$qmoe" plan published --memory-rate 10G --rate 1000000
-    has err "'qmoe import' takes it over"
+    has err "'qmoe import' converts it"
     expect_error 3 "'qmoe compress' compresses it" import "$mini" -o out-m
     expect_error 5 "'qmoe export --dequantize'" compress "$m" -o out-m
     mkdir empty

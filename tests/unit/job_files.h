@@ -129,7 +129,7 @@ typedef struct job_run {
     qmoe_status status;
     qmoe_compress_report report;
     char error[1024];
-    int n_redone; /* messages that something is done again */
+    int n_redone; /* messages that something is compressed again */
     char message[512];
 } job_run;
 
@@ -145,7 +145,7 @@ static inline int job_on_progress(void *user, const qmoe_progress *progress)
 static inline void job_on_message(void *user, const char *text)
 {
     job_run *run = user;
-    if (strstr(text, "done again") == NULL)
+    if (strstr(text, "compressed again") == NULL)
         return;
     run->n_redone++;
     snprintf(run->message, sizeof run->message, "%s", text);
