@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Builds the token lists of the calibration samples. */
+ * In: calibration texts and a model's tokenizer.  Out: the ids of all samples,
+ * one list for the encoder and one for the decoder, and a mark per token that
+ * counts.  Sample s is sequence s of both lists; the same texts, seed and
+ * number give the same lists and the same hash. */
 #include "calibration.h"
 
 #include <string.h>
@@ -14,12 +17,15 @@ typedef struct growing {
     size_t id_capacity, sequence_capacity;
 } growing;
 
+/* Doubling: the number of samples is not known before the text ends. */
 static size_t next_capacity(size_t capacity, size_t needed)
 {
     size_t grown = capacity == 0 ? 1024 : 2 * capacity;
     return grown < needed ? needed : grown;
 }
 
+/* Room for n_ids more tokens and for one more sequence, which has two ends:
+ * begin[n_sequences] is the end of the last one. */
 static qmoe_status reserve(growing *g, size_t n_ids, qmi_error *err)
 {
     static const char what[] = "calibration tokens";
@@ -61,9 +67,12 @@ static qmoe_status append(
     return QMOE_OK;
 }
 
+/* Draws until there are enough samples or the text ends.  A failure between the
+ * two sets leaves them unequal; the caller drops both. */
 static qmoe_status draw(growing sets[QMI_N_STACKS], qmi_samples *samples,
     uint64_t max_samples, qmi_error *err)
 {
+    /* 0: as many as the text gives. */
     while (
         max_samples == 0 || sets[QMI_ENCODER].set->n_sequences < max_samples) {
         qmi_sample sample;
@@ -81,6 +90,8 @@ static qmoe_status draw(growing sets[QMI_N_STACKS], qmi_samples *samples,
     return QMOE_OK;
 }
 
+/* Special-token masking (paper section 3.2): sentinels are marks of the
+ * objective, not text. */
 static qmoe_status mark_counted(
     qmi_calibration *c, const qmi_tokenizer *tokenizer, qmi_error *err)
 {
@@ -96,6 +107,8 @@ static qmoe_status mark_counted(
         encoder->counted[t] =
             !qmi_tokenizer_is_sentinel(tokenizer, encoder->ids[t]);
     const qmi_token_set *decoder = &c->sets[QMI_DECODER];
+    /* The last position of a sequence predicts nothing, so it is not
+     * counted. */
     for (size_t s = 0; s < decoder->n_sequences; s++)
         for (int64_t t = decoder->begin[s]; t + 1 < decoder->begin[s + 1]; t++)
             decoder->counted[t] =
@@ -125,6 +138,8 @@ static qmoe_status fill(qmi_calibration *c, const qmoe_model *model,
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: no document of 2 to %d tokens to calibrate with",
             options->calibration[0], QMI_MAX_DOCUMENT_TOKENS);
+    /* Hashes ids and borders, so that two lists that differ only in where
+     * samples end differ, too. */
     for (int stack = 0; stack < QMI_N_STACKS; stack++) {
         const qmi_token_set *set = &c->sets[stack];
         const uint64_t all[3] = {c->hash,

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Group compression of experts. */
+ * In: a sparse block whose tokens have been taken up to its experts and routed
+ * (forward.h), and the uncompressed experts.  Out: the encoded matrices, and
+ * the tokens' states moved on through them.  One worker does all of an expert
+ * in a fixed order, with sums over chunks of one size; with one expert per
+ * token no two workers write the same row.  So the bytes depend neither on
+ * threads nor on groups. */
 #include "expert_pass.h"
 
 #include <string.h>
@@ -20,6 +25,9 @@ static int64_t widest(const qmi_config *c)
     return c->d_model > c->d_ff ? c->d_model : c->d_ff;
 }
 
+/* A worker is a device of one thread with buffers for one chunk: experts are
+ * the unit of parallelism, so nothing inside one is cut further.  Its own error
+ * keeps workers from writing into each other's text. */
 static qmoe_status worker_open(
     const qmi_expert_pass *p, qmi_expert_worker *w, qmi_error *err)
 {
@@ -46,6 +54,8 @@ static qmoe_status worker_open(
     return w->host != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
 
+/* Freeing NULL buffers is allowed, so a worker that was opened halfway is
+ * closed here, too. */
 static void worker_close(const qmi_expert_pass *p, qmi_expert_worker *w)
 {
     if (w->device == NULL)
@@ -60,6 +70,8 @@ static void worker_close(const qmi_expert_pass *p, qmi_expert_worker *w)
 
 static qmoe_status set_up(qmi_expert_pass *p, qmi_error *err)
 {
+    /* A token of two experts would have its row changed in place by both, in an
+     * order that depends on threads. */
     if (p->model->config.top_k != 1)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "calibration of models with more than one expert per token");
@@ -69,6 +81,8 @@ static qmoe_status set_up(qmi_expert_pass *p, qmi_error *err)
         (size_t)p->options.n_workers, sizeof *p->workers, "workers", err);
     if (p->workers == NULL)
         return QMOE_E_NOMEM;
+    /* n_workers counts those that are complete; qmi_expert_pass_destroy visits
+     * the others, too, since the array begins as zeros. */
     for (; p->n_workers < p->options.n_workers; p->n_workers++)
         QMI_TRY(worker_open(p, &p->workers[p->n_workers], err));
     return QMOE_OK;
@@ -109,7 +123,8 @@ void qmi_expert_pass_destroy(qmi_expert_pass *pass)
     qmi_free(pass);
 }
 
-/* A matrix in f32, its moments, and the quantiser. */
+/* A matrix in f32, its moments, and the quantiser: all that lives at the same
+ * time. */
 static uint64_t matrix_bytes(const qmi_weight *stack,
     const qmi_stack_recipe *recipe, bool calibrated, bool trials)
 {
@@ -125,6 +140,9 @@ static uint64_t matrix_bytes(const qmi_weight *stack,
     return bytes;
 }
 
+/* One matrix is worked on after the other, so a worker needs room for the
+ * larger one.  The originals of both matrices are in memory for as long as the
+ * expert is worked on. */
 uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model,
     const qmi_weight *const stacks[QMI_N_KINDS],
     const qmi_stack_recipe recipes[QMI_N_KINDS], bool calibrated, bool trials)
@@ -145,7 +163,8 @@ uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model,
 
 /* ---- one block ---- */
 
-/* Counting sort of the block's tokens by expert. */
+/* Counting sort of the block's tokens by expert.  It is stable: within an
+ * expert tokens keep their order, so that its sums have one order, too. */
 static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
 {
     int64_t n_experts = p->model->config.n_experts;
@@ -168,25 +187,31 @@ static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
         p->begin[expert[t] + 1]++;
     for (int64_t e = 0; e < n_experts; e++)
         p->begin[e + 1] += p->begin[e];
+    /* begin[e] runs to the end of expert e here, which is where e + 1 begins;
+     * the loop below moves the borders back. */
     for (int64_t t = 0; t < n_tokens; t++)
         p->order[p->begin[expert[t]]++] = t;
     for (int64_t e = n_experts; e > 0; e--)
         p->begin[e] = p->begin[e - 1];
     p->begin[0] = 0;
+    /* The same number for all experts of the block: a multiple of the mean. */
     p->cap = TOKEN_CAP * n_tokens / n_experts;
     return QMOE_OK;
 }
 
+/* Without a forward pass the borders stay zero: no expert has tokens. */
 qmoe_status qmi_expert_pass_block(
     qmi_expert_pass *pass, int stack, int64_t block, qmi_error *err)
 {
     qmoe_model *m = pass->model;
+    /* Both exist: the caller visits sparse blocks only. */
     const qmi_step *step = qmi_expert_step(m, stack, block);
     const qmi_step *norm = qmi_expert_norm_step(m, stack, block);
     pass->stack = stack;
     pass->stacks[QMI_WI] = &m->weights[step->weight];
     pass->stacks[QMI_WO] = &m->weights[step->weight2];
-    /* Host backends bind by reference; nothing to release. */
+    /* Host backends bind by reference; nothing to release.  For the same reason
+     * the devices of all workers share these bindings. */
     QMI_TRY(pass->backend->weight_bind(
         &pass->bound_wi, pass->workers[0].device, pass->stacks[QMI_WI], err));
     QMI_TRY(pass->backend->weight_bind(&pass->bound_norm,
@@ -208,6 +233,9 @@ void qmi_expert_pass_watch(
     pass->tally = (qmi_expert_tally){0};
 }
 
+/* What is finished and what the workers have coded of the matrices at hand.
+ * The lock makes sure that a matrix is in one of the two:
+ * qmi_expert_count_matrix moves it under the same lock. */
 void qmi_expert_pass_tally(qmi_expert_pass *pass, qmi_expert_tally *out)
 {
     pthread_mutex_lock(&pass->lock);
@@ -219,11 +247,14 @@ void qmi_expert_pass_tally(qmi_expert_pass *pass, qmi_expert_tally *out)
 
 /* ---- one expert ---- */
 
+/* From the original to the bytes of the format.  `hessian` NULL: rounded to
+ * nearest. */
 static qmoe_status quantise(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     int64_t expert, const qmi_hessian *hessian, qmi_expert_result *result)
 {
     const qmi_weight *stack = p->stacks[kind];
     const qmi_stack_recipe *recipe = &p->recipes[kind];
+    /* A copy, since only this worker counts here. */
     qmi_quant_options options = recipe->quant;
     float *wide = NULL;
     options.n_coded = &w->n_coded;
@@ -237,6 +268,8 @@ static qmoe_status quantise(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     return qmi_expert_blame(p, w, kind, expert, status);
 }
 
+/* An expert that got no token has moments of no token, which no quantiser can
+ * use: it is rounded, and the report says so. */
 static qmoe_status compress_matrix(qmi_expert_pass *p, qmi_expert_worker *w,
     int kind, int64_t expert, qmi_expert_result *result)
 {
@@ -245,7 +278,10 @@ static qmoe_status compress_matrix(qmi_expert_pass *p, qmi_expert_worker *w,
     qmi_hessian hessian;
     QMI_TRY(qmi_hessian_create(&hessian, p->stacks[kind]->n_cols, &w->error));
     qmoe_status status = qmi_expert_moments(p, w, kind, expert, &hessian);
+    /* Equal for both kinds: the same tokens are counted. */
     result->n_counted = hessian.n_tokens;
+    /* Nobody reads the moments after this, so the quantiser may factor them in
+     * place. */
     hessian.expendable = true;
     if (status == QMOE_OK)
         status = quantise(p, w, kind, expert, &hessian, result);
@@ -267,8 +303,11 @@ qmi_weight qmi_encoded_weight(
         .rotation = o->rotation,
         .rotation_seed = o->rotation_seed,
     };
+    /* The parts are not copied: the weight is valid as long as `encoded`. */
     for (int i = 0; i < format->n_parts; i++)
         w.parts[i] = (qmi_part){encoded->parts[i], encoded->part_bytes[i]};
+    /* A stack has the borders of its matrices as a part.  The one matrix of an
+     * encoded expert has none yet: they are made here. */
     if (format->variable) {
         unsigned bits =
             qmi_dtype_bits(format->parts[format->variable_part].dtype);
@@ -280,6 +319,10 @@ qmi_weight qmi_encoded_weight(
     return w;
 }
 
+/* Both matrices are encoded before any token moves on, because moving on
+ * changes the residual rows in place, from which the moments of both are made.
+ * Tokens go through what was stored, not through the original: later blocks are
+ * calibrated with the errors of earlier ones. */
 static qmoe_status compress_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     int64_t expert, qmi_expert_result *result)
 {
@@ -302,6 +345,9 @@ static qmoe_status take_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     int64_t expert, qmi_expert_result *result)
 {
     QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
+    /* Workers take items in order, so the expert n_workers ahead is likely this
+     * worker's next.  Past the end of the group it is still needed: by the next
+     * group. */
     if (expert + p->n_workers < p->model->config.n_experts)
         qmi_expert_announce(p, expert + p->n_workers);
     qmoe_status status = compress_expert(p, w, expert, result);
@@ -337,6 +383,7 @@ qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass, const qmi_weight *wi,
     if (pass->forward == NULL)
         return QMOE_OK;
     qmi_expert_worker *w = &pass->workers[0];
+    /* By the calling thread alone, so `watch` is asked between two experts. */
     for (int64_t i = 0; i < n; i++) {
         if (pass->watch != NULL)
             QMI_TRY(pass->watch(pass->watcher));

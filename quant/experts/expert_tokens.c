@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Gathering, second moments and moving on. */
+ * In: an expert's number in the block at hand, and the residual rows of its
+ * tokens.  Out: second moments of the inputs of wi or wo, or the rows moved on
+ * through an encoded expert.  Tokens are taken in chunks of QMI_CHUNK_TOKENS in
+ * their order, so that each sum has one order, and a worker's memory does not
+ * grow with them.  What is not finite is refused before it is summed or
+ * stored. */
 #include "expert_tokens.h"
 
 #include "alloc.h"
@@ -13,6 +18,8 @@ uint64_t qmi_expert_source_bytes(const qmi_weight *stack)
            (qmi_dtype_bits(stack->format->dtype) / 8);
 }
 
+/* Reading at once, by the worker, turns a disk that fails into an error with
+ * the file's name; through the map alone it would be a signal. */
 qmoe_status qmi_expert_fetch(
     const qmi_expert_pass *p, int64_t expert, qmi_error *err)
 {
@@ -23,6 +30,7 @@ qmoe_status qmi_expert_fetch(
     return QMOE_OK;
 }
 
+/* A hint: it cannot fail, and nothing depends on it. */
 void qmi_expert_announce(const qmi_expert_pass *p, int64_t expert)
 {
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
@@ -30,6 +38,8 @@ void qmi_expert_announce(const qmi_expert_pass *p, int64_t expert)
             qmi_expert_source_bytes(p->stacks[kind]));
 }
 
+/* Called after the last use of an expert: the rest of the run does not need it,
+ * and the source may be larger than the memory. */
 void qmi_expert_release(const qmi_expert_pass *p, int64_t expert)
 {
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
@@ -53,6 +63,7 @@ qmoe_status qmi_expert_weights(float **out, const qmi_expert_pass *p,
 qmoe_status qmi_expert_blame(const qmi_expert_pass *p, qmi_expert_worker *w,
     int kind, int64_t expert, qmoe_status status)
 {
+    /* Other failures, such as lack of memory, are not the weight's. */
     if (status != QMOE_E_FORMAT)
         return status;
     return qmi_error_prefix(&w->error, status, "%s: '%s', expert %lld",
@@ -71,6 +82,7 @@ static void add(qmi_expert_tally *sum, const qmi_expert_tally *more)
     sum->error += more->error;
 }
 
+/* Workers count at the same time, and the calling thread reads. */
 void qmi_expert_count(qmi_expert_pass *p, const qmi_expert_tally *more)
 {
     pthread_mutex_lock(&p->lock);
@@ -82,6 +94,8 @@ void qmi_expert_count_matrix(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     const qmi_quant_result *quality)
 {
     const qmi_weight *stack = p->stacks[kind];
+    /* A matrix of zeros, or inputs of zeros, has no relative error: it counts
+     * as exact. */
     const qmi_expert_tally more = {
         .n_matrices = 1,
         .n_weights = stack->n_rows * stack->n_cols,
@@ -89,12 +103,16 @@ void qmi_expert_count_matrix(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     };
     pthread_mutex_lock(&p->lock);
     add(&p->tally, &more);
+    /* Under the lock: whoever reads the tally must not see the matrix both as
+     * weights at hand and as done. */
     atomic_store(&w->n_coded, 0);
     pthread_mutex_unlock(&p->lock);
 }
 
 /* ---- experts at the same time ---- */
 
+/* A status and an error per item, since a worker goes on to other items after a
+ * failure. */
 typedef struct group {
     const qmi_expert_loop *loop;
     qmoe_status *status; /* [n] */
@@ -107,12 +125,14 @@ static void visit_item(void *user, int64_t item, int thread)
     qmi_expert_pass *p = g->loop->pass;
     qmi_expert_worker *w = &p->workers[thread];
     g->status[item] = g->loop->visit(g->loop->user, w, item);
+    /* The worker's error is written over by its next item. */
     if (g->status[item] != QMOE_OK)
         g->errors[item] = w->error;
     else
         qmi_expert_count(p, &(qmi_expert_tally){.n_experts = 1});
 }
 
+/* Runs in the calling thread; NULL: the caller only waits. */
 static qmoe_status watch_group(void *user)
 {
     const qmi_expert_pass *p = ((const group *)user)->loop->pass;
@@ -129,12 +149,15 @@ static qmoe_status run_group(const group *g, qmi_error *err)
         .user = (void *)(uintptr_t)g,
     };
     QMI_TRY(qmi_parallel(&all, err));
+    /* In the order of the items, not of time: the message is the same for any
+     * number of threads. */
     for (int64_t i = 0; i < g->loop->n; i++)
         if (g->status[i] != QMOE_OK)
             return qmi_fail(err, g->status[i], "%s", g->errors[i].text);
     return QMOE_OK;
 }
 
+/* Runs one group to its end: when this returns, no worker is at an item. */
 qmoe_status qmi_expert_loop_run(const qmi_expert_loop *loop, qmi_error *err)
 {
     const size_t n = (size_t)loop->n;
@@ -156,13 +179,15 @@ static qmi_view at(qmi_buffer *buffer)
     return (qmi_view){.buffer = buffer};
 }
 
-/* Rows of the residual stream of tokens[n] into the residual buffer, and
- * their norm, the experts' input, into the normed buffer. */
+/* Rows of the residual stream of tokens[n] into the residual buffer, and their
+ * norm, the experts' input, into the normed buffer.  The norm is recomputed
+ * here: storing it would take a second array of states. */
 static qmoe_status gather(const qmi_expert_pass *p, qmi_expert_worker *w,
     const int64_t *tokens, int64_t n)
 {
     int64_t d_model = p->model->config.d_model;
     const qmi_states *states = &p->forward->states[p->stack];
+    /* Row by row: the tokens of an expert lie scattered in the states. */
     for (int64_t i = 0; i < n; i++)
         QMI_TRY(qmi_states_read(
             states, w->host + i * d_model, tokens[i], 1, &w->error));
@@ -177,7 +202,8 @@ static qmoe_status gather(const qmi_expert_pass *p, qmi_expert_worker *w,
     return qmi_run(p->backend, w->device, &norm, &w->error);
 }
 
-/* Hidden activations of the uncompressed expert: relu(wi x). */
+/* Hidden activations of the uncompressed expert: relu(wi x), the inputs that wo
+ * is calibrated on (as in the paper's code). */
 static qmoe_status hidden(
     const qmi_expert_pass *p, qmi_expert_worker *w, int64_t expert, int64_t n)
 {
@@ -197,6 +223,8 @@ static qmoe_status check_host(const qmi_expert_pass *p, qmi_expert_worker *w,
     int kind, int64_t expert, int64_t n, const char *what)
 {
     const size_t n_floats = (size_t)n;
+    /* A NaN that reached the moments would turn into a matrix that cannot be
+     * factored, far from its cause. */
     if (qmi_first_non_finite(w->host, QMI_F32, n_floats) == n_floats)
         return QMOE_OK;
     qmi_fail(&w->error, QMOE_E_FORMAT, "%s are not finite", what);
@@ -217,6 +245,8 @@ static qmoe_status inputs(const qmi_expert_pass *p, qmi_expert_worker *w,
     return check_host(p, w, kind, expert, n * width, "inputs");
 }
 
+/* A token that is not counted, or past the cap, still moves on through the
+ * expert; it only leaves no trace in the moments. */
 qmoe_status qmi_expert_moments(const qmi_expert_pass *p, qmi_expert_worker *w,
     int kind, int64_t expert, qmi_hessian *hessian)
 {
@@ -228,6 +258,8 @@ qmoe_status qmi_expert_moments(const qmi_expert_pass *p, qmi_expert_worker *w,
             chunk[n++] = p->order[i];
             n_used++;
         }
+        /* A full chunk, or the rest behind the last token.  The last token
+         * itself need not be counted. */
         if (n == QMI_CHUNK_TOKENS ||
             (n != 0 && i + 1 == p->begin[expert + 1])) {
             QMI_TRY(inputs(p, w, kind, expert, chunk, n));
@@ -247,6 +279,8 @@ static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
     const qmi_states *states = &p->forward->states[p->stack];
     int32_t experts[QMI_CHUNK_TOKENS];
     float weights[QMI_CHUNK_TOKENS];
+    /* All items of this operation are of one expert: matrix `mat` of the stacks
+     * given, which hold one expert or a group. */
     for (int64_t i = 0; i < n; i++) {
         experts[i] = (int32_t)mat;
         weights[i] = p->forward->weight[tokens[i]];
@@ -269,7 +303,11 @@ static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
     QMI_TRY(qmi_run(p->backend, w->device, &op, &w->error));
     QMI_TRY(p->backend->buffer_read(w->device, w->host, at(w->residual),
         (uint64_t)(n * d_model) * sizeof(float), &w->error));
+    /* Before anything is stored: rows are changed in place, so a bad one could
+     * not be taken back. */
     QMI_TRY(check_host(p, w, QMI_WO, expert, n * d_model, "results"));
+    /* No other worker touches these rows: with one expert per token each token
+     * is in one expert's list. */
     for (int64_t i = 0; i < n; i++)
         QMI_TRY(qmi_states_write(
             states, w->host + i * d_model, tokens[i], 1, &w->error));
@@ -279,10 +317,14 @@ static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
 qmoe_status qmi_expert_apply(qmi_expert_pass *p, qmi_expert_worker *w,
     const qmi_weight *wi, const qmi_weight *wo, int64_t mat, int64_t expert)
 {
+    /* The encoded weights are host memory, which host backends bind by
+     * reference: a failure between the two leaves nothing behind. */
     qmi_bound_weight bound_wi, bound_wo;
     QMI_TRY(p->backend->weight_bind(&bound_wi, w->device, wi, &w->error));
     QMI_TRY(p->backend->weight_bind(&bound_wo, w->device, wo, &w->error));
     qmoe_status status = QMOE_OK;
+    /* begin and order come from sort_tokens, so the last chunk ends at the
+     * expert's border. */
     int64_t end = p->begin[expert + 1];
     for (int64_t i = p->begin[expert]; status == QMOE_OK && i < end;
          i += QMI_CHUNK_TOKENS) {

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dense part of the calibration pass. */
+ * In: the calibration's ids, and the states after the block before.  Out: the
+ * states after a dense block, or in front of a block's experts together with
+ * each token's expert and its probability.  Chunks hold whole sequences, the
+ * same ones for encoder and decoder, so a decoder chunk finds its encoder
+ * output; their cut depends on lengths alone, so results depend neither on
+ * memory nor on threads.  States are stored only when a whole chunk is
+ * sound. */
 #include "forward.h"
 
 #include <string.h>
@@ -22,7 +28,8 @@ static const qmi_steps *steps_of(const qmoe_model *model, int stack)
     return stack == QMI_ENCODER ? &model->encoder : &model->decoder;
 }
 
-/* Steps [*first, *last) that belong to a block. */
+/* Steps [*first, *last) that belong to a block.  They are neighbours: the
+ * architecture lists a block's steps one after the other. */
 static void block_range(
     const qmi_steps *steps, int64_t block, size_t *first, size_t *last)
 {
@@ -46,6 +53,7 @@ const qmi_step *qmi_expert_step(
     return NULL;
 }
 
+/* The last norm before the experts; every sparse block has one. */
 const qmi_step *qmi_expert_norm_step(
     const qmoe_model *model, int stack, int64_t block)
 {
@@ -64,6 +72,9 @@ static size_t chunk_size(const qmi_calibration *c, size_t first)
     const qmi_token_set *decoder = &c->sets[QMI_DECODER];
     size_t n = 0;
     int64_t tokens = 0;
+    /* A sequence counts with its longer side, so neither side of a chunk
+     * exceeds the limit.  The first one is always taken: a single sequence may
+     * be longer. */
     while (first + n < encoder->n_sequences) {
         int64_t more = qmi_sequence_length(encoder, first + n);
         if (qmi_sequence_length(decoder, first + n) > more)
@@ -87,6 +98,7 @@ static qmoe_status chunk_make(
     chunk *out, const qmi_calibration *c, size_t first, qmi_error *err)
 {
     size_t n = chunk_size(c, first);
+    /* All three are asked for before the check: chunk_free takes NULL. */
     *out = (chunk){
         .first = first,
         .n = n,
@@ -104,6 +116,8 @@ static qmoe_status chunk_make(
             (int32_t)qmi_sequence_length(&c->sets[QMI_ENCODER], first + i);
         out->decoder_lengths[i] =
             (int32_t)qmi_sequence_length(&c->sets[QMI_DECODER], first + i);
+        /* All sequences are active: nothing ends early, as it does in
+         * generation. */
         out->active[i] = (int32_t)i;
     }
     return QMOE_OK;
@@ -116,7 +130,8 @@ static int64_t first_token(const qmi_forward *f, int stack, const chunk *c)
     return f->calibration->sets[stack].begin[c->first];
 }
 
-/* Piece `i` of n_tokens: how many, and where on the device. */
+/* Piece `i` of n_tokens: how many, and where on the device.  Pieces keep the
+ * host's buffer small whatever the chunk. */
 static int64_t piece_of(const qmi_forward *f, qmi_view *view, qmi_slot slot,
     int64_t i, int64_t n_tokens)
 {
@@ -131,6 +146,7 @@ static uint64_t row_bytes(const qmi_forward *f, int64_t n)
     return (uint64_t)(n * f->session->model->config.d_model) * sizeof(float);
 }
 
+/* The slot grows to the chunk's tokens and is kept: later chunks reuse it. */
 static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, int stack,
     const chunk *c, int64_t n_tokens, qmi_error *err)
 {
@@ -149,6 +165,7 @@ static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, int stack,
     return QMOE_OK;
 }
 
+/* Runs after the checks: from here on the chunk's old states are gone. */
 static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, int stack,
     const chunk *c, int64_t n_tokens, qmi_error *err)
 {
@@ -172,6 +189,8 @@ static qmoe_status read_back(qmi_forward *f, const qmi_growing *from, void *to,
         (qmi_view){.buffer = from->buffer}, n_bytes, err);
 }
 
+/* One expert per token (expert_pass.c refuses more), so a route is one number
+ * and one probability. */
 static qmoe_status save_routes(
     qmi_forward *f, int stack, const chunk *c, int64_t n_tokens, qmi_error *err)
 {
@@ -185,12 +204,15 @@ static qmoe_status save_routes(
 /* ---- runs ---- */
 
 /* Prepares a pass over a chunk.  For a decoder block the cross caches of that
- * block are filled from the encoder's output first. */
+ * block are filled from the encoder's output first: the NORMED slot is where
+ * the cross steps expect it.  The other blocks' caches stay empty, since none
+ * of their steps run. */
 static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, int stack,
     int64_t block, const chunk *c, const int32_t *ids, qmi_error *err)
 {
     qmoe_session *s = f->session;
     const qmi_steps *cross = &s->model->cross;
+    /* Of all chunks, so that the caches need not grow between them. */
     int64_t max_decoder = f->calibration->sets[QMI_DECODER].longest;
     QMI_TRY(qmi_session_start(s, c->encoder_lengths, c->n, max_decoder, err));
     QMI_TRY(qmi_session_prepare_encoder(
@@ -208,7 +230,8 @@ static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, int stack,
         s, pass, ids, c->active, c->decoder_lengths, c->n, err);
 }
 
-/* Before anything is saved: the chunk may have to be run again. */
+/* Before anything is saved: the chunk may have to be run again.  NaN and
+ * infinity come from broken weights, and would spread to all that follows. */
 static qmoe_status check_results(qmi_forward *f, qmi_slot slot, bool routes,
     int64_t n_tokens, qmi_error *err)
 {
@@ -226,7 +249,9 @@ static qmoe_status check_results(qmi_forward *f, qmi_slot slot, bool routes,
         qmi_checkpoint_directory(s->model->checkpoint));
 }
 
-/* Runs the steps of `block` (-1: the embedding) on one chunk. */
+/* Runs the steps of `block` (-1: the embedding) on one chunk.  The number of
+ * blocks stands for what follows the last one: the final norm, whose result is
+ * in another slot. */
 static qmoe_status try_chunk(
     qmi_forward *f, int stack, int64_t block, const chunk *c, qmi_error *err)
 {
@@ -239,6 +264,8 @@ static qmoe_status try_chunk(
     qmi_pass pass;
     block_range(steps, block, &first, &last);
     const qmi_step *experts = qmi_expert_step(model, stack, block);
+    /* The experts are left to expert_pass.c, and with them what a block has
+     * behind them. */
     if (experts != NULL)
         last = (size_t)(experts - steps->items);
     QMI_TRY(prepare(f, &pass, stack, block, c, ids, err));
@@ -253,7 +280,9 @@ static qmoe_status try_chunk(
     return QMOE_OK;
 }
 
-/* A second look names the step after which states are not finite. */
+/* A second look names the step after which states are not finite.  It is not
+ * the rule, since reading every step's result back is slow; it starts from the
+ * same states, because nothing has been saved. */
 static qmoe_status run_chunk(
     qmi_forward *f, int stack, int64_t block, const chunk *c, qmi_error *err)
 {
@@ -273,6 +302,7 @@ static qmoe_status run_all(
     const qmi_token_set *set = &calibration->sets[stack];
     size_t n_sequences = set->n_sequences;
     f->n_passed = 0;
+    /* Chunk by chunk in order; n_passed is what progress shows. */
     for (size_t first = 0; first < n_sequences;) {
         chunk c;
         QMI_TRY(chunk_make(&c, calibration, first, err));
@@ -290,7 +320,8 @@ static qmoe_status run_all(
 typedef void (*visit_weight_fn)(
     void *user, const qmoe_model *model, const qmi_weight *w);
 
-/* Every dense weight that the steps of a block use. */
+/* Every dense weight that the steps of a block use.  These three operations are
+ * the ones with one; experts are not dense. */
 static void each_dense_weight(const qmoe_model *model, const qmi_steps *steps,
     int64_t block, visit_weight_fn visit, void *user)
 {
@@ -310,7 +341,8 @@ static void add_bytes(void *user, const qmoe_model *model, const qmi_weight *w)
     *(uint64_t *)user += qmi_weight_bytes(w);
 }
 
-/* Views would have to be made again. */
+/* Views would have to be made again: a fetch arranges their values, they are
+ * not pages of the file. */
 static void release(void *user, const qmoe_model *model, const qmi_weight *w)
 {
     (void)user;
@@ -327,6 +359,9 @@ static void release_block(const qmi_forward *f, int stack, int64_t block)
         each_dense_weight(model, &model->cross, block, release, NULL);
 }
 
+/* Generated values stay once they are made, so all of them count; pages of a
+ * file are given back after each block, so the largest block does.  Blocks run
+ * from -1, the embedding, to n_blocks, the final norm. */
 uint64_t qmi_forward_dense_bytes(const qmoe_model *model)
 {
     uint64_t most = 0, all = 0;
@@ -349,7 +384,8 @@ uint64_t qmi_forward_dense_bytes(const qmoe_model *model)
 
 /* ---- passes ---- */
 
-/* Pages of a block's weights are given back when all tokens are through. */
+/* Pages of a block's weights are given back when all tokens are through, also
+ * after a failure.  No later block reads them. */
 static qmoe_status pass_block(
     qmi_forward *f, int stack, int64_t block, qmi_error *err)
 {
@@ -382,9 +418,13 @@ static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
     const qmoe_session_options *place, qmi_error *err)
 {
     int64_t most = 0;
+    /* false: the session binds dense weights alone, experts are bound one by
+     * one. */
     QMI_TRY(qmi_session_create(&f->session, model, place, false));
     for (int stack = 0; stack < QMI_N_STACKS; stack++) {
         int64_t n_tokens = f->calibration->sets[stack].n_tokens;
+        /* Routes are of one stack at a time, so the arrays are as long as the
+         * longer one. */
         most = n_tokens > most ? n_tokens : most;
         QMI_TRY(qmi_states_create(
             &f->states[stack], n_tokens, model->config.d_model, work_dir, err));

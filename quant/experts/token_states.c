@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Storage of token states. */
+ * In: rows of activations by token number.  Out: the same rows later, bit for
+ * bit.  They lie in memory, or in a file without a name that the work directory
+ * holds; which one makes no difference to the caller.  Reads and writes say
+ * where, so threads that take different rows need no lock. */
 #include "token_states.h"
 
 #include <errno.h>
@@ -21,11 +24,16 @@ static int open_unnamed(char *path_template)
     int fd = mkstemp(path_template);
     if (fd < 0)
         return -1;
+    /* The descriptor alone keeps the file: a killed process leaves no file
+     * behind, and nobody else can open it.  The flag keeps it from child
+     * processes. */
     unlink(path_template);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
     return fd;
 }
 
+/* Space is reserved now, because a disk that is full hours later would cost the
+ * run. */
 static qmoe_status reserve(
     int fd, const char *work_dir, uint64_t n_bytes, qmi_error *err)
 {
@@ -43,6 +51,7 @@ static qmoe_status open_file(
     char *path = qmi_path_join(work_dir, "qmoe-states-XXXXXX", err);
     if (path == NULL)
         return QMOE_E_NOMEM;
+    /* Made here or there before: only our own is removed below. */
     const bool made = mkdir(work_dir, 0700) == 0;
     qmoe_status status = QMOE_OK;
     out->work_dir = work_dir;
@@ -63,6 +72,8 @@ static qmoe_status open_file(
 qmoe_status qmi_states_create(qmi_states *out, int64_t n_tokens, int64_t width,
     const char *work_dir, qmi_error *err)
 {
+    /* n_tokens comes from the text and fits; the product with the width may
+     * not. */
     uint64_t n_bytes = 0;
     *out = (qmi_states){.n_tokens = n_tokens, .width = width, .fd = -1};
     if (!qmi_mul_u64(
@@ -82,6 +93,7 @@ qmoe_status qmi_states_create(qmi_states *out, int64_t n_tokens, int64_t width,
 
 void qmi_states_destroy(qmi_states *states)
 {
+    /* A struct of zeros has fd 0, which is not its own: work_dir tells. */
     if (states->work_dir != NULL && states->fd >= 0)
         close(states->fd);
     qmi_free(states->data);
@@ -105,6 +117,8 @@ qmoe_status qmi_states_read(const qmi_states *states, float *dst, int64_t first,
         qmi_read_at(states->fd, dst, n_bytes, bytes_of(states, first));
     if (got == (int64_t)n_bytes)
         return QMOE_OK;
+    /* Fewer bytes without an error: the file was cut, though nobody else has a
+     * name for it. */
     if (got >= 0)
         errno = EIO;
     return qmi_fail_errno(

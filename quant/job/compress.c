@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The compressor's flow: plan, copy, sweep, seal (docs/compress.md). */
+ * The compressor's flow (docs/compress.md).  In: a checkpoint, options,
+ * calibration text.  Out: a compressed directory and the report.  `run` lists
+ * the steps in order; the files compress_*.c hold them.  What can be known
+ * beforehand is refused before the first byte is written; afterwards a failure
+ * leaves a directory that --resume continues, once a group of experts is in the
+ * journal. */
 #include "compress_job.h"
 
 #include <math.h>
@@ -12,9 +17,12 @@
 #include "span_corruption.h"
 #include "ternary_dict.h"
 
+/* A group's results wait in memory until they are stored: the bound keeps that
+ * memory small, and a batch of lost work, too. */
 enum { DEFAULT_GROUP = 16, MAX_GROUP = 4096 };
 
 static const double default_p0 = 0.885; /* the paper's dictionary */
+/* Of the mean diagonal (gptq_frame.h). */
 static const double default_damping = 0.1;
 
 /* ---- options ---- */
@@ -33,6 +41,8 @@ static qmoe_status choose_quantiser(qmi_job *job)
     return QMOE_OK;
 }
 
+/* Without a method in the options, "gptq" was our default and not the user's
+ * wish: the error then explains what the text is for. */
 static qmoe_status check_calibration(const qmi_job *job)
 {
     const qmoe_compress_options *o = &job->options;
@@ -46,6 +56,7 @@ static qmoe_status check_calibration(const qmi_job *job)
         "--method rtn rounds without it, at a larger loss");
 }
 
+/* The rotated formats. */
 static bool is_pvq(const qmi_quantiser *quantiser)
 {
     return qmi_pvq_width(qmi_format_find(quantiser->format)) != 0;
@@ -69,6 +80,8 @@ static qmoe_status check_for_format(const qmi_job *job)
     return QMOE_OK;
 }
 
+/* 0 asks for the default of each matrix, -1 for none; negatives below are no
+ * choice.  A Hadamard block needs a power of two. */
 static qmoe_status check_rotation(const qmi_job *job)
 {
     const int block = job->options.rotation;
@@ -83,6 +96,7 @@ static qmoe_status check_rotation(const qmi_job *job)
 static qmoe_status check_bits(const qmi_job *job)
 {
     const double bits = job->options.bits;
+    /* Written with ! so that NaN is refused, too. */
     if (!(bits >= 0 && bits <= 16))
         return qmi_fail(
             job->err, QMOE_E_INVALID, "%g bits are not in 0..16", bits);
@@ -94,6 +108,8 @@ static qmoe_status check_bits(const qmi_job *job)
     return QMOE_OK;
 }
 
+/* The caller's array comes from outside the library: every pointer is looked at
+ * before the first file is opened. */
 static qmoe_status check_texts(const qmi_job *job)
 {
     const qmoe_compress_options *o = &job->options;
@@ -104,6 +120,9 @@ static qmoe_status check_texts(const qmi_job *job)
     return QMOE_OK;
 }
 
+/* Checks the options and turns each 0 into its default.  Cheap checks come
+ * first, devices and formats behind them, so that a wrong option costs no
+ * time. */
 static qmoe_status fill_defaults(qmi_job *job)
 {
     qmoe_compress_options *o = &job->options;
@@ -131,6 +150,7 @@ static qmoe_status fill_defaults(qmi_job *job)
         .passes =
             o->passes == 0 ? job->recipe.quantiser->default_passes : o->passes,
     };
+    /* -1 asks for none; 0 is taken, it means the default. */
     if (job->recipe.quant.passes < 0)
         job->recipe.quant.passes = 0;
     job->rotation = o->rotation < 0    ? 0
@@ -142,6 +162,8 @@ static qmoe_status fill_defaults(qmi_job *job)
     return QMOE_OK;
 }
 
+/* The rotation depends on the stack's width, so each stack has a recipe of its
+ * own; everything else is the job's. */
 qmi_stack_recipe qmi_job_recipe(
     const qmi_job *job, const qmi_quantiser *quantiser, const qmi_weight *stack)
 {
@@ -163,6 +185,8 @@ qmi_stack_recipe qmi_job_stack_recipe(
     return qmi_job_recipe(job, quantiser, stack);
 }
 
+/* After this the model has experts in a plain format, and a tokenizer unless
+ * the caller does without. */
 static qmoe_status check_source(qmi_job *job)
 {
     const qmoe_model *model = job->model;
@@ -177,6 +201,8 @@ static qmoe_status check_source(qmi_job *job)
             "%s: has no sparse block, so no experts to compress", source);
     if (!job->options.without_tokenizer)
         QMI_TRY(qmi_model_need_tokenizer(model, job->err));
+    /* One shard of copied tensors and one per stack: names count them all, so
+     * their number must be known before the first is written. */
     job->n_files = 1;
     for (size_t i = 0; i < model->n_weights; i++)
         job->n_files += model->weights[i].is_expert;
@@ -190,6 +216,8 @@ typedef struct sample {
     double n_zeros, n_weights, n_codewords;
 } sample;
 
+/* Rounds one matrix with the dictionary of the recipe at hand and adds up what
+ * came out; the codes are dropped. */
 static qmoe_status sample_expert(
     qmi_job *job, sample *s, const qmi_weight *w, int64_t expert)
 {
@@ -213,6 +241,8 @@ static qmoe_status sample_expert(
     return QMOE_OK;
 }
 
+/* The first experts of every stack: a fixed choice, so that the result does not
+ * depend on chance, and cheap beside the job. */
 static qmoe_status sample_experts(qmi_job *job, sample *s)
 {
     enum { SAMPLED = 4 };
@@ -234,7 +264,8 @@ static qmoe_status choose_dictionary(qmi_job *job)
     if (!job->options.fit_dictionary)
         return QMOE_OK;
     QMI_TRY(sample_experts(job, &generic));
-    /* Three decimals: what the file stores is exact. */
+    /* Three decimals: what the file stores is exact.  From 0.34 on zero is the
+     * likeliest of the three levels. */
     double zeros = generic.n_zeros / generic.n_weights;
     double p0 = fmin(fmax(round(zeros * 1000) / 1000, 0.34), 0.99);
     QMI_TRY(qmi_dict_build(&job->dictionary, p0, job->err));
@@ -254,6 +285,8 @@ static qmoe_status choose_dictionary(qmi_job *job)
 
 /* ---- the flow ---- */
 
+/* Tells the user when the text has fewer usable documents than asked for: the
+ * result is calibrated less well than it looks. */
 static qmoe_status load_calibration(qmi_job *job)
 {
     if (job->options.n_calibration == 0)
@@ -274,6 +307,9 @@ static qmoe_status load_calibration(qmi_job *job)
     return QMOE_OK;
 }
 
+/* Provenance comes first: the inputs record parts of it.  Hashing them reads
+ * all weights, which is the price for a resumed run that gives the same
+ * bytes. */
 static qmoe_status open_journal(qmi_job *job)
 {
     qmi_journal_input *inputs = NULL;
@@ -287,6 +323,7 @@ static qmoe_status open_journal(qmi_job *job)
     journal.inputs = inputs;
     qmoe_status status = qmi_journal_open(
         &job->journal, &job->output, &journal, job->output.resumed, job->err);
+    /* The journal has written or compared them. */
     qmi_free(inputs);
     return status;
 }
@@ -296,6 +333,7 @@ static qmoe_status open_beside(
     qmi_job *job, const char *source, const char *tokenizer, const char *output)
 {
     const qmoe_compress_options *o = &job->options;
+    /* The source, its tokenizer, the work directory: three beside the texts. */
     qmi_output_source *sources = qmi_calloc(
         o->n_calibration + 3, sizeof *sources, "the sources", job->err);
     if (sources == NULL)
@@ -319,6 +357,8 @@ static qmoe_status open_beside(
     return status;
 }
 
+/* The tokenizer of a synthetic checkpoint lies outside of the source, so it is
+ * protected by itself. */
 static qmoe_status open_output(
     qmi_job *job, const char *source, const char *output)
 {
@@ -337,6 +377,8 @@ static qmoe_status open_output(
     return open_journal(job);
 }
 
+/* The forward pass runs on the device that was asked for; experts always run on
+ * the CPU, by n_workers threads. */
 static qmoe_status start_pass(qmi_job *job)
 {
     const qmi_expert_pass_options options = {
@@ -362,6 +404,10 @@ static qmoe_status create_manifest(qmi_job *job)
         &job->manifest, &from, &job->recipe, job->provenance, job->err);
 }
 
+/* Steps up to the dry run write nothing.  The order behind them matters: the
+ * output is locked before work starts, formats are chosen before the first
+ * stack is written, and the manifest, which makes the directory a model, comes
+ * last, when all that it lists is there. */
 static qmoe_status run(qmi_job *job, const char *source, const char *output)
 {
     QMI_TRY(qmoe_model_open(&job->model, job->context, source));
@@ -388,6 +434,9 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
     return qmi_output_commit(&job->output, job->err);
 }
 
+/* Users go before what they use: the pass before the forward pass and the
+ * model, the journal before its directory.  Every member accepts zero, so a job
+ * may be cleaned up from any point. */
 static void clean_up(qmi_job *job)
 {
     qmi_expert_pass_destroy(job->pass);
