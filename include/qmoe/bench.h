@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-/* What a result must be kept with. */
+/* Facts to record with a result. */
 typedef struct qmoe_bench_machine {
     const char *version; /* of the library */
     const char *commit;  /* it was built from, "-dirty" appended when files

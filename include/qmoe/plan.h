@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * qmoe: what a model will take before anything is downloaded or compressed.
+ * qmoe: predict size, placement, compression time and speed of a model.
  * See qmoe/qmoe.h for the conventions. */
 #ifndef QMOE_PLAN_H
 #define QMOE_PLAN_H

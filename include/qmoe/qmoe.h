@@ -7,9 +7,9 @@
  * Conventions
  *  - Every fallible function returns a qmoe_status; on failure outputs are
  *    NULL / 0 and qmoe_context_error() holds one line naming file and cause.
- *  - A pointer that is NULL where nothing is said of NULL is E_INVALID; options
- *    and what they leave out may be NULL.  Functions that return no status then
- *    do nothing, or give zeros.
+ *  - NULL for a pointer is E_INVALID unless its comment allows NULL.  Options
+ *    may be NULL, and so may their pointers.  Given NULL, functions without a
+ *    status do nothing, or give zeros.
  *  - Argument order: created object or handle, outputs, inputs; a length
  *    follows its pointer; options last.
  *  - A pointer to const handle may be used from several threads at once; a
@@ -119,13 +119,12 @@ QMOE_API void qmoe_context_destroy(qmoe_context *context);
 /* Text of the last call on `context` or an object made from it if that failed,
  * else "".  Valid until the next call. */
 QMOE_API const char *qmoe_context_error(const qmoe_context *context);
-/* true: the long call that runs on `context` or an object made from it ends
- * with E_CANCELLED, after at most about 50 ms of its work (on CUDA that is an
- * estimate, not measured); so do long calls
- * that begin later, until false withdraws the wish.  What was cancelled left
- * its objects as they can be used again, or destroyed.  May be called from any
- * thread and from a signal handler, while the context is there; NULL: nothing
- * happens. */
+/* true: a long call that runs on `context` or an object made from it ends with
+ * E_CANCELLED, after at most about 50 ms of work (on CUDA that is an estimate,
+ * not measured).  Long calls that begin later end, too, until the function is
+ * called with false.  Objects of a cancelled call can be used again or
+ * destroyed.  May be called from any thread and from a signal handler while
+ * the context exists.  NULL does nothing. */
 QMOE_API void qmoe_context_cancel(qmoe_context *context, bool wanted);
 
 /* ---- backends and devices --------------------------------------------- */
@@ -141,7 +140,7 @@ typedef struct qmoe_device_info {
     uint64_t memory_bytes; /* 0 = unknown */
 } qmoe_device_info;
 
-/* What results measured on a GPU are kept with; 0, "": unknown. */
+/* Facts to record with results measured on a GPU; 0, "": unknown. */
 typedef struct qmoe_device_facts {
     int capability_major, capability_minor;
     int n_multiprocessors;
@@ -158,10 +157,10 @@ typedef struct qmoe_device_facts {
 QMOE_API qmoe_status qmoe_devices(qmoe_context *context, qmoe_device_info *out,
     size_t capacity, size_t *n) QMOE_MUST_CHECK;
 
-/* The device that a backend ("auto" or NULL: see qmoe_session_options) and a
- * word (number, type or part of its name; NULL: the first) mean.
- * E_INVALID: unknown backend, or several devices are meant; E_NO_BACKEND: the
- * backend or such a device is not there. */
+/* Finds a device by its backend ("auto" or NULL: see qmoe_session_options) and
+ * a word (number, type or part of its name; NULL: the first).
+ * E_INVALID: unknown backend, or several devices match; E_NO_BACKEND: the
+ * backend is not available, or has no such device. */
 QMOE_API qmoe_status qmoe_find_device(qmoe_context *context,
     qmoe_device_info *out, const char *backend,
     const char *device) QMOE_MUST_CHECK;
@@ -171,8 +170,8 @@ QMOE_API qmoe_status qmoe_find_device(qmoe_context *context,
 typedef void qmoe_tune_fn(void *user, const char *format, int64_t n_tokens,
     const char *candidate, double seconds);
 
-/* Measures how the kernels of a device run best and keeps that in the user's
- * cache folder for devices opened later, by any process.  `backend` and
+/* Finds the fastest kernels of a device and records them in the user's cache
+ * directory for devices opened later, by any process.  `backend` and
  * `device` as in qmoe_find_device.  Blocks for up to a
  * minute; `report` may be NULL.
  * E_UNSUPPORTED: the backend has nothing to tune; E_NO_BACKEND, E_INVALID (no
@@ -191,7 +190,8 @@ typedef struct qmoe_model qmoe_model;
  * headers are checked, which costs no more than reading them; the data of
  * tensors are not (qmoe_verify).
  * E_NOT_FOUND: directory or a file missing; E_FORMAT: a file breaks its
- * format; E_CHECKSUM: a file is not the one that config.json records; E_UNSUPPORTED: another architecture, dtype or format version. */
+ * format; E_CHECKSUM: a file is not the one that config.json records;
+ * E_UNSUPPORTED: another architecture, dtype or format version. */
 QMOE_API qmoe_status qmoe_model_open(qmoe_model **out, qmoe_context *context,
     const char *directory) QMOE_MUST_CHECK;
 QMOE_API void qmoe_model_close(qmoe_model *model);
@@ -201,7 +201,7 @@ typedef struct qmoe_model_info {
     char format[32];       /* of the experts: "bf16", "ternary-dict", ... */
     int64_t d_model, d_ff, d_kv, n_heads, n_experts, vocab_size;
     int64_t n_encoder_blocks, n_decoder_blocks;
-    int64_t n_sparse_blocks; /* of both stacks */
+    int64_t n_sparse_blocks; /* of encoder and decoder */
     bool compressed;
     bool synthetic; /* "synth:...": random weights, made when they are used */
 } qmoe_model_info;
@@ -259,13 +259,12 @@ typedef void qmoe_fault_fn(void *user, const qmoe_fault *fault);
 
 /* Checks the digests of config.json and all other files, every checksum, and
  * that every row of every compressed weight can be decoded (the rules of
- * docs/format.md, section 5), on all threads of the context.  Tells `on_fault`
- * (may be NULL) at the end of everything broken, config.json and the small files
- * first, then shards and their tensors in the order of the files whatever the
- * number of threads.  Files that nobody reads and nothing is known about go to
- * the message hook.  Resident memory does not grow with the model; of models
- * larger than half the memory available nothing is left in the system's file
- * cache.  E_CHECKSUM, E_FORMAT, E_IO: the status and text of the first fault;
+ * docs/format.md, section 5), on all threads of the context.  At the end it
+ * calls `on_fault` (may be NULL) for everything broken: config.json and the
+ * small files first, then shards and their tensors in file order, for any
+ * number of threads.  The message hook names files that config.json does not
+ * record.  Resident memory does not grow with the model.  A model larger than
+ * half the available memory is dropped from the system's file cache.  E_CHECKSUM, E_FORMAT, E_IO: the status and text of the first fault;
  * otherwise as qmoe_model_open. */
 QMOE_API qmoe_status qmoe_verify(qmoe_context *context,
     qmoe_verify_report *report, const char *directory, qmoe_fault_fn *on_fault,
@@ -352,8 +351,8 @@ typedef struct qmoe_generation {
 typedef struct qmoe_timing {
     double encode_seconds, decode_seconds;
     uint64_t n_encoded, n_decoded; /* tokens */
-    /* What the device was given to run, and how much of that as parts of graphs
-     * that were there already; 0 when the backend does not count. */
+    /* Launches on the device, and how many of them were replayed from existing
+     * CUDA graphs; 0 when the backend does not count them. */
     uint64_t n_launches, n_replayed;
 } qmoe_timing;
 

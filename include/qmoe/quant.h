@@ -27,15 +27,15 @@ typedef struct qmoe_compress_options {
     uint64_t max_samples; /* 0 = all documents */
     uint32_t seed;        /* of the span masks */
 
-    double damping;      /* of the mean Hessian diagonal; 0 = 0.1 */
+    double damping;      /* times the mean diagonal of the moments; 0 = 0.1 */
     bool fit_levels;     /* ternary: fitted levels instead of row min / max */
     bool fit_dictionary; /* ternary-dict: dictionary for this model's zeros */
     /* pvq, pvq8: columns per block of the rotation, a power of two up to 1024;
      * -1 = none, 0 = for each matrix the largest up to 64 that divides its
      * width. */
     int rotation;
-    /* Descent passes after the sweep, of pvq, pvq8 and fit_levels; -1 = none,
-     * 0 = as many as the format gains from. */
+    /* Rounds of descent after the sweep, for pvq, pvq8 and fit_levels; -1 =
+     * none, 0 = the default of the format. */
     int passes;
 
     bool resume;           /* continue an interrupted run of the same job */
@@ -44,9 +44,9 @@ typedef struct qmoe_compress_options {
     uint64_t memory_limit; /* bytes; 0 = what is available */
     const char *work_dir;  /* token states in files there; NULL = in memory */
 
-    /* Where calibration tokens go through attention, routers and dense layers,
-     * as in qmoe_session_options; NULL = "cpu".  Experts and quantisers stay on
-     * the CPU. */
+    /* What runs attention, routers and dense layers on calibration tokens, as
+     * in qmoe_session_options; NULL = "cpu".  Experts and quantisers run on the
+     * CPU. */
     const char *backend, *device_name;
     uint64_t device_memory_bytes;
     /* > 0: each stack gets pvq or pvq8, so that the experts take at most this
@@ -79,8 +79,8 @@ typedef struct qmoe_compress_report {
     double weight_error; /* of the weights alone, |W - Q|^2 / |W|^2 */
     uint64_t n_experts;
     uint64_t n_experts_without_tokens; /* rounded to nearest instead */
-    uint64_t n_singular; /* matrices whose Hessian was: rounded too */
-    /* Taken over from the interrupted run: experts that were not compressed
+    uint64_t n_singular; /* singular second moments: rounded, too */
+    /* Kept from the interrupted run: experts that were not compressed
      * again, and with `bits` experts whose errors were not measured again. */
     uint64_t n_experts_resumed, n_trials_resumed;
     double seconds;
@@ -99,8 +99,8 @@ typedef struct qmoe_compress_report {
  * E_NO_SPACE: too little disk, found out before the work where possible;
  * E_NOMEM: less memory is available than one expert needs (the text says how
  * much), no address space for OpenBLAS; E_UNSUPPORTED: no OpenBLAS;
- * E_INVALID: memory_limit is less, options that do not fit each other or the
- * model, another job is resumed, `output` lies in or over what is read;
+ * E_INVALID: memory_limit is less than that, options that do not fit each other
+ * or the model, another job is resumed, `output` is in or above an input;
  * E_UNSUPPORTED: the source is already compressed, unknown format or method;
  * E_NO_BACKEND: the backend or device is not there;
  * E_FORMAT: a broken source, a weight or a result that is not finite. */
