@@ -125,7 +125,8 @@ static bool stacks_of(
 
 static uint64_t n_codes(const qmi_weight *w, int64_t expert)
 {
-    return qmi_matrix_range(w, QMI_TD_CODES, expert).n_bytes / sizeof(uint16_t);
+    return qmi_matrix_range(w, QMI_TD_CODES, expert, 1).n_bytes /
+           sizeof(uint16_t);
 }
 
 static qmoe_status declare_matrix(const qmi_export *e, qmi_torch_writer *writer,
@@ -156,7 +157,7 @@ static qmoe_status write_matrix(qmi_export *e, qmi_torch_writer *writer,
     QMI_TRY(qmi_progress(e->hooks, "export", w->name, e->done, e->total));
     QMI_TRY(qmi_matrix_fetch(e->model, w, expert, e->err));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        qmi_part part = qmi_matrix_range(w, parts[i], expert);
+        qmi_part part = qmi_matrix_range(w, parts[i], expert, 1);
         QMI_TRY(
             qmi_torch_writer_write(writer, part.data, part.n_bytes, e->err));
     }

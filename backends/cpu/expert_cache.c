@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "alloc.h"
-#include "matrix_ranges.h"
 
 typedef struct node {
     int32_t newer, older; /* a matrix that is not resident is its own */
@@ -138,7 +137,7 @@ static stack *free_stack(
 
 /* The last page of a part belongs to the map too: a map ends with a page. */
 static qmoe_status open_region(
-    const qcpu_expert_cache *cache, region *r, qcpu_range range, qmi_error *err)
+    const qcpu_expert_cache *cache, region *r, qmi_part range, qmi_error *err)
 {
     const uintptr_t begin = (uintptr_t)range.data;
     const uintptr_t end = begin + (uintptr_t)range.n_bytes;
@@ -162,10 +161,9 @@ static qmoe_status open_regions(const qcpu_expert_cache *cache, stack *s,
     if (s->regions == NULL)
         return QMOE_E_NOMEM;
     for (s->n_regions = 0; s->n_regions < n; s->n_regions++) {
-        const qmi_part *part = &w->parts[apart ? 0 : s->n_regions];
-        const qcpu_range range =
-            apart ? qcpu_matrix_range(w, 0, (int64_t)s->n_regions)
-                  : (qcpu_range){part->data, part->n_bytes};
+        const qmi_part range =
+            apart ? qmi_matrix_range(w, 0, (int64_t)s->n_regions, 1)
+                  : w->parts[s->n_regions];
         QMI_TRY(open_region(cache, &s->regions[s->n_regions], range, err));
     }
     return QMOE_OK;
@@ -286,7 +284,7 @@ static void count(
 {
     const uintptr_t page = cache->page_bytes;
     for (int i = 0; i < s->w->format->n_parts; i++) {
-        const qcpu_range range = qcpu_matrix_range(s->w, i, mat);
+        const qmi_part range = qmi_matrix_range(s->w, i, mat, 1);
         const uintptr_t begin = (uintptr_t)range.data;
         const uintptr_t end = begin + (uintptr_t)range.n_bytes;
         if (range.n_bytes == 0)
@@ -352,7 +350,7 @@ static void trim_matrix(
     const qcpu_expert_cache *cache, const stack *s, int64_t mat)
 {
     for (int i = 0; i < s->w->format->n_parts; i++) {
-        const qcpu_range range = qcpu_matrix_range(s->w, i, mat);
+        const qmi_part range = qmi_matrix_range(s->w, i, mat, 1);
         const uintptr_t begin = (uintptr_t)range.data;
         if (range.n_bytes != 0)
             trim_around(cache, begin, begin + (uintptr_t)range.n_bytes);

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "cancel.h"
-#include "pvq.h"
 #include "rotation.h"
 
 /* Below it, waking another thread costs more than it saves. */
@@ -49,10 +48,9 @@ size_t qcpu_no_scratch(const qmi_weight *w, int64_t n_tokens)
     return 0;
 }
 
-/* Only the pvq formats store rotated rows. */
 static bool is_rotated(const qmi_weight *w)
 {
-    return w->rotation != 0 && qmi_pvq_width(w->format) != 0;
+    return w->rotation != 0 && w->format->rotates;
 }
 
 static size_t rotated_bytes(const qmi_weight *w, int64_t n_tokens)

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "matrix_ranges.h"
 
 static bool is_resident(uintptr_t page, size_t page_bytes)
 {
@@ -19,7 +18,7 @@ static bool is_resident(uintptr_t page, size_t page_bytes)
     return mincore((void *)page, page_bytes, &flags) != 0 || (flags & 1) != 0;
 }
 
-static void will_need(qcpu_range r)
+static void will_need(qmi_part r)
 {
     const long size = sysconf(_SC_PAGESIZE);
     if (size <= 0 || r.n_bytes == 0)
@@ -35,13 +34,13 @@ static void will_need(qcpu_range r)
 }
 
 /* The large part of a matrix; the small ones follow by page faults. */
-static qcpu_range payload(const qmi_weight *w, int64_t mat)
+static qmi_part payload(const qmi_weight *w, int64_t mat)
 {
     int largest = 0;
     for (int i = 1; i < w->format->n_parts; i++)
         if (w->parts[i].n_bytes > w->parts[largest].n_bytes)
             largest = i;
-    return qcpu_matrix_range(w, largest, mat);
+    return qmi_matrix_range(w, largest, mat, 1);
 }
 
 enum { STILL_THERE_SECONDS = 3 };
@@ -66,7 +65,7 @@ static bool looked_lately(qcpu_looks *looks, const void *data)
 
 void qcpu_read_ahead(qcpu_looks *looks, const qmi_weight *w, int64_t mat)
 {
-    const qcpu_range r = payload(w, mat);
+    const qmi_part r = payload(w, mat);
     if (r.n_bytes != 0 && !looked_lately(looks, r.data))
         will_need(r);
 }

@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "format_ids.h"
+
 struct uint2; /* CUDA's: two u32 */
 
 /* Structs have no padding, whose bytes nothing defines: launches.c compares and
@@ -16,23 +18,6 @@ struct uint2; /* CUDA's: two u32 */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wpadded"
 #endif
-
-/* X(NAME, "format") */
-#define QCUDA_FORMAT_MAP(X)                                                    \
-    X(BF16, "bf16")                                                            \
-    X(F16, "f16")                                                              \
-    X(F32, "f32")                                                              \
-    X(TERNARY_DICT, "ternary-dict")                                            \
-    X(Q2, "q2")                                                                \
-    X(PVQ, "pvq")                                                              \
-    X(PVQ8, "pvq8")
-
-typedef enum qcuda_format {
-#define X(name, text) QCUDA_##name,
-    QCUDA_FORMAT_MAP(X)
-#undef X
-        QCUDA_N_FORMATS
-} qcuda_format;
 
 /* A weight on the device: the stored parts, unchanged. */
 typedef struct qcuda_stack {
@@ -44,7 +29,7 @@ typedef struct qcuda_stack {
     uint64_t mat_bytes;          /* of codes, when equal for all matrices; 0:
                                     all are the first */
     uint64_t tile_bytes;         /* pvq, pvq8 */
-    int32_t format, n_mats, n_rows, n_cols;
+    int32_t format, n_mats, n_rows, n_cols; /* format: qmi_format_id */
     int32_t rotation;
     uint32_t rotation_seed;
 } qcuda_stack;

@@ -19,7 +19,7 @@ static int64_t ceil_div(int64_t n, int64_t unit)
 static qcuda_grid pvq_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
 {
-    const int64_t width = args->w.format == QCUDA_PVQ ? 16 : 8;
+    const int64_t width = args->w.format == QMI_FORMAT_PVQ ? 16 : 8;
     const int64_t chunk = 32 * width;
     const int64_t unit = args->w.rotation > chunk ? args->w.rotation : chunk;
     const int64_t n_units = ceil_div(args->w.n_cols, unit);
@@ -58,7 +58,7 @@ static qcuda_grid pvq_grid(
 static qcuda_grid row_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
 {
-    const bool is_dict = args->w.format == QCUDA_TERNARY_DICT;
+    const bool is_dict = args->w.format == QMI_FORMAT_TERNARY_DICT;
     /* Rows all warps of a block take at once. */
     const int64_t unit = is_dict ? N_WARPS : 2 * N_WARPS;
     const int64_t n_units = ceil_div(args->w.n_rows, unit);
@@ -82,7 +82,7 @@ static qcuda_grid row_grid(
 qcuda_grid qcuda_product_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
 {
-    if (args->w.format == QCUDA_PVQ || args->w.format == QCUDA_PVQ8)
+    if (args->w.format == QMI_FORMAT_PVQ || args->w.format == QMI_FORMAT_PVQ8)
         return pvq_grid(args, n_tiles, device);
     return row_grid(args, n_tiles, device);
 }

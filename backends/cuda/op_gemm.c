@@ -34,13 +34,13 @@ static const qcuda_stack *stack_of(const qmi_op_linear *o)
 
 static qdrv_element type_of(const qcuda_stack *w)
 {
-    return w->format == QCUDA_BF16 ? QDRV_BF16 : QDRV_F32;
+    return w->format == QMI_FORMAT_BF16 ? QDRV_BF16 : QDRV_F32;
 }
 
 /* Rows of 16 bytes begin where the driver wants them. */
 static bool is_aligned(const qcuda_stack *w)
 {
-    return w->n_cols % (w->format == QCUDA_BF16 ? 8 : 4) == 0;
+    return w->n_cols % (w->format == QMI_FORMAT_BF16 ? 8 : 4) == 0;
 }
 
 bool qcuda_gemm_supports(const qmi_device *device, const qmi_op *op)
@@ -48,8 +48,8 @@ bool qcuda_gemm_supports(const qmi_device *device, const qmi_op *op)
     const qmi_op_linear *o = &op->u.linear;
     const qcuda_stack *w = stack_of(o);
     const bool wanted =
-        (w->format == QCUDA_BF16 && o->n_tokens >= LEAST_TOKENS_BF16) ||
-        (w->format == QCUDA_F32 && o->n_tokens >= LEAST_TOKENS_F32);
+        (w->format == QMI_FORMAT_BF16 && o->n_tokens >= LEAST_TOKENS_BF16) ||
+        (w->format == QMI_FORMAT_F32 && o->n_tokens >= LEAST_TOKENS_F32);
     return wanted && w->rotation == 0 && is_aligned(w) &&
            qdrv_has_gemm(device->driver);
 }
@@ -218,7 +218,7 @@ static bool supports_bf16(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_linear *o = &op->u.linear;
     const qcuda_stack *w = stack_of(o);
-    return w->format == QCUDA_BF16 && w->rotation == 0 && is_aligned(w) &&
+    return w->format == QMI_FORMAT_BF16 && w->rotation == 0 && is_aligned(w) &&
            o->n_tokens <= INT32_MAX && o->residual.buffer == NULL && !o->relu &&
            o->src.offset % 16 == 0 && o->dst.offset % 16 == 0 &&
            qdrv_has_gemm(device->driver);

@@ -43,7 +43,7 @@ static bool supports_paper(const qmi_device *device, const qmi_op *op)
     const qmi_op_linear *o = &op->u.linear;
     const qcuda_stack *w = &qcuda_weight_of(o->weight)->stack;
     qcuda_product_args args = {.w = *w};
-    return w->format == QCUDA_TERNARY_DICT &&
+    return w->format == QMI_FORMAT_TERNARY_DICT &&
            o->weight->host->codebook == NULL && w->n_cols < 1 << 20 &&
            o->n_tokens <= QCUDA_MAX_GRID_Y &&
            qcuda_paper_grid(&args, 1, &device->info).shared_bytes <=

@@ -2,18 +2,9 @@
  * Launching of products. */
 #include "product.h"
 
+#include "formats.h"
 #include "launches.h"
 #include "portions.h"
-
-static const qcuda_entry *const few_kernels[QCUDA_N_FORMATS] = {
-    [QCUDA_BF16] = &qcuda_kernel_product_bf16,
-    [QCUDA_F16] = &qcuda_kernel_product_f16,
-    [QCUDA_F32] = &qcuda_kernel_product_f32,
-    [QCUDA_TERNARY_DICT] = &qcuda_kernel_product_ternary_dict,
-    [QCUDA_Q2] = &qcuda_kernel_product_q2,
-    [QCUDA_PVQ] = &qcuda_kernel_product_pvq,
-    [QCUDA_PVQ8] = &qcuda_kernel_product_pvq8,
-};
 
 static qmoe_status reserve_splits(qmi_device *device, qcuda_product_args *args,
     qcuda_grid grid, qmi_error *err)
@@ -30,21 +21,9 @@ static qmoe_status reserve_splits(qmi_device *device, qcuda_product_args *args,
     return QMOE_OK;
 }
 
-static const qcuda_entry *const many_kernels[QCUDA_N_FORMATS] = {
-    [QCUDA_BF16] = &qcuda_kernel_product_many_bf16,
-    [QCUDA_Q2] = &qcuda_kernel_product_many_q2,
-    [QCUDA_PVQ] = &qcuda_kernel_product_many_pvq,
-    [QCUDA_PVQ8] = &qcuda_kernel_product_many_pvq8,
-};
-
-bool qcuda_has_many(const qcuda_stack *w)
-{
-    return many_kernels[w->format] != NULL;
-}
-
 int32_t qcuda_tile_items(const qcuda_stack *w, int64_t n_items)
 {
-    if (n_items > QCUDA_FEW_ITEMS && qcuda_has_many(w))
+    if (n_items > QCUDA_FEW_ITEMS && qcuda_format_of(w->format)->many != NULL)
         return QCUDA_MANY_ITEMS;
     return n_items > 1 ? QCUDA_FEW_ITEMS : 1;
 }
@@ -64,7 +43,8 @@ static qmoe_status run_few(
     qcuda_grid grid = qcuda_product_grid(&args, part.n_tiles, &device->info);
     grid.y = (uint32_t)part.n;
     QMI_TRY(reserve_splits(device, &args, grid, err));
-    return qcuda_launch(device, few_kernels[args.w.format], grid, &args, err);
+    return qcuda_launch(
+        device, qcuda_format_of(args.w.format)->few, grid, &args, err);
 }
 
 static qmoe_status run_many(
@@ -83,7 +63,8 @@ static qmoe_status run_many(
     qcuda_grid grid = qcuda_many_grid(&args, part.n_tiles, &device->info);
     grid.y = (uint32_t)part.n;
     QMI_TRY(reserve_splits(device, &args, grid, err));
-    return qcuda_launch(device, many_kernels[args.w.format], grid, &args, err);
+    return qcuda_launch(
+        device, qcuda_format_of(args.w.format)->many, grid, &args, err);
 }
 
 qmoe_status qcuda_run_product(qmi_device *device, qcuda_product_args args,

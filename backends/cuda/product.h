@@ -5,8 +5,6 @@
 
 #include "qcuda_device.h"
 
-/* Tensor cores take the format (its weights are exact in bf16). */
-bool qcuda_has_many(const qcuda_stack *w);
 /* Items of a tile for a product of n_items. */
 int32_t qcuda_tile_items(const qcuda_stack *w, int64_t n_items);
 /* Runs a product over `n_tiles` tiles.  The caller sets what says which items,

@@ -1,56 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Uploading of weights: the stored parts as they are, each into one block of
  * device memory, after their payload was checked. */
-#include "qcuda_device.h"
+#include "formats.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #include "alloc.h"
-#include "pvq.h"
-#include "q2.h"
 #include "ternary_dict.h"
 
-/* By name: format objects of the program are not those of a module. */
-static bool find_format(qcuda_format *out, const qmi_weight *host)
-{
-    static const char *const names[] = {
-#define X(name, text) text,
-        QCUDA_FORMAT_MAP(X)
-#undef X
-    };
-    for (int i = 0; i < QCUDA_N_FORMATS; i++) {
-        *out = (qcuda_format)i;
-        if (strcmp(host->format->name, names[i]) == 0)
-            return true;
-    }
-    return false;
-}
-
 /* ---- parts ---- */
-
-/* Dense: bytes of a matrix. */
-static uint64_t dense_bytes(const qmi_weight *host)
-{
-    return (uint64_t)host->n_rows * (uint64_t)host->n_cols *
-           (qmi_dtype_bits(host->format->dtype) / 8);
-}
-
-/* Matrices a scattered stack has on the device: one when all of them are the
- * same place, as in an ideal uncompressed model (`qmoe bench model`). */
-static int64_t n_distinct(const qmi_weight *host)
-{
-    for (int64_t mat = 1; mat < host->n_mats; mat++)
-        if (host->mats[mat] != host->mats[0])
-            return host->n_mats;
-    return 1;
-}
 
 static qmoe_status upload_scattered(qmi_device *device, const qmi_weight *host,
     qmi_buffer *part, qmi_error *err)
 {
-    const uint64_t each = dense_bytes(host);
-    const int64_t n = n_distinct(host);
+    const uint64_t each = qmi_dense_bytes(host);
+    const int64_t n = qcuda_distinct_mats(host);
     QMI_TRY(qcuda_alloc(part, device, each * (uint64_t)n, host->name, err));
     for (int64_t mat = 0; mat < n; mat++)
         QMI_TRY(qcuda_upload(device, (char *)part->data + (uint64_t)mat * each,
@@ -79,7 +43,8 @@ static uint64_t device_bytes(const qmi_weight *host)
 {
     uint64_t n = 0;
     if (host->format->dense && host->mats != NULL)
-        n = qcuda_block_bytes((uint64_t)n_distinct(host) * dense_bytes(host));
+        n = qcuda_block_bytes(
+            (uint64_t)qcuda_distinct_mats(host) * qmi_dense_bytes(host));
     else
         for (int i = 0; i < host->format->n_parts; i++)
             n += qcuda_block_bytes(host->parts[i].n_bytes);
@@ -106,7 +71,7 @@ qmoe_status qcuda_weights_plan(qmi_device *device, const qmi_weight *weights,
         device->info.name, needed, available);
 }
 
-/* ---- the dictionary of ternary-dict ---- */
+/* ---- the dictionary ---- */
 
 static uint32_t dict_word(const qmi_dict_entry *entry)
 {
@@ -157,40 +122,12 @@ static qmoe_status bind_dict(
 static void describe(qcuda_weight *w, const qmi_weight *host)
 {
     qcuda_stack *s = &w->stack;
-    const uint64_t n_rows = (uint64_t)host->n_rows;
     s->n_mats = (int32_t)host->n_mats;
     s->n_rows = (int32_t)host->n_rows;
     s->n_cols = (int32_t)host->n_cols;
     s->rotation = host->rotation;
     s->rotation_seed = host->rotation_seed;
-    switch ((qcuda_format)s->format) {
-    case QCUDA_TERNARY_DICT:
-        s->codes = w->parts[QMI_TD_CODES].data;
-        s->levels = w->parts[QMI_TD_LEVELS].data;
-        s->row_offsets = w->parts[QMI_TD_ROW_OFFSETS].data;
-        s->mat_offsets = w->parts[QMI_TD_EXPERT_OFFSETS].data;
-        break;
-    case QCUDA_Q2:
-        s->codes = w->parts[QMI_Q2_CODES].data;
-        s->levels = w->parts[QMI_Q2_LEVELS].data;
-        s->mat_bytes = n_rows * (uint64_t)qmi_q2_row_bytes(host->n_cols);
-        break;
-    case QCUDA_PVQ:
-    case QCUDA_PVQ8: {
-        const qmi_pvq_shape shape = qmi_pvq_shape_of(
-            s->format == QCUDA_PVQ ? 16 : 8, host->n_rows, host->n_cols);
-        s->codes = w->parts[QMI_PVQ_CODES].data;
-        s->levels = w->parts[QMI_PVQ_SCALES].data;
-        s->tile_bytes = shape.tile_bytes;
-        s->mat_bytes = (uint64_t)shape.n_tiles * shape.tile_bytes;
-        break;
-    }
-    default:
-        s->codes = w->parts[0].data;
-        s->mat_bytes = dense_bytes(host);
-        if (host->mats != NULL && n_distinct(host) < host->n_mats)
-            s->mat_bytes = 0; /* every expert's is the first */
-    }
+    qcuda_format_of(s->format)->describe(s, w->parts, host);
 }
 
 /* A single row is kept decoded too: what a norm multiplies by. */
@@ -221,7 +158,7 @@ static qmoe_status bind(
         QMI_TRY(qmi_weight_check(host, mat, err));
     QMI_TRY(upload_parts(device, host, w, err));
     describe(w, host);
-    if (w->stack.format == QCUDA_TERNARY_DICT)
+    if (host->format->needs_dictionary)
         QMI_TRY(bind_dict(device, host, w, err));
     return bind_vector(device, host, w, err);
 }
@@ -229,10 +166,10 @@ static qmoe_status bind(
 qmoe_status qcuda_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err)
 {
-    qcuda_format format;
     *out = (qmi_bound_weight){0};
-    if (!find_format(&format, host) || host->n_mats >= INT32_MAX ||
-        host->n_rows > INT32_MAX - 64 || host->n_cols > INT32_MAX - 2048)
+    if (qcuda_format_of((int32_t)host->format->id) == NULL ||
+        host->n_mats >= INT32_MAX || host->n_rows > INT32_MAX - 64 ||
+        host->n_cols > INT32_MAX - 2048)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "backend %s has no kernels for '%s' in format %s, [%" PRId64
             ", %" PRId64 ", %" PRId64 "]",
@@ -241,7 +178,7 @@ qmoe_status qcuda_weight_bind(qmi_bound_weight *out, qmi_device *device,
     qcuda_weight *w = qmi_calloc(1, sizeof *w, "a weight", err);
     if (w == NULL)
         return QMOE_E_NOMEM;
-    w->stack.format = (int32_t)format;
+    w->stack.format = (int32_t)host->format->id;
     qmi_bound_weight bound = {.host = host, .device = w};
     qmoe_status status = bind(device, host, w, err);
     if (status != QMOE_OK) {

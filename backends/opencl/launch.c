@@ -179,8 +179,8 @@ void ocl_arg_chunk_parts(
 {
     for (int i = 0; i < QMI_MAX_PARTS && chunk->parts[i] != NULL; i++)
         ocl_arg_mem(call, chunk->parts[i]);
-    if (weight->format == OCL_TERNARY_DICT)
+    if (weight->dict != NULL)
         ocl_arg_mem(call, weight->dict);
-    if (weight->format == OCL_PVQ || weight->format == OCL_PVQ8)
+    if (weight->tile_bytes != 0)
         ocl_arg_ulong(call, weight->tile_bytes);
 }

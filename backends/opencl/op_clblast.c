@@ -16,13 +16,13 @@ bool ocl_clblast_supports(const qmi_device *device, const qmi_op *op)
         (uint64_t)o->n_tokens * (uint64_t)o->weight->host->n_rows * 4;
     return limits->clblast_tokens != 0 &&
            o->n_tokens >= (int64_t)limits->clblast_tokens &&
-           w->format <= OCL_F32 && w->entries == NULL &&
+           o->weight->host->format->dense && w->entries == NULL &&
            o->weight->host->rotation == 0 && o->n_tokens <= INT32_MAX - 64 &&
            row_bytes <= limits->max_alloc && out_bytes <= limits->max_alloc;
 }
 
 /* Rows [row, row + n) of a chunk's matrix, as float32. */
-static qmoe_status widen(qmi_device *device, ocl_format format, cl_mem src,
+static qmoe_status widen(qmi_device *device, qmi_format_id format, cl_mem src,
     uint64_t first, uint64_t n, qmi_error *err)
 {
     const int64_t x = 1 << 14;
@@ -31,7 +31,7 @@ static qmoe_status widen(qmi_device *device, ocl_format format, cl_mem src,
     ocl_arg_mem(&call, src);
     ocl_arg_ulong(&call, first);
     ocl_arg_ulong(&call, n);
-    ocl_arg_int(&call, format == OCL_F16);
+    ocl_arg_int(&call, format == QMI_FORMAT_F16);
     return ocl_run(&call, device->tuning.group, x,
         (int64_t)((n + (uint64_t)x - 1) / (uint64_t)x), 1, err);
 }
@@ -43,14 +43,15 @@ static qmoe_status multiply_chunk(qmi_device *device, const qmi_op_linear *o,
     const uint64_t n_cols = (uint64_t)o->weight->host->n_cols;
     const uint64_t n_rows = (uint64_t)chunk->n_rows;
     const uint64_t begin = (uint64_t)(o->mat - chunk->first_mat) * n_rows;
-    uint64_t slab = w->format == OCL_F32 ? n_rows : SLAB_BYTES / (n_cols * 4);
+    uint64_t slab =
+        w->format == QMI_FORMAT_F32 ? n_rows : SLAB_BYTES / (n_cols * 4);
     slab = slab < 1 ? 1 : slab > n_rows ? n_rows : slab;
-    if (w->format != OCL_F32)
+    if (w->format != QMI_FORMAT_F32)
         QMI_TRY(ocl_reserve(device, OCL_PACKED, slab * n_cols * 4, err));
     for (uint64_t row = 0; row < n_rows; row += slab) {
         const uint64_t n = n_rows - row < slab ? n_rows - row : slab;
         const uint64_t first = (begin + row) * n_cols;
-        const bool widens = w->format != OCL_F32;
+        const bool widens = w->format != QMI_FORMAT_F32;
         if (widens)
             QMI_TRY(widen(
                 device, w->format, chunk->parts[0], first, n * n_cols, err));

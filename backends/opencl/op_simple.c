@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Embedding, decoding, norm, cache rows, routing. */
+#include "formats.h"
 #include "stream.h"
 
 /* Rows of matrix `mat`: `n` from `row`, or those named by `ids`. */
@@ -15,11 +16,7 @@ static qmoe_status decode_chunk(const rows *r, const ocl_chunk *chunk,
 {
     const ocl_weight *w = r->bound->device;
     const qmi_weight *host = r->bound->host;
-    int64_t x = host->n_cols;
-    if (w->format == OCL_TERNARY_DICT)
-        x = 1;
-    else if (w->format == OCL_PVQ || w->format == OCL_PVQ8)
-        x = (host->n_cols + 7) / 8;
+    const int64_t x = ocl_decode_size(w->format, host->n_cols);
     ocl_call call = ocl_begin(
         r->device, ocl_format_program(w->format, false), OCL_K_decode_rows);
     call.after = after;

@@ -4,6 +4,8 @@
  * kernel once per chunk of the weight. */
 #include "product.h"
 
+#include "formats.h"
+
 static int64_t round_up(int64_t n, int64_t unit)
 {
     return (n + unit - 1) / unit * unit;
@@ -50,31 +52,6 @@ static qmoe_status pack(
         p->n_tiles * tokens, 1, err);
 }
 
-/* Work-items in x of the kernel, and how many make a group. */
-static void product_size(int64_t *x, int64_t *local, const ocl_tuning *t,
-    ocl_format format, int64_t n_rows)
-{
-    switch (format) {
-    case OCL_TERNARY_DICT:
-        *local = t->td_group;
-        *x = n_rows;
-        break;
-    case OCL_PVQ:
-    case OCL_PVQ8:
-        *local = t->pvq_rows > 1 ? 1 : 32 * t->pvq_split;
-        *x = t->pvq_rows > 1 ? (n_rows + 15) / 16
-                             : round_up(n_rows, 32) * t->pvq_split;
-        break;
-    case OCL_Q2:
-        *local = t->lanes;
-        *x = n_rows * t->lanes;
-        break;
-    default:
-        *local = t->lanes;
-        *x = (n_rows + t->dense_rows - 1) / t->dense_rows * t->lanes;
-    }
-}
-
 qmoe_status ocl_run_chunk(qmi_device *device, const ocl_product *p,
     const ocl_chunk *chunk, qmi_view packed, int program, qmi_error *err)
 {
@@ -103,7 +80,7 @@ qmoe_status ocl_run_chunk(qmi_device *device, const ocl_product *p,
     ocl_arg_chunk_place(&call, chunk);
     ocl_arg_chunk_parts(&call, bound, chunk);
     int64_t x, local;
-    product_size(&x, &local, &device->tuning, bound->format, chunk->n_rows);
+    ocl_product_size(&x, &local, &device->tuning, bound->format, chunk->n_rows);
     return ocl_run(&call, local, x, p->n_tiles, 1, err);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Building of programs from the embedded sources, specialised by the device's
  * tuning. */
-#include "qocl_device.h"
+#include "formats.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -19,35 +19,14 @@ static const char *const gemm_kernels[] = {QMI_CL_GEMM_KERNELS(X) NULL};
 static const char *const format_kernels[] = {QMI_CL_FORMAT_KERNELS(X) NULL};
 #undef X
 
-enum { MAX_SOURCES = 5, MAX_OPTIONS = 256 };
-
-/* What one program is made of. */
-typedef struct recipe {
-    const char *name; /* for errors */
-    const char *sources[MAX_SOURCES];
-    cl_uint n_sources;
-    char options[MAX_OPTIONS];
-    const char *const *kernels;
-} recipe;
-
-int ocl_format_program(ocl_format format, bool many)
+int ocl_format_program(qmi_format_id format, bool many)
 {
     return OCL_FIRST_FORMAT_PROGRAM + 2 * (int)format + many;
 }
 
-static bool is_pvq(ocl_format format)
+static ocl_recipe base_recipe(const ocl_tuning *t)
 {
-    return format == OCL_PVQ || format == OCL_PVQ8;
-}
-
-int ocl_many(const qmi_device *device, ocl_format format)
-{
-    return is_pvq(format) ? device->tuning.pvq_many : device->tuning.many;
-}
-
-static recipe base_recipe(const ocl_tuning *t)
-{
-    recipe r = {
+    ocl_recipe r = {
         .name = "base",
         .sources = {ocl_source_common, ocl_source_simple, ocl_source_attention,
             ocl_source_route, ocl_source_top_logits},
@@ -60,9 +39,9 @@ static recipe base_recipe(const ocl_tuning *t)
     return r;
 }
 
-static recipe gemm_recipe(void)
+static ocl_recipe gemm_recipe(void)
 {
-    return (recipe){
+    return (ocl_recipe){
         .name = "gemm",
         .sources = {ocl_source_common, ocl_source_gemm},
         .n_sources = 2,
@@ -71,53 +50,17 @@ static recipe gemm_recipe(void)
     };
 }
 
-static recipe format_recipe(const ocl_tuning *t, ocl_format format, bool many)
+static ocl_recipe format_recipe(const qmi_device *device, int number)
 {
-    static const char *const names[] = {
-#define X(name, text) text,
-        QMI_CL_FORMAT_MAP(X)
-#undef X
-    };
-    static const char *const dense[] = {
-        [OCL_BF16] = "BF16", [OCL_F16] = "F16", [OCL_F32] = "F32"};
-    recipe r = {
-        .name = names[format],
-        .sources = {ocl_source_common, ocl_source_pack, ocl_source_dense},
-        .n_sources = 3,
-        .kernels = format_kernels,
-    };
-    const int most = is_pvq(format) ? t->pvq_many : t->many;
-    const int tokens = many ? most : 1;
-    const bool by_rows = is_pvq(format) && t->pvq_rows > 1;
-    int n = snprintf(r.options, sizeof r.options,
-        "-cl-std=CL1.2 -D TT=%d -D PACK_LANES=%d -D TOKEN_MAJOR=%d", tokens,
-        t->pack_lanes, by_rows);
-    char *rest = r.options + n;
-    const size_t room = sizeof r.options - (size_t)n;
-    if (format == OCL_TERNARY_DICT) {
-        r.sources[2] = ocl_source_ternary_dict;
-    } else if (format == OCL_Q2) {
-        r.sources[2] = ocl_source_q2;
-        snprintf(rest, room, " -D LANES=%d", t->lanes);
-    } else if (is_pvq(format)) {
-        r.sources[2] = ocl_source_pvq;
-        r.sources[3] = by_rows ? ocl_source_pvq_rows : ocl_source_pvq_lanes;
-        r.n_sources = 4;
-        snprintf(rest, room,
-            " -D N=%d -D ROWS=%d -D REGISTER_LOOKUP=%d -D SPLIT=%d",
-            format == OCL_PVQ ? 16 : 8, t->pvq_rows, t->pvq_lookup - 1,
-            t->pvq_split);
-    } else {
-        snprintf(rest, room,
-            " -D FORMAT_%s=1 -D LANES=%d -D ROWS=%d -D WIDTH=%d", dense[format],
-            t->lanes, t->dense_rows, t->width);
-    }
+    ocl_recipe r = ocl_format_recipe(
+        &device->tuning, (qmi_format_id)(number / 2), number % 2 != 0);
+    r.kernels = format_kernels;
     return r;
 }
 
 /* The compiler's log, cut to what an error text holds. */
 static qmoe_status build_error(qmi_device *device, cl_program program,
-    const recipe *r, cl_int status, qmi_error *err)
+    const ocl_recipe *r, cl_int status, qmi_error *err)
 {
     size_t n = 0;
     qmi_cl.GetProgramBuildInfo(
@@ -136,7 +79,7 @@ static qmoe_status build_error(qmi_device *device, cl_program program,
 
 /* Kernel objects of a built program; false leaves *out empty. */
 static cl_int take_kernels(
-    ocl_program *out, cl_program program, const recipe *r)
+    ocl_program *out, cl_program program, const ocl_recipe *r)
 {
     cl_int status = CL_SUCCESS;
     *out = (ocl_program){.program = program};
@@ -153,7 +96,7 @@ static cl_int take_kernels(
 
 /* A cached binary that the driver does not take any more is no error. */
 static bool build_from_cache(
-    ocl_program *out, qmi_device *device, const recipe *r, uint64_t key)
+    ocl_program *out, qmi_device *device, const ocl_recipe *r, uint64_t key)
 {
     size_t n = 0;
     unsigned char *binary = ocl_cache_load(&n, key);
@@ -193,7 +136,7 @@ static void store_in_cache(cl_program program, uint64_t key)
 /* QMOE_OPENCL_BREAK="program|from|to", in the module of the tests alone: the
  * program is compiled with its first `from` replaced, as by a compiler that gets it
  * wrong.  *broken is the changed source, to be released by the caller. */
-static qmoe_status break_source(recipe *r, char **broken, qmi_error *err)
+static qmoe_status break_source(ocl_recipe *r, char **broken, qmi_error *err)
 {
     const char *text = getenv("QMOE_OPENCL_BREAK");
     char from[200], to[200];
@@ -219,7 +162,7 @@ static qmoe_status break_source(recipe *r, char **broken, qmi_error *err)
         "QMOE_OPENCL_BREAK: program %s has no '%s'", r->name, from);
 }
 #else
-static qmoe_status break_source(recipe *r, char **broken, qmi_error *err)
+static qmoe_status break_source(ocl_recipe *r, char **broken, qmi_error *err)
 {
     (void)r;
     (void)err;
@@ -228,7 +171,7 @@ static qmoe_status break_source(recipe *r, char **broken, qmi_error *err)
 }
 #endif
 
-static uint64_t key_of(const qmi_device *device, const recipe *r)
+static uint64_t key_of(const qmi_device *device, const ocl_recipe *r)
 {
     uint64_t key = device->identity;
     for (cl_uint i = 0; i < r->n_sources; i++)
@@ -250,10 +193,10 @@ uint64_t ocl_tuning_key(const qmi_device *device)
 }
 
 static qmoe_status build_from_source(ocl_program *out, qmi_device *device,
-    const recipe *r, uint64_t key, qmi_error *err)
+    const ocl_recipe *r, uint64_t key, qmi_error *err)
 {
     cl_int status;
-    const char *sources[MAX_SOURCES];
+    const char *sources[OCL_MAX_SOURCES];
     memcpy(sources, r->sources, sizeof sources);
     cl_program program = qmi_cl.CreateProgramWithSource(
         device->context, r->n_sources, sources, NULL, &status);
@@ -274,7 +217,7 @@ static qmoe_status build_from_source(ocl_program *out, qmi_device *device,
 
 /* What a kernel takes must be what the device, or the one it imitates, has. */
 static qmoe_status check_kernels(qmi_device *device, const ocl_program *built,
-    const recipe *r, qmi_error *err)
+    const ocl_recipe *r, qmi_error *err)
 {
     for (size_t i = 0; r->kernels[i] != NULL; i++) {
         cl_ulong local = 0;
@@ -296,11 +239,10 @@ qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err)
     if (out->program != NULL)
         return QMOE_OK;
     const int number = program - OCL_FIRST_FORMAT_PROGRAM;
-    recipe r = program == OCL_BASE_PROGRAM ? base_recipe(&device->tuning)
-               : program == OCL_GEMM_PROGRAM
-                   ? gemm_recipe()
-                   : format_recipe(&device->tuning, (ocl_format)(number / 2),
-                         number % 2 != 0);
+    ocl_recipe r = program == OCL_BASE_PROGRAM ? base_recipe(&device->tuning)
+                   : program == OCL_GEMM_PROGRAM
+                       ? gemm_recipe()
+                       : format_recipe(device, number);
     char *broken;
     QMI_TRY(break_source(&r, &broken, err));
     const uint64_t key = key_of(device, &r);

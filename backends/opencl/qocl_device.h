@@ -10,30 +10,13 @@
 
 /* ---- kernels ---- */
 
-/* X(NAME, "format"): how a program's product reads weights. */
-#define QMI_CL_FORMAT_MAP(X)                                                   \
-    X(BF16, "bf16")                                                            \
-    X(F16, "f16")                                                              \
-    X(F32, "f32")                                                              \
-    X(TERNARY_DICT, "ternary-dict")                                            \
-    X(Q2, "q2")                                                                \
-    X(PVQ, "pvq")                                                              \
-    X(PVQ8, "pvq8")
-
-typedef enum ocl_format {
-#define X(name, text) OCL_##name,
-    QMI_CL_FORMAT_MAP(X)
-#undef X
-        OCL_N_FORMATS
-} ocl_format;
-
 /* Programs: one of what needs no format, and per format one for single tokens
  * and one for many. */
 enum {
     OCL_BASE_PROGRAM,
     OCL_GEMM_PROGRAM,
     OCL_FIRST_FORMAT_PROGRAM,
-    OCL_N_PROGRAMS = OCL_FIRST_FORMAT_PROGRAM + 2 * OCL_N_FORMATS
+    OCL_N_PROGRAMS = OCL_FIRST_FORMAT_PROGRAM + 2 * QMI_N_FORMATS
 };
 
 #define QMI_CL_BASE_KERNELS(X)                                                 \
@@ -114,7 +97,7 @@ struct qmi_device {
     ocl_entry *newest, *oldest; /* what is there of them, by last use */
     uint64_t streamed_bytes, pinned_bytes; /* of them */
     ocl_program programs[OCL_N_PROGRAMS];
-    bool tested[OCL_N_FORMATS];
+    bool tested[QMI_N_FORMATS];
     cl_mem dummy; /* for absent operands */
     cl_mem generic_dict;
     qmi_buffer scratch[OCL_N_SCRATCH];
@@ -148,9 +131,9 @@ void ocl_keep_tuning(const qmi_device *device, const ocl_tuning *tuning);
 
 /* ---- programs ---- */
 
-int ocl_format_program(ocl_format format, bool many);
+int ocl_format_program(qmi_format_id format, bool many);
 /* Tokens per tile of a product of many. */
-int ocl_many(const qmi_device *device, ocl_format format);
+int ocl_many(const qmi_device *device, qmi_format_id format);
 /* Builds, or loads from the cache, unless that was done before. */
 qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err);
 
@@ -168,15 +151,15 @@ typedef struct ocl_chunk {
 } ocl_chunk;
 
 typedef struct ocl_weight {
-    ocl_format format;
+    qmi_format_id format;
     ocl_entry *entries; /* [n_mats] of a streamed stack, without chunks */
     size_t n_chunks;
     ocl_chunk *chunks;
     cl_mem vector; /* f32 values of a single row; else NULL */
     uint64_t vector_bytes;
-    cl_mem dict; /* of ternary-dict */
+    cl_mem dict; /* of formats that need one; else NULL */
     bool own_dict;
-    cl_ulong tile_bytes; /* of the pvq formats */
+    cl_ulong tile_bytes; /* of formats in tiles; else 0 */
 } ocl_weight;
 
 /* Decides from what will be bound and the memory there is whether experts are

@@ -3,92 +3,52 @@
  * is cut into chunks of whole matrices, a dense matrix into rows; kernels run
  * once per chunk. */
 #include <inttypes.h>
-#include <string.h>
 
 #include "alloc.h"
-#include "pvq.h"
+#include "formats.h"
 #include "stream.h"
 #include "ternary_dict.h"
 
 /* On the device: a word per entry. */
 static const uint64_t dict_bytes = QMI_DICT_SIZE * sizeof(uint32_t);
 
-/* Bytes of one part for a range of matrices. */
-typedef struct range {
-    const uint8_t *data; /* NULL: scattered dense matrices */
-    uint64_t n_bytes;
-} range;
-
-/* By name: format objects of the program are not those of a module. */
-static bool find_format(ocl_format *out, const qmi_weight *host)
-{
-    static const char *const names[] = {
-#define X(name, text) text,
-        QMI_CL_FORMAT_MAP(X)
-#undef X
-    };
-    for (int i = 0; i < OCL_N_FORMATS; i++) {
-        *out = (ocl_format)i;
-        if (strcmp(host->format->name, names[i]) == 0)
-            return true;
-    }
-    return false;
-}
-
 static uint64_t dense_row_bytes(const qmi_weight *w)
 {
     return (uint64_t)w->n_cols * qmi_dtype_bits(w->format->dtype) / 8;
 }
 
-static uint64_t expert_offset(const qmi_weight *w, int64_t mat)
-{
-    const uint8_t *offsets = w->parts[QMI_TD_EXPERT_OFFSETS].data;
-    return qmi_load_u64(offsets + 8 * mat);
-}
-
-/* Part `part` of matrices [m, m + n); equal parts per matrix but for the
- * codewords of ternary-dict. */
-static range part_range(
-    const qmi_weight *w, ocl_format format, int part, int64_t m, int64_t n)
+/* Part `part` of matrices [mat, mat + n), with the offsets that say where they
+ * are in a part of another. */
+static qmi_part part_range(
+    const qmi_weight *w, int part, int64_t mat, int64_t n)
 {
     const uint8_t *data = w->parts[part].data;
-    if (w->format->dense && w->mats != NULL)
-        return (range){
-            NULL, (uint64_t)n * (uint64_t)w->n_rows * dense_row_bytes(w)};
-    if (format == OCL_TERNARY_DICT && part == QMI_TD_EXPERT_OFFSETS)
-        return (range){data + 8 * m, 8 * ((uint64_t)n + 1)};
-    if (format == OCL_TERNARY_DICT && part == QMI_TD_CODES) {
-        const uint64_t begin = expert_offset(w, m);
-        return (range){data + 2 * begin, 2 * (expert_offset(w, m + n) - begin)};
-    }
-    const uint64_t each = w->parts[part].n_bytes / (uint64_t)w->n_mats;
-    return (range){data + (uint64_t)m * each, (uint64_t)n * each};
+    if (w->format->variable && part == w->format->offsets_part)
+        return (qmi_part){data + 8 * mat, 8 * ((uint64_t)n + 1)};
+    return qmi_matrix_range(w, part, mat, n);
 }
 
-static uint64_t largest_part(
-    const qmi_weight *w, ocl_format format, int64_t m, int64_t n)
+static uint64_t largest_part(const qmi_weight *w, int64_t mat, int64_t n)
 {
     uint64_t largest = 0;
     for (int part = 0; part < w->format->n_parts; part++) {
-        const range r = part_range(w, format, part, m, n);
+        const qmi_part r = part_range(w, part, mat, n);
         largest = r.n_bytes > largest ? r.n_bytes : largest;
     }
     return largest;
 }
 
-static uint64_t matrix_bytes(
-    const qmi_weight *w, ocl_format format, int64_t mat)
+static uint64_t matrix_bytes(const qmi_weight *w, int64_t mat)
 {
     uint64_t n_bytes = 0;
     for (int part = 0; part < w->format->n_parts; part++)
-        n_bytes += part_range(w, format, part, mat, 1).n_bytes;
+        n_bytes += part_range(w, part, mat, 1).n_bytes;
     return n_bytes;
 }
 
 uint64_t ocl_matrix_bytes(const qmi_bound_weight *weight, int64_t mat)
 {
-    const ocl_weight *w = weight->device;
-    return matrix_bytes(weight->host, w->format, mat);
+    return matrix_bytes(weight->host, mat);
 }
 
 bool ocl_is_streamed(const qmi_bound_weight *weight)
@@ -108,11 +68,10 @@ static demand demand_of(const qmi_device_options *o)
     bool has_dict = false;
     for (size_t i = 0; i < o->n_weights; i++) {
         const qmi_weight *w = &o->weights[i];
-        ocl_format format;
         const uint64_t n_bytes = qmi_weight_bytes(w);
-        if (!find_format(&format, w))
+        if (!ocl_has_format(w->format))
             continue; /* refused when it is bound */
-        if (format == OCL_TERNARY_DICT && (w->codebook != NULL || !has_dict)) {
+        if (w->format->needs_dictionary && (w->codebook != NULL || !has_dict)) {
             has_dict = has_dict || w->codebook == NULL;
             d.fixed += dict_bytes;
         }
@@ -124,7 +83,7 @@ static demand demand_of(const qmi_device_options *o)
         }
         d.experts += n_bytes;
         for (int64_t m = 0; m < w->n_mats; m++) {
-            const uint64_t one = matrix_bytes(w, format, m);
+            const uint64_t one = matrix_bytes(w, m);
             d.largest = one > d.largest ? one : d.largest;
         }
     }
@@ -178,7 +137,7 @@ static ocl_chunk *add_chunk(ocl_weight *w, qmi_error *err)
 /* Weights are used where they lie when the device shares the host's memory and
  * the place suits every vector its kernels load. */
 static bool use_in_place(
-    cl_mem *mem, qmi_device *device, const range *r, uint64_t *n_bytes)
+    cl_mem *mem, qmi_device *device, const qmi_part *r, uint64_t *n_bytes)
 {
     enum { ALIGNMENT = 64 };
     cl_int status;
@@ -195,7 +154,7 @@ static bool use_in_place(
 }
 
 static qmoe_status upload_range(qmi_device *device, const qmi_weight *host,
-    ocl_chunk *chunk, int part, range r, cl_event *uploaded, qmi_error *err)
+    ocl_chunk *chunk, int part, qmi_part r, cl_event *uploaded, qmi_error *err)
 {
     cl_mem *mem = &chunk->parts[part];
     if (use_in_place(mem, device, &r, &chunk->n_bytes[part]))
@@ -221,12 +180,11 @@ qmoe_status ocl_chunk_fill(ocl_chunk *chunk, qmi_device *device,
     qmi_error *err)
 {
     const qmi_weight *host = weight->host;
-    const ocl_weight *w = weight->device;
     *chunk = (ocl_chunk){
         .first_mat = (int)mat, .n_mats = (int)n, .n_rows = (int)host->n_rows};
     for (int part = 0; part < host->format->n_parts; part++)
         QMI_TRY(upload_range(device, host, chunk, part,
-            part_range(host, w->format, part, mat, n), uploaded, err));
+            part_range(host, part, mat, n), uploaded, err));
     return QMOE_OK;
 }
 
@@ -258,7 +216,7 @@ static qmoe_status upload_rows(qmi_device *device, const qmi_weight *host,
         chunk->n_mats = 1;
         chunk->first_row = (int)row;
         chunk->n_rows = (int)n;
-        const range r = {
+        const qmi_part r = {
             data + (uint64_t)row * row_bytes, (uint64_t)n * row_bytes};
         QMI_TRY(upload_range(device, host, chunk, 0, r, NULL, err));
     }
@@ -274,7 +232,7 @@ static qmoe_status upload_chunks(
     int64_t n = 1;
     for (int64_t m = 0; m < host->n_mats; m += n) {
         n = 1;
-        const uint64_t one = largest_part(host, w->format, m, 1);
+        const uint64_t one = largest_part(host, m, 1);
         if (one > limit && host->format->dense) {
             QMI_TRY(upload_rows(device, host, w, m, err));
             continue;
@@ -284,8 +242,7 @@ static qmoe_status upload_chunks(
                 "OpenCL device '%s': matrix %" PRId64 " of '%s' needs %" PRIu64
                 " bytes, a buffer holds %" PRIu64,
                 device->name, m, host->name, one, limit);
-        while (m + n < host->n_mats &&
-               largest_part(host, w->format, m, n + 1) <= limit)
+        while (m + n < host->n_mats && largest_part(host, m, n + 1) <= limit)
             n++;
         ocl_chunk *chunk = add_chunk(w, err);
         if (chunk == NULL)
@@ -389,13 +346,9 @@ static qmoe_status upload(
     QMI_TRY(upload_matrices(device, weight, err));
     if (host->n_mats == 1 && host->n_rows == 1)
         QMI_TRY(upload_vector(device, host, w, err));
-    if (w->format == OCL_TERNARY_DICT)
+    if (host->format->needs_dictionary)
         QMI_TRY(set_dict(device, host, w, err));
-    if (w->format == OCL_PVQ || w->format == OCL_PVQ8) {
-        const int n = w->format == OCL_PVQ ? 16 : 8;
-        w->tile_bytes =
-            qmi_pvq_shape_of(n, host->n_rows, host->n_cols).tile_bytes;
-    }
+    w->tile_bytes = ocl_tile_bytes(host);
     QMI_TRY(ocl_build(device, ocl_format_program(w->format, false), err));
     return ocl_build(device, ocl_format_program(w->format, true), err);
 }
@@ -403,9 +356,9 @@ static qmoe_status upload(
 qmoe_status ocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err)
 {
-    ocl_format format;
+    const qmi_format_id format = host->format->id;
     *out = (qmi_bound_weight){0};
-    if (!find_format(&format, host) || host->n_mats > INT32_MAX ||
+    if (!ocl_has_format(host->format) || host->n_mats > INT32_MAX ||
         host->n_rows > INT32_MAX - 64 || host->n_cols > INT32_MAX - 64)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "backend opencl has no kernels for '%s' in format %s, [%" PRId64

@@ -269,9 +269,9 @@ static void decode_rows(
     }
 }
 
-#define PVQ(text, shape_of_codes)                                              \
+#define PVQ(name_id, text, shape_of_codes)                                     \
     {                                                                          \
-        .name = text, .n_parts = 2,                                            \
+        .id = name_id, .name = text, .rotates = true, .n_parts = 2,            \
         .parts =                                                               \
             {                                                                  \
                 [QMI_PVQ_CODES] = {"codes", QMI_U8, shape_of_codes},           \
@@ -280,10 +280,12 @@ static void decode_rows(
         .open = open_stack, .check = check_scales, .decode = decode_rows,      \
     }
 
-const qmi_format qmi_format_pvq = PVQ("pvq", shape_codes_16);
-const qmi_format qmi_format_pvq8 = PVQ("pvq8", shape_codes_8);
+const qmi_format qmi_format_pvq = PVQ(QMI_FORMAT_PVQ, "pvq", shape_codes_16);
+const qmi_format qmi_format_pvq8 = PVQ(QMI_FORMAT_PVQ8, "pvq8", shape_codes_8);
 
 int qmi_pvq_width(const qmi_format *format)
 {
-    return format == &qmi_format_pvq ? 16 : format == &qmi_format_pvq8 ? 8 : 0;
+    return format->id == QMI_FORMAT_PVQ    ? 16
+           : format->id == QMI_FORMAT_PVQ8 ? 8
+                                           : 0;
 }

@@ -91,6 +91,7 @@ static void decode(
 }
 
 const qmi_format qmi_format_q2 = {
+    .id = QMI_FORMAT_Q2,
     .name = "q2",
     .n_parts = 2,
     .parts =

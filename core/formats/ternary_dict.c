@@ -282,11 +282,13 @@ static void decode_rows(
 }
 
 const qmi_format qmi_format_ternary_dict = {
+    .id = QMI_FORMAT_TERNARY_DICT,
     .name = "ternary-dict",
     .ternary = true,
     .variable = true,
     .offsets_part = QMI_TD_EXPERT_OFFSETS,
     .variable_part = QMI_TD_CODES,
+    .needs_dictionary = true,
     .n_parts = 4,
     .parts =
         {

@@ -1,87 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of weight formats, the dense formats, and what all formats share:
- * sizes, validation on first use, decoding. */
+ * What all weight formats share: how they are found, sizes, the bytes of a
+ * matrix, validation on first use, decoding.  Comes in: a weight whose format
+ * has opened it; the invariant: no format is named here. */
 #include "weight.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 
 #include "alloc.h"
-#include "pvq.h"
-#include "q2.h"
-#include "ternary_dict.h"
-
-static int shape_dense(
-    int64_t shape[3], int64_t n_mats, int64_t n_rows, int64_t n_cols)
-{
-    shape[0] = n_mats;
-    shape[1] = n_rows;
-    shape[2] = n_cols;
-    return 3;
-}
-
-static void decode_dense(
-    const qmi_weight *w, int64_t mat, int64_t row, int64_t n, float *dst)
-{
-    const uint8_t *data = qmi_weight_dense(w, mat);
-    int64_t row_bytes = w->n_cols * (qmi_dtype_bits(w->format->dtype) / 8);
-    qmi_widen(
-        dst, data + row * row_bytes, w->format->dtype, (size_t)(n * w->n_cols));
-}
-
-/* One of them would spread into every output. */
-static qmoe_status check_dense(const qmi_weight *w, int64_t mat, qmi_error *err)
-{
-    const size_t n = (size_t)(w->n_rows * w->n_cols);
-    const size_t at =
-        qmi_first_non_finite(qmi_weight_dense(w, mat), w->format->dtype, n);
-    if (at == n)
-        return QMOE_OK;
-    return qmi_fail(err, QMOE_E_FORMAT,
-        "row %" PRId64 ", column %" PRId64 ": is not finite",
-        (int64_t)at / w->n_cols, (int64_t)at % w->n_cols);
-}
-
-#define DENSE(text, type)                                                      \
-    {                                                                          \
-        .name = text, .dense = true, .dtype = type, .n_parts = 1,              \
-        .parts = {{NULL, type, shape_dense}}, .check = check_dense,            \
-        .decode = decode_dense                                                 \
-    }
-static const qmi_format format_bf16 = DENSE("bf16", QMI_BF16);
-static const qmi_format format_f16 = DENSE("f16", QMI_F16);
-static const qmi_format format_f32 = DENSE("f32", QMI_F32);
-
-static const qmi_format *const formats[] = {
-    &format_bf16,
-    &format_f16,
-    &format_f32,
-    &qmi_format_ternary_dict,
-    &qmi_format_q2,
-    &qmi_format_pvq,
-    &qmi_format_pvq8,
-};
-enum { N_FORMATS = sizeof formats / sizeof *formats };
 
 const qmi_format *qmi_format_at(size_t index)
 {
-    return index < N_FORMATS ? formats[index] : NULL;
+    for (size_t i = 0; qmi_formats[i] != NULL; i++)
+        if (i == index)
+            return qmi_formats[i];
+    return NULL;
 }
 
 const qmi_format *qmi_format_find(const char *name)
 {
-    for (size_t i = 0; i < N_FORMATS; i++)
-        if (strcmp(formats[i]->name, name) == 0)
-            return formats[i];
+    for (size_t i = 0; qmi_formats[i] != NULL; i++)
+        if (strcmp(qmi_formats[i]->name, name) == 0)
+            return qmi_formats[i];
     return NULL;
 }
 
 const qmi_format *qmi_format_dense(qmi_dtype dtype)
 {
-    for (size_t i = 0; i < N_FORMATS; i++)
-        if (formats[i]->dense && formats[i]->dtype == dtype)
-            return formats[i];
+    for (size_t i = 0; qmi_formats[i] != NULL; i++)
+        if (qmi_formats[i]->dense && qmi_formats[i]->dtype == dtype)
+            return qmi_formats[i];
     return NULL;
 }
 
@@ -107,21 +55,37 @@ uint64_t qmi_stack_size(const qmi_format *format, int64_t n_mats,
     return total;
 }
 
-const void *qmi_weight_dense(const qmi_weight *w, int64_t mat)
-{
-    assert(w->format->dense);
-    if (w->mats != NULL)
-        return w->mats[mat];
-    const uint8_t *data = w->parts[0].data;
-    int64_t element_bytes = qmi_dtype_bits(w->format->dtype) / 8;
-    return data + mat * w->n_rows * w->n_cols * element_bytes;
-}
-
-/* Of one dense matrix. */
-static uint64_t dense_bytes(const qmi_weight *w)
+uint64_t qmi_dense_bytes(const qmi_weight *w)
 {
     return (uint64_t)w->n_rows * (uint64_t)w->n_cols *
            (qmi_dtype_bits(w->format->dtype) / 8);
+}
+
+/* First element of matrix `mat` in the variable part. */
+static uint64_t offset_of(const qmi_weight *w, int64_t mat)
+{
+    const uint8_t *offsets = w->parts[w->format->offsets_part].data;
+    return qmi_load_u64(offsets + 8 * mat);
+}
+
+qmi_part qmi_matrix_range(const qmi_weight *w, int part, int64_t mat, int64_t n)
+{
+    const qmi_format *format = w->format;
+    const uint8_t *data = w->parts[part].data;
+    if (format->variable && part == format->offsets_part)
+        return (qmi_part){data, 0};
+    if (format->variable && part == format->variable_part) {
+        const uint64_t size = qmi_dtype_bits(format->parts[part].dtype) / 8;
+        const uint64_t begin = offset_of(w, mat);
+        return (qmi_part){
+            data + size * begin, size * (offset_of(w, mat + n) - begin)};
+    }
+    const uint64_t each = format->dense
+                              ? qmi_dense_bytes(w)
+                              : w->parts[part].n_bytes / (uint64_t)w->n_mats;
+    if (w->mats != NULL)
+        return (qmi_part){n == 1 ? w->mats[mat] : NULL, (uint64_t)n * each};
+    return (qmi_part){data + (uint64_t)mat * each, (uint64_t)n * each};
 }
 
 qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err)
@@ -131,8 +95,8 @@ qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err)
             "'%s': no matrix %" PRId64 " among %" PRId64, w->name, mat,
             w->n_mats);
     if (w->fetch != NULL)
-        QMI_TRY(
-            w->fetch(w->owner, qmi_weight_dense(w, mat), dense_bytes(w), err));
+        QMI_TRY(w->fetch(
+            w->owner, qmi_weight_dense(w, mat), qmi_dense_bytes(w), err));
     if (w->format->check == NULL)
         return QMOE_OK;
     /* Two threads may both check: the result is the same. */

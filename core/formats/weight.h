@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Weights and their formats.  A weight is a stack of n_mats equally shaped
  * matrices [n_rows, n_cols] (row = output feature) in one format; a plain
- * matrix is a stack of one, a vector a matrix of one row.  A format is one
- * entry of the table in weight.c: adding one adds a file and a line there. */
+ * matrix is a stack of one, a vector a matrix of one row.  A format is a file
+ * and a line of format_ids.h: what others must know of it are its traits. */
 #ifndef QMI_WEIGHT_H
 #define QMI_WEIGHT_H
 
@@ -10,6 +10,7 @@
 
 #include "dtype.h"
 #include "error.h"
+#include "format_ids.h"
 
 enum { QMI_MAX_PARTS = 4 };
 
@@ -57,6 +58,7 @@ typedef struct qmi_part_spec {
 } qmi_part_spec;
 
 struct qmi_format {
+    qmi_format_id id; /* index of backends' tables; QMI_N_FORMATS: in none */
     const char *name; /* as in config.json and on the command line */
     bool dense;       /* bf16, f16, f32: one element per weight */
     qmi_dtype dtype;  /* of dense formats */
@@ -65,7 +67,9 @@ struct qmi_format {
      * another, whose size they set. */
     bool variable;
     int offsets_part, variable_part; /* when variable */
-    int n_parts; /* 1 for dense formats, whose part has no suffix */
+    bool rotates;          /* rows may be stored rotated (rotation.h) */
+    bool needs_dictionary; /* decodes by qmi_weight.codebook */
+    int n_parts;           /* 1 for dense formats, whose part has no suffix */
     qmi_part_spec parts[QMI_MAX_PARTS];
     /* Checks what concerns the whole stack and costs O(n_mats) at most (sizes
      * of variable parts, offsets between matrices).  Run when opened. */
@@ -80,6 +84,8 @@ struct qmi_format {
         const qmi_weight *w, int64_t mat, int64_t row, int64_t n, float *dst);
 };
 
+/* All formats in the order of format_ids.h, NULL at the end (format_table.c). */
+extern const qmi_format *const qmi_formats[];
 /* NULL when unknown. */
 const qmi_format *qmi_format_find(const char *name);
 const qmi_format *qmi_format_dense(qmi_dtype dtype);
@@ -91,6 +97,14 @@ const qmi_format *qmi_format_at(size_t index);
  * `variable_bits` per weight. */
 uint64_t qmi_stack_size(const qmi_format *format, int64_t n_mats,
     int64_t n_rows, int64_t n_cols, double variable_bits);
+
+/* Bytes of part `part` that belong to matrices [mat, mat + n) of an open stack.
+ * Empty for the offsets of a variable format, which belong to the stack.  Data
+ * NULL: the matrices are scattered, and n is not 1. */
+qmi_part qmi_matrix_range(
+    const qmi_weight *w, int part, int64_t mat, int64_t n);
+/* Of one matrix of a dense weight. */
+uint64_t qmi_dense_bytes(const qmi_weight *w);
 
 /* Pointer to dense matrix `mat`: n_rows * n_cols elements, any alignment. */
 const void *qmi_weight_dense(const qmi_weight *w, int64_t mat);

@@ -37,7 +37,7 @@ typedef struct gen_weight {
 
 struct weight_kind {
     const char *name;
-    const char *format; /* as in the format table of core/formats/weight.c */
+    const char *format; /* as in the table of formats */
     bool dense;
     int32_t rotation; /* 0: none */
     /* Fills parts and values of a weight whose shape is set. */

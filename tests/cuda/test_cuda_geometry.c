@@ -18,7 +18,7 @@ static const int rotations[] = {0, 1, 64, 1024};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static qcuda_product_args product(
-    qcuda_format format, size_t shape, int rotation, int tile_items)
+    qmi_format_id format, size_t shape, int rotation, int tile_items)
 {
     return (qcuda_product_args){
         .w = {.format = (int32_t)format,
@@ -34,7 +34,7 @@ static qcuda_product_args product(
  * of the rotation do, and every device has the shared memory. */
 static void check_pvq(const qcuda_product_args *p, qcuda_grid grid)
 {
-    const int64_t chunk = p->w.format == QCUDA_PVQ ? 512 : 256;
+    const int64_t chunk = p->w.format == QMI_FORMAT_PVQ ? 512 : 256;
     const int64_t rows = 32 * (int64_t)p->row_tiles;
     const int64_t padded = p->split_cols * (p->tile_items > 1 ? 4 : 1);
     assert_int_equal(p->split_cols % chunk, 0);
@@ -80,17 +80,17 @@ static void test_products(void **state)
     for (size_t m = 0; m < COUNT(multiprocessors); m++)
         for (size_t s = 0; s < COUNT(shapes); s++)
             for (size_t r = 0; r < COUNT(rotations); r++)
-                for (int f = 0; f < QCUDA_N_FORMATS; f++)
+                for (int f = 0; f < QMI_N_FORMATS; f++)
                     for (int items = 1; items <= 32; items *= 4) {
                         const qdrv_info device = {
                             .n_multiprocessors = multiprocessors[m]};
                         qcuda_product_args p =
-                            product((qcuda_format)f, s, rotations[r], items);
+                            product((qmi_format_id)f, s, rotations[r], items);
                         const int64_t n_tiles = (64 + items - 1) / items;
                         const qcuda_grid grid =
                             qcuda_product_grid(&p, n_tiles, &device);
                         assert_int_equal(grid.y, n_tiles);
-                        if (f == QCUDA_PVQ || f == QCUDA_PVQ8)
+                        if (f == QMI_FORMAT_PVQ || f == QMI_FORMAT_PVQ8)
                             check_pvq(&p, grid);
                         else
                             check_rows(&p, grid);
@@ -105,7 +105,7 @@ static void test_fills_the_device(void **state)
     (void)state;
     for (size_t s = 4; s <= 5; s++) {
         const qdrv_info device = {.n_multiprocessors = 132};
-        qcuda_product_args p = product(QCUDA_PVQ, s, 64, 1);
+        qcuda_product_args p = product(QMI_FORMAT_PVQ, s, 64, 1);
         const qcuda_grid grid = qcuda_product_grid(&p, 1, &device);
         assert_true((int64_t)grid.x * grid.z >= 132 * 3 / 2);
         assert_int_equal(qcuda_partial_bytes(&p, grid),

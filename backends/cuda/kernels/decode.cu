@@ -6,14 +6,14 @@
 DEVICE void decode_dense(
     const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
 {
-    const int bytes = w.format == QCUDA_F32 ? 4 : 2;
+    const int bytes = w.format == QMI_FORMAT_F32 ? 4 : 2;
     const int64_t first = mat * int64_t(w.mat_bytes / bytes) + row * w.n_cols;
     const uint16_t *halves = reinterpret_cast<const uint16_t *>(w.codes);
     const float *floats = reinterpret_cast<const float *>(w.codes);
     for (int c = int(threadIdx.x); c < w.n_cols; c += int(blockDim.x)) {
-        if (w.format == QCUDA_F32)
+        if (w.format == QMI_FORMAT_F32)
             dst[c] = floats[first + c];
-        else if (w.format == QCUDA_F16)
+        else if (w.format == QMI_FORMAT_F16)
             dst[c] = f16_value(halves[first + c]);
         else
             dst[c] = bf16_value(halves[first + c]);
@@ -106,16 +106,16 @@ QCUDA_KERNEL(decode_rows, qcuda_decode_args, 128, 1)
     const int64_t row = p.ids != nullptr ? p.ids[i] : p.first_row + i;
     float *dst = p.dst + i * p.w.n_cols;
     switch (p.w.format) {
-    case QCUDA_TERNARY_DICT:
+    case QMI_FORMAT_TERNARY_DICT:
         decode_ternary_dict(p.w, p.mat, row, dst);
         break;
-    case QCUDA_Q2:
+    case QMI_FORMAT_Q2:
         decode_q2(p.w, p.mat, row, dst);
         break;
-    case QCUDA_PVQ:
+    case QMI_FORMAT_PVQ:
         decode_pvq<16>(p.w, p.mat, row, dst);
         break;
-    case QCUDA_PVQ8:
+    case QMI_FORMAT_PVQ8:
         decode_pvq<8>(p.w, p.mat, row, dst);
         break;
     default:

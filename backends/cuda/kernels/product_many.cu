@@ -114,16 +114,16 @@ struct pvq_many_reader {
 };
 
 template <>
-struct many_reader<QCUDA_PVQ> : pvq_many_reader<16> {
+struct many_reader<QMI_FORMAT_PVQ> : pvq_many_reader<16> {
 };
 template <>
-struct many_reader<QCUDA_PVQ8> : pvq_many_reader<8> {
+struct many_reader<QMI_FORMAT_PVQ8> : pvq_many_reader<8> {
 };
 
 /* bf16 weights as they lie; 16 columns at a time, rows of the matrix's end
  * repeat its last. */
 template <>
-struct many_reader<QCUDA_BF16> {
+struct many_reader<QMI_FORMAT_BF16> {
     const uint16_t *rows[4];
     int n_cols, first_column;
     DEVICE_MEMBER void open(const qcuda_product_args &p, int64_t mat, int row)
@@ -172,7 +172,7 @@ struct many_reader<QCUDA_BF16> {
 };
 
 template <>
-struct many_reader<QCUDA_Q2> {
+struct many_reader<QMI_FORMAT_Q2> {
     const uint8_t *rows[4];
     uint32_t levels[4][2]; /* two bf16 each */
     int n_cols, first_column;
@@ -339,7 +339,7 @@ DEVICE void many_block(const qcuda_product_args &p, float *shared)
         many_block<format>(p, shared);                                         \
     }
 
-MANY_KERNEL(bf16, QCUDA_BF16)
-MANY_KERNEL(q2, QCUDA_Q2)
-MANY_KERNEL(pvq, QCUDA_PVQ)
-MANY_KERNEL(pvq8, QCUDA_PVQ8)
+MANY_KERNEL(bf16, QMI_FORMAT_BF16)
+MANY_KERNEL(q2, QMI_FORMAT_Q2)
+MANY_KERNEL(pvq, QMI_FORMAT_PVQ)
+MANY_KERNEL(pvq8, QMI_FORMAT_PVQ8)

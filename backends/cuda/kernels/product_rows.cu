@@ -12,7 +12,7 @@ struct row_reader;
 /* Eight bf16 or f16, or four f32, as one word of 16 bytes. */
 template <int F>
 struct dense_reader {
-    enum { VECTOR = F == QCUDA_F32 ? 4 : 8, BYTES = 16 / VECTOR };
+    enum { VECTOR = F == QMI_FORMAT_F32 ? 4 : 8, BYTES = 16 / VECTOR };
     const uint8_t *at;
     DEVICE_MEMBER bool whole_vectors(const qcuda_product_args &p)
     {
@@ -25,10 +25,10 @@ struct dense_reader {
     }
     DEVICE_MEMBER float one(int c) const
     {
-        if (F == QCUDA_F32)
+        if (F == QMI_FORMAT_F32)
             return __ldg(reinterpret_cast<const float *>(at) + c);
         const uint16_t h = __ldg(reinterpret_cast<const uint16_t *>(at) + c);
-        return F == QCUDA_F16 ? f16_value(h) : bf16_value(h);
+        return F == QMI_FORMAT_F16 ? f16_value(h) : bf16_value(h);
     }
     DEVICE_MEMBER void vector(float out[VECTOR], int c) const
     {
@@ -37,9 +37,9 @@ struct dense_reader {
         const uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if (F == QCUDA_F32) {
+            if (F == QMI_FORMAT_F32) {
                 out[i] = __uint_as_float(words[i]);
-            } else if (F == QCUDA_F16) {
+            } else if (F == QMI_FORMAT_F16) {
                 out[2 * i % VECTOR] = f16_value(uint16_t(words[i]));
                 out[(2 * i + 1) % VECTOR] = f16_value(uint16_t(words[i] >> 16));
             } else {
@@ -52,18 +52,18 @@ struct dense_reader {
 };
 
 template <>
-struct row_reader<QCUDA_BF16> : dense_reader<QCUDA_BF16> {
+struct row_reader<QMI_FORMAT_BF16> : dense_reader<QMI_FORMAT_BF16> {
 };
 template <>
-struct row_reader<QCUDA_F16> : dense_reader<QCUDA_F16> {
+struct row_reader<QMI_FORMAT_F16> : dense_reader<QMI_FORMAT_F16> {
 };
 template <>
-struct row_reader<QCUDA_F32> : dense_reader<QCUDA_F32> {
+struct row_reader<QMI_FORMAT_F32> : dense_reader<QMI_FORMAT_F32> {
 };
 
 /* Four codes per byte, sixteen as one word. */
 template <>
-struct row_reader<QCUDA_Q2> {
+struct row_reader<QMI_FORMAT_Q2> {
     enum { VECTOR = 16 };
     const uint8_t *at;
     float level[4];
@@ -207,20 +207,20 @@ DEVICE void rows_block(const qcuda_product_args &p)
 
 QCUDA_KERNEL(product_bf16, qcuda_product_args, 256, 2)
 {
-    rows_block<QCUDA_BF16>(p);
+    rows_block<QMI_FORMAT_BF16>(p);
 }
 
 QCUDA_KERNEL(product_f16, qcuda_product_args, 256, 2)
 {
-    rows_block<QCUDA_F16>(p);
+    rows_block<QMI_FORMAT_F16>(p);
 }
 
 QCUDA_KERNEL(product_f32, qcuda_product_args, 256, 2)
 {
-    rows_block<QCUDA_F32>(p);
+    rows_block<QMI_FORMAT_F32>(p);
 }
 
 QCUDA_KERNEL(product_q2, qcuda_product_args, 256, 2)
 {
-    rows_block<QCUDA_Q2>(p);
+    rows_block<QMI_FORMAT_Q2>(p);
 }

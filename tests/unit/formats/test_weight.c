@@ -19,6 +19,7 @@ static void the_table_finds_its_entries(void **state)
     for (; qmi_format_at(n) != NULL; n++) {
         const qmi_format *format = qmi_format_at(n);
         assert_ptr_equal(qmi_format_find(format->name), format);
+        assert_int_equal(format->id, n);
         assert_true(format->n_parts >= 1 && format->n_parts <= QMI_MAX_PARTS);
         assert_non_null(format->decode);
         if (format->dense)
@@ -173,12 +174,60 @@ static void threads_may_check_together(void **state)
     td_stack_free(&s);
 }
 
+static void assert_range(qmi_part range, const void *data, size_t n_bytes)
+{
+    assert_ptr_equal(range.data, data);
+    assert_int_equal(range.n_bytes, n_bytes);
+}
+
+static void matrices_share_out_the_bytes(void **state)
+{
+    (void)state;
+    uint8_t data[N_MATS + 1][N_ROWS * N_COLS * 2];
+    const void *mats[N_MATS] = {data[0], data[2]};
+    qmi_weight w = {.format = qmi_format_dense(QMI_BF16),
+        .n_mats = N_MATS,
+        .n_rows = N_ROWS,
+        .n_cols = N_COLS,
+        .parts[0] = {data, N_MATS * sizeof data[0]}};
+    assert_range(qmi_matrix_range(&w, 0, 1, 1), data[1], sizeof data[0]);
+    assert_range(qmi_matrix_range(&w, 0, 0, 2), data[0], 2 * sizeof data[0]);
+    w.mats = mats;
+    assert_range(qmi_matrix_range(&w, 0, 1, 1), data[2], sizeof data[0]);
+    assert_range(qmi_matrix_range(&w, 0, 0, 2), NULL, 2 * sizeof data[0]);
+}
+
+static void variable_matrices_follow_their_offsets(void **state)
+{
+    (void)state;
+    uint8_t weights[3 * 4 * 10];
+    uint64_t seed = 5, end = 0;
+    random_codes(weights, sizeof weights, 0.5, &seed);
+    td_stack s = td_stack_encode(weights, 3, 4, 10);
+    for (int64_t m = 0; m < 3; m++) {
+        const qmi_td_matrix matrix = qmi_td_matrix_of(&s.w, m);
+        const qmi_part codes = qmi_matrix_range(&s.w, QMI_TD_CODES, m, 1);
+        assert_ptr_equal(codes.data, matrix.codes);
+        assert_range(
+            qmi_matrix_range(&s.w, QMI_TD_LEVELS, m, 1), matrix.levels, 4 * 4);
+        assert_int_equal(
+            qmi_matrix_range(&s.w, QMI_TD_EXPERT_OFFSETS, m, 1).n_bytes, 0);
+        end += codes.n_bytes;
+        assert_int_equal(
+            qmi_matrix_range(&s.w, QMI_TD_CODES, 0, m + 1).n_bytes, end);
+    }
+    assert_int_equal(end, s.w.parts[QMI_TD_CODES].n_bytes);
+    td_stack_free(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_table_finds_its_entries),
         cmocka_unit_test(dense_weights_decode),
         cmocka_unit_test(bytes_are_those_of_all_parts),
+        cmocka_unit_test(matrices_share_out_the_bytes),
+        cmocka_unit_test(variable_matrices_follow_their_offsets),
         cmocka_unit_test(a_matrix_is_checked_once),
         cmocka_unit_test(a_matrix_out_of_range_is_refused),
         cmocka_unit_test(threads_may_check_together),

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The weight formats by id (formats.h): which sources make their programs, and
+ * how their kernels cut the work.  The only file of the host side that names
+ * formats. */
+#include "formats.h"
+
+#include <stdio.h>
+
+#include "pvq.h"
+#include "sources.h"
+
+typedef struct format {
+    const char *source;    /* of its kernels */
+    const char *dense;     /* of dense ones: the macro that selects it */
+    int block;             /* columns per block of the pvq formats */
+    int64_t decode_cols;   /* that a work-item of decode_rows writes */
+    bool is_row, is_lanes; /* a work-item, or `lanes` of them, per row */
+} format;
+
+enum { WHOLE_ROW = 0 };
+
+static const format formats[QMI_N_FORMATS] = {
+    [QMI_FORMAT_BF16] = {ocl_source_dense, "BF16", 0, 1, false, false},
+    [QMI_FORMAT_F16] = {ocl_source_dense, "F16", 0, 1, false, false},
+    [QMI_FORMAT_F32] = {ocl_source_dense, "F32", 0, 1, false, false},
+    [QMI_FORMAT_TERNARY_DICT] = {ocl_source_ternary_dict, NULL, 0, WHOLE_ROW,
+        true, false},
+    [QMI_FORMAT_Q2] = {ocl_source_q2, NULL, 0, 1, false, true},
+    [QMI_FORMAT_PVQ] = {ocl_source_pvq, NULL, 16, 8, false, false},
+    [QMI_FORMAT_PVQ8] = {ocl_source_pvq, NULL, 8, 8, false, false},
+};
+
+bool ocl_has_format(const qmi_format *f)
+{
+    return f->id < QMI_N_FORMATS && formats[f->id].source != NULL;
+}
+
+int ocl_many(const qmi_device *device, qmi_format_id id)
+{
+    return formats[id].block != 0 ? device->tuning.pvq_many
+                                  : device->tuning.many;
+}
+
+/* What the sources of the format want to know; "" when nothing. */
+static void add_options(
+    char *text, size_t room, const ocl_tuning *t, const format *f)
+{
+    if (f->block != 0)
+        snprintf(text, room,
+            " -D N=%d -D ROWS=%d -D REGISTER_LOOKUP=%d -D SPLIT=%d", f->block,
+            t->pvq_rows, t->pvq_lookup - 1, t->pvq_split);
+    else if (f->is_lanes)
+        snprintf(text, room, " -D LANES=%d", t->lanes);
+    else if (f->dense != NULL)
+        snprintf(text, room,
+            " -D FORMAT_%s=1 -D LANES=%d -D ROWS=%d -D WIDTH=%d", f->dense,
+            t->lanes, t->dense_rows, t->width);
+}
+
+ocl_recipe ocl_format_recipe(const ocl_tuning *t, qmi_format_id id, bool many)
+{
+    const format *f = &formats[id];
+    const bool is_pvq = f->block != 0, by_rows = is_pvq && t->pvq_rows > 1;
+    const int most = is_pvq ? t->pvq_many : t->many;
+    ocl_recipe r = {
+        .name = qmi_formats[id]->name,
+        .sources = {ocl_source_common, ocl_source_pack, f->source},
+        .n_sources = 3,
+    };
+    if (is_pvq)
+        r.sources[r.n_sources++] =
+            by_rows ? ocl_source_pvq_rows : ocl_source_pvq_lanes;
+    const int n = snprintf(r.options, sizeof r.options,
+        "-cl-std=CL1.2 -D TT=%d -D PACK_LANES=%d -D TOKEN_MAJOR=%d",
+        many ? most : 1, t->pack_lanes, by_rows);
+    add_options(r.options + n, sizeof r.options - (size_t)n, t, f);
+    return r;
+}
+
+void ocl_product_size(int64_t *x, int64_t *local, const ocl_tuning *t,
+    qmi_format_id id, int64_t n_rows)
+{
+    const format *f = &formats[id];
+    const int64_t tile_rows = (n_rows + 31) / 32 * 32;
+    *local = t->lanes;
+    if (f->is_row) {
+        *local = t->td_group;
+        *x = n_rows;
+    } else if (f->block != 0) {
+        *local = t->pvq_rows > 1 ? 1 : 32 * t->pvq_split;
+        *x = t->pvq_rows > 1 ? (n_rows + 15) / 16 : tile_rows * t->pvq_split;
+    } else if (f->is_lanes) {
+        *x = n_rows * t->lanes;
+    } else {
+        *x = (n_rows + t->dense_rows - 1) / t->dense_rows * t->lanes;
+    }
+}
+
+int64_t ocl_decode_size(qmi_format_id id, int64_t n_cols)
+{
+    const int64_t each = formats[id].decode_cols;
+    return each == WHOLE_ROW ? 1 : (n_cols + each - 1) / each;
+}
+
+cl_ulong ocl_tile_bytes(const qmi_weight *host)
+{
+    const int block = formats[host->format->id].block;
+    if (block == 0)
+        return 0;
+    return qmi_pvq_shape_of(block, host->n_rows, host->n_cols).tile_bytes;
+}
