@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Stacks of a kind cost the same, so the best k of them are the k with the
- * largest gains, and all pairs of such k are few. */
+ * In: what each stack would cost in errors and bytes, and a budget of bytes.
+ * Out: a format for each stack.  Stacks of a kind cost the same, so the best k
+ * of them are the k with the largest gains, and all pairs of such k are few:
+ * trying them all is exact. */
 #include "allocate_bits.h"
 
 #include <stdlib.h>
@@ -23,6 +25,7 @@ static double gain_of(const qmi_bits_choice *c)
 static void insert(ranking *r, const qmi_bits_choice *stacks, int64_t i)
 {
     int64_t at = r->n++;
+    /* Strictly less: with equal gains the earlier stack stays in front. */
     for (; at > 0 && gain_of(&stacks[r->stack[at - 1]]) < gain_of(&stacks[i]);
          at--)
         r->stack[at] = r->stack[at - 1];
@@ -33,6 +36,7 @@ static void insert(ranking *r, const qmi_bits_choice *stacks, int64_t i)
 /* How many of a kind at most fit. */
 static int64_t fitting(const ranking *r, uint64_t bytes)
 {
+    /* Asked in this order, so that the quotient fits the number of stacks. */
     if (r->price == 0 || bytes / r->price > (uint64_t)r->n)
         return r->n;
     return (int64_t)(bytes / r->price);
@@ -56,11 +60,15 @@ static void find_counts(int64_t best[QMI_N_KINDS],
     const int64_t most = fitting(wi, spare);
     double best_gain = -1;
     uint64_t best_bytes = 0;
+    /* For each number of wi the largest number of wo that still fits: gains are
+     * positive, so more is better. */
     for (int64_t i = 0; i <= most; i++) {
         uint64_t bytes = (uint64_t)i * wi->price;
         int64_t j = fitting(wo, spare - bytes);
         bytes += (uint64_t)j * wo->price;
         double gain = sum_of(wi, stacks, i) + sum_of(wo, stacks, j);
+        /* Of equal gains the fewer bytes; then the pair found first.  No choice
+         * depends on anything but the numbers. */
         if (gain < best_gain || (gain == best_gain && bytes >= best_bytes))
             continue;
         best_gain = gain;
@@ -82,6 +90,8 @@ qmoe_status qmi_allocate_bits(
     for (int64_t i = 0; i < n; i++) {
         stacks[i].size = QMI_SMALL;
         spent += stacks[i].bytes[QMI_SMALL];
+        /* A stack that does not gain keeps the small format, however large the
+         * budget. */
         if (gain_of(&stacks[i]) > 0)
             insert(&ranks[stacks[i].kind], stacks, i);
     }

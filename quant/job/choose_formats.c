@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A bit budget: one sweep with the uncompressed experts measures what both
- * formats would cost, then each stack gets one (docs/compress.md). */
+ * In: a bit budget and the open job.  Out: a format for each stack and the
+ * recipe's main format.  One sweep with the uncompressed experts measures what
+ * both formats would cost, then each stack gets one (docs/compress.md, "A bit
+ * budget").  Trials are in the journal before they are used, so a resumed run
+ * chooses the same. */
 #include <math.h>
 #include <stdio.h>
 
@@ -12,6 +15,7 @@
  * of the work where there are many. */
 enum { MOST_TRIALS = 64 };
 
+/* By QMI_SMALL and QMI_LARGE. */
 static const char *const formats[QMI_N_SIZES] = {"pvq", "pvq8"};
 
 const qmi_quantiser *qmi_job_candidate(const qmi_job *job, int size)
@@ -30,6 +34,8 @@ int64_t qmi_job_n_trials(const qmi_job *job)
                                 : 0;
 }
 
+/* Evenly spread over the experts, from number 0 on.  With no more experts than
+ * MOST_TRIALS each is tried. */
 int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial)
 {
     return trial * job->model->config.n_experts / qmi_job_n_trials(job);
@@ -37,6 +43,7 @@ int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial)
 
 /* ---- the range ---- */
 
+/* Rounded down: the budget is an upper limit. */
 static uint64_t bytes_within(double bits, double expert_weights)
 {
     return (uint64_t)floor(bits / 8 * expert_weights);
@@ -49,6 +56,8 @@ qmoe_status qmi_check_bits(double bits, uint64_t least, uint64_t most,
     if (bytes_within(bits, expert_weights) >= least &&
         bits * expert_weights <= 8 * (double)most)
         return QMOE_OK;
+    /* The ends are rounded inwards, so that a number copied from the message is
+     * accepted. */
     return qmi_fail(err, QMOE_E_INVALID,
         "%g bits per expert weight are not possible: this model takes %.4f "
         "(all pvq) to %.4f (all pvq8)",
@@ -56,6 +65,8 @@ qmoe_status qmi_check_bits(double bits, uint64_t least, uint64_t most,
         floor(1e4 * (8 * (double)most / expert_weights)) / 1e4);
 }
 
+/* Sizes follow from shapes alone, so a budget out of range is refused before
+ * any text is read. */
 qmoe_status qmi_job_list_choices(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
@@ -87,7 +98,8 @@ qmoe_status qmi_job_list_choices(qmi_job *job)
 
 /* ---- measuring ---- */
 
-/* A group of trials, or of experts that tokens go through. */
+/* A group of trials, or of experts that tokens go through.  Only trials count
+ * as work done: they are most of the time. */
 typedef struct group {
     qmi_job *job;
     const qmi_sparse_block *block;
@@ -134,6 +146,7 @@ static qmoe_status try_group(qmi_job *job, int64_t number,
         for (int size = 0; size < QMI_N_SIZES; size++)
             recipes[kind][size] = qmi_job_recipe(
                 job, qmi_job_candidate(job, size), b->stacks[kind]);
+    /* n is at most group_size and at most MOST_TRIALS (measure_block). */
     qmi_expert_trial trials[MOST_TRIALS];
     int64_t experts[MOST_TRIALS];
     for (int64_t i = 0; i < n; i++)
@@ -141,6 +154,7 @@ static qmoe_status try_group(qmi_job *job, int64_t number,
     QMI_TRY(
         qmi_expert_pass_try(job->pass, trials, experts, n, recipes, job->err));
     QMI_TRY(qmi_journal_add_trials(job->journal, number, trials, n, job->err));
+    /* A crash from here on costs one group of trials. */
     job->output.keep = true;
     return QMOE_OK;
 }
@@ -156,6 +170,7 @@ static qmoe_status pass_through(qmi_job *job, const qmi_sparse_block *b)
         qmoe_status status = begin_group(&g, e);
         if (status == QMOE_OK)
             status = qmi_expert_pass_through(job->pass, e, n, job->err);
+        /* The watch points to `g`, which is about to go. */
         qmi_expert_pass_watch(job->pass, NULL, NULL);
         QMI_TRY(status);
     }
@@ -171,6 +186,7 @@ static qmoe_status measure_block(qmi_job *job, int64_t number)
     if (step > MOST_TRIALS)
         step = MOST_TRIALS;
     qmi_job_sparse_block(job, number, &b);
+    /* Continues behind the trials of an earlier process. */
     qmi_journal_trials(job->journal, number, &n_done);
     count_trials(job, &b, n_done);
     for (int64_t i = n_done; i < n_trials; i += step) {
@@ -182,6 +198,7 @@ static qmoe_status measure_block(qmi_job *job, int64_t number)
         QMI_TRY(status);
         count_trials(job, &b, n);
     }
+    /* Behind the last sparse block nobody needs the tokens. */
     return qmi_job_sparse_block(job, number + 1, &next) ? pass_through(job, &b)
                                                         : QMOE_OK;
 }
@@ -197,9 +214,11 @@ static void sum_errors(qmi_job *job, qmi_bits_choice *c, int64_t number)
     for (int64_t i = 0; i < n; i++)
         n_measured += t[i].measured[c->kind];
     const int64_t n_used = n_measured != 0 ? n_measured : n;
+    /* The measured experts stand for all of the stack. */
     const double scale = (double)job->model->config.n_experts / (double)n_used;
     for (int size = 0; size < QMI_N_SIZES; size++) {
         c->error[size] = 0;
+        /* In the order of the trials: the sum has one order. */
         for (int64_t i = 0; i < n; i++)
             if (t[i].measured[c->kind] || n_measured == 0)
                 c->error[size] += scale * t[i].error[c->kind][size];
@@ -241,6 +260,8 @@ qmoe_status qmi_job_choose_formats(qmi_job *job)
                          (uint64_t)qmi_job_n_trials(job);
     const int64_t n_measured = count_measured(job, n_blocks);
     job->report->n_trials_resumed = (uint64_t)n_measured;
+    /* With all trials in the journal the sweep is left out: it would only move
+     * tokens, and every sweep begins at the embedding. */
     if (n_measured < n_blocks * qmi_job_n_trials(job))
         QMI_TRY(qmi_job_sweep(job, measure_block));
     for (int64_t i = 0; i < n; i++)

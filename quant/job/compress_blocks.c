@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The sweep over the model: for each block the dense part, then the experts in
- * groups; each finished group is on disk before it enters the journal. */
+ * The sweep over the model.  In: an open journal, and states and experts as the
+ * pass holds them.  Out: one finished shard per stack.  For each block the
+ * dense part runs first, then the experts in groups.  A group is on disk before
+ * it enters the journal, so the journal never names bytes that a crash could
+ * have lost; what the shards hold beyond the journal is written over by the
+ * next run. */
 #include "compress_job.h"
 
 #include <stdio.h>
@@ -19,6 +23,7 @@ typedef struct block_run {
     char files[QMI_N_KINDS][64];
 } block_run;
 
+/* Blocks are few, so a search from the start needs no table. */
 bool qmi_job_sparse_block(
     const qmi_job *job, int64_t number, qmi_sparse_block *out)
 {
@@ -52,6 +57,8 @@ static qmoe_status report_progress(void *user)
     const qmi_journal_expert *done =
         qmi_journal_block(job->journal, r->number, &n);
     double error = now.error;
+    /* Tokens of experts that are replayed are in the journal's numbers
+     * already. */
     int64_t tokens = r->again ? 0 : now.n_tokens;
     for (int64_t e = 0; e < n; e++) {
         for (int kind = 0; kind < QMI_N_KINDS; kind++)
@@ -77,6 +84,8 @@ static qmoe_status report_progress(void *user)
         job->weights_done + (uint64_t)now.n_weights, job->weights_total);
 }
 
+/* Weights of stored experts.  Those of the group at hand are in the pass's
+ * tally, which begin_group resets. */
 static void count_weights(block_run *r, int64_t n_experts)
 {
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
@@ -101,6 +110,9 @@ static qmoe_status open_writer(block_run *r, int kind, bool existing)
         .n_rows = stack->n_rows,
         .n_cols = stack->n_cols,
     };
+    /* The shard may be missing although the journal knows its experts, after
+     * somebody removed it: it is begun again, and the check of each expert
+     * notices. */
     qmoe_status status = QMOE_E_NOT_FOUND;
     if (existing)
         status =
@@ -112,6 +124,8 @@ static qmoe_status open_writer(block_run *r, int kind, bool existing)
     return qmi_stack_writer_create(&r->writers[kind], &file, &plan, job->err);
 }
 
+/* Only after the last matrix: a shard enters the manifest complete or not at
+ * all. */
 static qmoe_status finish_writer(block_run *r, int kind)
 {
     qmi_job *job = r->job;
@@ -143,6 +157,8 @@ static qmoe_status finish_writer(block_run *r, int kind)
 static qmoe_status load_expert(block_run *r, const qmi_journal_expert *done,
     qmi_encoded loaded[QMI_N_KINDS], int *damaged)
 {
+    /* Stops at the first kind that is damaged; both are loaded before either is
+     * kept. */
     for (*damaged = 0; *damaged < QMI_N_KINDS; ++*damaged) {
         const int kind = *damaged;
         bool found = false;
@@ -154,6 +170,8 @@ static qmoe_status load_expert(block_run *r, const qmi_journal_expert *done,
     return QMOE_OK;
 }
 
+/* Both shards keep the expert or neither does: they must stay at the same
+ * matrix. */
 static qmoe_status keep_expert(
     block_run *r, const qmi_journal_expert *done, int *damaged)
 {
@@ -168,6 +186,8 @@ static qmoe_status keep_expert(
     return status;
 }
 
+/* The journal is cut before anything is compressed again: a crash between
+ * leaves lines of sound experts alone. */
 static qmoe_status redo_from(block_run *r, int64_t expert, int damaged)
 {
     qmi_job *job = r->job;
@@ -183,7 +203,8 @@ static qmoe_status redo_from(block_run *r, int64_t expert, int damaged)
 }
 
 /* Takes over the experts that are in the shards as they were written: n_kept.
- * From the first one that is not, all is done again. */
+ * From the first one that is not, all is done again, since the inputs of later
+ * blocks followed from it. */
 static qmoe_status keep_experts(block_run *r, int64_t *n_kept)
 {
     int64_t n_done = 0;
@@ -209,11 +230,14 @@ static qmoe_status begin_group(block_run *r, int64_t first, int64_t n)
     return report_progress(r);
 }
 
-/* Takes the tokens of the experts kept through them. */
+/* Takes the tokens of the experts kept through them: their states are in no
+ * file, and everything after this follows from them. */
 static qmoe_status replay(block_run *r, int64_t n_kept)
 {
     qmi_job *job = r->job;
     int64_t step = job->options.group_size;
+    /* In pieces of a group, so that memory holds no more experts than in a run
+     * without interruption. */
     for (int64_t e = 0; job->calibrated && e < n_kept; e += step) {
         int64_t n = n_kept - e < step ? n_kept - e : step;
         qmi_weight stacks[QMI_N_KINDS] = {{0}};
@@ -229,6 +253,8 @@ static qmoe_status replay(block_run *r, int64_t n_kept)
         if (status == QMOE_OK)
             status = qmi_expert_pass_replay(
                 job->pass, &stacks[QMI_WI], &stacks[QMI_WO], e, n, job->err);
+        /* Also after a failure: both are zeroed, so unread takes what is
+         * there. */
         for (int kind = 0; kind < QMI_N_KINDS; kind++)
             qmi_stack_writer_unread(&stacks[kind]);
         QMI_TRY(status);
@@ -243,7 +269,8 @@ static void free_results(qmi_expert_result *results, int64_t n)
             qmi_encoded_free(&results[i].encoded[kind]);
 }
 
-/* Data first, then the journal: a group counts only when it is on disk. */
+/* Data first, then the journal: a group counts only when it is on disk.  A
+ * crash between the two costs this group. */
 static qmoe_status store_group(
     block_run *r, const qmi_expert_result *results, int64_t n)
 {
@@ -255,6 +282,7 @@ static qmoe_status store_group(
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
         QMI_TRY(qmi_stack_writer_sync(r->writers[kind], job->err));
     QMI_TRY(qmi_journal_add(job->journal, r->number, results, n, job->err));
+    /* From now on the directory is worth keeping, however the run ends. */
     job->output.keep = true;
     return QMOE_OK;
 }
@@ -269,6 +297,8 @@ static qmoe_status run_groups(block_run *r, int64_t first)
     if (results == NULL)
         return QMOE_E_NOMEM;
     qmoe_status status = QMOE_OK;
+    /* Groups bound the memory of results and the work that a crash costs.  No
+     * result depends on their size. */
     for (int64_t e = first; status == QMOE_OK && e < n_experts; e += step) {
         int64_t n = n_experts - e < step ? n_experts - e : step;
         status = begin_group(r, e, n);
@@ -284,6 +314,9 @@ static qmoe_status run_groups(block_run *r, int64_t first)
     return status;
 }
 
+/* The order is that of a run without interruption: experts kept, then their
+ * tokens, then the rest.  Thus the states are the same when the first new
+ * expert is compressed. */
 static qmoe_status run_block(block_run *r)
 {
     qmi_job *job = r->job;
@@ -312,6 +345,7 @@ static qmoe_status compress_block(qmi_job *job, int64_t number)
     block_run r = {.job = job, .number = number};
     qmi_job_sparse_block(job, number, &r.block);
     qmoe_status status = run_block(&r);
+    /* The watch points into this function's frame. */
     qmi_expert_pass_watch(job->pass, NULL, NULL);
     for (int kind = 0; kind < QMI_N_KINDS; kind++)
         qmi_stack_writer_destroy(r.writers[kind]);
@@ -326,6 +360,7 @@ typedef struct dense_part {
     int64_t block;
 } dense_part;
 
+/* The session calls it at every step; n_passed moves once per chunk. */
 static qmoe_status report_dense(void *user, const qmi_step *step)
 {
     char item[128];
@@ -348,6 +383,7 @@ static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
     qmoe_session *session = job->forward.session;
     job->forward.n_passed = 0;
     QMI_TRY(report_dense(&part, NULL));
+    /* The session is reused by every block, so the hook is taken off again. */
     session->watch = report_dense;
     session->watcher = &part;
     qmoe_status status =
@@ -356,7 +392,8 @@ static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
     return status;
 }
 
-/* Later blocks of a stack matter only up to the last sparse one. */
+/* Later blocks of a stack matter only up to the last sparse one: nothing reads
+ * the decoder's output.  The encoder's is read by every decoder block. */
 static int64_t last_sparse(const qmi_config *c, int stack)
 {
     int64_t last = -1;
@@ -374,6 +411,7 @@ static qmoe_status sweep_stack(
         stack == QMI_DECODER ? last_sparse(c, stack) + 1 : c->n_blocks[stack];
     if (job->calibrated && n_blocks != 0)
         QMI_TRY(qmi_forward_embed(&job->forward, stack, job->err));
+    /* A block sees the states that `visit` left at all blocks before it. */
     for (int64_t block = 0; block < n_blocks; block++) {
         QMI_TRY(forward_block(job, stack, block));
         if (!qmi_config_is_sparse(c, stack, block))
@@ -388,6 +426,7 @@ static qmoe_status sweep_stack(
 
 qmoe_status qmi_job_sweep(qmi_job *job, qmi_visit_fn visit)
 {
+    /* The encoder first: its output is an input of every decoder block. */
     int64_t number = 0;
     for (int stack = 0; stack < QMI_N_STACKS; stack++)
         QMI_TRY(sweep_stack(job, stack, &number, visit));

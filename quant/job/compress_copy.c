@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The part of a checkpoint that is copied unchanged. */
+ * In: all tensors of the checkpoint.  Out: the first shard, with each tensor
+ * that is no expert's, bit for bit.  Tensors are visited twice in the same
+ * order: a safetensors header lists all of them before the first byte of
+ * data. */
 #include "compress_job.h"
 
 #include <stdio.h>
@@ -14,7 +17,9 @@ static size_t prefix_length(const qmi_weight *stack)
     return (size_t)(strrchr(stack->name, '.') - stack->name);
 }
 
-/* True for "<prefix>.expert_<e>.<kind>.weight" of any stack. */
+/* True for "<prefix>.expert_<e>.<kind>.weight" of any stack.  By name and not
+ * by the model's weights: a checkpoint may hold tensors that the model does not
+ * use, and they are copied, too. */
 static bool is_expert_tensor(const qmoe_model *model, const char *name)
 {
     static const char expert[] = ".expert_";
@@ -52,6 +57,8 @@ static qmoe_status declare_tensor(qmi_job *job, const qmi_tensor *t,
  * are. */
 static qmoe_status check_tensor(const qmi_job *job, const qmi_tensor *t)
 {
+    /* A linear search: dense weights are some hundreds, and each tensor is read
+     * from disk besides. */
     for (size_t i = 0; i < job->model->n_weights; i++) {
         const qmi_weight *w = &job->model->weights[i];
         if (!w->is_expert && w->parts[0].data == t->data)
@@ -65,6 +72,8 @@ static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
 {
     (void)file;
     QMI_TRY(qmi_progress(&job->context->hooks, "copy", t->name, 0, 0));
+    /* Read by system calls, so that a bad disk is an error with a name and no
+     * signal. */
     QMI_TRY(qmi_checkpoint_fetch(
         job->model->checkpoint, t->data, t->n_bytes, job->err));
     QMI_TRY(check_tensor(job, t));
@@ -110,6 +119,7 @@ qmoe_status qmi_job_copy_tensors(qmi_job *job)
     char name[64];
     qmi_new_file file;
     qmi_st_writer *writer = NULL;
+    /* The first number belongs to this shard, later ones to the stacks. */
     qmi_job_next_file(job, name);
     QMI_TRY(qmi_output_create(&job->output, &file, name, job->err));
     qmoe_status status = qmi_st_writer_create(&writer, &file, job->err);

@@ -14,12 +14,16 @@
 /* Room for the inputs there are always, and then one per file of weights. */
 enum { FIXED_INPUTS = 32 };
 
-/* The list while it grows. */
+/* The list while it grows.  `add` does not check the room: version, config,
+ * side files (5), recipe (9), place (4) and calibration (3) are 23 of
+ * FIXED_INPUTS, and weight files are counted. */
 typedef struct list {
     qmi_journal_input *items; /* [capacity] */
     size_t n, capacity;
 } list;
 
+/* A line of the journal ends at a newline and its fields at tabs: file names
+ * may hold both. */
 static void keep_one_line(char *text)
 {
     for (; *text != '\0'; text++)
@@ -41,12 +45,15 @@ enum { VALUE_BYTES = sizeof((qmi_journal_input *)NULL)->value };
 static void add_text(list *l, const char *name, const char *value)
 {
     char *to = add(l, name);
+    /* An empty value could not be read back: fields are not empty
+     * (qmi_line_parse_input). */
     snprintf(to, VALUE_BYTES, "%s", value[0] != '\0' ? value : "none");
     keep_one_line(to);
 }
 
 static void add_number(list *l, const char *name, double value)
 {
+    /* 17 digits tell any two doubles apart. */
     snprintf(add(l, name), VALUE_BYTES, "%.17g", value);
 }
 
@@ -82,6 +89,8 @@ static qmoe_status add_side_files(list *l, const qmi_job *job)
         size_t n_bytes = 0;
         qmoe_status status = qmi_side_file_read(
             &text, &n_bytes, i, job->model->checkpoint, NULL, job->err);
+        /* A file that is missing is an input, too: adding it later changes the
+         * output. */
         if (status == QMOE_E_NOT_FOUND)
             add_text(l, qmi_side_files[i], "none");
         else if (status == QMOE_OK)
@@ -93,7 +102,8 @@ static qmoe_status add_side_files(list *l, const qmi_job *job)
     return QMOE_OK;
 }
 
-/* A file of weights while it is read. */
+/* A file of weights while it is read.  Hashing is one read of the source, hours
+ * for a large one: hence the progress, which also hears of a wish to end. */
 typedef struct reading {
     qmi_job *job;
     qmi_hasher *hasher;
@@ -113,6 +123,8 @@ static qmoe_status take_piece(void *user, const void *piece, size_t n_bytes)
 static qmoe_status hash_file(
     qmi_job *job, const qmi_tensor_file *file, const char *name, uint64_t *hash)
 {
+    /* By content: size and time would refuse a source that was copied
+     * (docs/compress.md, "Interruption"). */
     reading r = {
         .job = job, .name = name, .total = qmi_tensor_file_bytes(file)};
     /* Made-up weights are what the header says. */
@@ -136,6 +148,8 @@ static qmoe_status add_weights(list *l, qmi_job *job)
         const qmi_tensor_file *file = qmi_checkpoint_file(source, i);
         const char *path = qmi_tensor_file_path(file);
         const char *name = qmi_last_component(path);
+        /* The name without its directory: a source may be moved between two
+         * runs. */
         uint64_t hash = 0;
         QMI_TRY(hash_file(job, file, name, &hash));
         add_hash(l, name, hash);
@@ -152,6 +166,7 @@ static void add_recipe(list *l, const qmi_job *job)
     add_text(l, "format", r->quantiser->format);
     add_number(l, "damping", r->quant.damping);
     add_text(l, "levels", r->quant.fit_levels ? "fit" : "minmax");
+    /* The dictionary is built from this number alone. */
     add_number(l, "zero probability of the dictionary", r->p0);
     add_number(l, "rotation", job->rotation);
     add_number(l, "rotation seed", r->quant.rotation_seed);
@@ -171,7 +186,8 @@ qmoe_status qmi_job_kernels(const qmi_job *job, char *out, size_t capacity)
     return QMOE_OK;
 }
 
-/* Processors and devices round differently, and so may route differently. */
+/* Processors and devices round differently, and so may route differently.  Only
+ * a calibrated run has a forward pass and calls OpenBLAS. */
 static qmoe_status add_place(list *l, const qmi_job *job)
 {
     const qmoe_device_info *info = &job->place.info;
@@ -180,6 +196,7 @@ static qmoe_status add_place(list *l, const qmi_job *job)
     add_text(l, "processor", kernels);
     add_text(l, "OpenBLAS", qmi_blas_core());
     add_text(l, "backend", info->backend);
+    /* The CPU's name does not matter, its kernels do. */
     if (strcmp(info->backend, "cpu") != 0)
         add_text(l, "device", info->name);
     return QMOE_OK;

@@ -18,10 +18,13 @@ uint64_t qmi_job_state_bytes(const qmi_job *job)
 /* Activations of a chunk of calibration tokens. */
 static uint64_t chunk_bytes(const qmi_job *job)
 {
+    /* As CHUNK_TOKENS in forward.c. */
     enum { CHUNK_TOKENS = 4096 };
     const qmi_config *c = &job->model->config;
     const qmoe_compress_report *r = job->report;
     uint64_t inner = (uint64_t)(c->n_heads * c->d_kv);
+    /* Projections and caches of attention, the residual and its norms, the
+     * hidden activations of a dense block, the router's logits. */
     uint64_t per_token = 8 * inner + 4 * (uint64_t)c->d_model +
                          (uint64_t)c->d_ff + (uint64_t)c->n_experts;
     uint64_t n = r->n_encoder_tokens > r->n_decoder_tokens
@@ -30,7 +33,8 @@ static uint64_t chunk_bytes(const qmi_job *job)
     return (n < CHUNK_TOKENS ? n : CHUNK_TOKENS) * per_token * sizeof(float);
 }
 
-/* Compressed experts wait for the rest of their group. */
+/* Compressed experts wait for the rest of their group.  With a budget any stack
+ * may get the larger format. */
 static uint64_t group_bytes(const qmi_job *job, const qmi_sparse_block *block)
 {
     const qmi_quantiser *q = job->recipe.bits > 0
@@ -53,8 +57,10 @@ static uint64_t fixed_bytes(const qmi_job *job, const qmi_sparse_block *block)
     if (!job->calibrated)
         return bytes;
     bytes += chunk_bytes(job);
+    /* At most: id 4, mark 1, route 4, probability 4, order 8 bytes. */
     bytes +=
         24 * (job->report->n_encoder_tokens + job->report->n_decoder_tokens);
+    /* Otherwise states are in a file. */
     if (job->options.work_dir == NULL)
         bytes += qmi_job_state_bytes(job);
     return bytes;
@@ -72,6 +78,7 @@ static uint64_t bytes_with(const qmi_job *job, const qmi_sparse_block *block,
         job->calibrated, job->choices != NULL);
 }
 
+/* With a bit budget both formats are tried, one after the other. */
 static uint64_t worker_bytes(const qmi_job *job, const qmi_sparse_block *block)
 {
     uint64_t most = 0;
@@ -86,7 +93,8 @@ static uint64_t worker_bytes(const qmi_job *job, const qmi_sparse_block *block)
 
 /* ---- together ---- */
 
-/* As many experts at once as there are threads and memory for. */
+/* As many experts at once as there are threads and memory for.  More workers
+ * than experts of a group would have nothing to do. */
 qmoe_status qmi_job_plan_memory(qmi_job *job)
 {
     enum { KEPT = 32 << 20 }; /* freed small blocks (qmi_free) */
@@ -101,12 +109,16 @@ qmoe_status qmi_job_plan_memory(qmi_job *job)
         n = job->options.group_size;
     if (n > job->model->config.n_experts)
         n = (int)job->model->config.n_experts;
+    /* Reduced before it is refused: fewer workers give the same bytes later.
+     * An unknown memory (0) limits nothing. */
     while (n > 1 && limit != 0 && fixed + (uint64_t)n * each > limit)
         n--;
     job->n_workers = n;
     job->report->planned_memory_bytes = fixed + (uint64_t)n * each;
     if (limit == 0 || job->report->planned_memory_bytes <= limit)
         return QMOE_OK;
+    /* A limit that the user set is a wrong argument; a lack of memory is the
+     * machine's. */
     return qmi_fail(job->err,
         job->options.memory_limit != 0 ? QMOE_E_INVALID : QMOE_E_NOMEM,
         "one expert at a time needs %llu MB of memory, %s is %llu MB%s",

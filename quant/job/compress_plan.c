@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a job will take, and whether this machine can do it. */
+ * In: the job with its calibration, before anything is written.  Out: the plan
+ * part of the report: sizes, workers, memory, disk, time.  A job that this
+ * machine cannot do ends here.  Estimates may be wrong without harm: no result
+ * depends on them. */
 #include "compress_job.h"
 
 #include "blas.h"
@@ -11,10 +14,11 @@
 /* ---- sizes ---- */
 
 /* Bits of codewords per weight that are assumed before the work: the
- * dictionary's rate at the paper's sparsity is about 0.75, and up to 1 on narrow
- * or less sparse matrices. */
+ * dictionary's rate at the paper's sparsity is about 0.75, and up to 1 on
+ * narrow or less sparse matrices. */
 static const double assumed_bits = 1;
 
+/* Exact for formats of fixed size. */
 uint64_t qmi_job_stack_bytes(const qmi_format *format, const qmi_weight *w)
 {
     return qmi_stack_size(
@@ -55,9 +59,12 @@ void qmi_job_plan_sizes(qmi_job *job)
         target_experts += qmi_job_stack_bytes(format, w);
     }
     r->n_experts = r->n_matrices / QMI_N_KINDS;
+    /* The budget itself is the size, whatever formats are chosen. */
     if (job->recipe.bits > 0)
         target_experts =
             (uint64_t)(job->recipe.bits / 8 * (double)r->expert_weights);
+    /* Files may hold less than their tensors (shared data) or more (headers,
+     * gaps): the larger one is the safe plan. */
     uint64_t copied = tensor_bytes(m->checkpoint);
     if (copied < r->source_bytes)
         copied = r->source_bytes;
@@ -73,6 +80,8 @@ static qmoe_status plan_disk(qmi_job *job, const char *output)
     r->planned_disk_bytes = r->planned_output_bytes;
     if (job->options.work_dir != NULL)
         r->planned_disk_bytes += qmi_job_state_bytes(job);
+    /* A resumed run has part of its output on the disk already, and a dry run
+     * writes nothing.  Zero is a file system that does not say. */
     if (space == 0 || job->options.resume || job->options.dry_run ||
         r->planned_output_bytes <= space)
         return QMOE_OK;
@@ -84,6 +93,7 @@ static qmoe_status plan_disk(qmi_job *job, const char *output)
 
 /* ---- time ---- */
 
+/* Counts come from the real lengths: attention grows with their squares. */
 static qmoe_status count_work(qmi_workload *work, const qmi_job *job)
 {
     const qmi_token_set *sets = job->calibration.sets;
@@ -100,6 +110,7 @@ static qmoe_status count_work(qmi_workload *work, const qmi_job *job)
 static qmoe_status measure_work(
     double *seconds, const qmi_job *job, const qmi_workload *work)
 {
+    /* The first sparse block stands for all: they have the same shapes. */
     qmi_sparse_block block;
     qmi_job_sparse_block(job, 0, &block);
     const qmi_stack_recipe recipe =
@@ -124,6 +135,7 @@ static qmoe_status plan_time(qmi_job *job)
     const double begin = qmi_thread_seconds();
     QMI_TRY(measure_work(&seconds, job, &work));
     busy += qmi_thread_seconds() - begin;
+    /* All of the work is taken to spread evenly over the workers. */
     r->planned_seconds =
         busy + seconds / job->n_workers +
         qmi_copy_seconds(r->source_bytes, r->planned_output_bytes,

@@ -18,6 +18,7 @@
 
 /* ---- values ---- */
 
+/* null is written, not left out, so that readers find every key. */
 static bool put_text(cJSON *to, const char *key, const char *value)
 {
     return (value != NULL ? cJSON_AddStringToObject(to, key, value)
@@ -30,8 +31,9 @@ static bool put_number(cJSON *to, const char *key, bool known, double value)
                   : cJSON_AddNullToObject(to, key)) != NULL;
 }
 
-/* Paths say who made the model where: names alone are recorded.  They are bytes,
- * and JSON is UTF-8. */
+/* Paths say who made the model where: names alone are recorded.  They are
+ * bytes, and JSON is UTF-8, so in a name that is not UTF-8 all bytes above
+ * ASCII become '?'. */
 static void copy_name(char name[256], const char *path)
 {
     snprintf(name, 256, "%s", qmi_last_component(path));
@@ -44,6 +46,7 @@ static void copy_name(char name[256], const char *path)
 
 /* ---- calibration text ---- */
 
+/* A size at which system calls cost little beside hashing. */
 enum { PIECE_BYTES = 1 << 20 };
 
 typedef struct text_file {
@@ -51,6 +54,8 @@ typedef struct text_file {
     uint64_t n_bytes, hash;
 } text_file;
 
+/* n is 0 at the end of the file; a file that grows is read as far as it
+ * goes. */
 static qmoe_status hash_pieces(
     qmi_job *job, text_file *out, int fd, const char *path, char *piece)
 {
@@ -81,12 +86,16 @@ static qmoe_status hash_text(qmi_job *job, text_file *out, const char *path)
     *out = (text_file){0};
     if (stat(path, &info) != 0)
         return qmi_fail_errno(job->err, "%s", path);
+    /* Only a regular file can be read again; a pipe was used up by the
+     * calibration. */
     out->known = S_ISREG(info.st_mode);
     if (!out->known)
         return QMOE_OK;
     char *piece = qmi_calloc(1, PIECE_BYTES, "a piece of text", job->err);
     if (piece == NULL)
         return QMOE_E_NOMEM;
+    /* O_NONBLOCK: if a FIFO took the file's place since the look at it, opening
+     * it must not wait for ever. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     qmoe_status status = fd < 0 ? qmi_fail_errno(job->err, "%s", path)
                                 : hash_pieces(job, out, fd, path, piece);
@@ -114,6 +123,8 @@ static qmoe_status no_memory(const qmi_job *job)
     return qmi_fail(job->err, QMOE_E_NOMEM, "out of memory: config.json");
 }
 
+/* A second read of the texts: the first one stopped when it had enough
+ * samples. */
 static qmoe_status add_texts(qmi_job *job, cJSON *to)
 {
     const qmoe_compress_options *o = &job->options;
@@ -127,6 +138,8 @@ static qmoe_status add_texts(qmi_job *job, cJSON *to)
     return QMOE_OK;
 }
 
+/* What the samples are drawn from and how: with these files, seed and counts
+ * the same lists come out again. null for a run without calibration. */
 static qmoe_status add_calibration(qmi_job *job, cJSON *to)
 {
     const qmi_calibration *c = &job->calibration;
@@ -164,6 +177,7 @@ static bool put_options(const qmi_job *job, cJSON *to)
     const bool gptq = r->quantiser->needs_hessian;
     const bool pvq = qmi_pvq_width(qmi_format_find(r->quantiser->format)) != 0;
     const bool ternary = strcmp(r->quantiser->format, "ternary-dict") == 0;
+    /* Rounds of descent exist for pulses and for fitted levels only. */
     const bool passes = gptq && (pvq || r->quant.fit_levels);
     const bool automatic = job->rotation == QMI_ROTATION_AUTO;
     return put_number(to, "bits", r->bits > 0, r->bits) &&
@@ -204,6 +218,8 @@ static qmoe_status add_place(qmi_job *job, cJSON *to)
 qmoe_status qmi_job_provenance(qmi_job *job, cJSON **out)
 {
     *out = cJSON_CreateObject();
+    /* Also after a failure *out is the caller's: keys that were added stay in
+     * it. */
     if (*out == NULL || !put_options(job, *out))
         return no_memory(job);
     QMI_TRY(add_calibration(job, *out));

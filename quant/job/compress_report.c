@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Totals of a finished job, and every matrix in "qmoe_report.json"
- * (docs/report.md). */
+ * In: the finished job's journal.  Out: every matrix and the totals in
+ * "qmoe_report.json" (docs/report.md), and the result part of the caller's
+ * report.  Experts that an earlier process finished are in the journal like all
+ * others, so a resumed run writes the same file.  What is not known is NaN in
+ * memory and null in the file, never 0. */
 #include "compress_job.h"
 
 #include <inttypes.h>
@@ -12,7 +15,8 @@
 #include "expert_names.h"
 #include "text.h"
 
-/* Sums over matrices. */
+/* Sums over matrices.  Errors are averaged over matrices, each with the same
+ * say; bits, zeros and entropy over weights. */
 typedef struct totals {
     uint64_t n_matrices, n_weights, n_bytes, n_zeros;
     int64_t n_tokens, n_counted;
@@ -33,6 +37,7 @@ typedef struct matrix {
 
 /* ---- JSON ---- */
 
+/* JSON has no NaN. */
 static void put_number(qmi_text *t, const char *key, double value)
 {
     char text[32] = "null";
@@ -70,6 +75,7 @@ static void put_string(qmi_text *t, const char *key, const char *value)
     qmi_text_string(t, "\"");
 }
 
+/* NaN where there is nothing to divide by: a mean of no matrix is not 0. */
 static double ratio(double part, double whole)
 {
     return whole > 0 ? part / whole : NAN;
@@ -90,6 +96,8 @@ static uint64_t matrix_bytes(
     return n;
 }
 
+/* Why a matrix was rounded although its method is calibrated; NULL: it was
+ * not. */
 static const char *fallback(const qmi_quantiser *quantiser,
     const qmi_quant_result *q, int64_t n_counted)
 {
@@ -105,6 +113,7 @@ static matrix describe(const qmi_stack_recipe *recipe, const qmi_weight *w,
 {
     const qmi_quant_result *q = &e->quality[kind];
     const qmi_format *format = qmi_format_find(recipe->quantiser->format);
+    /* NaN decides here what put_number writes as null. */
     return (matrix){
         .input_error = q->on_inputs ? ratio(q->error, q->energy) : NAN,
         .weight_error = ratio(q->weight_error, q->weight_energy),
@@ -141,6 +150,8 @@ static void put_matrix(const qmi_job *job, qmi_text *t, const qmi_weight *w,
 
 /* ---- totals ---- */
 
+/* Entropy is summed for all matrices or for none: a mean over some would look
+ * like one over all. */
 static void add_matrix(totals *sum, const matrix *m)
 {
     sum->has_entropy =
@@ -165,6 +176,7 @@ static void add_matrix(totals *sum, const matrix *m)
     sum->n_singular += m->fallback != NULL && m->n_counted != 0;
 }
 
+/* The same rules for stacks. */
 static void add_totals(totals *sum, const totals *part)
 {
     sum->has_entropy =
@@ -228,6 +240,7 @@ static void put_measured(const qmi_job *job, qmi_text *t, int64_t number)
         put_string(t, ", \"measured\"", NULL);
         return;
     }
+    /* Entries of `choices` are stacks, wi then wo of each sparse block. */
     const qmi_bits_choice *c = &job->choices[number];
     char key[64];
     for (int size = 0; size < QMI_N_SIZES; size++) {
@@ -276,6 +289,8 @@ static void put_stack(const qmi_job *job, qmi_text *t, int64_t block_number,
 static void name_rounded(
     const qmi_job *job, const qmi_sparse_block *b, int64_t number)
 {
+    /* Names as many as fit, so that a message stays one line; the count is
+     * exact. */
     char list[256] = "";
     size_t at = 0;
     int64_t count = 0, n = 0;
@@ -285,6 +300,7 @@ static void name_rounded(
         if (experts[e].n_counted != 0)
             continue;
         count++;
+        /* ", " and 20 characters of a number and the NUL need 23 bytes. */
         if (at + 24 < sizeof list)
             at += (size_t)snprintf(list + at, sizeof list - at, "%s%lld",
                 at == 0 ? "" : ", ", (long long)e);
@@ -311,6 +327,7 @@ static void put_all(const qmi_job *job, qmi_text *t, totals *all)
     put_number(t, ",\n\"bits_allowed\"",
         job->choices != NULL ? job->recipe.bits : NAN);
     qmi_text_string(t, ",\n\"stacks\": [\n");
+    /* In execution order, which is the order of the journal's blocks. */
     for (int64_t i = 0; qmi_job_sparse_block(job, i, &block); i++) {
         name_rounded(job, &block, i);
         for (int kind = 0; kind < QMI_N_KINDS; kind++) {
@@ -328,6 +345,8 @@ qmoe_status qmi_job_write_report(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
     qmi_text t = {.err = job->err};
+    /* The whole text is made in memory, since the manifest takes a whole
+     * file. */
     totals all = {0};
     put_all(job, &t, &all);
     qmoe_status status =

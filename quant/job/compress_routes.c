@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How many experts get tokens, seen on the way of some tokens to the first
- * sparse block of the encoder. */
+ * In: the calibration of a job that is only planned.  Out: how many experts of
+ * a block will get tokens, seen on the way of some tokens to the first sparse
+ * block of the encoder.  Only the estimate of the time uses it: the run itself
+ * routes every token. */
 #include "compress_job.h"
 
 #include <math.h>
@@ -14,7 +16,8 @@ typedef struct routes {
     int64_t *counts; /* [n_experts] */
 } routes;
 
-/* The first samples that make a chunk of the forward pass: no copy. */
+/* The first samples that make a chunk of the forward pass: no copy.  The arrays
+ * stay those of `all`.  The first sample is always taken. */
 static qmi_calibration first_samples(const qmi_calibration *all)
 {
     enum { MOST_TOKENS = 4096 };
@@ -31,6 +34,8 @@ static qmi_calibration first_samples(const qmi_calibration *all)
     return few;
 }
 
+/* Other tokens do not make an expert calibrated: without a counted one it is
+ * rounded. */
 static double n_counted(const qmi_token_set *set)
 {
     int64_t n = 0;
@@ -44,6 +49,8 @@ static qmoe_status follow(
 {
     const qmi_token_set *set = &f->calibration->sets[QMI_ENCODER];
     QMI_TRY(qmi_forward_embed(f, QMI_ENCODER, err));
+    /* No block before the first sparse one has experts, so these dense parts
+     * are all there is. */
     for (int64_t block = 0; block <= sparse_block; block++)
         QMI_TRY(qmi_forward_block(f, QMI_ENCODER, block, err));
     for (int64_t t = 0; t < set->n_tokens; t++)
@@ -64,6 +71,8 @@ static double used_of(const routes *r, double n_tokens)
     for (int64_t e = 0; e < r->n_experts; e++) {
         once += r->counts[e] == 1;
         seen += r->counts[e] != 0;
+        /* An expert that was seen with frequency p gets one of N tokens with
+         * probability 1 - (1 - p)^N. */
         fewer += 1 - pow(1 - (double)r->counts[e] / n, n_tokens);
     }
     const double unseen = (double)r->n_experts - seen;
@@ -71,6 +80,8 @@ static double used_of(const routes *r, double n_tokens)
         return fewer;
     if (unseen == 0)
         return seen;
+    /* Each new expert leaves fewer: the number approaches `unseen` by an
+     * exponential whose first slope is the probability of Good and Turing. */
     return seen + unseen * (1 - exp(-(n_tokens - n) * once / n / unseen));
 }
 
@@ -79,6 +90,7 @@ static qmoe_status sample_routes(
 {
     qmi_forward forward;
     const qmi_calibration few = first_samples(&job->calibration);
+    /* On the CPU, with states in memory: it is one chunk. */
     const qmoe_session_options place = {.size = sizeof place, .backend = "cpu"};
     QMI_TRY(
         qmi_forward_create(&forward, job->model, &few, NULL, &place, job->err));
@@ -93,6 +105,8 @@ qmoe_status qmi_job_used_experts(double used[QMI_N_STACKS], const qmi_job *job)
     qmi_sparse_block first;
     routes r = {.n_experts = job->model->config.n_experts};
     qmi_job_sparse_block(job, 0, &first);
+    /* A real run would take these tokens twice.  The first sparse block of a
+     * decoder needs the whole encoder, which is too much for a plan. */
     const bool looks = job->options.dry_run && first.stack == QMI_ENCODER;
     qmoe_status status = QMOE_OK;
     if (looks) {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Counts of the work, as compress_blocks.c, forward.c and expert_pass.c do it. */
+ * Counts of the work, as compress_blocks.c, forward.c and expert_pass.c do it.
+ * In: a workload and a model's shapes.  Out: seconds of one thread: each count
+ * times its measured rate (measure_work.h).  What those files come to do
+ * differently has to change here, too. */
 #include "compress_time.h"
 
 #include <math.h>
@@ -10,6 +13,8 @@
 void qmi_workload_add(
     qmi_workload *w, double n_encoder, double n_decoder, double n)
 {
+    /* Attention of the encoder sees all pairs, that of the decoder only earlier
+     * positions and itself. */
     w->tokens[QMI_ENCODER] += n * n_encoder;
     w->tokens[QMI_DECODER] += n * n_decoder;
     w->own_pairs[QMI_ENCODER] += n * n_encoder * n_encoder;
@@ -17,6 +22,8 @@ void qmi_workload_add(
     w->cross_pairs += n * n_decoder * n_encoder;
 }
 
+/* Expected number of experts hit by n_tokens independent draws.  With few
+ * tokens and many experts it is far below both. */
 double qmi_used_experts(double n_experts, double n_tokens)
 {
     return n_experts * (1 - pow(1 - 1 / n_experts, n_tokens));
@@ -31,13 +38,16 @@ static double dense_weights(const qmoe_model *m, const qmi_steps *steps)
     for (size_t i = 0; i < steps->n; i++) {
         const qmi_step *s = &steps->items[i];
         const qmi_weight *w = &m->weights[s->weight];
+        /* The logits are left out: the forward pass ends before the last
+         * product. */
         if (s->kind == QMI_OP_LINEAR && s->dst != QMI_SLOT_LOGITS)
             n += (double)w->n_rows * (double)w->n_cols;
     }
     return n;
 }
 
-/* One sweep. */
+/* One sweep.  Keys and values of `cross` are computed from the encoder's
+ * tokens. */
 static double dense_seconds(
     const qmoe_model *m, const qmi_workload *work, const qmi_work_rates *r)
 {
@@ -54,6 +64,9 @@ static double dense_seconds(
 
 /* ---- experts ---- */
 
+/* The factorisation grows with the cube of the width; the sweep with its square
+ * for each row (feedback to later columns) and with the width itself (the
+ * choice of codes). */
 static double quantiser_seconds(
     const qmi_work_rates *r, double n_rows, double n_cols)
 {
@@ -75,8 +88,13 @@ static double experts_seconds(const qmi_config *c, int stack,
 {
     const double d = (double)c->d_model, f = (double)c->d_ff;
     const double used = work->used_experts[stack];
+    /* Experts without tokens are rounded. */
     const double unused = (double)c->n_experts - used;
+    /* The inputs of wo take one product with the original wi; both kinds sum
+     * moments. */
     const double inputs = d * f * r->product + (d * d + f * f) * r->moment;
+    /* A sweep that measures takes the tokens through the uncompressed experts
+     * as well. */
     const double again = work->trials > 0 ? 2 * d * f * r->product : 0;
     const double tokens =
         work->tokens[stack] *
@@ -94,6 +112,7 @@ qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
     qmi_work_rates rates;
     *seconds = 0;
     QMI_TRY(qmi_measure_work(&rates, model, recipe, err));
+    /* Measuring formats first is a sweep of its own. */
     *seconds = dense_seconds(model, work, &rates) * (work->trials > 0 ? 2 : 1);
     for (int stack = 0; stack < QMI_N_STACKS; stack++)
         *seconds += (double)n_sparse(c, stack) *

@@ -20,10 +20,13 @@ static const uint32_t no_codeword = UINT32_MAX;
 static void walk(
     qmi_dictionary_rate *r, const qmi_dict *dict, double *at, unsigned first)
 {
+    /* The array is reused for each first pair. */
     for (uint32_t c = 0; c < QMI_DICT_SIZE; c++)
         at[c] = 0;
     if (dict->root[first] != no_codeword)
         at[dict->root[first]] = 1;
+    /* A child has a higher number than its parent, so at[c] is final when c is
+     * reached. */
     for (uint32_t c = 0; c < QMI_DICT_SIZE; c++) {
         const unsigned n_pairs = dict->entries[c].n_weights / 2;
         for (unsigned next = 0; at[c] != 0 && next < QMI_DICT_PAIRS; next++) {
@@ -45,6 +48,7 @@ qmoe_status qmi_dictionary_rate_init(
         qmi_calloc(QMI_DICT_SIZE, sizeof *at, "the dictionary's rate", err);
     if (at == NULL)
         return QMOE_E_NOMEM;
+    /* A pair is its first weight + 3 * its second (ternary_dict.h). */
     for (unsigned pair = 0; pair < QMI_DICT_PAIRS; pair++)
         out->p[pair] = weight[pair % 3] * weight[pair / 3];
     for (unsigned first = 0; first < QMI_DICT_PAIRS; first++)
@@ -66,6 +70,8 @@ static double expect(const qmi_dictionary_rate *r, int64_t n_pairs)
         all = 0;
         for (int first = 0; first < QMI_DICT_PAIRS; first++) {
             double sum = 1;
+            /* n < left: where the row ends first, no codeword follows.  The 1
+             * is the codeword at hand. */
             for (int n = 1; n <= QMI_DICT_MAX_PAIRS && n < left; n++)
                 for (int next = 0; next < QMI_DICT_PAIRS; next++)
                     sum +=
@@ -74,11 +80,13 @@ static double expect(const qmi_dictionary_rate *r, int64_t n_pairs)
             all += r->p[first] * sum;
         }
     }
+    /* Beyond MAX_ROW_PAIRS each pair adds what the last one added. */
     return all + (double)(n_pairs - n_steps) * (all - before);
 }
 
 double qmi_dictionary_codewords(qmi_dictionary_rate *rate, int64_t n_cols)
 {
+    /* A model has two widths, asked for in turn. */
     for (int i = 0; i < 2; i++)
         if (rate->known[i].n_cols == n_cols)
             return rate->known[i].n_codewords;

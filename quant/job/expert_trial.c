@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Trials of formats. */
+ * In: an expert as it is and recipes of both sizes.  Out: the relative errors
+ * of each, without the codes.  The tokens then go on through the original: a
+ * block is judged without the errors of the blocks before it.  The bits depend
+ * neither on threads nor on groups, as in expert_pass.c. */
 #include "expert_trial.h"
 
 #include "alloc.h"
@@ -14,12 +17,16 @@ static qmoe_status try_size(const qmi_weight *stack, const float *wide,
     qmi_quant_result result = {0};
     QMI_TRY(recipe->quantiser->run(&encoded, &result, wide, stack->n_rows,
         stack->n_cols, hessian, &recipe->quant, err));
+    /* Only the errors are wanted. */
     qmi_encoded_free(&encoded);
     *relative = result.energy > 0 ? result.error / result.energy : 0;
+    /* Both sizes give the same answer: it depends on the moments alone. */
     *measured = hessian != NULL && hessian->n_tokens != 0 && !result.fell_back;
     return QMOE_OK;
 }
 
+/* Both formats take the same f32 matrix and the same moments, which therefore
+ * are not expendable here. */
 static qmoe_status try_sizes(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     int64_t expert, const qmi_hessian *hessian,
     const qmi_stack_recipe recipes[QMI_N_SIZES], qmi_expert_trial *trial)
@@ -32,10 +39,14 @@ static qmoe_status try_sizes(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
             &trial->error[kind][size], &trial->measured[kind], &w->error);
     qmi_free(wide);
     if (status == QMOE_OK)
+        /* Progress counts the matrix once, not once per format; its error is no
+         * result. */
         qmi_expert_count_matrix(p, w, kind, &(qmi_quant_result){0});
     return qmi_expert_blame(p, w, kind, expert, status);
 }
 
+/* As compress_matrix of expert_pass.c, with several recipes for one sum of
+ * moments. */
 static qmoe_status measure_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     int64_t expert, const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
     qmi_expert_trial *trial)
@@ -62,6 +73,7 @@ static qmoe_status try_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     int64_t expert, const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
     qmi_expert_trial *trial)
 {
+    /* The caller's array is not zeroed. */
     *trial = (qmi_expert_trial){0};
     QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
     qmoe_status status = measure_expert(p, w, expert, recipes, trial);
@@ -83,6 +95,8 @@ static qmoe_status try_item(void *user, qmi_expert_worker *w, int64_t item)
         r->pass, w, r->experts[item], r->recipes, &r->trials[item]);
 }
 
+/* Trials do not move tokens on: the block's tokens wait for
+ * qmi_expert_pass_through. */
 qmoe_status qmi_expert_pass_try(qmi_expert_pass *pass, qmi_expert_trial *trials,
     const int64_t *experts, int64_t n,
     const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES], qmi_error *err)
@@ -97,6 +111,8 @@ qmoe_status qmi_expert_pass_try(qmi_expert_pass *pass, qmi_expert_trial *trials,
 static qmoe_status pass_through(
     qmi_expert_pass *p, qmi_expert_worker *w, int64_t expert)
 {
+    /* Fetched once more if the expert was tried: keeping all of a block would
+     * need the memory of a stack. */
     QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
     qmoe_status status = qmi_expert_apply(
         p, w, p->stacks[QMI_WI], p->stacks[QMI_WO], expert, expert);

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Journal of a compression run: a head, the inputs of the job, and one line per
- * trial or expert in the order of the work (journal_lines.h). */
+ * In: the inputs of a job, and its results one group at a time.  Out: a file
+ * that a later process reads to know what need not be done again: a head, the
+ * inputs, and one line per trial or expert in the order of the work
+ * (journal_lines.h).  Invariant: memory and file hold the same lines, and the
+ * file is synced when a call returns.  Its content is not trusted: an order
+ * that no run writes is refused, and so is anything broken before the last
+ * line. */
 #include "journal.h"
 
 #include <stdio.h>
@@ -11,6 +16,7 @@
 #include "alloc.h"
 #include "descriptor.h"
 
+/* 1 GiB, some million lines: more is no journal of ours. */
 enum { MAX_JOURNAL_BYTES = 1 << 30 };
 
 /* The number is raised when lines change, or what the same inputs give. */
@@ -25,6 +31,8 @@ typedef struct record_list {
     int64_t n, capacity;
 } record_list;
 
+/* Trials and experts are counted by themselves: all trials come before the
+ * first expert. */
 typedef struct block_list {
     record_list of[N_RECORDS];
 } block_list;
@@ -40,6 +48,7 @@ struct qmi_journal {
 
 /* ---- memory ---- */
 
+/* Experts are in order, so a count says which are finished. */
 static bool is_full(const qmi_journal *j, int64_t block, int kind)
 {
     return j->blocks[block].of[kind].n == j->n_each[kind];
@@ -56,6 +65,7 @@ static bool is_next(const qmi_journal *j, int64_t block, int kind)
                           : is_full(j, j->n_blocks - 1, TRIALS);
 }
 
+/* Every line goes through here, read or written: one check for both. */
 static qmoe_status remember(qmi_journal *j, int64_t block, int kind,
     const void *record, size_t size, qmi_error *err)
 {
@@ -118,6 +128,8 @@ static char *next_line(reader *r)
     return line;
 }
 
+/* Whether no complete line follows: a torn end is then the only explanation of
+ * a broken one. */
 static bool is_last(const reader *r)
 {
     return memchr(r->at, '\n', (size_t)(r->end - r->at)) == NULL;
@@ -130,6 +142,8 @@ static qmoe_status fail_broken(
         (size_t)(line - r->text));
 }
 
+/* In the order of the list, so the first difference is the one that is
+ * named. */
 static qmoe_status check_input(
     reader *r, char *line, const qmi_journal_input *wanted, qmi_error *err)
 {
@@ -165,7 +179,10 @@ static qmoe_status read_head(
         return qmi_fail(err, QMOE_E_INVALID,
             "%s: another version of qmoe wrote it; start again (--force)",
             r->j->path);
+    /* The head has its own line end; inputs follow as sealed lines. */
     r->at += n_head;
+    /* A text that ends within the inputs belongs to a run that was stopped
+     * before it began. */
     for (size_t i = 0; !*torn && i < job->n_inputs; i++) {
         char *line = next_line(r);
         *torn = line == NULL;
@@ -183,10 +200,14 @@ static bool take_line(
     qmi_journal_expert expert = {0};
     qmi_expert_trial trial = {0};
     int64_t block = 0;
+    /* Kept for qmi_journal_forget: where the line begins and the chain in front
+     * of it are all that is needed to cut the file there. */
     expert.begin = (uint64_t)(line - r->text);
     expert.chain = j->chain;
     if (!qmi_line_unseal(line, &j->chain))
         return false;
+    /* A sound checksum with a line of neither kind was written by something
+     * else. */
     if (qmi_line_parse_expert(line, &block, &expert))
         *status = remember(j, block, EXPERTS, &expert, sizeof expert, err);
     else if (qmi_line_parse_trial(line, &block, &trial))
@@ -208,6 +229,7 @@ static qmoe_status parse(qmi_journal *j, const qmi_journal_job *job, char *text,
     j->n_bytes = (uint64_t)(r.at - text);
     for (char *line; (line = next_line(&r)) != NULL;) {
         qmoe_status status = QMOE_OK;
+        /* Torn by a crash while it was written: only the last line can be. */
         if (!take_line(&r, line, &status, err))
             return is_last(&r) ? QMOE_OK : fail_broken(&r, line, err);
         QMI_TRY(status);
@@ -218,6 +240,8 @@ static qmoe_status parse(qmi_journal *j, const qmi_journal_job *job, char *text,
 
 /* ---- writing ---- */
 
+/* A line counts when fdatasync has returned. n_bytes moves only then, so a
+ * failed write is written over by the next. */
 static qmoe_status append(
     qmi_journal *j, const char *text, size_t n, qmi_error *err)
 {
@@ -227,12 +251,14 @@ static qmoe_status append(
     return QMOE_OK;
 }
 
+/* Lines are gathered so that a group costs one write and one sync. */
 static qmoe_status lines_create(char **text, int64_t n, qmi_error *err)
 {
     *text = qmi_calloc((size_t)n, QMI_LINE_BYTES, "the journal", err);
     return *text == NULL ? QMOE_E_NOMEM : QMOE_OK;
 }
 
+/* Truncates first: what was there belongs to no run that can go on. */
 static qmoe_status start(
     qmi_journal *j, const qmi_journal_job *job, qmi_error *err)
 {
@@ -247,6 +273,8 @@ static qmoe_status start(
         n += qmi_line_seal(
             line, qmi_line_print_input(line, &job->inputs[i]), &j->chain);
     }
+    /* One write and one sync for head and inputs; a torn one is started
+     * anew. */
     qmoe_status status = append(j, text, n, err);
     qmi_free(text);
     return status;
@@ -266,6 +294,7 @@ static qmoe_status read_text(
     char *text = qmi_calloc((size_t)info.st_size + 1, 1, "the journal", err);
     if (text == NULL)
         return QMOE_E_NOMEM;
+    /* The size is only an upper bound for what is read. */
     const int64_t n = qmi_read_at(j->fd, text, (uint64_t)info.st_size, 0);
     if (n < 0) {
         qmi_free(text);
@@ -276,6 +305,8 @@ static qmoe_status read_text(
     return QMOE_OK;
 }
 
+/* After this the file ends behind its last sound line, and the next one
+ * continues the chain. */
 static qmoe_status go_on(
     qmi_journal *j, const qmi_journal_job *job, qmi_error *err)
 {
@@ -285,6 +316,8 @@ static qmoe_status go_on(
     qmoe_status status = parse(j, job, text, n_bytes, err);
     qmi_free(text);
     QMI_TRY(status);
+    /* Torn within the head or the inputs: nothing was done, so the run starts
+     * anew. */
     if (j->n_bytes == 0) {
         j->chain = 0;
         return start(j, job, err);
@@ -294,6 +327,7 @@ static qmoe_status go_on(
     return QMOE_OK;
 }
 
+/* The journal owns the descriptor and the path from here on. */
 static qmoe_status open_file(
     qmi_journal *j, qmi_output *output, bool resume, qmi_error *err)
 {
@@ -345,6 +379,8 @@ void qmi_journal_close(qmi_journal *journal)
     qmi_free(journal);
 }
 
+/* Export and import cannot be resumed, but their working directory has to be
+ * told from a foreign one. */
 qmoe_status qmi_journal_mark(
     qmi_output *output, const char *verb, qmi_error *err)
 {
@@ -378,6 +414,7 @@ qmoe_status qmi_journal_add(qmi_journal *journal, int64_t block,
     size_t length = 0;
     QMI_TRY(lines_create(&text, n, err));
     qmoe_status status = QMOE_OK;
+    /* remember checks the order before anything is written. */
     for (int64_t i = 0; status == QMOE_OK && i < n; i++) {
         qmi_journal_expert e = record_of(&results[i]);
         char *line = text + length;
@@ -413,6 +450,8 @@ qmoe_status qmi_journal_add_trials(qmi_journal *journal, int64_t block,
     return status;
 }
 
+/* The file is cut and synced before any of these experts is compressed again:
+ * its shard bytes are about to change. */
 qmoe_status qmi_journal_forget(qmi_journal *journal, int64_t block,
     int64_t first, int64_t *n_dropped, qmi_error *err)
 {
@@ -421,11 +460,13 @@ qmoe_status qmi_journal_forget(qmi_journal *journal, int64_t block,
     *n_dropped = 0;
     if (first >= n)
         return QMOE_OK;
+    /* The chain continues from the line that is now the last. */
     journal->n_bytes = e[first].begin;
     journal->chain = e[first].chain;
     if (ftruncate(journal->fd, (off_t)journal->n_bytes) != 0 ||
         fdatasync(journal->fd) != 0)
         return qmi_fail_errno(err, "%s", journal->path);
+    /* Later blocks saw tokens that went through the dropped experts. */
     for (int64_t b = block; b < journal->n_blocks; b++) {
         record_list *list = &journal->blocks[b].of[EXPERTS];
         const int64_t n_kept = b == block ? first : 0;

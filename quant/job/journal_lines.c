@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Lines of the journal.  Doubles are in hexadecimal, exactly. */
+ * In: a record or an input.  Out: one line of text, and the reverse.  Doubles
+ * are in hexadecimal, exactly.  A line is parsed by printing what was read and
+ * comparing: so there is one spelling of each value, and the parser needs no
+ * rules of its own about spaces, signs or leading zeros. */
 #include "journal_lines.h"
 
 #include <inttypes.h>
@@ -21,6 +24,7 @@ bool qmi_line_parse_input(const char *line, qmi_journal_input *input)
 {
     char again[QMI_LINE_BYTES];
     *input = (qmi_journal_input){0};
+    /* 287 characters and the NUL fill the arrays of qmi_journal_input. */
     if (sscanf(line, "input\t%287[^\t]\t%287[^\t]", input->name,
             input->value) != 2)
         return false;
@@ -41,6 +45,7 @@ size_t qmi_line_print_trial(
     return n;
 }
 
+/* %n tells how far the text was read; what follows is the next kind's. */
 static bool parse_errors(const char **at, qmi_expert_trial *trial, int kind)
 {
     int measured = 0, n = 0;
@@ -69,6 +74,7 @@ bool qmi_line_parse_trial(
 
 /* ---- experts ---- */
 
+/* Ten numbers; parse_matrix reads them in the same order. */
 static size_t print_matrix(
     char *line, size_t capacity, const qmi_journal_expert *e, int kind)
 {
@@ -83,6 +89,7 @@ static size_t print_matrix(
 size_t qmi_line_print_expert(
     char line[QMI_LINE_BYTES], int64_t block, const qmi_journal_expert *expert)
 {
+    /* Both matrices of all numbers at their longest fit QMI_LINE_BYTES. */
     size_t n = (size_t)snprintf(line, QMI_LINE_BYTES,
         "expert %" PRId64 " %" PRId64 " %" PRId64, block, expert->n_tokens,
         expert->n_counted);
@@ -95,6 +102,8 @@ static bool parse_matrix(const char **at, qmi_journal_expert *e, int kind)
 {
     qmi_quant_result *q = &e->quality[kind];
     int on_inputs = 0, fell_back = 0, n = 0;
+    /* Overflowing numbers give some value, which the comparison in the caller
+     * refuses. */
     if (sscanf(*at,
             " %" SCNu64 " %" SCNx64 " %la %la %d %la %la %" SCNu64 " %la %d%n",
             &e->length[kind], &e->digest[kind], &q->error, &q->energy,
@@ -125,6 +134,7 @@ bool qmi_line_parse_expert(
 
 /* ---- checksums ---- */
 
+/* Covers the line and, through the chain, every line before it. */
 static uint64_t chained(uint64_t chain, const char *line, size_t n)
 {
     const uint64_t pair[2] = {chain, qmi_hash64(line, n)};
@@ -139,18 +149,21 @@ size_t qmi_line_seal(char line[QMI_LINE_BYTES], size_t n, uint64_t *chain)
     return n + (size_t)snprintf(line + n, QMI_LINE_BYTES - n, " #%s\n", hex);
 }
 
+/* The last '#', because the names of inputs may hold others. */
 bool qmi_line_unseal(char *line, uint64_t *chain)
 {
     char hex[17];
     char *mark = strrchr(line, '#');
     if (mark == NULL || mark == line)
         return false;
+    /* mark > line, so there is a character in front of it to look at. */
     const size_t n = (size_t)(mark - 1 - line);
     const uint64_t expected = chained(*chain, line, n);
     qmi_hash_hex(hex, expected);
     if (mark[-1] != ' ' || strcmp(mark + 1, hex) != 0)
         return false;
     line[n] = '\0';
+    /* The chain moves only over sound lines. */
     *chain = expected;
     return true;
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Short measurements and questions to the system. */
+ * In: a path, or a number of threads.  Out: what the system says or a short
+ * measurement shows. 0 stands for an unknown answer, which is no error: plans
+ * do without it. */
 #include "machine.h"
 
 #include <math.h>
@@ -15,11 +17,13 @@ uint64_t qmi_free_disk(const char *path)
 {
     char parent[4096];
     struct statvfs vfs;
+    /* The directory that will hold `path`, which need not exist yet. */
     snprintf(parent, sizeof parent, "%s", path);
     char *slash = strrchr(parent, '/');
     if (slash == NULL)
         snprintf(parent, sizeof parent, ".");
     else
+        /* For "/name" the slash itself stays. */
         slash[slash == parent] = '\0';
     if (statvfs(parent, &vfs) != 0)
         return 0;
@@ -28,6 +32,8 @@ uint64_t qmi_free_disk(const char *path)
 
 /* ---- memory ---- */
 
+/* Four sums that do not depend on each other, so that additions do not limit
+ * the reading. */
 static uint64_t sum_words(const uint64_t *words, size_t n)
 {
     uint64_t sums[4] = {0};
@@ -44,6 +50,7 @@ typedef struct sums {
     _Atomic(uint64_t) total;
 } sums;
 
+/* Each thread reads 64 MiB of its own, so that caches help little. */
 static void sum_share(void *user, int64_t item, int thread)
 {
     sums *s = user;
@@ -55,6 +62,7 @@ static void sum_share(void *user, int64_t item, int thread)
 double qmi_measure_memory(int n_threads)
 {
     enum { WORDS = (64 << 20) / sizeof(uint64_t), ROUNDS = 4 };
+    /* Keeps the compiler from dropping the sums. */
     volatile uint64_t sink = 0;
     double best = INFINITY;
     size_t n = (size_t)n_threads * WORDS;
@@ -62,6 +70,7 @@ double qmi_measure_memory(int n_threads)
     if (words == NULL)
         return 0;
     memset(words, 1, n * sizeof *words); /* pages of its own */
+    /* The fastest round: whatever disturbs a measurement makes it slower. */
     for (int round = 0; round < ROUNDS; round++) {
         double begin = qmi_seconds();
         sums s = {.words = words, .n = WORDS};

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Small pieces of the work of a compression, timed. */
+ * In: a model's shapes and a recipe.  Out: seconds per unit of each kind of
+ * work in a calibrated compression.  Each piece is timed with the code that
+ * does the work, on one thread and in processor time, so that other load of the
+ * machine does not count.  Operands are random but fixed by their seed. */
 #include "measure_work.h"
 
 #include <math.h>
@@ -22,12 +25,15 @@ typedef struct bench {
     qmi_error *err;
 } bench;
 
+/* A linear congruential generator (Numerical Recipes): values need no quality
+ * here.  The result is in -1 .. 1. */
 static float draw(bench *b)
 {
     b->state = b->state * 1664525 + 1013904223;
     return (float)(int32_t)b->state * 0x1p-31f;
 }
 
+/* NULL afterwards, so that the next piece starts with no buffers. */
 static void close_bench(bench *b)
 {
     for (int i = 0; i < 6; i++)
@@ -36,7 +42,8 @@ static void close_bench(bench *b)
         b->buffers[i] = NULL;
 }
 
-/* Buffer `i` of n floats: random ones, or zeros. */
+/* Buffer `i` of n floats: random ones, or zeros.  Writing it makes its pages
+ * exist before the clock starts. */
 static qmoe_status fill(bench *b, int i, size_t n, bool random)
 {
     float *values = qmi_calloc(n, sizeof *values, "a measurement", b->err);
@@ -73,6 +80,8 @@ static qmoe_status time_op(double *seconds, bench *b, const qmi_op *op)
 static qmoe_status time_attention(
     qmi_work_rates *out, bench *b, const qmi_config *c)
 {
+    /* At most 4 heads of 256: the rate is per head and scales with the
+     * width. */
     const int64_t n_heads = c->n_heads < 4 ? c->n_heads : 4;
     const int64_t d_head = c->d_kv < 256 ? c->d_kv : 256;
     const size_t n = (size_t)(TOKENS * n_heads * d_head);
@@ -80,6 +89,7 @@ static qmoe_status time_attention(
     for (int i = 0; i < 4; i++)
         QMI_TRY(fill(b, i, n, true));
     QMI_TRY(fill(b, 4, sizeof span / sizeof(float), false));
+    /* 257 = distances -128 .. 128 of each head. */
     QMI_TRY(fill(b, 5, (size_t)(n_heads * 257), true));
     QMI_TRY(b->backend->buffer_write(
         b->device, at(b, 4), &span, sizeof span, b->err));
@@ -98,6 +108,7 @@ static qmoe_status time_attention(
             .max_keys = TOKENS,
             .scale = 1.0f / (float)d_head}};
     QMI_TRY(time_op(&out->pair, b, &op));
+    /* Time per pair grows with the width of a head. */
     out->pair *= (double)c->d_kv / (double)d_head;
     out->pair /= (double)(TOKENS * TOKENS * n_heads);
     return QMOE_OK;
@@ -118,6 +129,7 @@ static qmoe_status time_product(
             .alpha = 1}};
     qmoe_status status = time_op(rate, b, &op);
     b->backend->weight_unbind(b->device, &bound);
+    /* Per weight and token, whatever the shape was. */
     *rate /= (double)(n_tokens * w->n_rows * w->n_cols);
     return status;
 }
@@ -141,6 +153,8 @@ static int64_t wide_of(const qmi_config *c)
                              : n / NARROW * NARROW;
 }
 
+/* With fewer tokens than columns the damping makes the moments definite, as in
+ * a run. */
 static qmoe_status make_moments(
     qmi_hessian *h, double *moment, bench *b, int64_t n)
 {
@@ -150,6 +164,7 @@ static qmoe_status make_moments(
         return QMOE_E_NOMEM;
     for (int64_t i = 0; i < 2 * TOKENS * n; i++)
         x[i] = draw(b);
+    /* Only the sums are timed; qmi_hessian_finish is once per matrix. */
     const double begin = qmi_thread_seconds();
     qmoe_status status = qmi_hessian_add(h, x, 2 * TOKENS, b->err);
     *moment = (qmi_thread_seconds() - begin) / (2 * TOKENS);
@@ -185,6 +200,7 @@ static qmoe_status time_matrix(matrix_times *out, qmi_encoded *encoded,
         qmi_calloc((size_t)(MANY * n), sizeof *w, "a measurement", b->err);
     qmoe_status status = w != NULL ? QMOE_OK : QMOE_E_NOMEM;
     for (int64_t i = 0; w != NULL && i < MANY * n; i++)
+        /* A sum of three draws is near a normal distribution. */
         w[i] = (draw(b) + draw(b) + draw(b)) / 16;
     if (status == QMOE_OK)
         status = make_moments(&h, &out->moment, b, n);
@@ -213,15 +229,20 @@ static qmoe_status time_quantiser(qmi_work_rates *out, qmi_encoded *encoded,
     QMI_TRY(time_matrix(&wide, encoded, b, n_wide, recipe));
     const double a = (narrow.many - narrow.few) / (MANY - FEW) / NARROW;
     const double z = (wide.many - wide.few) / (MANY - FEW) / n;
+    /* Seconds per row and column at width n are square * n + line: two widths
+     * give both. fmax: noise must not make a rate negative. */
     out->square = fmax(z - a, 0) / (n - NARROW);
     out->line = fmax(a - out->square * NARROW, 0);
     const double rows = FEW * n * (out->square * n + out->line);
+    /* What remains of the small matrix is the factorisation, which does not
+     * depend on the rows. */
     out->cube = fmax(wide.few - rows, 0) / (n * n * n);
     out->moment = wide.moment / (n * n);
     return QMOE_OK;
 }
 
-/* Of the width of the token states: narrow products reach less. */
+/* Of the width of the token states: narrow products reach less.  The width is
+ * bounded, since a wider one takes longer to time. */
 static qmoe_status time_products(
     qmi_work_rates *out, bench *b, const qmi_config *c)
 {
@@ -234,6 +255,8 @@ static qmoe_status time_products(
         return QMOE_E_NOMEM;
     for (int64_t i = 0; i < n_rows * n_cols; i++)
         values[i] = qmi_f32_to_bf16(draw(b));
+    /* Finite by construction: the check of a weight's values is not part of the
+     * time. */
     _Atomic(uint8_t) checked = 1;
     const qmi_weight dense = {.format = qmi_format_dense(QMI_BF16),
         .name = "a measurement",
@@ -259,6 +282,7 @@ qmoe_status qmi_measure_rounding(
     if (w == NULL)
         return QMOE_E_NOMEM;
     for (int i = 0; i < N; i++)
+        /* 101 values, in an order that makes every row a different one. */
         w[i] = (float)(i * 37 % 101 - 50) / 64;
     const double begin = qmi_thread_seconds();
     qmoe_status status = recipe->quantiser->run(
@@ -270,6 +294,8 @@ qmoe_status qmi_measure_rounding(
     return status;
 }
 
+/* The order frees each piece's buffers before the next; only the encoded matrix
+ * of time_quantiser is kept, as the operand of the last one. */
 static qmoe_status measure(qmi_work_rates *out, bench *b,
     const qmoe_model *model, const qmi_stack_recipe *recipe)
 {
