@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * config.json and the shard index of a compressed directory. */
+ * In: the source's config.json, the recipe, and each shard, stack and small
+ * file once it is finished.  Out: the shard index and config.json of a
+ * compressed directory (docs/format.md, section 2). config.json is written last
+ * and lists every other file with a digest, so a directory with it is
+ * complete. */
 #include "manifest.h"
 
 #include <string.h>
@@ -17,13 +21,14 @@ struct qmi_manifest {
     double total_size;
 };
 
+/* cJSON tells no cause: what fails in it here is an allocation. */
 static qmoe_status no_memory(qmi_error *err)
 {
     return qmi_fail(err, QMOE_E_NOMEM, "out of memory: config.json");
 }
 
-/* Blocks of a file that enter the fingerprint: enough to tell two trainings
- * of one architecture apart without reading everything. */
+/* Blocks of a file that enter the fingerprint: enough to tell two trainings of
+ * one architecture apart without reading everything. */
 enum { SAMPLED_BLOCKS = 64, BLOCK_BYTES = 4096 };
 
 static uint64_t mix(uint64_t a, uint64_t b)
@@ -36,6 +41,8 @@ static uint64_t sample_content(const qmi_tensor_file *file)
 {
     uint64_t hash = 0;
     size_t n = qmi_tensor_file_count(file);
+    /* Spread over the tensors in file order; a file of fewer tensors has some
+     * sampled twice, which changes nothing. */
     for (size_t i = 0; i < SAMPLED_BLOCKS && n != 0; i++) {
         const qmi_tensor *t = qmi_tensor_file_at(file, i * n / SAMPLED_BLOCKS);
         if (t->is_view)
@@ -63,6 +70,8 @@ uint64_t qmi_source_fingerprint(const qmi_checkpoint *source)
     return hash;
 }
 
+/* The fingerprint is made when it is asked for, since it reads from every
+ * file. */
 qmi_manifest_source qmi_manifest_source_of(const qmoe_model *model)
 {
     uint64_t n_bytes = 0;
@@ -90,11 +99,14 @@ static bool add_source(cJSON *q, const qmi_manifest_source *source)
                NULL;
 }
 
+/* The one format with a parameter that belongs to the whole model. */
 static bool is_dictionary(const qmi_quantiser *quantiser)
 {
     return strcmp(quantiser->format, "ternary-dict") == 0;
 }
 
+/* The members themselves stay with their owner: a node of cJSON has one
+ * parent. */
 static bool add_copies(cJSON *to, const cJSON *members)
 {
     const cJSON *item = NULL;
@@ -113,6 +125,7 @@ static bool add_copies(cJSON *to, const cJSON *members)
 static bool add_creator(cJSON *q)
 {
     char creator[64] = "qmoe ";
+    /* A version that is too long is cut, not written past the end. */
     strncat(creator, qmoe_version(), sizeof creator - strlen(creator) - 1);
     return cJSON_AddStringToObject(q, "created_by", creator) != NULL &&
            (qmi_commit() != NULL
@@ -131,6 +144,8 @@ static bool add_recipe(cJSON *q, const qmi_recipe *r)
 static bool start(
     qmi_manifest *m, const qmi_manifest_source *source, const cJSON *provenance)
 {
+    /* Everything the source's config says is kept, but what an earlier
+     * compression said. */
     m->config = cJSON_Duplicate(source->config, true);
     cJSON_DeleteItemFromObjectCaseSensitive(m->config, "quantization_config");
     cJSON *q = cJSON_AddObjectToObject(m->config, "quantization_config");
@@ -173,6 +188,8 @@ void qmi_manifest_destroy(qmi_manifest *manifest)
     qmi_free(manifest);
 }
 
+/* The name of the digest tells what it covers: a header alone, or all bytes of
+ * a small file. */
 static qmoe_status add_entry(qmi_manifest *m, const char *name,
     uint64_t n_bytes, const char *key, uint64_t hash, qmi_error *err)
 {
@@ -187,6 +204,8 @@ static qmoe_status add_entry(qmi_manifest *m, const char *name,
                : no_memory(err);
 }
 
+/* Of weight files only the header is digested here: each tensor's checksum is
+ * in the header, so that opening need not read the data. */
 qmoe_status qmi_manifest_add_file(qmi_manifest *manifest, const char *name,
     uint64_t header_hash, uint64_t file_bytes, qmi_error *err)
 {
@@ -254,7 +273,8 @@ static qmoe_status write_index(
     return status;
 }
 
-/* The digest is that of the text in which its own digits are zeros. */
+/* The digest is that of the text in which its own digits are zeros: a reader
+ * puts them back to zeros and compares (digest.h). */
 static qmoe_status add_digest(qmi_manifest *m, qmi_error *err)
 {
     char hex[17] = "0000000000000000";
@@ -272,6 +292,7 @@ static qmoe_status add_digest(qmi_manifest *m, qmi_error *err)
 static qmoe_status write_config(
     qmi_manifest *m, qmi_output *output, qmi_error *err)
 {
+    /* After all entries of files, and directly before the text is printed. */
     QMI_TRY(add_digest(m, err));
     char *text = cJSON_Print(m->config);
     if (text == NULL)
@@ -285,6 +306,7 @@ static qmoe_status write_config(
 qmoe_status qmi_manifest_write(
     qmi_manifest *manifest, qmi_output *output, qmi_error *err)
 {
+    /* total_size is what Hugging Face's loaders expect in an index. */
     cJSON *metadata = cJSON_AddObjectToObject(manifest->index, "metadata");
     if (metadata == NULL || cJSON_AddNumberToObject(metadata, "total_size",
                                 manifest->total_size) == NULL)

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Atomic creation of a directory of files. */
+ * In: a path, and what is read for the result.  Out: a directory under that
+ * path which is complete, or none.  Everything happens in the sibling
+ * "<path>.partial", which is locked from open to close; names are taken
+ * relative to descriptors, so a parent that is moved meanwhile does no harm.
+ * What qmoe did not make is neither emptied nor published. */
 #include "output_directory.h"
 
 #include <errno.h>
@@ -26,6 +30,8 @@ static const char *working_name(const qmi_output *out)
 
 static qmoe_status make_names(qmi_output *out, const char *path, qmi_error *err)
 {
+    /* "a/b/" names the directory b: the working name goes beside it, not into
+     * it. */
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/')
         n--;
@@ -40,6 +46,7 @@ static qmoe_status make_names(qmi_output *out, const char *path, qmi_error *err)
     memcpy(out->path, path, n);
     snprintf(out->partial, n + sizeof ".partial", "%s.partial", out->path);
     const char *name = final_name(out);
+    /* These have no name of their own to which ".partial" could be added. */
     if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return qmi_fail(err, QMOE_E_INVALID,
             "%s: the output path must end in the name of a directory", path);
@@ -48,11 +55,14 @@ static qmoe_status make_names(qmi_output *out, const char *path, qmi_error *err)
 
 static qmoe_status open_parent(qmi_output *out, qmi_error *err)
 {
+    /* The part in front of the name, with its slash; without one the current
+     * directory. */
     size_t n = (size_t)(final_name(out) - out->path);
     char *path = qmi_calloc(n + 2, 1, "a path", err);
     if (path == NULL)
         return QMOE_E_NOMEM;
     memcpy(path, n != 0 ? out->path : ".", n != 0 ? n : 1);
+    /* O_PATH: the parent need not be readable to put a directory into it. */
     out->parent = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     qmoe_status status = QMOE_OK;
     if (out->parent < 0)
@@ -65,6 +75,7 @@ static qmoe_status open_parent(qmi_output *out, qmi_error *err)
 static qmoe_status check_final(const qmi_output *out, qmi_error *err)
 {
     struct stat st;
+    /* Not there, or not to be seen: creating it will tell. */
     if (fstatat(out->parent, final_name(out), &st, AT_SYMLINK_NOFOLLOW) != 0)
         return QMOE_OK;
     if (!out->overwrite)
@@ -73,8 +84,12 @@ static qmoe_status check_final(const qmi_output *out, qmi_error *err)
     if (!S_ISDIR(st.st_mode))
         return qmi_fail(
             err, QMOE_E_EXISTS, "%s: is not a directory", out->path);
+    /* O_NOFOLLOW: a link in the place of the directory must not lead the check
+     * elsewhere. */
     int directory = openat(out->parent, final_name(out),
         O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    /* Asked now, because a lack of rights would otherwise show when the work is
+     * done. */
     if (directory < 0 || faccessat(directory, ".", W_OK | X_OK, AT_EACCESS)) {
         if (directory >= 0)
             close(directory);
@@ -88,6 +103,8 @@ static qmoe_status check_final(const qmi_output *out, qmi_error *err)
 /* Makes the working directory, or takes the one that is there. */
 static qmoe_status lock_partial(qmi_output *out, qmi_error *err)
 {
+    /* mkdir and lock are two steps: another process may remove the directory
+     * between them (ENOENT), and then it is made again. */
     do {
         if (mkdirat(out->parent, working_name(out), 0777) != 0 &&
             errno != EEXIST)
@@ -130,6 +147,8 @@ static qmoe_status take_partial(
         out->partial);
 }
 
+/* The order is from what only looks to what changes: the sources and the final
+ * name are judged before the working directory is made. */
 static qmoe_status prepare(
     qmi_output *out, const qmi_output_options *options, qmi_error *err)
 {
@@ -160,6 +179,8 @@ qmoe_status qmi_output_open(qmi_output *out, const char *path,
 
 /* ---- files ---- */
 
+/* The list is what qmi_check_only compares with at the end, and what close
+ * removes. */
 static qmoe_status remember(qmi_output *o, const char *name, qmi_error *err)
 {
     if (o->n_files == o->capacity) {
@@ -186,6 +207,8 @@ static qmoe_status open_file(qmi_output *output, qmi_new_file *out,
     char *path = qmi_path_join(output->partial, name, err);
     if (path == NULL)
         return QMOE_E_NOMEM;
+    /* A file of the interrupted run: its directory was judged, so it is ours to
+     * remove. */
     if (output->resumed && !reopen)
         unlinkat(output->lock, name, 0);
     qmoe_status status =
@@ -213,6 +236,7 @@ qmoe_status qmi_output_write(qmi_output *output, const char *name,
     qmi_new_file file;
     qmoe_status status = QMOE_OK;
     QMI_TRY(qmi_output_create(output, &file, name, err));
+    /* Small files are synced one by one; shards are synced by their writers. */
     if (!qmi_write_at(file.fd, data, n_bytes, 0) || fsync(file.fd) != 0)
         status = qmi_fail_errno(err, "%s", file.path);
     qmi_new_file_close(&file);
@@ -221,6 +245,8 @@ qmoe_status qmi_output_write(qmi_output *output, const char *name,
 
 /* ---- the end ---- */
 
+/* A rename is on disk when its directory is.  Failure is no error: the result
+ * is in place. */
 static void sync_parent(const qmi_output *output)
 {
     int fd = openat(output->parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -241,6 +267,10 @@ static qmoe_status drop_journal(const qmi_output *output, qmi_error *err)
 
 qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
 {
+    /* Steps: nothing foreign in it, its entries on disk, the exchange of names,
+     * and only then the journal goes.  A crash before the exchange leaves an
+     * interrupted run, a crash behind it a complete result with a journal in
+     * it. */
     qmi_replaced old;
     qmoe_status status = qmi_check_only(
         output->lock, output->partial, output->files, output->n_files, err);
@@ -252,9 +282,13 @@ qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
         return qmi_fail_errno(err, "%s", output->partial);
     QMI_TRY(qmi_swap_directory(&old, output->parent, working_name(output),
         output->path, output->overwrite, err));
+    /* Under its final name it is no working directory that close might
+     * remove. */
     output->keep = true;
     sync_parent(output);
     status = drop_journal(output, err);
+    /* The first failure is the one that is told; the second attempt is made all
+     * the same. */
     qmoe_status removed = qmi_remove_replaced(
         &old, output->parent, output->path, status == QMOE_OK ? err : NULL);
     return status != QMOE_OK ? status : removed;
@@ -262,11 +296,14 @@ qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
 
 static void remove_partial(const qmi_output *output)
 {
+    /* Only what this run wrote: a directory with anything else in it stays,
+     * since it is not empty. */
     for (size_t i = 0; i < output->n_files; i++)
         unlinkat(output->lock, output->files[i], 0);
     unlinkat(output->parent, working_name(output), AT_REMOVEDIR);
 }
 
+/* A struct of zeros was never opened. */
 void qmi_output_close(qmi_output *output)
 {
     if (output->path == NULL)

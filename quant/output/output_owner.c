@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What qmoe made.  A finished directory holds nothing but files of our names,
- * and each file of weights is vouched for: by config.json, by checksums that
- * only our writer puts in a header, or by the list beside a published layout.
- * A name alone proves nothing: other programs use the same ones. */
+ * In: an open directory.  Out: whether qmoe made all that is in it.  A finished
+ * directory holds nothing but files of our names, and each file of weights is
+ * vouched for: by config.json, by checksums that only our writer puts in a
+ * header, or by the list beside a published layout.  A name alone proves
+ * nothing: other programs use the same ones.  In doubt the directory is
+ * foreign, and nothing in it is touched. */
 #include "output_owner.h"
 
 #include <errno.h>
@@ -31,6 +33,8 @@ static bool is_dot(const char *name)
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
+/* A descriptor of its own: reading entries moves a position that the caller's
+ * shares. */
 DIR *qmi_open_entries(int directory)
 {
     int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -45,7 +49,8 @@ typedef struct worst {
     const char *fault;
 } worst;
 
-/* Of the entries with a fault, the first by name. */
+/* Of the entries with a fault, the first by name: the order of readdir differs
+ * between file systems, and messages should not. */
 static bool judge_entries(
     int directory, judge_fn judge, void *user, worst *first)
 {
@@ -55,6 +60,7 @@ static bool judge_entries(
         return false;
     for (struct dirent *e; (e = readdir(entries)) != NULL;) {
         struct stat info;
+        /* An entry that is gone meanwhile is no fault. */
         if (is_dot(e->d_name) ||
             fstatat(directory, e->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0)
             continue;
@@ -85,7 +91,8 @@ static qmoe_status check_entries(
 
 /* ---- names ---- */
 
-/* The number in front of `rest`, of at least `digits` digits. */
+/* The number in front of `rest`, of at least `digits` digits: models of many
+ * files have more. */
 static const char *skip_number(const char *text, int digits)
 {
     size_t n = strspn(text, "0123456789");
@@ -103,6 +110,7 @@ static bool is_shard(const char *name)
     return rest != NULL && strcmp(rest, ".safetensors") == 0;
 }
 
+/* The names of the published layout (docs/publish.md). */
 static bool is_published(const char *name)
 {
     if (strcmp(name, "noexp.pt") == 0 || strcmp(name, "sizes.pt") == 0)
@@ -133,6 +141,7 @@ typedef struct finished {
     size_t n_entries, n_weights;
 } finished;
 
+/* NULL for anything that cannot be read: then nothing is vouched for by it. */
 static cJSON *load(const char *directory, const char *name)
 {
     cJSON *json = NULL;
@@ -148,6 +157,8 @@ static const cJSON *member(const cJSON *object, const char *key)
     return cJSON_GetObjectItemCaseSensitive(object, key);
 }
 
+/* An entry in `files`, whatever its digest says: a damaged file of ours is
+ * still ours. */
 static bool config_lists(const finished *f, const char *name)
 {
     const cJSON *q = member(f->config, "quantization_config");
@@ -159,6 +170,7 @@ static bool config_lists(const finished *f, const char *name)
 /* Our writer alone puts the checksum of each tensor in the header. */
 static bool header_is_ours(const finished *f, const char *name)
 {
+    /* The first tensor stands for all: the writer gives each a checksum. */
     char key[512];
     bool ours = false;
     qmi_tensor_file *file = NULL;
@@ -192,6 +204,8 @@ static const char *judge_finished(
         return not_ours;
     if (!S_ISREG(info->st_mode))
         return "is no regular file";
+    /* Small files have common names and no mark; they count only beside weights
+     * that are ours. */
     if (!is_shard(name) && !is_published(name))
         return NULL;
     f->n_weights++;
@@ -201,6 +215,7 @@ static const char *judge_finished(
     return ours ? NULL : not_ours;
 }
 
+/* For a directory with our small files alone: its first entry is named. */
 static const char *judge_any(
     void *user, const char *name, const struct stat *info)
 {
@@ -210,6 +225,8 @@ static const char *judge_any(
     return "lies beside no weights that qmoe wrote";
 }
 
+/* Files are opened by path here.  Whoever replaces a directory asks once more
+ * under its lock (output_swap.c). */
 qmoe_status qmi_check_finished(int directory, const char *path, qmi_error *err)
 {
     finished f = {.path = path,
@@ -230,6 +247,8 @@ static const char *judge_interrupted(
     void *user, const char *name, const struct stat *info)
 {
     ++*(size_t *)user;
+    /* More is asked than of a finished one: each file must be safe to write
+     * to. */
     return is_our_name(name) ? qmi_file_fault(info) : not_ours;
 }
 
@@ -241,6 +260,8 @@ static qmoe_status check_journal(
     static const char head[] = "qmoe-journal ";
     char text[sizeof head - 1];
     qmi_new_file file;
+    /* reopen follows no link, waits for no FIFO and refuses what is not this
+     * user's. */
     QMI_TRY(qmi_new_file_reopen(&file, directory, QMI_JOURNAL_NAME, path, err));
     ssize_t n = read(file.fd, text, sizeof text);
     qmi_new_file_close(&file);
@@ -262,6 +283,7 @@ qmoe_status qmi_check_interrupted(
     *is_empty = false;
     if (fstat(directory, &info) != 0)
         return qmi_fail_errno(err, "%s", path);
+    /* Another user could change files below our feet. */
     if (info.st_uid != geteuid())
         return qmi_fail(
             err, QMOE_E_EXISTS, "%s: belongs to another user", path);
@@ -289,6 +311,7 @@ typedef struct name_list {
     size_t n;
 } name_list;
 
+/* A linear search: an output has some hundreds of files, and this runs once. */
 static const char *judge_only(
     void *user, const char *name, const struct stat *info)
 {
@@ -309,6 +332,8 @@ qmoe_status qmi_check_only(int directory, const char *path, char *const *names,
 
 /* ---- removal ---- */
 
+/* The journal goes last: until then a crash leaves a directory that is
+ * recognised as ours. */
 qmoe_status qmi_empty_directory(int directory, const char *path, qmi_error *err)
 {
     const char *name = NULL;
@@ -319,6 +344,8 @@ qmoe_status qmi_empty_directory(int directory, const char *path, qmi_error *err)
     for (struct dirent *e;
          status == QMOE_OK && (e = readdir(entries)) != NULL;) {
         name = e->d_name;
+        /* Only regular files of our names are in it (qmi_check_interrupted,
+         * qmi_check_finished), so unlinking suffices. */
         if (is_dot(name) || strcmp(name, QMI_JOURNAL_NAME) == 0)
             continue;
         if (unlinkat(directory, name, 0) != 0)

@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: the names an output will have, and the paths a run reads.  Out: a refusal
+ * when one lies in, over or on the other.  Directories are compared by device
+ * and inode, from each one up to the root, so spelling, links and mounts make
+ * no difference.  Nothing is changed here. */
 #include "output_source.h"
 
 #include <dirent.h>
@@ -29,12 +33,15 @@ static bool is_same(const struct stat *a, const struct stat *b)
 /* Shows the directory and all above it to `visit`, up to the first it wants. */
 typedef bool (*visit_fn)(const void *user, const struct stat *info);
 
+/* ".." of the root is the root itself: that ends the way up. */
 static bool look_up(int directory, visit_fn visit, const void *user)
 {
     enum { FLAGS = O_PATH | O_DIRECTORY | O_CLOEXEC };
     struct stat info, below = {0};
     bool found = false;
     int at = openat(directory, ".", FLAGS);
+    /* Stops also where a directory cannot be opened: what lies above cannot be
+     * compared. */
     for (bool first = true; at >= 0 && fstat(at, &info) == 0; first = false) {
         if (!first && is_same(&info, &below))
             break;
@@ -56,6 +63,7 @@ static bool is_that(const void *user, const struct stat *info)
     return is_same(user, info);
 }
 
+/* Names that do not exist yet cannot hold anything. */
 static bool is_output(const void *user, const struct stat *info)
 {
     const target *t = user;
@@ -78,7 +86,10 @@ static qmoe_status check_above(
     const target *t, const char *path, const char *source)
 {
     struct stat info;
+    /* Resolved first: what counts is where the file lies, not the link to
+     * it. */
     char *full = realpath(path, NULL);
+    /* A source that is not there is reported by whoever reads it. */
     if (full == NULL || stat(full, &info) != 0) {
         free(full);
         return QMOE_OK;
@@ -87,6 +98,8 @@ static qmoe_status check_above(
     if (!S_ISDIR(info.st_mode))
         strrchr(full, '/')[1] = '\0';
     int directory = open(full, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    /* Either the source itself is the output (or its working directory), or a
+     * directory above it is. */
     bool found = is_output(t, &info) ||
                  (directory >= 0 && look_up(directory, is_output, t));
     if (directory >= 0)
@@ -105,6 +118,8 @@ static qmoe_status check_links(const target *t, const char *source)
     for (struct dirent *e;
          status == QMOE_OK && (e = readdir(entries)) != NULL;) {
         struct stat info;
+        /* Plain entries lie in the source itself, which was compared
+         * already. */
         if (fstatat(dirfd(entries), e->d_name, &info, AT_SYMLINK_NOFOLLOW) ||
             !S_ISLNK(info.st_mode))
             continue;
@@ -122,6 +137,7 @@ static qmoe_status check_source(const target *t, const qmi_output_source *s)
     if (stat(s->path, &info) != 0)
         return QMOE_OK;
     QMI_TRY(check_above(t, s->path, s->path));
+    /* A work directory may hold the output; the reverse was refused above. */
     if (s->may_hold_output || !S_ISDIR(info.st_mode))
         return QMOE_OK;
     if (look_up(t->parent, is_that, &info))
@@ -136,6 +152,7 @@ qmoe_status qmi_check_sources(int parent, const char *path,
     size_t n_sources, qmi_error *err)
 {
     target t = {.parent = parent, .path = path, .err = err};
+    /* Links are followed: what a name leads to is what would be replaced. */
     for (int i = 0; i < N_NAMES; i++)
         t.exists[i] = fstatat(parent, names[i], &t.info[i], 0) == 0;
     for (size_t i = 0; i < n_sources; i++)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Replacement of a directory.  The old one is locked and marked with a journal
- * first, so that at every instant each directory involved is either finished
- * or recognised as one to be dropped. */
+ * In: a finished working directory and a final name.  Out: the name leads to
+ * it, and what had the name before is removed.  The old directory is locked and
+ * marked with a journal first, so that at every instant each directory involved
+ * is either finished or recognised as one to be dropped, also after a crash.
+ * No file of the old one is touched before the new one is in place. */
 #include "output_swap.h"
 
 #include <errno.h>
@@ -19,10 +21,12 @@
 
 /* ---- locks ---- */
 
+/* flock has no timeout, so a lock is asked for again and again. */
 static bool lock_within(int fd, int wait_ms)
 {
     enum { STEP_MS = 20 };
     static const struct timespec step = {.tv_nsec = STEP_MS * 1000000L};
+    /* The lock belongs to the descriptor: a process that is killed loses it. */
     while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         if (errno != EWOULDBLOCK || wait_ms <= 0)
             return false;
@@ -41,6 +45,8 @@ static bool still_has_name(int fd, int parent, const char *name)
            open_one.st_dev == named.st_dev && open_one.st_ino == named.st_ino;
 }
 
+/* The name may lead elsewhere once the lock is held; then the new directory is
+ * tried, but not for ever. */
 int qmi_lock_directory(int parent, const char *name, int wait_ms)
 {
     enum { MOST = 100 };
@@ -52,6 +58,7 @@ int qmi_lock_directory(int parent, const char *name, int wait_ms)
         bool locked = lock_within(fd, wait_ms);
         if (locked && still_has_name(fd, parent, name))
             return fd;
+        /* close must not hide the cause. */
         int code = errno;
         close(fd);
         errno = code;
@@ -70,6 +77,7 @@ static bool lacks_flags(void)
     return errno == EINVAL || errno == ENOSYS;
 }
 
+/* Never replaces a directory with files in it. */
 static bool move_to_free_name(int parent, const char *from, const char *to)
 {
     struct stat info;
@@ -77,6 +85,8 @@ static bool move_to_free_name(int parent, const char *from, const char *to)
         return true;
     if (!lacks_flags())
         return false;
+    /* Without flags look and rename are two steps. rename itself refuses a
+     * directory that is not empty. */
     if (fstatat(parent, to, &info, AT_SYMLINK_NOFOLLOW) == 0) {
         errno = EEXIST;
         return false;
@@ -89,6 +99,7 @@ static bool move_to_free_name(int parent, const char *from, const char *to)
 static bool move_to_private_name(
     int parent, const char *from, const char *name, char private_name[256])
 {
+    /* The process id makes a clash unlikely, the loop makes it harmless. */
     enum { MOST = 1000, NAME_BYTES = 200 };
     for (int i = 0; i < MOST; i++) {
         snprintf(private_name, 256, ".%.*s.%ld.old", NAME_BYTES, name,
@@ -109,6 +120,8 @@ static bool replace_by_turns(
         return false;
     if (move_to_free_name(parent, from, name))
         return true;
+    /* The old directory goes back to its name: the caller sees the state
+     * before, and the cause. */
     int code = errno;
     move_to_free_name(parent, old->name, name);
     errno = code;
@@ -118,6 +131,8 @@ static bool replace_by_turns(
 static bool exchange(
     qmi_replaced *old, int parent, const char *from, const char *name)
 {
+    /* One step for the file system: at no instant is there no directory of that
+     * name. */
     if (renameat2(parent, from, parent, name, RENAME_EXCHANGE) != 0)
         return lacks_flags() && replace_by_turns(old, parent, from, name);
     /* It is removed under the working name if it must be. */
@@ -126,18 +141,22 @@ static bool exchange(
     return true;
 }
 
-/* From now on it is to be dropped, whatever its name. */
+/* From now on it is to be dropped, whatever its name: with a journal it is an
+ * interrupted run to everyone. */
 static bool mark(int directory)
 {
     static const char text[] = "qmoe-journal replaced\n";
     int fd = openat(directory, QMI_JOURNAL_NAME,
         O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
+        /* A journal is there already: an earlier process was killed behind this
+         * point, or before it removed the journal of a result. */
         return errno == EEXIST;
     bool written = write(fd, text, sizeof text - 1) == sizeof text - 1;
     return close(fd) == 0 && written;
 }
 
+/* The exchange failed, so the old directory is the result again. */
 static void unmark(int directory)
 {
     int code = errno;
@@ -148,11 +167,15 @@ static void unmark(int directory)
 static qmoe_status replace(qmi_replaced *old, int parent, const char *from,
     const char *path, qmi_error *err)
 {
+    /* Half a minute: another process that is replacing it gets time to
+     * finish. */
     enum { WAIT_MS = 30000 };
     const char *name = qmi_last_component(path);
     old->directory = qmi_lock_directory(parent, name, WAIT_MS);
     if (old->directory < 0)
         return qmi_fail_errno(err, "%s: cannot be locked", path);
+    /* Checked under the lock, since it may have changed since the output was
+     * opened. */
     QMI_TRY(qmi_check_finished(old->directory, path, err));
     if (mark(old->directory) && exchange(old, parent, from, name))
         return QMOE_OK;
@@ -164,6 +187,7 @@ qmoe_status qmi_swap_directory(qmi_replaced *out, int parent, const char *from,
     const char *path, bool overwrite, qmi_error *err)
 {
     *out = (qmi_replaced){.directory = -1};
+    /* The common case: nothing has the name, so none has to be locked. */
     if (move_to_free_name(parent, from, qmi_last_component(path)))
         return QMOE_OK;
     if (errno != EEXIST && errno != ENOTEMPTY)
@@ -172,6 +196,7 @@ qmoe_status qmi_swap_directory(qmi_replaced *out, int parent, const char *from,
         return qmi_fail(err, QMOE_E_EXISTS,
             "%s: another process has made it meanwhile", path);
     qmoe_status status = replace(out, parent, from, path, err);
+    /* The lock goes with the descriptor. */
     if (status != QMOE_OK && out->directory >= 0) {
         close(out->directory);
         out->directory = -1;
@@ -193,6 +218,7 @@ static char *beside(const char *path, const char *name, qmi_error *err)
     return full;
 }
 
+/* Recognised and locked by the caller. */
 static qmoe_status remove_named(int directory, int parent, const char *name,
     const char *path, qmi_error *err)
 {
@@ -214,6 +240,8 @@ static bool is_private_name(const char *candidate, const char *name)
         candidate[n + 1] != '.')
         return false;
     const char *digits = candidate + n + 2;
+    /* The whole of the rest must be a number and ".old": nothing else is
+     * touched. */
     return *digits >= '0' && *digits <= '9' && strtol(digits, &end, 10) > 0 &&
            strcmp(end, ".old") == 0;
 }
@@ -222,9 +250,11 @@ static bool is_private_name(const char *candidate, const char *name)
 static void remove_leftover(int parent, const char *name, const char *path)
 {
     bool is_empty = false;
+    /* Without waiting: another process that is removing it holds the lock. */
     int directory = qmi_lock_directory(parent, name, 0);
     if (directory < 0)
         return;
+    /* With its mark, or empty because only the last step was left. */
     char *full = beside(path, name, NULL);
     if (full != NULL &&
         (qmi_check_interrupted(directory, full, &is_empty, NULL) == QMOE_OK ||
@@ -245,6 +275,8 @@ static void remove_leftovers(int parent, const char *path)
     closedir(entries);
 }
 
+/* Failing to remove is an error, but the result is in place: the message says
+ * both. */
 qmoe_status qmi_remove_replaced(
     qmi_replaced *replaced, int parent, const char *path, qmi_error *err)
 {

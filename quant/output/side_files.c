@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: the number of a small file, and a checkpoint or a directory.  Out: its
+ * bytes, or a copy in the output, unchanged.  A file that is not there is no
+ * error: which ones a model has differs. */
 #include "side_files.h"
 
 #include "alloc.h"
@@ -7,6 +10,8 @@
 qmoe_status qmi_side_file_read(char **text, size_t *n_bytes, size_t i,
     const qmi_checkpoint *checkpoint, const char *directory, qmi_error *err)
 {
+    /* Bounds what a broken source can make us read; tokenizers are some
+     * megabytes. */
     enum { MAX_BYTES = 256 << 20 };
     char *path = checkpoint != NULL
                      ? qmi_checkpoint_beside(checkpoint, qmi_side_files[i], err)
@@ -31,6 +36,7 @@ qmoe_status qmi_copy_side_files(qmi_output *output, qmi_manifest *manifest,
         if (status == QMOE_E_NOT_FOUND)
             continue;
         if (status == QMOE_OK)
+            /* A published layout has no manifest. */
             status = manifest != NULL
                          ? qmi_manifest_write_file(
                                manifest, output, name, text, n_bytes, err)

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * The small files that an output takes over from its source, in the order in
+ * which they are copied.  Names only, so that output_owner.c can know them
+ * without the rest. */
 #include "side_names.h"
 
 #include <string.h>

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Shards of compressed stacks. */
+ * In: encoded matrices in their order, or what an earlier process left in the
+ * file.  Out: one shard, in which each part has its matrices in their order.
+ * Places of fixed parts follow from the number of the matrix; those of the
+ * variable part from the running offsets, which therefore are kept in memory
+ * and written last. */
 #include "stack_writer.h"
 
 #include <stdio.h>
@@ -28,6 +32,7 @@ static uint64_t matrix_bytes(const qmi_stack_writer *w, int i)
     return n / 8;
 }
 
+/* Offsets are not a matrix's own bytes: the writer makes them. */
 static bool is_offsets(const qmi_format *format, int part)
 {
     return format->variable && part == format->offsets_part;
@@ -43,7 +48,8 @@ static uint64_t element_bytes(const qmi_format *format, int part)
     return qmi_dtype_bits(format->parts[part].dtype) / 8;
 }
 
-/* Where matrix `i` begins in a part; of those that are written. */
+/* Where matrix `i` begins in a part; of those that are written, since offsets
+ * of others are not known yet. */
 static uint64_t part_begin(const qmi_stack_writer *w, int part, int64_t i)
 {
     return is_variable(w->format, part)
@@ -51,6 +57,8 @@ static uint64_t part_begin(const qmi_stack_writer *w, int part, int64_t i)
                : matrix_bytes(w, part) * (uint64_t)i;
 }
 
+/* In the order of the format's parts: their numbers are those of the file's
+ * tensors. */
 static qmoe_status declare_parts(
     qmi_stack_writer *w, const char *name, qmi_error *err)
 {
@@ -58,6 +66,7 @@ static qmoe_status declare_parts(
     for (int i = 0; i < w->format->n_parts; i++) {
         const qmi_part_spec *spec = &w->format->parts[i];
         int64_t shape[3];
+        /* Names come from our own architectures and are shorter. */
         char full[512];
         int rank = spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
         snprintf(full, sizeof full, "%s.%s", name, spec->suffix);
@@ -111,6 +120,7 @@ void qmi_stack_writer_destroy(qmi_stack_writer *w)
     qmi_free(w);
 }
 
+/* Fixed formats have nothing of a length of its own. */
 uint64_t qmi_encoded_length(const qmi_encoded *encoded)
 {
     const qmi_format *format = encoded->format;
@@ -120,6 +130,7 @@ uint64_t qmi_encoded_length(const qmi_encoded *encoded)
            element_bytes(format, format->variable_part);
 }
 
+/* A hash of hashes: bytes that moved from one part to another change it. */
 uint64_t qmi_encoded_digest(const qmi_encoded *encoded)
 {
     uint64_t hashes[QMI_MAX_PARTS] = {0};
@@ -141,6 +152,8 @@ static qmoe_status append(qmi_stack_writer *w, const qmi_encoded *encoded,
         encoded->n_cols != w->n_cols || encoded->format != format)
         return qmi_fail(err, QMOE_E_INVALID,
             "matrix does not fit the stack it is added to");
+    /* Every part is checked before its bytes go to the file, so a wrong size
+     * cannot shift later matrices. */
     for (int i = 0; i < format->n_parts; i++) {
         if (is_offsets(format, i))
             continue;
@@ -152,6 +165,8 @@ static qmoe_status append(qmi_stack_writer *w, const qmi_encoded *encoded,
         QMI_TRY(give(w->file, (size_t)i, encoded->parts[i],
             encoded->part_bytes[i], err));
     }
+    /* Entries behind n_done are not used, so a failure above leaves the writer
+     * as it was. */
     w->offsets[w->n_done + 1] =
         w->offsets[w->n_done] + qmi_encoded_length(encoded);
     w->n_done++;
@@ -170,15 +185,21 @@ static qmoe_status load_parts(qmi_stack_writer *w, qmi_encoded *out,
     uint64_t length, bool *found, qmi_error *err)
 {
     for (int i = 0; i < w->format->n_parts; i++) {
+        /* Before the offsets of this matrix are known, its beginning is: the
+         * end of the one before. */
         const uint64_t begin = part_begin(w, i, w->n_done);
         uint64_t n_bytes = matrix_bytes(w, i), n_there = 0;
         if (is_offsets(w->format, i))
             continue;
+        /* `length` comes from the journal, whose checksum finds accidents
+         * only. */
         if (is_variable(w->format, i) &&
             !qmi_mul_u64(length, element_bytes(w->format, i), &n_bytes))
             return QMOE_OK;
         QMI_TRY(
             qmi_st_writer_available(w->file, (size_t)i, begin, &n_there, err));
+        /* Asked before memory is: a length that the file cannot hold costs
+         * nothing. */
         if (n_bytes > n_there)
             return QMOE_OK;
         out->parts[i] = qmi_calloc(n_bytes, 1, "a compressed expert", err);
@@ -209,6 +230,7 @@ qmoe_status qmi_stack_writer_keep(
 
 /* ---- holes ---- */
 
+/* For hollow models, which tests use: experts of zeros that take no disk. */
 qmoe_status qmi_stack_writer_add_hollow(
     qmi_stack_writer *w, int64_t n, qmi_error *err)
 {
@@ -234,6 +256,7 @@ static qmoe_status read_part(qmi_stack_writer *w, qmi_part *out, int part,
     uint8_t *data = qmi_calloc(n_bytes, 1, "a compressed expert", err);
     if (data == NULL)
         return QMOE_E_NOMEM;
+    /* Set before it is read, so that _unread frees it after a failure. */
     *out = (qmi_part){data, n_bytes};
     return qmi_st_writer_read(w->file, (size_t)part, data, begin, n_bytes, err);
 }
@@ -251,6 +274,7 @@ qmoe_status qmi_stack_writer_read(qmi_stack_writer *w, qmi_weight *out,
         if (is_offsets(format, i))
             continue;
         const uint64_t begin = part_begin(w, i, first);
+        /* Offsets up to first + n are known: the matrices are written. */
         const uint64_t n_bytes = part_begin(w, i, first + n) - begin;
         QMI_TRY(read_part(w, &out->parts[i], i, begin, n_bytes, err));
     }
@@ -260,6 +284,7 @@ qmoe_status qmi_stack_writer_read(qmi_stack_writer *w, qmi_weight *out,
         qmi_calloc((size_t)n + 1, sizeof *offsets, "expert offsets", err);
     if (offsets == NULL)
         return QMOE_E_NOMEM;
+    /* A stack of its own begins at 0. */
     for (int64_t i = 0; i <= n; i++)
         offsets[i] = w->offsets[first + i] - w->offsets[first];
     out->parts[format->offsets_part] =
@@ -274,6 +299,7 @@ void qmi_stack_writer_unread(qmi_weight *weight)
     *weight = (qmi_weight){0};
 }
 
+/* Counts what the parts hold, not padding and header. */
 uint64_t qmi_stack_writer_bytes(const qmi_stack_writer *w)
 {
     uint64_t n = 0;
@@ -292,6 +318,7 @@ qmoe_status qmi_stack_writer_finish(qmi_stack_writer *w, uint64_t *header_hash,
     uint64_t *file_bytes, qmi_error *err)
 {
     if (w->format->variable)
+        /* The format's offsets are complete only now. */
         QMI_TRY(qmi_st_writer_write(w->file, (size_t)w->format->offsets_part,
             w->offsets, (size_t)(w->n_mats + 1) * sizeof *w->offsets, err));
     return qmi_st_writer_finish(w->file, header_hash, file_bytes, err);
