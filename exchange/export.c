@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Export of a compressed model: what both layouts share. */
+ * In: a compressed model and a layout.  Out: a directory of that layout.  What
+ * both layouts share is here: checks, config.json without our part of it, the
+ * small files, the order of the steps.  The output is marked as qmoe's before
+ * its first file, so a run that is killed can be told from a foreign
+ * directory. */
 #include "export_job.h"
 
 #include <stdio.h>
@@ -10,6 +14,7 @@
 #include "journal.h"
 #include "side_files.h"
 
+/* "<stack>.<part>": the tensors that a layout writes in its own way. */
 bool qmi_export_is_stacked(const qmi_export *e, const char *tensor)
 {
     for (size_t i = 0; i < e->model->n_weights; i++) {
@@ -24,12 +29,15 @@ bool qmi_export_is_stacked(const qmi_export *e, const char *tensor)
 
 qmoe_status qmi_export_config(qmi_export *e, const char *dtype)
 {
+    /* Most ways to fail here are a lack of memory in cJSON, which says nothing
+     * itself. */
     qmoe_status status = QMOE_E_NOMEM;
     char *text = NULL;
     cJSON *config =
         cJSON_Duplicate(qmi_checkpoint_config(e->model->checkpoint), true);
     if (config == NULL)
         goto cleanup;
+    /* Readers of the export must not take it for a compressed model. */
     cJSON_DeleteItemFromObjectCaseSensitive(config, "quantization_config");
     if (dtype != NULL) {
         cJSON_DeleteItemFromObjectCaseSensitive(config, "torch_dtype");
@@ -54,15 +62,19 @@ static qmoe_status run(qmi_export *e, const char *source, const char *output)
     const qmi_output_source from = {source, false};
     const qmi_output_options options = {
         .overwrite = e->options.overwrite, .sources = &from, .n_sources = 1};
+    /* Before the source is opened: an enum from outside may hold any number. */
     if (e->options.layout != QMOE_LAYOUT_HF &&
         e->options.layout != QMOE_LAYOUT_PUBLISHED)
         return qmi_fail(e->err, QMOE_E_INVALID, "unknown layout");
+    /* true: digests are compared, so that nothing damaged is exported. */
     QMI_TRY(qmi_model_open(&e->model, e->hooks, source, true));
     if (e->model->quantization == NULL)
         return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
             "%s: is not compressed; there is nothing to export", source);
     for (size_t i = 0; i < e->model->n_weights; i++)
         if (e->model->weights[i].is_expert) {
+            /* Progress counts compressed bytes of experts: they are most of the
+             * work. */
             e->total += qmi_weight_bytes(&e->model->weights[i]);
             e->report->n_matrices += (uint64_t)e->model->weights[i].n_mats;
         }

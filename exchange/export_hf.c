@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A plain Hugging Face checkpoint: the tensors are listed and cut into shards
- * first, since a shard's name holds their number, then written as a stream. */
+ * In: a compressed model.  Out: a plain Hugging Face checkpoint in bf16 or f32.
+ * The tensors are listed and cut into shards first, since a shard's name holds
+ * their number, then written as a stream.  Decoding runs on all threads;
+ * writing is in the order of the list, so the bytes do not depend on their
+ * number. */
 #include "export_job.h"
 
 #include <stdio.h>
@@ -11,12 +14,14 @@
 #include "parallel.h"
 #include "safetensors_writer.h"
 
+/* 5 GB (docs/publish.md, section 2). */
 static const uint64_t default_shard_bytes = UINT64_C(5000000000);
 
 /* Elements converted at a time. */
 enum { PIECE = 1 << 16 };
 
-/* A tensor to write: one of the model's own, or a matrix of a stack. */
+/* A tensor to write: one of the model's own, or a matrix of a stack; the other
+ * pointer is NULL. */
 typedef struct entry {
     const qmi_tensor *tensor;
     const qmi_weight *stack;
@@ -24,6 +29,8 @@ typedef struct entry {
     int shard;
 } entry;
 
+/* The list grows with the number of experts, an entry each; data is never
+ * kept. */
 typedef struct exporter {
     qmi_export *e;
     qmi_dtype dtype;
@@ -36,6 +43,7 @@ typedef struct exporter {
 
 /* ---- the list ---- */
 
+/* Integers are copied as they are; they have no narrower form. */
 static bool is_float(qmi_dtype dtype)
 {
     return qmi_format_dense(dtype) != NULL;
@@ -47,6 +55,7 @@ static qmi_dtype target_dtype(const exporter *x, const entry *n)
                                                             : x->dtype;
 }
 
+/* Tensors may be of any dtype, so elements follow from bytes. */
 static uint64_t n_elements(const entry *n)
 {
     if (n->tensor == NULL)
@@ -73,6 +82,8 @@ static qmoe_status add(exporter *x, entry new_entry)
         x->entries = grown;
         x->capacity = capacity;
     }
+    /* A tensor larger than a shard gets one of its own: shard_bytes is 0 only
+     * while a shard is empty. */
     if (x->n_shards == 0 ||
         (x->shard_bytes != 0 && x->shard_bytes + n_bytes > limit)) {
         x->n_shards++;
@@ -84,6 +95,8 @@ static qmoe_status add(exporter *x, entry new_entry)
     return QMOE_OK;
 }
 
+/* Plain tensors in file order, then matrices by stack and expert: the order
+ * decides names and bytes. */
 static qmoe_status list_tensors(exporter *x)
 {
     const qmoe_model *m = x->e->model;
@@ -105,7 +118,9 @@ static qmoe_status list_tensors(exporter *x)
 
 /* ---- values ---- */
 
-/* n values to dst, in the target's dtype. */
+/* n values to dst, in the target's dtype. bf16 is rounded to nearest even
+ * (qmi_f32_to_bf16), which is exact for levels and scales that are bf16
+ * numbers. */
 static void narrow(uint8_t *dst, const float *src, size_t n, qmi_dtype dtype)
 {
     if (dtype == QMI_F32) {
@@ -127,11 +142,13 @@ static qmoe_status write_tensor(
         x->e->model->checkpoint, t->data, t->n_bytes, err));
     if (!is_float(t->dtype) || t->dtype == x->dtype)
         return qmi_st_writer_write(writer, index, t->data, t->n_bytes, err);
+    /* In pieces: the embedding of a large model would take gigabytes in f32. */
     float *wide = qmi_calloc(PIECE, sizeof *wide, "a piece of a tensor", err);
     uint8_t *out = qmi_calloc(PIECE, sizeof *wide, "a piece of a tensor", err);
     qmoe_status status = wide != NULL && out != NULL ? QMOE_OK : QMOE_E_NOMEM;
     uint64_t n_left = t->n_bytes / size;
     const uint8_t *from = t->data;
+    /* `from` stays inside the tensor: n_left counts its elements. */
     while (status == QMOE_OK && n_left != 0) {
         size_t n = n_left < PIECE ? (size_t)n_left : PIECE;
         qmi_widen(wide, from, t->dtype, n);
@@ -150,10 +167,13 @@ static qmoe_status write_tensor(
 static qmoe_status decode(
     const exporter *x, const entry *n, uint8_t **out, qmi_error *err)
 {
+    /* A few rows at a time bound the f32 copy, and a wish to end is heard
+     * between them. */
     enum { ROWS = 64 };
     const qmi_weight *w = n->stack;
     size_t size = qmi_dtype_bits(x->dtype) / 8;
     size_t n_cols = (size_t)w->n_cols;
+    /* Reading here makes a disk that fails an error of this matrix. */
     QMI_TRY(qmi_matrix_fetch(x->e->model, w, n->expert, err));
     *out = qmi_calloc((size_t)w->n_rows * n_cols, size, "a matrix", err);
     float *wide = qmi_calloc(ROWS * n_cols, sizeof *wide, "rows", err);
@@ -169,6 +189,7 @@ static qmoe_status decode(
     }
     qmi_free(wide);
     qmi_matrix_release(x->e->model, w, n->expert);
+    /* What was decoded so far is freed by the caller, also when cancelled. */
     return qmi_check_cancel(err);
 }
 
@@ -190,6 +211,7 @@ static void decode_item(void *user, int64_t item, int thread)
     const group *g = user;
     decoded *d = &g->all[item];
     (void)thread;
+    /* An error of its own per item: several threads fail at the same time. */
     d->error = qmi_error_beside(g->x->e->err);
     d->status = decode(
         g->x, &g->x->entries[g->first + (size_t)item], &d->data, &d->error);
@@ -209,6 +231,8 @@ static qmoe_status write_matrices(
         .work = decode_item,
         .user = &g};
     qmoe_status status = qmi_parallel(&loop, e->err);
+    /* In order: the first failure in the order of the list is told, and results
+     * behind it are only freed. */
     for (size_t i = 0; i < n; i++) {
         const entry *item = &x->entries[first + i];
         if (status == QMOE_OK && all[i].status != QMOE_OK)
@@ -226,6 +250,7 @@ static qmoe_status write_matrices(
 
 /* ---- shards ---- */
 
+/* The name that the tensor has in an uncompressed checkpoint. */
 static void entry_name(char *name, size_t capacity, const entry *n)
 {
     if (n->tensor != NULL) {
@@ -258,6 +283,8 @@ static qmoe_status declare(
 static qmoe_status write_entries(
     exporter *x, size_t first, size_t last, qmi_st_writer *writer)
 {
+    /* As many matrices at once as there are threads: memory is bounded by
+     * them. */
     size_t step = (size_t)x->e->hooks->n_threads;
     for (size_t i = first; i < last;) {
         char name[640];
@@ -269,6 +296,8 @@ static qmoe_status write_entries(
             QMI_TRY(write_tensor(x, x->entries[i].tensor, writer, i - first));
         } else {
             n = last - i < step ? last - i : step;
+            /* A group never crosses a shard, and only matrices follow a matrix
+             * in the list. */
             QMI_TRY(write_matrices(x, i, n, writer, i - first));
         }
         i += n;
@@ -291,6 +320,7 @@ static qmoe_status fill_shard(exporter *x, size_t first, size_t last,
     return QMOE_OK;
 }
 
+/* Entries [first, last) have the shard's number. */
 static qmoe_status write_shard(exporter *x, size_t first, size_t last)
 {
     char name[64];
@@ -308,6 +338,7 @@ static qmoe_status write_shard(exporter *x, size_t first, size_t last)
 
 static qmoe_status write_shards(exporter *x)
 {
+    /* Entries of a shard are neighbours in the list. */
     for (size_t first = 0; first < x->n;) {
         size_t last = first;
         while (last < x->n && x->entries[last].shard == x->entries[first].shard)
@@ -318,6 +349,8 @@ static qmoe_status write_shards(exporter *x)
     return QMOE_OK;
 }
 
+/* total_size is what loaders of Hugging Face expect; it counts data without
+ * headers. */
 static qmoe_status write_index(exporter *x)
 {
     uint64_t total = 0;

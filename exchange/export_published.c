@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Export to the layout of the published compressed models. */
+ * In: a compressed model in ternary-dict with the paper's dictionary.  Out: the
+ * files of the published compressed models (docs/publish.md): noexp.pt,
+ * sizes.pt, exp00.pt and so on, one per sparse block.  Code words, row offsets
+ * and levels are copied as they are, so an import gives back the same bytes. */
 #include "export_job.h"
 
 #include <stdio.h>
@@ -13,6 +16,8 @@
 
 /* ---- what can be written ---- */
 
+/* Before the first file: a stack that the layout cannot hold ends the export
+ * without a trace. */
 static qmoe_status check_stacks(const qmi_export *e)
 {
     const qmoe_model *m = e->model;
@@ -36,6 +41,8 @@ static qmoe_status check_stacks(const qmi_export *e)
 typedef qmoe_status (*fill_fn)(
     qmi_export *e, qmi_torch_writer *writer, size_t block);
 
+/* `ordered`: as an OrderedDict, which noexp.pt is (docs/publish.md, section
+ * 3). */
 static qmoe_status write_file(
     qmi_export *e, const char *name, bool ordered, fill_fn fill, size_t block)
 {
@@ -50,6 +57,7 @@ static qmoe_status write_file(
     if (status == QMOE_OK)
         status = qmi_torch_writer_finish(writer, &n_bytes, e->err);
     qmi_torch_writer_destroy(writer);
+    /* Also counted after a failure, when nobody reads the report. */
     e->report->output_bytes += n_bytes;
     e->report->n_files++;
     if (status == QMOE_OK &&
@@ -60,6 +68,8 @@ static qmoe_status write_file(
 
 /* ---- noexp.pt ---- */
 
+/* Tensors are declared before the first is written: the pickle, which names all
+ * of them, comes before their data. */
 typedef qmoe_status (*visit_fn)(
     qmi_export *e, qmi_torch_writer *writer, const qmi_tensor *t);
 
@@ -78,6 +88,7 @@ static qmoe_status write_plain(
     QMI_TRY(qmi_checkpoint_fetch(
         e->model->checkpoint, t->data, t->n_bytes, e->err));
     QMI_TRY(qmi_torch_writer_write(writer, t->data, t->n_bytes, e->err));
+    /* Pages are given back: the source may be larger than the memory. */
     qmi_checkpoint_release(e->model->checkpoint, t->data, t->n_bytes);
     return QMOE_OK;
 }
@@ -110,6 +121,7 @@ static qmoe_status fill_plain(
 /* The stacks of the block's kinds, in the model's order: wi, wo. */
 enum { N_KINDS = 2 };
 
+/* false: there is no such block. */
 static bool stacks_of(
     const qmi_export *e, size_t block, const qmi_weight *stacks[N_KINDS])
 {
@@ -123,6 +135,7 @@ static bool stacks_of(
     return N_KINDS * block < n;
 }
 
+/* The layout stores the number of codewords, ternary-dict the bytes. */
 static uint64_t n_codes(const qmi_weight *w, int64_t expert)
 {
     return qmi_matrix_range(w, QMI_TD_CODES, expert, 1).n_bytes /
@@ -148,6 +161,7 @@ static qmoe_status declare_matrix(const qmi_export *e, qmi_torch_writer *writer,
     return QMOE_OK;
 }
 
+/* Bytes of a stack's parts are those of the layout, so nothing is decoded. */
 static qmoe_status write_matrix(qmi_export *e, qmi_torch_writer *writer,
     const qmi_weight *w, int64_t expert)
 {
@@ -171,6 +185,7 @@ static qmoe_status fill_block(
 {
     const qmi_weight *stacks[N_KINDS] = {NULL};
     stacks_of(e, block, stacks);
+    /* Declared and written in the same order. */
     for (int64_t x = 0; x < stacks[0]->n_mats; x++)
         for (int kind = 0; kind < N_KINDS; kind++)
             QMI_TRY(declare_matrix(e, writer, stacks[kind], x));
@@ -186,6 +201,7 @@ static qmoe_status fill_sizes(
     char name[512];
     const qmi_weight *stacks[N_KINDS] = {NULL};
     (void)unused;
+    /* One integer per matrix, in the same order. */
     for (size_t block = 0; stacks_of(e, block, stacks); block++)
         for (int64_t x = 0; x < stacks[0]->n_mats; x++)
             for (int kind = 0; kind < N_KINDS; kind++) {
@@ -213,6 +229,7 @@ static qmoe_status write_files(qmi_export *e)
     const qmi_weight *stacks[N_KINDS] = {NULL};
     QMI_TRY(write_file(e, "noexp.pt", true, fill_plain, 0));
     QMI_TRY(write_file(e, "sizes.pt", false, fill_sizes, 0));
+    /* Blocks are numbered in execution order. */
     for (size_t block = 0; stacks_of(e, block, stacks); block++) {
         char name[32];
         snprintf(name, sizeof name, "exp%02zu.pt", block);
@@ -221,6 +238,7 @@ static qmoe_status write_files(qmi_export *e)
     return qmi_export_config(e, NULL);
 }
 
+/* The list is written behind the files it names, with their final sizes. */
 qmoe_status qmi_export_published(qmi_export *e)
 {
     char creator[64];

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Import of a published compressed directory: its config.json says which
- * matrices there must be, its files give them, and everything is checked before
- * it is written (experts: import_experts.c). */
+ * In: a published compressed directory (docs/publish.md).  Out: a compressed
+ * directory of ours.  Its config.json says which matrices there must be, its
+ * files give them, and everything is checked before it is written (experts:
+ * import_experts.c).  Nothing in the files is trusted: names, shapes, dtypes
+ * and counts must be those of the model that config.json describes, and the
+ * result is opened once before it gets its name. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,6 +32,7 @@ qmoe_status qmi_import_open_torch(
     return status;
 }
 
+/* sizes.pt alone may hold integers; elsewhere they would be lost. */
 qmoe_status qmi_import_no_integers(const qmi_tensor_file *file, qmi_error *err)
 {
     if (qmi_torch_integer_count(file) == 0)
@@ -38,6 +42,8 @@ qmoe_status qmi_import_no_integers(const qmi_tensor_file *file, qmi_error *err)
         qmi_tensor_file_path(file), qmi_torch_integer_name(file, 0));
 }
 
+/* Every file counts into the fingerprint, in the order in which it is
+ * opened. */
 static void count_file(qmi_importer *m, const qmi_tensor_file *file)
 {
     m->report->source_bytes += qmi_tensor_file_bytes(file);
@@ -54,6 +60,7 @@ static qmoe_status open_common(qmi_importer *m)
     if (status == QMOE_E_NOT_FOUND)
         return qmi_fail_no_config(m->err, m->source);
     QMI_TRY(status);
+    /* A model without weights: names and shapes of everything there must be. */
     QMI_TRY(qmi_model_sketch(&m->sketch, m->hooks, m->config, m->config_path));
     status = qmi_import_open_torch(m, &m->plain, "noexp.pt");
     if (status == QMOE_E_NOT_FOUND)
@@ -65,6 +72,7 @@ static qmoe_status open_common(qmi_importer *m)
     return QMOE_OK;
 }
 
+/* Stacks come in pairs, block by block, in the sketch. */
 bool qmi_import_stacks_of(
     const qmi_importer *m, size_t block, const qmi_weight *stacks[QMI_N_KINDS])
 {
@@ -84,7 +92,10 @@ static size_t block_of(const qmi_importer *m, const qmi_tensor_file *file)
     const qmi_weight *stacks[QMI_N_KINDS];
     for (size_t block = 0; block < m->n_blocks; block++) {
         qmi_import_stacks_of(m, block, stacks);
+        /* The first tensor alone: import_experts.c finds each of them by name
+         * later. */
         for (size_t i = 0; i < qmi_tensor_file_count(file) && i < 1; i++) {
+            /* Up to the kind: "<block>.experts". */
             const char *name = qmi_tensor_file_at(file, i)->name;
             size_t n =
                 (size_t)(strrchr(stacks[0]->name, '.') - stacks[0]->name);
@@ -95,6 +106,8 @@ static size_t block_of(const qmi_importer *m, const qmi_tensor_file *file)
     return m->n_blocks;
 }
 
+/* The file is closed again: a model has one per sparse block, and each would
+ * hold a map. */
 static qmoe_status place_file(qmi_importer *m, const char *name)
 {
     qmi_tensor_file *file = NULL;
@@ -112,6 +125,7 @@ static qmoe_status place_file(qmi_importer *m, const char *name)
         return qmi_fail(m->err, QMOE_E_FORMAT,
             "%s/%s: holds no experts of the model that config.json describes",
             m->source, name);
+    /* Two files of a block would mean that another has none. */
     if (m->files[block] != NULL)
         return qmi_fail(m->err, QMOE_E_FORMAT,
             "%s/%s: holds experts of the same block as %s", m->source, name,
@@ -125,6 +139,7 @@ static qmoe_status place_file(qmi_importer *m, const char *name)
 static qmoe_status check_no_more_files(const qmi_importer *m)
 {
     char name[32];
+    /* Numbers have no gaps, so looking at the next one is enough. */
     snprintf(name, sizeof name, "exp%02zu.pt", m->n_blocks);
     char *path = qmi_path_join(m->source, name, m->err);
     if (path == NULL)
@@ -138,7 +153,8 @@ static qmoe_status check_no_more_files(const qmi_importer *m)
                        m->source, name, m->n_blocks);
 }
 
-/* Which block is in exp00.pt, exp01.pt, ... is told by the names inside. */
+/* Which block is in exp00.pt, exp01.pt, ... is told by the names inside: the
+ * numbers of the files have no meaning (docs/publish.md, section 3). */
 static qmoe_status place_files(qmi_importer *m)
 {
     const qmi_weight *stacks[QMI_N_KINDS];
@@ -160,7 +176,8 @@ static qmoe_status place_files(qmi_importer *m)
 
 /* ---- tensors that are no expert's ---- */
 
-/* Some models have the tensor under another name. */
+/* Some models have the tensor under another name.  It is copied under the one
+ * it has; opening knows both. */
 static const qmi_tensor *find_plain(const qmi_importer *m, const char *name)
 {
     static const char *const other[][2] = {
@@ -173,6 +190,7 @@ static const qmi_tensor *find_plain(const qmi_importer *m, const char *name)
     return t;
 }
 
+/* A norm is a vector in the file and a matrix of one row in the sketch. */
 static qmoe_status check_plain(const qmi_importer *m, const qmi_weight *w)
 {
     const char *path = qmi_tensor_file_path(m->plain);
@@ -191,7 +209,8 @@ static qmoe_status check_plain(const qmi_importer *m, const qmi_weight *w)
         (long long)w->n_cols);
 }
 
-/* Nothing may take the name of what is written beside it. */
+/* Nothing may take the name of what is written beside it: the stacks' tensors
+ * are called "<block>.experts.<kind>.<part>". */
 static qmoe_status check_names(const qmi_importer *m)
 {
     for (size_t i = 0; i < qmi_tensor_file_count(m->plain); i++) {
@@ -207,6 +226,7 @@ static qmoe_status check_names(const qmi_importer *m)
     return QMOE_OK;
 }
 
+/* One shard of plain tensors, then one per stack. */
 void qmi_import_next_file(qmi_importer *m, char name[64])
 {
     snprintf(name, 64, "model-%05zu-of-%05zu.safetensors", ++m->n_files_done,
@@ -219,6 +239,7 @@ static qmoe_status write_plain(
     uint64_t hash = 0, n_bytes = 0;
     size_t n = qmi_tensor_file_count(m->plain);
     QMI_TRY(qmi_st_writer_metadata(writer, "format", "qmoe", m->err));
+    /* Declared first: a safetensors header lists everything before the data. */
     for (size_t i = 0; i < n; i++) {
         const qmi_tensor *t = qmi_tensor_file_at(m->plain, i);
         QMI_TRY(qmi_st_writer_declare(
@@ -236,6 +257,7 @@ static qmoe_status write_plain(
     return qmi_manifest_add_file(m->manifest, name, hash, n_bytes, m->err);
 }
 
+/* The same two passes as compress_copy.c makes, with another kind of source. */
 static qmoe_status import_plain(qmi_importer *m)
 {
     char name[64];
@@ -260,8 +282,10 @@ static qmoe_status choose_format(qmi_importer *m)
     if (m->recipe.quantiser == NULL)
         return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
             "unknown format '%s' (ternary-dict, q2, pvq, pvq8)", format);
+    /* For people who read config.json: recoding adds an error of its own. */
     m->recipe.method =
         qmi_import_is_recoded(m) ? "published, then rtn" : "published";
+    /* The paper's dictionary is the only one the layout knows. */
     m->recipe.p0 = 0.885;
     return QMOE_OK;
 }
@@ -281,6 +305,8 @@ static qmoe_status check_sketch(qmi_importer *m)
     if (r->n_matrices == 0)
         return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
             "%s: describes a model without experts", m->config_path);
+    /* What a tensor in this file would mean is not known, so it is not left out
+     * in silence. */
     if (qmi_tensor_file_count(m->sizes) != 0)
         return qmi_fail(m->err, QMOE_E_FORMAT,
             "%s: holds a tensor, '%.200s', not integers alone",
@@ -302,6 +328,7 @@ static qmoe_status start(qmi_importer *m, const char *output)
     const qmi_output_options options = {.overwrite = m->options.overwrite,
         .sources = sources,
         .n_sources = m->options.tokenizer != NULL ? 2 : 1};
+    /* Codes are ternary-dict in the source, whatever is written. */
     const qmi_manifest_source source = {
         .config = m->config,
         .expert_format = "ternary-dict",
@@ -324,6 +351,8 @@ static qmoe_status check_result(qmi_importer *m)
     return QMOE_OK;
 }
 
+/* Checks go from cheap to dear; the output is opened behind the last that needs
+ * no expert. */
 static qmoe_status run(qmi_importer *m, const char *output)
 {
     QMI_TRY(choose_format(m));
@@ -340,14 +369,17 @@ static qmoe_status run(qmi_importer *m, const char *output)
         m->err));
     QMI_TRY(qmi_manifest_write(m->manifest, &m->output, m->err));
     QMI_TRY(check_result(m));
+    /* A sum over matrices until here. */
     m->report->weight_error /= (double)m->report->n_matrices;
     return qmi_output_commit(&m->output, m->err);
 }
 
+/* Every member may still be zero. */
 static void clean_up(qmi_importer *m)
 {
     qmi_output_close(&m->output);
     qmi_manifest_destroy(m->manifest);
+    /* n_blocks may be known before the list exists. */
     for (size_t i = 0; m->files != NULL && i < m->n_blocks; i++)
         qmi_free(m->files[i]);
     qmi_free(m->files);

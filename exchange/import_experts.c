@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The experts of a published directory, block by block. */
+ * In: the files of a published directory, one block at a time.  Out: one shard
+ * per stack.  In ternary-dict the bytes are passed on as they are; in another
+ * format each matrix is decoded and rounded again.  One file and one matrix are
+ * in memory at a time, and each is checked (published.c) before it is used. */
 #include <stdio.h>
 #include <string.h>
 
@@ -17,6 +20,8 @@ static qmi_encoded borrow(const qmi_weight *w)
 {
     qmi_encoded encoded = {
         .format = w->format, .n_rows = w->n_rows, .n_cols = w->n_cols};
+    /* Row offsets, levels and codes are neighbours in ternary-dict's list of
+     * parts; expert offsets are the writer's. */
     for (int i = QMI_TD_ROW_OFFSETS; i <= QMI_TD_CODES; i++) {
         encoded.parts[i] = (uint8_t *)(uintptr_t)w->parts[i].data;
         encoded.part_bytes[i] = (size_t)w->parts[i].n_bytes;
@@ -43,6 +48,7 @@ static qmoe_status recode(
         (size_t)(w->n_rows * w->n_cols), sizeof *wide, "a matrix", m->err);
     if (wide == NULL)
         return QMOE_E_NOMEM;
+    /* The matrix passed its check, so decoding cannot run past it. */
     qmi_weight_decode(w, 0, 0, w->n_rows, wide);
     const qmi_stack_recipe r = stack_recipe(m, w);
     qmoe_status status = r.quantiser->run(
@@ -50,6 +56,8 @@ static qmoe_status recode(
     qmi_free(wide);
     if (status == QMOE_OK)
         status = qmi_stack_writer_add(writer, &encoded, m->err);
+    /* Per matrix, so that large ones do not outweigh small ones; the caller
+     * makes the mean. */
     if (result.energy > 0)
         m->report->weight_error += result.error / result.energy;
     qmi_encoded_free(&encoded);
@@ -61,6 +69,7 @@ bool qmi_import_is_recoded(const qmi_importer *m)
     return strcmp(m->recipe.quantiser->format, "ternary-dict") != 0;
 }
 
+/* Found, checked, written, given back: memory holds one matrix. */
 static qmoe_status import_matrix(qmi_importer *m, qmi_stack_writer *writer,
     const qmi_weight *stack, int64_t expert)
 {
@@ -73,12 +82,14 @@ static qmoe_status import_matrix(qmi_importer *m, qmi_stack_writer *writer,
         &found, m->experts, m->sizes, stack, expert, m->err));
     QMI_TRY(
         qmi_published_check(&w, offsets, &found, m->experts, stack, m->err));
+    /* Both ways give the writer the same kind of matrix. */
     if (qmi_import_is_recoded(m)) {
         QMI_TRY(recode(m, writer, &w));
     } else {
         qmi_encoded encoded = borrow(&w);
         QMI_TRY(qmi_stack_writer_add(writer, &encoded, m->err));
     }
+    /* Only after the writer has copied the bytes. */
     qmi_published_release(&found, m->experts);
     m->done += (uint64_t)(stack->n_rows * stack->n_cols);
     return QMOE_OK;
@@ -94,6 +105,7 @@ static qmoe_status finish_stack(qmi_importer *m, qmi_stack_writer *writer,
     m->report->expert_bytes += qmi_stack_writer_bytes(writer);
     QMI_TRY(qmi_manifest_add_file(m->manifest, file, hash, n_bytes, m->err));
     for (int i = 0; i < format->n_parts; i++) {
+        /* Names of tensors are bounded by the architecture. */
         char tensor[640];
         snprintf(tensor, sizeof tensor, "%s.%s", stack->name,
             format->parts[i].suffix);
@@ -111,11 +123,15 @@ static qmoe_status fill_stack(qmi_importer *m, qmi_stack_writer *writer,
     return finish_stack(m, writer, stack, file);
 }
 
+/* The writer is destroyed in any case; an unfinished file goes with the working
+ * directory. */
 static qmoe_status import_stack(qmi_importer *m, const qmi_weight *stack)
 {
     char name[64];
     qmi_new_file file;
     qmi_stack_writer *writer = NULL;
+    /* Numbers are given in the order of stacks, which is the order of the
+     * index. */
     qmi_import_next_file(m, name);
     QMI_TRY(qmi_output_create(&m->output, &file, name, m->err));
     const qmi_stack_plan plan = {
@@ -137,6 +153,8 @@ static qmoe_status check_count(const qmi_importer *m, int64_t n_experts)
 {
     uint64_t n_matrices = (uint64_t)n_experts * QMI_N_KINDS;
     size_t n = qmi_tensor_file_count(m->experts);
+    /* Dummies are empty tensors "<expert>.weight" that some files have; they
+     * are no part of the codes. */
     uint64_t n_dummies = 0;
     QMI_TRY(qmi_import_no_integers(m->experts, m->err));
     for (size_t i = 0; i < n; i++) {
@@ -156,6 +174,7 @@ qmoe_status qmi_import_block(qmi_importer *m, size_t block)
 {
     const qmi_weight *stacks[QMI_N_KINDS];
     qmi_import_stacks_of(m, block, stacks);
+    /* One file is open at a time: a model has one per sparse block. */
     QMI_TRY(qmi_import_open_torch(m, &m->experts, m->files[block]));
     qmoe_status status = check_count(m, stacks[0]->n_mats);
     for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Reading matrices of the published layout.  Its int32 row offsets and int16
- * codewords have the bytes of ternary-dict's u32 and u16: that format's check
- * does the rest. */
+ * In: a file of the published layout and a stack it should hold.  Out: one
+ * matrix as a ternary-dict weight that passed all checks.  The layout's int32
+ * row offsets and int16 codewords have the bytes of ternary-dict's u32 and u16,
+ * so pointers into the file suffice, and that format's own check does the
+ * rest. */
 #include "published.h"
 
 #include <stdio.h>
@@ -11,6 +13,7 @@
 #include "ternary_dict.h"
 #include "torch_file.h"
 
+/* By QMI_PUB_*; "weight" is the empty dummy. */
 const char *const qmi_published_suffix[QMI_PUB_PARTS] = {
     "w_comp", "row_off", "ter_minmax", "weight"};
 
@@ -23,11 +26,14 @@ qmi_dtype qmi_published_dtype(int part)
 
 qmoe_status qmi_published_check_shape(const qmi_weight *stack, qmi_error *err)
 {
+    /* A codeword holds pairs of weights, and the layout has no rule for half of
+     * one. */
     if (stack->n_cols % 2 != 0)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "'%s': the published layout holds rows of even width only, not "
             "%lld",
             stack->name, (long long)stack->n_cols);
+    /* The most codewords a matrix can need: one per pair. */
     if (stack->n_rows * (stack->n_cols / 2) > INT32_MAX)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "'%s': %lld x %lld could need more codewords than the published "
@@ -43,7 +49,8 @@ static qmoe_status bad(const qmi_tensor_file *file, const char *name, int part,
         qmi_tensor_file_path(file), name, qmi_published_suffix[part], rule);
 }
 
-/* Length of a vector of the part's dtype. */
+/* Length of a vector of the part's dtype.  The data is fetched here, so that a
+ * disk that fails is an error and no signal. */
 static qmoe_status find_part(qmi_published_matrix *m, int part,
     const qmi_tensor_file *file, uint64_t *length, qmi_error *err)
 {
@@ -52,6 +59,7 @@ static qmoe_status find_part(qmi_published_matrix *m, int part,
     const qmi_tensor *t = qmi_tensor_file_find(file, name);
     *length = 0;
     if (t == NULL)
+        /* Dummies are not in all files. */
         return part == QMI_PUB_DUMMY
                    ? QMOE_OK
                    : bad(file, m->name, part, "is missing", err);
@@ -61,10 +69,13 @@ static qmoe_status find_part(qmi_published_matrix *m, int part,
     if (t->dtype != dtype || t->rank != 1)
         return bad(file, m->name, part, rule, err);
     m->parts[part] = t;
+    /* Safe: the rank was compared just before. */
     *length = (uint64_t)t->shape[0];
     return qmi_tensor_file_fetch(file, t->data, t->n_bytes, err);
 }
 
+/* Lengths first: `check` of the format is given parts of exactly these
+ * sizes. */
 static qmoe_status check_length(const qmi_published_matrix *m, int part,
     uint64_t length, uint64_t expected, const qmi_tensor_file *file,
     qmi_error *err)
@@ -77,6 +88,8 @@ static qmoe_status check_length(const qmi_published_matrix *m, int part,
     return bad(file, m->name, part, rule, err);
 }
 
+/* sizes.pt says the number once more: a difference tells of files that do not
+ * belong together. */
 static qmoe_status check_size(
     const qmi_published_matrix *m, const qmi_tensor_file *sizes, qmi_error *err)
 {
@@ -115,6 +128,7 @@ qmoe_status qmi_published_check(qmi_weight *out, uint64_t offsets[2],
     const qmi_published_matrix *m, const qmi_tensor_file *file,
     const qmi_weight *stack, qmi_error *err)
 {
+    /* A stack of one matrix. */
     offsets[0] = 0;
     offsets[1] = m->n_codes;
     *out = (qmi_weight){
@@ -132,6 +146,8 @@ qmoe_status qmi_published_check(qmi_weight *out, uint64_t offsets[2],
     out->parts[QMI_TD_ROW_OFFSETS] = (qmi_part){rows->data, rows->n_bytes};
     out->parts[QMI_TD_LEVELS] = (qmi_part){levels->data, levels->n_bytes};
     out->parts[QMI_TD_CODES] = (qmi_part){codes->data, codes->n_bytes};
+    /* open checks sizes, check every codeword and offset: from here on the
+     * bytes are trusted. */
     qmoe_status status = out->format->open(out, err);
     if (status == QMOE_OK)
         status = out->format->check(out, 0, err);
