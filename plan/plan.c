@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a model takes: sizes by part, where they fit, and the speed that
- * follows.  Everything but the sizes of a compressed model's own stacks comes
- * from shapes, by the functions that compression uses. */
+ * In: a model, or only its configuration, and what there is of memory, GPUs and
+ * rates.  Out: sizes by part, where they fit, the speed that follows, and the
+ * time of a compression.  Everything but the sizes of a compressed model's own
+ * stacks comes from shapes, by the functions that compression uses, so plan and
+ * run cannot disagree.  No weight is read. */
 #include "qmoe/plan.h"
 
 #include <math.h>
@@ -21,7 +23,8 @@
 #include "synth.h"
 #include "ternary_dict.h"
 
-/* Left free for activations, caches, code: of each GPU and of the host. */
+/* Left free for activations, caches, code: of each GPU and of the host.  Round
+ * numbers. */
 static const uint64_t gpu_reserve = UINT64_C(512) << 20;
 static const uint64_t memory_reserve = UINT64_C(1) << 30;
 
@@ -80,12 +83,16 @@ static qmoe_plan_kind part_of_step(const qmi_step *s)
                                                         : QMOE_PLAN_DENSE_FFN;
 }
 
+/* Other operations have no weight: their field is 0, which is the number of
+ * another step's. */
 static bool has_weight(const qmi_step *s)
 {
     return s->kind == QMI_OP_EXPERT_FFN || s->kind == QMI_OP_EMBED ||
            s->kind == QMI_OP_RMSNORM || s->kind == QMI_OP_LINEAR;
 }
 
+/* A weight that several steps use, such as a tied head, belongs to the last
+ * one. */
 static void sort_steps(planner *p, const qmi_steps *steps)
 {
     for (size_t i = 0; i < steps->n; i++) {
@@ -105,11 +112,13 @@ static qmoe_status sort_weights(planner *p)
         m->n_weights, sizeof *p->part_of, "the parts of a model", p->err);
     if (p->part_of == NULL)
         return QMOE_E_NOMEM;
+    /* What no step uses is counted as dense. */
     for (size_t i = 0; i < m->n_weights; i++)
         p->part_of[i] = QMOE_PLAN_DENSE_FFN;
     sort_steps(p, &m->encoder);
     sort_steps(p, &m->cross);
     sort_steps(p, &m->decoder);
+    /* Tables of position bias belong to no step. */
     for (int stack = 0; stack < QMI_N_STACKS; stack++)
         p->part_of[m->relative_bias[stack]] = QMOE_PLAN_POSITION_BIAS;
     return QMOE_OK;
@@ -126,17 +135,20 @@ static uint64_t planned_bytes(const planner *p, const qmi_weight *w)
 {
     if (!w->is_expert || p->as_it_is)
         return qmi_weight_bytes(w);
+    /* A budget is what the experts are to take, however formats are mixed. */
     if (p->options.bits > 0)
         return (uint64_t)(weights_in(w) * p->options.bits / 8);
     double code_bits = 0;
     if (p->rate != NULL)
+        /* 16 bits per codeword of ternary-dict. */
         code_bits = 16 * qmi_dictionary_codewords(p->rate, w->n_cols) /
                     (double)w->n_cols;
     return qmi_stack_size(
         p->format, w->n_mats, w->n_rows, w->n_cols, code_bits);
 }
 
-/* What one token of the decoder reads of a weight, per step that uses it. */
+/* What one token of the decoder reads of a weight, per step that uses it: one
+ * row of the embedding, one expert of a stack. */
 static uint64_t token_bytes(
     const qmi_step *s, const qmi_weight *w, uint64_t n_bytes)
 {
@@ -159,6 +171,7 @@ static void count_token(planner *p)
         if (s->kind != QMI_OP_EXPERT_FFN)
             continue;
         w = &m->weights[s->weight2];
+        /* Both matrices of the expert are read. */
         part->token_bytes += token_bytes(s, w, planned_bytes(p, w));
     }
     for (int i = 0; i < QMOE_PLAN_COUNT; i++)
@@ -186,7 +199,8 @@ static qmoe_status check_budget(const planner *p)
     return qmi_check_bits(p->options.bits, bytes[0], bytes[1], weights, p->err);
 }
 
-/* A plan does not see the weights that ternary-dict's size depends on. */
+/* A plan does not see the weights that ternary-dict's size depends on: the
+ * expected length of random ternary rows stands for them. */
 static qmoe_status find_rate(planner *p)
 {
     if (!p->format->variable || p->as_it_is || p->options.bits > 0)
@@ -207,6 +221,9 @@ static qmoe_status count_sizes(planner *p)
     double weights = 0;
     for (size_t i = 0; i < m->n_weights; i++)
         weights += weights_in(&m->weights[i]);
+    /* In double first: the integer products below would overflow on a
+     * configuration with absurd numbers. 2^58 weights of 4 bytes are 2^60
+     * bytes. */
     if (weights > 0x1p58)
         return qmi_fail(p->err, QMOE_E_UNSUPPORTED,
             "a model of %.3g weights is beyond what can be addressed", weights);
@@ -227,6 +244,8 @@ static qmoe_status count_sizes(planner *p)
     r->expert_bytes = r->parts[QMOE_PLAN_EXPERTS].n_bytes;
     r->expert_weights = r->parts[QMOE_PLAN_EXPERTS].n_weights;
     r->other_bytes = r->total_bytes - r->expert_bytes;
+    /* What is exact can be compared with a file, byte by byte; the rest is an
+     * expectation. */
     r->exact = p->as_it_is || (p->options.bits == 0 && !p->format->variable);
     r->at_most = p->budget;
     count_token(p);
@@ -248,7 +267,8 @@ static uint64_t take(uint64_t *left, uint64_t *wanted)
     return n;
 }
 
-/* The fastest place first, and before the experts what every token reads. */
+/* The fastest place first, and before the experts what every token reads.  What
+ * is left over is on the disk. */
 static void fill_places(planner *p)
 {
     qmoe_plan_report *r = p->report;
@@ -280,11 +300,14 @@ static double seconds_for(
     const uint64_t bytes[] = {
         place->gpu_bytes, place->memory_bytes, place->disk_bytes};
     const double rates[] = {r->gpu_rate, r->memory_rate, r->disk_rate};
+    /* Each place gives the share of the bytes that it holds: which expert a
+     * token takes is not known. */
     double share =
         in_all(place) != 0 ? (double)n_bytes / (double)in_all(place) : 0;
     double seconds = 0;
     for (int i = 0; i < 3; i++)
         if (bytes[i] != 0)
+            /* Only places that hold something need a rate. */
             seconds += rates[i] > 0 ? (double)bytes[i] * share / rates[i] : NAN;
     return seconds;
 }
@@ -297,16 +320,19 @@ static void plan_speed(planner *p)
     r->gpu_rate = o->gpu_rate;
     r->disk_rate = o->disk_rate;
     r->memory_rate = o->memory_rate;
+    /* Measured only when something is in memory: it takes a moment. */
     if (r->memory_rate == 0 && r->others.memory_bytes + r->experts.memory_bytes)
         r->memory_rate = qmi_measure_memory(p->context->hooks.n_threads);
     double seconds = seconds_for(r, &r->experts, experts) +
                      seconds_for(r, &r->others, r->token_bytes - experts);
+    /* 0 stands for unknown in the report. */
     r->seconds_per_token = isnan(seconds) ? 0 : seconds;
 }
 
 /* ---- compression ---- */
 
-/* Of text enough to fill every sample. */
+/* Of text enough to fill every sample.  Which experts tokens choose is not
+ * known: all are taken as equally likely. */
 static qmi_workload workload(const planner *p)
 {
     const qmi_config *c = &p->model->config;
@@ -325,10 +351,13 @@ static qmi_workload workload(const planner *p)
 static qmoe_status work_seconds(
     double *seconds, const planner *p, const qmi_quantiser *quantiser)
 {
+    /* An error of its own: without OpenBLAS the plan goes on without this
+     * time. */
     qmi_error unknown = {0};
     const qmi_workload work = workload(p);
     qmi_stack_recipe recipe = {
         .quantiser = quantiser, .quant.passes = p->report->passes};
+    /* The rotation costs time, too. */
     if (qmi_pvq_width(p->format) != 0)
         recipe.quant.rotation = qmi_rotation_for(p->model->config.d_model);
     qmoe_status status = qmi_blas_load(p->context->hooks.n_threads, &unknown);
@@ -359,16 +388,21 @@ static void plan_compression(planner *p)
     r->n_threads = p->context->hooks.n_threads;
     r->n_samples = o->n_samples;
     if (r->n_samples == 0)
+        /* The paper's number for 128 experts (10,000 samples), in
+         * proportion. */
         r->n_samples = (uint64_t)(10000.0 * (double)c->n_experts / 128 + 0.5);
     r->weight_rate = o->weight_rate;
     if (r->weight_rate == 0) {
         double seconds;
         if (work_seconds(&seconds, p, quantiser) != QMOE_OK)
             return;
+        /* Per second of all threads together. */
         r->weight_rate =
             (double)r->expert_weights * r->n_threads / fmax(seconds, 1e-9);
     }
     r->compress_seconds = (double)r->expert_weights / r->weight_rate;
+    /* A rate that the user gives includes reading and writing, unless the
+     * disk's is given as well. */
     if (o->disk_rate > 0 || o->weight_rate == 0)
         r->compress_seconds += qmi_copy_seconds(
             r->source_bytes, r->total_bytes, p->generated, o->disk_rate);
@@ -388,6 +422,7 @@ static qmoe_status choose_format(planner *p)
     if (name == NULL)
         name = compressed ? m->expert_format : "pvq";
     p->format = qmi_format_find(name);
+    /* A mixed model names no format of the table. */
     if (p->format == NULL && p->as_it_is)
         p->format = &qmi_format_ternary_dict; /* mixed: not used */
     if (p->format == NULL)
@@ -415,6 +450,7 @@ static qmoe_status check_options(const planner *p)
     const qmoe_plan_options *o = &p->options;
     const double rates[] = {
         o->gpu_rate, o->memory_rate, o->disk_rate, o->weight_rate};
+    /* Written with ! so that NaN is refused, too. */
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
         if (!(rates[i] >= 0) || isinf(rates[i]))
             return qmi_fail(p->err, QMOE_E_INVALID, "a rate is negative");
@@ -434,6 +470,7 @@ static qmoe_status run(planner *p, const char *source)
     QMI_TRY(choose_format(p));
     QMI_TRY(sort_weights(p));
     QMI_TRY(find_rate(p));
+    /* Later steps use the sums of earlier ones. */
     QMI_TRY(count_sizes(p));
     fill_places(p);
     plan_speed(p);
@@ -450,6 +487,7 @@ qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,
         qmi_hooks_of(context), __func__, report == NULL || source == NULL));
     planner p = {
         .context = context, .report = report, .err = &context->hooks.error};
+    /* Generated weights are not read from a disk. */
     p.generated = qmi_is_synth(source);
     qmi_copy_options(&p.options, sizeof p.options, options);
     qmoe_status status = run(&p, source);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a plan is for: a model that can be opened, or one that a configuration
- * describes. */
+ * In: what the user names: a model that can be opened, or one that a
+ * configuration describes.  Out: a model to plan for, with weights or without.
+ * A configuration alone may be wrong in ways that weights would settle, so
+ * doubts become messages. */
 #include "plan_source.h"
 
 #include <sys/stat.h>
@@ -19,6 +21,8 @@ typedef struct opener {
 
 /* ---- assumptions ---- */
 
+/* What a published configuration has right; blocks and the output layer are
+ * what some get wrong. */
 static bool same_shapes(const qmi_switch_config *p, const qmi_config *c)
 {
     return p->d_model == c->d_model && p->d_ff == c->d_ff &&
@@ -46,6 +50,7 @@ static void compare_published(const opener *p, const char *path)
 {
     const qmi_switch_config *published;
     const qmi_config *c = &p->model->config;
+    /* More than one published model may have these shapes. */
     for (size_t i = 0; (published = qmi_switch_config_at(i)) != NULL; i++)
         if (same_shapes(published, c) && !same_blocks(published, c))
             qmi_message(&p->context->hooks,
@@ -68,6 +73,8 @@ static qmoe_status sketch_file(opener *p, const char *path)
 {
     cJSON *config = NULL;
     qmoe_status status = qmi_json_load(&config, path, p->err);
+    /* A file that is no JSON is most likely a weight file: say what is
+     * wanted. */
     if (status == QMOE_E_FORMAT)
         return qmi_error_prefix(p->err, status,
             "a plan takes a model's directory or a config.json");
@@ -80,6 +87,7 @@ static qmoe_status sketch_file(opener *p, const char *path)
     return status;
 }
 
+/* A synthetic name: its shapes are known without making a weight. */
 static qmoe_status sketch_published(opener *p, const char *source)
 {
     qmi_synth synth;
@@ -99,6 +107,8 @@ static qmoe_status open_directory(opener *p, const char *source)
 {
     struct stat info;
     qmoe_status status = qmoe_model_open(&p->model, p->context, source);
+    /* Other failures are the model's own, such as a broken file: they are told,
+     * not planned around. */
     if (status != QMOE_E_NOT_FOUND && status != QMOE_E_UNSUPPORTED)
         return status;
     char *path = qmi_path_join(source, "config.json", p->err);
@@ -118,6 +128,7 @@ static qmoe_status open_directory(opener *p, const char *source)
 static qmoe_status open_source(opener *p, const char *source)
 {
     struct stat info;
+    /* Names first: "synth:..." is no path. */
     if (qmi_is_synth(source))
         return sketch_published(p, source);
     if (stat(source, &info) == 0 && S_ISREG(info.st_mode))

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How fast compression was.  docs/publish.md explains the entries. */
+ * Rates of compression that were measured, for comparison with a plan.
+ * docs/publish.md explains the entries.  Each rate is expert weights per
+ * second: weights divided by the time of the source. */
 #include "qmoe/plan.h"
 
 static const qmoe_recorded_rate recorded[] = {
