@@ -1,141 +1,310 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attention over cached keys and values: one (span, head) pair is one unit of
- * work; scores stay in the thread's work space. */
+ * The operation `attention`: cuts the spans of a batch into units of work for
+ * the threads, and merges the partial results of those that are cut along their
+ * keys.  In: the operation, checked by the session.  Out: every row of dst that
+ * a span covers.  The cut, and so every bit of the result, depends on the shape
+ * alone, not on the number of threads. */
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+
+#include "attention.h"
+#include "cancel.h"
 #include "cpu.h"
 
-#include <math.h>
+enum {
+    /* New tokens of a span from which on they are the lanes of a block.  Fewer
+     * would leave most lanes empty: each is a step of its own. */
+    MIN_BLOCK = 5,
+    /* Floats of a key's row that a step reads in one piece, at least, if it has
+     * so many: whole heads side by side. */
+    MIN_PIECE = 256,
+    /* Multiply-adds below which the other threads are left alone. */
+    MIN_PARALLEL = 100000
+};
 
-#include "cancel.h"
+/* How a span is cut. */
+typedef struct plan {
+    bool steps;      /* units [query][group of heads][chunk of keys]; else
+                        [head][block of queries] */
+    int64_t n_parts; /* chunks or blocks */
+    int64_t n_units, n_partials;
+    int64_t first_unit, first_partial; /* numbers of its first ones */
+} plan;
 
 typedef struct job {
     const qmi_op_attention *op;
+    const qcpu_attention_kernel *kernel;
     const float *q, *k, *v, *bias;
     float *dst;
-    int64_t width; /* of a row: n_heads * d_head */
     const qmi_attention_span *spans;
-    uint8_t *scratch; /* scores: score_bytes per thread */
-    size_t score_bytes;
+    const plan *plans;
+    int64_t step_heads; /* of one step; the last may have fewer */
+    uint8_t *partials;
+    size_t partial_bytes;
+    uint8_t *scratch;
+    size_t scratch_bytes; /* per thread */
     const qmi_error *err;
 } job;
 
-static float dot(const float *a, const float *b, int64_t n)
+static int64_t divide_up(int64_t a, int64_t b)
 {
-    float sums[8] = {0};
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (int j = 0; j < 8; j++)
-            sums[j] += a[i + j] * b[i + j];
-    float sum = 0;
-    for (int j = 0; j < 8; j++)
-        sum += sums[j];
-    for (; i < n; i++)
-        sum += a[i] * b[i];
-    return sum;
+    return (a + b - 1) / b;
 }
 
-static float bias_at(const job *j, int64_t head, int64_t distance)
+static int64_t step_heads(const qmi_op_attention *o)
 {
-    int64_t m = j->op->max_distance;
-    if (j->bias == NULL)
-        return 0;
-    if (distance > m)
-        distance = m;
-    if (distance < -m)
-        distance = -m;
-    return j->bias[head * (2 * m + 1) + distance + m];
+    const int64_t n = divide_up(MIN_PIECE, o->d_head);
+    return n < o->n_heads ? n : o->n_heads;
 }
 
-/* scores[0 .. n_keys) = softmax weights of one query. */
-static void score(const job *j, const qmi_attention_span *span, const float *q,
-    int64_t q_pos, int64_t head, float *scores, int64_t n_keys)
+static void plan_span(plan *p, const job *j, const qmi_attention_span *span)
 {
-    const float *keys = j->k + span->k_begin * j->width + head * j->op->d_head;
-    float largest = -INFINITY;
-    for (int64_t k = 0; k < n_keys; k++) {
-        scores[k] = j->op->scale * dot(q, keys + k * j->width, j->op->d_head) +
-                    bias_at(j, head, k - q_pos);
-        largest = fmaxf(largest, scores[k]);
+    const int64_t n_heads = j->op->n_heads;
+    p->steps = span->q_len < MIN_BLOCK;
+    if (!p->steps) {
+        p->n_parts = divide_up(span->q_len, QCPU_QUERIES);
+        p->n_units = n_heads * p->n_parts;
+        return;
     }
-    float sum = 0;
-    for (int64_t k = 0; k < n_keys; k++) {
-        scores[k] = expf(scores[k] - largest);
-        sum += scores[k];
-    }
-    for (int64_t k = 0; k < n_keys; k++)
-        scores[k] /= sum;
+    p->n_parts = divide_up(span->k_len, QCPU_CHUNK);
+    p->n_units = span->q_len * divide_up(n_heads, j->step_heads) * p->n_parts;
+    p->n_partials = span->q_len * n_heads * p->n_parts;
 }
 
-static void attend(
-    const job *j, const qmi_attention_span *span, int64_t head, float *scores)
+/* The plans of all spans, unless NULL; returns their sums. */
+static plan plan_batch(const job *j, plan *plans)
 {
-    int64_t d_head = j->op->d_head;
-    const float *values = j->v + span->k_begin * j->width + head * d_head;
-    for (int64_t i = 0; i < span->q_len && !qmi_cancelled(j->err); i++) {
-        int64_t row = (span->q_begin + i) * j->width + head * d_head;
-        int64_t q_pos = span->q_pos + i;
-        int64_t n_keys = span->k_len;
-        if (j->op->causal && q_pos + 1 < n_keys)
-            n_keys = q_pos + 1;
-        score(j, span, j->q + row, q_pos, head, scores, n_keys);
-        float *y = j->dst + row;
-        for (int64_t c = 0; c < d_head; c++)
-            y[c] = 0;
-        for (int64_t k = 0; k < n_keys; k++)
-            for (int64_t c = 0; c < d_head; c++)
-                y[c] += scores[k] * values[k * j->width + c];
+    plan all = {0};
+    for (int64_t s = 0; s < j->op->n_spans; s++) {
+        plan p = {.first_unit = all.n_units, .first_partial = all.n_partials};
+        plan_span(&p, j, &j->spans[s]);
+        all.n_units += p.n_units;
+        all.n_partials += p.n_partials;
+        if (plans != NULL)
+            plans[s] = p;
     }
+    return all;
+}
+
+/* A head, and those beside it, of some queries of a span. */
+static qcpu_attention_task attention_of(const job *j,
+    const qmi_attention_span *span, int64_t query, int64_t n_queries,
+    int64_t head, int64_t n_heads)
+{
+    const qmi_op_attention *o = j->op;
+    const int64_t width = o->n_heads * o->d_head;
+    const int64_t row = (span->q_begin + query) * width + head * o->d_head;
+    const int64_t key = span->k_begin * width + head * o->d_head;
+    return (qcpu_attention_task){
+        .q = j->q + row,
+        .k = j->k + key,
+        .v = j->v + key,
+        .dst = j->dst + row,
+        .q_stride = width,
+        .k_stride = width,
+        .v_stride = width,
+        .dst_stride = width,
+        .n_queries = n_queries,
+        .n_keys = span->k_len,
+        .n_heads = n_heads,
+        .d_key = o->d_head,
+        .d_value = o->d_head,
+        .q_pos = span->q_pos + query,
+        .scale = o->scale,
+        .bias =
+            j->bias != NULL ? j->bias + head * (2 * o->max_distance + 1) : NULL,
+        .max_distance = o->max_distance,
+        .causal = o->causal,
+    };
+}
+
+static void run_block(const job *j, const qmi_attention_span *span,
+    const plan *p, int64_t unit, void *scratch)
+{
+    const int64_t query = unit % p->n_parts * QCPU_QUERIES;
+    const int64_t left = span->q_len - query;
+    const qcpu_attention_task a = attention_of(j, span, query,
+        left < QCPU_QUERIES ? left : QCPU_QUERIES, unit / p->n_parts, 1);
+    j->kernel->block(&a, scratch, j->err);
+}
+
+/* Partials lie in the order [query][chunk][head]. */
+static uint8_t *partial_at(
+    const job *j, const plan *p, int64_t query, int64_t chunk, int64_t head)
+{
+    const int64_t at = (query * p->n_parts + chunk) * j->op->n_heads + head;
+    return j->partials + j->partial_bytes * (size_t)(p->first_partial + at);
+}
+
+static void run_step(const job *j, const qmi_attention_span *span,
+    const plan *p, int64_t unit, void *scratch)
+{
+    const int64_t n_heads = j->op->n_heads;
+    const int64_t n_groups = divide_up(n_heads, j->step_heads);
+    const int64_t chunk = unit % p->n_parts;
+    const int64_t head = unit / p->n_parts % n_groups * j->step_heads;
+    const int64_t query = unit / p->n_parts / n_groups;
+    const int64_t left = n_heads - head;
+    const qcpu_attention_task a = attention_of(
+        j, span, query, 1, head, left < j->step_heads ? left : j->step_heads);
+    const int64_t n_keys =
+        a.causal && a.q_pos + 1 < a.n_keys ? a.q_pos + 1 : a.n_keys;
+    int64_t n = n_keys - chunk * QCPU_CHUNK;
+    n = n < 0 ? 0 : n > QCPU_CHUNK ? QCPU_CHUNK : n;
+    j->kernel->step(partial_at(j, p, query, chunk, head), j->partial_bytes, &a,
+        chunk * QCPU_CHUNK, n, scratch);
+}
+
+/* The span a unit belongs to: the last whose units begin no later. */
+static int64_t span_of(const job *j, int64_t unit)
+{
+    int64_t low = 0, high = j->op->n_spans;
+    while (high - low > 1) {
+        const int64_t middle = low + (high - low) / 2;
+        if (j->plans[middle].first_unit <= unit)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 static void run_unit(void *context, int64_t unit, int thread)
 {
     const job *j = context;
-    const int64_t n_heads = j->op->n_heads;
-    float *scores =
-        (float *)(void *)(j->scratch + j->score_bytes * (size_t)thread);
-    attend(j, &j->spans[unit / n_heads], unit % n_heads, scores);
+    const int64_t span = span_of(j, unit);
+    const plan *p = &j->plans[span];
+    uint8_t *scratch = j->scratch + j->scratch_bytes * (size_t)thread;
+    if (p->steps)
+        run_step(j, &j->spans[span], p, unit - p->first_unit, scratch);
+    else
+        run_block(j, &j->spans[span], p, unit - p->first_unit, scratch);
 }
 
-/* Multiply-adds below which the other threads are left alone. */
-enum { MIN_PARALLEL = 20000 };
-
-static qmoe_status run_attention(
-    qmi_device *device, const qmi_op *op, qmi_error *err)
+/* dst of one query and head from its chunks, always in their order. */
+static void merge(
+    const job *j, const plan *p, float *dst, int64_t query, int64_t head)
 {
-    const qmi_op_attention *o = &op->u.attention;
+    const int64_t d = j->op->d_head;
+    float largest = -FLT_MAX, sum = 0;
+    for (int64_t i = 0; i < p->n_parts; i++) {
+        const qcpu_partial *part =
+            (const void *)partial_at(j, p, query, i, head);
+        largest = fmaxf(largest, part->largest);
+    }
+    for (int64_t c = 0; c < d; c++)
+        dst[c] = 0;
+    for (int64_t i = 0; i < p->n_parts; i++) {
+        const qcpu_partial *part =
+            (const void *)partial_at(j, p, query, i, head);
+        const float *values = (const void *)(part + 1);
+        const float factor = expf(part->largest - largest);
+        sum += factor * part->sum;
+        for (int64_t c = 0; c < d; c++)
+            dst[c] += factor * values[c];
+    }
+    for (int64_t c = 0; c < d; c++)
+        dst[c] /= sum;
+}
+
+static void merge_all(const job *j)
+{
+    const int64_t n_heads = j->op->n_heads, d = j->op->d_head;
+    for (int64_t s = 0; s < j->op->n_spans; s++) {
+        const qmi_attention_span *span = &j->spans[s];
+        for (int64_t i = 0; j->plans[s].steps && i < span->q_len; i++)
+            for (int64_t h = 0; h < n_heads; h++)
+                merge(j, &j->plans[s],
+                    j->dst + ((span->q_begin + i) * n_heads + h) * d, i, h);
+    }
+}
+
+static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
+    const qcpu_attention_kernel *kernel, qmi_error *err)
+{
     job j = {
         .op = o,
+        .kernel = kernel,
         .q = qmi_host_pointer(o->q),
         .k = qmi_host_pointer(o->k),
         .v = qmi_host_pointer(o->v),
         .bias = qmi_host_pointer(o->bias),
         .dst = qmi_host_pointer(o->dst),
-        .width = o->n_heads * o->d_head,
         .spans = qmi_host_pointer(o->spans),
-        .score_bytes = qcpu_align((size_t)o->max_keys * sizeof(float)),
+        .step_heads = step_heads(o),
+        .partial_bytes =
+            sizeof(qcpu_partial) + (size_t)o->d_head * sizeof(float),
+        .scratch_bytes =
+            qcpu_attention_scratch_bytes(step_heads(o), o->d_head, o->d_head),
         .err = err,
     };
-    j.scratch =
-        qcpu_scratch(device, j.score_bytes * (size_t)device->n_threads, err);
+    plan all = plan_batch(&j, NULL);
+    const size_t threads_bytes = j.scratch_bytes * (size_t)device->n_threads;
+    const size_t plan_bytes = qcpu_align((size_t)o->n_spans * sizeof *j.plans);
+    j.scratch = qcpu_scratch(device,
+        threads_bytes + plan_bytes + j.partial_bytes * (size_t)all.n_partials,
+        err);
     if (j.scratch == NULL)
         return QMOE_E_NOMEM;
-    const int64_t n_units = o->n_spans * o->n_heads;
-    if (o->n_queries * o->max_keys * j.width >= MIN_PARALLEL)
-        return qcpu_parallel(device->pool, n_units, run_unit, &j, err);
-    for (int64_t unit = 0; unit < n_units; unit++)
-        run_unit(&j, unit, 0);
-    return QMOE_OK;
+    plan *plans = (void *)(j.scratch + threads_bytes);
+    j.partials = j.scratch + threads_bytes + plan_bytes;
+    all = plan_batch(&j, plans);
+    j.plans = plans;
+    const double n_products = 2.0 * (double)(o->n_heads * o->d_head) *
+                              (double)o->n_queries * (double)o->max_keys;
+    if (n_products < MIN_PARALLEL)
+        for (int64_t unit = 0; unit < all.n_units; unit++)
+            run_unit(&j, unit, 0);
+    else
+        QMI_TRY(qcpu_parallel(device->pool, all.n_units, run_unit, &j, err));
+    merge_all(&j);
+    return qmi_check_cancel(err);
 }
 
-static bool always(const qmi_device *device, const qmi_op *op)
+/* A variant's functions know their kernel by name only. */
+#define VARIANT_FUNCTIONS(symbol, text)                                        \
+    static bool can_##symbol(const qmi_device *device, const qmi_op *op)       \
+    {                                                                          \
+        (void)device;                                                          \
+        (void)op;                                                              \
+        return true;                                                           \
+    }                                                                          \
+    static qmoe_status run_##symbol(                                           \
+        qmi_device *device, const qmi_op *op, qmi_error *err)                  \
+    {                                                                          \
+        return attention(                                                      \
+            device, &op->u.attention, &qcpu_attention_##symbol, err);          \
+    }
+
+QCPU_ATTENTION(VARIANT_FUNCTIONS)
+
+static const struct {
+    const qcpu_attention_kernel *kernel;
+    qmi_variant variant;
+} variants[] = {
+#define VARIANT(symbol, text)                                                  \
+    {&qcpu_attention_##symbol, {text, can_##symbol, run_##symbol}},
+    QCPU_ATTENTION(VARIANT)
+#undef VARIANT
+};
+
+enum { N_VARIANTS = sizeof variants / sizeof *variants };
+
+static qmi_variant usable[N_VARIANTS];
+static size_t n_usable;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void select_usable(void)
 {
-    (void)device;
-    (void)op;
-    return true;
+    for (size_t i = 0; i < N_VARIANTS; i++)
+        if ((variants[i].kernel->needs & ~qcpu_features()) == 0)
+            usable[n_usable++] = variants[i].variant;
 }
 
 const qmi_variant *qcpu_attention(size_t *n)
 {
-    static const qmi_variant variant = {"portable", always, run_attention};
-    *n = 1;
-    return &variant;
+    pthread_once(&once, select_usable);
+    *n = n_usable;
+    return usable;
 }

@@ -43,10 +43,34 @@ static const value_kind q_kinds[] = {
 static const value_kind v_kinds[] = {VALUES_RANDOM, VALUES_RANDOM, VALUES_LARGE,
     VALUES_TINY, VALUES_ZEROS, VALUES_MIXED};
 
+/* More queries and keys than a kernel takes at once, on both sides of the
+ * edges of its blocks and parts. */
+static const struct {
+    size_t use;
+    int64_t n_heads, d_head, n_tokens, n_spans;
+} long_shapes[] = {
+    {0, 2, 17, 64, 1},
+    {0, 1, 64, 129, 1},
+    {0, 3, 7, 200, 3},
+    {1, 2, 17, 65, 2},
+    {1, 1, 64, 128, 1},
+    {1, 3, 7, 191, 2},
+    {2, 2, 33, 256, 1},
+    {2, 5, 64, 257, 3},
+    {2, 3, 15, 600, 2},
+    {3, 1, 16, 100, 1},
+    {3, 2, 33, 150, 3},
+    {4, 1, 16, 65, 1},
+    {4, 2, 31, 130, 2},
+    {5, 2, 64, 513, 2},
+    {5, 3, 7, 300, 1},
+};
+
 static const struct {
     size_t use;
     int64_t n_tokens, n_spans;
-} bench_shapes[] = {{0, 128, 1}, {2, 128, 1}, {2, 128, 8}, {5, 512, 1}};
+} bench_shapes[] = {
+    {0, 128, 1}, {2, 128, 1}, {2, 128, 8}, {5, 512, 1}, {2, 16384, 1}};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -84,6 +108,19 @@ static void list_bench(case_list *list)
     }
 }
 
+/* Chooses the rest of the last case, and its name, by its number. */
+static void vary(case_list *list, int64_t n_spans)
+{
+    const size_t i = list->n;
+    check_case *c = &list->cases[i - 1];
+    c->n_spans = n_spans;
+    c->max_distance = distances[choose(i, 2, COUNT(distances))];
+    c->alpha = scales[choose(i, 3, COUNT(scales))];
+    c->x = q_kinds[choose(i, 4, COUNT(q_kinds))];
+    c->w = v_kinds[choose(i, 5, COUNT(v_kinds))];
+    name_case(c);
+}
+
 static void list_cases(case_list *list, bool bench)
 {
     if (bench) {
@@ -93,17 +130,16 @@ static void list_cases(case_list *list, bool bench)
     for (size_t u = 0; u < COUNT(uses); u++) {
         for (size_t h = 0; h < COUNT(heads); h++) {
             for (size_t t = 0; t < COUNT(token_counts); t++) {
-                check_case *c = add_case(list, u, heads[h].n_heads,
-                    heads[h].d_head, token_counts[t]);
-                size_t i = list->n;
-                c->n_spans = 1 + (int64_t)choose(i, 1, 3);
-                c->max_distance = distances[choose(i, 2, COUNT(distances))];
-                c->alpha = scales[choose(i, 3, COUNT(scales))];
-                c->x = q_kinds[choose(i, 4, COUNT(q_kinds))];
-                c->w = v_kinds[choose(i, 5, COUNT(v_kinds))];
-                name_case(c);
+                add_case(list, u, heads[h].n_heads, heads[h].d_head,
+                    token_counts[t]);
+                vary(list, 1 + (int64_t)choose(list->n, 1, 3));
             }
         }
+    }
+    for (size_t i = 0; i < COUNT(long_shapes); i++) {
+        add_case(list, long_shapes[i].use, long_shapes[i].n_heads,
+            long_shapes[i].d_head, long_shapes[i].n_tokens);
+        vary(list, long_shapes[i].n_spans);
     }
 }
 
@@ -202,8 +238,23 @@ typedef struct unit {
     const float *q, *k, *v; /* k, v: first key of the span, of this head */
     const float *bias;      /* of this head, distance 0; NULL: none */
     int64_t width, n_keys, q_pos;
-    double *chance, *error; /* [n_keys] */
+    double *chance, *error, *rise; /* [n_keys] */
 } unit;
+
+/* How often a running maximum may rise after each key, at most: as often as
+ * it does that begins with that key. */
+static void add_rescalings(const unit *u, const double *score)
+{
+    double *higher =
+        u->rise; /* those to come that would raise it, last first */
+    int64_t n = 0;
+    for (int64_t k = u->n_keys; k-- > 0;) {
+        while (n > 0 && higher[n - 1] <= score[k])
+            n--;
+        u->error[k] += UNIT_ROUNDOFF * 5 * (double)n;
+        higher[n++] = score[k];
+    }
+}
 
 /* Softmax weights and the relative error of each before normalisation. */
 static void weigh(const unit *u)
@@ -231,6 +282,7 @@ static void weigh(const unit *u)
         u->chance[k] = score;
         largest = fmax(largest, score);
     }
+    add_rescalings(u, u->chance);
     for (int64_t k = 0; k < u->n_keys; k++) {
         double below = largest - u->chance[k];
         u->error[k] += UNIT_ROUNDOFF * (2 * below + 4);
@@ -262,13 +314,18 @@ static void bound_unit(double *out, const unit *u)
     }
 }
 
-static void bound_span(problem *p, double *out, const qmi_attention_span *s,
-    double *chance, double *error)
+static void bound_span(
+    problem *p, double *out, const qmi_attention_span *s, double *work)
 {
     const check_case *c = p->c;
     int64_t width = c->n_heads * c->d_head;
     const float *bias = find_floats(p, "bias");
-    unit u = {.c = c, .width = width, .chance = chance, .error = error};
+    const int64_t n = p->body.u.attention.max_keys;
+    unit u = {.c = c,
+        .width = width,
+        .chance = work,
+        .error = work + n,
+        .rise = work + 2 * n};
     for (int64_t i = 0; i < s->q_len; i++) {
         for (int64_t h = 0; h < c->n_heads; h++) {
             int64_t at = (s->q_begin + i) * width + h * c->d_head;
@@ -293,12 +350,10 @@ static void bound(problem *p)
     const qmi_op_attention *o = &p->body.u.attention;
     const qmi_attention_span *spans = find_operand(p, "spans")->data.bytes;
     double *out = make_bound(p, "dst");
-    double *chance = check_calloc((size_t)o->max_keys, sizeof *chance);
-    double *error = check_calloc((size_t)o->max_keys, sizeof *error);
+    double *work = check_calloc(3 * (size_t)o->max_keys, sizeof *work);
     for (int64_t s = 0; s < o->n_spans; s++)
-        bound_span(p, out, &spans[s], chance, error);
-    free(chance);
-    free(error);
+        bound_span(p, out, &spans[s], work);
+    free(work);
 }
 
 static check_cost cost(const problem *p)

@@ -31,8 +31,10 @@ void expect(bool holds, const char *format, ...)
 /* Big cases add time and no insight here. */
 static bool is_small(const check_case *c)
 {
+    const int64_t n_tokens = c->n_heads != 0 ? 600 : 33;
     return !c->corrupt && c->n_rows * c->n_cols * c->n_mats <= 20000 &&
-           c->n_tokens <= 33 && c->n_rows * c->n_cols * c->n_tokens <= 100000;
+           c->n_tokens <= n_tokens &&
+           c->n_rows * c->n_cols * c->n_tokens <= 100000;
 }
 
 typedef struct outcome {
@@ -136,6 +138,14 @@ static void test_semantic(
         problem_destroy(p);
     }
     expect_outcome(&o, m, qmi_op_name((qmi_op_kind)m->op));
+}
+
+static void test_table(const mutant *(*at)(size_t index), int op,
+    const case_list *cases, const target *toy, uint64_t seed)
+{
+    for (size_t i = 0; at(i) != NULL; i++)
+        if (at(i)->op == op)
+            test_semantic(at(i), cases, toy, seed);
 }
 
 /* ---- broken weights ---- */
@@ -289,10 +299,8 @@ int run_selftest(const check_options *options)
         test_seeds(op, &cases);
         test_corrupt(op, &cases, &toy);
         test_general(op, &cases, &toy, options->seed);
-        for (size_t m = 0; semantic_mutant_at(m) != NULL; m++)
-            if (semantic_mutant_at(m)->op == op)
-                test_semantic(
-                    semantic_mutant_at(m), &cases, &toy, options->seed);
+        test_table(semantic_mutant_at, op, &cases, &toy, options->seed);
+        test_table(attention_mutant_at, op, &cases, &toy, options->seed);
         case_list_free(&cases);
     }
     target_close(&toy);

@@ -29,8 +29,9 @@ typedef struct mutant {
 } mutant;
 
 /* Tables; NULL past the end. */
-const mutant *mutant_at(size_t index);          /* mutants.c: any operation */
-const mutant *semantic_mutant_at(size_t index); /* mutants_semantic.c */
+const mutant *mutant_at(size_t index);           /* mutants.c: any operation */
+const mutant *semantic_mutant_at(size_t index);  /* mutants_semantic.c */
+const mutant *attention_mutant_at(size_t index); /* mutants_attention.c */
 
 /* The problem being run, for mutants that need its operands and bounds. */
 extern const problem *mutant_problem;

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention (attention_template.h) for each instruction set, and what the
+ * kernels share. */
+#include "attention.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "cancel.h"
+#include "cpu.h"
+#include "matmul.h"
+
+enum {
+    ROWS = 4, /* keys or channels at once */
+    /* One line, whole cache lines. */
+    LINE_FLOATS =
+        (QCPU_KEYS + QCPU_QUERIES > QCPU_CHUNK ? QCPU_KEYS + QCPU_QUERIES
+                                               : QCPU_CHUNK)
+};
+
+/* ---- e^x ---- */
+
+/* ln 2 in two parts, the first short enough for exact multiples; a polynomial
+ * for (e^r - 1 - r) / r^2 where |r| <= ln 2 / 2. */
+#define LOG2_E 1.44269504f
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW (-2.12194440e-4f)
+#define ROUNDING 12582912.0f /* 1.5 * 2^23: what is added loses its fraction */
+#define EXP_LEAST (-88.0f)   /* e^x is 0 from there */
+enum { N_EXP_TERMS = 6 };
+static const float exp_terms[N_EXP_TERMS] = {1.9875691500e-4f, 1.3981999507e-3f,
+    8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+
+/* ---- shared ---- */
+
+size_t qcpu_attention_scratch_bytes(
+    int64_t n_heads, int64_t d_key, int64_t d_value)
+{
+    const int64_t d = d_key + d_value;
+    const size_t block =
+        (size_t)(QCPU_QUERIES * (QCPU_KEYS + d) + QCPU_KEYS * d);
+    const size_t step = (size_t)(n_heads * QCPU_CHUNK);
+    return qcpu_align(
+        (LINE_FLOATS + (block > step ? block : step)) * sizeof(float));
+}
+
+void qcpu_attention_line(float *line, const qcpu_attention_task *a,
+    int64_t head, int64_t n_queries, int64_t first, int64_t n_keys)
+{
+    const int64_t n = n_keys - 1 + n_queries, m = a->max_distance;
+    /* How far the last key lies behind the first query. */
+    const int64_t farthest = first + n_keys - 1 - a->q_pos;
+    const float *bias =
+        a->bias != NULL ? a->bias + head * (2 * m + 1) + m : NULL;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t distance = farthest - i;
+        const bool hidden = a->causal && distance > 0;
+        distance = distance > m ? m : distance;
+        distance = distance < -m ? -m : distance;
+        line[i] = hidden ? -INFINITY : bias != NULL ? bias[distance] : 0;
+    }
+}
+
+/* Keys that some query of a block sees. */
+static int64_t visible_keys(const qcpu_attention_task *a)
+{
+    const int64_t n = a->q_pos + a->n_queries;
+    return a->causal && n < a->n_keys ? n : a->n_keys;
+}
+
+/* Work space of a block. */
+typedef struct block_parts {
+    float *line;   /* of the queries and the keys at hand */
+    float *scores; /* of a strip and these keys, later weights */
+    float *strips; /* queries and results */
+    float *k, *v;  /* rows of the keys at hand, back to back */
+} block_parts;
+
+static block_parts parts_of(const qcpu_attention_task *a, void *scratch)
+{
+    block_parts p = {.line = scratch};
+    p.scores = p.line + LINE_FLOATS;
+    p.strips = p.scores + QCPU_QUERIES * QCPU_KEYS;
+    p.k = p.strips + QCPU_QUERIES * (a->d_key + a->d_value);
+    p.v = p.k + QCPU_KEYS * a->d_key;
+    return p;
+}
+
+/* n keys from `first` on.  The heads beside this one lie between their rows,
+ * which at the usual distances meet in few sets of the L1 cache: copied, they
+ * stay there.  Keys of other types would be widened here. */
+static void gather(const block_parts *p, const qcpu_attention_task *a,
+    int64_t first, int64_t n)
+{
+    qcpu_attention_line(p->line, a, 0, QCPU_QUERIES, first, n);
+    for (int64_t i = 0; i < n; i++)
+        memcpy(p->k + i * a->d_key, a->k + (first + i) * a->k_stride,
+            (size_t)a->d_key * sizeof(float));
+    for (int64_t i = 0; i < n; i++)
+        memcpy(p->v + i * a->d_value, a->v + (first + i) * a->v_stride,
+            (size_t)a->d_value * sizeof(float));
+}
+
+#define KERNEL(symbol, features)                                               \
+    const qcpu_attention_kernel qcpu_attention_##symbol = {                    \
+        .needs = features,                                                     \
+        .block = block_##symbol,                                               \
+        .step = step_##symbol,                                                 \
+    }
+
+/* ---- without a target attribute ---- */
+
+#define ISA
+#define NAME(x) x##_portable
+#define LANES 4
+#define VECS 2
+#define FMA(a, b, c) ((a) * (b) + (c))
+#define MAX(a, b) larger(a, b)
+#define SUM(v) ((v)[0] + (v)[1] + ((v)[2] + (v)[3]))
+
+typedef float four __attribute__((vector_size(16)));
+
+static inline four larger(four a, four b)
+{
+    typedef int32_t mask __attribute__((vector_size(16)));
+    const mask first = a > b;
+    return (four)((first & (mask)a) | (~first & (mask)b));
+}
+
+#include "attention_template.h"
+KERNEL(portable, 0);
+#undef ISA
+#undef NAME
+#undef LANES
+#undef VECS
+#undef FMA
+#undef MAX
+#undef SUM
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define ISA __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define NAME(x) x##_avx512
+#define LANES 16
+#define VECS 4
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define MAX(a, b) _mm512_max_ps(a, b)
+#define SUM(v) _mm512_reduce_add_ps(v)
+#include "attention_template.h"
+KERNEL(avx512, QCPU_AVX512);
+#undef ISA
+#undef NAME
+#undef LANES
+#undef VECS
+#undef FMA
+#undef MAX
+#undef SUM
+
+#define ISA __attribute__((target("avx2,fma")))
+#define NAME(x) x##_avx2
+#define LANES 8
+#define VECS 2
+#define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define MAX(a, b) _mm256_max_ps(a, b)
+#define SUM(v) sum_avx2(v)
+
+ISA static inline float sum_avx2(__m256 v)
+{
+    __m128 s =
+        _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+#include "attention_template.h"
+KERNEL(avx2, QCPU_AVX2);
+
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+
+#define ISA
+#define NAME(x) x##_neon
+#define LANES 4
+#define VECS 4
+#define FMA(a, b, c) vfmaq_f32(c, a, b)
+#define MAX(a, b) vmaxq_f32(a, b)
+#define SUM(v) vaddvq_f32(v)
+#include "attention_template.h"
+KERNEL(neon, QCPU_NEON);
+#endif
