@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Ternary matrices to "ternary-dict" bytes. */
+ * In: ternary codes and levels of a matrix.  Out: the bytes of "ternary-dict"
+ * (docs/format.md, section 4), and counts for the report.  The codes decide the
+ * bytes: each row is cut greedily into the longest codewords, so two runs with
+ * the same codes give the same bytes. */
 #include "encode_ternary.h"
 
 #include <math.h>
@@ -58,6 +61,8 @@ qmoe_status qmi_encode_ternary(qmi_encoded *out,
         .n_cols = matrix->n_cols};
     if (dict == NULL)
         return qmi_fail(err, QMOE_E_NOMEM, "out of memory: the dictionary");
+    /* Row offsets are 32 bits; the worst case is a codeword per pair of
+     * weights. */
     if (n_rows * widest > UINT32_MAX)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "a matrix of %lld x %lld could need 2^32 codewords",
@@ -65,6 +70,7 @@ qmoe_status qmi_encode_ternary(qmi_encoded *out,
     size_t sizes[QMI_MAX_PARTS] = {0};
     sizes[QMI_TD_ROW_OFFSETS] = (n_rows + 1) * sizeof(uint32_t);
     sizes[QMI_TD_LEVELS] = 2 * n_rows * sizeof(uint16_t);
+    /* Room for the worst case; what is not used is given back below. */
     sizes[QMI_TD_CODES] = n_rows * widest * sizeof(uint16_t);
     for (int i = 0; i < QMI_MAX_PARTS; i++) {
         if (sizes[i] == 0)
@@ -98,6 +104,8 @@ void qmi_ternary_count(
         counts[matrix->codes[i]]++;
     result->n_zeros = counts[QMI_CODE_ZERO];
     result->entropy_bits = 0;
+    /* Entropy of the three codes, in bits per weight: what a perfect coder of
+     * independent weights would need. */
     for (int i = 0; i < 3; i++)
         if (counts[i] != 0)
             result->entropy_bits -= (double)counts[i] / (double)n *

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The factor of the damped Hessian in the forms the column walk needs. */
+ * In: second moments H and a damping d.  Out: the factor V of H + d I in the
+ * forms the column walk needs (gptq_frame.h): feedback and the diagonal blocks.
+ * All arithmetic is in double until the results are stored; what is not
+ * positive definite or not finite is refused, never passed on. */
 #include "gptq_frame.h"
 
 #include <math.h>
@@ -20,6 +23,8 @@ static qmoe_status fail_unusable(qmi_error *err, const char *why)
 
 static bool all_finite(const double *x, size_t n)
 {
+    /* 0 times a number is 0, and NaN times or infinity times 0 is NaN: one
+     * addition per element, without a branch. */
     double sum = 0; /* of zeros, or NaN */
     for (size_t i = 0; i < n; i++)
         sum += x[i] * 0;
@@ -34,6 +39,8 @@ static double trace_of(const qmi_hessian *hessian)
     return trace;
 }
 
+/* Called before anything is divided by a pivot: after this only definiteness
+ * can fail. */
 bool qmi_hessian_usable(const qmi_hessian *hessian)
 {
     if (hessian == NULL || hessian->n_tokens <= 0)
@@ -84,7 +91,8 @@ static qmoe_status allocate_factor(reversed *v, int64_t n, qmi_error *err)
     return QMOE_OK;
 }
 
-/* Rows worked on between two looks at the wish to end early. */
+/* Rows worked on between two looks at the wish to end early: looking at each
+ * row would cost, at none would make a cancel wait. */
 enum { LOOK_ROWS = 64 };
 
 /* ---- few tokens ---- */
@@ -125,6 +133,7 @@ static qmoe_status factorise_columns(reversed *v, const double *columns,
         const double scale = sqrt(d / pivot);
         qmi_blas.dgemv(CblasRowMajor, CblasNoTrans, (int)j, r, scale, columns,
             r, y, 1, 0.0, products, 1);
+        /* Column j of V above its diagonal. */
         for (int64_t i = 0; i < j; i++)
             v->last[-(ptrdiff_t)(i * n + j)] = products[i];
         v->last[-(ptrdiff_t)(j * n + j)] = sqrt(d * pivot);
@@ -139,6 +148,8 @@ static qmoe_status factorise_low_rank(
     const int r = (int)hessian->n_tokens;
     const double scale = 1 / sqrt(damping);
     const size_t wide = (size_t)r * (size_t)n;
+    /* One allocation for X, P and both vectors: nothing to undo when it
+     * fails. */
     double *columns = qmi_calloc(wide + (size_t)r * (size_t)r + (size_t)(r + n),
         sizeof *columns, "a factored Hessian", err);
     if (columns == NULL)
@@ -147,8 +158,11 @@ static qmoe_status factorise_low_rank(
     qmoe_status status = allocate_factor(v, n, err);
     if (status == QMOE_OK) {
         for (int t = 0; t < r; t++) {
+            /* P begins as the identity: the inverse of I, before any column is
+             * gone. */
             p[t * r + t] = 1;
             for (int64_t c = 0; c < n; c++)
+                /* Transposed: a column of X is then contiguous. */
                 columns[c * r + t] = hessian->waiting[t * n + c] * scale;
         }
         status = factorise_columns(
@@ -163,6 +177,8 @@ static qmoe_status factorise_low_rank(
 static qmoe_status factorise_block(reversed *v, double damping, qmi_error *err)
 {
     const int64_t n = v->n;
+    /* The diagonal of the reversed matrix is the same diagonal, back to
+     * front. */
     for (int64_t i = 0; i < n; i++)
         v->block[i * n + i] += damping;
     const qmoe_status status = qmi_factorise(v->block, n, err);
@@ -180,6 +196,7 @@ static qmoe_status factorise(
     if (has_low_rank(hessian))
         return factorise_low_rank(v, hessian, damping, err);
     QMI_TRY(allocate_factor(v, n, err));
+    /* Copied in reverse; the sum itself stays for whoever needs it. */
     for (size_t i = 0; i < count; i++)
         v->last[-(ptrdiff_t)i] = hessian->sum[i];
     qmoe_status status = factorise_block(v, damping, err);
@@ -196,6 +213,8 @@ static qmoe_status factorise_in_place(
 {
     const size_t count = (size_t)n * (size_t)n;
     *v = (reversed){.last = sum + count - 1, .n = n, .block = sum};
+    /* Reverses in place: the moments are used up, and no second matrix
+     * exists. */
     for (size_t i = 0; i < count / 2; i++) {
         double kept = sum[i];
         sum[i] = sum[count - 1 - i];
@@ -225,7 +244,8 @@ void qmi_gptq_release(qmi_gptq *gptq)
     *gptq = (qmi_gptq){0};
 }
 
-/* The diagonal blocks of V, [n_cols, group]: row k of V_bb for column k. */
+/* The diagonal blocks of V, [n_cols, group]: row k of V_bb for column k.  They
+ * are kept in double for the divisions in solve_group. */
 static double *diagonal_blocks(const reversed *v, int group, qmi_error *err)
 {
     double *blocks = qmi_calloc((size_t)v->n * (size_t)group, sizeof *blocks,
@@ -241,6 +261,8 @@ static double *diagonal_blocks(const reversed *v, int group, qmi_error *err)
 static void solve_group(
     float *f, const double *x, const double *block, int group, int n)
 {
+    /* Sums in double, although F is stored in float: errors of one column would
+     * enter all later ones. */
     double solved[QMI_SWEEP_MAX_GROUP];
     for (int k = 0; k < n; k++) {
         double sum = x[-k];
@@ -261,11 +283,14 @@ static qmoe_status fill_feedback(
             QMI_TRY(qmi_check_cancel(err));
         const double *source = reversed_row(v, row);
         float *f = out->feedback + row * n;
+        /* The identity on diagonal blocks lets one matrix product bring later
+         * columns up to date without special cases. */
         f[row] = 1;
         for (int64_t b = row / group * group + group; b < n; b += group)
             solve_group(f + b, source - b, blocks + b * group, group,
                 (int)(n - b < group ? n - b : group));
     }
+    /* What the sweep weighs errors with. */
     for (int64_t i = 0; i < n * group; i++)
         out->metric[i] = (float)blocks[i];
     return QMOE_OK;
@@ -307,6 +332,7 @@ static qmoe_status fill(
     return status;
 }
 
+/* For a caller that needs d before the moments are used up. */
 qmoe_status qmi_gptq_damping(
     double *out, const qmi_hessian *hessian, double damping, qmi_error *err)
 {
@@ -348,12 +374,15 @@ qmoe_status qmi_gptq_prepare_descent(
 {
     const int64_t n = hessian->n_cols;
     *out = (qmi_gptq){0};
+    /* H itself is usable, not its factor: descent needs no inverse. */
     QMI_TRY(check_usable(hessian, err));
     const double d = absolute_damping(hessian, damping);
     QMI_TRY(allocate(out, n, 1, err));
     out->damping = d;
     for (int64_t i = 0; i < n; i++) {
         const double *row = hessian->sum + i * n;
+        /* Row i of F: what an error in column i changes in the best value of
+         * column j. */
         for (int64_t j = 0; j < n; j++)
             out->feedback[i * n + j] =
                 (float)(row[j] / (hessian->sum[j * n + j] + d));
@@ -363,6 +392,7 @@ qmoe_status qmi_gptq_prepare_descent(
     return check_finite(out, err);
 }
 
+/* U = V^-1 of the usual form: tests compare the walk with it. */
 qmoe_status qmi_gptq_factor(
     float *u, const qmi_hessian *hessian, double damping, qmi_error *err)
 {
@@ -372,6 +402,8 @@ qmoe_status qmi_gptq_factor(
     const int64_t n = hessian->n_cols;
     const int order = (int)n;
     QMI_TRY(factorise(&v, hessian, absolute_damping(hessian, damping), err));
+    /* The inverse of a triangle stored back to front is a triangle stored back
+     * to front. */
     qmi_blas.dtrtri("U", "N", &order, v.block, &order, &info);
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < n; j++)

@@ -43,6 +43,7 @@ typedef struct walk {
 static void add_error(tile *t, int k, int n, const float *metric, int stride)
 {
     for (int i = 0; i < n; i++) {
+        /* D V_bb row by row: V_bb is upper triangular, so only j <= i count. */
         float e[ROWS] = {0};
         for (int j = 0; j <= i; j++) {
             const float v = metric != NULL ? metric[j * stride + i] : 1;
@@ -62,8 +63,11 @@ static void choose_group(
     tile *t = w->tile;
     const qmi_gptq *g = s->gptq;
     const float *metric = g != NULL ? g->metric + (block + k) * g->group : NULL;
+    /* The quantiser sees all rows of the tile at once and writes values and
+     * codes. */
     s->choose(s->user, row, block + k, n, t->c[k], t->q[0], t->codes[k]);
     add_error(t, k, n, metric, w->group);
+    /* From here on d holds W - Q, which later columns are fed with. */
     for (int i = 0; i < n; i++)
         for (int r = 0; r < ROWS; r++)
             t->d[k + i][r] -= t->q[i][r];
@@ -76,6 +80,7 @@ static void walk_step(const walk *w, int64_t row, int64_t block, int k, int end)
     tile *t = w->tile;
     for (int j = k; j < end; j += w->group) {
         int n = end - j < w->group ? end - j : w->group;
+        /* In groups of more a step is one group: nothing in it comes before. */
         for (int i = k; w->group == 1 && i < j; i++)
             for (int r = 0; r < ROWS; r++)
                 t->c[j][r] += t->d[i][r] * t->f[i][j];
@@ -89,15 +94,19 @@ static void walk_tile(
     qmi_sweep *s = w->sweep;
     tile *t = w->tile;
     const int64_t stride = s->n_cols, at = row * stride + block;
+    /* Transposed on the way in: a column of 32 rows lies in two cache lines. */
     qmi_tile_load(t->c, s->work + at, stride, n_rows, n_cols);
     qmi_tile_load(t->d, s->w + at, stride, n_rows, n_cols);
     memset(t->error, 0, sizeof t->error);
     for (int k = 0; k < n_cols; k += w->step) {
         int end = k + w->step < n_cols ? k + w->step : n_cols;
+        /* First the errors of all columns of this block before the step, as one
+         * small product; those inside the step follow in walk_step. */
         for (int i = k; s->gptq != NULL && i < end; i += STEP)
             w->update(&t->c[i], (const float(*)[ROWS])t->d, &t->f[0][i], k);
         walk_step(w, row, block, k, end);
     }
+    /* Rows that fill up the tile are left out. */
     for (int r = 0; r < n_rows; r++)
         s->error += (double)t->error[r];
     qmi_tile_store(s->work + at, stride, t->d, n_rows, n_cols);
@@ -110,10 +119,13 @@ static void walk_tile(
 static void walk_block(const walk *w, int64_t block, int n_cols)
 {
     const qmi_sweep *s = w->sweep;
+    /* The block's feedback is copied once and used by all tiles of rows. */
     for (int i = 0; s->gptq != NULL && i < n_cols; i++) {
         const float *f = s->gptq->feedback + (block + i) * s->n_cols + block;
         memcpy(w->tile->f[i], f, (size_t)n_cols * sizeof *f);
     }
+    /* In order of rows, within a block in order of columns: sums have one
+     * order. */
     for (int64_t row = 0; row < s->n_rows; row += ROWS) {
         int64_t left = s->n_rows - row;
         walk_tile(w, row, left < ROWS ? (int)left : ROWS, block, n_cols);
@@ -131,9 +143,12 @@ static qmoe_status walk_range(const walk *w, int64_t begin, int64_t end)
         qmi_count_coded(s->n_coded, s->n_rows * (end - begin));
         return QMOE_OK;
     }
+    /* Cut at a whole number of blocks, so that only the last block can be
+     * narrower. */
     int64_t n_blocks = (end - begin + BLOCK - 1) / BLOCK;
     int64_t middle = begin + n_blocks / 2 * BLOCK;
     QMI_TRY(walk_range(w, begin, middle));
+    /* The errors of the left half reach the right half in one product. */
     if (s->gptq != NULL)
         QMI_TRY(
             qmi_multiply(s->work + middle, n, (qmi_rows){s->work + begin, n},
@@ -170,6 +185,7 @@ qmoe_status qmi_sweep_look_ahead(
 
 /* ---- errors ---- */
 
+/* In double: rows times columns of small squares. */
 static double sum_of_squares(const float *x, int64_t n)
 {
     double sum = 0;
@@ -185,6 +201,7 @@ double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
     double error = 0;
     if (hessian == NULL || hessian->n_tokens == 0)
         return sum_of_squares(d, n_rows * n_cols);
+    /* A tile of rows at a time: product and copy stay in the cache. */
     double *wide = qmi_calloc((size_t)n_cols * ROWS * 2, sizeof *wide,
         "rows of a quadratic error", err);
     if (wide == NULL)
@@ -197,6 +214,8 @@ double qmi_quadratic_error(const float *d, int64_t n_rows, int64_t n_cols,
         qmi_blas.dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)height,
             n, n, 1, wide, n, hessian->sum, n, 0, product, n);
         for (int64_t i = 0; i < height * n_cols; i++)
+            /* Row by row and left to right: with BLAS on one thread the sum has
+             * one order. */
             error += wide[i] * product[i];
     }
     qmi_free(wide);
@@ -210,6 +229,8 @@ qmoe_status qmi_gptq_error(
     const double square = sum_of_squares(d, n_rows * n);
     double error = 0;
     *out = 0;
+    /* D F first, then each group times V_bb: together D V, whose square is the
+     * error with damping. */
     QMI_TRY(qmi_multiply_triangle(
         d, gptq->feedback, CblasUpper, n_rows, gptq->n_cols, err));
     for (int64_t row = 0; row < n_rows; row++)
@@ -221,6 +242,8 @@ qmoe_status qmi_gptq_error(
                 e += c[j] * v[j * group + k % group];
             error += (double)e * (double)e;
         }
+    /* Damping is taken off again: the error is that of the moments as they are.
+     * Rounding can leave a small negative number. */
     error -= gptq->damping * square;
     *out = error > 0 ? error : 0;
     return QMOE_OK;
@@ -230,12 +253,15 @@ qmoe_status qmi_gptq_measure(qmi_quant_result *result, float *d, const float *w,
     int64_t n_rows, int64_t n_cols, const qmi_hessian *hessian,
     const qmi_gptq *gptq, qmi_error *err)
 {
+    /* Whether the error is one of outputs: the factor, or moments that were not
+     * factored. */
     result->on_inputs =
         gptq->feedback != NULL || (hessian != NULL && hessian->n_tokens != 0);
     result->weight_error = sum_of_squares(d, n_rows * n_cols);
     result->weight_energy = sum_of_squares(w, n_rows * n_cols);
     if (gptq->feedback != NULL) {
         QMI_TRY(qmi_gptq_error(&result->error, d, n_rows, gptq, err));
+        /* d is used up, so the energy takes its place. */
         memcpy(d, w, (size_t)(n_rows * n_cols) * sizeof *d);
         return qmi_gptq_error(&result->energy, d, n_rows, gptq, err);
     }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Quantisers for "pvq" and "pvq8": nearest blocks, and block GPTQ followed by
- * coordinate descent (docs/quantisers.md "PVQ"). */
+ * Quantisers for "pvq" and "pvq8".  In: a matrix, second moments or none, the
+ * rotation.  Out: the codes and scales of the format, and errors measured on
+ * what the bytes decode to.  With moments: nearest blocks, block GPTQ, then
+ * rounds of coordinate descent (docs/quantisers.md, "PVQ"); moments of no use
+ * mean nearest blocks alone, and the result says so. */
 #include <math.h>
 #include <string.h>
 
@@ -14,6 +17,8 @@
 static uint64_t count_zeros(const qmi_pvq_problem *p)
 {
     uint64_t n_pulses = 0;
+    /* A pulse in the padding is no weight; both pulses at one place make one
+     * weight that is not zero. */
     for (int64_t r = 0; r < p->n_rows; r++)
         for (int64_t b = 0; p->scale[r] != 0 && b < p->n_blocks; b++) {
             const qmi_pvq_pulses q =
@@ -28,6 +33,8 @@ static uint64_t count_zeros(const qmi_pvq_problem *p)
 static void encode_row(qmi_encoded *out, const qmi_pvq_shape *shape,
     const qmi_pvq_problem *p, int64_t row)
 {
+    /* A row whose scale is stored as zero decodes to zeros: its codes stay
+     * zero, so that equal rows have equal bytes. */
     uint16_t scale = qmi_pvq_stored_scale(p, row, p->scale[row]);
     memcpy(out->parts[QMI_PVQ_SCALES] + 2 * row, &scale, sizeof scale);
     for (int64_t b = 0; scale != 0 && b < p->n_blocks; b++) {
@@ -47,6 +54,8 @@ static qmoe_status encode(qmi_encoded *out, const qmi_format *format,
     *out = (qmi_encoded){
         .format = format, .n_rows = p->n_rows, .n_cols = p->n_cols};
     const size_t sizes[] = {
+        /* Tiles of rows are padded to whole ones (docs/format.md, section
+         * 8). */
         [QMI_PVQ_CODES] = (size_t)shape.n_tiles * shape.tile_bytes,
         [QMI_PVQ_SCALES] = (size_t)p->n_rows * sizeof(uint16_t)};
     for (int i = 0; i < format->n_parts; i++) {
@@ -72,6 +81,7 @@ static void decode(
         .n_cols = encoded->n_cols,
         .rotation = rotation,
         .rotation_seed = seed};
+    /* Borrowed: the stack lives as long as `encoded`. */
     for (int i = 0; i < encoded->format->n_parts; i++)
         stack.parts[i] = (qmi_part){encoded->parts[i], encoded->part_bytes[i]};
     qmi_weight_decode(&stack, 0, 0, encoded->n_rows, dst);
@@ -85,10 +95,13 @@ static qmoe_status measure(qmi_quant_result *result, const qmi_pvq_problem *p,
 {
     const int64_t n = p->n_rows * p->n_cols;
     const bool stored = p->gptq.feedback != NULL;
+    /* One allocation for the truth and the difference. */
     float *d = qmi_calloc(2 * (size_t)n, sizeof *d, "a matrix", err);
     if (d == NULL)
         return QMOE_E_NOMEM;
     float *truth = d + n;
+    /* The weights in the stored basis are those of the problem, with their
+     * exponents put back. */
     if (stored)
         for (int64_t i = 0; i < n; i++) {
             int64_t row = i / p->n_cols;
@@ -97,6 +110,8 @@ static qmoe_status measure(qmi_quant_result *result, const qmi_pvq_problem *p,
         }
     else
         memcpy(truth, w, (size_t)n * sizeof *truth);
+    /* Decoding the bytes, instead of using the search's own values, also checks
+     * what was written. */
     decode(d, encoded, stored ? 0 : options->rotation, options->rotation_seed);
     for (int64_t i = 0; i < n; i++)
         d[i] = truth[i] - d[i];
@@ -119,6 +134,7 @@ typedef struct request {
 static qmoe_status fit(
     qmi_pvq_problem *p, bool *fell_back, request *q, qmi_error *err)
 {
+    /* Its text is dropped where rounding takes over. */
     qmi_error first = qmi_error_beside(err);
     /* With moments this is where the search starts, and takes little time. */
     QMI_TRY(
@@ -129,6 +145,8 @@ static qmoe_status fit(
         q->hessian == NULL
             ? QMOE_E_UNSUPPORTED
             : qmi_pvq_problem_add_moments(p, q->hessian, q->options, &first);
+    /* E_UNSUPPORTED alone is no failure: such moments are a property of the
+     * text. */
     *fell_back = status == QMOE_E_UNSUPPORTED;
     if (*fell_back) {
         q->hessian = NULL;
@@ -170,6 +188,7 @@ static qmoe_status run(qmi_encoded *out, qmi_quant_result *result, request q,
     if (status == QMOE_OK)
         status = quantise(out, result, &p, &q, err);
     qmi_pvq_problem_free(&p);
+    /* A failure leaves nothing to free and no half of a result. */
     if (status != QMOE_OK) {
         qmi_encoded_free(out);
         *result = (qmi_quant_result){0};
@@ -180,6 +199,7 @@ static qmoe_status run(qmi_encoded *out, qmi_quant_result *result, request q,
 static uint64_t work_bytes(const qmi_format *format, int64_t n_rows,
     int64_t n_cols, bool moments, const qmi_quant_options *options)
 {
+    /* The result exists beside the problem at the end. */
     return qmi_pvq_problem_bytes(
                qmi_pvq_width(format), n_rows, n_cols, moments, options) +
            qmi_stack_size(format, 1, n_rows, n_cols, 0);

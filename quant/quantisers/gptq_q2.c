@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The paper's 2-bit quantisers for "q2": rounding to nearest and GPTQ on an
- * even grid of four values from the row's extremes. */
+ * The paper's 2-bit quantisers for "q2": rounding to nearest and GPTQ.  In: a
+ * matrix, second moments or none.  Out: two bits per weight and four levels per
+ * row.  The grid is even, from the row's smallest to its largest weight, and is
+ * fixed before any code is chosen; levels are rounded to bf16 only for
+ * storage. */
 #include <math.h>
 #include <string.h>
 
@@ -48,6 +51,8 @@ static void choose(void *user, int64_t row, int64_t col, int n, const float *c,
     int32_t chosen[ROWS];
     (void)col;
     (void)n;
+    /* A loop without branches over rows next to each other, which compilers
+     * make vectors of. */
     for (int r = 0; r < ROWS; r++) {
         float code = round_even(clamp(c[r] / scale[r], 8)) + zero[r];
         code = code > 0 ? code : 0;
@@ -55,6 +60,8 @@ static void choose(void *user, int64_t row, int64_t col, int n, const float *c,
         q[r] = scale[r] * (code - zero[r]);
         chosen[r] = (int32_t)code;
     }
+    /* Narrowed in a loop of its own: mixed widths would keep the first one from
+     * being a vector loop. */
     for (int r = 0; r < ROWS; r++)
         codes[r] = (uint8_t)chosen[r];
 }
@@ -71,6 +78,7 @@ static qmoe_status set_grid(job *j, int64_t row, qmi_error *err)
         finite = finite && isfinite(w[c]);
     }
     float scale = (high - low) / TOP;
+    /* The paper's rule; codes of such a row all stand for zero. */
     if (scale == 0) {
         low = -1;
         scale = 2.0F / TOP;
@@ -88,6 +96,7 @@ static qmoe_status set_grids(job *j, qmi_error *err)
     const int64_t padded = (j->n_rows + ROWS - 1) / ROWS * ROWS;
     for (int64_t row = 0; row < j->n_rows; row++)
         QMI_TRY(set_grid(j, row, err));
+    /* Rows that fill up the last tile divide by their scale as well. */
     for (int64_t row = j->n_rows; row < padded; row++)
         j->scale[row] = 1;
     return QMOE_OK;
@@ -140,6 +149,8 @@ static qmoe_status encode(
         uint8_t *codes = out->parts[QMI_Q2_CODES] + row * row_bytes;
         uint16_t levels[QMI_Q2_VALUES];
         float values[QMI_Q2_VALUES];
+        /* The four levels of the row as stored: the error is measured with
+         * them. */
         for (int i = 0; i < QMI_Q2_VALUES; i++) {
             levels[i] = stored_level(j, row, i);
             values[i] = qmi_bf16_to_f32(levels[i]);
@@ -149,6 +160,8 @@ static qmoe_status encode(
         for (int64_t c = 0; c < j->n_cols; c++) {
             const int64_t at = row * j->n_cols + c;
             const uint8_t code = j->codes[at];
+            /* Four codes per byte, the first in the lowest bits
+             * (docs/format.md). */
             codes[c / 4] |= (uint8_t)(code << 2 * (c % 4));
             j->work[at] = j->w[at] - values[code];
             result->n_zeros += values[code] == 0;
@@ -162,6 +175,8 @@ static qmoe_status quantise(qmi_encoded *out, job *j, qmi_quant_result *result,
 {
     QMI_TRY(set_grids(j, err));
     if (feedback) {
+        /* Kept apart: without usable moments the walk goes on without
+         * feedback. */
         qmi_error first = qmi_error_beside(err);
         qmoe_status status = qmi_gptq_prepare(
             &j->gptq, j->hessian, j->options->damping, 1, &first);
@@ -181,6 +196,7 @@ static qmoe_status allocate(job *j, qmi_error *err)
 {
     static const char what[] = "a matrix being quantised";
     const size_t n = (size_t)j->n_rows * (size_t)j->n_cols;
+    /* Up to a whole tile more than there are rows. */
     const size_t padded = (size_t)j->n_rows + ROWS;
     j->work = qmi_calloc(n, sizeof *j->work, what, err);
     j->codes = qmi_calloc(n, sizeof *j->codes, what, err);

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Ternary quantisers for "ternary-dict": rounding to nearest and GPTQ, with
- * the paper's grid {row min, 0, row max} or with fitted levels. */
+ * Ternary quantisers for "ternary-dict": rounding to nearest and GPTQ, with the
+ * paper's grid {row min, 0, row max} or with fitted levels.  In: a matrix,
+ * second moments or none.  Out: the encoded matrix and its errors, measured
+ * with the levels as stored.  Rounding comes first in each case: it gives the
+ * levels, and the share of zeros that fitting aims at. */
 #include <math.h>
 #include <string.h>
 
@@ -36,6 +39,7 @@ static qmoe_status round_rows(job *j, qmi_error *err)
     for (int64_t row = 0; row < m->n_rows; row++) {
         qmoe_status status = qmi_ternary_rtn_row(m->codes + row * m->n_cols,
             m->levels + 2 * row, j->w + row * m->n_cols, m->n_cols, err);
+        /* The row's number is added here, where it is known. */
         if (status != QMOE_OK)
             return qmi_error_prefix(err, status, "row %lld", (long long)row);
     }
@@ -51,6 +55,7 @@ static void set_extremes(qmi_ternary_grid *grid, const job *j)
         const float *w = j->w + row * n_cols;
         const uint16_t *levels = j->matrix.levels + 2 * row;
         float low = 0, high = 0;
+        /* Zero is always inside the range. */
         for (int64_t c = 0; c < n_cols; c++) {
             low = w[c] < low ? w[c] : low;
             high = w[c] > high ? w[c] : high;
@@ -77,6 +82,7 @@ static qmoe_status walk_extremes(job *j, qmi_error *err)
     };
     QMI_TRY(qmi_ternary_grid_create(&grid, m->n_rows, err));
     set_extremes(&grid, j);
+    /* The walk starts from the weights themselves: no errors were made yet. */
     memcpy(
         j->work, j->w, (size_t)m->n_rows * (size_t)m->n_cols * sizeof *j->work);
     qmoe_status status = qmi_sweep_run(&sweep, err);
@@ -86,6 +92,7 @@ static qmoe_status walk_extremes(job *j, qmi_error *err)
 
 static double aimed_zeros(const qmi_ternary_matrix *m)
 {
+    /* Counted on the codes of the paper's rule. */
     qmi_quant_result count = {0};
     qmi_ternary_count(&count, m);
     const double n = (double)m->n_rows * (double)m->n_cols;
@@ -105,6 +112,8 @@ static qmoe_status fit_levels(job *j, qmi_error *err)
         .zeros = aimed_zeros(&j->matrix),
         .passes = j->options->passes,
     };
+    /* A second form of the same moments: feedback on both sides of the
+     * diagonal. */
     if (j->hessian != NULL) {
         QMI_TRY(qmi_gptq_prepare_descent(
             &descent, j->hessian, j->options->damping, err));
@@ -134,6 +143,7 @@ static qmoe_status quantise(
     const qmi_ternary_matrix *m = &j->matrix;
     qmi_error first = qmi_error_beside(err);
     qmoe_status status = choose_codes(j, feedback, &first);
+    /* Starts again from rounding: codes may be half chosen. */
     if (status == QMOE_E_UNSUPPORTED) {
         j->hessian = NULL;
         QMI_TRY(choose_codes(j, false, err));
@@ -142,6 +152,7 @@ static qmoe_status quantise(
     }
     result->fell_back = feedback && j->hessian == NULL;
     qmi_ternary_count(result, m);
+    /* What is left of each weight, with the levels that are stored. */
     for (int64_t row = 0; row < m->n_rows; row++) {
         const float values[3] = {0, qmi_bf16_to_f32(m->levels[2 * row]),
             qmi_bf16_to_f32(m->levels[2 * row + 1])};
@@ -172,6 +183,7 @@ static qmoe_status run(qmi_encoded *out, qmi_quant_result *result,
         j.work != NULL ? quantise(&j, result, feedback, err) : QMOE_E_NOMEM;
     qmi_gptq_release(&j.gptq);
     qmi_free(j.work);
+    /* Encoding is last, when the work space is free again. */
     if (status == QMOE_OK)
         status = qmi_encode_ternary(out, &j.matrix, options->codebook, err);
     qmi_ternary_matrix_free(&j.matrix);
@@ -201,6 +213,7 @@ static uint64_t work_bytes(int64_t n_rows, int64_t n_cols, bool moments,
 {
     const uint64_t n = (uint64_t)n_rows * (uint64_t)n_cols;
     const uint64_t square = (uint64_t)n_cols * (uint64_t)n_cols;
+    /* Fitting and factoring follow each other: the larger one counts. */
     uint64_t bytes = n * (1 + sizeof(float)) + 4 * (uint64_t)n_rows;
     uint64_t factor = moments ? square * (sizeof(double) + sizeof(float)) : 0;
     uint64_t fit = moments ? 2 * square * sizeof(float) : 0;

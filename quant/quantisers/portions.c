@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * BLAS in portions. */
+ * In: products and a factorisation of any size.  Out: the same numbers as one
+ * call of BLAS would give for each portion; between portions a wish to end is
+ * heard.  Where a cut is follows from the shapes alone, so the same operands
+ * give the same bits. */
 #include "portions.h"
 
 #include <math.h>
@@ -7,7 +10,8 @@
 #include "blas.h"
 #include "cancel.h"
 
-/* Multiply-adds of a portion, in float; in double, they take twice as long. */
+/* Multiply-adds of a portion, in float; in double, they take twice as long.
+ * 2^29 of them are some 30 ms of one core (portions.h). */
 static const int64_t portion = INT64_C(1) << 29;
 
 /* A multiple of what kernels take at once, so that all parts of a product but
@@ -24,12 +28,16 @@ qmoe_status qmi_multiply(float *dst, int64_t dst_stride, qmi_rows a, qmi_rows b,
     int64_t n_rows, int64_t n_cols, int64_t depth, float beta, qmi_error *err)
 {
     int64_t rows = n_rows, cols = n_cols;
+    /* Without an overflow: the product of all three could have one. */
     if (n_rows * n_cols > portion / depth) {
         const int64_t side =
             whole_units((int64_t)sqrt((double)portion / (double)depth));
         rows = n_rows < side ? n_rows : side;
+        /* Narrow results give longer portions of columns. */
         cols = whole_units(portion / depth / rows);
     }
+    /* Each part of dst is written by one call, over the full depth: its sums
+     * have the same order as in one call. */
     for (int64_t r = 0; r < n_rows; r += rows)
         for (int64_t c = 0; c < n_cols; c += cols) {
             const int64_t height = n_rows - r < rows ? n_rows - r : rows;
@@ -66,8 +74,11 @@ qmoe_status qmi_multiply_triangle(float *x, const float *t,
     enum CBLAS_UPLO half, int64_t n_rows, int64_t n, qmi_error *err)
 {
     enum { BLOCK = 512 };
+    /* Small ones in one call. */
     const int64_t width = n_rows * (n * n / 2) <= portion ? n : BLOCK;
     const int64_t n_blocks = (n + width - 1) / width;
+    /* Upper: from the right, since a block needs all columns to its left as
+     * they were; lower: from the left. */
     for (int64_t i = 0; i < n_blocks; i++) {
         const int64_t b = half == CblasUpper ? n_blocks - 1 - i : i;
         const int64_t c = b * width;
@@ -91,6 +102,8 @@ static qmoe_status add_squares(enum CBLAS_ORDER order, double *sum,
     const double *x, int64_t stride, int64_t n, int64_t depth, double alpha,
     qmi_error *err)
 {
+    /* Rows of the result per portion; a square on the diagonal is half as much
+     * work. */
     const int64_t most = portion / 2;
     const int64_t step =
         n * n / 2 * depth <= most ? n : whole_units(most / (n * depth));
@@ -128,10 +141,15 @@ static qmoe_status factorise_block(double *a, int64_t stride, int64_t n)
 qmoe_status qmi_factorise(double *a, int64_t n, qmi_error *err)
 {
     enum { WHOLE = 1024, BLOCK = 256 };
+    /* Up to 1024 columns LAPACK's own factorisation is a portion. */
     const int64_t block = n <= WHOLE ? n : BLOCK;
+    /* Right-looking: a block is factored, the rows right of it solved, and what
+     * is left corrected by their squares. */
     for (int64_t k = 0; k < n; k += block) {
         const int64_t width = n - k < block ? n - k : block;
         const int64_t left = n - k - width;
+        /* Element (k, k) of a column-major matrix; `right` is the block row
+         * behind it. */
         double *own = a + k * (n + 1), *right = own + width * n;
         QMI_TRY(qmi_check_cancel(err));
         QMI_TRY(factorise_block(own, n, width));

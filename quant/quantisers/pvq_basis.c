@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Brings a matrix and its second moments into the basis and the units in which
- * codes are searched. */
+ * In: a matrix, its second moments, the rotation.  Out: both in the basis and
+ * the units in which codes are searched: rows scaled by powers of two, rotated
+ * and padded; moments rotated, damped and scaled to a mean diagonal of 1.
+ * Scaling by powers of two is exact, so it changes no result. */
 #include "pvq_fit.h"
 
 #include <inttypes.h>
@@ -23,11 +25,13 @@ static qmoe_status load_row(float *dst, int *exponent, const float *src,
 {
     float largest = 0;
     for (int64_t c = 0; c < n_cols; c++) {
+        /* Written with ! so that NaN is refused, too. */
         if (!(fabsf(src[c]) < largest_weight))
             return qmi_fail(err, QMOE_E_FORMAT, "column %" PRId64 ": %s weight",
                 c, isfinite(src[c]) ? "too large a" : "non-finite");
         largest = fmaxf(largest, fabsf(src[c]));
     }
+    /* 0 for a row of zeros. */
     frexpf(largest, exponent);
     for (int64_t c = 0; c < n_cols; c++)
         dst[c] = ldexpf(src[c], -*exponent);
@@ -56,6 +60,7 @@ qmoe_status qmi_pvq_problem_init(qmi_pvq_problem *p, int width, const float *w,
 {
     *p = (qmi_pvq_problem){.n_rows = n_rows, .n_cols = n_cols};
     qmi_pvq_pairs_of(&p->pairs, width);
+    /* Padded columns are zero in w and in h, so pulses there cost nothing. */
     p->n_blocks = (n_cols + width - 1) / width;
     p->stride = p->n_blocks * width;
     QMI_TRY(allocate(p, err));
@@ -79,6 +84,7 @@ void qmi_pvq_problem_free(qmi_pvq_problem *p)
     *p = (qmi_pvq_problem){0};
 }
 
+/* The exponent is put back: bf16 has the range of f32. */
 uint16_t qmi_pvq_stored_scale(
     const qmi_pvq_problem *p, int64_t row, float scale)
 {
@@ -106,6 +112,8 @@ static void butterfly(double *restrict x, double *restrict y, int64_t n)
 /* m = R' m for m [size, n]: one block of the transform, without signs. */
 static void transform_rows(double *m, int64_t size, int64_t n)
 {
+    /* The steps of a fast Walsh-Hadamard transform; each pair of rows is one
+     * butterfly. */
     for (int64_t step = 1; step < size; step *= 2)
         for (int64_t i = 0; i < size; i += 2 * step)
             for (int64_t j = i; j < i + step; j++)
@@ -115,6 +123,8 @@ static void transform_rows(double *m, int64_t size, int64_t n)
         m[i] *= norm;
 }
 
+/* Tiles: a whole row against a whole column would miss the cache at each
+ * element. */
 static void transpose(double *m, int64_t n)
 {
     enum { TILE = 32 };
@@ -138,14 +148,19 @@ static qmoe_status rotate_moments(
         return QMOE_E_NOMEM;
     for (int64_t c = 0; c < n; c++)
         sign[c] = qmi_rotation_sign(seed, c);
+    /* D m D, with D the random signs, before the blocks. */
     for (int64_t r = 0; r < n; r++)
         for (int64_t c = 0; c < n; c++)
             m[r * n + c] *= sign[r] * sign[c];
     qmi_free(sign);
+    /* Rows, transpose, rows, transpose: both sides of m by the same loop over
+     * rows. */
     for (int side = 0; side < 2; side++) {
         int64_t size = block;
         for (int64_t i = 0; i < n; i += size) {
             QMI_TRY(qmi_check_cancel(err));
+            /* The last blocks are smaller where the width is no multiple, as in
+             * core/formats/rotation.h. */
             while (size > n - i)
                 size /= 2;
             transform_rows(m + i * n, size, n);
@@ -160,6 +175,7 @@ static qmoe_status load_moments(
     qmi_pvq_problem *p, const double *sum, double damping, qmi_error *err)
 {
     int64_t n = p->n_cols, stride = p->stride;
+    /* The mean after damping, so that the search works with numbers near 1. */
     p->mean = damping;
     for (int64_t i = 0; i < n; i++)
         p->mean += sum[i * n + i] / (double)n;
@@ -193,6 +209,7 @@ static qmoe_status add_rotated(qmi_pvq_problem *p, const qmi_hessian *stored,
     QMI_TRY(rotate_moments(stored->sum, p->n_cols, options->rotation,
         options->rotation_seed, err));
     QMI_TRY(qmi_gptq_damping(&damping, stored, options->damping, err));
+    /* Before the factorisation, which uses the moments up. */
     QMI_TRY(load_moments(p, stored->sum, damping, err));
     return qmi_gptq_prepare_in_place(
         &p->gptq, stored, options->damping, p->pairs.n, err);
@@ -203,6 +220,8 @@ qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
     qmi_error *err)
 {
     const size_t n = (size_t)p->n_cols;
+    /* A copy of the struct: the caller's own moments stay as they were unless
+     * they are expendable. */
     qmi_hessian stored = *hessian;
     double *copy = NULL;
     if (options->rotation == 0)
@@ -220,6 +239,8 @@ qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
     return status;
 }
 
+/* What qmi_pvq_problem_init allocates, then the larger of the two phases after
+ * it. */
 uint64_t qmi_pvq_problem_bytes(int width, int64_t n_rows, int64_t n_cols,
     bool moments, const qmi_quant_options *options)
 {

@@ -21,8 +21,8 @@
 /* Found by measuring (docs/quantisers.md "PVQ"). */
 static const float relax_most = 0.15f;
 
-/* Rows in work at once, [rows, stride] each: their share of H fits the
- * cache. */
+/* Rows in work at once, [rows, stride] each: their share of H fits the cache.
+ * Rows are independent, so a panel is finished before the next begins. */
 typedef struct panel {
     int64_t row, n_rows;
     float *residual; /* R */
@@ -33,6 +33,7 @@ typedef struct panel {
 
 /* ---- residual and scale ---- */
 
+/* dst = src H for the panel's rows. */
 static qmoe_status multiply_moments(float *dst, const qmi_pvq_problem *p,
     const float *src, int64_t n_rows, qmi_error *err)
 {
@@ -47,9 +48,11 @@ static qmi_pvq_pulses pulses_at(
     return qmi_pvq_pulses_of(&p->pairs, p->blocks[row * p->n_blocks + block]);
 }
 
+/* Computed anew only here; every change of a block then updates it. */
 static qmoe_status set_residual(
     panel *t, const qmi_pvq_problem *p, qmi_error *err)
 {
+    /* e = W - cQ: the padding stays 0 - cQ, which H turns into nothing. */
     memcpy(t->scratch, p->w + t->row * p->stride,
         (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
     for (int64_t r = 0; r < t->n_rows; r++)
@@ -69,6 +72,7 @@ static void refit_row(panel *t, qmi_pvq_problem *p, int64_t r)
     const float *target = t->target + r * p->stride;
     float *residual = t->residual + r * p->stride;
     const float old = p->scale[t->row + r];
+    /* In double: a row has thousands of terms of both signs. */
     double num = 0, den = 0;
     for (int64_t b = 0; b < p->n_blocks; b++) {
         const qmi_pvq_pulses q = pulses_at(p, t->row + r, b);
@@ -80,11 +84,13 @@ static void refit_row(panel *t, qmi_pvq_problem *p, int64_t r)
     /* A pulse pattern that is worth nothing keeps its scale. */
     if (!(num > 0 && den > 0 && old > 0))
         return;
+    /* Rounded as stored, so that the residual is that of the result. */
     float scale = qmi_pvq_round_scale(p, t->row + r, (float)(num / den * old));
     if (scale == old || !(scale > 0))
         return;
     const float factor = scale / old;
     for (int64_t i = 0; i < p->stride; i++)
+        /* R = W H - c q H, and only c changes. */
         residual[i] = target[i] - factor * (target[i] - residual[i]);
     p->scale[t->row + r] = scale;
 }
@@ -106,6 +112,8 @@ typedef struct change {
 
 static void add_change(change *d, int col, float amount)
 {
+    /* Old and new pulses may share columns: they are merged, so each row of H
+     * is read once at most. */
     for (int i = 0; i < d->n; i++)
         if (d->col[i] == col) {
             d->amount[i] += amount;
@@ -120,6 +128,7 @@ static void update_residual(
     float *restrict residual, const float *h, int64_t stride, const change *d)
 {
     for (int k = 0; k < d->n; k++)
+        /* What cancelled costs nothing. */
         if (d->amount[k] != 0)
             qmi_blas.saxpy((int)stride, -d->amount[k], h + d->col[k] * stride,
                 1, residual, 1);
@@ -136,6 +145,7 @@ static void replace(
     add_change(&d, new.b, scale * new.sign_b);
     add_change(&d, old.a, -scale * old.sign_a);
     add_change(&d, old.b, -scale * old.sign_b);
+    /* The rows of H that belong to the block. */
     update_residual(t->residual + r * p->stride,
         p->h + block * p->pairs.n * p->stride, p->stride, &d);
     p->blocks[(t->row + r) * p->n_blocks + block] = candidate;
@@ -149,6 +159,7 @@ static void descend_lanes(panel *t, qmi_pvq_problem *p, int64_t r, int n,
     float gain[QMI_PVQ_MAX_WIDTH][QMI_PVQ_LANES] = {{0}};
     float scale[QMI_PVQ_LANES] = {0};
     uint16_t found[QMI_PVQ_LANES];
+    /* Lanes are rows: one candidate search serves 16 of them. */
     for (int l = 0; l < n; l++) {
         const float *residual =
             t->residual + (r + l) * p->stride + block * width;
@@ -161,6 +172,7 @@ static void descend_lanes(panel *t, qmi_pvq_problem *p, int64_t r, int n,
     }
     qmi_pvq_search(found, &p->pairs, norms, gain, scale);
     const uint16_t *old = p->blocks + (t->row + r) * p->n_blocks + block;
+    /* Most blocks stay as they are in later rounds. */
     for (int l = 0; l < n; l++)
         if (found[l] != old[l * p->n_blocks])
             replace(t, p, r + l, block, found[l]);
@@ -171,8 +183,12 @@ static void descend(panel *t, qmi_pvq_problem *p, float relax)
     const int width = p->pairs.n;
     float metric[QMI_PVQ_MAX_WIDTH * QMI_PVQ_MAX_WIDTH];
     float norms[QMI_PVQ_MAX_PAIRS];
+    /* Left to right: a block sees the changes of those before it in the same
+     * round. */
     for (int64_t block = 0; block < p->n_blocks; block++) {
         const float *h = p->h + block * width * (p->stride + 1);
+        /* The block's part of H, relaxed; the residual stays that of H
+         * itself. */
         for (int i = 0; i < width; i++)
             for (int j = 0; j < width; j++)
                 metric[i * width + j] = (1 - relax) * h[i * p->stride + j];
@@ -202,11 +218,14 @@ static qmoe_status fit_panel(panel *t, qmi_pvq_problem *p, const float *metrics,
 {
     const float *w = p->w + t->row * p->stride;
     QMI_TRY(multiply_moments(t->target, p, w, t->n_rows, err));
+    /* The sweep changes its copy of the weights. */
     memcpy(t->scratch, w, (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
     QMI_TRY(qmi_pvq_sweep(
         p, metrics, t->row, t->n_rows, t->scratch, t->error, err));
     QMI_TRY(set_residual(t, p, err));
     refit(t, p);
+    /* The number of rounds is known, since the last one must be a plain
+     * descent. */
     for (int pass = 0; pass < passes; pass++) {
         QMI_TRY(qmi_check_cancel(err));
         descend(t, p, relax_of(pass, passes));
@@ -247,6 +266,7 @@ qmoe_status qmi_pvq_fit_moments(
     qmoe_status status = panel_init(&t, p, err);
     if (metrics == NULL)
         status = QMOE_E_NOMEM;
+    /* In order of rows, one panel after the other, with one set of buffers. */
     for (int64_t row = 0; status == QMOE_OK && row < p->n_rows;
          row += QMI_PVQ_PANEL_ROWS) {
         t.row = row;

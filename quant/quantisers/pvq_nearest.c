@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Rounding to the nearest block, and the scale of least squares: what is done
- * when nothing is known of the inputs, and the scales a sweep starts from. */
+ * In: the problem without moments.  Out: the nearest blocks and the scale of
+ * least squares of each row.  This is the result when nothing is known of the
+ * inputs, and gives the scales that a sweep starts from.  Blocks and scale are
+ * found in turn, and each step lowers the error. */
 #include "pvq_fit.h"
 
 #include <math.h>
@@ -25,6 +27,7 @@ static void plain_norms_of(plain_norms *norms, const qmi_pvq_problem *p)
     for (int i = 0; i < n; i++)
         metric[i * n + i] = 1;
     qmi_pvq_norms(norms->whole, &p->pairs, metric, n);
+    /* 0 for columns that do not exist. */
     for (int i = 0; i < n; i++)
         metric[i * n + i] = last + i < p->n_cols;
     qmi_pvq_norms(norms->last, &p->pairs, metric, n);
@@ -38,6 +41,8 @@ static void round_lanes(
     float gain[QMI_PVQ_MAX_WIDTH][QMI_PVQ_LANES] = {{0}};
     float scale[QMI_PVQ_LANES] = {0};
     uint16_t found[QMI_PVQ_LANES];
+    /* Lanes past n keep a scale of 0: whatever is found for them is not
+     * used. */
     memcpy(scale, p->scale + row, (size_t)n * sizeof *scale);
     for (int64_t block = 0; block < p->n_blocks; block++) {
         const float *w = p->w + row * p->stride + block * p->pairs.n;
@@ -62,12 +67,14 @@ static bool refit_row(qmi_pvq_problem *p, int64_t row)
         const qmi_pvq_pulses q =
             qmi_pvq_pulses_of(&p->pairs, p->blocks[row * p->n_blocks + block]);
         num += q.sign_a * w[q.a] + q.sign_b * w[q.b];
+        /* Both pulses at one place count as 2: its square is 4. */
         if (q.a == q.b)
             den += col + q.a < p->n_cols ? 4 : 0;
         else
             den += (col + q.a < p->n_cols) + (col + q.b < p->n_cols);
     }
     float old = p->scale[row];
+    /* A row of zeros, or pulses in the padding alone: the scale stays. */
     if (num > 0 && den > 0)
         p->scale[row] = qmi_pvq_round_scale(p, row, (float)(num / den));
     return p->scale[row] != old;
@@ -90,6 +97,7 @@ qmoe_status qmi_pvq_fit_nearest(
 {
     plain_norms norms;
     plain_norms_of(&norms, p);
+    /* Rows by groups of lanes, which do not depend on each other. */
     for (int64_t row = 0; row < p->n_rows; row += QMI_PVQ_LANES) {
         QMI_TRY(qmi_check_cancel(err));
         int64_t left = p->n_rows - row;
@@ -104,6 +112,7 @@ qmoe_status qmi_pvq_fit_nearest(
             for (int l = 0; l < n; l++)
                 changed |= refit_row(p, row + l);
         }
+        /* The scale changed last, so the blocks are chosen once more for it. */
         if (changed)
             round_lanes(p, row, n, &norms);
         qmi_count_coded(n_coded, n * p->n_cols);

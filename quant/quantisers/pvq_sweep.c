@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * GPTQ with blocks instead of single columns (block LDLQ): blocks are chosen
- * left to right, each under the metric that is left when all later columns
- * may still adapt, and what it misses is fed to them (gptq_frame.h; rows and
- * scales are this format's own, so the walk is too). */
+ * GPTQ with blocks instead of single columns (block LDLQ).  In: rows with their
+ * scales, and the factor of the moments.  Out: a candidate for each block.
+ * Blocks are chosen left to right, each under the metric that is left when all
+ * later columns may still adapt, and what it misses is fed to them
+ * (gptq_frame.h; rows and scales are this format's own, so the walk is too). */
 #include "pvq_fit.h"
 
 #include <string.h>
@@ -17,9 +18,11 @@
 static void load_metric(
     float *metric, const float *v, int n, int n_real, double mean)
 {
+    /* Padded columns keep a metric of zero. */
     for (int i = 0; i < n_real; i++)
         for (int j = 0; j < n_real; j++) {
             double sum = 0;
+            /* V_bb is upper triangular: the terms before max(i, j) are zero. */
             for (int k = i > j ? i : j; k < n_real; k++)
                 sum += (double)v[i * n + k] * (double)v[j * n + k];
             metric[i * n + j] = (float)(sum / mean);
@@ -48,6 +51,7 @@ static void multiply_lanes(float out[][QMI_PVQ_LANES],
     for (int i = 0; i < n; i++)
         for (int l = 0; l < QMI_PVQ_LANES; l++)
             out[i][l] = 0;
+    /* In order of j: sums of a lane have one order. */
     for (int j = 0; j < n; j++)
         for (int i = 0; i < n; i++) {
             const float factor = m[j * n + i];
@@ -72,12 +76,15 @@ static void choose(qmi_pvq_problem *p, const float *metric, int64_t row, int n,
         for (int i = 0; i < width; i++)
             own[i][l] = x[l * p->stride + i];
     multiply_lanes(gain, own, metric, width);
+    /* Once for each 16 rows: small beside the search. */
     qmi_pvq_norms(norms, &p->pairs, metric, width);
     qmi_pvq_search(found, &p->pairs, norms, gain, scale);
     for (int l = 0; l < n; l++) {
         const qmi_pvq_pulses q = qmi_pvq_pulses_of(&p->pairs, found[l]);
         float *e = error + l * QMI_PVQ_PANEL_COLS;
         p->blocks[(row + l) * p->n_blocks + block] = found[l];
+        /* The error is taken of the original weights, not of x: feedback counts
+         * each error once (C_b = W_b + ... in gptq_frame.h). */
         memcpy(e, p->w + (row + l) * p->stride + block * width,
             (size_t)width * sizeof *e);
         e[q.a] -= scale[l] * q.sign_a;
@@ -85,7 +92,9 @@ static void choose(qmi_pvq_problem *p, const float *metric, int64_t row, int n,
     }
 }
 
-/* x[:, from .. to) += error F[first .. first + depth, from .. to) */
+/* x[:, from .. to) += error F[first .. first + depth, from .. to): the columns
+ * of the panel by one small product per block, those behind it by one large
+ * product per panel. */
 static void feed(const qmi_pvq_problem *p, float *x, const float *error,
     int64_t n, int64_t first, int64_t depth, int64_t from, int64_t to)
 {
@@ -104,6 +113,7 @@ qmoe_status qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
         QMI_TRY(qmi_check_cancel(err));
         int64_t end = panel + QMI_PVQ_PANEL_COLS;
         end = end < n_cols ? end : n_cols;
+        /* A block that crosses the end of the matrix is the last one. */
         for (int64_t col = panel; col < end; col += width) {
             float *e = error + (col - panel);
             for (int64_t r = 0; r < n; r += QMI_PVQ_LANES) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of quantisers. */
+ * The table of quantisers: a line for each pair of method and format, so that
+ * choosing one is a look-up. */
 #include "quantiser.h"
 
 #include <string.h>

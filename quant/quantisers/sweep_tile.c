@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Tiles of the column walk. */
+ * In: rows of a matrix as they lie.  Out: tiles [column][row] and back, and the
+ * update of columns by the errors of earlier ones.  Every variant adds in the
+ * same order, column by column, so the bits do not depend on the processor. */
 #include "sweep_tile.h"
 
 #include <string.h>
@@ -53,6 +55,7 @@ static inline void transpose4(
 static void transpose(float *dst, int64_t to, const float *src, int64_t from,
     int n_rows, int n_cols)
 {
+    /* Squares of four, then what is left at the right and the lower edge. */
     const int rows = n_rows / 4 * 4, cols = n_cols / 4 * 4;
     for (int r = 0; r < rows; r += 4)
         for (int c = 0; c < cols; c += 4)
@@ -66,6 +69,7 @@ void qmi_tile_load(
     qmi_tile dst, const float *src, int64_t stride, int n_rows, int n_cols)
 {
     transpose(dst[0], ROWS, src, stride, n_rows, n_cols);
+    /* The choice reads all rows of a tile. */
     for (int c = 0; n_rows < ROWS && c < n_cols; c++)
         memset(&dst[c][n_rows], 0, (size_t)(ROWS - n_rows) * sizeof dst[c][0]);
 }
@@ -100,6 +104,7 @@ static void transpose16(
     bytes16 a[16], b[16];
     for (int c = 0; c < 16; c++)
         memcpy(&a[c], src[c], sizeof a[c]);
+    /* Four rounds: log2(16). */
     for (int round = 0; round < 4; round++) {
         for (int i = 0; i < 8; i++) {
             b[2 * i] = FIRST_BYTES(a[i], a[i + 8]);
@@ -119,6 +124,7 @@ void qmi_tile_store_codes(uint8_t *dst, int64_t stride, const qmi_code_tile src,
         for (int c = 0; c < cols; c += 16)
             transpose16(dst + r * stride + c, stride,
                 (const uint8_t(*)[ROWS]) & src[c][r]);
+    /* The edges, element by element. */
     for (int r = 0; r < n_rows; r++)
         for (int c = r < rows ? cols : 0; c < n_cols; c++)
             dst[r * stride + c] = src[c][r];
@@ -138,9 +144,13 @@ static inline __attribute__((always_inline)) void update_body(
     for (int half = 0; half < ROWS; half += LANES) {
         lanes sum[STEP];
         for (int i = 0; i < STEP; i++)
+            /* STEP columns are updated together: each error is loaded once for
+             * all of them. */
             sum[i] = *(const lanes *)&c[i][half];
         for (int j = 0; j < n; j++) {
             const lanes error = *(const lanes *)&d[j][half];
+            /* Multiply and add stay apart (contraction is off), with AVX-512 as
+             * without. */
             for (int i = 0; i < STEP; i++)
                 sum[i] += error * f[j * BLOCK + i];
         }
@@ -169,6 +179,7 @@ __attribute__((target("avx512f"))) static void update_avx512(
 }
 #endif
 
+/* Asked once per sweep, not per tile. */
 qmi_tile_update_fn qmi_tile_update(void)
 {
 #if defined(__x86_64__)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Ternary rounding to nearest. */
+ * In: one row of weights.  Out: its codes and two levels by the paper's rule,
+ * {min, 0, max}.  Pure: the same row gives the same bytes. */
 #include "ternary.h"
 
 #include <inttypes.h>
@@ -22,6 +23,7 @@ static uint16_t store_level(float level)
 static qmoe_status fail_non_finite(
     uint8_t *codes, const float *row, int64_t n_cols, qmi_error *err)
 {
+    /* Runs only when there is one. */
     int64_t col = 0;
     while (isfinite(row[col]))
         col++;
@@ -40,11 +42,14 @@ qmoe_status qmi_ternary_rtn_row(uint8_t *codes, uint16_t levels[2],
         high = row[c] > high ? row[c] : high;
         finite &= isfinite(row[c]) != 0;
     }
+    /* Set before the check, so that a failure leaves zeros. */
     levels[0] = levels[1] = 0;
     if (!finite)
         return fail_non_finite(codes, row, n_cols, err);
     levels[0] = store_level(low);
     levels[1] = store_level(high);
+    /* A level that is stored as zero is never chosen: its value would be
+     * ZERO's. */
     const float below = levels[0] != 0 ? low / 2 : -INFINITY;
     const float above = levels[1] != 0 ? high / 2 : INFINITY;
     for (int64_t c = 0; c < n_cols; c++)

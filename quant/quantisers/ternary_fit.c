@@ -22,6 +22,8 @@
 #include "ternary_grid.h"
 #include "ternary_levels.h"
 
+/* Sweeps before descent, rows that the price is searched on (128, or an eighth
+ * of more), trials of a price at most. */
 enum { N_SWEEPS = 2, SAMPLE_ROWS = 128, SAMPLE_SHARE = 8, MAX_TRIALS = 8 };
 /* Levels start from the mean of what lies beyond this many standard
  * deviations: the best threshold at 0.6 bit for Gaussian weights. */
@@ -47,6 +49,8 @@ typedef struct rows {
 
 /* ---- levels ---- */
 
+/* Levels under the moments if there are any; `weighted` false: under A = I, for
+ * sweeps without feedback. */
 static qmoe_status refit(rows *s, bool weighted, qmi_error *err)
 {
     const bool known = weighted && s->product != NULL;
@@ -75,6 +79,7 @@ static void start_levels(rows *s)
         const float *w = s->w + row * n_cols;
         double square = 0, low = 0, high = 0;
         int64_t n_low = 0, n_high = 0;
+        /* Mean square of the row: its mean is not taken off. */
         for (int64_t c = 0; c < n_cols; c++)
             square += (double)w[c] * (double)w[c];
         const double sigma = sqrt(square / (double)n_cols);
@@ -86,6 +91,7 @@ static void start_levels(rows *s)
             n_low += x < -limit;
             n_high += x > limit;
         }
+        /* No weight beyond the limit: two standard deviations stand in. */
         low = n_low != 0 ? low / (double)n_low : -2 * sigma;
         high = n_high != 0 ? high / (double)n_high : 2 * sigma;
         qmi_ternary_grid_set(&s->grid, row, store(low), store(high), s->unit);
@@ -131,6 +137,8 @@ static void add_chosen(float *dst, const rows *s, const float *base, float sign)
     }
 }
 
+/* The best value of each column given all others: Q + D (I + L) first, then the
+ * walk replaces column by column. */
 static qmoe_status descend(rows *s, qmi_error *err)
 {
     add_chosen(s->work, s, s->w, -1);
@@ -168,6 +176,8 @@ static qmoe_status search(rows *s, double price, int passes, qmi_error *err)
         QMI_TRY(walk_forward(s, err));
         QMI_TRY(refit(s, fit->gptq != NULL, err));
     }
+    /* Without feedback there is no descent: the levels are fitted once more,
+     * under the moments if there are any. */
     if (fit->gptq == NULL)
         QMI_TRY(refit(s, true, err));
     for (int i = 0; fit->gptq != NULL && i < passes; i++) {
@@ -202,6 +212,7 @@ static qmoe_status multiply(rows *s, qmi_error *err)
         s->diagonal[c] = (double)a->metric[c] * (double)a->metric[c];
     QMI_TRY(qmi_multiply(s->product, n, (qmi_rows){s->w, n},
         (qmi_rows){a->feedback, n}, s->n_rows, n, n, 0, err));
+    /* F holds A_jk / A_kk: times the diagonal it is A again. */
     for (int64_t row = 0; row < s->n_rows; row++)
         for (int64_t c = 0; c < n; c++)
             s->product[row * n + c] *= (float)s->diagonal[c];
@@ -238,6 +249,8 @@ typedef struct trial {
 /* Where the line through a and b meets the aim. */
 static double meet(const trial *a, const trial *b, double aim)
 {
+    /* Linear between trials: zeros are nearly linear in the log of the
+     * price. */
     const double slope = (b->zeros - a->zeros) / (b->price - a->price);
     return b->price + (aim - b->zeros) / slope;
 }
@@ -259,6 +272,8 @@ static double next_price(const trial *t, int n, double aim)
         if (t[i].zeros >= aim && (many == NULL || t[i].price < many->price))
             many = &t[i];
     }
+    /* A tenth of the width off both ends: trials cannot creep up on one of
+     * them. */
     if (few != NULL && many != NULL) {
         const double width = many->price - few->price;
         return clamp(meet(few, many, aim), few->price + 0.1 * width,
@@ -267,6 +282,7 @@ static double next_price(const trial *t, int n, double aim)
     double step = (aim - last->zeros) / start_slope;
     if (n > 1 && last->zeros != t[n - 2].zeros)
         step = meet(&t[n - 2], last, aim) - last->price;
+    /* Too few zeros want a higher price. */
     const double direction = few != NULL ? 1 : -1;
     return last->price + direction * clamp(1.2 * fabs(step), 0.02, 2);
 }
@@ -278,6 +294,7 @@ static qmoe_status find_price(double *price, rows *s, qmi_error *err)
     const int passes = s->fit->passes < 1 ? s->fit->passes : 1;
     trial trials[MAX_TRIALS];
     double nearest = 2;
+    /* The nearest trial wins, not the last one. */
     for (int i = 0; i < MAX_TRIALS && nearest > zeros_tolerance; i++) {
         trial *t = &trials[i];
         t->price = i == 0 ? log(start_price) : next_price(trials, i, aim);
@@ -291,7 +308,8 @@ static qmoe_status find_price(double *price, rows *s, qmi_error *err)
     return QMOE_OK;
 }
 
-/* Evenly spaced rows; all of a small matrix. */
+/* Evenly spaced rows; all of a small matrix.  The choice is fixed, so the price
+ * does not depend on chance. */
 static int64_t sample_size(int64_t n_rows)
 {
     int64_t share = n_rows / SAMPLE_SHARE;
@@ -304,6 +322,7 @@ static qmoe_status search_sample(
 {
     const qmi_ternary_fit *fit = s->fit;
     const size_t n_cols = (size_t)fit->n_cols;
+    /* Copied together: the search works on contiguous rows. */
     for (int64_t i = 0; i < s->n_rows; i++)
         memcpy(w + (size_t)i * n_cols,
             fit->w + (size_t)(i * fit->n_rows / s->n_rows) * n_cols,
@@ -313,6 +332,8 @@ static qmoe_status search_sample(
     return find_price(price, s, err);
 }
 
+/* codes and work are the caller's, large enough for all rows, and are written
+ * again later. */
 static qmoe_status sample_price(double *price, uint8_t *codes, float *work,
     const qmi_ternary_fit *fit, double unit, qmi_error *err)
 {
@@ -370,6 +391,7 @@ qmoe_status qmi_ternary_fit_run(uint8_t *codes, uint16_t *levels, float *work,
         .codes = codes,
         .unit = mean_square(fit->w, fit->n_rows * fit->n_cols),
     };
+    /* The price first, on a sample; then one search over all rows with it. */
     QMI_TRY(sample_price(&price, codes, work, fit, s.unit, err));
     qmoe_status status = rows_prepare(&s, err);
     if (status == QMOE_OK)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The ternary choice. */
+ * In: a column of 32 values aimed at.  Out: LOW, ZERO or HIGH for each, and the
+ * level's value.  Thresholds are kept per row, with slopes for the price of the
+ * column, so that the choice is two comparisons without a branch. */
 #include "ternary_grid.h"
 
 #include <math.h>
@@ -14,6 +16,7 @@ enum { ROWS = QMI_SWEEP_ROWS, N_ARRAYS = 6 };
 qmoe_status qmi_ternary_grid_create(
     qmi_ternary_grid *out, int64_t n_rows, qmi_error *err)
 {
+    /* Whole tiles: the choice reads rows past the end. */
     const int64_t padded = (n_rows + ROWS - 1) / ROWS * ROWS;
     *out = (qmi_ternary_grid){0};
     out->memory = qmi_calloc((size_t)padded * N_ARRAYS, sizeof *out->memory,
@@ -24,6 +27,7 @@ qmoe_status qmi_ternary_grid_create(
         &out->above, &out->below_slope, &out->above_slope};
     for (int i = 0; i < N_ARRAYS; i++)
         *arrays[i] = out->memory + padded * i;
+    /* A row of zero levels always chooses ZERO. */
     for (int64_t row = 0; row < padded; row++)
         qmi_ternary_grid_set(out, row, 0, 0, 0);
     return QMOE_OK;
@@ -40,6 +44,7 @@ void qmi_ternary_grid_set(
 {
     grid->low[row] = low;
     grid->high[row] = high;
+    /* Infinite: a level of zero is never chosen. */
     grid->below[row] = low != 0 ? low / 2 : -INFINITY;
     grid->above[row] = high != 0 ? high / 2 : INFINITY;
     grid->below_slope[row] = low != 0 ? (float)(unit / 2 / (double)low) : 0;
@@ -72,12 +77,15 @@ void qmi_ternary_choose(void *user, int64_t row, int64_t col, int n,
             value > load(g->above + at) + price * load(g->above_slope + at);
         const masks low =
             value < load(g->below + at) + price * load(g->below_slope + at);
+        /* At most one of the masks is set: `below` is negative, `above`
+         * positive. */
         const masks level = (high & (masks)load(g->high + at)) |
                             (low & (masks)load(g->low + at));
         const masks code = (high & QMI_CODE_HIGH) | (low & QMI_CODE_LOW);
         memcpy(q + r, &level, sizeof level);
         memcpy(chosen + r, &code, sizeof code);
     }
+    /* Narrowed in a loop of its own, as in gptq_q2.c. */
     for (int r = 0; r < ROWS; r++)
         codes[r] = (uint8_t)chosen[r];
 }

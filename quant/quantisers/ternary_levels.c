@@ -45,6 +45,7 @@ static void lists_release(lists *l)
 /* begin[1 + list] = length of each list, then their places. */
 static void place_lists(lists *l, const qmi_ternary_levels *f)
 {
+    /* Counts first, then sums: the lists need no room but their own. */
     for (int64_t r = 0; r < f->n_rows; r++)
         for (int64_t c = 0; c < f->n_cols; c++) {
             const uint8_t code = f->codes[r * f->n_cols + c];
@@ -70,6 +71,7 @@ static void fill_lists(lists *l, const qmi_ternary_levels *f)
             l->columns[*at] = (int32_t)c;
             l->weights[(*at)++] = root * root;
         }
+    /* Filling moved `next` on; visiting starts again from the front. */
     memcpy(l->next, l->begin, 2 * (size_t)f->n_rows * sizeof *l->next);
 }
 
@@ -100,6 +102,7 @@ static double row_sum(
     const float *row, const lists *l, int64_t begin, int64_t end)
 {
     double sum[PARTIAL] = {0};
+    /* Four sums in turn, joined in one fixed order. */
     int64_t j = begin;
     for (; j + PARTIAL <= end; j += PARTIAL)
         for (int k = 0; k < PARTIAL; k++)
@@ -121,6 +124,7 @@ static void visit(
     int64_t *next = &l->next[2 * row];
     for (; next[0] < high && l->columns[next[0]] < end; next[0]++) {
         const float *a_row = a + l->columns[next[0]] * f->n_cols;
+        /* The lower half twice, the diagonal once. */
         n->ll +=
             2 * row_sum(a_row, l, low, next[0]) + (double)l->weights[next[0]];
         n->lh += row_sum(a_row, l, high, stop);
@@ -134,8 +138,11 @@ static void visit(
 
 static void sum_squares(normal *n, lists *l, const qmi_ternary_levels *f)
 {
+    /* At least one row of A per round. */
     int64_t step = CACHED_BYTES / (f->n_cols * (int64_t)sizeof(float)) + 1;
     for (int64_t begin = 0; begin < f->n_cols; begin += step)
+        /* All rows of the matrix use the cached rows of A before the next ones
+         * are loaded. */
         for (int64_t row = 0; row < f->n_rows; row++)
             visit(&n[row], l, row, f, begin + step);
 }
@@ -169,10 +176,13 @@ static double cost_of(const normal *n, double low, double high)
 void qmi_bf16_neighbours(float out[2], double x)
 {
     uint32_t bits;
+    /* The upper half of a float is the bf16 towards zero; one more is its
+     * neighbour away from zero. */
     const float f = (float)x;
     memcpy(&bits, &f, sizeof bits);
     out[0] = qmi_bf16_to_f32((uint16_t)(bits >> 16));
     out[1] = qmi_bf16_to_f32((uint16_t)((bits >> 16) + 1));
+    /* Beyond the largest bf16 there is none. */
     if (!isfinite(out[1]))
         out[1] = out[0];
 }
@@ -184,12 +194,16 @@ static void take_best(qmi_ternary_grid *grid, int64_t row, const normal *n,
 {
     float lows[2], highs[2];
     float best_low = grid->low[row], best_high = grid->high[row];
+    /* The present levels are in the comparison: a fit never makes the error
+     * larger. */
     double best = cost_of(n, (double)best_low, (double)best_high);
     qmi_bf16_neighbours(lows, low);
     qmi_bf16_neighbours(highs, high);
     for (int i = 0; i < 4; i++) {
         const float l = lows[i / 2], h = highs[i % 2];
         const double cost = cost_of(n, (double)l, (double)h);
+        /* Levels keep their signs: a level of zero would give two codes one
+         * value. */
         if (cost < best && l < 0 && h > 0) {
             best = cost;
             best_low = l;
@@ -205,10 +219,13 @@ static void solve(
     const double low = (double)grid->low[row], high = (double)grid->high[row];
     const double det = n->ll * n->hh - n->lh * n->lh;
     if (n->ll > 0 && n->hh > 0) {
+        /* Nearly dependent columns have no unique answer: the present levels
+         * stay. */
         if (det > 1e-9 * n->ll * n->hh)
             take_best(grid, row, n, (n->bl * n->hh - n->bh * n->lh) / det,
                 (n->bh * n->ll - n->bl * n->lh) / det, unit);
     } else if (n->ll > 0) {
+        /* Only one of the levels is used: the other stays. */
         take_best(grid, row, n, n->bl / n->ll, high, unit);
     } else if (n->hh > 0) {
         take_best(grid, row, n, low, n->bh / n->hh, unit);
