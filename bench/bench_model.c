@@ -44,8 +44,8 @@ static qmoe_status encode(bench *b, side *s, double *seconds)
 {
     const qmoe_bench_model_options *o = &b->options;
     const double begin = bench_now(false);
-    QMI_TRY(qmi_session_encode(s->session, b->ids, b->prompt_lengths,
-        (size_t)o->n_sequences, o->n_tokens, b->err));
+    QMI_TRY(qmi_session_encode(
+        s->session, b->ids, b->prompt_lengths, (size_t)o->n_sequences, b->err));
     QMI_TRY(s->session->backend->sync(s->session->device, b->err));
     *seconds = bench_now(false) - begin;
     return QMOE_OK;

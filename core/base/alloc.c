@@ -13,11 +13,16 @@
 
 enum { ALIGNMENT = 64 };
 
-static _Atomic(uint64_t) fail_after;
+static _Atomic(uint64_t) fail_after, n_allocations;
 
 void qmi_alloc_fail_after(uint64_t n)
 {
     atomic_store(&fail_after, n);
+}
+
+uint64_t qmi_alloc_count(void)
+{
+    return atomic_load(&n_allocations);
 }
 
 static bool must_fail(void)
@@ -44,6 +49,7 @@ void *qmi_calloc(size_t count, size_t size, const char *what, qmi_error *err)
 {
     uint64_t n_bytes = 0;
     void *block = NULL;
+    atomic_fetch_add_explicit(&n_allocations, 1, memory_order_relaxed);
     if (qmi_mul_u64(count, size, &n_bytes) && n_bytes <= SIZE_MAX - ALIGNMENT &&
         !must_fail()) {
         size_t rounded = (n_bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;

@@ -35,5 +35,7 @@ bool qmi_add_u64(uint64_t a, uint64_t b, uint64_t *out);
 
 /* Tests only: the n-th allocation from now (1 = next) fails; 0 = never. */
 void qmi_alloc_fail_after(uint64_t n);
+/* Tests only: allocations so far, of all threads. */
+uint64_t qmi_alloc_count(void);
 
 #endif

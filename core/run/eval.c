@@ -79,7 +79,7 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
     const int32_t first = 0;
     QMI_TRY(reserve_logits(e, (size_t)n_predicted));
     QMI_TRY(qmi_session_encode(
-        e->session, sample->encoder_ids, &n_encoder, 1, n_predicted, e->err));
+        e->session, sample->encoder_ids, &n_encoder, 1, e->err));
     QMI_TRY(qmi_session_decode(e->session, e->logits, sample->decoder_ids,
         &first, &n_predicted, 1, e->err));
     double sum = 0;

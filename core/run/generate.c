@@ -158,8 +158,8 @@ static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
     timing->n_encoded = n;
     r->session->watch = show_encoding;
     r->session->watcher = r;
-    qmoe_status status = qmi_session_encode(
-        r->session, ids, r->lengths, r->n, (int64_t)r->max_new, r->err);
+    qmoe_status status =
+        qmi_session_encode(r->session, ids, r->lengths, r->n, r->err);
     r->session->watch = NULL;
     qmi_free(ids);
     return status;

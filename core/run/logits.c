@@ -32,8 +32,7 @@ static qmoe_status compute_logits(qmoe_session *session, float *logits,
     const int32_t encoder_length = (int32_t)n_encoder;
     const int32_t decoder_length = (int32_t)n_decoder;
     const int32_t first = 0;
-    QMI_TRY(qmi_session_encode(
-        session, encoder_ids, &encoder_length, 1, decoder_length, err));
+    QMI_TRY(qmi_session_encode(session, encoder_ids, &encoder_length, 1, err));
     return qmi_session_decode(
         session, logits, decoder_ids, &first, &decoder_length, 1, err);
 }

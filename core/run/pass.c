@@ -24,156 +24,169 @@ static qmoe_status check_ids(
     return QMOE_OK;
 }
 
-/* Host-side lists of one pass, uploaded together. */
-typedef struct pass_lists {
-    int32_t *sequence, *rows;                /* [n_tokens] */
-    qmi_attention_span *spans, *cross_spans; /* [n_spans] */
-} pass_lists;
+/* ---- caches ---- */
 
-static void lists_free(pass_lists *lists)
-{
-    qmi_free(lists->sequence);
-    qmi_free(lists->rows);
-    qmi_free(lists->spans);
-    qmi_free(lists->cross_spans);
-}
-
-static qmoe_status lists_alloc(
-    pass_lists *lists, int64_t n_tokens, int64_t n_spans, qmi_error *err)
-{
-    size_t t = (size_t)n_tokens, n = (size_t)n_spans;
-    *lists = (pass_lists){
-        .sequence = qmi_calloc(t, sizeof *lists->sequence, "a pass", err),
-        .rows = qmi_calloc(t, sizeof *lists->rows, "a pass", err),
-        .spans = qmi_calloc(n, sizeof *lists->spans, "a pass", err),
-        .cross_spans = qmi_calloc(n, sizeof *lists->spans, "a pass", err),
-    };
-    if (lists->sequence != NULL && lists->rows != NULL &&
-        lists->spans != NULL && lists->cross_spans != NULL)
-        return QMOE_OK;
-    lists_free(lists);
-    return QMOE_E_NOMEM;
-}
-
-static qmoe_status upload_lists(qmoe_session *s, const pass_lists *lists,
-    const int32_t *ids, const qmi_pass *pass, qmi_error *err)
-{
-    uint64_t n_tokens = (uint64_t)pass->n_tokens;
-    uint64_t span_bytes = (uint64_t)pass->n_spans * sizeof(qmi_attention_span);
-    if (ids != NULL)
-        QMI_TRY(qmi_upload(
-            s->backend, s->device, &s->ids, ids, n_tokens * sizeof *ids, err));
-    QMI_TRY(qmi_upload(s->backend, s->device, &s->sequence, lists->sequence,
-        n_tokens * 4, err));
-    QMI_TRY(qmi_upload(
-        s->backend, s->device, &s->rows, lists->rows, n_tokens * 4, err));
-    QMI_TRY(qmi_upload(
-        s->backend, s->device, &s->spans, lists->spans, span_bytes, err));
-    return qmi_upload(s->backend, s->device, &s->cross_spans,
-        lists->cross_spans, span_bytes, err);
-}
-
-/* Rows of the caches for `max_decoder` tokens and the encoder's. */
-static qmoe_status grow_caches(
-    qmoe_session *s, int64_t n_encoder, qmi_error *err)
+static uint64_t cache_row_bytes(const qmoe_session *s)
 {
     const qmi_config *c = &s->model->config;
-    uint64_t row_bytes = (uint64_t)(c->n_heads * c->d_kv) * sizeof(float);
-    uint64_t self_bytes = row_bytes * (uint64_t)s->max_decoder * s->n_sequences;
-    uint64_t cross_bytes = row_bytes * (uint64_t)n_encoder;
-    for (int64_t b = 0; b < c->n_blocks[QMI_DECODER]; b++) {
-        QMI_TRY(qmi_grow(s->backend, s->device, &s->caches[QMI_CACHE_SELF_K][b],
-            self_bytes, err));
-        QMI_TRY(qmi_grow(s->backend, s->device, &s->caches[QMI_CACHE_SELF_V][b],
-            self_bytes, err));
+    return (uint64_t)(c->n_heads * c->d_kv) * sizeof(float);
+}
+
+static qmoe_status grow_cross_caches(qmoe_session *s, qmi_error *err)
+{
+    const uint64_t n_bytes = cache_row_bytes(s) * (uint64_t)s->n_encoded;
+    for (int64_t b = 0; b < s->model->config.n_blocks[QMI_DECODER]; b++) {
         QMI_TRY(qmi_grow(s->backend, s->device,
-            &s->caches[QMI_CACHE_CROSS_K][b], cross_bytes, err));
+            &s->caches[QMI_CACHE_CROSS_K][b], n_bytes, err));
         QMI_TRY(qmi_grow(s->backend, s->device,
-            &s->caches[QMI_CACHE_CROSS_V][b], cross_bytes, err));
+            &s->caches[QMI_CACHE_CROSS_V][b], n_bytes, err));
     }
     return QMOE_OK;
 }
 
-/* Remembers the batch: where its sequences begin, nothing decoded yet. */
-qmoe_status qmi_session_start(qmoe_session *s, const int32_t *lengths,
-    size_t n_sequences, int64_t max_decoder, qmi_error *err)
+/* Gives each sequence n_rows rows of one self cache and takes along what it
+ * has there. */
+static qmoe_status grow_self_cache(
+    qmoe_session *s, qmi_growing *cache, int64_t n_rows, qmi_error *err)
 {
-    if (n_sequences == 0 || max_decoder < 1)
+    const uint64_t row_bytes = cache_row_bytes(s);
+    const uint64_t before = row_bytes * (uint64_t)s->n_rows;
+    const uint64_t after = row_bytes * (uint64_t)n_rows;
+    if (s->n_rows == 0) /* of this batch nothing is there */
+        return qmi_grow(
+            s->backend, s->device, cache, after * s->n_sequences, err);
+    qmi_growing grown = {0};
+    QMI_TRY(
+        qmi_grow(s->backend, s->device, &grown, after * s->n_sequences, err));
+    qmoe_status status = QMOE_OK;
+    for (size_t i = 0; status == QMOE_OK && i < s->n_sequences; i++) {
+        const qmi_view from = {.buffer = cache->buffer, .offset = before * i};
+        const qmi_view to = {.buffer = grown.buffer, .offset = after * i};
+        const uint64_t used = row_bytes * (uint64_t)s->sequences[i].position;
+        if (used != 0)
+            status = s->backend->buffer_copy(s->device, to, from, used, err);
+    }
+    qmi_shrink(s->backend, s->device, status == QMOE_OK ? cache : &grown);
+    if (status == QMOE_OK)
+        *cache = grown;
+    return status;
+}
+
+static qmoe_status grow_self_caches(
+    qmoe_session *s, int64_t n_rows, qmi_error *err)
+{
+    for (int64_t b = 0; b < s->model->config.n_blocks[QMI_DECODER]; b++) {
+        QMI_TRY(
+            grow_self_cache(s, &s->caches[QMI_CACHE_SELF_K][b], n_rows, err));
+        QMI_TRY(
+            grow_self_cache(s, &s->caches[QMI_CACHE_SELF_V][b], n_rows, err));
+    }
+    return QMOE_OK;
+}
+
+/* Rows for `needed` tokens of each sequence. */
+static qmoe_status reserve_rows(qmoe_session *s, int64_t needed, qmi_error *err)
+{
+    enum { LEAST = 64 };
+    int64_t n_rows = 2 * s->n_rows > LEAST ? 2 * s->n_rows : LEAST;
+    if (needed <= s->n_rows)
+        return QMOE_OK;
+    if (n_rows < needed)
+        n_rows = needed;
+    if (n_rows > INT32_MAX / (int64_t)s->n_sequences)
+        return qmi_fail(err, QMOE_E_INVALID, "the batch is too long");
+    /* What fails in between leaves caches of both kinds: no batch is left. */
+    qmoe_status status = grow_self_caches(s, n_rows, err);
+    if (status != QMOE_OK)
+        s->n_sequences = 0;
+    s->n_rows = n_rows;
+    return status;
+}
+
+/* ---- the encoder's pass ---- */
+
+qmoe_status qmi_session_start(
+    qmoe_session *s, const int32_t *lengths, size_t n_sequences, qmi_error *err)
+{
+    if (n_sequences == 0)
         return qmi_fail(err, QMOE_E_INVALID, "nothing to encode");
-    qmi_free(s->encoder_begin);
-    qmi_free(s->position);
+    qmi_free(s->sequences);
     s->n_sequences = 0;
-    s->position = NULL;
-    s->encoder_begin =
-        qmi_calloc(n_sequences + 1, sizeof(int32_t), "a batch", err);
-    s->position = qmi_calloc(n_sequences, sizeof(int32_t), "a batch", err);
-    if (s->encoder_begin == NULL || s->position == NULL)
+    s->sequences =
+        qmi_calloc(n_sequences, sizeof *s->sequences, "a batch", err);
+    if (s->sequences == NULL)
         return QMOE_E_NOMEM;
-    int64_t n = 0;
-    s->longest_encoder = 0;
+    s->n_encoded = s->longest_encoder = s->n_rows = 0;
     for (size_t i = 0; i < n_sequences; i++) {
-        if (lengths[i] < 1 || n + lengths[i] > INT32_MAX)
+        if (lengths[i] < 1 || s->n_encoded + lengths[i] > INT32_MAX)
             return qmi_fail(err, QMOE_E_INVALID,
                 "sequence %zu of the batch is empty or the batch is too long",
                 i);
-        n += lengths[i];
-        s->encoder_begin[i + 1] = (int32_t)n;
+        s->sequences[i] = (qmi_sequence){
+            .begin = (int32_t)s->n_encoded, .n_encoded = lengths[i]};
+        s->n_encoded += lengths[i];
         if (lengths[i] > s->longest_encoder)
             s->longest_encoder = lengths[i];
     }
-    if (max_decoder > INT32_MAX / (int64_t)n_sequences)
-        return qmi_fail(err, QMOE_E_INVALID, "the batch is too long");
     s->n_sequences = n_sequences;
-    s->max_decoder = max_decoder;
     QMI_TRY(qmi_session_reach(s, QMI_ENCODER, s->longest_encoder - 1, err));
-    QMI_TRY(qmi_session_reach(s, QMI_DECODER, max_decoder - 1, err));
-    return grow_caches(s, n, err);
+    return grow_cross_caches(s, err);
 }
 
-static void fill_encoder_lists(const qmoe_session *s, pass_lists *lists)
+static void fill_encoder_lists(qmoe_session *s)
 {
+    int32_t *sequence = qmi_lists_host(&s->lists, QMI_LIST_SEQUENCE);
+    int32_t *rows = qmi_lists_host(&s->lists, QMI_LIST_ROWS);
+    qmi_attention_span *spans = qmi_lists_host(&s->lists, QMI_LIST_SPANS);
     for (size_t i = 0; i < s->n_sequences; i++) {
-        int32_t begin = s->encoder_begin[i];
-        int32_t length = s->encoder_begin[i + 1] - begin;
-        lists->spans[i] = (qmi_attention_span){
-            .q_begin = begin,
-            .q_len = length,
-            .k_begin = begin,
-            .k_len = length,
+        const qmi_sequence *q = &s->sequences[i];
+        spans[i] = (qmi_attention_span){
+            .q_begin = q->begin,
+            .q_len = q->n_encoded,
+            .k_begin = q->begin,
+            .k_len = q->n_encoded,
         };
-        for (int32_t t = begin; t < begin + length; t++) {
-            lists->sequence[t] = (int32_t)i;
-            lists->rows[t] = t;
+        for (int32_t t = q->begin; t < q->begin + q->n_encoded; t++) {
+            sequence[t] = (int32_t)i;
+            rows[t] = t;
         }
     }
+}
+
+/* Lays out the lists of a pass, with the ids it embeds, if any. */
+static qmoe_status begin_lists(
+    qmoe_session *s, const qmi_pass *pass, const int32_t *ids, qmi_error *err)
+{
+    QMI_TRY(qmi_lists_begin(&s->lists, pass->n_tokens, pass->n_spans, err));
+    if (ids == NULL)
+        return QMOE_OK;
+    QMI_TRY(check_ids(s, ids, pass->n_tokens, err));
+    memcpy(qmi_lists_host(&s->lists, QMI_LIST_IDS), ids,
+        (size_t)pass->n_tokens * sizeof *ids);
+    return QMOE_OK;
 }
 
 qmoe_status qmi_session_prepare_encoder(
     qmoe_session *session, qmi_pass *pass, const int32_t *ids, qmi_error *err)
 {
-    pass_lists lists;
     *pass = (qmi_pass){
         .stack = QMI_ENCODER,
-        .n_tokens = session->encoder_begin[session->n_sequences],
+        .n_tokens = session->n_encoded,
         .n_spans = (int64_t)session->n_sequences,
         .max_keys = session->longest_encoder,
-        .n_cache_rows = session->encoder_begin[session->n_sequences],
+        .n_cache_rows = session->n_encoded,
     };
-    if (ids != NULL)
-        QMI_TRY(check_ids(session, ids, pass->n_tokens, err));
-    QMI_TRY(lists_alloc(&lists, pass->n_tokens, pass->n_spans, err));
-    fill_encoder_lists(session, &lists);
-    qmoe_status status = upload_lists(session, &lists, ids, pass, err);
-    lists_free(&lists);
-    return status;
+    QMI_TRY(begin_lists(session, pass, ids, err));
+    fill_encoder_lists(session);
+    return qmi_lists_upload(
+        &session->lists, session->backend, session->device, err);
 }
 
 qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
-    const int32_t *lengths, size_t n_sequences, int64_t max_decoder,
-    qmi_error *err)
+    const int32_t *lengths, size_t n_sequences, qmi_error *err)
 {
-    QMI_TRY(qmi_session_start(session, lengths, n_sequences, max_decoder, err));
-    const size_t n = (size_t)session->encoder_begin[n_sequences];
+    QMI_TRY(qmi_session_start(session, lengths, n_sequences, err));
+    const size_t n = (size_t)session->n_encoded;
     qmi_free(session->encoder_ids);
     session->encoder_ids = qmi_calloc(n, sizeof *ids, "a batch", err);
     if (session->encoder_ids == NULL)
@@ -192,53 +205,58 @@ qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err)
     return qmi_session_run(session, &m->cross, 0, m->cross.n, &pass, err);
 }
 
+/* ---- the decoder's passes ---- */
+
 /* Spans, cache rows and sequence numbers of a decoder pass. */
-static void fill_decoder_lists(const qmoe_session *s, pass_lists *lists,
-    qmi_pass *pass, const int32_t *active, const int32_t *lengths)
+static void fill_decoder_lists(
+    qmoe_session *s, const int32_t *active, const int32_t *lengths, size_t n)
 {
+    int32_t *sequence = qmi_lists_host(&s->lists, QMI_LIST_SEQUENCE);
+    int32_t *rows = qmi_lists_host(&s->lists, QMI_LIST_ROWS);
+    qmi_attention_span *spans = qmi_lists_host(&s->lists, QMI_LIST_SPANS);
+    qmi_attention_span *cross = qmi_lists_host(&s->lists, QMI_LIST_CROSS_SPANS);
     int32_t row = 0;
-    for (int64_t i = 0; i < pass->n_spans; i++) {
-        int32_t sequence = active[i];
-        int32_t position = s->position[sequence];
-        int32_t cache = (int32_t)(sequence * s->max_decoder);
-        int32_t begin = s->encoder_begin[sequence];
-        lists->spans[i] = (qmi_attention_span){
+    for (size_t i = 0; i < n; i++) {
+        const qmi_sequence *q = &s->sequences[active[i]];
+        const int32_t cache = (int32_t)(active[i] * s->n_rows);
+        spans[i] = (qmi_attention_span){
             .q_begin = row,
             .q_len = lengths[i],
             .k_begin = cache,
-            .k_len = position + lengths[i],
-            .q_pos = position,
+            .k_len = q->position + lengths[i],
+            .q_pos = q->position,
         };
-        lists->cross_spans[i] = (qmi_attention_span){
+        cross[i] = (qmi_attention_span){
             .q_begin = row,
             .q_len = lengths[i],
-            .k_begin = begin,
-            .k_len = s->encoder_begin[sequence + 1] - begin,
+            .k_begin = q->begin,
+            .k_len = q->n_encoded,
         };
-        if (position + lengths[i] > pass->max_keys)
-            pass->max_keys = position + lengths[i];
         for (int32_t t = 0; t < lengths[i]; t++, row++) {
-            lists->sequence[row] = sequence;
-            lists->rows[row] = cache + position + t;
+            sequence[row] = active[i];
+            rows[row] = cache + q->position + t;
         }
     }
 }
 
-static qmoe_status check_active(const qmoe_session *s, int64_t *n_tokens,
-    const int32_t *active, const int32_t *lengths, size_t n_active,
-    qmi_error *err)
+/* Tokens of a pass and keys of its longest sequence. */
+static qmoe_status measure(const qmoe_session *s, qmi_pass *pass,
+    const int32_t *active, const int32_t *lengths, size_t n, qmi_error *err)
 {
-    *n_tokens = 0;
-    for (size_t i = 0; i < n_active; i++) {
-        bool known = active[i] >= 0 && (size_t)active[i] < s->n_sequences &&
-                     (i == 0 || active[i] > active[i - 1]);
-        if (!known || lengths[i] < 1 ||
-            s->position[active[i]] + lengths[i] > s->max_decoder)
+    for (size_t i = 0; i < n; i++) {
+        const bool known = active[i] >= 0 &&
+                           (size_t)active[i] < s->n_sequences &&
+                           (i == 0 || active[i] > active[i - 1]);
+        if (!known || lengths[i] < 1)
             return qmi_fail(err, QMOE_E_INVALID,
                 "decoder pass does not fit the encoded batch");
-        *n_tokens += lengths[i];
+        const int64_t n_keys =
+            (int64_t)s->sequences[active[i]].position + lengths[i];
+        pass->n_tokens += lengths[i];
+        if (n_keys > pass->max_keys)
+            pass->max_keys = n_keys;
     }
-    if (*n_tokens == 0)
+    if (pass->n_tokens == 0)
         return qmi_fail(err, QMOE_E_INVALID, "nothing to decode");
     return QMOE_OK;
 }
@@ -247,22 +265,19 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
     const int32_t *ids, const int32_t *active, const int32_t *lengths,
     size_t n_active, qmi_error *err)
 {
-    pass_lists lists;
+    qmoe_session *s = session;
     *pass = (qmi_pass){
         .stack = QMI_DECODER,
         .n_spans = (int64_t)n_active,
-        .max_cross_keys = session->longest_encoder,
-        .n_cache_rows = (int64_t)session->n_sequences * session->max_decoder,
+        .max_cross_keys = s->longest_encoder,
     };
-    QMI_TRY(
-        check_active(session, &pass->n_tokens, active, lengths, n_active, err));
-    if (ids != NULL)
-        QMI_TRY(check_ids(session, ids, pass->n_tokens, err));
-    QMI_TRY(lists_alloc(&lists, pass->n_tokens, pass->n_spans, err));
-    fill_decoder_lists(session, &lists, pass, active, lengths);
-    qmoe_status status = upload_lists(session, &lists, ids, pass, err);
-    lists_free(&lists);
-    return status;
+    QMI_TRY(measure(s, pass, active, lengths, n_active, err));
+    QMI_TRY(begin_lists(s, pass, ids, err));
+    QMI_TRY(reserve_rows(s, pass->max_keys, err));
+    QMI_TRY(qmi_session_reach(s, QMI_DECODER, pass->max_keys - 1, err));
+    pass->n_cache_rows = (int64_t)s->n_sequences * s->n_rows;
+    fill_decoder_lists(s, active, lengths, n_active);
+    return qmi_lists_upload(&s->lists, s->backend, s->device, err);
 }
 
 qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
@@ -275,7 +290,7 @@ qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
         session, &pass, ids, active, lengths, n_active, err));
     QMI_TRY(qmi_session_run(session, steps, 0, steps->n, &pass, err));
     for (size_t i = 0; i < n_active; i++)
-        session->position[active[i]] += lengths[i];
+        session->sequences[active[i]].position += lengths[i];
     *n_tokens = pass.n_tokens;
     return QMOE_OK;
 }

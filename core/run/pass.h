@@ -5,10 +5,9 @@
 
 #include "session.h"
 
-/* Starts a batch: sequence s has lengths[s] >= 1 encoder tokens; caches for at
- * most max_decoder decoder tokens per sequence. */
+/* Starts a batch: sequence s has lengths[s] >= 1 encoder tokens. */
 qmoe_status qmi_session_start(qmoe_session *session, const int32_t *lengths,
-    size_t n_sequences, int64_t max_decoder, qmi_error *err);
+    size_t n_sequences, qmi_error *err);
 /* Uploads the lists of a pass over the encoder tokens of the batch.  `ids` may
  * be NULL when no step embeds. */
 qmoe_status qmi_session_prepare_encoder(
@@ -19,11 +18,9 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
     const int32_t *ids, const int32_t *active, const int32_t *lengths,
     size_t n_active, qmi_error *err);
 
-/* Encodes a batch: sequence s has lengths[s] >= 1 ids, packed in `ids`.
- * Prepares caches for at most max_decoder decoder tokens per sequence. */
+/* Encodes a batch: sequence s has lengths[s] >= 1 ids, packed in `ids`. */
 qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
-    const int32_t *lengths, size_t n_sequences, int64_t max_decoder,
-    qmi_error *err);
+    const int32_t *lengths, size_t n_sequences, qmi_error *err);
 
 /* Its pass alone, over the ids of the batch. */
 qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err);

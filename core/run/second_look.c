@@ -24,7 +24,7 @@ qmoe_status qmi_session_find_fault(qmoe_session *session, const int32_t *ids,
     qmi_error *err)
 {
     for (size_t i = 0; i < n_active; i++)
-        session->position[active[i]] -= lengths[i];
+        session->sequences[active[i]].position -= lengths[i];
     session->looks = true;
     qmoe_status status = look(session, ids, active, lengths, n_active, err);
     session->looks = false;

@@ -93,11 +93,11 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
 
 static void release_buffers(qmoe_session *s)
 {
-    qmi_growing *const single[] = {&s->ids, &s->sequence, &s->rows, &s->spans,
-        &s->cross_spans, &s->expert, &s->route_weight, &s->top,
+    qmi_growing *const single[] = {&s->expert, &s->route_weight, &s->top,
         &s->bias[QMI_ENCODER], &s->bias[QMI_DECODER]};
     for (size_t i = 0; i < sizeof single / sizeof *single; i++)
         qmi_shrink(s->backend, s->device, single[i]);
+    qmi_lists_release(&s->lists, s->backend, s->device);
     for (int i = 0; i < QMI_SLOT_COUNT; i++)
         qmi_shrink(s->backend, s->device, &s->slots[i]);
     for (int i = 0; i < QMI_CACHE_COUNT; i++)
@@ -118,9 +118,8 @@ static void destroy(qmoe_session *session)
     for (int i = 0; i < QMI_CACHE_COUNT; i++)
         qmi_free(session->caches[i]);
     qmi_free(session->bound);
-    qmi_free(session->encoder_begin);
     qmi_free(session->encoder_ids);
-    qmi_free(session->position);
+    qmi_free(session->sequences);
     qmi_free(session->top_host);
     qmi_model_release(session->model);
     qmi_free(session);

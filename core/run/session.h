@@ -4,9 +4,15 @@
 #ifndef QMI_SESSION_H
 #define QMI_SESSION_H
 
-#include "buffers.h"
+#include "lists.h"
 #include "model.h"
 #include "routing.h"
+
+/* Its rows in the caches. */
+typedef struct qmi_sequence {
+    int32_t position;         /* tokens decoded: rows used in self caches */
+    int32_t begin, n_encoded; /* rows in the cross caches */
+} qmi_sequence;
 
 struct qmoe_session {
     qmoe_model *model;
@@ -20,7 +26,7 @@ struct qmoe_session {
     size_t n_bound;
     qmi_growing slots[QMI_SLOT_COUNT];
     qmi_growing *caches[QMI_CACHE_COUNT]; /* [n decoder blocks] */
-    qmi_growing ids, sequence, rows, spans, cross_spans;
+    qmi_lists lists;                      /* of the pass at hand */
     qmi_growing expert, route_weight;
     qmi_growing top; /* values, then ids of the likeliest tokens */
     void *top_host;  /* the same; room for n_top_host of each */
@@ -39,13 +45,14 @@ struct qmoe_session {
     qmi_routing *routing; /* NULL: the router's choice stands */
     bool looks;           /* each step's result is checked (step_check.h) */
 
-    /* The encoded batch. */
+    /* What was encoded together. */
+    qmi_sequence *sequences;
     size_t n_sequences;
-    int32_t *encoder_begin; /* [n_sequences + 1] rows of the cross caches */
-    int32_t *encoder_ids;   /* [encoder_begin[n_sequences]], for second looks */
-    int32_t *position;      /* [n_sequences] decoder tokens so far */
-    int64_t max_decoder;    /* rows per sequence in the self caches */
+    int32_t *encoder_ids; /* [n_encoded], for second looks */
+    int64_t n_encoded;    /* rows of the cross caches */
     int64_t longest_encoder;
+    int64_t n_rows; /* each sequence's in the self caches, sequence by sequence;
+                     * grows by doubling */
 };
 
 /* qmoe_session_create, with or without the experts' stacks: without them their

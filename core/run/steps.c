@@ -27,7 +27,8 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
     *o = (qmi_op_attention){
         .dst = slot_view(s, step->dst),
         .q = slot_view(s, step->src),
-        .spans = view_of(cross ? &s->cross_spans : &s->spans),
+        .spans = qmi_lists_view(
+            &s->lists, cross ? QMI_LIST_CROSS_SPANS : QMI_LIST_SPANS),
         .n_spans = pass->n_spans,
         .n_queries = pass->n_tokens,
         .n_heads = c->n_heads,
@@ -59,7 +60,7 @@ static qmi_op make_op(
     switch (step->kind) {
     case QMI_OP_EMBED:
         op.u.embed = (qmi_op_embed){.dst = slot_view(s, step->dst),
-            .ids = view_of(&s->ids),
+            .ids = qmi_lists_view(&s->lists, QMI_LIST_IDS),
             .table = w,
             .n_tokens = pass->n_tokens};
         break;
@@ -83,7 +84,7 @@ static qmi_op make_op(
         op.u.kv_store = (qmi_op_kv_store){
             .cache = view_of(&s->caches[step->cache][step->block]),
             .src = slot_view(s, step->src),
-            .rows = view_of(&s->rows),
+            .rows = qmi_lists_view(&s->lists, QMI_LIST_ROWS),
             .n_tokens = pass->n_tokens,
             .n_cols = c->n_heads * c->d_kv,
             .n_cache_rows = pass->n_cache_rows};
@@ -95,7 +96,7 @@ static qmi_op make_op(
         op.u.route = (qmi_op_route){.expert = view_of(&s->expert),
             .weight = view_of(&s->route_weight),
             .logits = slot_view(s, step->src),
-            .sequence = view_of(&s->sequence),
+            .sequence = qmi_lists_view(&s->lists, QMI_LIST_SEQUENCE),
             .n_tokens = pass->n_tokens,
             .n_experts = c->n_experts,
             .top_k = c->top_k,

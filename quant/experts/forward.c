@@ -212,9 +212,7 @@ static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, int stack,
 {
     qmoe_session *s = f->session;
     const qmi_steps *cross = &s->model->cross;
-    /* Of all chunks, so that the caches need not grow between them. */
-    int64_t max_decoder = f->calibration->sets[QMI_DECODER].longest;
-    QMI_TRY(qmi_session_start(s, c->encoder_lengths, c->n, max_decoder, err));
+    QMI_TRY(qmi_session_start(s, c->encoder_lengths, c->n, err));
     QMI_TRY(qmi_session_prepare_encoder(
         s, pass, stack == QMI_ENCODER ? ids : NULL, err));
     if (stack == QMI_ENCODER)

@@ -98,8 +98,7 @@ static void decode_steps(steps *out, qmoe_session *s, int64_t vocab_size)
     int32_t next[N_SEQUENCES] = {0}, ones[N_SEQUENCES] = {1, 1};
     int32_t active[N_SEQUENCES] = {0, 1};
     qmi_error err = {0};
-    if (qmi_session_encode(s, ids, lengths, N_SEQUENCES, N_STEPS, &err) !=
-        QMOE_OK)
+    if (qmi_session_encode(s, ids, lengths, N_SEQUENCES, &err) != QMOE_OK)
         fail_msg("%s", err.text);
     out->n_logits = 0;
     for (int i = 0; i < N_STEPS; i++) {

@@ -71,8 +71,7 @@ static trace decode(
         N_STEPS * (size_t)t.vocab_size, sizeof(float), "logits", NULL);
     if (qmoe_session_create(&session, model, &options) != QMOE_OK)
         fail_msg("%s", qmoe_context_error(context));
-    if (qmi_session_encode(session, prompt, &length, 1, N_STEPS, &err) !=
-        QMOE_OK)
+    if (qmi_session_encode(session, prompt, &length, 1, &err) != QMOE_OK)
         fail_msg("%s", err.text);
     int32_t id = model->config.start_id;
     for (int i = 0; i < N_STEPS; i++) {

@@ -56,7 +56,7 @@ static void pass(qmoe_session *session, float *logits)
 {
     qmi_error *err = &context->hooks.error;
     assert_int_equal(
-        qmi_session_encode(session, ids, &length, 1, 1, err), QMOE_OK);
+        qmi_session_encode(session, ids, &length, 1, err), QMOE_OK);
     assert_int_equal(
         qmi_session_decode(session, logits, ids, &first, &one, 1, err),
         QMOE_OK);
@@ -117,8 +117,8 @@ static void test_routing(void **state)
         routing.next = 0;
         pass(session, imposed);
         assert_int_equal(memcmp(noted, imposed, n_bytes) == 0, i == 1);
-        assert_int_equal(qmi_session_encode(session, ids, &length, 1, 1, err),
-            QMOE_E_INVALID);
+        assert_int_equal(
+            qmi_session_encode(session, ids, &length, 1, err), QMOE_E_INVALID);
         qmoe_session_destroy(session);
         qmi_routing_free(&routing);
     }

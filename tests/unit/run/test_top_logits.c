@@ -40,7 +40,7 @@ static void encode(qmoe_session *session)
 {
     qmi_error err = {0};
     if (qmi_session_encode(session, encoder_ids, encoder_lengths, N_SEQUENCES,
-            MAX_STEPS, &err) != QMOE_OK)
+            &err) != QMOE_OK)
         fail_msg("%s", err.text);
 }
 
@@ -119,7 +119,7 @@ static void choose_from_all(int32_t out[N_NEW], qmoe_session *session,
     whole[n_ids] = model->config.end_id;
     const int32_t length = (int32_t)n_ids + 1;
     assert_int_equal(
-        qmi_session_encode(session, whole, &length, 1, N_NEW, &err), QMOE_OK);
+        qmi_session_encode(session, whole, &length, 1, &err), QMOE_OK);
     assert_int_equal(
         qmi_sampler_create(&sampler, options, n, seed, &err), QMOE_OK);
     for (int i = 0; i < N_NEW; i++) {
