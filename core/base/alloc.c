@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Allocation. */
+ * In: counts, sizes, texts.  Out: zeroed blocks on cache lines, or NULL with an
+ * error that says what was wanted.  Every allocation of our own comes from
+ * here, so that sizes are multiplied with a check, and tests can let any
+ * allocation fail. */
 #include "alloc.h"
 
 #include <errno.h>
@@ -11,8 +14,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* A cache line, and the widest vector register. */
 enum { ALIGNMENT = 64 };
 
+/* fail_after: 0 = nothing fails, else the number of allocations until one
+ * does. */
 static _Atomic(uint64_t) fail_after, n_allocations;
 
 void qmi_alloc_fail_after(uint64_t n)
@@ -25,6 +31,8 @@ uint64_t qmi_alloc_count(void)
     return atomic_load(&n_allocations);
 }
 
+/* One allocation fails for each qmi_alloc_fail_after, also with several
+ * threads: the exchange lets one of them see 1. */
 static bool must_fail(void)
 {
     uint64_t n = atomic_load_explicit(&fail_after, memory_order_relaxed);
@@ -52,9 +60,13 @@ void *qmi_calloc(size_t count, size_t size, const char *what, qmi_error *err)
     atomic_fetch_add_explicit(&n_allocations, 1, memory_order_relaxed);
     if (qmi_mul_u64(count, size, &n_bytes) && n_bytes <= SIZE_MAX - ALIGNMENT &&
         !must_fail()) {
+        /* At least one byte more than asked for: a block of nothing has an
+         * address, too. */
         size_t rounded = (n_bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
         block = aligned_alloc(ALIGNMENT, rounded);
         if (block != NULL)
+            /* Rounding is zeroed as well: what reads a whole vector at the end
+             * reads zeros. */
             memset(block, 0, rounded);
     }
     if (block == NULL)
@@ -63,12 +75,14 @@ void *qmi_calloc(size_t count, size_t size, const char *what, qmi_error *err)
     return block;
 }
 
+/* Not realloc: that keeps no alignment. */
 void *qmi_regrow(void *old, size_t old_count, size_t count, size_t size,
     const char *what, qmi_error *err)
 {
     void *block = qmi_calloc(count, size, what, err);
     if (block == NULL)
         return NULL;
+    /* The rest of a block that grew is zero. */
     size_t kept = old_count < count ? old_count : count;
     if (old != NULL && kept != 0)
         memcpy(block, old, kept * size);
@@ -92,6 +106,7 @@ char *qmi_path_join(const char *directory, const char *name, qmi_error *err)
     if (path == NULL)
         return NULL;
     size_t length = strlen(directory);
+    /* One slash between the two, also behind "/". */
     const char *slash = length != 0 && directory[length - 1] == '/' ? "" : "/";
     snprintf(path, n, "%s%s%s", directory, slash, name);
     return path;
@@ -109,11 +124,15 @@ const char *qmi_last_component(const char *path)
 static void give_back_pages(void *block)
 {
     enum { LARGE = 1 << 20 };
+    /* NULL has no bytes. */
     const size_t n_bytes = malloc_usable_size(block);
     if (n_bytes < LARGE)
         return;
+    /* Errors are reported after memory is freed: errno must survive. */
     const int kept_errno = errno;
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    /* Whole pages inside the block: its first and last may belong to
+     * neighbours. */
     const uintptr_t begin = ((uintptr_t)block + page - 1) / page * page;
     const uintptr_t end = ((uintptr_t)block + n_bytes) / page * page;
     if (begin < end)

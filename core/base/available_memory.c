@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: nothing.  Out: bytes that the system would give without swapping, or 0
+ * when it does not say. */
 #include "available_memory.h"
 
 #include <stdio.h>

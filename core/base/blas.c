@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Opening of OpenBLAS (blas.h).  It reads its environment while it is loaded:
- * it is made to start no threads of its own, and opened a second time with
- * another core type where it takes this processor for an old one. */
+ * Opening of OpenBLAS (blas.h).  In: how many threads will call it.  Out: its
+ * functions in qmi_blas, and buffers for all callers.  It reads its environment
+ * while it is loaded: it is made to start no threads of its own, and opened a
+ * second time with another core type where it takes this processor for an old
+ * one.  Everything happens under one lock, and what is done stays for the life
+ * of the process. */
 #include "blas.h"
 
 #include <dlfcn.h>
@@ -23,6 +26,8 @@ enum {
 
 qmi_blas_functions qmi_blas;
 
+/* Written under the lock; `core` and `wanted` are read without it after
+ * loading. */
 static struct {
     pthread_mutex_t lock;
     void *library;
@@ -54,6 +59,7 @@ static const char *core_wanted(const char *name)
 #if defined(__x86_64__)
     if (!is_old_core(name) || !__builtin_cpu_supports("avx2"))
         return NULL;
+    /* The instruction sets that its kernels of that name use. */
     return __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512vl")
@@ -67,6 +73,7 @@ static const char *core_wanted(const char *name)
 
 static void note_core(void)
 {
+    /* Not in every build of it. */
     char *(*name)(void);
     *(void **)&name = dlsym(state.library, "openblas_get_corename");
     snprintf(
@@ -76,7 +83,8 @@ static void note_core(void)
 
 /* ---- opening ---- */
 
-/* Sets a variable and returns what it was, or NULL. */
+/* Sets a variable and returns what it was, or NULL.  The environment belongs to
+ * the process: every change is undone by put_back. */
 static char *exchange(const char *name, const char *value)
 {
     const char *now = getenv(name);
@@ -98,6 +106,7 @@ static void *open_library(void)
 {
     static const char *const names[] = {"libopenblas.so.0", "libopenblas.so"};
     const char *named = getenv("QMOE_OPENBLAS");
+    /* A file that the user names is the only one that is tried. */
     if (named != NULL)
         return dlopen(named, RTLD_NOW | RTLD_LOCAL);
     void *library = NULL;
@@ -109,6 +118,8 @@ static void *open_library(void)
 
 static void *open_alone(void)
 {
+    /* Read while the library is loaded; a program that set it keeps its
+     * value. */
     char *threads = exchange("OPENBLAS_NUM_THREADS", "1");
     void *library = open_library();
     put_back("OPENBLAS_NUM_THREADS", threads);
@@ -118,8 +129,10 @@ static void *open_alone(void)
 /* Has no effect where the program itself links against OpenBLAS. */
 static void correct_core(void)
 {
+    /* A core type that the user chose is not corrected. */
     if (state.wanted == NULL || getenv("OPENBLAS_CORETYPE") != NULL)
         return;
+    /* Closed first: a library that is open is not loaded again. */
     dlclose(state.library);
     char *old = exchange("OPENBLAS_CORETYPE", state.wanted);
     state.library = open_alone();
@@ -156,6 +169,7 @@ static void use_one_thread(void)
     void (*set)(int);
     *(void **)&count = dlsym(state.library, "openblas_get_num_threads");
     *(void **)&set = dlsym(state.library, "openblas_set_num_threads");
+    /* Each caller is a thread of ours already. */
     if (count != NULL && set != NULL && count() != 1)
         set(1);
 }
@@ -193,6 +207,7 @@ static qmoe_status open_once(int n_callers, qmi_error *err)
             "this needs OpenBLAS, which cannot be loaded (%s): install it "
             "(libopenblas0 on Debian) or name its file in QMOE_OPENBLAS",
             dlerror());
+    /* All functions or none: a build that lacks one is of no use. */
     qmoe_status status = find_functions(err);
     if (status != QMOE_OK) {
         dlclose(state.library);
@@ -212,6 +227,8 @@ static qmoe_status map_buffers(int n_callers, qmi_error *err)
         return QMOE_OK;
     QMI_TRY(check_room(n_callers, (n - state.n_buffers) * BUFFER_MIB, err));
     if (state.buffer_alloc != NULL && state.buffer_free != NULL) {
+        /* All at once: one after the other would give the same buffer back each
+         * time. */
         for (int i = 0; i < n; i++)
             buffers[i] = state.buffer_alloc(0);
         for (int i = 0; i < n; i++)
@@ -223,6 +240,7 @@ static qmoe_status map_buffers(int n_callers, qmi_error *err)
 
 qmoe_status qmi_blas_load(int n_callers, qmi_error *err)
 {
+    /* Two threads that need BLAS for the first time must not open it twice. */
     pthread_mutex_lock(&state.lock);
     qmoe_status status = open_once(n_callers, err);
     if (status == QMOE_OK)

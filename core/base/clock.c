@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Two clocks in seconds: one that only goes forwards, for waiting times, and
+ * processor time of the calling thread, for work that other load must not count
+ * in. */
 #include "clock.h"
 
 #include <time.h>

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * The commit that this build was made from, written by the build (cmake); NULL
+ * when it is unknown, such as in a source archive. */
 #include "commit.h"
 
 #include <stddef.h>

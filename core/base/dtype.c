@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Element types. */
+ * Element types: names, sizes, widening to f32, and the search for values that
+ * are not finite.  Everything here is exact. */
 #include "dtype.h"
 
 #include <assert.h>
 #include <stdbool.h>
 
+/* In the order of the enum: both come from QMI_DTYPE_MAP. */
 static const struct {
     const char *name;
     unsigned bits;
@@ -37,10 +39,12 @@ float qmi_f16_to_f32(uint16_t h)
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
     uint32_t exponent = (h >> 10) & 0x1fu;
     uint32_t fraction = h & 0x3ffu;
+    /* All ones: infinity, or NaN with its payload. */
     uint32_t u;
     if (exponent == 0x1f) {
         u = sign | 0x7f800000u | (fraction << 13);
     } else if (exponent != 0) {
+        /* 112 = 127 - 15, the difference of the two biases. */
         u = sign | ((exponent + 112) << 23) | (fraction << 13);
     } else {
         /* Subnormal: fraction * 2^-24, exact in f32. */
@@ -53,6 +57,7 @@ float qmi_f16_to_f32(uint16_t h)
     return f;
 }
 
+/* Bytes are loaded one element at a time: files promise no alignment. */
 static void widen_bf16(float *dst, const uint8_t *src, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -84,7 +89,8 @@ void qmi_widen(float *dst, const void *src, qmi_dtype dtype, size_t n)
 
 /* ---- not finite ---- */
 
-/* All ones in the exponent.  Blocks without branches inside vectorise. */
+/* All ones in the exponent.  Blocks without branches inside vectorise, and only
+ * a block with a hit is searched. */
 enum { BLOCK = 1024 };
 
 static bool is_special_16(const uint8_t *src, uint16_t exponent)
@@ -119,6 +125,8 @@ size_t qmi_first_non_finite(const void *src, qmi_dtype dtype, size_t n)
     const uint8_t *bytes = src;
     const uint16_t exponent = dtype == QMI_F16 ? 0x7c00 : 0x7f80;
     const bool wide = dtype == QMI_F32;
+    /* Block by block; the first hit in the first block with one is the
+     * answer. */
     for (size_t i = 0; i < n; i += BLOCK) {
         const size_t m = n - i < BLOCK ? n - i : BLOCK;
         const uint8_t *block = bytes + (wide ? 4 : 2) * i;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Error texts. */
+ * In: a status and what happened.  Out: one line of text in the caller's error.
+ * The text of the failure is written where it is found; later callers only put
+ * more in front.  A NULL error drops the text and keeps the status. */
 #include "error.h"
 
 #include <errno.h>
@@ -24,6 +26,7 @@ qmoe_status qmi_fail(
     va_start(args, format);
     vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
+    /* Names in the text come from files. */
     keep_one_line(err->text);
     err->status = status;
     return status;
@@ -32,6 +35,8 @@ qmoe_status qmi_fail(
 static qmoe_status status_of_errno(int code)
 {
     switch (code) {
+    /* What a user can do about: space, a path, memory.  Everything else is a
+     * failing device or file system. */
     case ENOSPC:
     case EDQUOT:
         return QMOE_E_NO_SPACE;
@@ -46,6 +51,7 @@ static qmoe_status status_of_errno(int code)
 
 qmoe_status qmi_fail_errno(qmi_error *err, const char *format, ...)
 {
+    /* Before anything else can change it. */
     int code = errno;
     char what[768];
     va_list args;
@@ -60,6 +66,7 @@ qmoe_status qmi_error_prefix(
 {
     if (err == NULL)
         return status;
+    /* The text is source and target at once. */
     char rest[sizeof err->text];
     memcpy(rest, err->text, sizeof rest);
     va_list args;
@@ -69,6 +76,7 @@ qmoe_status qmi_error_prefix(
     size_t room = n > 0 && (size_t)n < sizeof err->text
                       ? sizeof err->text - (size_t)n
                       : 0;
+    /* ": " and at least one character. */
     if (room > 2)
         snprintf(err->text + n, room, ": %.*s", (int)(room - 3), rest);
     keep_one_line(err->text);

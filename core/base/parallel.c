@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The loop behind parallel.h. */
+ * In: items and a function for each.  Out: all of them done, or the reason why
+ * not.  Threads take the next item when they are free, so items begin in order
+ * but end in any; whoever needs an order writes results by item number.  The
+ * calling thread only watches. */
 #include "parallel.h"
 
 #include <pthread.h>
@@ -7,6 +10,7 @@
 
 #include "alloc.h"
 
+/* Ten times a second: fast enough for people, too rare to cost anything. */
 enum { WATCH_MS = 100 };
 
 typedef struct crew {
@@ -28,8 +32,10 @@ typedef struct member {
 /* The next item, if there is one. */
 static bool take(crew *c, int64_t *item)
 {
+    /* Asked before each item, not within: `work` asks for itself. */
     if (atomic_load(&c->stop) || qmi_cancelled(c->err))
         return false;
+    /* Past the end for each thread once, which is harmless. */
     *item = atomic_fetch_add(&c->next, 1);
     return *item < c->loop->n_items;
 }
@@ -41,6 +47,8 @@ static void *member_main(void *argument)
     int64_t item;
     while (take(c, &item))
         c->loop->work(c->loop->user, item, m->index);
+    /* n_busy is under the lock, so that the waiter cannot miss the last
+     * signal. */
     pthread_mutex_lock(&c->lock);
     c->n_busy--;
     pthread_cond_signal(&c->ended);
@@ -63,6 +71,8 @@ static void end_early(crew *c)
 
 static struct timespec soon(void)
 {
+    /* pthread_cond_timedwait wants a point of the wall clock; if that jumps,
+     * one report is early or late. */
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     t.tv_nsec += WATCH_MS * 1000000L;
@@ -79,8 +89,12 @@ static qmoe_status wait_watching(crew *c)
     while (c->n_busy != 0) {
         const struct timespec until = soon();
         pthread_cond_timedwait(&c->ended, &c->lock, &until);
+        /* After a failure of the watch nobody is asked any more: threads finish
+         * the items they are at. */
         if (c->n_busy == 0 || status != QMOE_OK)
             continue;
+        /* The hook may take its time, and threads must be able to end
+         * meanwhile. */
         pthread_mutex_unlock(&c->lock);
         status = watch(c);
         if (status != QMOE_OK)
@@ -91,6 +105,7 @@ static qmoe_status wait_watching(crew *c)
     return status;
 }
 
+/* No thread could be started: slower, but not a failure. */
 static qmoe_status run_alone(crew *c)
 {
     int64_t item;
@@ -101,6 +116,7 @@ static qmoe_status run_alone(crew *c)
     return QMOE_OK;
 }
 
+/* Counted before it starts: a thread may end before pthread_create returns. */
 static int start(crew *c, member *members, int n)
 {
     int n_started = 0;
@@ -128,6 +144,7 @@ static qmoe_status run_crew(crew *c, member *members, int n)
     qmoe_status status = wait_watching(c);
     for (int i = 0; i < n_started; i++)
         pthread_join(members[i].thread, NULL);
+    /* The wish was of this loop alone; the next one starts without it. */
     if (c->err != NULL && c->err->cancel != NULL)
         atomic_store(&c->err->cancel->ending, false);
     return status;
@@ -150,5 +167,6 @@ qmoe_status qmi_parallel(const qmi_loop *loop, qmi_error *err)
     pthread_cond_destroy(&c.ended);
     pthread_mutex_destroy(&c.lock);
     qmi_free(members);
+    /* A wish to end that came last is not lost, even if all items were done. */
     return status != QMOE_OK ? status : qmi_check_cancel(err);
 }

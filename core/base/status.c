@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Names and texts of the statuses; the library's version. */
+ * Names and texts of the statuses, from the list in qmoe.h; the library's
+ * version.  Numbers outside the list come from callers with a newer header, and
+ * get a text as well. */
 #include "qmoe/qmoe.h"
 
 #define TEXT2(x) #x

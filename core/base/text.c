@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: pieces of text.  Out: one growing buffer.  A failure is remembered, so
+ * that callers look once, at the end. */
 #include "text.h"
 
 #include <inttypes.h>
@@ -12,6 +14,7 @@ void qmi_text_bytes(qmi_text *t, const char *bytes, size_t n)
     if (t->failed)
         return;
     if (n > t->capacity - t->n) {
+        /* Doubling, with room for small pieces. */
         size_t capacity = 2 * t->capacity + n + 1024;
         char *grown = qmi_regrow(t->data, t->n, capacity, 1, "a text", t->err);
         if (grown == NULL) {
@@ -37,6 +40,7 @@ void qmi_text_number(qmi_text *t, uint64_t value)
     qmi_text_string(t, digits);
 }
 
+/* Only what JSON demands is escaped; UTF-8 stays as it is. */
 void qmi_text_json(qmi_text *t, const char *bytes)
 {
     const char *plain = bytes; /* not yet put */

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Comparing texts for qsort and bsearch, and the first text that occurs twice
+ * in a list, which it sorts. */
 #include "texts.h"
 
 #include <stdlib.h>
