@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Streams documents out of a text file of any size: one block of the file and
- * one line are in memory at a time. */
+ * In: a text file of any size.  Out: one document after the other: a line, or
+ * the "text" of a line that is a JSON record.  One block of the file and one
+ * line are in memory at a time.  What is not UTF-8 is refused with its line
+ * number; blank documents are left out. */
 #include "documents.h"
 
 #include <errno.h>
@@ -69,6 +71,7 @@ fail:
 
 static qmoe_status read_block(qmi_documents *d, qmi_error *err)
 {
+    /* fread need not set it. */
     errno = 0;
     d->block_next = 0;
     d->block_end = fread(d->block, 1, sizeof d->block, d->file);
@@ -80,11 +83,14 @@ static qmoe_status read_block(qmi_documents *d, qmi_error *err)
 static qmoe_status append_to_line(
     qmi_documents *d, const char *bytes, size_t n, qmi_error *err)
 {
+    /* Without an overflow: line_bytes never exceeds the limit. */
     if (n > MAX_LINE_BYTES - d->line_bytes)
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: a line is longer than %d bytes", d->where, MAX_LINE_BYTES);
     size_t needed = d->line_bytes + n + 1;
     if (needed > d->line_capacity) {
+        /* Doubling up to the limit: a long line is copied a few times at
+         * most. */
         size_t capacity = 2 * d->line_capacity;
         if (capacity > MAX_LINE_BYTES + 1)
             capacity = MAX_LINE_BYTES + 1;
@@ -111,11 +117,14 @@ static qmoe_status read_line(qmi_documents *d, bool *found, qmi_error *err)
     d->line_number++;
     snprintf(d->where, d->where_bytes, "%s:%llu", d->path,
         (unsigned long long)d->line_number);
+    /* A line may reach over any number of blocks. */
     for (;;) {
         if (d->block_next == d->block_end)
             QMI_TRY(read_block(d, err));
+        /* The end of the file. */
         if (d->block_end == 0)
             return QMOE_OK;
+        /* Also an empty line is one. */
         *found = true;
         const char *start = d->block + d->block_next;
         size_t left = d->block_end - d->block_next;
@@ -130,6 +139,7 @@ static qmoe_status read_line(qmi_documents *d, bool *found, qmi_error *err)
 
 static void trim_line(qmi_documents *d)
 {
+    /* Files from other systems end lines with both. */
     while (d->line_bytes != 0 && d->line[d->line_bytes - 1] == '\r')
         d->line[--d->line_bytes] = '\0';
     /* A byte order mark would hide the brace of a record. */
@@ -142,6 +152,7 @@ static void trim_line(qmi_documents *d)
     memmove(d->line, d->line + n_mark, d->line_bytes + 1);
 }
 
+/* White space of C, without the locale. */
 static bool is_blank(const char *text, size_t n_bytes)
 {
     for (size_t i = 0; i < n_bytes; i++) {
@@ -185,6 +196,7 @@ qmoe_status qmi_documents_next(qmi_documents *documents, const char **text,
     *text = NULL;
     *n_bytes = 0;
     for (;;) {
+        /* The text handed out last was inside the record. */
         cJSON_Delete(documents->record);
         documents->record = NULL;
         const char *found_text = NULL;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Text files to span-corrupted samples. */
+ * In: text files, a tokenizer, a seed.  Out: span-corrupted samples, in the
+ * order of files and documents.  The random numbers are drawn only for
+ * documents that are used, so the same files and seed give the same samples,
+ * however many are asked for. */
 #include "samples.h"
 
 #include "alloc.h"
@@ -39,6 +42,7 @@ void qmi_samples_close(qmi_samples *samples)
 
 size_t qmi_samples_path(const qmi_samples *samples)
 {
+    /* Valid once a document came from it. */
     return samples->next_path - 1;
 }
 
@@ -52,6 +56,7 @@ static qmoe_status next_document(
     qmi_samples *s, const char **text, size_t *n_bytes, qmi_error *err)
 {
     *text = NULL;
+    /* One file is open at a time. */
     for (;;) {
         if (s->documents != NULL) {
             QMI_TRY(qmi_documents_next(s->documents, text, n_bytes, err));
@@ -74,6 +79,8 @@ static qmoe_status tokenize(qmi_samples *s, int32_t **ids, size_t *n,
     int32_t *plain = NULL;
     *ids = NULL;
     QMI_TRY(qmi_tokenizer_encode(s->tokenizer, &plain, n, text, n_bytes, err));
+    /* The end token counts, too.  Skipped documents are counted, for a
+     * message. */
     if (*n < 1 || *n + 1 > QMI_MAX_DOCUMENT_TOKENS) {
         qmi_free(plain);
         s->n_skipped++;
@@ -97,6 +104,7 @@ qmoe_status qmi_samples_next(
     while (ids == NULL) {
         const char *text = NULL;
         size_t n_bytes = 0;
+        /* Long stretches without a usable document must be able to end. */
         QMI_TRY(qmi_check_cancel(err));
         QMI_TRY(next_document(samples, &text, &n_bytes, err));
         if (text == NULL)

@@ -8,6 +8,7 @@
 
 #include "alloc.h"
 
+/* The values of T5's pre-training objective (docs/evaluation.md). */
 static const double NOISE_DENSITY = 0.15;
 static const double MEAN_NOISE_SPAN = 3.0;
 
@@ -16,6 +17,7 @@ static void span_counts(int32_t *n_noise, int32_t *n_spans, int32_t n_tokens)
     /* rint: halves to even in the default rounding mode, like NumPy's. */
     int32_t noise = (int32_t)rint((double)n_tokens * NOISE_DENSITY);
     if (noise < 1)
+        /* At least one token stays, and at least one is noise. */
         noise = 1;
     if (noise > n_tokens - 1)
         noise = n_tokens - 1;
@@ -29,6 +31,7 @@ static void span_counts(int32_t *n_noise, int32_t *n_spans, int32_t n_tokens)
 static void draw_composition(qmi_mt19937 *rng, int32_t *parts, int32_t n_parts,
     int32_t total, uint8_t *is_cut)
 {
+    /* Cuts lie between tokens: n_parts - 1 of them among total - 1 places. */
     int32_t n_places = total - 1;
     memset(is_cut, 0, (size_t)n_places);
     memset(is_cut, 1, (size_t)(n_parts - 1));
@@ -60,6 +63,8 @@ static void write_sample(qmi_sample *out, const qmi_tokenizer *tokenizer,
     const int32_t *ids, const int32_t *noise_parts, const int32_t *kept_parts,
     int32_t n_spans, int32_t start_id, int32_t end_id)
 {
+    /* The arrays were sized by the same counts: one sentinel per span, start
+     * and end. */
     int32_t *encoder = out->encoder_ids;
     int32_t *decoder = out->decoder_ids;
     *decoder++ = start_id;
@@ -91,6 +96,8 @@ qmoe_status qmi_sample_make(qmi_sample *out, qmi_mt19937 *rng,
             "a document of %zu tokens cannot be corrupted: at least 2 needed",
             n_tokens);
     int32_t n_noise = 0, n_spans = 0;
+    /* Counted once more by qmi_span_mask: sizes must be known before arrays
+     * are. */
     span_counts(&n_noise, &n_spans, (int32_t)n_tokens);
     if (n_spans + 1 > QMI_N_SENTINELS)
         return qmi_fail(err, QMOE_E_INVALID,
@@ -100,6 +107,8 @@ qmoe_status qmi_sample_make(qmi_sample *out, qmi_mt19937 *rng,
     qmoe_status status = QMOE_E_NOMEM;
     int32_t *noise_parts = qmi_calloc(
         2 * n_tokens, sizeof *noise_parts, "the span lengths of a sample", err);
+    /* A sentinel per span, and at most two more: the end in the encoder, start
+     * and last sentinel in the decoder. */
     size_t n_added = (size_t)n_spans + 2;
     out->encoder_ids = qmi_calloc(n_tokens - (size_t)n_noise + n_added,
         sizeof *out->encoder_ids, "a sample's encoder ids", err);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Structure check of a SentencePiece ModelProto (protocol buffer wire format)
- * before the library sees it: pieces, and the double-array trie of the
- * normalizer's character map, which the library walks without bounds. */
+ * In: the bytes of a SentencePiece ModelProto (protocol buffer wire format).
+ * Out: whether the library may see them, and what its arrays need.  Pieces are
+ * checked, and the double-array trie of the normalizer's character map, which
+ * the library walks without bounds: after this every walk stays inside. */
 #include "spiece_check.h"
 
 #include <math.h>
@@ -50,6 +51,7 @@ static uint32_t load_u32(const uint8_t *p)
            (uint32_t)p[3] << 24;
 }
 
+/* Ten bytes at most: more cannot be a 64-bit number. */
 static bool read_varint(message *in, uint64_t *out)
 {
     uint64_t value = 0;
@@ -69,6 +71,7 @@ static bool read_varint(message *in, uint64_t *out)
 static bool read_field(message *in, field *out)
 {
     uint64_t tag = 0, n = 0;
+    /* Field number 0 does not exist. */
     if (!read_varint(in, &tag) || tag > UINT32_MAX || tag < 8)
         return false;
     out->number = (uint32_t)tag >> 3;
@@ -89,6 +92,7 @@ static bool read_field(message *in, field *out)
     default:
         return false;
     }
+    /* Before the pointer is made: n may be anything. */
     if (n > length_of(*in))
         return false;
     out->bytes = (message){in->next, in->next + n};
@@ -139,12 +143,15 @@ static bool check_replacement(charsmap *map, uint32_t at)
  * bounds the recursion and ends cycles. */
 static bool visit_unit(charsmap *map, uint32_t at, int depth)
 {
+    /* A unit that several keys share is checked once: the time is linear in the
+     * units. */
     if (map->matches[at] != 0)
         return true;
     if (depth > MAX_KEY_BYTES)
         return break_rule(map, "a key is too long");
     uint32_t unit = load_u32(map->units + 4 * (size_t)at);
     uint32_t base = at ^ ((unit >> 10) << ((unit & 0x200) >> 6));
+    /* All 256 children at once. */
     if ((base | 0xff) >= map->n_units)
         return break_rule(map, "a unit points outside of the trie");
     bool has_leaf = (unit & 0x100) != 0;
@@ -276,6 +283,8 @@ qmoe_status qmi_spiece_check(qmi_spiece_info *out, const void *data,
     qmi_spiece_info info = {.n_pieces = 0, .max_growth = 3};
     *out = (qmi_spiece_info){0};
     const uint8_t *start = data;
+    /* Fields of other numbers are the library's own business; their lengths
+     * were checked. */
     message in = {start, start + n_bytes};
     bool has_normalizer = false;
     field f = {0};
