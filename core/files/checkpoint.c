@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A directory of weights.  All files are mapped when it is opened and their
- * tensors gathered in one sorted table, so that finding one among the hundred
- * thousands of a large model does not depend on how they are sharded. */
+ * In: a directory.  Out: its config.json and all its tensors by name.  All
+ * weight files are mapped when it is opened, and their tensors gathered in one
+ * sorted table, so that finding one among the hundred thousands of a large
+ * model does not depend on how they are sharded.  Behind this door every tensor
+ * that an index promises is there, in one file only. */
 #include "checkpoint.h"
 
 #include <stdio.h>
@@ -14,7 +16,8 @@
 #include "texts.h"
 #include "torch_file.h"
 
-/* Ways to keep weights, the preferred first. */
+/* Ways to keep weights, the preferred first: where both are there, a copy in
+ * the older format must not win. */
 typedef struct layout {
     const char *name;
     bool is_index;
@@ -44,6 +47,7 @@ struct qmi_checkpoint {
 
 /* ---- one file ---- */
 
+/* Every rule of the container's format is checked before this returns. */
 static qmoe_status open_file(
     qmi_checkpoint *c, const char *name, qmi_error *err)
 {
@@ -60,6 +64,7 @@ static qmoe_status open_file(
     return QMOE_OK;
 }
 
+/* For all files at once: pointers to them are kept. */
 static qmoe_status reserve_files(qmi_checkpoint *c, size_t n, qmi_error *err)
 {
     c->files = qmi_calloc(n, sizeof *c->files, "the file list", err);
@@ -75,12 +80,14 @@ typedef struct shards {
     size_t n;
 } shards;
 
+/* Names from an index must not lead out of the directory. */
 bool qmi_is_plain_name(const char *name)
 {
     return name[0] != '\0' && strcmp(name, ".") != 0 &&
            strcmp(name, "..") != 0 && strpbrk(name, "/\\") == NULL;
 }
 
+/* Names are borrowed from the index, which outlives them here. */
 static qmoe_status gather_names(shards *s, qmi_error *err)
 {
     size_t n = (size_t)cJSON_GetArraySize(s->map);
@@ -103,6 +110,7 @@ static qmoe_status gather_names(shards *s, qmi_error *err)
     }
     qsort(s->names, s->n, sizeof *s->names, qmi_texts_compare);
     size_t n_unique = 0;
+    /* Equal names are neighbours after sorting. */
     for (size_t i = 0; i < s->n; i++)
         if (i == 0 || strcmp(s->names[i], s->names[n_unique - 1]) != 0)
             s->names[n_unique++] = s->names[i];
@@ -114,6 +122,7 @@ static qmoe_status gather_names(shards *s, qmi_error *err)
 static qmoe_status check_map(
     const qmi_checkpoint *c, const shards *s, qmi_error *err)
 {
+    /* Names were gathered from this very map, so each is found. */
     const cJSON *item = NULL;
     cJSON_ArrayForEach(item, s->map)
     {
@@ -133,6 +142,7 @@ static qmoe_status open_shards(qmi_checkpoint *c, shards *s, qmi_error *err)
 {
     QMI_TRY(gather_names(s, err));
     QMI_TRY(reserve_files(c, s->n, err));
+    /* Opened one by one, each with every check of its format. */
     for (size_t i = 0; i < s->n; i++) {
         qmoe_status status = open_file(c, s->names[i], err);
         if (status == QMOE_E_NOT_FOUND)
@@ -145,6 +155,7 @@ static qmoe_status open_shards(qmi_checkpoint *c, shards *s, qmi_error *err)
     return check_map(c, s, err);
 }
 
+/* The index is needed until everything that it promises was found. */
 static qmoe_status open_index(
     qmi_checkpoint *c, const char *path, qmi_error *err)
 {
@@ -165,7 +176,7 @@ static qmoe_status open_index(
 
 /* ---- which files ---- */
 
-/* *found: something of that name is there. */
+/* *found: something of that name is there.  What it is, opening will tell. */
 static qmoe_status look_for(
     const qmi_checkpoint *c, const char *name, bool *found, qmi_error *err)
 {
@@ -178,6 +189,7 @@ static qmoe_status look_for(
     return QMOE_OK;
 }
 
+/* A single file is its own list; an index names its shards. */
 static qmoe_status open_layout(
     qmi_checkpoint *c, const layout *chosen, qmi_error *err)
 {
@@ -196,6 +208,8 @@ static qmoe_status open_layout(
 
 static qmoe_status open_weights(qmi_checkpoint *c, qmi_error *err)
 {
+    /* The first layout that is there is taken; if it is broken, no other is
+     * tried in its place. */
     for (int i = 0; i < N_LAYOUTS; i++) {
         bool found = false;
         QMI_TRY(look_for(c, layouts[i].name, &found, err));
@@ -207,6 +221,7 @@ static qmoe_status open_weights(qmi_checkpoint *c, qmi_error *err)
 
 /* ---- the table of all tensors ---- */
 
+/* By name alone: a name may occur once. */
 static int compare_tensors(const void *a, const void *b)
 {
     const qmi_tensor *const *x = a, *const *y = b;
@@ -221,11 +236,13 @@ static qmoe_status index_tensors(qmi_checkpoint *c, qmi_error *err)
     c->by_name = qmi_calloc(n, sizeof *c->by_name, "the tensor index", err);
     if (c->by_name == NULL)
         return QMOE_E_NOMEM;
+    /* Pointers to the tensors themselves, which stay where they are. */
     for (size_t f = 0; f < c->n_files; f++)
         for (size_t i = 0; i < qmi_tensor_file_count(c->files[f]); i++)
             c->by_name[c->n_tensors++] = qmi_tensor_file_at(c->files[f], i);
     if (n > 1)
         qsort(c->by_name, n, sizeof *c->by_name, compare_tensors);
+    /* Sorted, so doubles are neighbours; the error names both files. */
     for (size_t i = 1; i < n; i++) {
         const qmi_tensor *a = c->by_name[i - 1], *b = c->by_name[i];
         if (strcmp(a->name, b->name) == 0)
@@ -239,6 +256,8 @@ static qmoe_status index_tensors(qmi_checkpoint *c, qmi_error *err)
 
 /* ---- the directory ---- */
 
+/* config.json before the weights: a directory without it is no model, and that
+ * is the clearer error. */
 static qmoe_status fill(
     qmi_checkpoint *c, const char *directory, qmi_error *err)
 {
@@ -260,6 +279,8 @@ static qmoe_status fill(
     return index_tensors(c, err);
 }
 
+/* For sources that are no directory: `config` and `file` belong to the
+ * checkpoint from here on, also after a failure. */
 static qmoe_status fill_assembled(qmi_checkpoint *c, const char *name,
     const char *beside, cJSON *config, qmi_tensor_file *file, qmi_error *err)
 {
@@ -279,6 +300,7 @@ static qmoe_status fill_assembled(qmi_checkpoint *c, const char *name,
     return index_tensors(c, err);
 }
 
+/* Takes `config` and `file` in any case, so that callers need no way back. */
 qmoe_status qmi_checkpoint_assemble(qmi_checkpoint **out, const char *name,
     const char *beside, cJSON *config, qmi_tensor_file *file, qmi_error *err)
 {
@@ -314,6 +336,7 @@ qmoe_status qmi_checkpoint_open(
     return QMOE_OK;
 }
 
+/* Every member may still be zero. */
 void qmi_checkpoint_close(qmi_checkpoint *checkpoint)
 {
     if (checkpoint == NULL)
@@ -357,6 +380,7 @@ const qmi_tensor_file *qmi_checkpoint_file(
     return checkpoint->files[index];
 }
 
+/* A sketch has no checkpoint, and so no tensors. */
 const qmi_tensor *qmi_checkpoint_find(
     const qmi_checkpoint *checkpoint, const char *name)
 {
@@ -385,6 +409,7 @@ void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
         qmi_tensor_file_path(checkpoint->files[t->file]), t->name);
 }
 
+/* A linear search: a checkpoint has some hundreds of files at most. */
 static const qmi_tensor_file *holder(
     const qmi_checkpoint *checkpoint, const void *data)
 {
@@ -411,6 +436,7 @@ void qmi_checkpoint_release(
         qmi_tensor_file_release(file, data, n_bytes);
 }
 
+/* Such a checkpoint has one file. */
 bool qmi_checkpoint_is_generated(const qmi_checkpoint *checkpoint)
 {
     return checkpoint->n_files != 0 &&
@@ -425,6 +451,7 @@ char *qmi_checkpoint_beside(
     return qmi_path_join(folder, name, err);
 }
 
+/* What lies in a map can be read there: only views have to be fetched. */
 qmoe_status qmi_checkpoint_fetch_view(const qmi_checkpoint *checkpoint,
     const void *data, uint64_t n_bytes, qmi_error *err)
 {

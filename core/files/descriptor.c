@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: an open file and a range.  Out: all of it read or written, or the reason
+ * why not.  Every access says where, so several threads may use one descriptor.
+ * Long writes are pushed to disk while they go on, so that the sync at the end
+ * is short and a cancel is heard. */
 #include "descriptor.h"
 
 #include <errno.h>
@@ -10,6 +14,7 @@
 /* The system takes no more at a time anyway. */
 static size_t piece_of(uint64_t n_bytes)
 {
+    /* 1 GiB. */
     enum { MOST = 1 << 30 };
     return n_bytes < MOST ? (size_t)n_bytes : MOST;
 }
@@ -24,6 +29,7 @@ int64_t qmi_read_at(int fd, void *dst, uint64_t n_bytes, uint64_t offset)
             continue;
         if (n < 0)
             return -1;
+        /* The end of the file. */
         if (n == 0)
             break;
         p += n;
@@ -59,9 +65,12 @@ bool qmi_write_at(int fd, const void *src, uint64_t n_bytes, uint64_t offset)
  * waits for those before.  Where the system cannot, the sync takes longer. */
 static void write_behind(int fd, uint64_t begin, uint64_t end)
 {
+    /* Counted by absolute position: calls of any size add up. */
     if (begin / BEHIND_BYTES == end / BEHIND_BYTES)
         return;
     const uint64_t now = end / BEHIND_BYTES * BEHIND_BYTES;
+    /* Two windows: the one just filled is started, the one before it is waited
+     * for, so at most 64 MiB are under way. */
     const uint64_t before = now - BEHIND_BYTES;
     if (before >= BEHIND_BYTES)
         (void)sync_file_range(fd, (off_t)(before - BEHIND_BYTES),
@@ -78,6 +87,8 @@ qmoe_status qmi_write_long(int fd, const void *src, uint64_t n_bytes,
     const uint8_t *p = src;
     while (n_bytes != 0) {
         const uint64_t n = n_bytes < PIECE_BYTES ? n_bytes : PIECE_BYTES;
+        /* Between pieces nothing is half done: a cancelled file is simply
+         * shorter. */
         QMI_TRY(qmi_check_cancel(err));
         if (!qmi_write_at(fd, p, n, offset))
             return qmi_fail_errno(err, "%s: cannot write", path);

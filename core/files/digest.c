@@ -1,4 +1,9 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: an open checkpoint.  Out: whether it is the one that was written.
+ * config.json holds a digest of itself, of every small file, and of the header
+ * of every shard, which in turn holds the checksums of the tensors: opening a
+ * model compares all but the last (docs/format.md, section 2.1).  A model from
+ * before there were digests has none and passes. */
 #include "digest.h"
 
 #include <inttypes.h>
@@ -8,6 +13,8 @@
 #include "alloc.h"
 #include "hash.h"
 
+/* 16 hexadecimal digits of XXH3-64.  Small files are tokenizers and
+ * settings. */
 enum { DIGITS = 16, MAX_SMALL_BYTES = 256 << 20 };
 
 static const cJSON *quantization(const cJSON *config)
@@ -48,6 +55,8 @@ static qmoe_status compare(char *text, size_t n_bytes, const char *path,
     char hex[DIGITS + 1];
     char *digits = memmem(text, n_bytes, digest, DIGITS);
     bool twice = false;
+    /* The digits could also stand elsewhere in the text: then it is not clear
+     * which ones to count as zeros, and the file is refused. */
     if (digits != NULL) {
         memset(digits, '0', DIGITS);
         twice = memmem(text, n_bytes, digest, DIGITS) != NULL;
@@ -73,6 +82,8 @@ qmoe_status qmi_digest_check_config(
     const char *digest = cJSON_GetStringValue(item);
     char *text = NULL;
     size_t n_bytes = 0;
+    /* A digest that was removed while its entries stayed is a broken file, not
+     * an old one. */
     *has_digest = item != NULL || vouches_for_small_files(config);
     if (!*has_digest)
         return QMOE_OK;
@@ -98,6 +109,7 @@ static qmoe_status read_entry(uint64_t *n_bytes, const char **hex,
     QMI_TRY(qmi_json_int(&number, entry, "bytes", true, 0, 0, (int64_t)1 << 53,
         config_path, err));
     *n_bytes = (uint64_t)number;
+    /* A missing hash is compared as "(none)", which no hash is. */
     return qmi_json_string(hex, entry, key, "(none)", config_path, err);
 }
 
@@ -108,6 +120,8 @@ static qmoe_status hash_small(
     size_t n = 0;
     qmoe_status status = qmi_read_file(&text, &n, path, MAX_SMALL_BYTES, err);
     if (status == QMOE_E_NOT_FOUND)
+        /* Missing is damage here, not absence: the model says that it had
+         * one. */
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: missing, but config.json records it", path);
     QMI_TRY(status);
@@ -123,6 +137,7 @@ qmoe_status qmi_digest_check_small(const char *directory,
     const char *expected = NULL;
     uint64_t n_expected = 0, n_bytes = 0;
     char hex[DIGITS + 1];
+    /* The name comes from config.json and becomes part of a path. */
     if (!qmi_is_plain_name(entry->string))
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: quantization_config.files: '%.200s' is not a plain file name",
@@ -166,6 +181,8 @@ qmoe_status qmi_digest_check_shard(const qmi_tensor_file *shard,
         path, hex, qmi_tensor_file_bytes(shard), expected, n_bytes);
 }
 
+/* A tokenizer that config.json does not know would change what the model
+ * reads. */
 qmoe_status qmi_digest_check_foreign(
     const char *directory, const cJSON *files, const char *name, qmi_error *err)
 {

@@ -12,6 +12,7 @@ uint64_t qmi_hash64(const void *data, size_t n_bytes)
     return XXH3_64bits(data, n_bytes);
 }
 
+/* A state of its own per file, so several may be hashed at a time. */
 qmi_hasher *qmi_hasher_create(qmi_error *err)
 {
     XXH3_state_t *state = XXH3_createState();

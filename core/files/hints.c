@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Hints in errors about files and directories that are no models. */
+ * In: a file or directory that is no model.  Out: words for the error: what
+ * people most often have instead, such as a pointer of Git LFS, a saved web
+ * page or an unfinished download.  Nothing but texts depends on a guess
+ * here. */
 #include "hints.h"
 
 #include <ctype.h>
@@ -14,6 +17,7 @@
 
 /* ---- files ---- */
 
+/* Without regard to case, as HTML is. */
 static bool begins_with(const char *data, uint64_t n_bytes, const char *text)
 {
     size_t n = strlen(text);
@@ -26,6 +30,7 @@ const char *qmi_hint_contents(const void *data, uint64_t n_bytes)
     if (begins_with(p, n_bytes, "version https://git-lfs.github.com/"))
         return "a Git LFS pointer, not the file itself: 'git lfs pull' in its "
                "repository fetches that";
+    /* HTML may begin with blank lines; 64 are enough. */
     for (int i = 0; i < 64 && n_bytes > 0 && isspace((unsigned char)*p); i++) {
         p++;
         n_bytes--;
@@ -55,6 +60,7 @@ static bool find_like(char name[256], const char *directory, const char *prefix,
     DIR *folder = opendir(directory);
     bool found = false;
     const struct dirent *e;
+    /* Any match will do: it is an example in a message. */
     while (!found && folder != NULL && (e = readdir(folder)) != NULL) {
         size_t n = strlen(e->d_name), n_suffix = strlen(suffix);
         found = strncmp(e->d_name, prefix, strlen(prefix)) == 0 &&
@@ -68,6 +74,7 @@ static bool find_like(char name[256], const char *directory, const char *prefix,
     return found;
 }
 
+/* No other layout has a file of that name. */
 bool qmi_looks_published(const char *directory)
 {
     return is_there(directory, "noexp.pt");
@@ -93,6 +100,7 @@ qmoe_status qmi_require_directory(const char *path, qmi_error *err)
 
 qmoe_status qmi_fail_no_config(qmi_error *err, const char *directory)
 {
+    /* The layout of its download cache: the files are one level deeper. */
     if (is_there(directory, "snapshots") && is_there(directory, "refs"))
         return qmi_fail(err, QMOE_E_NOT_FOUND,
             "%s/config.json: not there; this is an entry of the Hugging Face "
@@ -109,6 +117,7 @@ qmoe_status qmi_fail_no_config(qmi_error *err, const char *directory)
         directory);
 }
 
+/* From what is certain to what is likely. */
 qmoe_status qmi_fail_no_weights(qmi_error *err, const char *directory)
 {
     static const char *const names[] = {"model.safetensors",
@@ -123,6 +132,8 @@ qmoe_status qmi_fail_no_weights(qmi_error *err, const char *directory)
             "%s: a published compressed model (noexp.pt, exp00.pt, ...): "
             "'qmoe import' makes a model of it",
             directory);
+    /* They are there, but could not be opened by name: links that lead
+     * nowhere. */
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (is_there(directory, names[i]))
             return qmi_fail(err, QMOE_E_NOT_FOUND,
@@ -140,6 +151,7 @@ qmoe_status qmi_fail_no_weights(qmi_error *err, const char *directory)
         directory);
 }
 
+/* Says what the directory is instead, where that can be told. */
 qmoe_status qmi_fail_not_published(qmi_error *err, const char *directory)
 {
     char name[256];

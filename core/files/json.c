@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Checked access to untrusted JSON.  cJSON takes more than RFC 8259 allows
- * (control bytes as white space or inside strings, a byte order mark, "01",
- * escaped NULs that cut a string short, repeated keys); a scan of the text
- * refuses those first, and bounds the tree cJSON will build. */
+ * In: untrusted text.  Out: a tree of cJSON that obeys RFC 8259, or its members
+ * as the types they must have. cJSON takes more than the RFC allows (control
+ * bytes as white space or inside strings, a byte order mark, "01", escaped NULs
+ * that cut a string short, repeated keys); a scan of the text refuses those
+ * first, and bounds the tree cJSON will build. */
 #include "json.h"
 
 #include <ctype.h>
@@ -33,6 +34,7 @@ static size_t utf8_length(const uint8_t *p, size_t n)
     size_t length = 0;
     if (p[0] < 0x80)
         return 1;
+    /* 0xc0 and 0xc1 would only begin overlong forms. */
     if (p[0] >= 0xc2 && p[0] <= 0xdf)
         length = 2;
     else if (p[0] >= 0xe0 && p[0] <= 0xef)
@@ -113,6 +115,8 @@ static size_t string_length(const char *at, const char *end)
             return 0;
         if (*p == '"')
             return (size_t)(p + 1 - at);
+        /* A backslash and what it escapes are skipped together, so that \" does
+         * not end the string. */
         if (*p != '\\')
             continue;
         p++;
@@ -137,6 +141,7 @@ static size_t number_length(const char *at, const char *end)
         p++;
     const char *digits = p;
     p = skip_digits(p, end);
+    /* "01" is no number. */
     if (p == digits || (*digits == '0' && p - digits > 1))
         return 0;
     if (p < end && *p == '.') {
@@ -167,14 +172,18 @@ static const char *find_fault(
 {
     const char *p = text;
     *n_values = 1;
+    /* A flat scan: nesting and order are left to cJSON. */
     while (p < end) {
         size_t length = 1;
         if (*p == '"')
             length = string_length(p, end);
         else if (*p == '-' || is_digit(*p))
             length = number_length(p, end);
+        /* Each of these begins a value at most once. */
         else if (*p == ',' || *p == '[' || *p == '{')
             *n_values += 1;
+        /* Letters are those of true, false and null; other words fail in
+         * cJSON. */
         else if (!is_space(*p) && !(*p >= 'a' && *p <= 'z') && *p != ':' &&
                  *p != ']' && *p != '}')
             length = 0;
@@ -214,6 +223,7 @@ static cJSON *take_literal(qmi_json_cursor *cursor, size_t length)
     const char *parsed_to = NULL;
     if (length == 0)
         return NULL;
+    /* Exactly this literal: what follows it is the cursor's. */
     cJSON *item =
         cJSON_ParseWithLengthOpts(cursor->at, length, &parsed_to, false);
     if (item == NULL || parsed_to != cursor->at + length) {
@@ -248,6 +258,7 @@ static qmoe_status check_keys(
     const cJSON *object, const char *file, qmi_error *err)
 {
     size_t n = (size_t)cJSON_GetArraySize(object);
+    /* An object with one key has no doubles. */
     if (n < 2)
         return QMOE_OK;
     const char **keys = qmi_calloc(n, sizeof *keys, "a list of keys", err);
@@ -283,6 +294,7 @@ static qmoe_status check_unique(
 static qmoe_status fail_at(
     const char *text, const char *where, const char *file, qmi_error *err)
 {
+    /* For people: editors show lines. */
     size_t line = 1;
     for (const char *p = text; p < where; p++)
         line += *p == '\n';
@@ -309,6 +321,7 @@ qmoe_status qmi_json_parse(cJSON **out, const char *text, size_t n_bytes,
     if (n_bytes != 0)
         value = cJSON_ParseWithLengthOpts(text, n_bytes, &parsed_to, false);
     rest.at = parsed_to;
+    /* White space at most may follow. */
     if (value == NULL || !qmi_json_at_end(&rest)) {
         cJSON_Delete(value);
         return fail_at(text, rest.at, file, err);
@@ -322,6 +335,7 @@ qmoe_status qmi_json_parse(cJSON **out, const char *text, size_t n_bytes,
     return QMOE_OK;
 }
 
+/* A file above the bound is refused before it is read. */
 qmoe_status qmi_json_load(cJSON **out, const char *path, qmi_error *err)
 {
     char *text = NULL;
@@ -329,6 +343,7 @@ qmoe_status qmi_json_load(cJSON **out, const char *path, qmi_error *err)
     *out = NULL;
     QMI_TRY(qmi_read_file(&text, &n_bytes, path, MAX_FILE_BYTES, err));
     qmoe_status status = qmi_json_parse(out, text, n_bytes, path, err);
+    /* Only after a failure: the text is usually fine. */
     const char *hint =
         status == QMOE_E_FORMAT ? qmi_hint_contents(text, n_bytes) : NULL;
     if (hint != NULL)
@@ -348,11 +363,13 @@ static const cJSON *member(const cJSON *object, const char *key)
 
 static bool is_integer(const cJSON *number)
 {
+    /* Written so that NaN and infinity fail the comparisons. */
     double value = cJSON_IsNumber(number) ? number->valuedouble : NAN;
     return value > -integer_limit && value < integer_limit &&
            floor(value) == value;
 }
 
+/* Below 2^53 every integer is a double of its own. */
 bool qmi_json_to_u64(uint64_t *out, const cJSON *number)
 {
     *out = 0;
@@ -374,6 +391,7 @@ qmoe_status qmi_json_int(int64_t *out, const cJSON *object, const char *key,
         *out = fallback;
         return QMOE_OK;
     }
+    /* The cast is safe: is_integer keeps within 2^53. */
     if (!is_integer(item) || (int64_t)item->valuedouble < low ||
         (int64_t)item->valuedouble > high)
         return qmi_fail(err, QMOE_E_FORMAT,
@@ -383,6 +401,7 @@ qmoe_status qmi_json_int(int64_t *out, const cJSON *object, const char *key,
     return QMOE_OK;
 }
 
+/* The fallback is not checked: it is the program's own. */
 qmoe_status qmi_json_double(double *out, const cJSON *object, const char *key,
     double fallback, const char *file, qmi_error *err)
 {

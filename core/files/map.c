@@ -28,6 +28,7 @@ static qmoe_status open_regular(
         status = qmi_fail_errno(err, "%s", path);
     else if (!S_ISREG(info.st_mode))
         status = qmi_fail(err, QMOE_E_IO, "%s: not a regular file", path);
+    /* mmap takes a size_t. */
     else if ((uint64_t)info.st_size > SIZE_MAX - 1)
         status = qmi_fail(err, QMOE_E_IO,
             "%s: too large for this machine's address space", path);
@@ -48,11 +49,13 @@ qmoe_status qmi_map_open(qmi_map *out, const char *path, qmi_error *err)
     QMI_TRY(open_regular(&fd, &n_bytes, path, err));
     void *data = NULL;
     qmoe_status status = QMOE_OK;
+    /* mmap refuses a length of 0, and an empty file has no data. */
     if (n_bytes != 0) {
         data = mmap(NULL, (size_t)n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED)
             status = qmi_fail_errno(err, "%s: cannot map the file", path);
     }
+    /* The map keeps the file. */
     close(fd);
     if (status == QMOE_OK)
         *out = (qmi_map){.data = data, .n_bytes = n_bytes};
@@ -69,7 +72,8 @@ void qmi_map_close(qmi_map *map)
 }
 
 /* Rounds outwards: dropping a neighbour's page costs one more fault at most,
- * while keeping edge pages of very many small tensors would add up. */
+ * while keeping edge pages of very many small tensors would add up.  The map is
+ * private and read-only, so a dropped page is read again from the file. */
 static void advise(const void *data, uint64_t n_bytes, int advice)
 {
     if (data == NULL || n_bytes == 0)
@@ -105,12 +109,14 @@ qmoe_status qmi_read_file(char **out, size_t *n_bytes, const char *path,
     qmoe_status status = QMOE_E_NOMEM;
     char *buffer = NULL;
     int64_t n_read = 0;
+    /* Bounded before memory is asked for. */
     if (size > max_bytes) {
         status = qmi_fail(err, QMOE_E_FORMAT,
             "%s: %llu bytes, more than the %zu allowed for such a file", path,
             (unsigned long long)size, max_bytes);
         goto cleanup;
     }
+    /* One byte more for the NUL. */
     buffer = qmi_calloc((size_t)size + 1, 1, path, err);
     if (buffer == NULL)
         goto cleanup;
@@ -121,6 +127,7 @@ qmoe_status qmi_read_file(char **out, size_t *n_bytes, const char *path,
     }
     status = QMOE_OK;
     *out = buffer;
+    /* A file that became shorter meanwhile gives what is there. */
     *n_bytes = (size_t)n_read;
     buffer = NULL;
 cleanup:

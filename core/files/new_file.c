@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: a name under an open directory.  Out: a descriptor of a file that is ours
+ * alone, for reading and writing.  Links are never followed and nothing is
+ * written over, so somebody else with access to the directory cannot direct our
+ * bytes elsewhere. */
 #include "new_file.h"
 
 #include <errno.h>
@@ -11,6 +15,7 @@ const char *qmi_file_fault(const struct stat *info)
 {
     if (!S_ISREG(info->st_mode))
         return "is no regular file";
+    /* A second name could lie in a place that somebody else reads or owns. */
     if (info->st_nlink != 1)
         return "has a second name (a hard link)";
     if (info->st_uid != geteuid())
@@ -24,6 +29,8 @@ static qmoe_status open_new(qmi_new_file *out, int directory, const char *name,
     *out = (qmi_new_file){.fd = -1, .path = qmi_strdup(path, err)};
     if (out->path == NULL)
         return QMOE_E_NOMEM;
+    /* O_NOFOLLOW for the last component; the directory itself is a
+     * descriptor. */
     out->fd =
         openat(directory, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC | flags, 0666);
     if (out->fd >= 0)
@@ -49,9 +56,11 @@ qmoe_status qmi_new_file_reopen(qmi_new_file *out, int directory,
 {
     struct stat info;
     const char *fault = NULL;
+    /* O_NONBLOCK: opening a FIFO would wait for its other end. */
     qmoe_status status = open_new(out, directory, name, O_NONBLOCK, path, err);
     if (status == QMOE_OK && fstat(out->fd, &info) != 0)
         status = qmi_fail_errno(err, "%s", path);
+    /* On the open file: it cannot change any more. */
     else if (status == QMOE_OK && (fault = qmi_file_fault(&info)) != NULL)
         status = qmi_fail(err, QMOE_E_EXISTS, "%s: %s", path, fault);
     if (status != QMOE_OK)

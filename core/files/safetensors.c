@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Reader of one safetensors file.  The header is walked entry by entry, never
- * as a tree: each value is read as what the format requires there or refused,
- * so neither nesting nor bulk in a hostile header costs memory. */
+ * In: a file.  Out: its tensors and metadata, with the data where they lie in
+ * the map.  The header is walked entry by entry, never as a tree: each value is
+ * read as what the format requires there or refused, so neither nesting nor
+ * bulk in a hostile header costs memory.  Behind this door tensors tile the
+ * data: no gap, no overlap, no rest. */
 #include "safetensors.h"
 
 #include <stdlib.h>
@@ -12,6 +14,7 @@
 #include "hints.h"
 #include "json.h"
 
+/* The limit of the format's own library. */
 enum { LENGTH_BYTES = 8, MAX_HEADER_BYTES = 100000000 };
 
 /* State of opening; `data` is the file after the header. */
@@ -34,6 +37,7 @@ static void *make_room(
 {
     if (n < *capacity)
         return items;
+    /* Doubling: how many entries there are is known at the end. */
     size_t wanted = *capacity == 0 ? 16 : 2 * *capacity;
     void *grown = qmi_regrow(items, n, wanted, size, "the tensor list", err);
     if (grown != NULL)
@@ -43,6 +47,7 @@ static void *make_room(
 
 /* ---- walking the header ---- */
 
+/* The cursor stands where reading stopped. */
 static qmoe_status fail_syntax(parser *p)
 {
     const uint8_t *at = (const uint8_t *)p->cursor.at;
@@ -91,6 +96,7 @@ static qmoe_status take_integers(
                 "%s has more than %d entries", key, capacity);
         out[(*n)++] = value;
     } while (qmi_json_take(&p->cursor, ','));
+    /* A comma before the bracket is caught by the next number. */
     return qmi_json_take(&p->cursor, ']') ? QMOE_OK : fail_syntax(p);
 }
 
@@ -110,6 +116,7 @@ static qmoe_status take_dtype(parser *p, qmi_dtype *out)
 
 /* ---- one tensor ---- */
 
+/* Each field once, in any order. */
 enum { SEEN_DTYPE = 1, SEEN_SHAPE = 2, SEEN_OFFSETS = 4, SEEN_ALL = 7 };
 
 typedef struct fields {
@@ -135,6 +142,7 @@ static qmoe_status take_field(parser *p, fields *f, const char *key)
             "unknown key '%.40s' beside dtype, shape and data_offsets", key);
     if ((f->seen & field) != 0)
         return qmi_fail(p->err, QMOE_E_FORMAT, "duplicate key '%s'", key);
+    /* Noted before the value is read: a second one is refused in any case. */
     f->seen |= field;
     if (field == SEEN_DTYPE)
         return take_dtype(p, &f->dtype);
@@ -147,6 +155,7 @@ static qmoe_status take_field(parser *p, fields *f, const char *key)
     return QMOE_OK;
 }
 
+/* An entry is an object with exactly three members. */
 static qmoe_status take_fields(parser *p, fields *f)
 {
     cJSON *key = NULL;
@@ -155,6 +164,7 @@ static qmoe_status take_fields(parser *p, fields *f)
         return qmi_fail(
             p->err, QMOE_E_FORMAT, "the header entry is not an object");
     QMI_TRY(next_key(p, true, &key));
+    /* Each key is freed before the next is taken. */
     while (key != NULL) {
         qmoe_status status = take_field(p, f, key->valuestring);
         cJSON_Delete(key);
@@ -173,6 +183,7 @@ static qmoe_status check_size(
     const fields *f, uint64_t *n_bytes, qmi_error *err)
 {
     uint64_t n_elements = 1, n_bits = 0;
+    /* Both products are checked: shape and size come from the file. */
     for (int i = 0; i < f->rank; i++)
         if (!qmi_mul_u64(n_elements, f->shape[i], &n_elements))
             return qmi_fail(
@@ -180,6 +191,7 @@ static qmoe_status check_size(
     if (!qmi_mul_u64(n_elements, qmi_dtype_bits(f->dtype), &n_bits))
         return qmi_fail(
             err, QMOE_E_FORMAT, "the byte count of its shape overflows");
+    /* Dtypes of less than a byte exist. */
     if (n_bits % 8 != 0)
         return qmi_fail(err, QMOE_E_FORMAT,
             "%llu elements of %s are not a whole number of bytes",
@@ -194,6 +206,7 @@ static qmoe_status check_range(parser *p, const fields *f, uint64_t n_bytes)
     if (end < begin)
         return qmi_fail(p->err, QMOE_E_FORMAT,
             "data_offsets [%llu, %llu] end before they begin", begin, end);
+    /* Offsets and shape say the same thing twice; they must agree. */
     if (end - begin != n_bytes)
         return qmi_fail(p->err, QMOE_E_FORMAT,
             "data_offsets [%llu, %llu] are not the size of its shape, "
@@ -228,6 +241,7 @@ static qmoe_status take_tensor(parser *p, const char *name)
     if (tensors == NULL)
         return QMOE_E_NOMEM;
     file->tensors = tensors;
+    /* Kept only behind all checks. */
     const char *kept = qmi_tensor_file_keep(file, name, p->err);
     if (kept == NULL)
         return QMOE_E_NOMEM;
@@ -264,6 +278,7 @@ static qmoe_status take_pair(parser *p, const char *key)
     file->metadata = pairs;
     qmi_string_pair kept = {qmi_tensor_file_keep(file, key, p->err), NULL};
     if (kept.key != NULL)
+        /* Borrowed text goes with `value`. */
         kept.value = qmi_tensor_file_keep(file, value->valuestring, p->err);
     if (kept.value == NULL)
         goto cleanup;
@@ -296,6 +311,7 @@ static qmoe_status take_metadata(parser *p)
 
 /* ---- the whole header ---- */
 
+/* Errors of the metadata name their key themselves. */
 static qmoe_status take_entry(parser *p, const char *name)
 {
     if (strcmp(name, "__metadata__") == 0)
@@ -306,6 +322,7 @@ static qmoe_status take_entry(parser *p, const char *name)
     return status;
 }
 
+/* Trailing white space is allowed, as writers pad with it. */
 static qmoe_status take_header(parser *p)
 {
     cJSON *key = NULL;
@@ -321,6 +338,7 @@ static qmoe_status take_header(parser *p)
     return qmi_json_at_end(&p->cursor) ? QMOE_OK : fail_syntax(p);
 }
 
+/* By place in the file, so that one walk sees every gap and overlap. */
 static int compare_offsets(const void *a, const void *b)
 {
     const qmi_tensor *x = a, *y = b;
@@ -352,6 +370,7 @@ static qmoe_status check_tiling(parser *p)
                 (size_t)(t->data - expected));
         expected = t->data + t->n_bytes;
     }
+    /* Cannot be negative: no tensor ends beyond the data (check_range). */
     uint64_t rest = p->n_data_bytes - (uint64_t)(expected - p->data);
     if (rest != 0)
         return qmi_fail(p->err, QMOE_E_FORMAT,
@@ -362,6 +381,7 @@ static qmoe_status check_tiling(parser *p)
 
 /* ---- the file ---- */
 
+/* From the outside inwards: length, text, entries, tiling. */
 static qmoe_status parse_file(qmi_tensor_file *file, qmi_error *err)
 {
     const qmi_map *map = &file->map;
@@ -374,6 +394,7 @@ static qmoe_status parse_file(qmi_tensor_file *file, qmi_error *err)
             "%llu bytes are too few for a safetensors file, which begins "
             "with 8 bytes of header length",
             (unsigned long long)map->n_bytes);
+    /* Compared before it is used for anything. */
     uint64_t length = qmi_load_u64(map->data);
     if (length > MAX_HEADER_BYTES)
         return qmi_fail(err, QMOE_E_FORMAT,
@@ -384,6 +405,7 @@ static qmoe_status parse_file(qmi_tensor_file *file, qmi_error *err)
             "header length %llu goes beyond the file of %llu bytes",
             (unsigned long long)length, (unsigned long long)map->n_bytes);
     const uint8_t *data = map->data + LENGTH_BYTES + length;
+    /* Once for the whole header: the cursor relies on it. */
     if (!qmi_utf8_valid(map->data + LENGTH_BYTES, (size_t)length))
         return qmi_fail(err, QMOE_E_FORMAT, "header is not UTF-8");
     parser p = {
@@ -395,11 +417,13 @@ static qmoe_status parse_file(qmi_tensor_file *file, qmi_error *err)
     };
     QMI_TRY(take_header(&p));
     QMI_TRY(check_tiling(&p));
+    /* Only now: names are compared by a sorted index. */
     QMI_TRY(qmi_tensor_file_index(file, err));
     file->header_hash = qmi_hash64(map->data, (size_t)(LENGTH_BYTES + length));
     return QMOE_OK;
 }
 
+/* No release of its own: a paging hint is enough for a map. */
 static const qmi_container container = {.fetch = qmi_tensor_file_read};
 
 qmoe_status qmi_safetensors_open(
@@ -411,6 +435,7 @@ qmoe_status qmi_safetensors_open(
     qmoe_status status = qmi_map_open(&file->map, path, err);
     if (status == QMOE_OK) {
         status = parse_file(file, err);
+        /* Paths are put in front in one place. */
         if (status != QMOE_OK)
             qmi_error_prefix(err, status, "%s", path);
     }

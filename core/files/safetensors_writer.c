@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Streaming writer of one safetensors file.  The first write fixes the layout:
- * the header is printed once with the longest text each open number can have,
- * and so much space is left before the data.  What the final header does not
- * need of it is filled with spaces, as the format allows. */
+ * In: declarations, then data in any interleaving.  Out: one safetensors file
+ * with a checksum per tensor (docs/format.md, section 3).  The first write
+ * fixes the layout: the header is printed once with the longest text each open
+ * number can have, and so much space is left before the data.  What the final
+ * header does not need of it is filled with spaces, as the format allows.
+ * Until it is finished, a new file has no valid header and is refused by every
+ * reader. */
 #include "safetensors_writer.h"
 
 #include <inttypes.h>
@@ -19,6 +22,8 @@
 #include "text.h"
 #include "texts.h"
 
+/* Data begins at a multiple of a cache line.  The header's limit is that of the
+ * format's own library. */
 enum { LENGTH_BYTES = 8, ALIGNMENT = 64, MAX_HEADER_BYTES = 100000000 };
 
 /* Readers refuse numbers from here on. */
@@ -69,6 +74,8 @@ static void put_metadata(qmi_text *t, const qmi_st_writer *w)
         qmi_text_string(t, "\"");
         comma = ",";
     }
+    /* Checksums as they are at this moment: 16 digits in any case, so their
+     * length is known before. */
     for (size_t i = 0; i < w->n_items; i++) {
         char hex[17];
         qmi_hash_hex(hex, w->items[i].hash);
@@ -95,6 +102,7 @@ static void put_item(qmi_text *t, const item *x, bool longest)
     for (int i = 0; i < x->rank; i++) {
         if (i != 0)
             qmi_text_string(t, ",");
+        /* UINT64_MAX has the longest text of all. */
         qmi_text_number(t,
             x->open && i == 0 && longest ? UINT64_MAX : (uint64_t)x->shape[i]);
     }
@@ -106,6 +114,8 @@ static void put_item(qmi_text *t, const item *x, bool longest)
     qmi_text_string(t, "]}");
 }
 
+/* The order is that of the declarations, which callers keep the same: files are
+ * equal byte for byte. */
 static qmoe_status print_header(
     qmi_text *t, const qmi_st_writer *w, bool longest, qmi_error *err)
 {
@@ -131,6 +141,7 @@ qmoe_status qmi_st_writer_create(
     }
     w->fd = file->fd;
     w->path = file->path;
+    /* The writer closes it from here on. */
     *file = (qmi_new_file){.fd = -1};
     return QMOE_OK;
 }
@@ -157,6 +168,7 @@ void qmi_st_writer_destroy(qmi_st_writer *w)
 
 /* ---- declarations ---- */
 
+/* Lengths and places are fixed by then. */
 static qmoe_status refuse_late(const qmi_st_writer *w, qmi_error *err)
 {
     if (!w->laid_out && !w->finished)
@@ -179,6 +191,7 @@ static qmoe_status check_text(
 static bool measure(item *x)
 {
     uint64_t n_elements = 1, n_bits = 0;
+    /* An open dimension is left out: its length follows from the data. */
     for (int i = x->open ? 1 : 0; i < x->rank; i++) {
         if (x->shape[i] < 0 || (uint64_t)x->shape[i] >= number_limit ||
             !qmi_mul_u64(n_elements, (uint64_t)x->shape[i], &n_elements))
@@ -210,6 +223,7 @@ static qmoe_status fill_item(const qmi_st_writer *w, item *x, const char *name,
             "%s: tensor '%.200s': a bad shape, too large or not a whole "
             "number of bytes",
             w->path, name);
+    /* The checksum of a tensor that never gets a byte. */
     x->hash = qmi_hash64("", 0);
     x->name = qmi_strdup(name, err);
     return x->name == NULL ? QMOE_E_NOMEM : QMOE_OK;
@@ -219,6 +233,7 @@ qmoe_status qmi_st_writer_declare(qmi_st_writer *w, const char *name,
     qmi_dtype dtype, const int64_t *shape, int rank, qmi_error *err)
 {
     QMI_TRY(refuse_late(w, err));
+    /* Nothing could be placed behind a tensor of unknown size. */
     if (w->n_items != 0 && w->items[w->n_items - 1].open)
         return qmi_fail(err, QMOE_E_INVALID,
             "%s: tensor '%.200s' follows one of open length", w->path, name);
@@ -267,6 +282,8 @@ qmoe_status qmi_st_writer_metadata(
 
 /* ---- layout ---- */
 
+/* Names and keys each among themselves: readers refuse a file with two
+ * alike. */
 static qmoe_status check_unique(const qmi_st_writer *w, qmi_error *err)
 {
     size_t n = w->n_items > w->n_pairs ? w->n_items : w->n_pairs;
@@ -296,10 +313,12 @@ static qmoe_status lay_out(qmi_st_writer *w, qmi_error *err)
     if (w->laid_out)
         return QMOE_OK;
     QMI_TRY(check_unique(w, err));
+    /* Tensors follow each other without gaps, as readers demand. */
     for (size_t i = 0; i < w->n_items; i++) {
         item *x = &w->items[i];
         x->begin = end;
         if (x->open)
+            /* All that is left of the largest file. */
             x->n_bytes = number_limit - 1 - end;
         end += x->n_bytes;
         if (end >= number_limit)
@@ -311,6 +330,7 @@ static qmoe_status lay_out(qmi_st_writer *w, qmi_error *err)
     uint64_t n = header.n + LENGTH_BYTES + ALIGNMENT - 1;
     qmi_free(header.data);
     QMI_TRY(status);
+    /* Up to the next multiple of ALIGNMENT. */
     w->data_begin = n / ALIGNMENT * ALIGNMENT;
     if (w->data_begin - LENGTH_BYTES > MAX_HEADER_BYTES)
         return qmi_fail(err, QMOE_E_INVALID,
@@ -334,7 +354,9 @@ static qmoe_status write_at(const qmi_st_writer *w, uint64_t offset,
 static qmoe_status add_to_hash(
     item *x, const void *data, size_t n_bytes, qmi_error *err)
 {
+    /* Whether this piece is the end of it: of an open tensor nobody knows. */
     bool last = !x->open && x->n_written + n_bytes == x->n_bytes;
+    /* A tensor written in one piece needs no state. */
     if (x->hasher == NULL && last && x->n_written == 0) {
         x->hash = qmi_hash64(data, n_bytes);
         return QMOE_OK;
@@ -359,8 +381,10 @@ static qmoe_status start_write(item **out, qmi_st_writer *w, size_t index,
     if (w->finished || index >= w->n_items)
         return qmi_fail(err, QMOE_E_INVALID,
             "%s: a write after the end or to a tensor not declared", w->path);
+    /* Here at the latest the layout is fixed. */
     QMI_TRY(lay_out(w, err));
     item *x = &w->items[index];
+    /* Without an overflow: n_written never exceeds n_bytes. */
     if (n_bytes > x->n_bytes - x->n_written)
         return qmi_fail(err, QMOE_E_INVALID,
             "%s: tensor '%.200s': more bytes than declared", w->path, x->name);
@@ -378,10 +402,14 @@ qmoe_status qmi_st_writer_write(qmi_st_writer *w, size_t index,
     QMI_TRY(qmi_write_long(w->fd, data, n_bytes,
         w->data_begin + x->begin + x->n_written, w->path, err));
     QMI_TRY(add_to_hash(x, data, n_bytes, err));
+    /* After the data is written: a failed write can be repeated from the same
+     * place. */
     x->n_written += n_bytes;
     return QMOE_OK;
 }
 
+/* The file is made longer and nothing is written: what lies between reads as
+ * zeros. */
 qmoe_status qmi_st_writer_write_hole(
     qmi_st_writer *w, size_t index, uint64_t n_bytes, qmi_error *err)
 {
@@ -390,9 +418,12 @@ qmoe_status qmi_st_writer_write_hole(
     struct stat info;
     QMI_TRY(start_write(&x, w, index, n_bytes, err));
     uint64_t end = w->data_begin + x->begin + x->n_written + n_bytes;
+    /* The file may reach further already, since tensors are filled in any
+     * order. */
     if (fstat(w->fd, &info) != 0 ||
         ((uint64_t)info.st_size < end && ftruncate(w->fd, (off_t)end) != 0))
         return qmi_fail_errno(err, "%s: cannot be extended", w->path);
+    /* Hashed as zeros, since readers see them. */
     while (n_bytes != 0) {
         size_t n = n_bytes < sizeof zeros ? (size_t)n_bytes : sizeof zeros;
         QMI_TRY(add_to_hash(x, zeros, n, err));
@@ -407,6 +438,7 @@ qmoe_status qmi_st_writer_write_hole(
 qmoe_status qmi_st_writer_read(qmi_st_writer *w, size_t index, void *dst,
     uint64_t begin, uint64_t n_bytes, qmi_error *err)
 {
+    /* `begin` is within what was written: callers read their own matrices. */
     uint64_t offset = w->data_begin + w->items[index].begin + begin;
     int64_t n = qmi_read_at(w->fd, dst, n_bytes, offset);
     if (n < 0)
@@ -418,6 +450,7 @@ qmoe_status qmi_st_writer_read(qmi_st_writer *w, size_t index, void *dst,
     return QMOE_OK;
 }
 
+/* What an earlier process wrote, whole or not. */
 qmoe_status qmi_st_writer_available(qmi_st_writer *w, size_t index,
     uint64_t begin, uint64_t *n_bytes, qmi_error *err)
 {
@@ -429,12 +462,14 @@ qmoe_status qmi_st_writer_available(qmi_st_writer *w, size_t index,
     const item *x = &w->items[index];
     const uint64_t size = (uint64_t)info.st_size;
     const uint64_t first = w->data_begin + x->begin;
+    /* The file may end inside this tensor, or before it. */
     const uint64_t there = size > first ? size - first : 0;
     const uint64_t n = there < x->n_bytes ? there : x->n_bytes;
     *n_bytes = n > begin ? n - begin : 0;
     return QMOE_OK;
 }
 
+/* Bytes that were checked by the caller: only the checksum has to catch up. */
 qmoe_status qmi_st_writer_keep(qmi_st_writer *w, size_t index, const void *data,
     size_t n_bytes, qmi_error *err)
 {
@@ -448,6 +483,7 @@ qmoe_status qmi_st_writer_keep(qmi_st_writer *w, size_t index, const void *data,
 
 qmoe_status qmi_st_writer_sync(qmi_st_writer *w, qmi_error *err)
 {
+    /* Data and size; times do not matter. */
     if (fdatasync(w->fd) != 0)
         return qmi_fail_errno(err, "%s: cannot write to disk", w->path);
     return QMOE_OK;
@@ -461,6 +497,7 @@ static qmoe_status complete(const qmi_st_writer *w, item *x, qmi_error *err)
     uint64_t n_bits = 8 * x->n_written;
     bool whole = x->n_written == x->n_bytes;
     if (x->open)
+        /* A whole number of rows. */
         whole = n_bits == 0 || (x->row_bits != 0 && n_bits % x->row_bits == 0);
     if (!whole)
         return qmi_fail(err, QMOE_E_INVALID,
@@ -468,6 +505,7 @@ static qmoe_status complete(const qmi_st_writer *w, item *x, qmi_error *err)
             w->path, x->name, x->n_written);
     if (x->open)
         x->shape[0] = n_bits == 0 ? 0 : (int64_t)(n_bits / x->row_bits);
+    /* Of an open tensor: nobody knew which piece was its last. */
     if (x->hasher != NULL)
         x->hash = qmi_hasher_value(x->hasher);
     return QMOE_OK;
@@ -499,6 +537,7 @@ static qmoe_status write_header(
         status = QMOE_E_NOMEM;
         goto cleanup;
     }
+    /* Little endian, whatever the machine. */
     store_length(block, n - LENGTH_BYTES);
     memset(block + LENGTH_BYTES, ' ', n - LENGTH_BYTES);
     memcpy(block + LENGTH_BYTES, header.data, header.n);
@@ -515,6 +554,7 @@ static qmoe_status sync_and_close(qmi_st_writer *w, qmi_error *err)
 {
     if (fsync(w->fd) != 0)
         return qmi_fail_errno(err, "%s: cannot write to disk", w->path);
+    /* Before close: it must not be closed twice, even if that fails. */
     int fd = w->fd;
     w->fd = -1;
     if (close(fd) != 0)
@@ -535,6 +575,7 @@ qmoe_status qmi_st_writer_finish(qmi_st_writer *w, uint64_t *header_hash,
         QMI_TRY(complete(w, &w->items[i], err));
         n_bytes += w->items[i].n_written;
     }
+    /* The data is complete; a file without this header is refused. */
     QMI_TRY(write_header(w, &hash, err));
     /* A continued file may hold bytes of a group that was not recorded. */
     if (ftruncate(w->fd, (off_t)(w->data_begin + n_bytes)) != 0)

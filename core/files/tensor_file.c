@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: what a container found in a file.  Out: tensors by number, by name and by
+ * address; the container's own ways to fetch and give back.  Names live as long
+ * as the file, in few blocks: a large model has hundreds of thousands of
+ * them. */
 #include "tensor_file.h"
 
 #include <stdlib.h>
@@ -15,6 +19,7 @@ typedef struct qmi_text_block {
     char text[];
 } text_block;
 
+/* The container fills the rest. */
 qmoe_status qmi_tensor_file_create(qmi_tensor_file **out,
     const qmi_container *container, const char *path, qmi_error *err)
 {
@@ -32,11 +37,14 @@ qmoe_status qmi_tensor_file_create(qmi_tensor_file **out,
     return QMOE_OK;
 }
 
+/* Strings lie one behind the other: an allocation for each would cost more than
+ * the text. */
 const char *qmi_tensor_file_keep(
     qmi_tensor_file *file, const char *text, qmi_error *err)
 {
     size_t n = strlen(text) + 1;
     text_block *block = file->texts;
+    /* Blocks are never moved: names point into them. */
     if (block == NULL || n > block->capacity - block->used) {
         size_t capacity = block == NULL ? 4096 : 2 * block->capacity;
         if (capacity < n)
@@ -58,6 +66,7 @@ void qmi_tensor_file_close(qmi_tensor_file *file)
 {
     if (file == NULL)
         return;
+    /* Before the map goes: `own` may refer to it. */
     if (file->container->close != NULL)
         file->container->close(file);
     qmi_map_close(&file->map);
@@ -81,6 +90,7 @@ static int compare_names(const void *a, const void *b)
     return strcmp((*x)->name, (*y)->name);
 }
 
+/* Every search by name is a binary search in this list. */
 static qmoe_status index_names(qmi_tensor_file *file, qmi_error *err)
 {
     size_t n = file->n_tensors;
@@ -92,6 +102,7 @@ static qmoe_status index_names(qmi_tensor_file *file, qmi_error *err)
         file->by_name[i] = &file->tensors[i];
     if (n > 1)
         qsort(file->by_name, n, sizeof *file->by_name, compare_names);
+    /* Sorted, so doubles are neighbours. */
     for (size_t i = 1; i < n; i++)
         if (compare_names(&file->by_name[i - 1], &file->by_name[i]) == 0)
             return qmi_fail(err, QMOE_E_FORMAT,
@@ -106,6 +117,7 @@ static int compare_pairs(const void *a, const void *b)
         ((const qmi_string_pair *)a)->key, ((const qmi_string_pair *)b)->key);
 }
 
+/* Sorted in place: the order of metadata means nothing. */
 static qmoe_status index_metadata(qmi_tensor_file *file, qmi_error *err)
 {
     const qmi_string_pair *pairs = file->metadata;
@@ -125,6 +137,7 @@ qmoe_status qmi_tensor_file_index(qmi_tensor_file *file, qmi_error *err)
     return index_metadata(file, err);
 }
 
+/* The field served as the place in the header until now (safetensors.c). */
 void qmi_tensor_file_set_index(qmi_tensor_file *file, uint32_t index)
 {
     for (size_t i = 0; i < file->n_tensors; i++)
@@ -148,6 +161,7 @@ const qmi_tensor *qmi_tensor_file_at(const qmi_tensor_file *file, size_t index)
     return &file->tensors[index];
 }
 
+/* Tensors are compared with a tensor that has nothing but the name. */
 const qmi_tensor *qmi_tensor_file_find(
     const qmi_tensor_file *file, const char *name)
 {
@@ -178,6 +192,7 @@ uint64_t qmi_tensor_file_bytes(const qmi_tensor_file *file)
     return file->map.n_bytes;
 }
 
+/* Most containers have no views. */
 bool qmi_tensor_file_holds_view(const qmi_tensor_file *file, const void *data)
 {
     return file->container->holds_view != NULL &&
@@ -188,6 +203,7 @@ static bool in_map(const qmi_tensor_file *file, const void *data)
 {
     const qmi_map *map = &file->map;
     const uint8_t *p = data;
+    /* The end counts as inside: an empty tensor may lie there. */
     return p >= map->data && p <= map->data + map->n_bytes;
 }
 
@@ -199,17 +215,20 @@ bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data)
 void qmi_tensor_file_release(
     const qmi_tensor_file *file, const void *data, uint64_t n_bytes)
 {
+    /* A view is no file memory, so its container has to know. */
     if (file->container->release != NULL)
         file->container->release(file, data, n_bytes);
     else
         qmi_map_done_with(data, n_bytes);
 }
 
+/* Any thread may ask: the container locks where it has to. */
 qmoe_status qmi_tensor_file_fetch(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err)
 {
     const qmi_map *map = &file->map;
     const uint8_t *p = data;
+    /* The range, not only its first byte. */
     bool in_file = in_map(file, data) &&
                    n_bytes <= map->n_bytes - (uint64_t)(p - map->data);
     if (!in_file && !qmi_tensor_file_holds_view(file, data))

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * CRC-32, eight bytes per step: table k holds the effect of a byte that is
- * followed by k others. */
+ * CRC-32 of the zip format (polynomial 0xedb88320, reflected), eight bytes per
+ * step: table k holds the effect of a byte that is followed by k others.  In:
+ * bytes in any cut into calls.  Out: the checksum. */
 #include "crc32.h"
 
+/* Table 0 bit by bit; the others from the one before: a zero byte more. */
 static void fill(qmi_crc32 *crc)
 {
     for (uint32_t i = 0; i < 256; i++) {
@@ -20,6 +22,7 @@ static void fill(qmi_crc32 *crc)
 
 void qmi_crc32_start(qmi_crc32 *crc)
 {
+    /* The tables are filled once per struct. */
     if (crc->table[0][1] == 0)
         fill(crc);
     crc->state = 0xffffffffu;
@@ -29,6 +32,7 @@ void qmi_crc32_add(qmi_crc32 *crc, const void *data, uint64_t n_bytes)
 {
     const uint8_t *p = data;
     uint32_t c = crc->state;
+    /* Bytes, not words: any alignment and any byte order of the machine. */
     for (; n_bytes >= 8; n_bytes -= 8, p += 8) {
         uint32_t low = c ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 |
                                (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
@@ -44,5 +48,6 @@ void qmi_crc32_add(qmi_crc32 *crc, const void *data, uint64_t n_bytes)
 
 uint32_t qmi_crc32_value(const qmi_crc32 *crc)
 {
+    /* Inverted at both ends, as the format wants it. */
     return ~crc->state;
 }

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Reader of one file of torch.save: joins what the pickle claims with what the
- * archive holds. */
+ * Reader of one file of torch.save.  In: what the pickle claims and what the
+ * archive holds.  Out: tensors whose places, shapes and strides lie in their
+ * storages, and integers by name.  The two are joined here: a storage has
+ * exactly the bytes that the pickle says, and a tensor stays within its
+ * storage.  Tensors in C order stay in the map; the others become views
+ * (torch_views.h). */
 #include "torch_file.h"
 
 #include <stdlib.h>
@@ -16,6 +20,7 @@
 _Static_assert((int)QMI_PICKLE_MAX_RANK == (int)QMI_MAX_RANK, "one rank");
 
 enum {
+    /* At most 1 GiB of instructions; the data is not in them. */
     MAX_PICKLE_BYTES = 1 << 30,
     MAX_VERSION = 10,
     /* Names that share data cost nothing here, but each is written in full
@@ -40,6 +45,7 @@ static torch_own *own_of(const qmi_tensor_file *file)
     return file->own;
 }
 
+/* What is needed only until the file is open. */
 typedef struct opening {
     qmi_tensor_file *file;
     torch_own *own;
@@ -62,6 +68,7 @@ static bool is_text(
 static qmoe_status check_version(const opening *o)
 {
     const qmi_zip_member *member = qmi_zip_find(&o->zip, "version", 7);
+    /* Files from before this member have none. */
     if (member == NULL)
         return QMOE_OK;
     const uint8_t *p = o->file->map.data + member->offset;
@@ -69,6 +76,7 @@ static qmoe_status check_version(const opening *o)
     int version = 0;
     if (n > 0 && p[n - 1] == '\n')
         n--;
+    /* Four digits and more are refused by their length: `version` stays 0. */
     for (uint64_t i = 0; i < n && n <= 3; i++)
         version = p[i] >= '0' && p[i] <= '9' ? 10 * version + p[i] - '0' : 9999;
     if (version < 1 || version > MAX_VERSION)
@@ -80,6 +88,8 @@ static qmoe_status check_version(const opening *o)
 static qmoe_status check_byte_order(const opening *o)
 {
     const qmi_zip_member *member = qmi_zip_find(&o->zip, "byteorder", 9);
+    /* Likewise: without the member the writer's machine is taken as little
+     * endian. */
     if (member == NULL || is_text(o, member, "little"))
         return QMOE_OK;
     return qmi_fail(o->err, QMOE_E_UNSUPPORTED,
@@ -104,6 +114,7 @@ static qmoe_status read_pickle(opening *o)
         qmi_pickle_read(&o->pickle, data, (size_t)member->n_bytes, o->err);
     if (status != QMOE_OK)
         return qmi_error_prefix(o->err, status, "data.pkl");
+    /* Instructions and directory together: everything but the data. */
     const uint64_t hashes[2] = {qmi_hash64(data, (size_t)member->n_bytes),
         qmi_hash64(o->file->map.data + o->zip.directory_offset,
             (size_t)o->zip.directory_bytes)};
@@ -113,6 +124,7 @@ static qmoe_status read_pickle(opening *o)
 
 /* ---- storages ---- */
 
+/* The key was checked to be digits, at most 20 (torch_rebuild.c). */
 static qmoe_status find_storage(
     const opening *o, const qmi_pickle_storage *s, const qmi_zip_member **out)
 {
@@ -124,6 +136,7 @@ static qmoe_status find_storage(
     if (member == NULL)
         return qmi_fail(o->err, QMOE_E_FORMAT,
             "its storage, member '%.31s', is missing in the archive", name);
+    /* Both ways: no storage that is longer than the pickle knows, either. */
     if (!qmi_mul_u64(s->n_elements, qmi_dtype_bits(s->dtype) / 8, &n_bytes) ||
         n_bytes != member->n_bytes)
         return qmi_fail(o->err, QMOE_E_FORMAT,
@@ -143,11 +156,13 @@ static bool measure(
 {
     *n_elements = 1;
     *span = 0;
+    /* First, because an empty tensor has no last element. */
     for (int i = 0; i < p->rank; i++)
         if (p->shape[i] == 0) {
             *n_elements = 0;
             return true;
         }
+    /* Every sum and product is checked: all of it comes from the file. */
     for (int i = 0; i < p->rank; i++) {
         uint64_t reach = 0;
         if (!qmi_mul_u64(*n_elements, p->shape[i], n_elements) ||
@@ -160,6 +175,8 @@ static bool measure(
 
 static bool is_contiguous(const qmi_pickle_tensor *p)
 {
+    /* From the last dimension to the first; strides of dimensions of one
+     * element mean nothing. */
     uint64_t expected = 1;
     for (int i = p->rank - 1; i >= 0; i--) {
         if (p->shape[i] != 1 && p->strides[i] != expected)
@@ -181,6 +198,7 @@ static qmoe_status check_extent(opening *o, const qmi_pickle_tensor *p,
     if (!measure(p, &x->n_elements, &x->span) ||
         !qmi_mul_u64(x->n_elements, element, &x->n_bytes))
         return qmi_fail(o->err, QMOE_E_FORMAT, "its size overflows");
+    /* An empty tensor uses nothing, wherever it points. */
     uint64_t used = x->n_elements == 0 ? 0 : x->span + 1;
     if (!qmi_mul_u64(p->offset, element, &x->begin) ||
         !qmi_mul_u64(used, element, &end) ||
@@ -189,9 +207,13 @@ static qmoe_status check_extent(opening *o, const qmi_pickle_tensor *p,
             "its offset, shape and strides lead beyond its storage of %llu "
             "bytes",
             (unsigned long long)storage->n_bytes);
+    /* More elements than the storage has: some must be the same, by a stride of
+     * 0. */
     if (x->n_bytes > storage->n_bytes)
         return qmi_fail(o->err, QMOE_E_FORMAT,
             "it repeats elements of its storage (an expanded tensor)");
+    /* Sums over all tensors so far, so that the bound holds while the list
+     * grows. */
     o->total_bytes += x->n_bytes;
     if (o->total_bytes / MAX_SHARING > o->file->map.n_bytes)
         return qmi_fail(o->err, QMOE_E_FORMAT,
@@ -205,6 +227,7 @@ static qmoe_status add_view(
     opening *o, const qmi_pickle_tensor *p, const extent *x, size_t tensor)
 {
     uint64_t element = qmi_dtype_bits(p->dtype) / 8;
+    /* From the first element used to the last: that is what has to be read. */
     qmi_view v = {
         .source = o->file->tensors[tensor].data,
         .source_bytes = (x->span + 1) * element,
@@ -239,6 +262,7 @@ static qmoe_status add_tensor(
     };
     for (int i = 0; i < p->rank; i++)
         t->shape[i] = (int64_t)p->shape[i];
+    /* Empty tensors need no order. */
     if (x.n_elements == 0 || is_contiguous(p))
         return QMOE_OK;
     return add_view(o, p, &x, index);
@@ -248,6 +272,7 @@ static qmoe_status add_tensor(
 
 static qmoe_status check_name(const opening *o, qmi_slice name)
 {
+    /* Names become keys of JSON and parts of messages. */
     if (name.n_bytes != 0 && memchr(name.text, 0, name.n_bytes) == NULL &&
         qmi_utf8_valid(name.text, name.n_bytes))
         return QMOE_OK;
@@ -258,6 +283,7 @@ static qmoe_status check_name(const opening *o, qmi_slice name)
 static qmoe_status reserve(opening *o)
 {
     size_t n = o->pickle.n_items, n_tensors = 0;
+    /* One count, two arrays of exactly the right size. */
     for (size_t i = 0; i < n; i++)
         n_tensors += o->pickle.items[i].tensor != NULL;
     o->file->tensors = qmi_calloc(
@@ -271,6 +297,7 @@ static qmoe_status reserve(opening *o)
 /* The name as a text that lives as long as the file. */
 static qmoe_status keep_name(opening *o, const char **out, qmi_slice name)
 {
+    /* A NUL behind it: names lie in the pickle without one. */
     char text[QMI_PICKLE_MAX_STRING + 1];
     QMI_TRY(check_name(o, name));
     memcpy(text, name.text, name.n_bytes);
@@ -298,7 +325,7 @@ static int compare_integers(const void *a, const void *b)
     return strcmp(((const integer *)a)->name, ((const integer *)b)->name);
 }
 
-/* Once the tensors are indexed. */
+/* Once the tensors are indexed: a name may belong to one thing only. */
 static qmoe_status index_integers(const opening *o)
 {
     integer *integers = o->own->integers;
@@ -319,6 +346,8 @@ static qmoe_status index_integers(const opening *o)
 
 /* ---- the file ---- */
 
+/* Each step relies on those before it: the archive, its marks, the pickle, the
+ * storages, the names. */
 static qmoe_status parse(opening *o)
 {
     const qmi_map *map = &o->file->map;
@@ -339,6 +368,7 @@ static qmoe_status fill(qmi_tensor_file *file, qmi_error *err)
 {
     opening o = {.file = file, .err = err};
     o.own = qmi_calloc(1, sizeof *o.own, "a PyTorch file", err);
+    /* Set before anything else can fail: closing the file frees it. */
     file->own = o.own;
     if (o.own == NULL)
         return QMOE_E_NOMEM;
@@ -356,6 +386,8 @@ static qmoe_status fill(qmi_tensor_file *file, qmi_error *err)
 static qmoe_status fetch(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err)
 {
+    /* Addresses of views lie outside of the map, so they are told apart by
+     * address. */
     qmi_views *views = &own_of(file)->views;
     if (qmi_views_hold(views, data))
         return qmi_views_fetch(views, data, file, err);
@@ -373,6 +405,7 @@ static void release(
     qmi_views *views = &own_of(file)->views;
     if (qmi_views_hold(views, data))
         qmi_views_release(views, data);
+    /* Views are given back as a whole, pages of the map by range. */
     else
         qmi_map_done_with(data, n_bytes);
 }
@@ -380,6 +413,7 @@ static void release(
 static void close_own(qmi_tensor_file *file)
 {
     torch_own *own = own_of(file);
+    /* A file that failed to open may have none. */
     if (own == NULL)
         return;
     qmi_views_free(&own->views);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Errors and memory of the pickle machine. */
+ * Errors and memory of the pickle machine.  Every list of the machine grows
+ * here, so that one limit bounds them all together, whatever a hostile pickle
+ * repeats. */
 #include "torch_machine.h"
 
 #include <stdarg.h>
@@ -15,6 +17,8 @@ qmoe_status qmi_pickle_fail(
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    /* With the byte of the instruction: the text is for whoever made the
+     * file. */
     return qmi_fail(m->err, QMOE_E_FORMAT, "byte %zu: %s", m->op, text);
 }
 
@@ -24,6 +28,7 @@ void *qmi_pickle_room(
     if (n < *capacity)
         return items;
     size_t wanted = *capacity == 0 ? 16 : 2 * *capacity;
+    /* Cannot underflow: allocated never exceeds the limit. */
     uint64_t more = (uint64_t)(wanted - *capacity) * size;
     if (more > m->limit - m->allocated) {
         qmi_pickle_fail(m,

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Runs the instructions of a pickled state dict (protocol 2, as torch.save
- * writes it).  Values are numbers and places in the pickle; whatever grows is
- * counted against a limit that follows from the pickle's size. */
+ * In: the bytes of a pickled state dict (protocol 2, as torch.save writes it).
+ * Out: its items: names, integers, and tensors by storage, offset, shape and
+ * strides.  Nothing is executed: instructions move values that are numbers and
+ * places in the pickle; names that are not in a table do not exist
+ * (torch_rebuild.c).  Whatever grows is counted against a limit that follows
+ * from the pickle's size. */
 #include "torch_pickle.h"
 
 #include <stdio.h>
@@ -10,6 +13,7 @@
 #include "alloc.h"
 #include "torch_rebuild.h"
 
+/* The longest name of the table has far fewer. */
 enum { MAX_GLOBAL_BYTES = 256 };
 
 #define MAX_MEMORY ((uint64_t)1 << 30)
@@ -19,6 +23,7 @@ enum { MAX_GLOBAL_BYTES = 256 };
 /* The next `n` bytes; NULL with the error set when they are not there. */
 static const uint8_t *take(qmi_pickle_machine *m, size_t n)
 {
+    /* Compared without an addition: n may be anything. */
     if (n > m->n_bytes - m->at) {
         qmi_pickle_fail(m, "the pickle ends within an instruction");
         return NULL;
@@ -42,6 +47,7 @@ static bool take_number(qmi_pickle_machine *m, size_t n, uint64_t *out)
 
 static bool take_line(qmi_pickle_machine *m, qmi_slice *out)
 {
+    /* Only so far is the end of a name looked for. */
     size_t rest = m->n_bytes - m->at;
     if (rest > MAX_GLOBAL_BYTES)
         rest = MAX_GLOBAL_BYTES;
@@ -101,6 +107,7 @@ static qmoe_status pop(qmi_pickle_machine *m, qmi_pickle_value *out)
 /* Number of values above the uppermost mark. */
 static qmoe_status count_to_mark(const qmi_pickle_machine *m, size_t *n)
 {
+    /* From the top down; marks nest. */
     for (*n = 0; *n < m->n_stack; ++*n)
         if (m->stack[m->n_stack - 1 - *n].kind == QMI_P_MARK)
             return QMOE_OK;
@@ -111,8 +118,11 @@ static qmoe_status count_to_mark(const qmi_pickle_machine *m, size_t *n)
 
 static qmoe_status make_tuple(qmi_pickle_machine *m, size_t n)
 {
+    /* Values of tuples lie in one array of the machine, and their numbers in it
+     * never change. */
     qmi_pickle_value tuple = {
         .kind = QMI_P_TUPLE, .n = (uint32_t)n, .u = m->n_values};
+    /* The second comparison also keeps the subtraction below from wrapping. */
     if (n > UINT32_MAX || n > m->n_stack)
         return qmi_pickle_fail(m, "the stack holds too few values");
     for (size_t i = 0; i < n; i++) {
@@ -144,6 +154,8 @@ static qmoe_status make_marked_tuple(qmi_pickle_machine *m)
 static qmoe_status set_item(qmi_pickle_machine *m, qmi_pickle_value dict,
     qmi_pickle_value key, qmi_pickle_value value)
 {
+    /* Dicts are lists of pairs with the number of their dict: looking up is
+     * never needed. */
     if (dict.kind != QMI_P_DICT)
         return qmi_pickle_fail(
             m, "an item is set in %s", qmi_pickle_kind_name(dict));
@@ -167,6 +179,7 @@ static qmoe_status set_items(qmi_pickle_machine *m)
     qmi_pickle_value dict;
     QMI_TRY(count_to_mark(m, &n));
     size_t first = m->n_stack - n;
+    /* Below the items lie the mark and the dict. */
     if (n % 2 != 0 || first < 2)
         return qmi_pickle_fail(m, "items are set without a dict or in odd "
                                   "number");
@@ -192,6 +205,7 @@ static qmoe_status build(qmi_pickle_machine *m)
     qmi_pickle_value state, object;
     QMI_TRY(pop(m, &state));
     QMI_TRY(top(m, &object));
+    /* Two dicts: a state dict and its attributes. */
     if (state.kind == QMI_P_DICT && object.kind == QMI_P_DICT)
         return QMOE_OK;
     return qmi_pickle_fail(m, "the state of %s is set from %s",
@@ -203,6 +217,7 @@ static qmoe_status take_string(qmi_pickle_machine *m)
     uint64_t n = 0;
     if (!take_number(m, 4, &n))
         return failed(m);
+    /* The text stays where it is; only its place is kept. */
     qmi_pickle_value value = {
         .kind = QMI_P_STRING, .n = (uint32_t)n, .u = m->at};
     if (n > QMI_PICKLE_MAX_STRING)
@@ -246,6 +261,7 @@ static qmoe_status take_long(qmi_pickle_machine *m)
             m, "an integer of %llu bytes, more than 8", (unsigned long long)n);
     if (!take_number(m, (size_t)n, &u))
         return failed(m);
+    /* Two's complement of n bytes: the sign is extended. */
     if (n != 0 && n < 8 && (u >> (8 * n - 1)) != 0)
         u |= ~(uint64_t)0 << (8 * n);
     return push_number(m, QMI_P_INT, u);
@@ -262,9 +278,12 @@ static qmoe_status put(qmi_pickle_machine *m, size_t n_number_bytes)
     if (!take_number(m, n_number_bytes, &place))
         return failed(m);
     QMI_TRY(top(m, &value));
+    /* One byte of pickle at least belongs to each place, so no honest number is
+     * above this. */
     if (place > m->op)
         return qmi_pickle_fail(
             m, "memo place %llu is out of order", (unsigned long long)place);
+    /* Doubles until the place is there; new places are zero, which is UNSET. */
     while (place >= m->memo_capacity) {
         qmi_pickle_value *memo = qmi_pickle_room(
             m, m->memo, m->memo_capacity, &m->memo_capacity, sizeof *memo);
@@ -281,6 +300,8 @@ static qmoe_status get(qmi_pickle_machine *m, size_t n_number_bytes)
     uint64_t place = 0;
     if (!take_number(m, n_number_bytes, &place))
         return failed(m);
+    /* Also a place that an honest pickler numbered but a hostile one left
+     * out. */
     if (place >= m->memo_capacity || m->memo[place].kind == QMI_P_UNSET)
         return qmi_pickle_fail(
             m, "memo place %llu was never put", (unsigned long long)place);
@@ -298,6 +319,7 @@ static qmoe_status reduce(qmi_pickle_machine *m)
     return push(m, value);
 }
 
+/* The only persistent ids of torch are storages. */
 static qmoe_status load_persistent(qmi_pickle_machine *m)
 {
     qmi_pickle_value id, value;
@@ -315,6 +337,8 @@ static qmoe_status refuse(const qmi_pickle_machine *m, uint8_t code)
         printable ? "'" : "");
 }
 
+/* The opcodes that pickle's protocol 2 uses for a state dict; the rest of the
+ * protocol is refused by name. */
 static qmoe_status step(qmi_pickle_machine *m, uint8_t code)
 {
     switch (code) {
@@ -379,10 +403,13 @@ static qmoe_status run(qmi_pickle_machine *m)
             "pickle protocol %u; only 2 is read, which torch.save uses unless "
             "told otherwise",
             (unsigned)m->data[1]);
+    /* Every instruction takes at least one byte, so this ends. */
     for (m->at = 2; m->at < m->n_bytes;) {
         m->op = m->at;
         uint8_t code = m->data[m->at++];
         if (code == '.') {
+            /* One pickle and nothing behind it: there is one reading of the
+             * file. */
             if (m->at == m->n_bytes)
                 return QMOE_OK;
             return qmi_pickle_fail(m, "the pickle goes on after its end");
@@ -398,6 +425,7 @@ static qmoe_status add_item(qmi_pickle_machine *m, const qmi_pickle_pair *pair)
 {
     qmi_pickle_item *item = &m->out->items[m->out->n_items];
     item->name = (qmi_slice){(const char *)m->data + pair->key.u, pair->key.n};
+    /* Errors from here on name the instruction that set the item. */
     m->op = pair->at;
     if (pair->value.kind == QMI_P_TENSOR)
         item->tensor = &m->out->tensors[pair->value.u];
@@ -417,10 +445,12 @@ static qmoe_status collect(qmi_pickle_machine *m)
     qmi_pickle_value root;
     size_t n = 0;
     QMI_TRY(pop(m, &root));
+    /* Exactly one value is left, and it is a dict. */
     if (m->n_stack != 0 || root.kind != QMI_P_DICT)
         return qmi_pickle_fail(m,
             "the pickle holds %s, not one dict of tensors; " QMI_PICKLE_ADVICE,
             m->n_stack != 0 ? "several values" : qmi_pickle_kind_name(root));
+    /* Counted first: the array has exactly the right size. */
     for (size_t i = 0; i < m->n_pairs; i++)
         n += m->pairs[i].dict == root.u;
     m->out->items =
@@ -437,6 +467,8 @@ qmoe_status qmi_pickle_read(
     qmi_pickle *out, const uint8_t *data, size_t n_bytes, qmi_error *err)
 {
     qmi_error local = {.status = QMOE_OK};
+    /* The limit: 64 bytes for each byte of pickle, and a start: honest files
+     * need far less. */
     qmi_pickle_machine m = {
         .data = data,
         .n_bytes = n_bytes,
@@ -452,6 +484,8 @@ qmoe_status qmi_pickle_read(
     qmoe_status status = run(&m);
     if (status == QMOE_OK)
         status = collect(&m);
+    /* What the machine needed is gone; `out` has numbers and places in the
+     * pickle only. */
     qmi_free(m.stack);
     qmi_free(m.memo);
     qmi_free(m.values);

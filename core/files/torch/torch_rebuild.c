@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The names that pickled state dicts use, and what calling them means here:
- * describing a tensor.  A name that is not in the table does not exist. */
+ * The names that pickled state dicts use, and what calling them means here.
+ * In: a name, or a callable and its arguments.  Out: a value that describes a
+ * storage or a tensor.  Nothing is imported and nothing called: a name that is
+ * not in the table does not exist, and arguments of other kinds than torch
+ * writes are refused. */
 #include <string.h>
 
 #include "torch_rebuild.h"
 
+/* `sub` says what calling it does; `dtype` only where the name implies one. */
 typedef struct global {
     const char *module, *name;
     uint8_t sub;
@@ -71,6 +75,8 @@ static int shown(qmi_slice slice)
 qmoe_status qmi_pickle_global_of(qmi_pickle_machine *m, qmi_pickle_value *out,
     qmi_slice module, qmi_slice name)
 {
+    /* A linear search: a state dict names a few of them and recalls them from
+     * its memo. */
     for (size_t i = 0; i < sizeof globals / sizeof *globals; i++) {
         const global *g = &globals[i];
         if (!equals(module, g->module) || !equals(name, g->name))
@@ -130,6 +136,7 @@ static const qmi_pickle_value *contents(
 /* An integer in [0, 2^62). */
 static bool to_count(uint64_t *out, qmi_pickle_value value)
 {
+    /* Below 2^62, so that sums of two stay within 64 bits. */
     *out = value.u;
     return value.kind == QMI_P_INT && value.u < (uint64_t)1 << 62;
 }
@@ -145,6 +152,7 @@ static qmoe_status to_counts(qmi_pickle_machine *m, uint64_t *out, int *n,
             "the %s of a tensor has %u entries, more "
             "than %d",
             what, (unsigned)tuple.n, QMI_PICKLE_MAX_RANK);
+    /* Shapes and strides may be as many as the arrays hold. */
     for (uint32_t i = 0; i < tuple.n; i++)
         if (!to_count(&out[i], contents(m, tuple)[i]))
             return qmi_pickle_fail(m,
@@ -160,6 +168,7 @@ static qmoe_status to_counts(qmi_pickle_machine *m, uint64_t *out, int *n,
 /* Torch numbers storages: 0, 1, 2, ...  Anything else must not reach a path. */
 static bool is_key(qmi_slice key)
 {
+    /* 20 digits are the longest 64-bit number. */
     if (key.n_bytes == 0 || key.n_bytes > 20)
         return false;
     for (uint32_t i = 0; i < key.n_bytes; i++)
@@ -176,6 +185,7 @@ static qmi_slice text_of(const qmi_pickle_machine *m, qmi_pickle_value string)
 qmoe_status qmi_pickle_storage_of(
     qmi_pickle_machine *m, qmi_pickle_value *out, qmi_pickle_value id)
 {
+    /* All five are checked before any is used. */
     if (id.kind != QMI_P_TUPLE || id.n != 5)
         return qmi_pickle_fail(
             m, "a persistent id is not ('storage', class, key, place, count)");
@@ -234,6 +244,7 @@ static qmoe_status rebuild_tensor(qmi_pickle_machine *m, qmi_pickle_value *out,
     if (n_strides != t.rank)
         return qmi_pickle_fail(
             m, "a tensor has %d sizes, but %d strides", t.rank, n_strides);
+    /* v3 belongs to untyped storages and v2 to typed ones. */
     const qmi_pickle_storage *s = &m->out->storages[v[0].u];
     if (s->untyped != v3)
         return qmi_pickle_fail(
@@ -273,6 +284,8 @@ qmoe_status qmi_pickle_reduce(qmi_pickle_machine *m, qmi_pickle_value *out,
             v[1].kind != QMI_P_BOOL || v[2].kind != QMI_P_DICT)
             return qmi_pickle_fail(
                 m, "a parameter is not made from (tensor, bool, dict)");
+        /* A parameter is its tensor: gradients and hooks say nothing about
+         * weights. */
         *out = v[0];
         return QMOE_OK;
     }

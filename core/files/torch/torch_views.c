@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Strided tensors, put in order when they are needed.  The places are shared
- * anonymous memory: it costs nothing before it is written, and a paging hint
- * from somebody who takes it for file memory does not lose its contents. */
+ * Strided tensors, put in order when they are needed.  In: tensors that the
+ * file holds in another order than C order.  Out: an address for each, at which
+ * fetching puts their elements in order.  The places are shared anonymous
+ * memory: it costs nothing before it is written, and a paging hint from
+ * somebody who takes it for file memory does not lose its contents.  Equal
+ * views share a place, and all of them together have no more bytes than the
+ * file. */
 #include "torch_views.h"
 
 #include <stdlib.h>
@@ -35,6 +39,7 @@ static int compare_counts(const uint64_t *a, const uint64_t *b, int n)
     return 0;
 }
 
+/* Any total order that puts equal views side by side. */
 static int compare_views(const void *a, const void *b)
 {
     const qmi_view *x = a, *y = b;
@@ -51,12 +56,15 @@ static int compare_views(const void *a, const void *b)
 static uint64_t page_bytes(void)
 {
     long page = sysconf(_SC_PAGESIZE);
+    /* 64 KiB where the system does not say. */
     return page > 0 ? (uint64_t)page : 65536;
 }
 
 /* Offsets of the places, in `target` for now; returns false on overflow. */
 static bool lay_out(qmi_views *views, uint64_t *total, uint64_t *sum)
 {
+    /* Pages of their own: a place is given back without touching its
+     * neighbours. */
     uint64_t page = page_bytes(), next = 0;
     *sum = 0;
     for (size_t i = 0; i < views->n; i++) {
@@ -79,6 +87,7 @@ static void assign(qmi_views *views, qmi_tensor *tensors)
     uint64_t page = page_bytes();
     uint8_t *next = views->region;
     size_t n = 0;
+    /* Compared with the entry last kept: equal views are neighbours. */
     for (size_t i = 0; i < views->n; i++) {
         qmi_view v = views->items[i];
         bool is_new = n == 0 || compare_views(&views->items[n - 1], &v) != 0;
@@ -111,11 +120,13 @@ qmoe_status qmi_views_place(
     if (views->n == 0)
         return QMOE_OK;
     qsort(views->items, views->n, sizeof *views->items, compare_views);
+    /* Before anything is reserved: the sum comes from the file. */
     if (!lay_out(views, &total, &sum) || sum > max_bytes ||
         total > SIZE_MAX / 2)
         return qmi_fail(err, QMOE_E_FORMAT,
             "its transposed or strided tensors have more bytes than the file");
     QMI_TRY(make_lock(views, err));
+    /* NORESERVE: the system need not have memory for all of it at once. */
     void *region = mmap(NULL, (size_t)total, PROT_READ | PROT_WRITE,
         MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (region == MAP_FAILED)
@@ -149,6 +160,8 @@ bool qmi_views_hold(const qmi_views *views, const void *data)
 /* The view whose place holds `data`. */
 static qmi_view *find(const qmi_views *views, const void *data)
 {
+    /* The list is in order of addresses, so a binary search finds the last
+     * place that begins at or before it. */
     const uint8_t *p = data;
     size_t low = 0, high = views->n;
     while (high - low > 1) {
@@ -169,6 +182,7 @@ typedef struct plane {
 /* In tiles, since reading or writing has to jump. */
 static void copy_plane(uint8_t *dst, const uint8_t *src, const plane *p)
 {
+    /* 32 x 32 elements of source and target stay in the cache. */
     enum { TILE = 32 };
     size_t e = p->element_bytes;
     for (uint64_t r0 = 0; r0 < p->n_rows; r0 += TILE)
@@ -184,6 +198,7 @@ static void copy_plane(uint8_t *dst, const uint8_t *src, const plane *p)
 static bool advance(
     const qmi_view *v, int rank, uint64_t *index, uint64_t *offset)
 {
+    /* Like an odometer, from the last of these dimensions. */
     for (int i = rank - 1; i >= 0; i--) {
         *offset += v->strides[i];
         if (++index[i] < v->shape[i])
@@ -197,6 +212,7 @@ static bool advance(
 /* rank >= 1 and no dimension is empty. */
 static void copy_view(const qmi_view *v)
 {
+    /* The last two dimensions are a plane; the others are stepped through. */
     int last = v->rank - 1;
     bool has_rows = v->rank > 1;
     plane p = {
@@ -219,7 +235,11 @@ qmoe_status qmi_views_fetch(qmi_views *views, const void *data,
 {
     qmi_view *v = find(views, data);
     qmoe_status status = QMOE_OK;
+    /* One thread copies, others wait for it: `filled` and the copy belong
+     * together. */
     pthread_mutex_lock(views->lock);
+    /* The source first, by system calls: a disk that fails is an error here and
+     * not a signal in the copy. */
     if (!v->filled)
         status = qmi_tensor_file_read(file, v->source, v->source_bytes, err);
     if (status == QMOE_OK && !v->filled) {
@@ -236,7 +256,10 @@ void qmi_views_release(qmi_views *views, const void *data)
     pthread_mutex_lock(views->lock);
     if (v->filled) {
         v->filled = false;
+        /* Removes the pages: MADV_DONTNEED would keep those of shared
+         * memory. */
         madvise(v->target, (size_t)v->n_bytes, MADV_REMOVE);
+        /* What was read for it is not needed either. */
         qmi_map_done_with(v->source, v->source_bytes);
     }
     pthread_mutex_unlock(views->lock);

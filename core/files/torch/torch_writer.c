@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The pickle of a dict of tensors, in protocol 2, and the items' data as
- * members of a zip archive (zip_writer.c). */
+ * In: declarations of tensors and integers, then the tensors' bytes in that
+ * order.  Out: a file that torch.load reads, also with weights_only: the pickle
+ * of a dict, in protocol 2, and the tensors' data as members of a zip archive
+ * (zip_writer.c).  Each tensor has a storage of its own, numbered in order.
+ * The pickle is complete before the first byte of data is written. */
 #include "torch_writer.h"
 
 #include <stdio.h>
@@ -40,6 +43,7 @@ static void put_op(qmi_text *t, char op)
     put(t, &op, 1);
 }
 
+/* The pickle's numbers are little endian. */
 static void put_little(qmi_text *t, uint64_t value, int n)
 {
     for (int i = 0; i < n; i++)
@@ -53,6 +57,7 @@ static void put_string(qmi_text *t, const char *text)
     put(t, text, strlen(text));
 }
 
+/* The shortest form, as pickle chooses it. */
 static void put_integer(qmi_text *t, int64_t value)
 {
     if (value >= 0 && value <= 0xff) {
@@ -65,6 +70,7 @@ static void put_integer(qmi_text *t, int64_t value)
         put_op(t, 'J');
         put_little(t, (uint64_t)value, 4);
     } else {
+        /* LONG1 with eight bytes: every int64 fits. */
         put(t, "\x8a\x08", 2);
         put_little(t, (uint64_t)value, 8);
     }
@@ -72,6 +78,7 @@ static void put_integer(qmi_text *t, int64_t value)
 
 static void put_tuple(qmi_text *t, const int64_t *values, int n)
 {
+    /* For up to three values there is an opcode each; more need a mark. */
     static const char ends[] = {')', '\x85', '\x86', '\x87'};
     if (n > 3)
         put_op(t, '(');
@@ -80,7 +87,8 @@ static void put_tuple(qmi_text *t, const int64_t *values, int n)
     put_op(t, n > 3 ? 't' : ends[n]);
 }
 
-/* "module\nname" the first time, later from the memo. */
+/* "module\nname" the first time, later from the memo: thousands of tensors name
+ * the same function. */
 static void put_global(qmi_torch_writer *w, int place, const char *name)
 {
     qmi_text *t = &w->pickle;
@@ -118,6 +126,7 @@ static const char *storage_name(qmi_dtype dtype)
     case QMI_F64:
         return "torch\nDoubleStorage";
     default:
+        /* Other dtypes are not written. */
         return NULL;
     }
 }
@@ -127,6 +136,7 @@ static void put_storage(
 {
     qmi_text *t = &w->pickle;
     char key[24];
+    /* The storage's number is its member's name, data/<key>. */
     snprintf(key, sizeof key, "%zu", w->n_tensors);
     put_op(t, '(');
     put_string(t, "storage");
@@ -145,6 +155,8 @@ static void put_tensor(qmi_torch_writer *w, const char *type,
     qmi_text *t = &w->pickle;
     int64_t strides[8];
     int64_t stride = 1;
+    /* Strides of C order; a dimension of 0 or 1 does not change them, as in
+     * torch. */
     for (int i = rank - 1; i >= 0; i--) {
         strides[i] = stride;
         stride *= shape[i] > 1 ? shape[i] : 1;
@@ -162,6 +174,7 @@ static void put_tensor(qmi_torch_writer *w, const char *type,
 
 static void begin_item(qmi_torch_writer *w, const char *name)
 {
+    /* A mark opens a batch and 'u' sets its items in the dict. */
     if (w->n_items % BATCH == 0)
         put(&w->pickle, w->n_items != 0 ? "u(" : "(", w->n_items != 0 ? 2 : 1);
     w->n_items++;
@@ -182,6 +195,7 @@ static bool measure(qmi_dtype dtype, const int64_t *shape, int rank,
     uint64_t *n_elements, uint64_t *n_bytes)
 {
     *n_elements = 1;
+    /* 8 is the most dimensions that readers of ours take. */
     if (rank < 0 || rank > 8)
         return false;
     for (int i = 0; i < rank; i++)
@@ -214,6 +228,7 @@ qmoe_status qmi_torch_writer_tensor(qmi_torch_writer *w, const char *name,
         w->n_bytes = grown;
         w->capacity = capacity;
     }
+    /* Last, when nothing can fail any more but the text itself. */
     begin_item(w, name);
     put_tensor(w, type, shape, rank, n_elements);
     w->n_bytes[w->n_tensors++] = n_bytes;
@@ -242,6 +257,7 @@ static qmoe_status start(qmi_torch_writer *w, qmi_error *err)
 {
     qmi_text *t = &w->pickle;
     w->started = true;
+    /* Closes the last batch, then the pickle. */
     put(t, w->n_items != 0 ? "u." : ".", w->n_items != 0 ? 2 : 1);
     if (t->failed)
         return QMOE_E_NOMEM;
@@ -250,7 +266,8 @@ static qmoe_status start(qmi_torch_writer *w, qmi_error *err)
     return add_small(w->zip, "byteorder", "little", err);
 }
 
-/* Opens the members of tensors that are next, up to one that takes data. */
+/* Opens the members of tensors that are next, up to one that takes data.  Empty
+ * tensors have members, too: readers look for each storage. */
 static qmoe_status next_tensor(qmi_torch_writer *w, qmi_error *err)
 {
     while (w->at < w->n_tensors) {
@@ -273,6 +290,7 @@ qmoe_status qmi_torch_writer_write(
         QMI_TRY(start(w, err));
         QMI_TRY(next_tensor(w, err));
     }
+    /* A call may fill several tensors, or a part of one. */
     while (n_bytes != 0) {
         if (w->at == w->n_tensors)
             return qmi_fail(err, QMOE_E_INVALID, "more data than was declared");
@@ -294,9 +312,11 @@ qmoe_status qmi_torch_writer_finish(
     qmi_torch_writer *w, uint64_t *file_bytes, qmi_error *err)
 {
     *file_bytes = 0;
+    /* A file without data still needs its pickle. */
     QMI_TRY(qmi_torch_writer_write(w, "", 0, err));
     if (w->at != w->n_tensors)
         return qmi_fail(err, QMOE_E_INVALID, "less data than was declared");
+    /* As torch.save writes it. */
     QMI_TRY(add_small(w->zip, "version", "3\n", err));
     return qmi_zip_writer_finish(w->zip, file_bytes, err);
 }
@@ -316,6 +336,7 @@ qmoe_status qmi_torch_writer_create(
     }
     w->zip = zip;
     w->pickle.err = err;
+    /* Protocol 2. */
     put(&w->pickle, "\x80\x02", 2);
     if (ordered) {
         put_global(w, ORDERED, "collections\nOrderedDict");

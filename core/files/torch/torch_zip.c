@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Strict reader of the zip archives that torch.save writes.  The end record
- * must end the file and the directory must end where it begins: then there is
- * one reading of the file and not several, whatever other programs would
- * find in it. */
+ * Strict reader of the zip archives that torch.save writes.  In: the bytes of a
+ * file.  Out: its members by name, each with a place inside the file.  The end
+ * record must end the file and the directory must end where it begins: then
+ * there is one reading of the file and not several, whatever other programs
+ * would find in it.  No two members share a byte or a name, and every offset
+ * was compared with the file before it was used. */
 #include "torch_zip.h"
 
 #include <stdlib.h>
@@ -12,6 +14,7 @@
 #include "dtype.h"
 #include "hints.h"
 
+/* Sizes of the records without their variable parts (APPNOTE, section 4.3). */
 enum {
     LOCAL_BYTES = 30,
     ENTRY_BYTES = 46,
@@ -39,6 +42,7 @@ typedef struct archive {
     qmi_error *err;
 } archive;
 
+/* Callers have made sure that four bytes are there. */
 static bool has_mark(const archive *a, uint64_t offset, const uint8_t mark[4])
 {
     return memcmp(a->data + offset, mark, 4) == 0;
@@ -48,6 +52,7 @@ static bool has_mark(const archive *a, uint64_t offset, const uint8_t mark[4])
 
 static qmoe_status fail_not_zip(const archive *a)
 {
+    /* The first bytes of the old format: a pickle of a magic number. */
     static const uint8_t legacy[] = {0x80, 2, 0x8a, 10};
     if (a->n_bytes >= sizeof legacy &&
         memcmp(a->data, legacy, sizeof legacy) == 0)
@@ -75,11 +80,13 @@ static qmoe_status fail_not_zip(const archive *a)
 static qmoe_status read_end64(archive *a, uint64_t locator)
 {
     uint64_t at = qmi_load_u64(a->data + locator + 8);
+    /* The first comparison keeps the difference in the second from wrapping. */
     if (locator < END64_BYTES || at > locator - END64_BYTES ||
         !has_mark(a, at, end64_mark))
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "the ZIP64 locator does not lead to a ZIP64 end record");
     const uint8_t *p = a->data + at;
+    /* The record says its own size without the first 12 bytes. */
     if (qmi_load_u64(p + 4) != locator - at - 12)
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "the ZIP64 end record does not end at its locator");
@@ -93,6 +100,7 @@ static qmoe_status read_end64(archive *a, uint64_t locator)
     a->directory = qmi_load_u64(p + 48);
     a->directory_end = at;
     uint64_t end = 0;
+    /* The directory lies right before the record that describes it. */
     if (!qmi_add_u64(a->directory, qmi_load_u64(p + 40), &end) || end != at)
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "the directory does not end where the ZIP64 end record begins");
@@ -101,6 +109,7 @@ static qmoe_status read_end64(archive *a, uint64_t locator)
 
 static qmoe_status read_end(archive *a)
 {
+    /* No comment is allowed, so the record is at one place only. */
     if (a->n_bytes < END_BYTES ||
         !has_mark(a, a->n_bytes - END_BYTES, end_mark))
         return fail_not_zip(a);
@@ -118,6 +127,7 @@ static qmoe_status read_end(archive *a)
     a->n_entries = qmi_load_u16(p + 10);
     a->directory = qmi_load_u32(p + 16);
     a->directory_end = at;
+    /* Both are 32-bit numbers, so the sum fits. */
     if (a->directory + qmi_load_u32(p + 12) != at)
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "the directory does not end where the end record begins");
@@ -138,6 +148,7 @@ static qmoe_status read_extra64(const archive *a, entry *e)
     uint64_t *const fields[] = {&e->n_bytes, &e->stored, &e->local};
     const uint8_t *p = e->extra, *end = e->extra + e->extra_bytes;
     bool found = false;
+    /* Fields of other programs are skipped. */
     while (end - p >= 4) {
         uint32_t id = qmi_load_u16(p), n = qmi_load_u16(p + 2);
         p += 4;
@@ -146,9 +157,12 @@ static qmoe_status read_extra64(const archive *a, entry *e)
                 "an extra field goes beyond its directory entry");
         const uint8_t *field = p, *field_end = p + n;
         p += n;
+        /* The first field of this kind counts; a second one would be another
+         * reading. */
         if (id != 1 || found)
             continue;
         found = true;
+        /* Only numbers that are all ones in the entry are in the field. */
         for (size_t i = 0; i < 3; i++) {
             if (*fields[i] != UINT32_MAX)
                 continue;
@@ -165,6 +179,7 @@ static qmoe_status read_extra64(const archive *a, entry *e)
 static qmoe_status check_method(
     const archive *a, uint32_t flags, uint32_t method)
 {
+    /* Encryption, strong encryption, masked headers. */
     if ((flags & 0x2041) != 0)
         return qmi_fail(a->err, QMOE_E_UNSUPPORTED,
             "it is encrypted; only plain members are read");
@@ -179,6 +194,7 @@ static qmoe_status check_method(
 static qmoe_status find_contents(
     const archive *a, const entry *e, qmi_zip_member *out)
 {
+    /* Members lie before the directory. */
     if (a->directory < LOCAL_BYTES || e->local > a->directory - LOCAL_BYTES ||
         !has_mark(a, e->local, local_mark))
         return qmi_fail(a->err, QMOE_E_FORMAT,
@@ -188,10 +204,12 @@ static qmoe_status find_contents(
     QMI_TRY(check_method(a, qmi_load_u16(p + 6), qmi_load_u16(p + 8)));
     uint32_t name_bytes = qmi_load_u16(p + 26);
     uint64_t begin = e->local + LOCAL_BYTES + name_bytes + qmi_load_u16(p + 28);
+    /* Compared without an addition that could wrap. */
     if (begin > a->directory || e->n_bytes > a->directory - begin)
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "its %llu bytes go beyond the members' part of the file",
             (unsigned long long)e->n_bytes);
+    /* Programs that go by local headers must see the same member. */
     if (name_bytes != e->name_bytes ||
         memcmp(p + LOCAL_BYTES, e->name, name_bytes) != 0)
         return qmi_fail(a->err, QMOE_E_FORMAT,
@@ -204,6 +222,7 @@ static qmoe_status find_contents(
 /* All members lie in the folder of the first. */
 static qmoe_status strip_top(archive *a, const entry *e, qmi_zip_member *out)
 {
+    /* The first member's folder is the archive's. */
     if (a->top == NULL) {
         const uint8_t *slash = memchr(e->name, '/', e->name_bytes);
         if (slash == NULL)
@@ -224,10 +243,12 @@ static qmoe_status strip_top(archive *a, const entry *e, qmi_zip_member *out)
 static qmoe_status check_entry(archive *a, entry *e, const uint8_t *p)
 {
     qmi_zip_member *member = &a->zip->members[a->zip->n_members];
+    /* Both headers say the method: this is the directory's. */
     QMI_TRY(check_method(a, qmi_load_u16(p + 8), qmi_load_u16(p + 10)));
     if (qmi_load_u16(p + 34) != 0)
         return qmi_fail(a->err, QMOE_E_FORMAT, "it lies on another disk");
     QMI_TRY(read_extra64(a, e));
+    /* Stored members have one size. */
     if (e->stored != e->n_bytes)
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "it is stored, but its two sizes differ (%llu and %llu)",
@@ -252,6 +273,7 @@ static bool is_program(const entry *e)
 /* Reads the entry at *at and steps over it. */
 static qmoe_status read_entry(archive *a, uint64_t *at)
 {
+    /* at never exceeds directory_end, so the difference is not negative. */
     if (a->directory_end - *at < ENTRY_BYTES || !has_mark(a, *at, entry_mark))
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "the directory holds no entry at offset %llu",
@@ -268,6 +290,7 @@ static qmoe_status read_entry(archive *a, uint64_t *at)
     e.extra = e.name + e.name_bytes;
     uint64_t size = (uint64_t)ENTRY_BYTES + e.name_bytes + e.extra_bytes +
                     qmi_load_u16(p + 32);
+    /* All variable parts at once: name, extra fields, comment. */
     if (size > a->directory_end - *at)
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "the directory entry at offset %llu goes beyond the directory",
@@ -277,11 +300,14 @@ static qmoe_status read_entry(archive *a, uint64_t *at)
             "the directory entry at offset %llu has a name of %u bytes",
             (unsigned long long)*at, (unsigned)e.name_bytes);
     *at += size;
+    /* The error of a compressed member is replaced where a better one is
+     * known. */
     qmoe_status status = check_entry(a, &e, p);
     if (status == QMOE_E_UNSUPPORTED && is_program(&e))
         status = qmi_fail(a->err, QMOE_E_UNSUPPORTED,
             "the file is a TorchScript program (torch.jit.save), not a state "
             "dict");
+    /* Names may be long and hold anything; the error text cleans them. */
     if (status != QMOE_OK)
         qmi_error_prefix(a->err, status, "member '%.*s'",
             (int)(e.name_bytes < 200 ? e.name_bytes : 200),
@@ -316,6 +342,7 @@ static qmoe_status check_members(const archive *a)
 {
     qmi_zip_member *m = a->zip->members;
     size_t n = a->zip->n_members;
+    /* By place first, then by name: two passes, each over neighbours. */
     qsort(m, n, sizeof *m, compare_offsets);
     for (size_t i = 1; i < n; i++)
         if (m[i].offset < m[i - 1].offset + m[i - 1].n_bytes)
@@ -335,6 +362,8 @@ static qmoe_status check_members(const archive *a)
 static qmoe_status read_members(archive *a)
 {
     uint64_t at = a->directory;
+    /* An entry has at least ENTRY_BYTES: a number above this is a lie, found
+     * before memory is asked for. */
     uint64_t most = (a->directory_end - a->directory) / ENTRY_BYTES;
     if (a->n_entries == 0 || a->n_entries > most || a->n_entries > MAX_MEMBERS)
         return qmi_fail(a->err, QMOE_E_FORMAT,
@@ -347,6 +376,7 @@ static qmoe_status read_members(archive *a)
         return QMOE_E_NOMEM;
     for (uint64_t i = 0; i < a->n_entries; i++)
         QMI_TRY(read_entry(a, &at));
+    /* Counted and measured must agree. */
     if (at != a->directory_end)
         return qmi_fail(a->err, QMOE_E_FORMAT,
             "the directory goes on behind its last entry");
@@ -360,6 +390,7 @@ qmoe_status qmi_zip_read(
     *out = (qmi_zip){0};
     QMI_TRY(read_end(&a));
     qmoe_status status = read_members(&a);
+    /* Set after a failure as well; qmi_zip_free resets them. */
     out->directory_offset = a.directory;
     out->directory_bytes = a.directory_end - a.directory;
     if (status != QMOE_OK)
@@ -376,6 +407,7 @@ void qmi_zip_free(qmi_zip *zip)
 const qmi_zip_member *qmi_zip_find(
     const qmi_zip *zip, const char *name, size_t name_bytes)
 {
+    /* Members are in name order (check_members). */
     size_t low = 0, high = zip->n_members;
     while (low < high) {
         size_t middle = low + (high - low) / 2;

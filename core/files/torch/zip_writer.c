@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Members are written once, in order; the checksum in a local header is filled
- * in when its member is complete. */
+ * In: members with their sizes, then their bytes.  Out: a zip archive of stored
+ * members as torch.save writes it: data at multiples of 64 bytes, ZIP64 fields
+ * where numbers need them, a date that never changes.  Members are written
+ * once, in order; the checksum in a local header is filled in when its member
+ * is complete.  So equal members give equal files. */
 #include "zip_writer.h"
 
 #include <stdio.h>
@@ -22,7 +25,8 @@ enum {
 };
 
 static const uint64_t mask32 = 0xffffffff, mask16 = 0xffff;
-/* Sizes and offsets from here on take ZIP64 fields; tests lower it. */
+/* Sizes and offsets from here on take ZIP64 fields; tests lower it, to see them
+ * without files of 4 GiB. */
 static uint64_t limit32 = 0xffffffff;
 
 void qmi_zip_writer_wide_from(uint64_t limit)
@@ -58,6 +62,7 @@ typedef struct record {
     size_t n;
 } record;
 
+/* The format's numbers are little endian. */
 static void put(record *r, uint64_t value, int n)
 {
     for (int i = 0; i < n; i++)
@@ -80,6 +85,7 @@ static qmoe_status write_at(const qmi_zip_writer *w, const void *data,
 
 static qmoe_status flush(qmi_zip_writer *w, qmi_error *err)
 {
+    /* In pieces that can be cancelled; on failure the buffer is as it was. */
     QMI_TRY(
         qmi_write_long(w->fd, w->buffer, w->n_buffered, w->end, w->path, err));
     w->end += w->n_buffered;
@@ -90,6 +96,7 @@ static qmoe_status flush(qmi_zip_writer *w, qmi_error *err)
 static qmoe_status append(
     qmi_zip_writer *w, const void *data, uint64_t n_bytes, qmi_error *err)
 {
+    /* The buffer keeps small records together; large data goes past it. */
     if (n_bytes > BUFFER_BYTES - w->n_buffered)
         QMI_TRY(flush(w, err));
     if (n_bytes > BUFFER_BYTES) {
@@ -102,6 +109,7 @@ static qmoe_status append(
     return QMOE_OK;
 }
 
+/* Where the next byte will be: what is in the file and what waits. */
 static uint64_t position(const qmi_zip_writer *w)
 {
     return w->end + w->n_buffered;
@@ -130,6 +138,8 @@ static void make_local(record *r, const member *m)
 {
     bool wide = m->n_bytes >= limit32;
     size_t n_fixed = LOCAL_BYTES + strlen(m->name) + (wide ? 20 : 0) + 4;
+    /* What is missing up to the next multiple of ALIGNMENT goes into an extra
+     * field. */
     size_t padding =
         (ALIGNMENT - (m->offset + n_fixed) % ALIGNMENT) % ALIGNMENT;
     r->n = 0;
@@ -137,12 +147,14 @@ static void make_local(record *r, const member *m)
     put_common(r, m, wide);
     put(r, (wide ? 20 : 0) + 4 + padding, 2);
     put_text(r, m->name);
+    /* Field 1, ZIP64: both sizes. */
     if (wide) {
         put(r, 1, 2);
         put(r, 16, 2);
         put(r, m->n_bytes, 8);
         put(r, m->n_bytes, 8);
     }
+    /* The field that torch.save pads with: "FB" and as many Z. */
     put_text(r, "FB");
     put(r, padding, 2);
     memset(r->bytes + r->n, 'Z', padding);
@@ -152,6 +164,7 @@ static void make_local(record *r, const member *m)
 /* The checksum of the member that is complete, in the file or the buffer. */
 static qmoe_status fill_crc(qmi_zip_writer *w, qmi_error *err)
 {
+    /* Called before the first member, too. */
     if (w->n_members == 0)
         return QMOE_OK;
     member *m = &w->members[w->n_members - 1];
@@ -159,6 +172,7 @@ static qmoe_status fill_crc(qmi_zip_writer *w, qmi_error *err)
     m->crc = qmi_crc32_value(&w->crc);
     put(&r, m->crc, 4);
     uint64_t at = m->offset + CRC_AT;
+    /* The header has not left the buffer yet. */
     if (at >= w->end) {
         memcpy(w->buffer + (at - w->end), r.bytes, r.n);
         return QMOE_OK;
@@ -170,6 +184,7 @@ static qmoe_status fill_crc(qmi_zip_writer *w, qmi_error *err)
 
 static qmoe_status complete(qmi_zip_writer *w, qmi_error *err)
 {
+    /* Sizes are in the header already, so they must come true. */
     if (w->left != 0)
         return qmi_fail(err, QMOE_E_INVALID, "%s: member '%s' is not complete",
             w->path, w->members[w->n_members - 1].name);
@@ -191,6 +206,7 @@ qmoe_status qmi_zip_writer_begin(
         w->members = grown;
         w->capacity = capacity;
     }
+    /* Cut at the array's end: members of ours have short names. */
     snprintf(full, sizeof full, "%s/%s", w->top, name);
     member *m = &w->members[w->n_members];
     *m = (member){.offset = position(w), .n_bytes = n_bytes};
@@ -200,6 +216,7 @@ qmoe_status qmi_zip_writer_begin(
     w->n_members++;
     qmi_crc32_start(&w->crc);
     w->left = n_bytes;
+    /* Its checksum is still zero. */
     make_local(&r, m);
     return append(w, r.bytes, r.n, err);
 }
@@ -226,6 +243,7 @@ qmoe_status qmi_zip_writer_write(
 
 static void make_entry(record *r, const member *m)
 {
+    /* Each number alone: an entry may need one field, both or none. */
     bool wide = m->n_bytes >= limit32, far = m->offset >= limit32;
     size_t extra = wide || far ? 4 + (wide ? 16u : 0u) + (far ? 8u : 0u) : 0;
     r->n = 0;
@@ -255,10 +273,12 @@ static void make_end(
     record *r, uint64_t n_members, uint64_t begin, uint64_t end)
 {
     uint64_t n_bytes = end - begin;
+    /* One of them alone makes the whole record wide. */
     bool wide = n_members >= mask16 || begin >= limit32 || n_bytes >= limit32;
     r->n = 0;
     if (wide) {
         put(r, 0x06064b50, 4);
+        /* The size of the rest of the record. */
         put(r, 44, 8);
         put(r, VERSION, 2);
         put(r, VERSION, 2);
@@ -274,6 +294,7 @@ static void make_end(
     }
     put(r, 0x06054b50, 4);
     put(r, 0, 4);
+    /* All ones send readers to the wide record. */
     put(r, wide ? mask16 : n_members, 2);
     put(r, wide ? mask16 : n_members, 2);
     put(r, wide ? mask32 : n_bytes, 4);
@@ -287,6 +308,7 @@ qmoe_status qmi_zip_writer_finish(
     record r;
     QMI_TRY(complete(w, err));
     uint64_t begin = position(w);
+    /* In the order of writing. */
     for (size_t i = 0; i < w->n_members; i++) {
         make_entry(&r, &w->members[i]);
         QMI_TRY(append(w, r.bytes, r.n, err));
@@ -294,9 +316,11 @@ qmoe_status qmi_zip_writer_finish(
     make_end(&r, w->n_members, begin, position(w));
     QMI_TRY(append(w, r.bytes, r.n, err));
     QMI_TRY(flush(w, err));
+    /* The archive counts only when it is on disk. */
     if (fsync(w->fd) != 0)
         return qmi_fail_errno(err, "%s", w->path);
     int fd = w->fd;
+    /* Before close: it must not be closed twice, even if that fails. */
     w->fd = -1;
     if (close(fd) != 0)
         return qmi_fail_errno(err, "%s", w->path);
@@ -306,6 +330,8 @@ qmoe_status qmi_zip_writer_finish(
 
 /* ---- creation ---- */
 
+/* "<name>/" of all members is the file's name without its ending, as in
+ * torch.save. */
 static void name_top(qmi_zip_writer *w)
 {
     snprintf(w->top, sizeof w->top, "%s", qmi_last_component(w->path));
@@ -320,6 +346,7 @@ qmoe_status qmi_zip_writer_create(
     *out = NULL;
     qmi_zip_writer *w = qmi_calloc(1, sizeof *w, "an archive writer", err);
     uint8_t *buffer = qmi_calloc(BUFFER_BYTES, 1, "a buffer", err);
+    /* The file is the writer's, also when it cannot be made. */
     if (w == NULL || buffer == NULL) {
         qmi_free(w);
         qmi_free(buffer);
