@@ -222,7 +222,7 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
         return qmi_fail(err, QMOE_E_INVALID, "read outside a buffer");
     if (n_bytes == 0)
         return QMOE_OK;
-    QMI_TRY(qcuda_end_pass(device, err));
+    QMI_TRY(qcuda_end_run(device, err));
     const char *failure =
         qdrv_read(device->driver, dst, qcuda_pointer(src), n_bytes);
     if (failure != NULL)
@@ -242,7 +242,7 @@ static qmoe_status buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
 
 static qmoe_status sync_device(qmi_device *device, qmi_error *err)
 {
-    QMI_TRY(qcuda_end_pass(device, err));
+    QMI_TRY(qcuda_end_run(device, err));
     return qcuda_wait(device, err);
 }
 

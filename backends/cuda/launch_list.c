@@ -27,7 +27,7 @@ static bool list_grow(qcuda_list *l)
 bool qcuda_list_add(qcuda_list *l, const qdrv_node *node)
 {
     const size_t n_bytes = node->kernel != NULL ? node->kernel->args_bytes : 0;
-    if (n_bytes > QCUDA_NOTED_ARGS || l->n == QCUDA_MAX_NODES ||
+    if (n_bytes > QCUDA_RECORDED_ARGS || l->n == QCUDA_MAX_NODES ||
         (l->n == l->capacity && !list_grow(l)))
         return false;
     void *args = l->slots[l->n].args;

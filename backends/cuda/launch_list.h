@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Launches in order, with their arguments: what launches.c notes. */
+ * Launches in order, with their arguments: what launches.c records. */
 #ifndef QCUDA_LAUNCH_LIST_H
 #define QCUDA_LAUNCH_LIST_H
 
 #include "driver.h"
 
 enum {
-    QCUDA_MAX_NODES = 4096, /* longer passes are not noted */
-    QCUDA_NOTED_ARGS = 256  /* bytes; kernels that take more are not noted */
+    QCUDA_MAX_NODES = 4096, /* longer launch runs are not recorded */
+    QCUDA_RECORDED_ARGS =
+        256 /* bytes; kernels that take more are not recorded */
 };
 
 typedef struct qcuda_slot {
-    _Alignas(16) unsigned char args[QCUDA_NOTED_ARGS];
+    _Alignas(16) unsigned char args[QCUDA_RECORDED_ARGS];
 } qcuda_slot;
 
 typedef struct qcuda_list {
@@ -20,7 +21,7 @@ typedef struct qcuda_list {
     size_t n, capacity;
 } qcuda_list;
 
-/* Copies node and arguments to the end.  False: it cannot be noted (too many,
+/* Copies node and arguments to the end.  False: it cannot be recorded (too many,
  * too large, no memory). */
 bool qcuda_list_add(qcuda_list *list, const qdrv_node *node);
 void qcuda_list_free(qcuda_list *list);

@@ -9,26 +9,27 @@
 #include "qcuda_device.h"
 #include "launch_list.h"
 
-/* A pass that differs in more than a quarter of its launches is another pass:
- * passes that alternate, like steps of different batches, keep a graph each. */
+/* A launch run that differs in more than a quarter of its launches is another
+ * one: runs that alternate, like steps of different batches, keep a graph
+ * each. */
 enum { CHANGED_SHARE = 4 };
 
-/* A pass that was run before. */
-typedef struct noted {
+/* A recorded launch run. */
+typedef struct recorded {
     qcuda_list list;   /* and what the graph holds */
     qdrv_graph *graph; /* NULL: run once so far */
     uint64_t used;     /* when last; 0: an empty place */
-    bool follows;      /* the pass at hand repeats it so far, */
+    bool follows;      /* the current run repeats it so far, */
     size_t n_changed;  /* with so many differences */
-} noted;
+} recorded;
 
 struct qcuda_launches {
     qdrv_device *driver;
     bool enabled;
-    bool held;  /* nothing of the pass at hand was issued; else all of it */
-    bool loose; /* the rest of it is issued and not noted */
-    qcuda_list pass; /* at hand */
-    noted noted[QCUDA_MAX_LISTS];
+    bool held;      /* nothing of the current run was issued; else all of it */
+    bool loose;     /* the rest of it is issued and not recorded */
+    qcuda_list run; /* the current one */
+    recorded recorded[QCUDA_MAX_LISTS];
     uint64_t clock;
     qmi_error failure; /* not yet told */
     qmi_launch_counts counts;
@@ -54,20 +55,20 @@ qmoe_status qcuda_launches_create(
     return QMOE_OK;
 }
 
-static void drop_graph(noted *n)
+static void drop_graph(recorded *n)
 {
     qdrv_graph_destroy(n->graph);
     n->graph = NULL;
 }
 
-/* Forgets the pass at hand and all that was noted. */
+/* Forgets the current run and all recorded ones. */
 static void forget(qcuda_launches *l)
 {
     for (int i = 0; i < QCUDA_MAX_LISTS; i++) {
-        drop_graph(&l->noted[i]);
-        l->noted[i].used = 0;
+        drop_graph(&l->recorded[i]);
+        l->recorded[i].used = 0;
     }
-    l->pass.n = 0;
+    l->run.n = 0;
     l->held = false;
     l->loose = true;
 }
@@ -78,8 +79,8 @@ void qcuda_launches_destroy(qcuda_launches *launches)
         return;
     forget(launches);
     for (int i = 0; i < QCUDA_MAX_LISTS; i++)
-        qcuda_list_free(&launches->noted[i].list);
-    qcuda_list_free(&launches->pass);
+        qcuda_list_free(&launches->recorded[i].list);
+    qcuda_list_free(&launches->run);
     qmi_free(launches);
 }
 
@@ -92,7 +93,7 @@ static const char *name_of(const qdrv_node *node)
     return node->src != NULL ? "a copy" : "a fill";
 }
 
-/* After an error nothing that was noted is used again. */
+/* After an error nothing that was recorded is used again. */
 static qmoe_status fail(
     qmi_device *device, const char *what, const char *text, qmi_error *err)
 {
@@ -123,20 +124,20 @@ static qmoe_status issue_held(qmi_device *device, qmi_error *err)
 {
     qcuda_launches *l = device->launches;
     l->held = false;
-    for (size_t i = 0; i < l->pass.n; i++)
-        QMI_TRY(issue(device, &l->pass.nodes[i], err));
+    for (size_t i = 0; i < l->run.n; i++)
+        QMI_TRY(issue(device, &l->run.nodes[i], err));
     return QMOE_OK;
 }
 
 /* ---- graphs ---- */
 
-/* Compares the last node of the pass at hand.  Can it be held back on? */
+/* Compares the last node of the current run.  Can it still be held back? */
 static bool follow(qcuda_launches *l)
 {
-    const size_t at = l->pass.n - 1;
+    const size_t at = l->run.n - 1;
     bool any = false;
     for (int i = 0; i < QCUDA_MAX_LISTS; i++) {
-        noted *n = &l->noted[i];
+        recorded *n = &l->recorded[i];
         if (at == 0) {
             n->follows = n->used != 0;
             n->n_changed = 0;
@@ -144,22 +145,22 @@ static bool follow(qcuda_launches *l)
         if (!n->follows)
             continue;
         n->follows = at < n->list.n &&
-                     qcuda_same_kind(&l->pass.nodes[at], &n->list.nodes[at]);
+                     qcuda_same_kind(&l->run.nodes[at], &n->list.nodes[at]);
         if (n->follows &&
-            !qcuda_same_values(&l->pass.nodes[at], &n->list.nodes[at]))
+            !qcuda_same_values(&l->run.nodes[at], &n->list.nodes[at]))
             n->follows = ++n->n_changed <= n->list.n / CHANGED_SHARE;
         any = any || n->follows;
     }
     return any;
 }
 
-/* What the held pass has repeated in whole, with the fewest changes. */
-static noted *repeated(qcuda_launches *l)
+/* The recorded run that the held one has repeated with the fewest changes. */
+static recorded *repeated(qcuda_launches *l)
 {
-    noted *best = NULL;
+    recorded *best = NULL;
     for (int i = 0; i < QCUDA_MAX_LISTS && l->held; i++) {
-        noted *n = &l->noted[i];
-        if (n->follows && n->list.n == l->pass.n &&
+        recorded *n = &l->recorded[i];
+        if (n->follows && n->list.n == l->run.n &&
             (best == NULL || n->n_changed < best->n_changed))
             best = n;
     }
@@ -167,12 +168,12 @@ static noted *repeated(qcuda_launches *l)
 }
 
 /* Replaces what changed. */
-static const char *update(qcuda_launches *l, noted *n)
+static const char *update(qcuda_launches *l, recorded *n)
 {
-    for (size_t i = 0; i < l->pass.n; i++) {
-        if (qcuda_same_values(&l->pass.nodes[i], &n->list.nodes[i]))
+    for (size_t i = 0; i < l->run.n; i++) {
+        if (qcuda_same_values(&l->run.nodes[i], &n->list.nodes[i]))
             continue;
-        const char *failure = qdrv_graph_update(n->graph, i, &l->pass.nodes[i]);
+        const char *failure = qdrv_graph_update(n->graph, i, &l->run.nodes[i]);
         if (failure != NULL)
             return failure;
         l->counts.updated++;
@@ -180,12 +181,12 @@ static const char *update(qcuda_launches *l, noted *n)
     return NULL;
 }
 
-/* Makes the graph what the pass at hand is.  False: it must be issued, and
+/* Makes the graph equal to the current run.  False: it must be issued, and
  * makes do without graphs from now on if none can be made at all. */
-static bool prepare(qcuda_launches *l, noted *n)
+static bool prepare(qcuda_launches *l, recorded *n)
 {
     if (n->graph == NULL) {
-        if (qdrv_graph_create(&n->graph, l->driver, l->pass.nodes, l->pass.n) !=
+        if (qdrv_graph_create(&n->graph, l->driver, l->run.nodes, l->run.n) !=
             NULL) {
             n->graph = NULL;
             l->enabled = false;
@@ -196,13 +197,13 @@ static bool prepare(qcuda_launches *l, noted *n)
         drop_graph(n);
         return false;
     }
-    const qcuda_list now = l->pass;
-    l->pass = n->list;
+    const qcuda_list now = l->run;
+    l->run = n->list;
     n->list = now;
     return true;
 }
 
-static qmoe_status replay(qmi_device *device, noted *n, qmi_error *err)
+static qmoe_status replay(qmi_device *device, recorded *n, qmi_error *err)
 {
     qcuda_launches *l = device->launches;
     n->used = ++l->clock;
@@ -221,21 +222,21 @@ static qmoe_status replay(qmi_device *device, noted *n, qmi_error *err)
     return QMOE_OK;
 }
 
-/* Keeps the pass at hand in place of the least recently used. */
+/* Records the current run in place of the least recently used one. */
 static void note(qcuda_launches *l)
 {
-    noted *oldest = &l->noted[0];
+    recorded *oldest = &l->recorded[0];
     for (int i = 1; i < QCUDA_MAX_LISTS; i++)
-        if (l->noted[i].used < oldest->used)
-            oldest = &l->noted[i];
+        if (l->recorded[i].used < oldest->used)
+            oldest = &l->recorded[i];
     drop_graph(oldest);
-    const qcuda_list now = l->pass;
-    l->pass = oldest->list;
+    const qcuda_list now = l->run;
+    l->run = oldest->list;
     oldest->list = now;
     oldest->used = ++l->clock;
 }
 
-/* ---- passes ---- */
+/* ---- launch runs ---- */
 
 static qmoe_status tell(qcuda_launches *l, qmi_error *err)
 {
@@ -247,27 +248,27 @@ static qmoe_status tell(qcuda_launches *l, qmi_error *err)
     return status;
 }
 
-/* Issues or replays what is held; notes a pass that was not noted. */
+/* Issues or replays what is held; records a new run. */
 static qmoe_status settle(qmi_device *device, qmi_error *err)
 {
     qcuda_launches *l = device->launches;
-    noted *n = repeated(l);
+    recorded *n = repeated(l);
     if (n != NULL)
         return replay(device, n, err);
     if (l->held)
         QMI_TRY(issue_held(device, err));
-    if (!l->loose && l->pass.n >= QCUDA_MIN_NODES)
+    if (!l->loose && l->run.n >= QCUDA_MIN_NODES)
         note(l);
     return QMOE_OK;
 }
 
-qmoe_status qcuda_end_pass(qmi_device *device, qmi_error *err)
+qmoe_status qcuda_end_run(qmi_device *device, qmi_error *err)
 {
     qcuda_launches *l = device->launches;
     qmoe_status status = tell(l, err);
     if (status == QMOE_OK)
         status = settle(device, err);
-    l->pass.n = 0;
+    l->run.n = 0;
     l->held = false;
     l->loose = !l->enabled;
     return status;
@@ -277,7 +278,7 @@ qmoe_status qcuda_flush(qmi_device *device, qmi_error *err)
 {
     qcuda_launches *l = device->launches;
     l->loose = true;
-    qmoe_status status = qcuda_end_pass(device, err);
+    qmoe_status status = qcuda_end_run(device, err);
     l->loose = true;
     return status;
 }
@@ -294,11 +295,11 @@ static qmoe_status give(
 {
     qcuda_launches *l = device->launches;
     QMI_TRY(tell(l, err));
-    if (!l->loose && !qcuda_list_add(&l->pass, node))
+    if (!l->loose && !qcuda_list_add(&l->run, node))
         QMI_TRY(qcuda_flush(device, err));
     if (l->loose)
         return issue(device, node, err);
-    const bool was_held = l->held || l->pass.n == 1;
+    const bool was_held = l->held || l->run.n == 1;
     l->held = was_held && follow(l);
     if (l->held)
         return QMOE_OK;

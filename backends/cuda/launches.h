@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a device is given to do: issued one by one, or held back and launched as
- * a graph.  docs/kernels/cuda.md, "Graphs".
+ * Launches on a device: issued one by one, or held back and launched as a
+ * graph.  docs/kernels/cuda.md, "Graphs".
  *
- * A *pass* is what is launched between two points where the host reads, writes
- * or waits.  The first time, its launches are issued as they come, and noted.
- * While a later pass repeats one that is noted (the same kernels, copies and
- * fills in the same order, few of them with other sizes or arguments), it is
- * held back.  If it has repeated all of it when the pass ends, one graph is
- * launched, in which what changed was replaced; where it goes another way, what
- * was held is issued in order and the rest as it comes.  So operations run in
- * the order they were given, before anything the host does later. */
+ * A *launch run* is what is launched between two points where the host reads,
+ * writes or waits.  The first time, its launches are issued immediately and
+ * recorded.  While a later run repeats a recorded one (the same kernels, copies
+ * and fills in the same order, few of them with other sizes or arguments), it
+ * is held back.  If it has repeated all of it when it ends, one graph is
+ * launched, in which the differences were replaced.  Where it departs from it,
+ * what was held is issued in order and the rest follows directly.  So
+ * operations run in the order they were given, before anything the host does
+ * later. */
 #ifndef QCUDA_LAUNCHES_H
 #define QCUDA_LAUNCHES_H
 
@@ -17,13 +18,13 @@
 #include "driver.h"
 
 enum {
-    QCUDA_MAX_LISTS = 32, /* passes noted; the least recently used goes */
-    QCUDA_MIN_NODES = 4   /* shorter passes are not noted */
+    QCUDA_MAX_LISTS = 32, /* runs recorded; the least recently used goes */
+    QCUDA_MIN_NODES = 4   /* shorter runs are not recorded */
 };
 
 typedef struct qcuda_launches qcuda_launches;
 
-/* Nothing noted.  Graphs are used unless QMOE_CUDA_GRAPHS is "off" now;
+/* Nothing recorded.  Graphs are used unless QMOE_CUDA_GRAPHS is "off" now;
  * E_INVALID when that is neither "on" nor "off".  `driver` must outlive it. */
 qmoe_status qcuda_launches_create(
     qcuda_launches **out, qdrv_device *driver, qmi_error *err);
@@ -40,12 +41,12 @@ qmoe_status qcuda_copy(qmi_device *device, void *dst, const void *src,
 qmoe_status qcuda_zero(
     qmi_device *device, void *dst, uint64_t n_bytes, qmi_error *err);
 
-/* The pass ends: all that was launched is in the driver's hands, in order.
+/* Ends the run: the driver has all that was launched, in order.
  * Before every read, write and wait of the host. */
-qmoe_status qcuda_end_pass(qmi_device *device, qmi_error *err);
-/* The same in the middle of a pass, for an operation that gives the driver work
- * itself (a library's call).  What follows is issued as it comes and the pass
- * is not noted, since a graph could not hold all of it. */
+qmoe_status qcuda_end_run(qmi_device *device, qmi_error *err);
+/* The same in the middle of a run, for an operation that gives the driver work
+ * itself (a library's call).  What follows is issued immediately, and the run
+ * is not recorded, since a graph could not hold all of it. */
 qmoe_status qcuda_flush(qmi_device *device, qmi_error *err);
 /* The same where nobody can be told of an error: the next call of any function
  * above fails with it. */

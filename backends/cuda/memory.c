@@ -65,7 +65,7 @@ void qcuda_release(qmi_device *device, qmi_buffer *buffer)
 qmoe_status qcuda_upload(qmi_device *device, void *dst, const void *src,
     uint64_t n_bytes, qmi_error *err)
 {
-    QMI_TRY(qcuda_end_pass(device, err));
+    QMI_TRY(qcuda_end_run(device, err));
     const char *failure = qdrv_write(device->driver, dst, src, n_bytes);
     return failure == NULL ? QMOE_OK
                            : qcuda_fail(device, "a write", failure, err);

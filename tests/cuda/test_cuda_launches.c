@@ -11,7 +11,7 @@
 
 #include "twice.h"
 
-enum { PASS = 8 };
+enum { RUN = 8 };
 
 static int open_normal(void **state)
 {
@@ -28,9 +28,9 @@ static int close_normal(void **state)
 }
 
 /* Steps that give other results in every other order. */
-static void make_pass(step *steps, uint32_t variant)
+static void make_run(step *steps, uint32_t variant)
 {
-    for (int i = 0; i < PASS; i++)
+    for (int i = 0; i < RUN; i++)
         steps[i] = (step){.kind = i % 3 == 2 ? OTHER : STEP,
             .dst = i % 2,
             .src = 2 + i % 2,
@@ -48,82 +48,82 @@ static void make_pass(step *steps, uint32_t variant)
 static void test_replays(void **state)
 {
     (void)state;
-    step steps[PASS];
-    make_pass(steps, 0);
-    run_pass(steps, PASS);
-    expect_counts(PASS, 0, 0, 0);
-    for (int i = 0; i < PASS; i++)
+    step steps[RUN];
+    make_run(steps, 0);
+    launch_run(steps, RUN);
+    expect_counts(RUN, 0, 0, 0);
+    for (int i = 0; i < RUN; i++)
         launch(&steps[i]);
     assert_false(has_run());
-    end_pass();
-    expect_counts(PASS, PASS, 1, 0);
+    end_run();
+    expect_counts(RUN, RUN, 1, 0);
     for (int i = 0; i < 3; i++)
-        run_pass(steps, PASS);
-    expect_counts(PASS, 4 * PASS, 1, 0);
+        launch_run(steps, RUN);
+    expect_counts(RUN, 4 * RUN, 1, 0);
     assert_int_equal(counts().graphs, 4);
 }
 
 static void test_updates(void **state)
 {
     (void)state;
-    step steps[PASS];
-    make_pass(steps, 0);
-    run_pass(steps, PASS);
-    run_pass(steps, PASS);
+    step steps[RUN];
+    make_run(steps, 0);
+    launch_run(steps, RUN);
+    launch_run(steps, RUN);
     steps[1].add += 7;
-    run_pass(steps, PASS);
-    expect_counts(PASS, 2 * PASS, 1, 1);
+    launch_run(steps, RUN);
+    expect_counts(RUN, 2 * RUN, 1, 1);
     steps[4].blocks = 1;
     steps[3].dst = 3;
-    run_pass(steps, PASS);
-    expect_counts(PASS, 3 * PASS, 1, 3);
+    launch_run(steps, RUN);
+    expect_counts(RUN, 3 * RUN, 1, 3);
     steps[3].src = 1;
     steps[5].dst = 0;
-    run_pass(steps, PASS);
-    run_pass(steps, PASS);
-    expect_counts(PASS, 5 * PASS, 1, 5);
-    /* A copy of another size is another pass. */
+    launch_run(steps, RUN);
+    launch_run(steps, RUN);
+    expect_counts(RUN, 5 * RUN, 1, 5);
+    /* A copy of another size is another run. */
     steps[3].blocks = 1;
-    run_pass(steps, PASS);
-    expect_counts(2 * PASS, 5 * PASS, 1, 5);
+    launch_run(steps, RUN);
+    expect_counts(2 * RUN, 5 * RUN, 1, 5);
 }
 
 /* Differences between noting and making the graph. */
 static void test_changed_before_the_graph(void **state)
 {
     (void)state;
-    step steps[PASS];
-    make_pass(steps, 0);
-    run_pass(steps, PASS);
+    step steps[RUN];
+    make_run(steps, 0);
+    launch_run(steps, RUN);
     steps[2].add += 7;
-    run_pass(steps, PASS);
-    run_pass(steps, PASS);
-    expect_counts(PASS, 2 * PASS, 1, 0);
+    launch_run(steps, RUN);
+    launch_run(steps, RUN);
+    expect_counts(RUN, 2 * RUN, 1, 0);
 }
 
 /* Passes of the same kernels but other arguments have a graph each. */
 static void test_alternates(void **state)
 {
     (void)state;
-    step steps[2][PASS];
+    step steps[2][RUN];
     for (uint32_t v = 0; v < 2; v++)
-        make_pass(steps[v], v + 1);
+        make_run(steps[v], v + 1);
     for (int i = 0; i < 10; i++)
-        run_pass(steps[i % 2], PASS);
-    expect_counts(2 * PASS, 8 * PASS, 2, 0);
+        launch_run(steps[i % 2], RUN);
+    expect_counts(2 * RUN, 8 * RUN, 2, 0);
 }
 
 static void test_moved_buffer(void **state)
 {
     (void)state;
-    step steps[PASS];
-    make_pass(steps, 0);
+    step steps[RUN];
+    make_run(steps, 0);
     steps[6].src = 3;
-    for (int i = 1; i < PASS; i++)
+    for (int i = 1; i < RUN; i++)
         if (i != 6 && steps[i].src == 3)
             steps[i].src = 2;
-    run_pass(steps, PASS);
-    run_pass(steps, PASS);
+    launch_run(steps, RUN);
+    launch_run(steps, RUN);
     /* What a stale address would trap at. */
     qmi_buffer old = buffers[3];
     assert_int_equal(
@@ -131,21 +131,21 @@ static void test_moved_buffer(void **state)
         QMOE_OK);
     qcuda_release(&device, &old);
     upload(3, 77);
-    run_pass(steps, PASS);
-    expect_counts(PASS, 2 * PASS, 1, 1);
+    launch_run(steps, RUN);
+    expect_counts(RUN, 2 * RUN, 1, 1);
 }
 
 static void test_other_order(void **state)
 {
     (void)state;
-    step steps[PASS], swapped[PASS];
-    make_pass(steps, 0);
-    make_pass(swapped, 0);
+    step steps[RUN], swapped[RUN];
+    make_run(steps, 0);
+    make_run(swapped, 0);
     const step at = swapped[6];
     swapped[6] = swapped[5];
     swapped[5] = at;
-    run_pass(steps, PASS);
-    run_pass(steps, PASS);
+    launch_run(steps, RUN);
+    launch_run(steps, RUN);
     for (int i = 0; i < 5; i++)
         launch(&swapped[i]);
     assert_false(has_run());
@@ -153,62 +153,62 @@ static void test_other_order(void **state)
     assert_true(has_run());
     launch(&swapped[6]);
     launch(&swapped[7]);
-    end_pass();
-    expect_counts(2 * PASS, PASS, 1, 0);
-    run_pass(swapped, PASS);
-    run_pass(steps, PASS);
-    expect_counts(2 * PASS, 3 * PASS, 2, 0);
+    end_run();
+    expect_counts(2 * RUN, RUN, 1, 0);
+    launch_run(swapped, RUN);
+    launch_run(steps, RUN);
+    expect_counts(2 * RUN, 3 * RUN, 2, 0);
 }
 
 static void test_other_length(void **state)
 {
     (void)state;
-    step steps[PASS + 1];
-    make_pass(steps, 0);
-    steps[PASS] = steps[0];
-    run_pass(steps, PASS);
-    run_pass(steps, PASS);
-    run_pass(steps, PASS - 2); /* is noted too */
-    run_pass(steps, PASS + 1);
-    run_pass(steps, QCUDA_MIN_NODES - 1); /* is not */
-    run_pass(steps, QCUDA_MIN_NODES - 1);
-    const uint64_t single = 3 * PASS - 1 + 2 * (QCUDA_MIN_NODES - 1);
-    expect_counts(single, PASS, 1, 0);
-    run_pass(steps, PASS - 2);
-    run_pass(steps, PASS + 1);
-    run_pass(steps, PASS);
-    expect_counts(single, 4 * PASS - 1, 3, 0);
+    step steps[RUN + 1];
+    make_run(steps, 0);
+    steps[RUN] = steps[0];
+    launch_run(steps, RUN);
+    launch_run(steps, RUN);
+    launch_run(steps, RUN - 2); /* is recorded too */
+    launch_run(steps, RUN + 1);
+    launch_run(steps, QCUDA_MIN_NODES - 1); /* is not */
+    launch_run(steps, QCUDA_MIN_NODES - 1);
+    const uint64_t single = 3 * RUN - 1 + 2 * (QCUDA_MIN_NODES - 1);
+    expect_counts(single, RUN, 1, 0);
+    launch_run(steps, RUN - 2);
+    launch_run(steps, RUN + 1);
+    launch_run(steps, RUN);
+    expect_counts(single, 4 * RUN - 1, 3, 0);
 }
 
 static void prime(step *steps)
 {
-    make_pass(steps, 0);
-    run_pass(steps, PASS);
-    run_pass(steps, PASS);
+    make_run(steps, 0);
+    launch_run(steps, RUN);
+    launch_run(steps, RUN);
 }
 
 /* The host's write comes behind what was launched before it. */
 static void test_write_between(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     prime(steps);
     for (int i = 0; i < 5; i++)
         launch(&steps[i]);
     assert_false(has_run());
     upload(2, 55);
     assert_true(has_run());
-    for (int i = 5; i < PASS; i++)
+    for (int i = 5; i < RUN; i++)
         launch(&steps[i]);
-    end_pass();
-    expect_counts(2 * PASS, PASS, 1, 0);
+    end_run();
+    expect_counts(2 * RUN, RUN, 1, 0);
 }
 
 /* Held launches run before their memory goes. */
 static void test_release_between(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     prime(steps);
     for (int i = 0; i < 5; i++)
         launch(&steps[i]);
@@ -223,18 +223,18 @@ static void test_release_between(void **state)
         QMOE_OK);
     memcpy(buffers[3].data, last, sizeof last);
     assert_true(has_run());
-    for (int i = 5; i < PASS; i++)
+    for (int i = 5; i < RUN; i++)
         launch(&steps[i]);
-    end_pass();
-    /* A pass so interrupted is not noted. */
-    expect_counts(2 * PASS, PASS, 1, 0);
+    end_run();
+    /* A run so interrupted is not recorded. */
+    expect_counts(2 * RUN, RUN, 1, 0);
 }
 
 /* Work space that grows while launches that use it are held. */
 static void test_reserve_between(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     void *small, *large;
     assert_int_equal(
         qcuda_reserve(&small, &device, QCUDA_ARRIVED, 256, &err), QMOE_OK);
@@ -245,7 +245,7 @@ static void test_reserve_between(void **state)
         qcuda_reserve(&large, &device, QCUDA_ARRIVED, 4096, &err), QMOE_OK);
     assert_true(has_run());
     static const char zeros[4096];
-    end_pass();
+    end_run();
     assert_memory_equal(large, zeros, sizeof zeros);
 }
 
@@ -253,7 +253,7 @@ static void test_reserve_between(void **state)
 static void test_flush(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     prime(steps);
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < 5; i++)
@@ -262,15 +262,15 @@ static void test_flush(void **state)
         assert_true(has_run());
         assert_null(qdrv_zero(device.driver, buffers[2].data, N * 4));
         memset(want[2], 0, sizeof want[2]);
-        for (int i = 0; i < PASS; i++) {
+        for (int i = 0; i < RUN; i++) {
             launch(&steps[i]);
             assert_true(has_run());
         }
-        end_pass();
+        end_run();
     }
-    expect_counts(PASS + 3 * (5 + PASS), PASS, 1, 0);
-    run_pass(steps, PASS);
-    expect_counts(PASS + 3 * (5 + PASS), 2 * PASS, 1, 0);
+    expect_counts(RUN + 3 * (5 + RUN), RUN, 1, 0);
+    launch_run(steps, RUN);
+    expect_counts(RUN + 3 * (5 + RUN), 2 * RUN, 1, 0);
 }
 
 static void expect_error(qmoe_status status, const char *name)
@@ -281,46 +281,46 @@ static void expect_error(qmoe_status status, const char *name)
     err = (qmi_error){0};
 }
 
-/* After an error what was noted is gone and the memory may be anything. */
+/* After an error what was recorded is gone and the memory may be anything. */
 static void expect_fresh_start(step *steps)
 {
     const uint64_t single = counts().single;
     const uint64_t replayed = counts().replayed;
-    assert_int_equal(qcuda_end_pass(&device, &err), QMOE_OK);
+    assert_int_equal(qcuda_end_run(&device, &err), QMOE_OK);
     for (int b = 0; b < N_BUFFERS; b++)
         upload(b, (uint32_t)b + 1);
-    run_pass(steps, PASS);
-    assert_int_equal(counts().single, single + PASS);
+    launch_run(steps, RUN);
+    assert_int_equal(counts().single, single + RUN);
     assert_int_equal(counts().replayed, replayed);
-    run_pass(steps, PASS);
-    assert_int_equal(counts().replayed, replayed + PASS);
+    launch_run(steps, RUN);
+    assert_int_equal(counts().replayed, replayed + RUN);
 }
 
 static void test_error_in_a_graph(void **state)
 {
     (void)state;
-    step steps[PASS], bad;
+    step steps[RUN], bad;
     prime(steps);
     bad = steps[2];
     bad.fails = 1;
-    for (int i = 0; i < PASS; i++)
+    for (int i = 0; i < RUN; i++)
         assert_int_equal(try_step(i == 2 ? &bad : &steps[i]), QMOE_OK);
-    expect_error(qcuda_end_pass(&device, &err), "toy_other");
+    expect_error(qcuda_end_run(&device, &err), "toy_other");
     expect_fresh_start(steps);
 }
 
-/* Held, and issued because the pass goes another way. */
+/* Held, and issued because the run goes another way. */
 static void test_error_of_held(void **state)
 {
     (void)state;
-    step steps[PASS], bad;
+    step steps[RUN], bad;
     prime(steps);
     bad = steps[2];
     bad.fails = 1;
     for (int i = 0; i < 4; i++)
         assert_int_equal(try_step(i == 2 ? &bad : &steps[i]), QMOE_OK);
     expect_error(try_step(&steps[2]), "toy_other");
-    /* What comes before the pass ends is neither lost nor noted. */
+    /* What comes before the run ends is neither lost nor recorded. */
     assert_int_equal(try_step(&steps[0]), QMOE_OK);
     expect_fresh_start(steps);
 }
@@ -328,7 +328,7 @@ static void test_error_of_held(void **state)
 static void test_error_at_once(void **state)
 {
     (void)state;
-    step steps[PASS], bad;
+    step steps[RUN], bad;
     prime(steps);
     bad = steps[0];
     bad.kind = OTHER;
@@ -341,7 +341,7 @@ static void test_error_at_once(void **state)
 static void test_error_told_later(void **state)
 {
     (void)state;
-    step steps[PASS], bad;
+    step steps[RUN], bad;
     qmi_buffer extra;
     prime(steps);
     bad = steps[2];
@@ -353,7 +353,7 @@ static void test_error_told_later(void **state)
             assert_int_equal(try_step(i == 2 ? &bad : &steps[i]), QMOE_OK);
         qcuda_release(&device, &extra);
         expect_error(
-            round == 0 ? try_step(&steps[0]) : qcuda_end_pass(&device, &err),
+            round == 0 ? try_step(&steps[0]) : qcuda_end_run(&device, &err),
             "toy_other");
         expect_fresh_start(steps);
     }
@@ -362,49 +362,49 @@ static void test_error_told_later(void **state)
 static void test_least_recently_used(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     enum { MANY = QCUDA_MAX_LISTS + 1 };
     for (int round = 0; round < 2; round++)
         for (uint32_t v = 1; v <= MANY; v++) {
-            make_pass(steps, v);
-            run_pass(steps, PASS);
+            make_run(steps, v);
+            launch_run(steps, RUN);
         }
     /* Each was pushed out before it came again. */
-    expect_counts(2 * MANY * PASS, 0, 0, 0);
+    expect_counts(2 * MANY * RUN, 0, 0, 0);
     for (uint32_t v = MANY; v > 1; v--) {
-        make_pass(steps, v);
-        run_pass(steps, PASS);
+        make_run(steps, v);
+        launch_run(steps, RUN);
     }
-    expect_counts(2 * MANY * PASS, (MANY - 1) * PASS, MANY - 1, 0);
-    /* The place of the graph used longest ago, of pass MANY. */
-    make_pass(steps, 1);
-    run_pass(steps, PASS);
+    expect_counts(2 * MANY * RUN, (MANY - 1) * RUN, MANY - 1, 0);
+    /* The place of the graph used longest ago, of run MANY. */
+    make_run(steps, 1);
+    launch_run(steps, RUN);
     for (uint32_t v = 2; v < MANY; v++) {
-        make_pass(steps, v);
-        run_pass(steps, PASS);
+        make_run(steps, v);
+        launch_run(steps, RUN);
     }
-    expect_counts((2 * MANY + 1) * PASS, (2 * MANY - 3) * PASS, MANY - 1, 0);
-    make_pass(steps, MANY);
-    run_pass(steps, PASS);
-    expect_counts((2 * MANY + 2) * PASS, (2 * MANY - 3) * PASS, MANY - 1, 0);
+    expect_counts((2 * MANY + 1) * RUN, (2 * MANY - 3) * RUN, MANY - 1, 0);
+    make_run(steps, MANY);
+    launch_run(steps, RUN);
+    expect_counts((2 * MANY + 2) * RUN, (2 * MANY - 3) * RUN, MANY - 1, 0);
 }
 
 static void test_too_long(void **state)
 {
     (void)state;
-    step steps[PASS];
-    make_pass(steps, 0);
+    step steps[RUN];
+    make_run(steps, 0);
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < QCUDA_MAX_NODES + 3; i++)
-            launch(&steps[i % PASS]);
-        end_pass();
+            launch(&steps[i % RUN]);
+        end_run();
     }
     expect_counts(3 * (QCUDA_MAX_NODES + 3), 0, 0, 0);
-    /* The longest that is noted. */
+    /* The longest that is recorded. */
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < QCUDA_MAX_NODES; i++)
-            launch(&steps[i % PASS]);
-        end_pass();
+            launch(&steps[i % RUN]);
+        end_run();
     }
     assert_int_equal(counts().replayed, QCUDA_MAX_NODES);
 }
@@ -412,12 +412,12 @@ static void test_too_long(void **state)
 static void test_too_wide(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     prime(steps);
     steps[4].kind = WIDE;
     for (int i = 0; i < 3; i++)
-        run_pass(steps, PASS);
-    expect_counts(4 * PASS, PASS, 1, 0);
+        launch_run(steps, RUN);
+    expect_counts(4 * RUN, RUN, 1, 0);
 }
 
 static void test_nothing(void **state)
@@ -429,22 +429,22 @@ static void test_nothing(void **state)
         launch(&none);
         launch(&no_copy);
     }
-    end_pass();
+    end_run();
     expect_counts(0, 0, 0, 0);
 }
 
-/* Random passes, mostly repeated, with all that can come between. */
-static void random_passes(uint32_t seed, int n_rounds)
+/* Random runs, mostly repeated, with all that can come between. */
+static void random_runs(uint32_t seed, int n_rounds)
 {
     enum { KINDS = 5 };
     uint32_t x = seed;
-    step all[KINDS][PASS];
+    step all[KINDS][RUN];
     for (uint32_t k = 0; k < KINDS; k++)
-        make_pass(all[k], k % 2);
+        make_run(all[k], k % 2);
     for (int round = 0; round < n_rounds; round++) {
         x = x * 1664525u + 1013904223u;
         step *steps = all[(x >> 8) % KINDS];
-        const uint32_t what = (x >> 12) % 16, at = (x >> 16) % PASS;
+        const uint32_t what = (x >> 12) % 16, at = (x >> 16) % RUN;
         if (what == 0)
             steps[at].add += x >> 20;
         else if (what == 1)
@@ -453,7 +453,7 @@ static void random_passes(uint32_t seed, int n_rounds)
             steps[at].blocks = 1 + (x >> 20) % 2;
         else if (what == 3)
             steps[at].dst = (x >> 20) % N_BUFFERS;
-        const size_t n = what == 4 ? at : PASS;
+        const size_t n = what == 4 ? at : RUN;
         for (size_t i = 0; i < n; i++) {
             if (what == 5 && i == at)
                 upload((x >> 20) % N_BUFFERS, x);
@@ -461,14 +461,14 @@ static void random_passes(uint32_t seed, int n_rounds)
                 assert_int_equal(qcuda_flush(&device, &err), QMOE_OK);
             launch(&steps[i]);
         }
-        end_pass();
+        end_run();
     }
 }
 
 static void test_random(void **state)
 {
     (void)state;
-    random_passes(1, 1500);
+    random_runs(1, 1500);
     /* All of it happened, and often. */
     const qmi_launch_counts c = counts();
     assert_true(c.replayed > 2000 && c.single > 2000);
@@ -480,19 +480,19 @@ static void test_random(void **state)
 static void test_off(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     open_device("off", NULL);
     prime(steps);
-    for (int i = 0; i < PASS; i++) {
+    for (int i = 0; i < RUN; i++) {
         launch(&steps[i]);
         assert_true(has_run());
     }
-    end_pass();
-    expect_counts(3 * PASS, 0, 0, 0);
+    end_run();
+    expect_counts(3 * RUN, 0, 0, 0);
     close_device();
     open_device("on", NULL);
     prime(steps);
-    expect_counts(PASS, PASS, 1, 0);
+    expect_counts(RUN, RUN, 1, 0);
     close_device();
     qcuda_launches *none;
     setenv("QMOE_CUDA_GRAPHS", "0", 1);
@@ -506,28 +506,28 @@ static void test_off(void **state)
 static void test_refusing_driver(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     open_device(NULL, "graphs=0");
     prime(steps);
-    run_pass(steps, PASS);
-    random_passes(2, 200);
+    launch_run(steps, RUN);
+    random_runs(2, 200);
     assert_int_equal(counts().replayed, 0);
     close_device();
     open_device(NULL, "updates=0");
     prime(steps);
     steps[1].add++;
-    run_pass(steps, PASS);
-    expect_counts(2 * PASS, PASS, 1, 0);
+    launch_run(steps, RUN);
+    expect_counts(2 * RUN, RUN, 1, 0);
     steps[1].add--;
-    run_pass(steps, PASS);
-    run_pass(steps, PASS);
-    expect_counts(2 * PASS, 3 * PASS, 2, 0);
-    random_passes(3, 200);
+    launch_run(steps, RUN);
+    launch_run(steps, RUN);
+    expect_counts(2 * RUN, 3 * RUN, 2, 0);
+    random_runs(3, 200);
     close_device();
     /* Room for one only. */
     open_device(NULL, "graphs=1");
     prime(steps);
-    random_passes(4, 200);
+    random_runs(4, 200);
     close_device();
 }
 
@@ -535,7 +535,7 @@ static void test_refusing_driver(void **state)
 static void test_close_with_held(void **state)
 {
     (void)state;
-    step steps[PASS];
+    step steps[RUN];
     open_device(NULL, NULL);
     prime(steps);
     for (int i = 0; i < 5; i++)

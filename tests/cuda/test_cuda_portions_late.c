@@ -11,7 +11,7 @@
 #include "portions.h"
 #include "twice.h"
 
-enum { PASS = 8, ROUNDS = 3 };
+enum { RUN = 8, ROUNDS = 3 };
 
 static int open_late(void **state)
 {
@@ -34,10 +34,10 @@ static int close_late(void **state)
 static int run_portions(int64_t n_items, int64_t at_once)
 {
     const qcuda_work work = {.n_items = n_items,
-        .n_units = PASS,
-        .cost = PASS / 2 * device.info.portion};
+        .n_units = RUN,
+        .cost = RUN / 2 * device.info.portion};
     fake_cuda_n_waits = 0;
-    for (int64_t first = 0, n; first < PASS; first += n) {
+    for (int64_t first = 0, n; first < RUN; first += n) {
         assert_int_equal(
             qcuda_begin_portion(&n, &device, &work, first, &err), QMOE_OK);
         assert_int_equal(n, at_once);
@@ -51,22 +51,22 @@ static void test_long(void **state)
 {
     (void)state;
     for (int round = 0; round < ROUNDS; round++) {
-        assert_int_equal(run_portions(QCUDA_STEP_ITEMS + 1, 2), PASS / 2 - 1);
-        end_pass();
+        assert_int_equal(run_portions(QCUDA_STEP_ITEMS + 1, 2), RUN / 2 - 1);
+        end_run();
         assert_int_equal(qcuda_wait(&device, &err), QMOE_OK);
     }
     /* What was waited in is not held back the next time. */
-    expect_counts(ROUNDS * PASS, 0, 0, 0);
+    expect_counts(ROUNDS * RUN, 0, 0, 0);
 }
 
 static void test_step(void **state)
 {
     (void)state;
     for (int round = 0; round < ROUNDS; round++) {
-        assert_int_equal(run_portions(QCUDA_STEP_ITEMS, PASS), 0);
-        end_pass();
+        assert_int_equal(run_portions(QCUDA_STEP_ITEMS, RUN), 0);
+        end_run();
     }
-    expect_counts(PASS, (ROUNDS - 1) * PASS, 1, 0);
+    expect_counts(RUN, (ROUNDS - 1) * RUN, 1, 0);
 }
 
 /* Behind another operation's portion that still runs. */
@@ -74,8 +74,8 @@ static void test_first_portion_waits(void **state)
 {
     (void)state;
     run_portions(QCUDA_STEP_ITEMS + 1, 2);
-    assert_int_equal(run_portions(QCUDA_STEP_ITEMS + 1, 2), PASS / 2);
-    end_pass();
+    assert_int_equal(run_portions(QCUDA_STEP_ITEMS + 1, 2), RUN / 2);
+    end_run();
 }
 
 int main(void)

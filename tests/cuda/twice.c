@@ -135,15 +135,15 @@ bool has_run(void)
     return true;
 }
 
-void end_pass(void)
+void end_run(void)
 {
-    assert_int_equal(qcuda_end_pass(&device, &err), QMOE_OK);
+    assert_int_equal(qcuda_end_run(&device, &err), QMOE_OK);
     assert_true(has_run());
 }
 
-void run_pass(const step *steps, size_t n)
+void launch_run(const step *steps, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         launch(&steps[i]);
-    end_pass();
+    end_run();
 }

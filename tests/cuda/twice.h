@@ -38,8 +38,8 @@ void launch(const step *s);
 /* Is the device's memory what the host's is? */
 bool has_run(void);
 /* And is after that. */
-void end_pass(void);
-void run_pass(const step *steps, size_t n);
+void end_run(void);
+void launch_run(const step *steps, size_t n);
 
 qmi_launch_counts counts(void);
 void expect_counts(
