@@ -75,7 +75,7 @@ qmoe_status bench_ideal_make(bench_ideal *out, const qmoe_model *model,
 {
     const size_t n = model->n_weights;
     *out = (bench_ideal){.model = *model};
-    out->model.experts_replaced = true;
+    out->model.expert_format = qmi_format_dense(QMI_BF16)->name;
     out->blocks = qmi_calloc(n, sizeof *out->blocks, "shared matrices", err);
     out->model.weights =
         qmi_calloc(n, sizeof *model->weights, "the weight table", err);

@@ -63,7 +63,7 @@ qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
             format_name);
     QMI_TRY(check_memory(model, format, copies, err));
     out->model = *model;
-    out->model.experts_replaced = true;
+    out->model.expert_format = format->name;
     out->stacks = qmi_calloc(n, sizeof *out->stacks, "stacks", err);
     out->model.weights =
         qmi_calloc(n, sizeof *model->weights, "the weight table", err);

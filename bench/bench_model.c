@@ -11,6 +11,7 @@
 #include "bench_stats.h"
 #include "mt19937.h"
 #include "place.h"
+#include "routing.h"
 #include "top_pass.h"
 
 enum { MAX_REPEATS = 101, MAX_TOKENS = 1 << 16, MAX_SEQUENCES = 1024 };
@@ -67,11 +68,12 @@ static qmoe_status decode(bench *b, side *s, double *seconds)
 static qmoe_status run_once(bench *b, side *s, double seconds[N_PHASES])
 {
     b->routing.next = 0;
-    s->session->routing = &b->routing;
+    qmi_probe probe = qmi_routing_probe(&b->routing);
+    qmi_probe_attach(s->session, &probe);
     qmoe_status status = encode(b, s, &seconds[ENCODE]);
     if (status == QMOE_OK)
         status = decode(b, s, &seconds[DECODE]);
-    s->session->routing = NULL;
+    qmi_probe_detach(s->session, &probe);
     return status;
 }
 
@@ -336,15 +338,6 @@ static qmoe_status make_sessions(bench *b)
     return qmoe_session_create(&b->sides[1].session, &b->ideal.model, &options);
 }
 
-static const char *format_of(const qmoe_model *model)
-{
-    for (size_t i = 0; i < model->n_weights; i++)
-        if (model->weights[i].is_expert)
-            return model->experts_replaced ? model->weights[i].format->name
-                                           : model->expert_format;
-    return "";
-}
-
 static qmoe_status run_all(
     bench *b, qmoe_model *model, qmoe_bench_model_report *out)
 {
@@ -365,7 +358,7 @@ static qmoe_status run_all(
     out->n_threads = model->hooks->n_threads;
     out->expert_bytes = expert_bytes(b->compressed);
     out->ideal_expert_bytes = b->ideal.n_bytes;
-    out->format = format_of(b->compressed);
+    out->format = b->compressed->expert_format;
     return QMOE_OK;
 }
 

@@ -73,7 +73,6 @@ struct qmoe_model {
     qmi_config config;
     const cJSON *quantization; /* of config.json; NULL: not compressed */
     const char *expert_format; /* name of the experts' format */
-    bool experts_replaced;     /* not those of the checkpoint (benchmarks) */
     qmi_weight *weights;
     size_t n_weights, weight_capacity;
     /* Dictionaries other than the generic one, each used by some stacks. */

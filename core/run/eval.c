@@ -7,6 +7,7 @@
 
 #include "alloc.h"
 #include "clock.h"
+#include "probe.h"
 #include "samples.h"
 
 /* Sums over the samples of one text, or of all. */
@@ -28,12 +29,17 @@ typedef struct evaluation {
     qmi_error *err;
 } evaluation;
 
-static qmoe_status show(void *user, const qmi_step *step)
+static qmoe_status show(const evaluation *e)
 {
-    const evaluation *e = user;
-    (void)step;
     return qmi_progress(e->session->model->hooks, "evaluate", NULL,
         e->all.n_samples, e->max_samples);
+}
+
+static qmoe_status after_step(void *user, qmoe_session *session,
+    const qmi_step *step, const qmi_pass *pass, qmi_error *err)
+{
+    (void)session, (void)step, (void)pass, (void)err;
+    return show(user);
 }
 
 /* -log softmax(logits)[id] of one position. */
@@ -132,7 +138,7 @@ static qmoe_status evaluate(evaluation *e)
         qmoe_status status = add_sample(e, &sample);
         qmi_sample_free(&sample);
         QMI_TRY(status);
-        QMI_TRY(show(e, NULL));
+        QMI_TRY(show(e));
         QMI_TRY(qmi_session_check(e->session, e->err));
     }
     return QMOE_OK;
@@ -216,12 +222,12 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     evaluation e = {.session = session, .err = &session->model->hooks->error};
     qmoe_eval_options known = {0};
     qmi_copy_options(&known, sizeof known, options);
-    session->watch = show;
-    session->watcher = &e;
+    qmi_probe probe = {.after = after_step, .user = &e};
+    qmi_probe_attach(session, &probe);
     qmoe_status status = check_texts(&known, e.err);
     if (status == QMOE_OK)
         status = evaluate_all(&e, out, &known);
-    session->watch = NULL;
+    qmi_probe_detach(session, &probe);
     qmi_samples_close(e.samples);
     qmi_free(e.texts);
     qmi_free(e.logits);

@@ -8,6 +8,7 @@
 #include "alloc.h"
 #include "clock.h"
 #include "logits.h"
+#include "probe.h"
 #include "sampler.h"
 #include "token_stream.h"
 
@@ -123,10 +124,12 @@ static void finish(run *r)
     qmi_free(r->lengths);
 }
 
-static qmoe_status show_encoding(void *user, const qmi_step *step)
+static qmoe_status show_encoding(void *user, qmoe_session *session,
+    const qmi_step *step, const qmi_pass *pass, qmi_error *err)
 {
     run *r = user;
-    const qmoe_model *m = r->session->model;
+    const qmoe_model *m = session->model;
+    (void)pass, (void)err;
     char item[80];
     if (++r->n_encoding_steps <= m->encoder.n)
         snprintf(item, sizeof item, "block %d of %d",
@@ -156,11 +159,11 @@ static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
         r->lengths[i] = (int32_t)s->n_prompt;
     }
     timing->n_encoded = n;
-    r->session->watch = show_encoding;
-    r->session->watcher = r;
+    qmi_probe probe = {.after = show_encoding, .user = r};
+    qmi_probe_attach(r->session, &probe);
     qmoe_status status =
         qmi_session_encode(r->session, ids, r->lengths, r->n, r->err);
-    r->session->watch = NULL;
+    qmi_probe_detach(r->session, &probe);
     qmi_free(ids);
     return status;
 }

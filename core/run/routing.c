@@ -20,10 +20,16 @@ static qmoe_status reserve(qmi_routing *r, size_t n, qmi_error *err)
     return QMOE_OK;
 }
 
-qmoe_status qmi_routing_pass(qmi_routing *routing, const qmi_backend *backend,
-    qmi_device *device, qmi_view expert, int64_t n, qmi_error *err)
+static qmoe_status after_step(void *user, qmoe_session *session,
+    const qmi_step *step, const qmi_pass *pass, qmi_error *err)
 {
-    const size_t count = (size_t)n;
+    if (step->kind != QMI_OP_ROUTE)
+        return QMOE_OK;
+    qmi_routing *routing = user;
+    const qmi_backend *backend = session->backend;
+    const qmi_view expert = {.buffer = session->expert.buffer};
+    const size_t count =
+        (size_t)(pass->n_tokens * session->model->config.top_k);
     const uint64_t n_bytes = count * sizeof *routing->expert;
     if (routing->imposes) {
         if (routing->n - routing->next < count)
@@ -31,13 +37,19 @@ qmoe_status qmi_routing_pass(qmi_routing *routing, const qmi_backend *backend,
                 err, QMOE_E_INVALID, "no routing was recorded for this pass");
         const int32_t *from = routing->expert + routing->next;
         routing->next += count;
-        return backend->buffer_write(device, expert, from, n_bytes, err);
+        return backend->buffer_write(
+            session->device, expert, from, n_bytes, err);
     }
     QMI_TRY(reserve(routing, count, err));
     QMI_TRY(backend->buffer_read(
-        device, routing->expert + routing->n, expert, n_bytes, err));
+        session->device, routing->expert + routing->n, expert, n_bytes, err));
     routing->n += count;
     return QMOE_OK;
+}
+
+qmi_probe qmi_routing_probe(qmi_routing *routing)
+{
+    return (qmi_probe){.after = after_step, .user = routing};
 }
 
 void qmi_routing_free(qmi_routing *routing)

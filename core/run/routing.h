@@ -4,7 +4,7 @@
 #ifndef QMI_ROUTING_H
 #define QMI_ROUTING_H
 
-#include "backend.h"
+#include "probe.h"
 
 typedef struct qmi_routing {
     int32_t *expert; /* [n], in the order of the passes */
@@ -13,11 +13,10 @@ typedef struct qmi_routing {
     size_t next;  /* imposing: the next one to write */
 } qmi_routing;
 
-/* After a ROUTE operation that wrote i32 [n] at `expert`: appends them, or
- * overwrites them by the next n of the notes; E_INVALID when there are fewer.
- * Both wait for the device. */
-qmoe_status qmi_routing_pass(qmi_routing *routing, const qmi_backend *backend,
-    qmi_device *device, qmi_view expert, int64_t n, qmi_error *err);
+/* A probe that appends the choices of each router, or overwrites them by the
+ * next of the notes; E_INVALID when there are fewer.  Both wait for the
+ * device. */
+qmi_probe qmi_routing_probe(qmi_routing *routing);
 void qmi_routing_free(qmi_routing *routing);
 
 #endif

@@ -5,6 +5,7 @@
 #include "second_look.h"
 
 #include "pass.h"
+#include "step_check.h"
 #include "steps.h"
 
 static qmoe_status look(qmoe_session *s, const int32_t *ids,
@@ -25,9 +26,10 @@ qmoe_status qmi_session_find_fault(qmoe_session *session, const int32_t *ids,
 {
     for (size_t i = 0; i < n_active; i++)
         session->sequences[active[i]].position -= lengths[i];
-    session->looks = true;
+    qmi_probe probe = qmi_step_check();
+    qmi_probe_attach(session, &probe);
     qmoe_status status = look(session, ids, active, lengths, n_active, err);
-    session->looks = false;
+    qmi_probe_detach(session, &probe);
     if (status != QMOE_OK)
         return status;
     return qmi_fail(err, QMOE_E_DEVICE,

@@ -6,7 +6,6 @@
 
 #include "lists.h"
 #include "model.h"
-#include "routing.h"
 
 /* Its rows in the caches. */
 typedef struct qmi_sequence {
@@ -35,15 +34,10 @@ struct qmoe_session {
     qmi_growing bias[QMI_N_STACKS]; /* f32 [n_heads, 2 * reach + 1] */
     int64_t reach[QMI_N_STACKS];
 
-    /* Called after each step of a pass, to show how far it is; NULL: nothing is.
-     * What is not QMOE_OK ends the pass. */
-    qmoe_status (*watch)(void *user, const qmi_step *step);
-    void *watcher;
+    struct qmi_probe *probes; /* told of each step (probe.h); NULL: none */
 
     bool measures_parts;
     double part_seconds[QMI_N_STACKS][QMOE_PART_COUNT];
-    qmi_routing *routing; /* NULL: the router's choice stands */
-    bool looks;           /* each step's result is checked (step_check.h) */
 
     /* What was encoded together. */
     qmi_sequence *sequences;

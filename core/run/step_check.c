@@ -19,9 +19,10 @@ static void describe(char *text, size_t capacity, const qmoe_model *model,
             stack == QMI_ENCODER ? "encoder" : "decoder", (int)step->block, op);
 }
 
-qmoe_status qmi_step_check(qmoe_session *session, const qmi_step *step,
-    const qmi_pass *pass, qmi_error *err)
+static qmoe_status check(void *user, qmoe_session *session,
+    const qmi_step *step, const qmi_pass *pass, qmi_error *err)
 {
+    (void)user;
     const qmoe_model *model = session->model;
     const qmi_growing *g = &session->slots[step->dst];
     int64_t width = qmi_slot_width(&model->config, step->dst);
@@ -43,4 +44,9 @@ qmoe_status qmi_step_check(qmoe_session *session, const qmi_step *step,
         "%s: %s: its result is not finite (token %lld of the pass)",
         qmi_checkpoint_directory(model->checkpoint), text,
         (long long)(at / width));
+}
+
+qmi_probe qmi_step_check(void)
+{
+    return (qmi_probe){.after = check};
 }

@@ -3,10 +3,10 @@
 #ifndef QMI_STEP_CHECK_H
 #define QMI_STEP_CHECK_H
 
-#include "session.h"
+#include "probe.h"
 
-/* E_FORMAT naming the step when its result is not finite. */
-qmoe_status qmi_step_check(qmoe_session *session, const qmi_step *step,
-    const qmi_pass *pass, qmi_error *err);
+/* A probe for any session.  E_FORMAT naming the step when its result is not
+ * finite; waits for the device. */
+qmi_probe qmi_step_check(void);
 
 #endif

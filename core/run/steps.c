@@ -4,8 +4,8 @@
  * No step knows a size or a pointer; no operation knows a graph. */
 #include "steps.h"
 
+#include "probe.h"
 #include "profile.h"
-#include "step_check.h"
 
 static qmi_view view_of(const qmi_growing *g)
 {
@@ -153,16 +153,7 @@ qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
     for (size_t i = first; i < last; i++) {
         const qmi_step *step = &steps->items[i];
         QMI_TRY(run_step(session, step, pass, err));
-        if (session->looks)
-            QMI_TRY(qmi_step_check(session, step, pass, err));
-        if (session->watch != NULL) {
-            QMI_TRY(session->watch(session->watcher, step));
-            QMI_TRY(qmi_session_check(session, err));
-        }
-        if (step->kind == QMI_OP_ROUTE && session->routing != NULL)
-            QMI_TRY(qmi_routing_pass(session->routing, session->backend,
-                session->device, view_of(&session->expert),
-                pass->n_tokens * session->model->config.top_k, err));
+        QMI_TRY(qmi_probe_all(session, step, pass, err));
     }
     return QMOE_OK;
 }

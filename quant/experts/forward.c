@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "step_check.h"
 #include "steps.h"
 
 /* Tokens of a chunk, unless one sequence alone is longer.  Fixed, so that
@@ -287,9 +288,10 @@ static qmoe_status run_chunk(
     qmoe_status status = try_chunk(f, stack, block, c, err);
     if (status != QMOE_E_FORMAT)
         return status;
-    f->session->looks = true;
+    qmi_probe probe = qmi_step_check();
+    qmi_probe_attach(f->session, &probe);
     status = try_chunk(f, stack, block, c, err);
-    f->session->looks = false;
+    qmi_probe_detach(f->session, &probe);
     return status;
 }
 

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "probe.h"
 
 typedef struct block_run {
     qmi_job *job;
@@ -360,19 +361,24 @@ typedef struct dense_part {
     int64_t block;
 } dense_part;
 
-/* The session calls it at every step; n_passed moves once per chunk. */
-static qmoe_status report_dense(void *user, const qmi_step *step)
+static qmoe_status report_dense(const dense_part *d)
 {
     char item[128];
-    const dense_part *d = user;
     const qmi_job *job = d->job;
-    (void)step;
     snprintf(item, sizeof item, "%s block %d, dense part, %lld of %lld tokens",
         d->stack == QMI_ENCODER ? "encoder" : "decoder", (int)d->block,
         (long long)job->forward.n_passed,
         (long long)job->calibration.sets[d->stack].n_tokens);
     return qmi_progress(&job->context->hooks, job->stage, item,
         job->weights_done, job->weights_total);
+}
+
+/* n_passed moves once per chunk. */
+static qmoe_status after_step(void *user, qmoe_session *session,
+    const qmi_step *step, const qmi_pass *pass, qmi_error *err)
+{
+    (void)session, (void)step, (void)pass, (void)err;
+    return report_dense(user);
 }
 
 static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
@@ -382,13 +388,13 @@ static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
         return QMOE_OK;
     qmoe_session *session = job->forward.session;
     job->forward.n_passed = 0;
-    QMI_TRY(report_dense(&part, NULL));
-    /* The session is reused by every block, so the hook is taken off again. */
-    session->watch = report_dense;
-    session->watcher = &part;
+    QMI_TRY(report_dense(&part));
+    /* The session is reused by every block, so the probe is taken off again. */
+    qmi_probe probe = {.after = after_step, .user = &part};
+    qmi_probe_attach(session, &probe);
     qmoe_status status =
         qmi_forward_block(&job->forward, stack, block, job->err);
-    session->watch = NULL;
+    qmi_probe_detach(session, &probe);
     return status;
 }
 

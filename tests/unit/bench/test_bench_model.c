@@ -13,6 +13,7 @@
 #include "bench_ideal.h"
 #include "context.h"
 #include "logits.h"
+#include "routing.h"
 
 enum { N_IDS = 6, VOCAB = 1 << 16 };
 
@@ -103,7 +104,8 @@ static void test_routing(void **state)
     for (int i = 0; i < 2; i++) {
         qmi_routing routing = {0};
         qmoe_session *session = make_session(models[i]);
-        session->routing = &routing;
+        qmi_probe probe = qmi_routing_probe(&routing);
+        qmi_probe_attach(session, &probe);
         pass(session, noted);
         assert_int_equal(
             routing.n, (size_t)(qmi_config_sparse_count(&model->config) / 2) *
