@@ -90,7 +90,7 @@ case_levels_agree() {
 
 case_unknown_level() {
     export QMOE_CPU=avx9
-    expect_error 2 "'avx9' is no instruction set" generate "$pvq" -p x
+    expect_error 2 "'avx9' is not one of the instruction sets" generate "$pvq" -p x
     has err "portable, avx2, avx512, avx512vbmi, neon"
     expect 2 "$(dirname "$qmoe")/qmoe-check" --backend cpu
     has err avx9 portable
