@@ -7,7 +7,7 @@
 
 #include "alloc.h"
 #include "bench_stats.h"
-#include "pool.h"
+#include "team.h"
 
 enum { N_PASSES = 7, N_COPIES = 8 };
 static const size_t total = (size_t)1 << 30, slice = (size_t)1 << 22;
@@ -39,11 +39,11 @@ qmoe_status bench_read_bandwidth(
     double *gbytes_per_s, int n_threads, bool cpu_time, qmi_error *err)
 {
     *gbytes_per_s = 0;
-    qcpu_pool *pool = NULL;
-    QMI_TRY(qcpu_pool_open(&pool, n_threads, err));
+    qmi_team *team = NULL;
+    QMI_TRY(qmi_team_open(&team, n_threads, err));
     uint8_t *data = qmi_calloc(total, 1, "memory to read", err);
     if (data == NULL) {
-        qcpu_pool_close(pool);
+        qmi_team_close(team);
         return QMOE_E_NOMEM;
     }
     memset(data, 1, total); /* untouched pages are one page of zeros */
@@ -53,14 +53,14 @@ qmoe_status bench_read_bandwidth(
     for (int i = 0; i < N_PASSES && status == QMOE_OK; i++) {
         const double begin = bench_now(cpu_time);
         status =
-            qcpu_parallel(pool, (int64_t)(total / slice), read_slice, &r, err);
+            qmi_team_run(team, (int64_t)(total / slice), read_slice, &r, err);
         seconds[i] = bench_now(cpu_time) - begin;
     }
     if (status == QMOE_OK)
         *gbytes_per_s =
             1e-9 * (double)total / bench_spread_of(seconds, N_PASSES).median;
     qmi_free(data);
-    qcpu_pool_close(pool);
+    qmi_team_close(team);
     return status;
 }
 

@@ -2,12 +2,12 @@
  * Where and from what a measurement comes. */
 #include "qmoe/bench.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "blas.h"
 #include "commit.h"
+#include "room.h"
 
 /* The value of the first "model name" line; other architectures than x86 may
  * have none. */
@@ -31,16 +31,13 @@ static void read_cpu_name(char *out, size_t capacity)
 
 void qmoe_bench_describe_machine(qmoe_bench_machine *out)
 {
-    cpu_set_t set;
     if (out == NULL)
         return;
     *out = (qmoe_bench_machine){
         .version = qmoe_version(),
         .commit = qmi_commit() != NULL ? qmi_commit() : "unknown",
-        .n_processors = 1,
+        .n_processors = qmi_usable_processors(),
     };
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        out->n_processors = CPU_COUNT(&set);
     read_cpu_name(out->cpu, sizeof out->cpu);
     const bool blas = qmi_blas_load(1, NULL) == QMOE_OK;
     snprintf(out->blas_core, sizeof out->blas_core, "%s",

@@ -7,6 +7,27 @@ pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 
+# OpenMP: threads of the program that embeds us (core/base/team.h).  What is
+# installed names its library without a path: gcc finds libgomp, clang is to be
+# told where libomp is.
+set(QMOE_HAVE_OPENMP OFF)
+set(QMOE_OPENMP_NAMES "")
+set(QMOE_OPENMP_LIBS "")
+if(NOT QMOE_OPENMP STREQUAL "OFF")
+  find_package(OpenMP QUIET COMPONENTS C)
+  if(OpenMP_C_FOUND)
+    set(QMOE_HAVE_OPENMP ON)
+    set(QMOE_OPENMP_NAMES ${OpenMP_C_LIB_NAMES})
+    list(REMOVE_ITEM QMOE_OPENMP_NAMES pthread)
+    foreach(name ${QMOE_OPENMP_NAMES})
+      list(APPEND QMOE_OPENMP_LIBS
+        $<BUILD_INTERFACE:${OpenMP_${name}_LIBRARY}> $<INSTALL_INTERFACE:${name}>)
+    endforeach()
+  elseif(QMOE_OPENMP STREQUAL "ON")
+    message(FATAL_ERROR "QMOE_OPENMP=ON but the C compiler finds no OpenMP (clang: libomp-dev)")
+  endif()
+endif()
+
 # OpenCL: the headers; the loader is looked for when the program runs.
 set(QMOE_HAVE_OPENCL OFF)
 set(QMOE_HAVE_CLBLAST OFF)

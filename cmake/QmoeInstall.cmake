@@ -64,8 +64,8 @@ file(RELATIVE_PATH QMOE_PC_LIBDIR
 file(RELATIVE_PATH QMOE_PC_INCLUDEDIR
   ${CMAKE_INSTALL_PREFIX} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
 # Libraries without a .pc file of their own: the C++ runtime (the tokenizer is
-# C++) and the system's.
-set(private_libs stdc++ m ${CMAKE_DL_LIBS} pthread)
+# C++), OpenMP's and the system's.
+set(private_libs stdc++ m ${CMAKE_DL_LIBS} pthread ${QMOE_OPENMP_NAMES})
 list(REMOVE_DUPLICATES private_libs)
 list(TRANSFORM private_libs PREPEND "-l")
 string(JOIN " " QMOE_PC_LIBS_PRIVATE ${private_libs})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Build options.  Optional parts are AUTO (use if found), ON (error if absent)
 # or OFF.
-foreach(part CUDA OPENCL)
+foreach(part CUDA OPENCL OPENMP)
   set(QMOE_${part} AUTO CACHE STRING "Build with ${part}: AUTO, ON or OFF")
   set_property(CACHE QMOE_${part} PROPERTY STRINGS AUTO ON OFF)
   if(NOT QMOE_${part} MATCHES "^(AUTO|ON|OFF)$")

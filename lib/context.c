@@ -6,6 +6,7 @@
 
 #include "alloc.h"
 #include "cpu.h"
+#include "team.h"
 
 static void destroy(qmi_hooks *hooks)
 {
@@ -18,8 +19,7 @@ static void set_hooks(qmi_hooks *hooks, const qmoe_context_options *o)
 {
     hooks->n_users = 1;
     hooks->destroy = destroy;
-    hooks->n_threads =
-        o->n_threads > 0 ? o->n_threads : qcpu_usable_processors();
+    hooks->n_threads = o->n_threads > 0 ? o->n_threads : qmi_default_threads();
     hooks->error.cancel = &hooks->cancel;
     hooks->progress = o->progress;
     hooks->message = o->message;

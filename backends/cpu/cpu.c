@@ -44,8 +44,9 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     long page = sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0)
         out->memory_bytes = (uint64_t)pages * (uint64_t)page;
-    snprintf(out->detail, sizeof out->detail, "%ld processors, kernels: %s",
-        sysconf(_SC_NPROCESSORS_ONLN), qcpu_level());
+    snprintf(out->detail, sizeof out->detail,
+        "%ld processors, threads: %s, kernels: %s",
+        sysconf(_SC_NPROCESSORS_ONLN), qmi_team_kind_name(), qcpu_level());
     return QMOE_OK;
 }
 
@@ -53,7 +54,7 @@ static void device_close(qmi_device *device)
 {
     if (device == NULL)
         return;
-    qcpu_pool_close(device->pool);
+    qmi_team_close(device->team);
     qcpu_expert_cache_close(device->experts);
     qmi_free(device->scratch);
     qmi_free(device);
@@ -70,7 +71,7 @@ static qmoe_status device_open(qmi_device **out, int index,
     if (device == NULL)
         return QMOE_E_NOMEM;
     device->n_threads = options->n_threads;
-    qmoe_status status = qcpu_pool_open(&device->pool, options->n_threads, err);
+    qmoe_status status = qmi_team_open(&device->team, options->n_threads, err);
     if (status == QMOE_OK && options->expert_cache_bytes != 0)
         status = qcpu_expert_cache_open(
             &device->experts, options->expert_cache_bytes, err);

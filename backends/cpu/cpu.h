@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The CPU backend: a thread pool over tiles of rows, kernels per instruction
+ * The CPU backend: threads over tiles of rows, kernels per instruction
  * set, fused decode and multiply on compressed weights.  Results do not depend
  * on the number of threads: work is cut into tiles of fixed size, and each
  * output element is computed by one thread in one order. */
@@ -8,8 +8,8 @@
 
 #include "backend.h"
 #include "expert_cache.h"
-#include "pool.h"
 #include "read_ahead.h"
+#include "team.h"
 
 const qmi_backend *qmi_backend_cpu(void);
 
@@ -17,7 +17,7 @@ const qmi_backend *qmi_backend_cpu(void);
 
 struct qmi_device {
     int n_threads;
-    qcpu_pool *pool;
+    qmi_team *team;
     /* Work space of the running operation; grows, never shrinks. */
     uint8_t *scratch;
     size_t scratch_bytes;

@@ -257,7 +257,7 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
         for (int64_t unit = 0; unit < all.n_units; unit++)
             run_unit(&j, unit, 0);
     else
-        QMI_TRY(qcpu_parallel(device->pool, all.n_units, run_unit, &j, err));
+        QMI_TRY(qmi_team_run(device->team, all.n_units, run_unit, &j, err));
     merge_all(&j);
     return qmi_check_cancel(err);
 }

@@ -151,7 +151,7 @@ static void sort_slots(experts *e, int n_threads)
 /* ---- one expert ---- */
 
 static void run_expert(
-    const experts *e, const group *g, const lane *l, qcpu_pool *pool)
+    const experts *e, const group *g, const lane *l, qmi_team *team)
 {
     const qmi_op_expert_ffn *o = e->o;
     const qmi_weight *wi = o->wi->host, *wo = o->wo->host;
@@ -161,7 +161,7 @@ static void run_expert(
         memcpy(l->x + i * d_model,
             src + e->order[g->first + i] / o->top_k * d_model,
             (size_t)d_model * sizeof *src);
-    uint8_t *threads = pool != NULL ? e->threads : l->threads;
+    uint8_t *threads = team != NULL ? e->threads : l->threads;
     const qcpu_product in = {
         .kernel = e->kernel,
         .w = wi,
@@ -172,7 +172,7 @@ static void run_expert(
         .alpha = 1.0f,
         .relu = true,
     };
-    qcpu_product_run(&in, pool, l->input, threads, e->thread_stride, e->err);
+    qcpu_product_run(&in, team, l->input, threads, e->thread_stride, e->err);
     const qcpu_product out = {
         .kernel = e->kernel,
         .w = wo,
@@ -182,7 +182,7 @@ static void run_expert(
         .dst = e->y + (int64_t)g->first * wo->n_rows,
         .alpha = 1.0f,
     };
-    qcpu_product_run(&out, pool, l->input, threads, e->thread_stride, e->err);
+    qcpu_product_run(&out, team, l->input, threads, e->thread_stride, e->err);
 }
 
 static void run_own(void *context, int64_t item, int thread)
@@ -273,9 +273,9 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
     if (e.n_groups != 0) {
         const lane l = lay_out_lane(&e, e.lanes, e.most);
         for (int32_t i = 0; i < e.n_shared; i++)
-            run_expert(&e, &e.groups[i], &l, device->pool);
-        status = qcpu_parallel(
-            device->pool, e.n_groups - e.n_shared, run_own, &e, err);
+            run_expert(&e, &e.groups[i], &l, device->team);
+        status = qmi_team_run(
+            device->team, e.n_groups - e.n_shared, run_own, &e, err);
     }
     if (device->experts != NULL)
         qcpu_expert_cache_end_step(device->experts);

@@ -28,7 +28,7 @@ static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
         .alpha = o->alpha,
         .relu = o->relu,
     };
-    qcpu_product_run(&p, device->pool, scratch, scratch + input, stride, err);
+    qcpu_product_run(&p, device->team, scratch, scratch + input, stride, err);
     return qmi_check_cancel(err);
 }
 

@@ -78,7 +78,7 @@ static void run_row(void *context, int64_t row, int thread)
 static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     qmi_op_top_logits o = op->u.top_logits;
-    return qcpu_parallel(device->pool, o.n_tokens, run_row, &o, err);
+    return qmi_team_run(device->team, o.n_tokens, run_row, &o, err);
 }
 
 const qmi_variant *qcpu_top_logits(size_t *n)

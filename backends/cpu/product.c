@@ -136,7 +136,7 @@ static bool is_small(const qcpu_product *p)
 }
 
 /* At most MAX_TOKENS of them. */
-static void run_tokens(const qcpu_product *p, qcpu_pool *pool, void *input,
+static void run_tokens(const qcpu_product *p, qmi_team *team, void *input,
     uint8_t *threads, size_t stride, qmi_error *err)
 {
     const qmi_weight *w = p->w;
@@ -164,16 +164,16 @@ static void run_tokens(const qcpu_product *p, qcpu_pool *pool, void *input,
         .y_bytes = y_bytes(p->kernel, w, p->n_tokens),
     };
     int64_t n_tiles = (w->n_rows + job.step - 1) / job.step;
-    if (pool != NULL && !is_small(p)) {
+    if (team != NULL && !is_small(p)) {
         /* The caller asks again. */
-        (void)qcpu_parallel(pool, n_tiles, run_tile, &job, err);
+        (void)qmi_team_run(team, n_tiles, run_tile, &job, err);
         return;
     }
     for (int64_t i = 0; i < n_tiles && !qmi_cancelled(err); i++)
         run_tile(&job, i, 0);
 }
 
-void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
+void qcpu_product_run(const qcpu_product *p, qmi_team *team, void *input,
     uint8_t *threads, size_t stride, qmi_error *err)
 {
     qcpu_product part = *p;
@@ -184,7 +184,7 @@ void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
         part.dst = p->dst + t * p->w->n_rows;
         part.residual =
             p->residual != NULL ? p->residual + t * p->w->n_rows : NULL;
-        run_tokens(&part, pool, input, threads, stride, err);
+        run_tokens(&part, team, input, threads, stride, err);
     }
 }
 

@@ -30,11 +30,11 @@ size_t qcpu_product_input_bytes(
 size_t qcpu_product_thread_bytes(
     const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens);
 
-/* On the threads of `pool`, or on the caller alone when there is little to do
- * or `pool` is NULL.  `threads`: `stride` bytes per thread.  Leaves the rest
+/* On the threads of `team`, or on the caller alone when there is little to do
+ * or `team` is NULL.  `threads`: `stride` bytes per thread.  Leaves the rest
  * out when it is cancelled: the operation asks `err` at its end.  Without a
- * pool, `err` is only read, so threads may share it. */
-void qcpu_product_run(const qcpu_product *p, qcpu_pool *pool, void *input,
+ * team, `err` is only read, so threads may share it. */
+void qcpu_product_run(const qcpu_product *p, qmi_team *team, void *input,
     uint8_t *threads, size_t stride, qmi_error *err);
 
 /* A variant that is a kernel's. */

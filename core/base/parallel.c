@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
+ * The loop behind parallel.h: a job of a team (team.h) whose caller watches.
  * In: items and a function for each.  Out: all of them done, or the reason why
  * not.  Threads take the next item when they are free, so items begin in order
- * but end in any; whoever needs an order writes results by item number.  The
- * calling thread only watches. */
+ * but end in any; whoever needs an order writes results by item number.
+ * Invariant: the caller's part lasts until every item is done or the loop is to
+ * end. */
 #include "parallel.h"
 
 #include <pthread.h>
 #include <time.h>
 
-#include "alloc.h"
+#include "team.h"
 
-/* Ten times a second: fast enough for people, too rare to cost anything. */
 enum { WATCH_MS = 100 };
 
 typedef struct crew {
@@ -18,52 +19,53 @@ typedef struct crew {
     const qmi_error *err;
     _Atomic(int64_t) next;
     atomic_bool stop;
-    pthread_mutex_t lock; /* of n_busy */
-    pthread_cond_t ended;
-    int n_busy;
+    qmoe_status status;   /* what the watcher returned */
+    pthread_mutex_t lock; /* of n_done */
+    pthread_cond_t ended; /* an item that was the last, or a thread's work */
+    int64_t n_done;
 } crew;
 
-typedef struct member {
-    crew *crew;
-    int index;
-    pthread_t thread;
-} member;
+static bool is_over(const crew *c)
+{
+    return atomic_load(&c->stop) || qmi_cancelled(c->err);
+}
 
-/* The next item, if there is one. */
+/* The next item, if there is one.  Whether the loop is over is asked before each
+ * item, not within: `work` asks for itself. */
 static bool take(crew *c, int64_t *item)
 {
-    /* Asked before each item, not within: `work` asks for itself. */
-    if (atomic_load(&c->stop) || qmi_cancelled(c->err))
+    if (is_over(c))
         return false;
-    /* Past the end for each thread once, which is harmless. */
     *item = atomic_fetch_add(&c->next, 1);
     return *item < c->loop->n_items;
 }
 
-static void *member_main(void *argument)
+static void count_done(crew *c, int n)
 {
-    const member *m = argument;
-    crew *c = m->crew;
-    int64_t item;
-    while (take(c, &item))
-        c->loop->work(c->loop->user, item, m->index);
-    /* n_busy is under the lock, so that the waiter cannot miss the last
-     * signal. */
     pthread_mutex_lock(&c->lock);
-    c->n_busy--;
-    pthread_cond_signal(&c->ended);
+    c->n_done += n;
+    if (n == 0 || c->n_done == c->loop->n_items)
+        pthread_cond_signal(&c->ended);
     pthread_mutex_unlock(&c->lock);
-    return NULL;
 }
 
-static qmoe_status watch(const crew *c)
+static void do_items(crew *c, int thread)
 {
-    return c->loop->watch != NULL ? c->loop->watch(c->loop->user) : QMOE_OK;
+    int64_t item;
+    while (take(c, &item)) {
+        c->loop->work(c->loop->user, item, thread);
+        count_done(c, 1);
+    }
+    count_done(c, 0); /* the caller looks whether the loop is over */
 }
 
 /* Lets threads that are at an item know. */
-static void end_early(crew *c)
+static void watch(crew *c)
 {
+    if (c->loop->watch != NULL)
+        c->status = c->loop->watch(c->loop->user);
+    if (c->status == QMOE_OK)
+        return;
     atomic_store(&c->stop, true);
     if (c->err != NULL && c->err->cancel != NULL)
         atomic_store(&c->err->cancel->ending, true);
@@ -71,8 +73,6 @@ static void end_early(crew *c)
 
 static struct timespec soon(void)
 {
-    /* pthread_cond_timedwait wants a point of the wall clock; if that jumps,
-     * one report is early or late. */
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     t.tv_nsec += WATCH_MS * 1000000L;
@@ -81,92 +81,63 @@ static struct timespec soon(void)
     return t;
 }
 
-/* Until all threads have ended. */
-static qmoe_status wait_watching(crew *c)
+static void watch_items(crew *c)
 {
-    qmoe_status status = QMOE_OK;
     pthread_mutex_lock(&c->lock);
-    while (c->n_busy != 0) {
+    while (c->n_done != c->loop->n_items && !is_over(c)) {
         const struct timespec until = soon();
         pthread_cond_timedwait(&c->ended, &c->lock, &until);
-        /* After a failure of the watch nobody is asked any more: threads finish
-         * the items they are at. */
-        if (c->n_busy == 0 || status != QMOE_OK)
-            continue;
+        if (c->n_done == c->loop->n_items)
+            break;
         /* The hook may take its time, and threads must be able to end
          * meanwhile. */
         pthread_mutex_unlock(&c->lock);
-        status = watch(c);
-        if (status != QMOE_OK)
-            end_early(c);
+        watch(c);
         pthread_mutex_lock(&c->lock);
     }
     pthread_mutex_unlock(&c->lock);
-    return status;
 }
 
 /* No thread could be started: slower, but not a failure. */
-static qmoe_status run_alone(crew *c)
+static void run_alone(crew *c)
 {
     int64_t item;
     while (take(c, &item)) {
         c->loop->work(c->loop->user, item, 0);
-        QMI_TRY(watch(c));
+        watch(c);
     }
-    return QMOE_OK;
 }
 
-/* Counted before it starts: a thread may end before pthread_create returns. */
-static int start(crew *c, member *members, int n)
+static void run_part(void *context, int thread, int n_threads)
 {
-    int n_started = 0;
-    for (; n_started < n; n_started++) {
-        member *m = &members[n_started];
-        *m = (member){.crew = c, .index = n_started};
-        pthread_mutex_lock(&c->lock);
-        c->n_busy++;
-        pthread_mutex_unlock(&c->lock);
-        if (pthread_create(&m->thread, NULL, member_main, m) == 0)
-            continue;
-        pthread_mutex_lock(&c->lock);
-        c->n_busy--;
-        pthread_mutex_unlock(&c->lock);
-        break;
-    }
-    return n_started;
-}
-
-static qmoe_status run_crew(crew *c, member *members, int n)
-{
-    const int n_started = start(c, members, n);
-    if (n_started == 0)
-        return run_alone(c);
-    qmoe_status status = wait_watching(c);
-    for (int i = 0; i < n_started; i++)
-        pthread_join(members[i].thread, NULL);
-    /* The wish was of this loop alone; the next one starts without it. */
-    if (c->err != NULL && c->err->cancel != NULL)
-        atomic_store(&c->err->cancel->ending, false);
-    return status;
+    crew *c = context;
+    if (thread != 0)
+        do_items(c, thread - 1);
+    else if (n_threads > 1)
+        watch_items(c);
+    else
+        run_alone(c);
 }
 
 qmoe_status qmi_parallel(const qmi_loop *loop, qmi_error *err)
 {
     crew c = {.loop = loop, .err = err};
+    qmi_team *team = NULL;
     int n = loop->n_threads < 1 ? 1 : loop->n_threads;
+    n = n < QMI_MOST_THREADS ? n : QMI_MOST_THREADS - 1;
     if (n > loop->n_items)
         n = (int)loop->n_items;
     if (n == 0)
         return qmi_check_cancel(err);
-    member *members = qmi_calloc((size_t)n, sizeof *members, "threads", err);
-    if (members == NULL)
-        return QMOE_E_NOMEM;
+    QMI_TRY(qmi_team_open(&team, n + 1, err));
     pthread_mutex_init(&c.lock, NULL);
     pthread_cond_init(&c.ended, NULL);
-    qmoe_status status = run_crew(&c, members, n);
+    qmi_team_each(team, n + 1, run_part, &c);
     pthread_cond_destroy(&c.ended);
     pthread_mutex_destroy(&c.lock);
-    qmi_free(members);
+    qmi_team_close(team);
+    if (err != NULL && err->cancel != NULL)
+        atomic_store(&err->cancel->ending, false);
     /* A wish to end that came last is not lost, even if all items were done. */
-    return status != QMOE_OK ? status : qmi_check_cancel(err);
+    return c.status != QMOE_OK ? c.status : qmi_check_cancel(err);
 }

@@ -5,6 +5,7 @@
 #include "room.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 
 /* The array is on the stack. */
@@ -32,6 +33,15 @@ int qmi_startable_threads(int wanted)
     for (int i = 0; i < n; i++)
         pthread_join(threads[i], NULL);
     return n + 1;
+}
+
+int qmi_usable_processors(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    int n = CPU_COUNT(&set);
+    return n > 0 ? n : 1;
 }
 
 bool qmi_has_address_space(size_t n_mib)

@@ -10,6 +10,9 @@
 /* How many threads, the calling one included, can run now: `wanted` or, where
  * the system refuses more, fewer. */
 int qmi_startable_threads(int wanted);
+/* Processors this process may use (its affinity mask, which container limits
+ * set), at least 1. */
+int qmi_usable_processors(void);
 /* Is there so much address space (ulimit -v)? */
 bool qmi_has_address_space(size_t n_mib);
 

@@ -12,6 +12,7 @@
 #include "registry.h"
 #include "runner.h"
 #include "selftest.h"
+#include "team.h"
 
 static const char usage_text[] =
     "Usage: qmoe-check [options]\n"
@@ -244,7 +245,8 @@ int main(int argc, char **argv)
     if (optind < argc)
         fail_usage("unexpected argument", argv[optind]);
     qmi_error err = {0};
-    if (qcpu_check_level(&err) != QMOE_OK) {
+    if (qcpu_check_level(&err) != QMOE_OK ||
+        qmi_team_check_kind(&err) != QMOE_OK) {
         fprintf(stderr, "qmoe-check: error: %s\n", err.text);
         return 2;
     }
