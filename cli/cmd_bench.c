@@ -2,10 +2,13 @@
  * qmoe bench: finds what is to be measured; where results come from. */
 #include "bench.h"
 
+#include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char help[] =
     "Usage: qmoe bench kernels [options]\n"
+    "       qmoe bench attention [options]\n"
     "       qmoe bench model MODEL [options]\n"
     "       qmoe bench tune [options]\n"
     "\n"
@@ -13,6 +16,8 @@ static const char help[] =
     "  kernels   products with weights of every format, hot and cold, "
     "compared\n"
     "            with dense bf16 and f32 and with the memory bandwidth\n"
+    "  attention attention over long contexts, compared with the memory\n"
+    "            bandwidth\n"
     "  model     tokens per second of a model, and time per role, compared\n"
     "            with an ideal uncompressed run\n"
     "  tune      finds the fastest kernels of a device; later runs use them\n"
@@ -30,9 +35,45 @@ static const char help[] =
     "  qmoe bench kernels --shape 2080x6144 --batch 1\n"
     "  qmoe bench model build/m --json >model.json\n";
 
-static const cli_verb *const kinds[] = {
-    &cli_verb_bench_kernels, &cli_verb_bench_model, &cli_verb_bench_tune};
+static const cli_verb *const kinds[] = {&cli_verb_bench_kernels,
+    &cli_verb_bench_attention, &cli_verb_bench_model, &cli_verb_bench_tune};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
+
+/* ---- lists ---- */
+
+bool cli_bench_take_number(int64_t *out, const char **text)
+{
+    char *end;
+    if (!isdigit((unsigned char)**text))
+        return false;
+    *out = strtoll(*text, &end, 10);
+    *text = end;
+    return *out >= 1 && *out <= INT32_MAX;
+}
+
+cli_exit cli_bench_fail_list(
+    const cli_verb *verb, const char *option, const char *text)
+{
+    return cli_fail(CLI_USAGE, "%s: --%s: '%s' is not a valid list", verb->name,
+        option, text);
+}
+
+cli_exit cli_bench_take_numbers(int *out, size_t *n, size_t capacity,
+    const cli_verb *verb, const char *option, const char *text)
+{
+    const char *p = text;
+    int64_t value;
+    if (text == NULL)
+        return CLI_OK;
+    do {
+        if (*n == capacity || !cli_bench_take_number(&value, &p))
+            return cli_bench_fail_list(verb, option, text);
+        out[(*n)++] = (int)value;
+    } while (*p == ',' && p++);
+    return *p == '\0' ? CLI_OK : cli_bench_fail_list(verb, option, text);
+}
+
+/* ---- the verb ---- */
 
 static cli_exit fail_kind(const char *word)
 {
@@ -130,4 +171,23 @@ void cli_bench_print_machine(const qmoe_device_info *device)
     fputs(" (", stdout);
     cli_print_name(stdout, device->detail);
     fputs(")\n", stdout);
+}
+
+void cli_bench_add_bandwidth(
+    cJSON *document, const qmoe_bench_bandwidth *list, size_t n)
+{
+    cJSON *json = cJSON_AddArrayToObject(document, "read_bandwidth");
+    for (size_t i = 0; i < n; i++) {
+        cJSON *item = cJSON_CreateObject();
+        cli_json_count(item, "threads", (uint64_t)list[i].threads);
+        cli_json_real(item, "gbytes_per_s", list[i].gbytes_per_s);
+        cJSON_AddItemToArray(json, item);
+    }
+}
+
+void cli_bench_print_bandwidth(const qmoe_bench_bandwidth *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        printf("memory read by %d thread%s: %.1f GB/s\n", list[i].threads,
+            list[i].threads == 1 ? "" : "s", list[i].gbytes_per_s);
 }

@@ -2,7 +2,6 @@
  * qmoe bench kernels: products in every format. */
 #include "bench.h"
 
-#include <ctype.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,35 +71,16 @@ typedef struct request {
 
 /* ---- lists ---- */
 
-static bool take_number(int64_t *out, const char **text)
-{
-    char *end;
-    if (!isdigit((unsigned char)**text))
-        return false;
-    *out = strtoll(*text, &end, 10);
-    *text = end;
-    return *out >= 1 && *out <= INT32_MAX;
-}
-
 static cli_exit fail_list(const char *option, const char *text)
 {
-    return cli_fail(CLI_USAGE, "bench kernels: --%s: '%s' is not a valid list",
-        option, text);
+    return cli_bench_fail_list(&cli_verb_bench_kernels, option, text);
 }
 
 static cli_exit take_numbers(
     int *out, size_t *n, const char *option, const char *text)
 {
-    const char *p = text;
-    int64_t value;
-    if (text == NULL)
-        return CLI_OK;
-    do {
-        if (*n == MAX_LIST || !take_number(&value, &p))
-            return fail_list(option, text);
-        out[(*n)++] = (int)value;
-    } while (*p == ',' && p++);
-    return *p == '\0' ? CLI_OK : fail_list(option, text);
+    return cli_bench_take_numbers(
+        out, n, MAX_LIST, &cli_verb_bench_kernels, option, text);
 }
 
 static cli_exit take_shapes(request *r)
@@ -111,8 +91,8 @@ static cli_exit take_shapes(request *r)
         return CLI_OK;
     do {
         qmoe_bench_shape *s = &r->shape_list[n];
-        if (n == MAX_LIST || !take_number(&s->rows, &p) || *p++ != 'x' ||
-            !take_number(&s->cols, &p))
+        if (n == MAX_LIST || !cli_bench_take_number(&s->rows, &p) ||
+            *p++ != 'x' || !cli_bench_take_number(&s->cols, &p))
             return fail_list("shape", r->shapes);
         n++;
     } while (*p == ',' && p++);
@@ -201,10 +181,7 @@ static void print_ratio(int width, double ratio)
 static void print_table(const qmoe_bench_kernels_report *r)
 {
     cli_bench_print_machine(&r->device);
-    for (size_t i = 0; i < r->n_bandwidth; i++)
-        printf("memory read by %d thread%s: %.1f GB/s\n",
-            r->bandwidth[i].threads, r->bandwidth[i].threads == 1 ? "" : "s",
-            r->bandwidth[i].gbytes_per_s);
+    cli_bench_print_bandwidth(r->bandwidth, r->n_bandwidth);
     if (r->copy_gbytes_per_s > 0)
         printf("memory copied by the device: %.1f GB/s read and written\n",
             r->copy_gbytes_per_s);
@@ -286,14 +263,8 @@ static void print_json(const qmoe_bench_kernels_report *r)
         cli_json_real(json, "read_gbytes_per_s", r->bandwidth[0].gbytes_per_s);
     else
         cJSON_AddNullToObject(json, "read_gbytes_per_s");
-    cJSON *list = cJSON_AddArrayToObject(json, "read_bandwidth");
-    for (size_t i = 0; i < r->n_bandwidth; i++) {
-        cJSON *item = cJSON_CreateObject();
-        cli_json_count(item, "threads", (uint64_t)r->bandwidth[i].threads);
-        cli_json_real(item, "gbytes_per_s", r->bandwidth[i].gbytes_per_s);
-        cJSON_AddItemToArray(list, item);
-    }
-    list = cJSON_AddArrayToObject(json, "results");
+    cli_bench_add_bandwidth(json, r->bandwidth, r->n_bandwidth);
+    cJSON *list = cJSON_AddArrayToObject(json, "results");
     for (size_t i = 0; i < r->n_results; i++)
         cJSON_AddItemToArray(list, json_kernel(&r->results[i]));
     cli_json_print(json);

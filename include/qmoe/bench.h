@@ -113,6 +113,55 @@ QMOE_API qmoe_status qmoe_bench_kernels(qmoe_context *context,
     const qmoe_bench_kernels_options *options) QMOE_MUST_CHECK;
 QMOE_API void qmoe_bench_kernels_free(qmoe_bench_kernels_report *report);
 
+/* ---- attention -------------------------------------------------------- */
+
+typedef struct qmoe_bench_attention_options {
+    size_t size;
+    int n_heads, d_head; /* 0 = 12 heads of width 64; at most 1024 each */
+    int n_queries;       /* new tokens of the sequence; 0 = 1: decoding */
+    /* [n_keys] keys of the sequence, the new tokens included, at most 2^20
+     * each; 0 = 1024, 4096 and 16384 */
+    const int *keys;
+    size_t n_keys;
+    const int *threads; /* [n_threads]; 0 = 1 */
+    size_t n_threads;
+    bool all_variants;   /* every variant, not only the preferred one */
+    int n_rounds;        /* samples of each result; 0 = 9, at most 101 */
+    double sample_ms;    /* length of a sample; 0 = 30 */
+    uint64_t cold_bytes; /* keys and values in memory; 0 = 0.6e9 */
+    bool thread_time;    /* as in qmoe_bench_kernels_options */
+} qmoe_bench_attention_options;
+
+/* Causal attention of the last n_queries tokens of a sequence over all of its
+ * keys, without position bias. */
+typedef struct qmoe_bench_attention_result {
+    const char *variant; /* valid as long as the context */
+    int n_queries, n_keys, threads;
+    /* Medians over the samples, with the 10th and 90th percentile of the
+     * first: 1e9 multiply-adds, and 1e9 bytes of keys and values (each counted
+     * once per call), per second. */
+    double gmacs_per_s, p10, p90, gbytes_per_s;
+    double bandwidth_share; /* of what `threads` read from memory */
+} qmoe_bench_attention_result;
+
+typedef struct qmoe_bench_attention_report {
+    qmoe_device_info device;
+    int n_heads, d_head;             /* as used */
+    qmoe_bench_bandwidth *bandwidth; /* [n_bandwidth] one per thread count */
+    size_t n_bandwidth;
+    qmoe_bench_attention_result *results;
+    size_t n_results;
+} qmoe_bench_attention_report;
+
+/* Times the operation `attention` on the CPU, every call on another sequence of
+ * cold_bytes of them.  Variants take turns, sample by sample.  Progress: stage
+ * "bench".  Release the report with qmoe_bench_attention_free.
+ * E_INVALID: an option out of range, or more queries than keys. */
+QMOE_API qmoe_status qmoe_bench_attention(qmoe_context *context,
+    qmoe_bench_attention_report *out,
+    const qmoe_bench_attention_options *options) QMOE_MUST_CHECK;
+QMOE_API void qmoe_bench_attention_free(qmoe_bench_attention_report *report);
+
 /* ---- models ----------------------------------------------------------- */
 
 typedef enum qmoe_bench_routing {

@@ -113,6 +113,30 @@ case_bench_kernels_refuses() {
     expect_error 6 "no device 9" bench tune --backend cpu --device 9 --json
 }
 
+case_bench_attention() {
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench attention $rounds --keys 3,70 --heads 2 --width 9 \
+        --cold-bytes 100K --threads 1,2 --all-variants --json
+    valid_json out
+    has out '"commit"' '"cpu"' '"read_bandwidth"'
+    n=$(grep -c '"variant":' out)
+    is_true "$n >= 4 and $n % 4 == 0"
+    for key in queries keys gmacs_per_s p10 p90 gbytes_per_s bandwidth_share; do
+        [ "$(grep -c "^[[:space:]]*\"$key\":" out)" -ge "$n" ] || fail "no $key"
+    done
+    is_true "$(json p10 out) <= $(json gmacs_per_s out)"
+    is_true "$(json gmacs_per_s out) <= $(json p90 out)"
+    is_true "$(json gbytes_per_s out) > 0"
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench attention $rounds --queries 65 --keys 70 --heads 1 \
+        --cold-bytes 1K --thread-time
+    has out "memory read by 1 thread" "1 heads of width 64"
+    [ "$(awk '$2 == 65 && $3 == 70' out | wc -l)" = 1 ] || fail "$(cat out)"
+    expect_error 2 "'1,' is not a valid list" bench attention --keys 1,
+    expect_error 2 "2097152 keys are out of range" \
+        bench attention --keys 2097152
+}
+
 short="--backend cpu --prompt-tokens 5 --tokens 3 --repeat 2"
 
 # Every phase of both runs has every part.

@@ -160,6 +160,7 @@ case_interrupted_import() {
 
 case_interrupted_measurements() {
     interrupted INT 100 bench kernels
+    interrupted INT 100 bench attention --queries 16384 --keys 16384
     interrupted TERM 100 bench model "$mini" -t 1 --tokens 4096 --repeat 50
     interrupted INT 0 selftest -b cpu
 }

@@ -182,6 +182,18 @@ bench kernels | -b abacus --json | --csv | 2 | exclude each other
 bench kernels | -b abacus --variant v | --all-variants | 2 | names the only one
 bench kernels | -b abacus --cache hot | --cold-bytes 1M | 2 | takes one matrix
 bench kernels | -b cpu --thread-time | --threads 2 | 2 | one thread
+bench attention | --queries 9 --cold-bytes 1K | --keys 8 | 2 | 8 keys are out of range: 9
+bench attention | --keys 8 --cold-bytes 1K | --queries 9 | 2 | 8 keys are out of range: 9
+bench attention | --keys 8 --queries 9 | --heads 2 | 2 | 8 keys
+bench attention | | --heads 0 | 2 | from 1 to 1024
+bench attention | | --width 2000 | 2 | from 1 to 1024
+bench attention | --keys 8 --queries 9 | --all-variants | 2 | 8 keys
+bench attention | --keys 8 --queries 9 | --cold-bytes 1K | 2 | 8 keys
+bench attention | | --rounds 200 | 2 | from 1 to 101
+bench attention | | --sample-ms 0 | 2 | from 1 to 60000
+bench attention | --threads 1,2 | --thread-time | 2 | one thread of the CPU
+bench attention | --thread-time | --threads 2 | 2 | one thread of the CPU
+bench attention | --keys 8 --queries 9 | --json | 2 | 8 keys
 bench model | none | --vs x | 3 | none
 bench model | none | --format pvq | 3 | none
 bench model | none | --prompt-tokens 1 | 3 | none
@@ -232,7 +244,8 @@ case_options_have_an_effect() {
 case_options_are_all_in_the_table() {
     option_table >table
     for verb in compress generate eval inspect verify plan import export \
-        devices "bench kernels" "bench model" "bench tune" selftest; do
+        devices "bench kernels" "bench attention" "bench model" "bench tune" \
+        selftest; do
         # shellcheck disable=SC2086 # words of a command
         expect 0 "$qmoe" $verb --help
         sed -nE 's/^  (-[a-z], )?--([a-z-]+).*/\2/p' out >options

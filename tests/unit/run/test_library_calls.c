@@ -212,6 +212,16 @@ static void null_benches(void)
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         REFUSED(qmoe_bench_kernels, context, &kernels, &lists[i]);
     HARMLESS(qmoe_bench_kernels_free, NULL);
+    qmoe_bench_attention_report attention;
+    const qmoe_bench_attention_options attention_lists[] = {
+        {.size = sizeof *attention_lists, .n_keys = 1},
+        {.size = sizeof *attention_lists, .n_threads = 1},
+    };
+    REFUSED_WITHOUT_TEXT(qmoe_bench_attention, NULL, &attention, NULL);
+    REFUSED(qmoe_bench_attention, context, NULL, NULL);
+    for (size_t i = 0; i < 2; i++)
+        REFUSED(qmoe_bench_attention, context, &attention, &attention_lists[i]);
+    HARMLESS(qmoe_bench_attention_free, NULL);
     REFUSED_WITHOUT_TEXT(qmoe_bench_model, NULL, &report, NULL);
     REFUSED(qmoe_bench_model, model, NULL, NULL);
 }
