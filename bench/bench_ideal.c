@@ -64,7 +64,7 @@ static qmoe_status share(bench_ideal *ideal, size_t index,
         .n_cols = w->n_cols,
         .parts[0].n_bytes = n_bytes * (uint64_t)w->n_mats,
         .mats = mats,
-        .is_expert = true,
+        .role = QMOE_ROLE_EXPERTS,
     };
     ideal->n_bytes += n_bytes;
     return QMOE_OK;
@@ -85,7 +85,7 @@ qmoe_status bench_ideal_make(bench_ideal *out, const qmoe_model *model,
         status = QMOE_OK;
     }
     for (size_t i = 0; i < n && status == QMOE_OK; i++)
-        if (model->weights[i].is_expert)
+        if (model->weights[i].role == QMOE_ROLE_EXPERTS)
             status = share(out, i, original, err);
     if (status != QMOE_OK)
         bench_ideal_free(out);

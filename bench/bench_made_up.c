@@ -24,7 +24,7 @@ static qmoe_status check_memory(const qmoe_model *model,
         const uint64_t n =
             (uint64_t)n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
         /* At most 9/8 bits for all formats but q2 and its levels. */
-        if (w->is_expert)
+        if (w->role == QMOE_ROLE_EXPERTS)
             n_bytes += strcmp(format->name, "q2") == 0 ? n / 3 : n / 6;
         else
             n_bytes += w->parts[0].n_bytes;
@@ -46,7 +46,7 @@ static qmoe_status make_stack(bench_made_up *m, size_t index,
     QMI_TRY(bench_stack_make_count(
         s, format, w->n_rows, w->n_cols, w->n_mats, copies, err));
     s->weight.name = w->name;
-    s->weight.is_expert = true;
+    s->weight.role = QMOE_ROLE_EXPERTS;
     s->weight.rotation = qmi_pvq_width(format) != 0 ? QMI_ROTATION_DEFAULT : 0;
     *w = s->weight;
     return QMOE_OK;
@@ -73,7 +73,7 @@ qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
         status = QMOE_OK;
     }
     for (size_t i = 0; i < n && status == QMOE_OK; i++)
-        if (model->weights[i].is_expert)
+        if (model->weights[i].role == QMOE_ROLE_EXPERTS)
             status = make_stack(out, i, format, copies, err);
     if (status != QMOE_OK)
         bench_made_up_free(out);

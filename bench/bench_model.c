@@ -17,13 +17,13 @@
 enum { MAX_REPEATS = 101, MAX_TOKENS = 1 << 16, MAX_SEQUENCES = 1024 };
 
 /* Encoder and decoder, as session.part_seconds has them. */
-enum { ENCODE = QMI_ENCODER, DECODE = QMI_DECODER, N_PHASES = QMI_N_STACKS };
+enum { ENCODE, DECODE, N_PHASES };
 
 /* One of the two that are compared. */
 typedef struct side {
     qmoe_session *session;
     double seconds[N_PHASES][MAX_REPEATS];
-    double parts[N_PHASES][QMOE_PART_COUNT][MAX_REPEATS];
+    double roles[N_PHASES][QMOE_ROLE_COUNT][MAX_REPEATS];
 } side;
 
 typedef struct bench {
@@ -91,14 +91,14 @@ static qmoe_status run_timed(bench *b, side *s, int repeat)
 static qmoe_status run_measured(bench *b, side *s, int repeat)
 {
     double seconds[N_PHASES];
-    qmoe_part_times times;
-    qmoe_session_measure_parts(s->session, true);
+    qmoe_role_times times;
+    qmoe_session_measure_roles(s->session, true);
     qmoe_status status = run_once(b, s, seconds);
-    qmoe_session_measure_parts(s->session, false);
-    qmoe_session_part_times(s->session, &times);
-    for (int part = 0; part < QMOE_PART_COUNT; part++) {
-        s->parts[ENCODE][part][repeat] = times.encode[part];
-        s->parts[DECODE][part][repeat] = times.decode[part];
+    qmoe_session_measure_roles(s->session, false);
+    qmoe_session_role_times(s->session, &times);
+    for (int role = 0; role < QMOE_ROLE_COUNT; role++) {
+        s->roles[ENCODE][role][repeat] = times.encode[role];
+        s->roles[DECODE][role][repeat] = times.decode[role];
     }
     return status;
 }
@@ -146,33 +146,44 @@ static int64_t count_experts(const int32_t *first, int64_t n_passes,
     return n;
 }
 
-static int64_t sparse_blocks(const qmi_config *c, int stack)
+static int64_t sparse_blocks(const qmoe_model *m, qmi_program program)
 {
     int64_t n = 0;
-    for (int64_t i = 0; i < c->n_blocks[stack]; i++)
-        n += qmi_config_is_sparse(c, stack, i);
+    for (int32_t i = 0; i < m->n_blocks; i++)
+        n += m->blocks[i].program == program &&
+             qmi_block_is_sparse(&m->blocks[i]);
     return n;
 }
 
+/* Of the first sparse block: all are alike here. */
+static int64_t chosen_per_token(const qmoe_model *m)
+{
+    int32_t i = 0;
+    while (!qmi_block_is_sparse(&m->blocks[i]))
+        i++;
+    return m->blocks[i].ffn.top_k;
+}
+
 static qmoe_status describe_routing(
-    bench *b, const qmi_config *c, qmoe_bench_model_report *out)
+    bench *b, const qmoe_model *m, qmoe_bench_model_report *out)
 {
     const qmoe_bench_model_options *o = &b->options;
-    const int64_t n_encoder = sparse_blocks(c, QMI_ENCODER);
-    const int64_t n_decoder = sparse_blocks(c, QMI_DECODER);
+    const int64_t n_encoder = sparse_blocks(m, QMI_ENCODE);
+    const int64_t n_decoder = sparse_blocks(m, QMI_DECODE);
     const int64_t n_tokens = (int64_t)o->n_sequences * o->n_prompt_tokens;
-    const int64_t width = n_tokens * c->top_k;
-    const int64_t step = (int64_t)o->n_sequences * c->top_k;
+    const int64_t n_experts = qmi_model_n_experts(m);
+    const int64_t width = n_tokens * chosen_per_token(m);
+    const int64_t step = (int64_t)o->n_sequences * chosen_per_token(m);
     int64_t n_encode = 0, n_decode = 0;
-    uint8_t *seen = qmi_calloc((size_t)c->n_experts, 1, "experts", b->err);
+    uint8_t *seen = qmi_calloc((size_t)n_experts, 1, "experts", b->err);
     if (seen == NULL)
         return QMOE_E_NOMEM;
     const int32_t *at = b->routing.expert;
     for (int64_t i = 0; i < n_encoder; i++, at += width)
-        n_encode += count_experts(at, 1, n_encoder, width, seen, c->n_experts);
+        n_encode += count_experts(at, 1, n_encoder, width, seen, n_experts);
     for (int64_t i = 0; i < n_decoder; i++, at += step)
         n_decode +=
-            count_experts(at, o->n_tokens, n_decoder, step, seen, c->n_experts);
+            count_experts(at, o->n_tokens, n_decoder, step, seen, n_experts);
     qmi_free(seen);
     out->experts_encode =
         n_encoder != 0 ? (double)n_encode / (double)n_encoder : 0;
@@ -191,9 +202,9 @@ static qmoe_bench_phase phase_of(side *s, int phase, int n, double n_tokens)
         .p10 = n_tokens / seconds.p90,
         .p90 = n_tokens / seconds.p10,
     };
-    for (int part = 0; part < QMOE_PART_COUNT; part++)
-        out.parts[part] =
-            bench_spread_of(s->parts[phase][part], (size_t)n).median / n_tokens;
+    for (int role = 0; role < QMOE_ROLE_COUNT; role++)
+        out.roles[role] =
+            bench_spread_of(s->roles[phase][role], (size_t)n).median / n_tokens;
     return out;
 }
 
@@ -247,7 +258,7 @@ static qmoe_status fill_defaults(bench *b)
     return QMOE_OK;
 }
 
-static qmoe_status make_inputs(bench *b, const qmi_config *c)
+static qmoe_status make_inputs(bench *b, int64_t vocab_size)
 {
     const qmoe_bench_model_options *o = &b->options;
     const size_t n = (size_t)o->n_sequences;
@@ -265,7 +276,7 @@ static qmoe_status make_inputs(bench *b, const qmi_config *c)
     qmi_mt19937_seed(&rng, o->seed);
     for (size_t i = 0; i < n_ids; i++)
         b->ids[i] =
-            (int32_t)qmi_mt19937_interval(&rng, (uint32_t)c->vocab_size - 1);
+            (int32_t)qmi_mt19937_interval(&rng, (uint32_t)vocab_size - 1);
     for (size_t i = 0; i < n; i++) {
         b->prompt_lengths[i] = o->n_prompt_tokens;
         b->ones[i] = 1;
@@ -283,8 +294,8 @@ static qmoe_status warm_up(
         (uint64_t)b->options.n_repeats + 1));
     QMI_TRY(run_once(b, &b->sides[0], seconds));
     if (b->options.routing == QMOE_BENCH_ROUTING_UNIFORM)
-        make_uniform(b, model->config.n_experts);
-    QMI_TRY(describe_routing(b, &model->config, out));
+        make_uniform(b, qmi_model_n_experts(model));
+    QMI_TRY(describe_routing(b, model, out));
     b->routing.imposes = true;
     QMI_TRY(run_once(b, &b->sides[0], seconds));
     return run_once(b, &b->sides[1], seconds);
@@ -294,7 +305,7 @@ static uint64_t expert_bytes(const qmoe_model *model)
 {
     uint64_t n_bytes = 0;
     for (size_t i = 0; i < model->n_weights; i++)
-        if (model->weights[i].is_expert)
+        if (model->weights[i].role == QMOE_ROLE_EXPERTS)
             n_bytes += qmi_weight_bytes(&model->weights[i]);
     return n_bytes;
 }
@@ -304,7 +315,7 @@ static qmoe_status make_models(bench *b, qmoe_model *given)
 {
     const qmoe_bench_model_options *o = &b->options;
     b->compressed = given;
-    if (qmi_config_sparse_count(&given->config) == 0)
+    if (qmi_model_sparse_count(given) == 0)
         return qmi_fail(
             b->err, QMOE_E_UNSUPPORTED, "the model has no experts to time");
     if (qmi_checkpoint_is_generated(given->checkpoint)) {
@@ -342,7 +353,7 @@ static qmoe_status run_all(
     bench *b, qmoe_model *model, qmoe_bench_model_report *out)
 {
     QMI_TRY(fill_defaults(b));
-    QMI_TRY(make_inputs(b, &model->config));
+    QMI_TRY(make_inputs(b, model->shape.vocab_size));
     QMI_TRY(qmi_place_choose(&b->place, qmi_context_of(model->hooks),
         b->options.session.backend, b->options.session.device,
         b->options.session.device_name, b->err));

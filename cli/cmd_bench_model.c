@@ -53,6 +53,12 @@ typedef struct request {
 
 /* ---- output ---- */
 
+/* Position biases are read by attention, whose time is one. */
+static bool takes_time(int role)
+{
+    return role != QMOE_ROLE_POSITION_BIAS;
+}
+
 static void print_phase(const char *name, const qmoe_bench_phase *compressed,
     const qmoe_bench_phase *ideal, double ratio)
 {
@@ -62,8 +68,9 @@ static void print_phase(const char *name, const qmoe_bench_phase *compressed,
         const qmoe_bench_phase *p = runs[i];
         printf("%-7s %-10s %9.1f %9.1f %9.1f", name, labels[i], p->tokens_per_s,
             p->p10, p->p90);
-        for (int part = 0; part < QMOE_PART_COUNT; part++)
-            printf(" %9.1f", 1e6 * p->parts[part]);
+        for (int role = 0; role < QMOE_ROLE_COUNT; role++)
+            if (takes_time(role))
+                printf(" %10.1f", 1e6 * p->roles[role]);
         putchar('\n');
     }
     printf("%-7s ratio      %9.2f\n", name, ratio);
@@ -83,8 +90,9 @@ static void print_text(const qmoe_bench_model_report *r)
         r->experts_decode);
     printf("%-18s %9s %9s %9s   us/token:\n", "", "tokens/s", "p10", "p90");
     printf("%-48s", "");
-    for (int part = 0; part < QMOE_PART_COUNT; part++)
-        printf(" %9s", qmoe_part_name((qmoe_part)part));
+    for (int role = 0; role < QMOE_ROLE_COUNT; role++)
+        if (takes_time(role))
+            printf(" %10s", qmoe_role_name((qmoe_role)role));
     putchar('\n');
     print_phase(
         "encode", &r->compressed.encode, &r->ideal.encode, r->encode_ratio);
@@ -98,9 +106,11 @@ static void add_phase(cJSON *json, const char *name, const qmoe_bench_phase *p)
     cli_json_real(phase, "tokens_per_s", p->tokens_per_s);
     cli_json_real(phase, "p10", p->p10);
     cli_json_real(phase, "p90", p->p90);
-    cJSON *parts = cJSON_AddObjectToObject(phase, "seconds_per_token");
-    for (int part = 0; part < QMOE_PART_COUNT; part++)
-        cli_json_real(parts, qmoe_part_name((qmoe_part)part), p->parts[part]);
+    cJSON *roles = cJSON_AddObjectToObject(phase, "seconds_per_token");
+    for (int role = 0; role < QMOE_ROLE_COUNT; role++)
+        if (takes_time(role))
+            cli_json_real(
+                roles, qmoe_role_name((qmoe_role)role), p->roles[role]);
 }
 
 static void add_run(cJSON *json, const char *name, const qmoe_bench_run *run)

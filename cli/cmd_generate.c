@@ -149,16 +149,16 @@ static cJSON *json_generation(const char *prompt, const qmoe_generation *g)
     return json;
 }
 
-static void json_parts(cJSON *timing, const char *key, const double *seconds)
+static void json_roles(cJSON *timing, const char *key, const double *seconds)
 {
     cJSON *json = cJSON_AddObjectToObject(timing, key);
-    for (int i = 0; i < QMOE_PART_COUNT; i++)
-        cli_json_real(json, qmoe_part_name((qmoe_part)i), seconds[i]);
+    for (int i = 0; i < QMOE_ROLE_COUNT; i++)
+        cli_json_real(json, qmoe_role_name((qmoe_role)i), seconds[i]);
 }
 
 static void print_json(const request *r, const qmoe_generation *generations,
     const qmoe_timing *t, const qmoe_device_info *device,
-    const qmoe_part_times *parts)
+    const qmoe_role_times *roles)
 {
     cJSON *json = cJSON_CreateObject();
     cli_json_text(json, "model", r->model);
@@ -183,8 +183,8 @@ static void print_json(const request *r, const qmoe_generation *generations,
         cli_json_count(timing, "replayed_launches", t->n_replayed);
     }
     if (r->profile) {
-        json_parts(timing, "encode_parts", parts->encode);
-        json_parts(timing, "decode_parts", parts->decode);
+        json_roles(timing, "encode_roles", roles->encode);
+        json_roles(timing, "decode_roles", roles->decode);
     }
     cli_json_print(json);
 }
@@ -212,16 +212,17 @@ static double per_token(double seconds, uint64_t n)
     return n != 0 ? 1e6 * seconds / (double)n : 0;
 }
 
-static void print_parts(const qmoe_timing *t, const qmoe_part_times *parts)
+static void print_roles(const qmoe_timing *t, const qmoe_role_times *roles)
 {
     fflush(stdout);
     fprintf(
         stderr, "qmoe: %-10s %12s %12s\n", "us/token", "encoding", "decoding");
-    for (int i = 0; i < QMOE_PART_COUNT; i++)
-        fprintf(stderr, "qmoe: %-10s %12.1f %12.1f\n",
-            qmoe_part_name((qmoe_part)i),
-            per_token(parts->encode[i], t->n_encoded),
-            per_token(parts->decode[i], t->n_decoded));
+    for (int i = 0; i < QMOE_ROLE_COUNT; i++)
+        if (roles->encode[i] + roles->decode[i] > 0)
+            fprintf(stderr, "qmoe: %-10s %12.1f %12.1f\n",
+                qmoe_role_name((qmoe_role)i),
+                per_token(roles->encode[i], t->n_encoded),
+                per_token(roles->decode[i], t->n_decoded));
 }
 
 /* ---- the run ---- */
@@ -276,7 +277,7 @@ static cli_exit generate(request *r, const cli_session *s)
     qmoe_generation *generations;
     qmoe_timing timing;
     qmoe_device_info device;
-    qmoe_part_times parts;
+    qmoe_role_times roles;
     r->options.on_token = on_token;
     r->options.user = &out;
     if (r->random_ids) {
@@ -284,7 +285,7 @@ static cli_exit generate(request *r, const cli_session *s)
         r->options.prompt_ids = prompt_ids;
         r->options.n_prompt_ids = n_prompt_ids;
     }
-    qmoe_session_measure_parts(s->session, r->profile);
+    qmoe_session_measure_roles(s->session, r->profile);
     qmoe_status status = qmoe_session_generate(s->session, &generations,
         &timing, r->random_ids ? NULL : r->prompts.items, n, &r->options);
     if (out.begun || (out.shown && status == QMOE_OK))
@@ -292,15 +293,15 @@ static cli_exit generate(request *r, const cli_session *s)
     if (status != QMOE_OK)
         return fail_generate(s, status);
     qmoe_session_device(s->session, &device);
-    qmoe_session_part_times(s->session, &parts);
+    qmoe_session_role_times(s->session, &roles);
     if (r->as_json)
-        print_json(r, generations, &timing, &device, &parts);
+        print_json(r, generations, &timing, &device, &roles);
     for (size_t i = 0; !r->as_json && n > 1 && i < n; i++)
         printf("[%zu] %s\n", i, generations[i].text);
     if (r->verbose)
         print_speed(&timing, &device);
     if (r->profile && !r->as_json)
-        print_parts(&timing, &parts);
+        print_roles(&timing, &roles);
     qmoe_generations_free(generations, n);
     return CLI_OK;
 }

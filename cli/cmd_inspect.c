@@ -83,7 +83,7 @@ static double bits(uint64_t n_bytes, uint64_t n_weights)
 
 static void add(totals *sum, const row *r)
 {
-    if (!r->info.is_expert) {
+    if (r->info.role != QMOE_ROLE_EXPERTS) {
         sum->n_others++;
         sum->other_weights += r->info.n_weights;
         sum->other_bytes += r->info.n_bytes;
@@ -104,7 +104,7 @@ static void add_format(inspection *in, const qmoe_weight_info *w)
     size_t i = 0;
     while (i < in->n_formats && strcmp(in->formats[i].name, w->format) != 0)
         i++;
-    if (!w->is_expert || i == MAX_FORMATS)
+    if (w->role != QMOE_ROLE_EXPERTS || i == MAX_FORMATS)
         return;
     in->n_formats += i == in->n_formats;
     in->n_stacks++;
@@ -119,7 +119,8 @@ static void add_format(inspection *in, const qmoe_weight_info *w)
 
 static bool wants_stats(const inspection *in, const row *r, bool all, bool none)
 {
-    return !none && (all || (in->info.compressed && r->info.is_expert));
+    return !none &&
+           (all || (in->info.compressed && r->info.role == QMOE_ROLE_EXPERTS));
 }
 
 static uint64_t bytes_to_decode(const inspection *in, bool all, bool none)
@@ -147,7 +148,8 @@ static cli_exit take_stats(
         if (status != QMOE_OK)
             return cli_fail_status(s, status);
         r->has_stats = true;
-        r->has_entropy = in->info.compressed && r->info.is_expert &&
+        r->has_entropy = in->info.compressed &&
+                         r->info.role == QMOE_ROLE_EXPERTS &&
                          strcmp(r->info.format, "ternary-dict") == 0;
         progress.done += r->info.n_bytes;
     }
@@ -194,14 +196,14 @@ static cJSON *json_row(const row *r)
     cli_json_text(json, "format", w->format);
     cli_json_count(json, "rotation", (uint64_t)w->rotation);
     cJSON *shape = cJSON_AddArrayToObject(json, "shape");
-    if (w->is_expert)
+    if (w->role == QMOE_ROLE_EXPERTS)
         cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_matrices));
     cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_rows));
     cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_cols));
     cli_json_count(json, "n_weights", w->n_weights);
     cli_json_count(json, "bytes", w->n_bytes);
     cli_json_real(json, "bits_per_weight", bits(w->n_bytes, w->n_weights));
-    cJSON_AddBoolToObject(json, "is_expert", w->is_expert);
+    cli_json_text(json, "role", qmoe_role_name(w->role));
     json_if(json, "zeros", r->has_stats,
         per((double)r->stats.n_zeros, w->n_weights));
     json_if(json, "entropy", r->has_entropy, r->stats.entropy_bits);
@@ -303,14 +305,14 @@ static void print_table(const inspection *in)
     const totals *t = &in->sum;
     int width = (int)sizeof others - 1;
     for (size_t i = 0; i < in->n_rows; i++)
-        if (in->rows[i].info.is_expert &&
+        if (in->rows[i].info.role == QMOE_ROLE_EXPERTS &&
             (int)strlen(in->rows[i].info.name) > width)
             width = (int)strlen(in->rows[i].info.name);
     printf("%-*s  %-16s  %-12s  %8s  %10s  %11s  %8s  %7s\n", width, "weight",
         "shape", "format", "rotation", "size", "bits/weight", "zeros",
         "entropy");
     for (size_t i = 0; i < in->n_rows; i++)
-        if (in->rows[i].info.is_expert)
+        if (in->rows[i].info.role == QMOE_ROLE_EXPERTS)
             print_expert(&in->rows[i], width);
     char n_others[32];
     snprintf(n_others, sizeof n_others, "%" PRIu64 " tensors", t->n_others);

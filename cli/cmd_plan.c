@@ -252,14 +252,15 @@ static void json_fit(cJSON *json, const request *q, const qmoe_plan_report *r)
         r->seconds_per_token > 0 ? 1 / r->seconds_per_token : 0);
 }
 
-static void json_parts(cJSON *json, const qmoe_plan_report *r)
+static void json_roles(cJSON *json, const qmoe_plan_report *r)
 {
-    cJSON *parts = cJSON_AddObjectToObject(json, "parts");
-    for (int i = 0; i < QMOE_PLAN_COUNT; i++) {
-        cJSON *part = cJSON_AddObjectToObject(parts, qmoe_plan_kind_name(i));
-        cli_json_count(part, "weights", r->parts[i].n_weights);
-        cli_json_count(part, "bytes", r->parts[i].n_bytes);
-        cli_json_count(part, "token_bytes", r->parts[i].token_bytes);
+    cJSON *roles = cJSON_AddObjectToObject(json, "roles");
+    for (int i = 0; i < QMOE_ROLE_COUNT; i++) {
+        cJSON *role =
+            cJSON_AddObjectToObject(roles, qmoe_role_name((qmoe_role)i));
+        cli_json_count(role, "weights", r->roles[i].n_weights);
+        cli_json_count(role, "bytes", r->roles[i].n_bytes);
+        cli_json_count(role, "token_bytes", r->roles[i].token_bytes);
     }
 }
 
@@ -293,7 +294,7 @@ static void print_json(const request *q, const qmoe_plan_report *r,
     cli_json_count(json, "expert_weights", r->expert_weights);
     json_sizes(json, r);
     cJSON_AddBoolToObject(json, "from_config", r->from_config);
-    json_parts(json, r);
+    json_roles(json, r);
     json_fit(json, q, r);
     if (r->compress_seconds > 0)
         json_compression(json, r);
@@ -322,15 +323,15 @@ static const char *duration(char text[32], double seconds)
     return text;
 }
 
-static void print_parts(const qmoe_plan_report *r)
+static void print_roles(const qmoe_plan_report *r)
 {
     printf("\n  %-14s  %18s  %10s  %14s\n", "role", "weights", "bytes",
         "read per token");
-    for (int i = 0; i < QMOE_PLAN_COUNT; i++) {
-        const qmoe_plan_part *p = &r->parts[i];
+    for (int i = 0; i < QMOE_ROLE_COUNT; i++) {
+        const qmoe_plan_role *p = &r->roles[i];
         if (p->n_weights == 0)
             continue;
-        printf("  %-14s  %18" PRIu64 "  %10s  ", qmoe_plan_kind_name(i),
+        printf("  %-14s  %18" PRIu64 "  %10s  ", qmoe_role_name((qmoe_role)i),
             p->n_weights, cli_human_bytes(p->n_bytes).text);
         printf("%14s\n", cli_human_bytes(p->token_bytes).text);
     }
@@ -432,7 +433,7 @@ static void print_text(const request *q, const qmoe_plan_report *r,
         space, bits_per_expert_weight(r),
         per(2 * (double)r->expert_weights, (double)r->expert_bytes),
         per(2 * (double)r->total_weights, (double)r->total_bytes));
-    print_parts(r);
+    print_roles(r);
     if (n_others != 0)
         print_formats(others, n_others);
     print_fit(q, r);

@@ -110,7 +110,8 @@ static qmoe_status list_tensors(exporter *x)
     }
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
-        for (int64_t mat = 0; w->is_expert && mat < w->n_mats; mat++)
+        for (int64_t mat = 0; w->role == QMOE_ROLE_EXPERTS && mat < w->n_mats;
+             mat++)
             QMI_TRY(add(x, (entry){.stack = w, .expert = mat}));
     }
     return QMOE_OK;

@@ -23,7 +23,7 @@ static qmoe_status check_stacks(const qmi_export *e)
     const qmoe_model *m = e->model;
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
-        if (!w->is_expert)
+        if (w->role != QMOE_ROLE_EXPERTS)
             continue;
         if (w->format != &qmi_format_ternary_dict || w->codebook != NULL)
             return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
@@ -128,9 +128,9 @@ static bool stacks_of(
     size_t n = 0;
     for (size_t i = 0; i < e->model->n_weights; i++) {
         const qmi_weight *w = &e->model->weights[i];
-        if (w->is_expert && n / N_KINDS == block)
+        if (w->role == QMOE_ROLE_EXPERTS && n / N_KINDS == block)
             stacks[n % N_KINDS] = w;
-        n += w->is_expert;
+        n += w->role == QMOE_ROLE_EXPERTS;
     }
     return N_KINDS * block < n;
 }

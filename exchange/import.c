@@ -79,9 +79,9 @@ bool qmi_import_stacks_of(
     size_t n = 0;
     for (size_t i = 0; i < m->sketch->n_weights; i++) {
         const qmi_weight *w = &m->sketch->weights[i];
-        if (w->is_expert && n / QMI_N_KINDS == block)
+        if (w->role == QMOE_ROLE_EXPERTS && n / QMI_N_KINDS == block)
             stacks[n % QMI_N_KINDS] = w;
-        n += w->is_expert;
+        n += w->role == QMOE_ROLE_EXPERTS;
     }
     return QMI_N_KINDS * block < n;
 }
@@ -221,7 +221,7 @@ static qmoe_status check_names(const qmi_importer *m)
                 qmi_tensor_file_path(m->plain), name);
     }
     for (size_t i = 0; i < m->sketch->n_weights; i++)
-        if (!m->sketch->weights[i].is_expert)
+        if (m->sketch->weights[i].role != QMOE_ROLE_EXPERTS)
             QMI_TRY(check_plain(m, &m->sketch->weights[i]));
     return QMOE_OK;
 }
@@ -295,7 +295,7 @@ static qmoe_status check_sketch(qmi_importer *m)
     qmoe_import_report *r = m->report;
     for (size_t i = 0; i < m->sketch->n_weights; i++) {
         const qmi_weight *w = &m->sketch->weights[i];
-        if (!w->is_expert)
+        if (w->role != QMOE_ROLE_EXPERTS)
             continue;
         QMI_TRY(qmi_published_check_shape(w, m->err));
         r->n_matrices += (uint64_t)w->n_mats;

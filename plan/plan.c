@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * In: a model, or only its configuration, and what there is of memory, GPUs and
- * rates.  Out: sizes by part, where they fit, the speed that follows, and the
+ * rates.  Out: sizes by role, where they fit, the speed that follows, and the
  * time of a compression.  Everything but the sizes of a compressed model's own
  * stacks comes from shapes, by the functions that compression uses, so plan and
  * run cannot disagree.  No weight is read. */
@@ -32,7 +32,8 @@ static const uint64_t memory_reserve = UINT64_C(1) << 30;
 static const double zeros = 0.885;
 
 /* Tokens of a full-length calibration sample (docs/evaluation.md). */
-static const double sample_tokens[QMI_N_STACKS] = {512, 115};
+static const double sample_tokens[QMI_N_PROGRAMS] = {
+    [QMI_ENCODE] = 512, [QMI_DECODE] = 115};
 
 typedef struct planner {
     qmoe_context *context;
@@ -43,86 +44,9 @@ typedef struct planner {
     bool generated;            /* the weights, when they are used */
     bool budget;               /* pvq and pvq8, to keep to options.bits */
     qmi_dictionary_rate *rate; /* of a format of variable size, else NULL */
-    qmoe_plan_kind *part_of;   /* [n_weights] */
     qmoe_plan_report *report;
     qmi_error *err;
 } planner;
-
-const char *qmoe_plan_kind_name(qmoe_plan_kind part)
-{
-    static const char *const names[QMOE_PLAN_COUNT] = {"experts", "attention",
-        "dense_ffn", "routers", "embeddings", "norms", "position_bias"};
-    return (unsigned)part < QMOE_PLAN_COUNT ? names[part] : NULL;
-}
-
-/* ---- parts ---- */
-
-static bool is_attention(qmi_slot slot)
-{
-    return slot == QMI_SLOT_Q || slot == QMI_SLOT_K || slot == QMI_SLOT_V ||
-           slot == QMI_SLOT_ATTENDED;
-}
-
-static qmoe_plan_kind part_of_step(const qmi_step *s)
-{
-    switch (s->kind) {
-    case QMI_OP_EXPERT_FFN:
-        return QMOE_PLAN_EXPERTS;
-    case QMI_OP_EMBED:
-        return QMOE_PLAN_EMBEDDINGS;
-    case QMI_OP_RMSNORM:
-        return QMOE_PLAN_NORMS;
-    default:
-        break;
-    }
-    if (s->dst == QMI_SLOT_LOGITS)
-        return QMOE_PLAN_EMBEDDINGS;
-    if (s->dst == QMI_SLOT_ROUTER_LOGITS)
-        return QMOE_PLAN_ROUTERS;
-    return is_attention(s->dst) || is_attention(s->src) ? QMOE_PLAN_ATTENTION
-                                                        : QMOE_PLAN_DENSE_FFN;
-}
-
-/* Other operations have no weight: their field is 0, which is the number of
- * another step's. */
-static bool has_weight(const qmi_step *s)
-{
-    return s->kind == QMI_OP_EXPERT_FFN || s->kind == QMI_OP_EMBED ||
-           s->kind == QMI_OP_RMSNORM || s->kind == QMI_OP_LINEAR;
-}
-
-/* A weight that several steps use, such as a tied head, belongs to the last
- * one. */
-static void sort_steps(planner *p, const qmi_steps *steps)
-{
-    for (size_t i = 0; i < steps->n; i++) {
-        const qmi_step *s = &steps->items[i];
-        if (!has_weight(s))
-            continue;
-        p->part_of[s->weight] = part_of_step(s);
-        if (s->kind == QMI_OP_EXPERT_FFN)
-            p->part_of[s->weight2] = QMOE_PLAN_EXPERTS;
-    }
-}
-
-static qmoe_status sort_weights(planner *p)
-{
-    const qmoe_model *m = p->model;
-    p->part_of = qmi_calloc(
-        m->n_weights, sizeof *p->part_of, "the parts of a model", p->err);
-    if (p->part_of == NULL)
-        return QMOE_E_NOMEM;
-    /* What no step uses is counted as dense. */
-    for (size_t i = 0; i < m->n_weights; i++)
-        p->part_of[i] = QMOE_PLAN_DENSE_FFN;
-    sort_steps(p, &m->encoder);
-    sort_steps(p, &m->cross);
-    sort_steps(p, &m->decoder);
-    /* Tables of position bias belong to no step. */
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        p->part_of[m->relative_bias[stack]] = QMOE_PLAN_POSITION_BIAS;
-    return QMOE_OK;
-}
 
 /* ---- sizes ---- */
 
@@ -133,7 +57,7 @@ static double weights_in(const qmi_weight *w)
 
 static uint64_t planned_bytes(const planner *p, const qmi_weight *w)
 {
-    if (!w->is_expert || p->as_it_is)
+    if (w->role != QMOE_ROLE_EXPERTS || p->as_it_is)
         return qmi_weight_bytes(w);
     /* A budget is what the experts are to take, however formats are mixed. */
     if (p->options.bits > 0)
@@ -152,7 +76,7 @@ static uint64_t planned_bytes(const planner *p, const qmi_weight *w)
 static uint64_t token_bytes(
     const qmi_step *s, const qmi_weight *w, uint64_t n_bytes)
 {
-    if (s->kind == QMI_OP_EMBED)
+    if (s->role == QMOE_ROLE_EMBEDDING)
         return n_bytes / (uint64_t)w->n_rows;
     return n_bytes / (uint64_t)w->n_mats;
 }
@@ -160,22 +84,18 @@ static uint64_t token_bytes(
 static void count_token(planner *p)
 {
     const qmoe_model *m = p->model;
-    qmoe_plan_part *parts = p->report->parts;
-    for (size_t i = 0; i < m->decoder.n; i++) {
-        const qmi_step *s = &m->decoder.items[i];
-        if (!has_weight(s))
-            continue;
-        const qmi_weight *w = &m->weights[s->weight];
-        qmoe_plan_part *part = &parts[p->part_of[s->weight]];
-        part->token_bytes += token_bytes(s, w, planned_bytes(p, w));
-        if (s->kind != QMI_OP_EXPERT_FFN)
-            continue;
-        w = &m->weights[s->weight2];
-        /* Both matrices of the expert are read. */
-        part->token_bytes += token_bytes(s, w, planned_bytes(p, w));
+    qmoe_plan_role *roles = p->report->roles;
+    const qmi_steps *steps = &m->graph.programs[QMI_DECODE];
+    for (size_t i = 0; i < steps->n; i++) {
+        const qmi_step *s = &steps->items[i];
+        for (int j = 0; j < s->n_weights; j++) {
+            const qmi_weight *w = &m->weights[s->weights[j]];
+            roles[w->role].token_bytes +=
+                token_bytes(s, w, planned_bytes(p, w));
+        }
     }
-    for (int i = 0; i < QMOE_PLAN_COUNT; i++)
-        p->report->token_bytes += parts[i].token_bytes;
+    for (int i = 0; i < QMOE_ROLE_COUNT; i++)
+        p->report->token_bytes += roles[i].token_bytes;
 }
 
 /* A bit budget outside what pvq and pvq8 take is refused as qmoe_compress
@@ -187,7 +107,7 @@ static qmoe_status check_budget(const planner *p)
     double weights = 0;
     for (size_t i = 0; p->budget && i < p->model->n_weights; i++) {
         const qmi_weight *w = &p->model->weights[i];
-        if (!w->is_expert)
+        if (w->role != QMOE_ROLE_EXPERTS)
             continue;
         weights += weights_in(w);
         for (int size = 0; size < 2; size++)
@@ -230,19 +150,19 @@ static qmoe_status count_sizes(planner *p)
     QMI_TRY(check_budget(p));
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
-        qmoe_plan_part *part = &r->parts[p->part_of[i]];
+        qmoe_plan_role *role = &r->roles[w->role];
         uint64_t n =
             (uint64_t)w->n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
-        part->n_weights += n;
-        part->n_bytes += planned_bytes(p, w);
+        role->n_weights += n;
+        role->n_bytes += planned_bytes(p, w);
         r->total_weights += n;
         r->source_bytes += qmi_weight_bytes(w);
-        r->n_matrices += w->is_expert ? (uint64_t)w->n_mats : 0;
+        r->n_matrices += w->role == QMOE_ROLE_EXPERTS ? (uint64_t)w->n_mats : 0;
     }
-    for (int i = 0; i < QMOE_PLAN_COUNT; i++)
-        r->total_bytes += r->parts[i].n_bytes;
-    r->expert_bytes = r->parts[QMOE_PLAN_EXPERTS].n_bytes;
-    r->expert_weights = r->parts[QMOE_PLAN_EXPERTS].n_weights;
+    for (int i = 0; i < QMOE_ROLE_COUNT; i++)
+        r->total_bytes += r->roles[i].n_bytes;
+    r->expert_bytes = r->roles[QMOE_ROLE_EXPERTS].n_bytes;
+    r->expert_weights = r->roles[QMOE_ROLE_EXPERTS].n_weights;
     r->other_bytes = r->total_bytes - r->expert_bytes;
     /* What is exact can be compared with a file, byte by byte; the rest is an
      * expectation. */
@@ -316,7 +236,7 @@ static void plan_speed(planner *p)
 {
     qmoe_plan_report *r = p->report;
     const qmoe_plan_options *o = &p->options;
-    uint64_t experts = r->parts[QMOE_PLAN_EXPERTS].token_bytes;
+    uint64_t experts = r->roles[QMOE_ROLE_EXPERTS].token_bytes;
     r->gpu_rate = o->gpu_rate;
     r->disk_rate = o->disk_rate;
     r->memory_rate = o->memory_rate;
@@ -335,15 +255,15 @@ static void plan_speed(planner *p)
  * known: all are taken as equally likely. */
 static qmi_workload workload(const planner *p)
 {
-    const qmi_config *c = &p->model->config;
+    const int64_t n_experts = qmi_model_n_experts(p->model);
     qmi_workload work = {0};
     if (p->budget)
-        work.trials = (double)qmi_n_trials(c->n_experts) / (double)c->n_experts;
-    qmi_workload_add(&work, sample_tokens[QMI_ENCODER],
-        sample_tokens[QMI_DECODER], (double)p->report->n_samples);
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        work.used_experts[stack] =
-            qmi_used_experts((double)c->n_experts, work.tokens[stack]);
+        work.trials = (double)qmi_n_trials(n_experts) / (double)n_experts;
+    qmi_workload_add(&work, sample_tokens[QMI_ENCODE],
+        sample_tokens[QMI_DECODE], (double)p->report->n_samples);
+    for (int i = 0; i < QMI_N_PROGRAMS; i++)
+        work.used_experts[i] =
+            qmi_used_experts((double)n_experts, work.tokens[i]);
     return work;
 }
 
@@ -359,7 +279,7 @@ static qmoe_status work_seconds(
         .quantiser = quantiser, .quant.passes = p->report->passes};
     /* The rotation costs time, too. */
     if (qmi_pvq_width(p->format) != 0)
-        recipe.quant.rotation = qmi_rotation_for(p->model->config.d_model);
+        recipe.quant.rotation = qmi_rotation_for(p->model->shape.d_model);
     qmoe_status status = qmi_blas_load(p->context->hooks.n_threads, &unknown);
     if (status == QMOE_OK)
         status = qmi_compression_seconds(
@@ -374,8 +294,9 @@ static void plan_compression(planner *p)
 {
     qmoe_plan_report *r = p->report;
     const qmoe_plan_options *o = &p->options;
-    const qmi_config *c = &p->model->config;
-    if (p->model->quantization != NULL || p->format->dense ||
+    /* Text to calibrate with is known of span corruption alone. */
+    if (p->model->shape.objective != QMI_SPAN_CORRUPTION ||
+        p->model->quantization != NULL || p->format->dense ||
         r->expert_weights == 0)
         return;
     const qmi_quantiser *quantiser =
@@ -390,7 +311,9 @@ static void plan_compression(planner *p)
     if (r->n_samples == 0)
         /* The paper's number for 128 experts (10,000 samples), in
          * proportion. */
-        r->n_samples = (uint64_t)(10000.0 * (double)c->n_experts / 128 + 0.5);
+        r->n_samples =
+            (uint64_t)(10000.0 * (double)qmi_model_n_experts(p->model) / 128 +
+                       0.5);
     r->weight_rate = o->weight_rate;
     if (r->weight_rate == 0) {
         double seconds;
@@ -468,7 +391,6 @@ static qmoe_status run(planner *p, const char *source)
     QMI_TRY(
         qmi_plan_open(&p->model, &p->report->from_config, p->context, source));
     QMI_TRY(choose_format(p));
-    QMI_TRY(sort_weights(p));
     QMI_TRY(find_rate(p));
     /* Later steps use the sums of earlier ones. */
     QMI_TRY(count_sizes(p));
@@ -491,7 +413,6 @@ qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,
     p.generated = qmi_is_synth(source);
     qmi_copy_options(&p.options, sizeof p.options, options);
     qmoe_status status = run(&p, source);
-    qmi_free(p.part_of);
     qmi_free(p.rate);
     qmoe_model_close(p.model);
     return qmi_call_end(&context->hooks, status);

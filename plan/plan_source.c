@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "alloc.h"
+#include "arch.h"
 #include "context.h"
 #include "hints.h"
 #include "synth.h"
@@ -18,54 +19,6 @@ typedef struct opener {
     bool from_config;
     qmi_error *err;
 } opener;
-
-/* ---- assumptions ---- */
-
-/* What a published configuration has right; blocks and the output layer are
- * what some get wrong. */
-static bool same_shapes(const qmi_switch_config *p, const qmi_config *c)
-{
-    return p->d_model == c->d_model && p->d_ff == c->d_ff &&
-           p->d_kv == c->d_kv && p->n_heads == c->n_heads &&
-           p->vocab_size == c->vocab_size && p->n_experts == c->n_experts;
-}
-
-static int64_t published_sparse(const qmi_switch_config *p)
-{
-    return p->n_sparse[QMI_ENCODER] + p->n_sparse[QMI_DECODER];
-}
-
-static bool same_blocks(const qmi_switch_config *p, const qmi_config *c)
-{
-    return p->n_blocks[QMI_ENCODER] == c->n_blocks[QMI_ENCODER] &&
-           p->n_blocks[QMI_DECODER] == c->n_blocks[QMI_DECODER] &&
-           published_sparse(p) == qmi_config_sparse_count(c) &&
-           p->tied_head == c->tied_head;
-}
-
-/* Without weights nothing settles what a config.json gets wrong
- * (core/model/arch_switch_weights.c): say it where it contradicts a published
- * model of its shapes. */
-static void compare_published(const opener *p, const char *path)
-{
-    const qmi_switch_config *published;
-    const qmi_config *c = &p->model->config;
-    /* More than one published model may have these shapes. */
-    for (size_t i = 0; (published = qmi_switch_config_at(i)) != NULL; i++)
-        if (same_shapes(published, c) && !same_blocks(published, c))
-            qmi_message(&p->context->hooks,
-                "%s: no weights to compare it with; assuming %d + %d blocks, "
-                "%d sparse, %s.  The weights of switch-%s have %d + %d, %d "
-                "sparse, %s; 'qmoe plan synth:%s' plans for those",
-                path, (int)c->n_blocks[QMI_ENCODER],
-                (int)c->n_blocks[QMI_DECODER], (int)qmi_config_sparse_count(c),
-                c->tied_head ? "output tied" : "own output layer",
-                published->name, (int)published->n_blocks[QMI_ENCODER],
-                (int)published->n_blocks[QMI_DECODER],
-                (int)published_sparse(published),
-                published->tied_head ? "output tied" : "own output layer",
-                published->name);
-}
 
 /* ---- the source ---- */
 
@@ -82,8 +35,8 @@ static qmoe_status sketch_file(opener *p, const char *path)
     status = qmi_model_sketch(&p->model, &p->context->hooks, config, path);
     cJSON_Delete(config);
     p->from_config = true;
-    if (status == QMOE_OK)
-        compare_published(p, path);
+    if (status == QMOE_OK && p->model->arch->doubt != NULL)
+        p->model->arch->doubt(p->model, path);
     return status;
 }
 

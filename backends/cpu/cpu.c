@@ -89,7 +89,7 @@ static qmoe_status weight_bind(qmi_bound_weight *out, qmi_device *device,
 {
     int stack = -1;
     *out = (qmi_bound_weight){.host = host};
-    if (device->experts == NULL || !host->is_expert)
+    if (device->experts == NULL || host->role != QMOE_ROLE_EXPERTS)
         return QMOE_OK;
     QMI_TRY(qcpu_expert_cache_add(device->experts, &stack, host, err));
     out->device = (void *)((uintptr_t)stack + 1);

@@ -60,7 +60,7 @@ qmoe_status qcuda_weights_plan(qmi_device *device, const qmi_weight *weights,
 {
     uint64_t needed = QMI_DICT_SIZE * sizeof(uint32_t), available = 0;
     for (size_t i = 0; i < n; i++)
-        if (with_experts || !weights[i].is_expert)
+        if (with_experts || weights[i].role != QMOE_ROLE_EXPERTS)
             needed += device_bytes(&weights[i]);
     QMI_TRY(qcuda_available(&available, device, err));
     if (needed <= available)

@@ -77,7 +77,7 @@ static demand demand_of(const qmi_device_options *o)
         }
         if (w->n_mats == 1 && w->n_rows == 1)
             d.fixed += (uint64_t)w->n_cols * sizeof(float);
-        if (!w->is_expert) {
+        if (w->role != QMOE_ROLE_EXPERTS) {
             d.fixed += n_bytes;
             continue;
         }
@@ -320,7 +320,7 @@ static qmoe_status upload_vector(
 static bool is_to_stream(const qmi_device *device, const qmi_weight *host)
 {
     return device->streams && host->n_mats > 1 &&
-           (host->is_expert || device->limits.stream_all);
+           (host->role == QMOE_ROLE_EXPERTS || device->limits.stream_all);
 }
 
 static qmoe_status upload_matrices(

@@ -25,6 +25,7 @@ typedef struct qmi_part {
 typedef struct qmi_weight {
     const qmi_format *format;
     const char *name; /* owned by the model; for errors and inspect */
+    qmoe_role role;
     int64_t n_mats, n_rows, n_cols;
     qmi_part parts[QMI_MAX_PARTS];
     /* Dense stacks whose matrices are scattered over files (one pointer per
@@ -45,7 +46,9 @@ typedef struct qmi_weight {
     qmoe_status (*fetch)(
         const void *owner, const void *data, uint64_t n_bytes, qmi_error *err);
     const void *owner;
-    bool is_expert;
+    /* Of a stack: the pattern of its matrices' names in an uncompressed
+     * checkpoint (expert_names.h), owned by the model. */
+    const char *source;
 } qmi_weight;
 
 /* How one stored array of a format is laid out. */

@@ -1,13 +1,35 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Comes in: a pattern with one asterisk.  Goes out: names, and whether one is
+ * among them. */
 #include "expert_names.h"
 
 #include <stdio.h>
 #include <string.h>
 
+void qmi_expert_tensor(
+    char *name, size_t capacity, const char *pattern, int64_t expert)
+{
+    const char *star = strchr(pattern, '*');
+    snprintf(name, capacity, "%.*s%lld%s", (int)(star - pattern), pattern,
+        (long long)expert, star + 1);
+}
+
+bool qmi_expert_tensor_fits(const char *pattern, const char *name)
+{
+    const char *star = strchr(pattern, '*');
+    const size_t n = (size_t)(star - pattern);
+    if (strncmp(name, pattern, n) != 0)
+        return false;
+    const size_t n_digits = strspn(name + n, "0123456789");
+    return n_digits != 0 && strcmp(name + n + n_digits, star + 1) == 0;
+}
+
 void qmi_expert_name(
     char *name, size_t capacity, const qmi_weight *stack, int64_t expert)
 {
-    const char *dot = strrchr(stack->name, '.');
-    snprintf(name, capacity, "%.*s.expert_%lld.%s", (int)(dot - stack->name),
-        stack->name, (long long)expert, dot + 1);
+    static const char end[] = ".weight";
+    qmi_expert_tensor(name, capacity, stack->source, expert);
+    const size_t n = strlen(name), n_end = sizeof end - 1;
+    if (n >= n_end && strcmp(name + n - n_end, end) == 0)
+        name[n - n_end] = '\0';
 }

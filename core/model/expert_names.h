@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What one matrix of a stack is called. */
+ * Names of experts' matrices.  A pattern is the name that a tensor of an
+ * uncompressed checkpoint has, with an asterisk for the expert's number:
+ * "encoder.block.1.layer.1.mlp.experts.expert_*.wi.weight". */
 #ifndef QMI_EXPERT_NAMES_H
 #define QMI_EXPERT_NAMES_H
 
 #include "weight.h"
 
-/* "encoder.block.1.layer.1.mlp.experts.expert_7.wi" of stack
- * "encoder.block.1.layer.1.mlp.experts.wi".  Cut off at `capacity` bytes. */
+/* The tensor of one expert.  Cut off at `capacity` bytes; so below. */
+void qmi_expert_tensor(
+    char *name, size_t capacity, const char *pattern, int64_t expert);
+/* Whether `name` is the tensor of some expert. */
+bool qmi_expert_tensor_fits(const char *pattern, const char *name);
+/* The same of a matrix of a stack, without ".weight". */
 void qmi_expert_name(
     char *name, size_t capacity, const qmi_weight *stack, int64_t expert);
 

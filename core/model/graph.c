@@ -1,12 +1,65 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: steps, from an architecture.  Goes out: lists of them, and the
- * widths of what they read and write. */
-#include "model.h"
+ * Comes in: slots, caches, tables and steps, one after the other, from an
+ * architecture.  Goes out: the graph of a model.  Numbers that were given out
+ * stay valid: lists only grow. */
+#include "graph.h"
 
 #include "alloc.h"
 
-qmoe_status qmi_steps_add(qmi_steps *steps, qmi_step step, qmi_error *err)
+/* Room for entry number n + 1 of a list whose entry 0 stands for none.  It has
+ * grown to twice its length whenever that was a power of two. */
+static void *one_more(void *items, size_t n, size_t size, qmi_error *err)
 {
+    const size_t length = n + 1;
+    if (items != NULL && (length & (length - 1)) != 0)
+        return items;
+    return qmi_regrow(
+        items, items == NULL ? 0 : length, 2 * length, size, "the graph", err);
+}
+
+qmoe_status qmi_graph_add_slot(
+    qmi_graph *graph, qmi_slot *out, qmi_slot_spec slot, qmi_error *err)
+{
+    void *grown =
+        one_more(graph->slots, graph->n_slots, sizeof *graph->slots, err);
+    if (grown == NULL)
+        return QMOE_E_NOMEM;
+    graph->slots = grown;
+    graph->slots[++graph->n_slots] = slot;
+    *out = (qmi_slot)graph->n_slots;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_graph_add_cache(
+    qmi_graph *graph, qmi_cache *out, qmi_cache_spec cache, qmi_error *err)
+{
+    void *grown =
+        one_more(graph->caches, graph->n_caches, sizeof *graph->caches, err);
+    if (grown == NULL)
+        return QMOE_E_NOMEM;
+    graph->caches = grown;
+    graph->caches[++graph->n_caches] = cache;
+    *out = (qmi_cache)graph->n_caches;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_graph_add_table(
+    qmi_graph *graph, qmi_table *out, qmi_table_spec table, qmi_error *err)
+{
+    void *grown =
+        one_more(graph->tables, graph->n_tables, sizeof *graph->tables, err);
+    if (grown == NULL)
+        return QMOE_E_NOMEM;
+    graph->tables = grown;
+    graph->tables[++graph->n_tables] = table;
+    *out = (qmi_table)graph->n_tables;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_graph_add_step(
+    qmi_graph *graph, qmi_program program, qmi_step step, qmi_error *err)
+{
+    qmi_steps *steps = &graph->programs[program];
     if (steps->n == steps->capacity) {
         size_t capacity = steps->capacity == 0 ? 64 : 2 * steps->capacity;
         qmi_step *items = qmi_regrow(
@@ -20,21 +73,23 @@ qmoe_status qmi_steps_add(qmi_steps *steps, qmi_step step, qmi_error *err)
     return QMOE_OK;
 }
 
-int64_t qmi_slot_width(const qmi_config *c, qmi_slot slot)
+void qmi_graph_free(qmi_graph *graph)
 {
-    switch (slot) {
-    case QMI_SLOT_Q:
-    case QMI_SLOT_K:
-    case QMI_SLOT_V:
-    case QMI_SLOT_ATTENDED:
-        return c->n_heads * c->d_kv;
-    case QMI_SLOT_HIDDEN:
-        return c->d_ff;
-    case QMI_SLOT_ROUTER_LOGITS:
-        return c->n_experts;
-    case QMI_SLOT_LOGITS:
-        return c->vocab_size;
-    default:
-        return c->d_model;
-    }
+    qmi_free(graph->slots);
+    qmi_free(graph->caches);
+    qmi_free(graph->tables);
+    for (int p = 0; p < QMI_N_PROGRAMS; p++)
+        qmi_free(graph->programs[p].items);
+    *graph = (qmi_graph){0};
+}
+
+void qmi_steps_of_block(
+    const qmi_steps *steps, int32_t block, size_t *first, size_t *last)
+{
+    *first = 0;
+    while (*first < steps->n && steps->items[*first].block != block)
+        ++*first;
+    *last = *first;
+    while (*last < steps->n && steps->items[*last].block == block)
+        ++*last;
 }

@@ -33,7 +33,7 @@ qmoe_status qmoe_model_weight(
         .n_weights =
             (uint64_t)w->n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols,
         .n_bytes = qmi_weight_bytes(w),
-        .is_expert = w->is_expert,
+        .role = w->role,
         .rotation = w->rotation,
     };
     return QMOE_OK;

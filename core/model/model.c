@@ -20,11 +20,11 @@ static qmoe_status open_tokenizer(qmoe_model *model, qmi_error *err)
     if (access(path, F_OK) == 0)
         status = qmi_tokenizer_open(&model->tokenizer, path, err);
     if (status == QMOE_OK && model->tokenizer != NULL &&
-        qmi_tokenizer_size(model->tokenizer) > model->config.vocab_size)
+        qmi_tokenizer_size(model->tokenizer) > model->shape.vocab_size)
         status = qmi_fail(err, QMOE_E_FORMAT,
             "%s: %d pieces and sentinels, but the model's vocab_size is %lld",
             path, (int)qmi_tokenizer_size(model->tokenizer),
-            (long long)model->config.vocab_size);
+            (long long)model->shape.vocab_size);
     qmi_free(path);
     return status;
 }
@@ -37,6 +37,21 @@ qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err)
         "%s/spiece.model: not found; text needs the tokenizer's file, which "
         "every original checkpoint has (tokenizer.json is not read)",
         qmi_checkpoint_directory(model->checkpoint));
+}
+
+qmoe_status qmi_model_need_objective(
+    const qmoe_model *model, qmi_objective objective, qmi_error *err)
+{
+    static const char *const names[] = {
+        [QMI_NEXT_TOKEN] = "the next token",
+        [QMI_SPAN_CORRUPTION] = "span corruption",
+    };
+    if (model->shape.objective == objective)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_UNSUPPORTED,
+        "%s: text is read as for %s, but models of type %s predict %s",
+        qmi_checkpoint_directory(model->checkpoint), names[objective],
+        model->arch->model_type, names[model->shape.objective]);
 }
 
 /* Without its quantization_config a compressed directory is not another kind of
@@ -83,7 +98,7 @@ static qmoe_status read_quantization(qmoe_model *model, qmi_error *err)
     return QMOE_OK;
 }
 
-static qmoe_status find_architecture(
+static qmoe_status build(
     qmoe_model *model, const cJSON *json, const char *file, qmi_error *err)
 {
     const char *type = NULL;
@@ -91,13 +106,8 @@ static qmoe_status find_architecture(
     if (type == NULL)
         return qmi_fail(
             err, QMOE_E_FORMAT, "%s: 'model_type' is missing", file);
-    model->arch = qmi_arch_find(type);
-    if (model->arch == NULL)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "%s: model_type '%s' is not supported (supported: "
-            "switch_transformers)",
-            file, type);
-    return model->arch->configure(&model->config, json, file, err);
+    QMI_TRY(qmi_arch_find(&model->arch, type, file, err));
+    return model->arch->build(model, json, file, err);
 }
 
 static qmoe_status fill(
@@ -107,10 +117,9 @@ static qmoe_status fill(
     if (checked)
         QMI_TRY(qmi_digest_check(model->checkpoint, err));
     QMI_TRY(read_quantization(model, err));
-    QMI_TRY(find_architecture(model, qmi_checkpoint_config(model->checkpoint),
+    QMI_TRY(build(model, qmi_checkpoint_config(model->checkpoint),
         qmi_checkpoint_config_path(model->checkpoint), err));
-    QMI_TRY(open_tokenizer(model, err));
-    return model->arch->build(model, err);
+    return open_tokenizer(model, err);
 }
 
 static qmoe_model *new_model(qmi_hooks *hooks)
@@ -174,8 +183,7 @@ static qmoe_status fill_sketch(
     if (!cJSON_IsObject(config))
         return qmi_fail(err, QMOE_E_FORMAT, "%s: not a JSON object", file);
     model->sketch_format = sketch_format(config);
-    QMI_TRY(find_architecture(model, config, file, err));
-    return model->arch->build(model, err);
+    return build(model, config, file, err);
 }
 
 qmoe_status qmi_model_sketch(
@@ -194,15 +202,15 @@ static void destroy(qmoe_model *model)
     qmi_hooks *hooks = model->hooks;
     for (size_t i = 0; i < model->n_weights; i++) {
         qmi_free((char *)model->weights[i].name);
+        qmi_free((char *)model->weights[i].source);
         qmi_free(model->weights[i].mats);
         qmi_free((void *)model->weights[i].checked);
     }
     qmi_free(model->weights);
     for (size_t i = 0; i < model->n_dictionaries; i++)
         qmi_free(model->dictionaries[i]);
-    qmi_free(model->encoder.items);
-    qmi_free(model->cross.items);
-    qmi_free(model->decoder.items);
+    qmi_free(model->blocks);
+    qmi_graph_free(&model->graph);
     qmi_tokenizer_close(model->tokenizer);
     qmi_checkpoint_close(model->checkpoint);
     qmi_free(model);
@@ -250,17 +258,17 @@ void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
     *out = (qmoe_model_info){0};
     if (model == NULL)
         return;
-    const qmi_config *c = &model->config;
+    const qmi_block *first = &model->blocks[0];
     *out = (qmoe_model_info){
-        .d_model = c->d_model,
-        .d_ff = c->d_ff,
-        .d_kv = c->d_kv,
-        .n_heads = c->n_heads,
-        .n_experts = c->n_experts,
-        .vocab_size = c->vocab_size,
-        .n_encoder_blocks = c->n_blocks[QMI_ENCODER],
-        .n_decoder_blocks = c->n_blocks[QMI_DECODER],
-        .n_sparse_blocks = qmi_config_sparse_count(c),
+        .d_model = model->shape.d_model,
+        .d_ff = first->ffn.d_ff,
+        .d_kv = first->attention.d_key,
+        .n_heads = first->attention.n_heads,
+        .n_experts = qmi_model_n_experts(model),
+        .vocab_size = model->shape.vocab_size,
+        .n_encoder_blocks = qmi_model_block_count(model, QMI_ENCODE),
+        .n_decoder_blocks = qmi_model_block_count(model, QMI_DECODE),
+        .n_sparse_blocks = qmi_model_sparse_count(model),
         .compressed = model->quantization != NULL,
         .synthetic = model->checkpoint != NULL &&
                      qmi_checkpoint_is_generated(model->checkpoint),
@@ -268,6 +276,50 @@ void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
     snprintf(out->architecture, sizeof out->architecture, "%s",
         model->arch->model_type);
     snprintf(out->format, sizeof out->format, "%s", model->expert_format);
+}
+
+/* ---- blocks ---- */
+
+qmoe_status qmi_model_add_block(
+    qmoe_model *model, qmi_block block, qmi_error *err)
+{
+    if (model->n_blocks == model->block_capacity) {
+        const int32_t capacity =
+            model->n_blocks == 0 ? 32 : 2 * model->n_blocks;
+        qmi_block *grown = qmi_regrow(model->blocks, (size_t)model->n_blocks,
+            (size_t)capacity, sizeof *grown, "the list of blocks", err);
+        if (grown == NULL)
+            return QMOE_E_NOMEM;
+        model->blocks = grown;
+        model->block_capacity = capacity;
+    }
+    model->blocks[model->n_blocks++] = block;
+    return QMOE_OK;
+}
+
+int64_t qmi_model_block_count(const qmoe_model *model, qmi_program program)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < model->n_blocks; i++)
+        n += model->blocks[i].program == program;
+    return n;
+}
+
+int64_t qmi_model_sparse_count(const qmoe_model *model)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < model->n_blocks; i++)
+        n += qmi_block_is_sparse(&model->blocks[i]);
+    return n;
+}
+
+int64_t qmi_model_n_experts(const qmoe_model *model)
+{
+    int64_t most = 0;
+    for (int32_t i = 0; i < model->n_blocks; i++)
+        if (model->blocks[i].ffn.n_experts > most)
+            most = model->blocks[i].ffn.n_experts;
+    return most;
 }
 
 /* ---- text ---- */

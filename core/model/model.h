@@ -1,65 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * An open model: its weights (mapped, in stored form) and its computation as
- * lists of steps.  A step is one operation of ops.h on named places; the
- * session turns it into an operation for the batch at hand (steps.h). */
+ * An open model: what it is (shape.h), its weights (mapped, in stored form) and
+ * its computation (graph.h). */
 #ifndef QMI_MODEL_H
 #define QMI_MODEL_H
 
 #include "checkpoint.h"
-#include "config.h"
+#include "graph.h"
 #include "hooks.h"
-#include "ops.h"
 #include "ternary_dict.h"
 #include "tokenizer.h"
 
 typedef struct qmi_arch qmi_arch;
-
-/* Activations of a pass, all f32 [tokens, width]. */
-typedef enum qmi_slot {
-    QMI_SLOT_NONE,
-    QMI_SLOT_RESIDUAL, /* d_model */
-    QMI_SLOT_NORMED,   /* d_model */
-    QMI_SLOT_Q,        /* n_heads * d_kv */
-    QMI_SLOT_K,
-    QMI_SLOT_V,
-    QMI_SLOT_ATTENDED,
-    QMI_SLOT_HIDDEN,        /* d_ff */
-    QMI_SLOT_ROUTER_LOGITS, /* n_experts */
-    QMI_SLOT_LOGITS,        /* vocab_size */
-    QMI_SLOT_COUNT
-} qmi_slot;
-
-/* Per decoder block: rows kept between passes, f32 [rows, n_heads * d_kv]. */
-typedef enum qmi_cache {
-    QMI_CACHE_SELF_K,
-    QMI_CACHE_SELF_V,
-    QMI_CACHE_CROSS_K,
-    QMI_CACHE_CROSS_V,
-    QMI_CACHE_COUNT
-} qmi_cache;
-
-typedef enum qmi_attention_kind {
-    QMI_ATTEND_ENCODER, /* Q over the K and V slots, both directions */
-    QMI_ATTEND_SELF,    /* causal, over the self caches */
-    QMI_ATTEND_CROSS    /* over the cross caches, no position bias */
-} qmi_attention_kind;
-
-typedef struct qmi_step {
-    qmi_op_kind kind;
-    /* Of the stack; -1 before the first block, n_blocks after the last. */
-    int32_t block;
-    qmi_slot dst, src, residual;
-    uint32_t weight, weight2; /* indices into the model's weights */
-    float alpha;              /* LINEAR */
-    bool relu;                /* LINEAR */
-    qmi_cache cache;          /* KV_STORE */
-    qmi_attention_kind attention;
-} qmi_step;
-
-typedef struct qmi_steps {
-    qmi_step *items;
-    size_t n, capacity;
-} qmi_steps;
 
 enum { QMI_MAX_DICTIONARIES = 8 };
 
@@ -70,7 +21,10 @@ struct qmoe_model {
     const qmi_format *sketch_format;
     qmi_tokenizer *tokenizer; /* NULL when there is no spiece.model */
     const qmi_arch *arch;
-    qmi_config config;
+    qmi_shape shape;
+    qmi_block *blocks; /* [n_blocks] in the order of execution */
+    int32_t n_blocks, block_capacity;
+    qmi_graph graph;
     const cJSON *quantization; /* of config.json; NULL: not compressed */
     const char *expert_format; /* name of the experts' format */
     qmi_weight *weights;
@@ -79,10 +33,6 @@ struct qmoe_model {
     qmi_dict *dictionaries[QMI_MAX_DICTIONARIES];
     double dictionary_p0[QMI_MAX_DICTIONARIES];
     size_t n_dictionaries;
-    uint32_t relative_bias[QMI_N_STACKS]; /* weights [n_buckets, n_heads] */
-    qmi_steps encoder;                    /* ids -> NORMED = encoder output */
-    qmi_steps cross;                      /* encoder output -> cross caches */
-    qmi_steps decoder;                    /* ids -> LOGITS */
 };
 
 /* qmoe_model_open; `checked`: with qmi_digest_check, else for who checks more. */
@@ -94,16 +44,24 @@ qmoe_status qmi_model_open(
 qmoe_status qmi_model_sketch(
     qmoe_model **out, qmi_hooks *hooks, const cJSON *config, const char *file);
 
+qmoe_status qmi_model_add_block(
+    qmoe_model *model, qmi_block block, qmi_error *err);
 /* Adds the matrix `name` [n_rows, n_cols] (n_rows 1 and a rank-1 tensor for a
  * vector).  *index is its place in model->weights. */
 qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
-    const char *name, int64_t n_rows, int64_t n_cols, qmi_error *err);
-/* Adds the stack of all experts' matrices "<prefix>.expert_<e>.<kind>.weight"
- * of an uncompressed checkpoint, or "<prefix>.<kind>" of a compressed one. */
-qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
-    const char *prefix, const char *kind, int64_t n_rows, int64_t n_cols,
+    qmoe_role role, const char *name, int64_t n_rows, int64_t n_cols,
     qmi_error *err);
-qmoe_status qmi_steps_add(qmi_steps *steps, qmi_step step, qmi_error *err);
+
+/* What the matrices of all experts of a block are called. */
+typedef struct qmi_expert_names {
+    const char *stack;  /* all of them, in a compressed model */
+    const char *source; /* each of them, in an uncompressed one: a pattern of
+                           expert_names.h */
+} qmi_expert_names;
+/* Adds the stack of n_experts matrices [n_rows, n_cols]. */
+qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
+    const qmi_expert_names *names, int64_t n_experts, int64_t n_rows,
+    int64_t n_cols, qmi_error *err);
 
 void qmi_model_retain(qmoe_model *model);
 void qmi_model_release(qmoe_model *model);
@@ -115,8 +73,13 @@ qmoe_status qmi_model_call_end(qmoe_model *model, qmoe_status status);
 
 /* E_NOT_FOUND naming spiece.model when the model has no tokenizer. */
 qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err);
+/* E_UNSUPPORTED naming the architecture when it was trained for another one. */
+qmoe_status qmi_model_need_objective(
+    const qmoe_model *model, qmi_objective objective, qmi_error *err);
 
-/* Floats per token of a slot. */
-int64_t qmi_slot_width(const qmi_config *c, qmi_slot slot);
+int64_t qmi_model_block_count(const qmoe_model *model, qmi_program program);
+int64_t qmi_model_sparse_count(const qmoe_model *model);
+/* Of the sparse block that has most; 0: there is none. */
+int64_t qmi_model_n_experts(const qmoe_model *model);
 
 #endif

@@ -7,12 +7,13 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "expert_names.h"
 #include "pvq.h"
 #include "rotation.h"
 
 /* A new entry at the end of model->weights, owning `name`. */
 static qmoe_status new_weight(qmoe_model *model, qmi_weight **out,
-    uint32_t *index, const char *name, qmi_error *err)
+    uint32_t *index, qmoe_role role, const char *name, qmi_error *err)
 {
     if (model->n_weights == model->weight_capacity) {
         size_t capacity = model->n_weights == 0 ? 64 : 2 * model->n_weights;
@@ -24,7 +25,7 @@ static qmoe_status new_weight(qmoe_model *model, qmi_weight **out,
         model->weight_capacity = capacity;
     }
     qmi_weight *w = &model->weights[model->n_weights];
-    *w = (qmi_weight){.name = qmi_strdup(name, err)};
+    *w = (qmi_weight){.name = qmi_strdup(name, err), .role = role};
     if (w->name == NULL)
         return QMOE_E_NOMEM;
     *index = (uint32_t)model->n_weights++;
@@ -105,18 +106,19 @@ static void fetch_first(const qmoe_model *model, qmi_weight *w)
 }
 
 qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
-    const char *name, int64_t n_rows, int64_t n_cols, qmi_error *err)
+    qmoe_role role, const char *name, int64_t n_rows, int64_t n_cols,
+    qmi_error *err)
 {
     const qmi_tensor *t = NULL;
     qmi_weight *w = NULL;
     if (model->checkpoint == NULL) {
-        QMI_TRY(new_weight(model, &w, index, name, err));
+        QMI_TRY(new_weight(model, &w, index, role, name, err));
         sketch_weight(model, w, 1, n_rows, n_cols);
         return QMOE_OK;
     }
     QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
     QMI_TRY(check_matrix(model, t, n_rows, n_cols, err));
-    QMI_TRY(new_weight(model, &w, index, name, err));
+    QMI_TRY(new_weight(model, &w, index, role, name, err));
     w->format = qmi_format_dense(t->dtype);
     w->n_mats = 1;
     w->n_rows = n_rows;
@@ -132,8 +134,8 @@ qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
 
 /* ---- expert stacks ---- */
 
-static qmoe_status add_scattered(qmoe_model *model, qmi_weight *w,
-    const char *prefix, const char *kind, qmi_error *err)
+static qmoe_status add_scattered(
+    qmoe_model *model, qmi_weight *w, qmi_error *err)
 {
     w->mats =
         qmi_calloc((size_t)w->n_mats, sizeof *w->mats, "an expert list", err);
@@ -142,8 +144,7 @@ static qmoe_status add_scattered(qmoe_model *model, qmi_weight *w,
     for (int64_t e = 0; e < w->n_mats; e++) {
         char name[512];
         const qmi_tensor *t = NULL;
-        snprintf(name, sizeof name, "%s.expert_%lld.%s.weight", prefix,
-            (long long)e, kind);
+        qmi_expert_tensor(name, sizeof name, w->source, e);
         QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
         QMI_TRY(check_matrix(model, t, w->n_rows, w->n_cols, err));
         const qmi_format *format = qmi_format_dense(t->dtype);
@@ -297,15 +298,15 @@ static qmoe_status add_compressed(
 }
 
 qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
-    const char *prefix, const char *kind, int64_t n_rows, int64_t n_cols,
-    qmi_error *err)
+    const qmi_expert_names *names, int64_t n_experts, int64_t n_rows,
+    int64_t n_cols, qmi_error *err)
 {
-    char name[512];
     qmi_weight *w = NULL;
-    snprintf(name, sizeof name, "%s.%s", prefix, kind);
-    QMI_TRY(new_weight(model, &w, index, name, err));
-    w->is_expert = true;
-    w->n_mats = model->config.n_experts;
+    QMI_TRY(new_weight(model, &w, index, QMOE_ROLE_EXPERTS, names->stack, err));
+    w->source = qmi_strdup(names->source, err);
+    if (w->source == NULL)
+        return QMOE_E_NOMEM;
+    w->n_mats = n_experts;
     w->n_rows = n_rows;
     w->n_cols = n_cols;
     if (model->checkpoint == NULL)
@@ -313,7 +314,7 @@ qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
     else if (model->quantization != NULL)
         QMI_TRY(add_compressed(model, w, err));
     else
-        QMI_TRY(add_scattered(model, w, prefix, kind, err));
+        QMI_TRY(add_scattered(model, w, err));
     if (model->expert_format[0] == '\0')
         model->expert_format = w->format->name;
     else if (strcmp(model->expert_format, w->format->name) != 0)

@@ -6,17 +6,19 @@
 #ifndef QMI_SWITCH_CONFIGS_H
 #define QMI_SWITCH_CONFIGS_H
 
-#include "config.h"
+#include "json.h"
+
+enum { QMI_SWITCH_ENCODER, QMI_SWITCH_DECODER, QMI_SWITCH_STACKS };
 
 typedef struct qmi_switch_config {
     const char *name;  /* "base-128" */
     const char *dtype; /* torch_dtype of the published files; "float32" where
                           not known */
     int64_t d_model, d_ff, d_kv, n_heads, vocab_size, n_experts;
-    int64_t n_blocks[QMI_N_STACKS];
+    int64_t n_blocks[QMI_SWITCH_STACKS];
     /* As in config.json: 1 with full_sparse = every block. */
-    int64_t sparse_step[QMI_N_STACKS];
-    int64_t n_sparse[QMI_N_STACKS];
+    int64_t sparse_step[QMI_SWITCH_STACKS];
+    int64_t n_sparse[QMI_SWITCH_STACKS];
     bool full_sparse;
     bool tied_head;
 } qmi_switch_config;
@@ -26,7 +28,7 @@ const qmi_switch_config *qmi_switch_config_find(const char *name);
 /* Table order; NULL past the end. */
 const qmi_switch_config *qmi_switch_config_at(size_t index);
 
-/* A config.json that qmi_arch_find("switch_transformers") configures: an
+/* A config.json that the architecture "switch_transformers" reads: an
  * object to add members to (delete with cJSON_Delete), and its text (release
  * with cJSON_free).  NULL when out of memory. */
 cJSON *qmi_switch_config_json(const qmi_switch_config *config);

@@ -102,11 +102,11 @@ static qmoe_status take_pair(qmi_synth *s, const char *pair, size_t n,
         return take_part(
             &c->n_experts, "experts", value, n_value, specification, err);
     if (is_key(pair, n_key, "encoder_blocks"))
-        return take_part(&c->n_blocks[QMI_ENCODER], "encoder_blocks", value,
-            n_value, specification, err);
+        return take_part(&c->n_blocks[QMI_SWITCH_ENCODER], "encoder_blocks",
+            value, n_value, specification, err);
     if (is_key(pair, n_key, "decoder_blocks"))
-        return take_part(&c->n_blocks[QMI_DECODER], "decoder_blocks", value,
-            n_value, specification, err);
+        return take_part(&c->n_blocks[QMI_SWITCH_DECODER], "decoder_blocks",
+            value, n_value, specification, err);
     if (is_key(pair, n_key, "seed")) {
         if (!to_count(&s->seed, value, n_value))
             return qmi_fail(err, QMOE_E_INVALID,
@@ -140,7 +140,7 @@ qmoe_status qmi_synth_parse(
         QMI_TRY(take_pair(out, at, n, specification, err));
         at += n;
     }
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
+    for (int stack = 0; stack < QMI_SWITCH_STACKS; stack++)
         count_sparse(&out->config, stack);
     return QMOE_OK;
 }

@@ -149,7 +149,7 @@ static void add_ffn(lister *l, int stack, int64_t block)
 static void add_block(lister *l, int stack, int64_t block)
 {
     const qmi_switch_config *c = &l->source->synth.config;
-    const char *name = stack == QMI_ENCODER ? "encoder" : "decoder";
+    const char *name = stack == QMI_SWITCH_ENCODER ? "encoder" : "decoder";
     size_t n = sizeof l->prefix;
     int layer = 0;
     snprintf(l->prefix, n, "%s.block.%d.layer.%d.", name, (int)block, layer++);
@@ -157,7 +157,7 @@ static void add_block(lister *l, int stack, int64_t block)
     if (block == 0)
         add(l, 32, c->n_heads, spread(c->d_model),
             "SelfAttention.relative_attention_bias.weight");
-    if (stack == QMI_DECODER) {
+    if (stack == QMI_SWITCH_DECODER) {
         snprintf(
             l->prefix, n, "%s.block.%d.layer.%d.", name, (int)block, layer++);
         add_attention(l, "EncDecAttention");
@@ -169,11 +169,11 @@ static void add_block(lister *l, int stack, int64_t block)
 
 static qmoe_status list_tensors(lister *l)
 {
-    static const char *const norms[QMI_N_STACKS] = {
+    static const char *const norms[QMI_SWITCH_STACKS] = {
         "encoder.final_layer_norm.weight", "decoder.final_layer_norm.weight"};
     const qmi_switch_config *c = &l->source->synth.config;
     add(l, c->vocab_size, c->d_model, spread(1), "shared.weight");
-    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
+    for (int stack = 0; stack < QMI_SWITCH_STACKS; stack++) {
         for (int64_t b = 0; b < c->n_blocks[stack]; b++)
             add_block(l, stack, b);
         add(l, 1, c->d_model, (law){0}, "%s", norms[stack]);

@@ -55,7 +55,7 @@ static double cross_entropy(const float *logits, int64_t n, int32_t id)
 
 static qmoe_status reserve_logits(evaluation *e, size_t n_rows)
 {
-    size_t width = (size_t)e->session->model->config.vocab_size;
+    size_t width = (size_t)e->session->model->shape.vocab_size;
     if (n_rows <= e->logits_rows)
         return QMOE_OK;
     qmi_free(e->logits);
@@ -79,7 +79,7 @@ static void count(sums *s, double sum, int32_t n_predicted, double weight)
 /* Each decoder position predicts the next token of the decoder list. */
 static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
 {
-    int64_t vocab_size = e->session->model->config.vocab_size;
+    int64_t vocab_size = e->session->model->shape.vocab_size;
     const int32_t n_encoder = (int32_t)sample->n_encoder;
     const int32_t n_predicted = (int32_t)sample->n_decoder - 1;
     const int32_t first = 0;
@@ -102,7 +102,7 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
 /* As long as the sample of a document of QMI_MAX_DOCUMENT_TOKENS. */
 static qmoe_status random_sample(evaluation *e, qmi_sample *out)
 {
-    const qmi_config *c = &e->session->model->config;
+    const qmi_shape *c = &e->session->model->shape;
     *out = (qmi_sample){.n_encoder = 512, .n_decoder = 115};
     out->encoder_ids = qmi_calloc(
         out->n_encoder, sizeof *out->encoder_ids, "random ids", e->err);
@@ -179,8 +179,8 @@ static qmoe_status open_texts(evaluation *e, const qmoe_eval_options *o)
         .paths = o->text_paths,
         .n_paths = o->n_text_paths,
         .seed = o->seed,
-        .start_id = model->config.start_id,
-        .end_id = model->config.end_id,
+        .start_id = model->shape.start_id,
+        .end_id = model->shape.end_ids[0],
     };
     QMI_TRY(qmi_model_need_tokenizer(model, e->err));
     QMI_TRY(qmi_samples_open(&e->samples, model->tokenizer, &stream, e->err));

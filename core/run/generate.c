@@ -72,7 +72,7 @@ static qmoe_status start_sequence(
         qmi_free(ids);
         return QMOE_E_NOMEM;
     }
-    s->prompt[n] = model->config.end_id;
+    s->prompt[n] = model->shape.end_ids[0];
     s->n_prompt = n + 1;
     s->ids = qmi_calloc(r->max_new, sizeof *s->ids, "generated ids", r->err);
     if (s->ids == NULL)
@@ -84,7 +84,7 @@ static qmoe_status start_sequence(
         .top_k = r->options.top_k,
         .top_p = r->options.top_p,
     };
-    return qmi_sampler_create(&s->sampler, &options, model->config.vocab_size,
+    return qmi_sampler_create(&s->sampler, &options, model->shape.vocab_size,
         r->options.seed + index, r->err);
 }
 
@@ -104,7 +104,7 @@ static qmoe_status start(run *r, const char *const *prompts)
     if (r->n_top >= 1 && r->n_top <= QMI_TOP_LOGITS_MAX)
         return QMOE_OK;
     r->n_top = 0;
-    const size_t vocab_size = (size_t)r->session->model->config.vocab_size;
+    const size_t vocab_size = (size_t)r->session->model->shape.vocab_size;
     r->logits = qmi_calloc(n * vocab_size, sizeof *r->logits, "logits", r->err);
     return r->logits != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
@@ -129,18 +129,19 @@ static qmoe_status show_encoding(void *user, qmoe_session *session,
 {
     run *r = user;
     const qmoe_model *m = session->model;
-    (void)pass, (void)err;
+    const qmi_steps *programs = m->graph.programs;
+    const int n_blocks = (int)qmi_model_block_count(m, QMI_ENCODE);
+    (void)err;
     char item[80];
-    if (++r->n_encoding_steps <= m->encoder.n)
+    r->n_encoding_steps++;
+    if (pass->program == QMI_ENCODE)
         snprintf(item, sizeof item, "block %d of %d",
-            (int)(step->block < m->config.n_blocks[QMI_ENCODER]
-                      ? step->block + 1
-                      : step->block),
-            (int)m->config.n_blocks[QMI_ENCODER]);
+            step->block == QMI_AFTER_BLOCKS ? n_blocks : (int)step->block + 1,
+            n_blocks);
     else
         snprintf(item, sizeof item, "keys and values of the decoder");
     return qmi_progress(m->hooks, "encode", item, r->n_encoding_steps,
-        m->encoder.n + m->cross.n);
+        programs[QMI_ENCODE].n + programs[QMI_CROSS].n);
 }
 
 static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
@@ -212,20 +213,20 @@ static int32_t pick(const run *r, qmi_sampler *sampler, size_t i)
     if (n_top != 0)
         return qmi_sampler_pick_top(
             sampler, r->top.logits + i * n_top, r->top.ids + i * n_top);
-    const int64_t vocab_size = r->session->model->config.vocab_size;
+    const int64_t vocab_size = r->session->model->shape.vocab_size;
     return qmi_sampler_pick(sampler, r->logits + i * (size_t)vocab_size);
 }
 
 /* Picks the next token of every active sequence; fills the next pass. */
 static qmoe_status pick_tokens(run *r, size_t *n_active)
 {
-    const qmi_config *c = &r->session->model->config;
+    const qmi_shape *shape = &r->session->model->shape;
     size_t n = 0;
     for (size_t i = 0; i < *n_active; i++) {
         sequence *s = &r->sequences[r->active[i]];
         int32_t id = pick(r, s->sampler, i);
         s->ids[s->n_ids++] = id;
-        s->ended = id == c->end_id && !r->options.ignore_eos;
+        s->ended = qmi_shape_is_end(shape, id) && !r->options.ignore_eos;
         const bool last = s->ended || s->n_ids == r->max_new;
         QMI_TRY(show(r, (size_t)r->active[i], last));
         if (last)
@@ -242,7 +243,7 @@ static qmoe_status decode_all(run *r, qmoe_timing *timing)
     size_t n_active = r->n;
     for (size_t i = 0; i < r->n; i++) {
         r->active[i] = (int32_t)i;
-        r->next[i] = r->session->model->config.start_id;
+        r->next[i] = r->session->model->shape.start_id;
         r->lengths[i] = 1;
     }
     while (n_active != 0) {

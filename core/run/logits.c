@@ -12,10 +12,9 @@ qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
     QMI_TRY(qmi_session_decode_pass(
         session, &n_tokens, ids, active, lengths, n_active, err));
     const size_t n =
-        (size_t)n_tokens * (size_t)session->model->config.vocab_size;
+        (size_t)n_tokens * (size_t)session->model->shape.vocab_size;
     QMI_TRY(session->backend->buffer_read(session->device, logits,
-        (qmi_view){.buffer = session->slots[QMI_SLOT_LOGITS].buffer},
-        n * sizeof *logits, err));
+        qmi_session_output(session, QMI_DECODE), n * sizeof *logits, err));
     if (qmi_first_non_finite(logits, QMI_F32, n) == n)
         return QMOE_OK;
     return qmi_session_find_fault(session, ids, active, lengths, n_active, err);

@@ -14,7 +14,7 @@
 static qmoe_status check_ids(
     const qmoe_session *s, const int32_t *ids, int64_t n, qmi_error *err)
 {
-    int64_t vocab_size = s->model->config.vocab_size;
+    int64_t vocab_size = s->model->shape.vocab_size;
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= vocab_size)
             return qmi_fail(err, QMOE_E_INVALID,
@@ -26,43 +26,40 @@ static qmoe_status check_ids(
 
 /* ---- caches ---- */
 
-static uint64_t cache_row_bytes(const qmoe_session *s)
+static uint64_t row_bytes(const qmoe_session *s, size_t cache)
 {
-    const qmi_config *c = &s->model->config;
-    return (uint64_t)(c->n_heads * c->d_kv) * sizeof(float);
+    return (uint64_t)s->model->graph.caches[cache].width * sizeof(float);
 }
 
-static qmoe_status grow_cross_caches(qmoe_session *s, qmi_error *err)
+static qmoe_status grow_encoded_caches(qmoe_session *s, qmi_error *err)
 {
-    const uint64_t n_bytes = cache_row_bytes(s) * (uint64_t)s->n_encoded;
-    for (int64_t b = 0; b < s->model->config.n_blocks[QMI_DECODER]; b++) {
-        QMI_TRY(qmi_grow(s->backend, s->device,
-            &s->caches[QMI_CACHE_CROSS_K][b], n_bytes, err));
-        QMI_TRY(qmi_grow(s->backend, s->device,
-            &s->caches[QMI_CACHE_CROSS_V][b], n_bytes, err));
-    }
+    const qmi_graph *graph = &s->model->graph;
+    for (size_t i = 1; i <= graph->n_caches; i++)
+        if (graph->caches[i].rule == QMI_CACHE_ENCODED)
+            QMI_TRY(qmi_grow(s->backend, s->device, &s->caches[i],
+                row_bytes(s, i) * (uint64_t)s->n_encoded, err));
     return QMOE_OK;
 }
 
-/* Gives each sequence n_rows rows of one self cache and takes along what it
+/* Gives each sequence n_rows rows of one growing cache and takes along what it
  * has there. */
-static qmoe_status grow_self_cache(
-    qmoe_session *s, qmi_growing *cache, int64_t n_rows, qmi_error *err)
+static qmoe_status grow_cache(
+    qmoe_session *s, size_t number, int64_t n_rows, qmi_error *err)
 {
-    const uint64_t row_bytes = cache_row_bytes(s);
-    const uint64_t before = row_bytes * (uint64_t)s->n_rows;
-    const uint64_t after = row_bytes * (uint64_t)n_rows;
+    qmi_growing *cache = &s->caches[number], grown = {0};
+    const uint64_t row = row_bytes(s, number);
+    const uint64_t before = row * (uint64_t)s->n_rows;
+    const uint64_t after = row * (uint64_t)n_rows;
     if (s->n_rows == 0) /* of this batch nothing is there */
         return qmi_grow(
             s->backend, s->device, cache, after * s->n_sequences, err);
-    qmi_growing grown = {0};
     QMI_TRY(
         qmi_grow(s->backend, s->device, &grown, after * s->n_sequences, err));
     qmoe_status status = QMOE_OK;
     for (size_t i = 0; status == QMOE_OK && i < s->n_sequences; i++) {
         const qmi_view from = {.buffer = cache->buffer, .offset = before * i};
         const qmi_view to = {.buffer = grown.buffer, .offset = after * i};
-        const uint64_t used = row_bytes * (uint64_t)s->sequences[i].position;
+        const uint64_t used = row * (uint64_t)s->sequences[i].position;
         if (used != 0)
             status = s->backend->buffer_copy(s->device, to, from, used, err);
     }
@@ -72,15 +69,12 @@ static qmoe_status grow_self_cache(
     return status;
 }
 
-static qmoe_status grow_self_caches(
-    qmoe_session *s, int64_t n_rows, qmi_error *err)
+static qmoe_status grow_caches(qmoe_session *s, int64_t n_rows, qmi_error *err)
 {
-    for (int64_t b = 0; b < s->model->config.n_blocks[QMI_DECODER]; b++) {
-        QMI_TRY(
-            grow_self_cache(s, &s->caches[QMI_CACHE_SELF_K][b], n_rows, err));
-        QMI_TRY(
-            grow_self_cache(s, &s->caches[QMI_CACHE_SELF_V][b], n_rows, err));
-    }
+    const qmi_graph *graph = &s->model->graph;
+    for (size_t i = 1; i <= graph->n_caches; i++)
+        if (graph->caches[i].rule == QMI_CACHE_GROWING)
+            QMI_TRY(grow_cache(s, i, n_rows, err));
     return QMOE_OK;
 }
 
@@ -95,8 +89,8 @@ static qmoe_status reserve_rows(qmoe_session *s, int64_t needed, qmi_error *err)
         n_rows = needed;
     if (n_rows > INT32_MAX / (int64_t)s->n_sequences)
         return qmi_fail(err, QMOE_E_INVALID, "the batch is too long");
-    /* What fails in between leaves caches of both kinds: no batch is left. */
-    qmoe_status status = grow_self_caches(s, n_rows, err);
+    /* What fails in between leaves caches of both sizes: no batch is left. */
+    qmoe_status status = grow_caches(s, n_rows, err);
     if (status != QMOE_OK)
         s->n_sequences = 0;
     s->n_rows = n_rows;
@@ -129,8 +123,8 @@ qmoe_status qmi_session_start(
             s->longest_encoder = lengths[i];
     }
     s->n_sequences = n_sequences;
-    QMI_TRY(qmi_session_reach(s, QMI_ENCODER, s->longest_encoder - 1, err));
-    return grow_cross_caches(s, err);
+    QMI_TRY(qmi_session_reach(s, QMI_ENCODE, s->longest_encoder - 1, err));
+    return grow_encoded_caches(s, err);
 }
 
 static void fill_encoder_lists(qmoe_session *s)
@@ -170,7 +164,7 @@ qmoe_status qmi_session_prepare_encoder(
     qmoe_session *session, qmi_pass *pass, const int32_t *ids, qmi_error *err)
 {
     *pass = (qmi_pass){
-        .stack = QMI_ENCODER,
+        .program = QMI_ENCODE,
         .n_tokens = session->n_encoded,
         .n_spans = (int64_t)session->n_sequences,
         .max_keys = session->longest_encoder,
@@ -197,12 +191,12 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
 
 qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err)
 {
-    const qmoe_model *m = session->model;
     qmi_pass pass;
     QMI_TRY(
         qmi_session_prepare_encoder(session, &pass, session->encoder_ids, err));
-    QMI_TRY(qmi_session_run(session, &m->encoder, 0, m->encoder.n, &pass, err));
-    return qmi_session_run(session, &m->cross, 0, m->cross.n, &pass, err);
+    QMI_TRY(qmi_session_run_program(session, &pass, err));
+    pass.program = QMI_CROSS;
+    return qmi_session_run_program(session, &pass, err);
 }
 
 /* ---- the decoder's passes ---- */
@@ -267,14 +261,14 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
 {
     qmoe_session *s = session;
     *pass = (qmi_pass){
-        .stack = QMI_DECODER,
+        .program = QMI_DECODE,
         .n_spans = (int64_t)n_active,
         .max_cross_keys = s->longest_encoder,
     };
     QMI_TRY(measure(s, pass, active, lengths, n_active, err));
     QMI_TRY(begin_lists(s, pass, ids, err));
     QMI_TRY(reserve_rows(s, pass->max_keys, err));
-    QMI_TRY(qmi_session_reach(s, QMI_DECODER, pass->max_keys - 1, err));
+    QMI_TRY(qmi_session_reach(s, QMI_DECODE, pass->max_keys - 1, err));
     pass->n_cache_rows = (int64_t)s->n_sequences * s->n_rows;
     fill_decoder_lists(s, active, lengths, n_active);
     return qmi_lists_upload(&s->lists, s->backend, s->device, err);
@@ -284,11 +278,10 @@ qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
     const int32_t *ids, const int32_t *active, const int32_t *lengths,
     size_t n_active, qmi_error *err)
 {
-    const qmi_steps *steps = &session->model->decoder;
     qmi_pass pass;
     QMI_TRY(qmi_session_prepare_decoder(
         session, &pass, ids, active, lengths, n_active, err));
-    QMI_TRY(qmi_session_run(session, steps, 0, steps->n, &pass, err));
+    QMI_TRY(qmi_session_run_program(session, &pass, err));
     for (size_t i = 0; i < n_active; i++)
         session->sequences[active[i]].position += lengths[i];
     *n_tokens = pass.n_tokens;

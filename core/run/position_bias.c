@@ -32,55 +32,67 @@ int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,
 }
 
 /* Spreads the learned [n_buckets, n_heads] over distances up to `reach`. */
-static void spread(float *bias, const float *learned, const qmi_config *c,
-    int stack, int64_t reach)
+static void spread(float *bias, const float *learned,
+    const qmi_table_spec *table, int64_t n_buckets, int64_t n_heads,
+    int64_t reach)
 {
     const int64_t n_distances = 2 * reach + 1;
     for (int64_t d = 0; d < n_distances; d++) {
         int64_t bucket = qmi_relative_bucket(
-            d - reach, stack == QMI_ENCODER, c->n_buckets, c->max_distance);
-        for (int64_t head = 0; head < c->n_heads; head++)
-            bias[head * n_distances + d] = learned[bucket * c->n_heads + head];
+            d - reach, table->bidirectional, n_buckets, table->max_distance);
+        for (int64_t head = 0; head < n_heads; head++)
+            bias[head * n_distances + d] = learned[bucket * n_heads + head];
     }
 }
 
 static qmoe_status upload_bias(
-    qmoe_session *s, int stack, int64_t reach, qmi_error *err)
+    qmoe_session *s, qmi_table table, int64_t reach, qmi_error *err)
 {
-    const qmi_config *c = &s->model->config;
-    const qmi_weight *w = &s->model->weights[s->model->relative_bias[stack]];
-    size_t n = (size_t)(c->n_heads * (2 * reach + 1));
+    const qmi_table_spec *spec = &s->model->graph.tables[table];
+    const qmi_weight *w = &s->model->weights[spec->weight];
+    const int64_t n_buckets = w->n_rows, n_heads = w->n_cols;
+    size_t n = (size_t)(n_heads * (2 * reach + 1));
     QMI_TRY(qmi_weight_check(w, 0, err));
     float *learned = qmi_calloc(
-        (size_t)(c->n_buckets * c->n_heads), sizeof *learned, "the bias", err);
+        (size_t)(n_buckets * n_heads), sizeof *learned, "the bias", err);
     float *bias = qmi_calloc(n, sizeof *bias, "the bias", err);
     qmoe_status status = QMOE_E_NOMEM;
     if (learned != NULL && bias != NULL) {
-        qmi_weight_decode(w, 0, 0, c->n_buckets, learned);
-        spread(bias, learned, c, stack, reach);
-        status = qmi_upload(s->backend, s->device, &s->bias[stack], bias,
-            n * sizeof *bias, err);
+        qmi_weight_decode(w, 0, 0, n_buckets, learned);
+        spread(bias, learned, spec, n_buckets, n_heads, reach);
+        status = qmi_upload(s->backend, s->device, &s->tables[table].values,
+            bias, n * sizeof *bias, err);
     }
     qmi_free(learned);
     qmi_free(bias);
     return status;
 }
 
-qmoe_status qmi_session_reach(
-    qmoe_session *session, int stack, int64_t distance, qmi_error *err)
+static qmoe_status reach_over(
+    qmoe_session *s, qmi_table table, int64_t distance, qmi_error *err)
 {
     /* What published models have: made once for them. */
     enum { LEAST = 128 };
-    const int64_t most = session->model->config.max_distance;
+    const int64_t most = s->model->graph.tables[table].max_distance;
     int64_t reach = LEAST;
     while (reach < distance && reach < most)
         reach *= 2;
     if (reach > most)
         reach = most;
-    if (reach <= session->reach[stack])
+    if (reach <= s->tables[table].reach)
         return QMOE_OK;
-    session->reach[stack] = 0;
-    QMI_TRY(upload_bias(session, stack, reach, err));
-    session->reach[stack] = reach;
+    s->tables[table].reach = 0;
+    QMI_TRY(upload_bias(s, table, reach, err));
+    s->tables[table].reach = reach;
+    return QMOE_OK;
+}
+
+qmoe_status qmi_session_reach(qmoe_session *session, qmi_program program,
+    int64_t distance, qmi_error *err)
+{
+    const qmi_graph *graph = &session->model->graph;
+    for (size_t i = 1; i <= graph->n_tables; i++)
+        if (graph->tables[i].program == program)
+            QMI_TRY(reach_over(session, (qmi_table)i, distance, err));
     return QMOE_OK;
 }

@@ -5,9 +5,9 @@
 
 #include "session.h"
 
-/* Makes the position bias of a stack reach over `distance`. */
-qmoe_status qmi_session_reach(
-    qmoe_session *session, int stack, int64_t distance, qmi_error *err);
+/* Makes the position biases of a program reach over `distance`. */
+qmoe_status qmi_session_reach(qmoe_session *session, qmi_program program,
+    int64_t distance, qmi_error *err);
 
 /* First key bucket of a relative position (key - query), T5's rule. */
 int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Time by part of the model. */
+ * Time by role. */
 #ifndef QMI_PROFILE_H
 #define QMI_PROFILE_H
 
 #include "session.h"
 
-/* The part of the model a step belongs to, by what it writes and reads. */
-qmoe_part qmi_step_part(const qmi_step *step);
-
-/* Runs one operation, whose time counts as `part` of `stack`. */
+/* Runs one operation, whose time counts as `role` in a program. */
 qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
-    int stack, qmoe_part part, qmi_error *err);
+    qmi_program program, qmoe_role role, qmi_error *err);
 
 #endif

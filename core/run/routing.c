@@ -27,9 +27,9 @@ static qmoe_status after_step(void *user, qmoe_session *session,
         return QMOE_OK;
     qmi_routing *routing = user;
     const qmi_backend *backend = session->backend;
-    const qmi_view expert = {.buffer = session->expert.buffer};
-    const size_t count =
-        (size_t)(pass->n_tokens * session->model->config.top_k);
+    const qmi_view expert = {
+        .buffer = session->slots[step->u.route.chosen].buffer};
+    const size_t count = (size_t)(pass->n_tokens * step->u.route.top_k);
     const uint64_t n_bytes = count * sizeof *routing->expert;
     if (routing->imposes) {
         if (routing->n - routing->next < count)

@@ -12,12 +12,11 @@ static qmoe_status look(qmoe_session *s, const int32_t *ids,
     const int32_t *active, const int32_t *lengths, size_t n_active,
     qmi_error *err)
 {
-    const qmi_steps *steps = &s->model->decoder;
     qmi_pass pass;
     QMI_TRY(qmi_session_encode_pass(s, err));
     QMI_TRY(qmi_session_prepare_decoder(
         s, &pass, ids, active, lengths, n_active, err));
-    return qmi_session_run(s, steps, 0, steps->n, &pass, err);
+    return qmi_session_run_program(s, &pass, err);
 }
 
 qmoe_status qmi_session_find_fault(qmoe_session *session, const int32_t *ids,

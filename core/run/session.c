@@ -18,7 +18,7 @@ static qmoe_status fetch_generated(const qmoe_model *m, qmi_error *err)
         return QMOE_OK;
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
-        if (!w->is_expert)
+        if (w->role != QMOE_ROLE_EXPERTS)
             QMI_TRY(qmi_checkpoint_fetch(
                 m->checkpoint, w->parts[0].data, w->parts[0].n_bytes, err));
     }
@@ -41,11 +41,11 @@ static qmoe_status bind_weights(
         s->device, m->weights, m->n_weights, with_experts, err));
     uint64_t done = 0, total = 0, reported = 0;
     for (size_t i = 0; i < m->n_weights; i++)
-        if (with_experts || !m->weights[i].is_expert)
+        if (with_experts || m->weights[i].role != QMOE_ROLE_EXPERTS)
             total += qmi_weight_bytes(&m->weights[i]);
     for (; s->n_bound < m->n_weights; s->n_bound++) {
         const qmi_weight *w = &m->weights[s->n_bound];
-        if (w->is_expert && !with_experts)
+        if (w->role == QMOE_ROLE_EXPERTS && !with_experts)
             continue;
         if (done - reported >= LOAD_STEP_BYTES) {
             QMI_TRY(qmi_progress(m->hooks, "load", w->name, done, total));
@@ -62,9 +62,23 @@ static qmoe_status bind_weights(
 static bool makes_experts(const qmoe_model *m)
 {
     for (size_t i = 0; i < m->n_weights; i++)
-        if (m->weights[i].is_expert && m->weights[i].fetch != NULL)
+        if (m->weights[i].role == QMOE_ROLE_EXPERTS &&
+            m->weights[i].fetch != NULL)
             return qmi_checkpoint_is_generated(m->checkpoint);
     return false;
+}
+
+/* Without memory until they are used. */
+static qmoe_status list_buffers(qmoe_session *s, qmi_error *err)
+{
+    const qmi_graph *graph = &s->model->graph;
+    const char what[] = "the buffers of a session";
+    s->slots = qmi_calloc(graph->n_slots + 1, sizeof *s->slots, what, err);
+    s->caches = qmi_calloc(graph->n_caches + 1, sizeof *s->caches, what, err);
+    s->tables = qmi_calloc(graph->n_tables + 1, sizeof *s->tables, what, err);
+    return s->slots != NULL && s->caches != NULL && s->tables != NULL
+               ? QMOE_OK
+               : QMOE_E_NOMEM;
 }
 
 static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
@@ -77,7 +91,6 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
         .weights = s->model->weights,
         .n_weights = with_experts ? s->model->n_weights : 0,
     };
-    int64_t n_blocks = s->model->config.n_blocks[QMI_DECODER];
     qmi_place place;
     QMI_TRY(qmi_place_choose(&place, qmi_context_of(s->model->hooks),
         options->backend, options->device, options->device_name, err));
@@ -90,29 +103,21 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
     s->info = place.info;
     QMI_TRY(s->backend->device_open(
         &s->device, s->info.index, &device_options, err));
-    for (int i = 0; i < QMI_CACHE_COUNT; i++) {
-        s->caches[i] = qmi_calloc(
-            (size_t)n_blocks, sizeof *s->caches[i], "cache list", err);
-        if (s->caches[i] == NULL)
-            return QMOE_E_NOMEM;
-    }
+    QMI_TRY(list_buffers(s, err));
     return bind_weights(s, with_experts, err);
 }
 
 static void release_buffers(qmoe_session *s)
 {
-    qmi_growing *const single[] = {&s->expert, &s->route_weight, &s->top,
-        &s->bias[QMI_ENCODER], &s->bias[QMI_DECODER]};
-    for (size_t i = 0; i < sizeof single / sizeof *single; i++)
-        qmi_shrink(s->backend, s->device, single[i]);
+    const qmi_graph *graph = &s->model->graph;
     qmi_lists_release(&s->lists, s->backend, s->device);
-    for (int i = 0; i < QMI_SLOT_COUNT; i++)
+    qmi_shrink(s->backend, s->device, &s->top);
+    for (size_t i = 1; s->slots != NULL && i <= graph->n_slots; i++)
         qmi_shrink(s->backend, s->device, &s->slots[i]);
-    for (int i = 0; i < QMI_CACHE_COUNT; i++)
-        for (int64_t b = 0;
-             s->caches[i] != NULL && b < s->model->config.n_blocks[QMI_DECODER];
-             b++)
-            qmi_shrink(s->backend, s->device, &s->caches[i][b]);
+    for (size_t i = 1; s->caches != NULL && i <= graph->n_caches; i++)
+        qmi_shrink(s->backend, s->device, &s->caches[i]);
+    for (size_t i = 1; s->tables != NULL && i <= graph->n_tables; i++)
+        qmi_shrink(s->backend, s->device, &s->tables[i].values);
     for (size_t i = 0; i < s->n_bound; i++)
         s->backend->weight_unbind(s->device, &s->bound[i]);
 }
@@ -123,8 +128,9 @@ static void destroy(qmoe_session *session)
         release_buffers(session);
         session->backend->device_close(session->device);
     }
-    for (int i = 0; i < QMI_CACHE_COUNT; i++)
-        qmi_free(session->caches[i]);
+    qmi_free(session->slots);
+    qmi_free(session->caches);
+    qmi_free(session->tables);
     qmi_free(session->bound);
     qmi_free(session->encoder_ids);
     qmi_free(session->sequences);

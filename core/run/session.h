@@ -9,9 +9,15 @@
 
 /* Its rows in the caches. */
 typedef struct qmi_sequence {
-    int32_t position;         /* tokens decoded: rows used in self caches */
-    int32_t begin, n_encoded; /* rows in the cross caches */
+    int32_t position;         /* tokens decoded: rows used in growing caches */
+    int32_t begin, n_encoded; /* rows in the caches of the encoder's output */
 } qmi_sequence;
+
+/* A position bias, up to the largest distance that occurred so far. */
+typedef struct qmi_bias {
+    qmi_growing values; /* f32 [n_heads, 2 * reach + 1] */
+    int64_t reach;
+} qmi_bias;
 
 struct qmoe_session {
     qmoe_model *model;
@@ -23,21 +29,18 @@ struct qmoe_session {
     int64_t capacity;        /* expert capacity, 0 = none */
     qmi_bound_weight *bound; /* [model->n_weights] */
     size_t n_bound;
-    qmi_growing slots[QMI_SLOT_COUNT];
-    qmi_growing *caches[QMI_CACHE_COUNT]; /* [n decoder blocks] */
-    qmi_lists lists;                      /* of the pass at hand */
-    qmi_growing expert, route_weight;
+    qmi_growing *slots; /* [n_slots + 1] of the graph; so below */
+    qmi_growing *caches;
+    qmi_bias *tables;
+    qmi_lists lists; /* of the pass at hand */
     qmi_growing top; /* values, then ids of the likeliest tokens */
     void *top_host;  /* the same; room for n_top_host of each */
     size_t n_top_host;
-    /* Position bias up to the largest distance that occurred so far. */
-    qmi_growing bias[QMI_N_STACKS]; /* f32 [n_heads, 2 * reach + 1] */
-    int64_t reach[QMI_N_STACKS];
 
     struct qmi_probe *probes; /* told of each step (probe.h); NULL: none */
 
-    bool measures_parts;
-    double part_seconds[QMI_N_STACKS][QMOE_PART_COUNT];
+    bool measures_roles;
+    double role_seconds[QMI_N_PROGRAMS][QMOE_ROLE_COUNT];
 
     /* What was encoded together. */
     qmi_sequence *sequences;
@@ -62,9 +65,17 @@ qmoe_status qmi_session_call_begin(
 qmoe_status qmi_session_call_end(qmoe_session *session, qmoe_status status);
 qmoe_status qmi_session_check(const qmoe_session *session, qmi_error *err);
 
+/* What a program left, after a pass. */
+static inline qmi_view qmi_session_output(
+    const qmoe_session *session, qmi_program program)
+{
+    const qmi_slot slot = session->model->graph.programs[program].output;
+    return (qmi_view){.buffer = session->slots[slot].buffer};
+}
+
 /* One pass over a list of steps. */
 typedef struct qmi_pass {
-    int stack; /* whose position bias */
+    qmi_program program;
     int64_t n_tokens;
     int64_t n_spans; /* sequences of this pass */
     int64_t max_keys, max_cross_keys;

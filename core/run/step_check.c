@@ -6,17 +6,18 @@
 #include <stdio.h>
 
 /* "linear 'encoder.block.3.[...].wi.weight'" or "encoder block 3, attention" */
-static void describe(char *text, size_t capacity, const qmoe_model *model,
-    const qmi_step *step, int stack)
+static void describe(
+    char *text, size_t capacity, const qmoe_model *model, const qmi_step *step)
 {
     const char *op = qmi_op_name(step->kind);
-    if (step->kind == QMI_OP_EMBED || step->kind == QMI_OP_RMSNORM ||
-        step->kind == QMI_OP_LINEAR || step->kind == QMI_OP_EXPERT_FFN)
-        snprintf(
-            text, capacity, "%s '%s'", op, model->weights[step->weight].name);
-    else
-        snprintf(text, capacity, "%s block %d, %s",
-            stack == QMI_ENCODER ? "encoder" : "decoder", (int)step->block, op);
+    if (step->n_weights != 0) {
+        snprintf(text, capacity, "%s '%s'", op,
+            model->weights[step->weights[0]].name);
+        return;
+    }
+    const qmi_block *block = &model->blocks[step->block];
+    snprintf(text, capacity, "%s block %d, %s",
+        qmi_program_name(block->program), (int)block->number, op);
 }
 
 static qmoe_status check(void *user, qmoe_session *session,
@@ -25,13 +26,9 @@ static qmoe_status check(void *user, qmoe_session *session,
     (void)user;
     const qmoe_model *model = session->model;
     const qmi_growing *g = &session->slots[step->dst];
-    int64_t width = qmi_slot_width(&model->config, step->dst);
-    if (step->kind == QMI_OP_ROUTE) {
-        g = &session->route_weight;
-        width = model->config.top_k;
-    } else if (step->dst == QMI_SLOT_NONE) {
+    const int64_t width = model->graph.slots[step->dst].width;
+    if (step->dst == QMI_NONE)
         return QMOE_OK;
-    }
     const int64_t n = pass->n_tokens * width;
     int64_t at = n;
     QMI_TRY(qmi_buffer_non_finite(
@@ -39,7 +36,7 @@ static qmoe_status check(void *user, qmoe_session *session,
     if (at == n)
         return QMOE_OK;
     char text[512];
-    describe(text, sizeof text, model, step, pass->stack);
+    describe(text, sizeof text, model, step);
     return qmi_fail(err, QMOE_E_FORMAT,
         "%s: %s: its result is not finite (token %lld of the pass)",
         qmi_checkpoint_directory(model->checkpoint), text,

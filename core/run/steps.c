@@ -14,7 +14,7 @@ static qmi_view view_of(const qmi_growing *g)
 
 static qmi_view slot_view(const qmoe_session *s, qmi_slot slot)
 {
-    if (slot == QMI_SLOT_NONE)
+    if (slot == QMI_NONE)
         return (qmi_view){0};
     return view_of(&s->slots[slot]);
 }
@@ -22,40 +22,39 @@ static qmi_view slot_view(const qmoe_session *s, qmi_slot slot)
 static void make_attention(qmi_op_attention *o, const qmoe_session *s,
     const qmi_step *step, const qmi_pass *pass)
 {
-    const qmi_config *c = &s->model->config;
-    bool cross = step->attention == QMI_ATTEND_CROSS;
+    const qmi_cache k = step->u.attention.k_cache;
+    const qmi_cache v = step->u.attention.v_cache;
+    const qmi_table bias = step->u.attention.bias;
+    const bool cross =
+        k != QMI_NONE && s->model->graph.caches[k].rule == QMI_CACHE_ENCODED;
     *o = (qmi_op_attention){
         .dst = slot_view(s, step->dst),
         .q = slot_view(s, step->src),
+        .k = k != QMI_NONE ? view_of(&s->caches[k])
+                           : slot_view(s, step->u.attention.k),
+        .v = v != QMI_NONE ? view_of(&s->caches[v])
+                           : slot_view(s, step->u.attention.v),
         .spans = qmi_lists_view(
             &s->lists, cross ? QMI_LIST_CROSS_SPANS : QMI_LIST_SPANS),
         .n_spans = pass->n_spans,
         .n_queries = pass->n_tokens,
-        .n_heads = c->n_heads,
-        .d_head = c->d_kv,
-        .max_distance = s->reach[pass->stack],
+        .n_heads = step->u.attention.n_heads,
+        .d_head = step->u.attention.d_head,
         .max_keys = cross ? pass->max_cross_keys : pass->max_keys,
-        .scale = 1.0f,
-        .causal = step->attention == QMI_ATTEND_SELF,
+        .scale = step->u.attention.scale,
+        .causal = step->u.attention.causal,
     };
-    if (!cross)
-        o->bias = view_of(&s->bias[pass->stack]);
-    if (step->attention == QMI_ATTEND_ENCODER) {
-        o->k = slot_view(s, QMI_SLOT_K);
-        o->v = slot_view(s, QMI_SLOT_V);
+    if (bias == QMI_NONE)
         return;
-    }
-    qmi_cache k = cross ? QMI_CACHE_CROSS_K : QMI_CACHE_SELF_K;
-    qmi_cache v = cross ? QMI_CACHE_CROSS_V : QMI_CACHE_SELF_V;
-    o->k = view_of(&s->caches[k][step->block]);
-    o->v = view_of(&s->caches[v][step->block]);
+    o->bias = view_of(&s->tables[bias].values);
+    o->max_distance = s->tables[bias].reach;
 }
 
 static qmi_op make_op(
     const qmoe_session *s, const qmi_step *step, const qmi_pass *pass)
 {
-    const qmi_config *c = &s->model->config;
-    const qmi_bound_weight *w = &s->bound[step->weight];
+    const qmi_bound_weight *w = &s->bound[step->weights[0]];
+    const qmi_graph *graph = &s->model->graph;
     qmi_op op = {.kind = step->kind};
     switch (step->kind) {
     case QMI_OP_EMBED:
@@ -69,7 +68,7 @@ static qmi_op make_op(
             .src = slot_view(s, step->src),
             .weight = w,
             .n_tokens = pass->n_tokens,
-            .epsilon = (float)c->norm_epsilon};
+            .epsilon = step->u.rmsnorm.epsilon};
         break;
     case QMI_OP_LINEAR:
         op.u.linear = (qmi_op_linear){.dst = slot_view(s, step->dst),
@@ -77,41 +76,42 @@ static qmi_op make_op(
             .residual = slot_view(s, step->residual),
             .weight = w,
             .n_tokens = pass->n_tokens,
-            .alpha = step->alpha,
-            .relu = step->relu};
+            .alpha = step->u.linear.alpha,
+            .relu = step->u.linear.relu};
         break;
     case QMI_OP_KV_STORE:
         op.u.kv_store = (qmi_op_kv_store){
-            .cache = view_of(&s->caches[step->cache][step->block]),
+            .cache = view_of(&s->caches[step->u.kv_store.cache]),
             .src = slot_view(s, step->src),
             .rows = qmi_lists_view(&s->lists, QMI_LIST_ROWS),
             .n_tokens = pass->n_tokens,
-            .n_cols = c->n_heads * c->d_kv,
+            .n_cols = graph->caches[step->u.kv_store.cache].width,
             .n_cache_rows = pass->n_cache_rows};
         break;
     case QMI_OP_ATTENTION:
         make_attention(&op.u.attention, s, step, pass);
         break;
     case QMI_OP_ROUTE:
-        op.u.route = (qmi_op_route){.expert = view_of(&s->expert),
-            .weight = view_of(&s->route_weight),
-            .logits = slot_view(s, step->src),
-            .sequence = qmi_lists_view(&s->lists, QMI_LIST_SEQUENCE),
-            .n_tokens = pass->n_tokens,
-            .n_experts = c->n_experts,
-            .top_k = c->top_k,
-            .capacity = s->capacity};
+        op.u.route =
+            (qmi_op_route){.expert = slot_view(s, step->u.route.chosen),
+                .weight = slot_view(s, step->dst),
+                .logits = slot_view(s, step->src),
+                .sequence = qmi_lists_view(&s->lists, QMI_LIST_SEQUENCE),
+                .n_tokens = pass->n_tokens,
+                .n_experts = step->u.route.n_experts,
+                .top_k = step->u.route.top_k,
+                .capacity = s->capacity};
         break;
     case QMI_OP_EXPERT_FFN:
         op.u.expert_ffn = (qmi_op_expert_ffn){.dst = slot_view(s, step->dst),
             .src = slot_view(s, step->src),
             .residual = slot_view(s, step->residual),
-            .expert = view_of(&s->expert),
-            .weight = view_of(&s->route_weight),
+            .expert = slot_view(s, step->u.expert_ffn.chosen),
+            .weight = slot_view(s, step->u.expert_ffn.scale),
             .wi = w,
-            .wo = &s->bound[step->weight2],
+            .wo = &s->bound[step->weights[1]],
             .n_tokens = pass->n_tokens,
-            .top_k = c->top_k};
+            .top_k = step->u.expert_ffn.top_k};
         break;
     case QMI_OP_DECODE:
     case QMI_OP_TOP_LOGITS: /* no step: top_pass.c */
@@ -121,22 +121,25 @@ static qmi_op make_op(
     return op;
 }
 
+static qmoe_status reserve_slot(
+    qmoe_session *s, qmi_slot slot, const qmi_pass *pass, qmi_error *err)
+{
+    const qmi_slot_spec *spec = &s->model->graph.slots[slot];
+    const uint64_t width =
+        (uint64_t)spec->width * (qmi_dtype_bits(spec->dtype) / 8);
+    return qmi_grow(s->backend, s->device, &s->slots[slot],
+        (uint64_t)pass->n_tokens * width, err);
+}
+
 /* Makes room for what the step writes. */
 static qmoe_status reserve(
     qmoe_session *s, const qmi_step *step, const qmi_pass *pass, qmi_error *err)
 {
-    const qmi_config *c = &s->model->config;
-    uint64_t n_tokens = (uint64_t)pass->n_tokens;
-    if (step->kind == QMI_OP_ROUTE) {
-        uint64_t n_bytes = n_tokens * (uint64_t)c->top_k * 4;
-        QMI_TRY(qmi_grow(s->backend, s->device, &s->expert, n_bytes, err));
-        return qmi_grow(s->backend, s->device, &s->route_weight, n_bytes, err);
-    }
-    if (step->dst == QMI_SLOT_NONE || step->dst == step->residual)
+    if (step->kind == QMI_OP_ROUTE)
+        QMI_TRY(reserve_slot(s, step->u.route.chosen, pass, err));
+    if (step->dst == QMI_NONE || step->dst == step->residual)
         return QMOE_OK;
-    uint64_t width = (uint64_t)qmi_slot_width(c, step->dst);
-    return qmi_grow(s->backend, s->device, &s->slots[step->dst],
-        n_tokens * width * sizeof(float), err);
+    return reserve_slot(s, step->dst, pass, err);
 }
 
 static qmoe_status run_step(
@@ -144,7 +147,7 @@ static qmoe_status run_step(
 {
     QMI_TRY(reserve(s, step, pass, err));
     const qmi_op op = make_op(s, step, pass);
-    return qmi_session_run_op(s, &op, pass->stack, qmi_step_part(step), err);
+    return qmi_session_run_op(s, &op, pass->program, step->role, err);
 }
 
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
@@ -156,4 +159,11 @@ qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
         QMI_TRY(qmi_probe_all(session, step, pass, err));
     }
     return QMOE_OK;
+}
+
+qmoe_status qmi_session_run_program(
+    qmoe_session *session, const qmi_pass *pass, qmi_error *err)
+{
+    const qmi_steps *steps = &session->model->graph.programs[pass->program];
+    return qmi_session_run(session, steps, 0, steps->n, pass, err);
 }

@@ -8,5 +8,8 @@
 /* Runs steps [first, last) in order.  Inputs are uploaded. */
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
     size_t first, size_t last, const qmi_pass *pass, qmi_error *err);
+/* All steps of the pass's program. */
+qmoe_status qmi_session_run_program(
+    qmoe_session *session, const qmi_pass *pass, qmi_error *err);
 
 #endif

@@ -31,7 +31,7 @@ static qmoe_status check_ids(
     const qmoe_session *s, const int32_t *ids, size_t n, qmi_error *err)
 {
     for (size_t i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= s->model->config.vocab_size)
+        if (ids[i] < 0 || ids[i] >= s->model->shape.vocab_size)
             return qmi_fail(err, QMOE_E_DEVICE,
                 "device '%s' gives token id %d, outside the vocabulary",
                 s->info.name, (int)ids[i]);
@@ -62,11 +62,11 @@ qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
     const qmi_op op = {.kind = QMI_OP_TOP_LOGITS,
         .u.top_logits = {.value = top,
             .id = {.buffer = s->top.buffer, .offset = 4 * (uint64_t)n},
-            .logits = {.buffer = s->slots[QMI_SLOT_LOGITS].buffer},
+            .logits = qmi_session_output(s, QMI_DECODE),
             .n_tokens = n_tokens,
-            .n_cols = s->model->config.vocab_size,
+            .n_cols = s->model->shape.vocab_size,
             .top_k = k}};
-    QMI_TRY(qmi_session_run_op(s, &op, QMI_DECODER, QMOE_PART_OTHER, err));
+    QMI_TRY(qmi_session_run_op(s, &op, QMI_DECODE, QMOE_ROLE_HEAD, err));
     QMI_TRY(s->backend->buffer_read(
         s->device, s->top_host, top, 8 * (uint64_t)n, err));
     out->logits = s->top_host;

@@ -192,9 +192,9 @@ typedef struct qmoe_bench_model_options {
  * sequence at a time; the head, without the choice of a token). */
 typedef struct qmoe_bench_phase {
     double tokens_per_s, p10, p90; /* median and spread over repetitions */
-    /* Seconds per token in each part: medians of further, measured
-     * repetitions; what is not in a part is missing in the sum. */
-    double parts[QMOE_PART_COUNT];
+    /* Seconds per token in each role: medians of further, measured
+     * repetitions. */
+    double roles[QMOE_ROLE_COUNT];
 } qmoe_bench_phase;
 
 /* How a model is run. */

@@ -34,24 +34,11 @@ typedef struct qmoe_plan_options {
     int passes; /* as qmoe_compress_options: 0 = the default, -1 = none */
 } qmoe_plan_options;
 
-/* The kinds of weights, in the order of qmoe_plan_report.parts. */
-typedef enum qmoe_plan_kind {
-    QMOE_PLAN_EXPERTS,
-    QMOE_PLAN_ATTENTION,
-    QMOE_PLAN_DENSE_FFN,
-    QMOE_PLAN_ROUTERS,
-    QMOE_PLAN_EMBEDDINGS, /* and an output head that is not tied to them */
-    QMOE_PLAN_NORMS,
-    QMOE_PLAN_POSITION_BIAS,
-    QMOE_PLAN_COUNT
-} qmoe_plan_kind;
-/* "experts", ...; NULL for a value out of range. */
-QMOE_API const char *qmoe_plan_kind_name(qmoe_plan_kind part);
-
-typedef struct qmoe_plan_part {
+/* Of the weights of one role. */
+typedef struct qmoe_plan_role {
     uint64_t n_weights, n_bytes;
     uint64_t token_bytes; /* read to decode one token */
-} qmoe_plan_part;
+} qmoe_plan_role;
 
 /* Where bytes lie. */
 typedef struct qmoe_plan_place {
@@ -62,7 +49,7 @@ typedef struct qmoe_plan_report {
     qmoe_model_info model; /* format: the one planned for */
     bool exact;            /* sizes are exact, not estimates ... */
     bool at_most;          /* ... or an upper bound: a budget of bits */
-    qmoe_plan_part parts[QMOE_PLAN_COUNT];
+    qmoe_plan_role roles[QMOE_ROLE_COUNT];
     uint64_t source_bytes; /* of the weights as they are */
     uint64_t total_bytes, expert_bytes, other_bytes;
     uint64_t expert_weights, total_weights;

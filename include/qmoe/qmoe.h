@@ -181,6 +181,29 @@ QMOE_API qmoe_status qmoe_tune(qmoe_context *context, const char *backend,
 
 /* ---- models ----------------------------------------------------------- */
 
+/* What a weight is for, and what an operation of a pass belongs to: sizes,
+ * bytes per token and times are reported by it.  X(NAME, "text"). */
+#define QMOE_ROLE_MAP(X)                                                       \
+    X(ATTENTION, "attention") /* projections, scores, caches */                \
+    X(ROUTER, "router")                                                        \
+    X(EXPERTS, "experts")                                                      \
+    X(DENSE_FFN, "dense_ffn")   /* of blocks without experts */                \
+    X(SHARED_FFN, "shared_ffn") /* beside experts, for every token */          \
+    X(NORM, "norm")                                                            \
+    X(EMBEDDING, "embedding") /* and the head that is tied to it */            \
+    X(HEAD, "head")           /* logits, and the largest of them */            \
+    X(POSITION_BIAS, "position_bias")
+
+typedef enum qmoe_role {
+#define X(name, text) QMOE_ROLE_##name,
+    QMOE_ROLE_MAP(X)
+#undef X
+        QMOE_ROLE_COUNT
+} qmoe_role;
+
+/* "dense_ffn"; NULL for a value out of range. */
+QMOE_API const char *qmoe_role_name(qmoe_role role);
+
 typedef struct qmoe_model qmoe_model;
 
 /* Opens a model directory: an uncompressed Hugging Face checkpoint
@@ -217,7 +240,7 @@ typedef struct qmoe_weight_info {
     int64_t n_matrices, n_rows, n_cols;
     uint64_t n_weights; /* n_matrices * n_rows * n_cols */
     uint64_t n_bytes;   /* all file bytes that belong to it */
-    bool is_expert;
+    qmoe_role role;
     int rotation; /* columns per block of the rotation it is stored under, 0 =
                    * none (docs/format.md, section 8.4) */
 } qmoe_weight_info;
@@ -356,37 +379,18 @@ typedef struct qmoe_timing {
     uint64_t n_launches, n_replayed;
 } qmoe_timing;
 
-/* The parts of a model that time is reported by.  X(NAME, "text"). */
-#define QMOE_PART_MAP(X)                                                       \
-    X(ATTENTION, "attention") /* projections, scores, caches */                \
-    X(ROUTER, "router")                                                        \
-    X(EXPERTS, "experts")                                                      \
-    X(DENSE_FFN, "dense ffn") /* of blocks without experts */                  \
-    X(HEAD, "head")           /* logits */                                     \
-    X(OTHER, "other")         /* embedding, norms, the largest logits */
-
-typedef enum qmoe_part {
-#define X(name, text) QMOE_PART_##name,
-    QMOE_PART_MAP(X)
-#undef X
-        QMOE_PART_COUNT
-} qmoe_part;
-
-/* "dense ffn"; "other" for an unknown value. */
-QMOE_API const char *qmoe_part_name(qmoe_part part);
-
-/* Seconds spent in each part, for the encoder with the keys and values that
+/* Seconds spent in each role, for the encoder with the keys and values that
  * the decoder takes from it, and for the decoder. */
-typedef struct qmoe_part_times {
-    double encode[QMOE_PART_COUNT], decode[QMOE_PART_COUNT];
-} qmoe_part_times;
+typedef struct qmoe_role_times {
+    double encode[QMOE_ROLE_COUNT], decode[QMOE_ROLE_COUNT];
+} qmoe_role_times;
 
-/* Starts (from zero) or stops adding up times by part.  Off at first: devices
+/* Starts (from zero) or stops adding up times by role.  Off at first: devices
  * other than the CPU must then wait after every operation. */
-QMOE_API void qmoe_session_measure_parts(qmoe_session *session, bool on);
+QMOE_API void qmoe_session_measure_roles(qmoe_session *session, bool on);
 /* The sums since the last start. */
-QMOE_API void qmoe_session_part_times(
-    const qmoe_session *session, qmoe_part_times *out);
+QMOE_API void qmoe_session_role_times(
+    const qmoe_session *session, qmoe_role_times *out);
 
 /* Generates from `n_prompts` texts as one batch.  *out is an array of
  * n_prompts results, to be released with qmoe_generations_free.  E_FORMAT: a

@@ -69,21 +69,21 @@ static qmoe_status append(
 
 /* Draws until there are enough samples or the text ends.  A failure between the
  * two sets leaves them unequal; the caller drops both. */
-static qmoe_status draw(growing sets[QMI_N_STACKS], qmi_samples *samples,
+static qmoe_status draw(growing sets[QMI_N_PROGRAMS], qmi_samples *samples,
     uint64_t max_samples, qmi_error *err)
 {
     /* 0: as many as the text gives. */
     while (
-        max_samples == 0 || sets[QMI_ENCODER].set->n_sequences < max_samples) {
+        max_samples == 0 || sets[QMI_ENCODE].set->n_sequences < max_samples) {
         qmi_sample sample;
         QMI_TRY(qmi_samples_next(samples, &sample, err));
         if (sample.encoder_ids == NULL)
             break;
         qmoe_status status = append(
-            &sets[QMI_ENCODER], sample.encoder_ids, sample.n_encoder, err);
+            &sets[QMI_ENCODE], sample.encoder_ids, sample.n_encoder, err);
         if (status == QMOE_OK)
             status = append(
-                &sets[QMI_DECODER], sample.decoder_ids, sample.n_decoder, err);
+                &sets[QMI_DECODE], sample.decoder_ids, sample.n_decoder, err);
         qmi_sample_free(&sample);
         QMI_TRY(status);
     }
@@ -95,18 +95,18 @@ static qmoe_status draw(growing sets[QMI_N_STACKS], qmi_samples *samples,
 static qmoe_status mark_counted(
     qmi_calibration *c, const qmi_tokenizer *tokenizer, qmi_error *err)
 {
-    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
-        qmi_token_set *set = &c->sets[stack];
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        qmi_token_set *set = &c->sets[p];
         set->counted =
             qmi_calloc((size_t)set->n_tokens, 1, "calibration tokens", err);
         if (set->counted == NULL)
             return QMOE_E_NOMEM;
     }
-    const qmi_token_set *encoder = &c->sets[QMI_ENCODER];
+    const qmi_token_set *encoder = &c->sets[QMI_ENCODE];
     for (int64_t t = 0; t < encoder->n_tokens; t++)
         encoder->counted[t] =
             !qmi_tokenizer_is_sentinel(tokenizer, encoder->ids[t]);
-    const qmi_token_set *decoder = &c->sets[QMI_DECODER];
+    const qmi_token_set *decoder = &c->sets[QMI_DECODE];
     /* The last position of a sequence predicts nothing, so it is not
      * counted. */
     for (size_t s = 0; s < decoder->n_sequences; s++)
@@ -123,25 +123,29 @@ static qmoe_status fill(qmi_calibration *c, const qmoe_model *model,
         .paths = options->calibration,
         .n_paths = options->n_calibration,
         .seed = options->seed,
-        .start_id = model->config.start_id,
-        .end_id = model->config.end_id,
+        .start_id = model->shape.start_id,
+        .end_id = model->shape.end_ids[0],
     };
     qmi_samples *samples = NULL;
-    growing sets[QMI_N_STACKS] = {
-        {.set = &c->sets[QMI_ENCODER]}, {.set = &c->sets[QMI_DECODER]}};
+    growing sets[QMI_N_PROGRAMS] = {
+        [QMI_ENCODE] = {.set = &c->sets[QMI_ENCODE]},
+        [QMI_DECODE] = {.set = &c->sets[QMI_DECODE]}};
     QMI_TRY(qmi_samples_open(&samples, model->tokenizer, &stream, err));
     qmoe_status status = draw(sets, samples, options->max_samples, err);
     c->n_skipped = qmi_samples_skipped(samples);
     qmi_samples_close(samples);
     QMI_TRY(status);
-    if (c->sets[QMI_ENCODER].n_sequences == 0)
+    c->n_samples = c->sets[QMI_ENCODE].n_sequences;
+    if (c->n_samples == 0)
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: no document of 2 to %d tokens to calibrate with",
             options->calibration[0], QMI_MAX_DOCUMENT_TOKENS);
     /* Hashes ids and borders, so that two lists that differ only in where
      * samples end differ, too. */
-    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
-        const qmi_token_set *set = &c->sets[stack];
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        const qmi_token_set *set = &c->sets[p];
+        if (set->n_sequences == 0)
+            continue;
         const uint64_t all[3] = {c->hash,
             qmi_hash64(set->ids, (size_t)set->n_tokens * sizeof *set->ids),
             qmi_hash64(
@@ -155,6 +159,7 @@ qmoe_status qmi_calibration_load(qmi_calibration *out, const qmoe_model *model,
     const qmoe_compress_options *options, qmi_error *err)
 {
     *out = (qmi_calibration){0};
+    QMI_TRY(qmi_model_need_objective(model, QMI_SPAN_CORRUPTION, err));
     QMI_TRY(qmi_model_need_tokenizer(model, err));
     qmoe_status status = fill(out, model, options, err);
     if (status != QMOE_OK)
@@ -164,10 +169,10 @@ qmoe_status qmi_calibration_load(qmi_calibration *out, const qmoe_model *model,
 
 void qmi_calibration_free(qmi_calibration *calibration)
 {
-    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
-        qmi_free(calibration->sets[stack].ids);
-        qmi_free(calibration->sets[stack].begin);
-        qmi_free(calibration->sets[stack].counted);
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        qmi_free(calibration->sets[p].ids);
+        qmi_free(calibration->sets[p].begin);
+        qmi_free(calibration->sets[p].counted);
     }
     *calibration = (qmi_calibration){0};
 }

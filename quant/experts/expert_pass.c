@@ -20,9 +20,20 @@ enum { TOKEN_CAP = 4 };
 
 /* ---- creation ---- */
 
-static int64_t widest(const qmi_config *c)
+/* Of the experts of all blocks. */
+static int64_t widest_hidden(const qmoe_model *m)
 {
-    return c->d_model > c->d_ff ? c->d_model : c->d_ff;
+    int64_t most = 0;
+    for (int32_t i = 0; i < m->n_blocks; i++)
+        if (qmi_block_is_sparse(&m->blocks[i]) && m->blocks[i].ffn.d_ff > most)
+            most = m->blocks[i].ffn.d_ff;
+    return most;
+}
+
+static int64_t widest(const qmoe_model *m)
+{
+    const int64_t hidden = widest_hidden(m);
+    return m->shape.d_model > hidden ? m->shape.d_model : hidden;
 }
 
 /* A worker is a device of one thread with buffers for one chunk: experts are
@@ -31,7 +42,7 @@ static int64_t widest(const qmi_config *c)
 static qmoe_status worker_open(
     const qmi_expert_pass *p, qmi_expert_worker *w, qmi_error *err)
 {
-    const qmi_config *c = &p->model->config;
+    const qmoe_model *m = p->model;
     const qmi_device_options options = {.n_threads = 1};
     const uint64_t row = QMI_CHUNK_TOKENS * sizeof(float);
     w->error = qmi_error_beside(err);
@@ -40,16 +51,16 @@ static qmoe_status worker_open(
         qmi_buffer **buffer;
         uint64_t n_bytes;
     } const buffers[] = {
-        {&w->residual, row * (uint64_t)c->d_model},
-        {&w->normed, row * (uint64_t)c->d_model},
-        {&w->hidden, row * (uint64_t)c->d_ff},
+        {&w->residual, row * (uint64_t)m->shape.d_model},
+        {&w->normed, row * (uint64_t)m->shape.d_model},
+        {&w->hidden, row * (uint64_t)widest_hidden(m)},
         {&w->expert, row},
         {&w->weight, row},
     };
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         QMI_TRY(p->backend->buffer_alloc(
             buffers[i].buffer, w->device, buffers[i].n_bytes, err));
-    w->host = qmi_calloc((size_t)(QMI_CHUNK_TOKENS * widest(c)),
+    w->host = qmi_calloc((size_t)(QMI_CHUNK_TOKENS * widest(m)),
         sizeof *w->host, "gathered tokens", err);
     return w->host != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
@@ -68,13 +79,33 @@ static void worker_close(const qmi_expert_pass *p, qmi_expert_worker *w)
     qmi_free(w->host);
 }
 
+/* Experts' input is made again from the residual stream, to which each expert
+ * adds in place: a token of two experts would have its row changed by both, in
+ * an order that depends on threads. */
+static qmoe_status check_experts(const qmi_expert_pass *p, qmi_error *err)
+{
+    const qmoe_model *m = p->model;
+    for (int32_t i = 0; p->forward != NULL && i < m->n_blocks; i++) {
+        const qmi_block *block = &m->blocks[i];
+        if (!qmi_block_is_sparse(block))
+            continue;
+        if (block->ffn.top_k != 1)
+            return qmi_fail(err, QMOE_E_UNSUPPORTED,
+                "calibration of models with more than one expert per token");
+        if (qmi_expert_norm_step(m, i) == NULL)
+            return qmi_fail(err, QMOE_E_UNSUPPORTED,
+                "%s: calibration of experts that are not the last part of "
+                "their block, or whose input is not the norm of what they add "
+                "to (%s block %d)",
+                qmi_checkpoint_directory(m->checkpoint),
+                qmi_program_name(block->program), (int)block->number);
+    }
+    return QMOE_OK;
+}
+
 static qmoe_status set_up(qmi_expert_pass *p, qmi_error *err)
 {
-    /* A token of two experts would have its row changed in place by both, in an
-     * order that depends on threads. */
-    if (p->model->config.top_k != 1)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "calibration of models with more than one expert per token");
+    QMI_TRY(check_experts(p, err));
     QMI_TRY(qmi_registry_find(
         qmi_context_of(p->model->hooks)->registry, &p->backend, "cpu", err));
     p->workers = qmi_calloc(
@@ -147,8 +178,7 @@ uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model,
     const qmi_weight *const stacks[QMI_N_KINDS],
     const qmi_stack_recipe recipes[QMI_N_KINDS], bool calibrated, bool trials)
 {
-    const qmi_config *c = &model->config;
-    const uint64_t wide = (uint64_t)widest(c);
+    const uint64_t wide = (uint64_t)widest(model);
     uint64_t most = 0, originals = 0;
     for (int kind = 0; kind < QMI_N_KINDS; kind++) {
         const uint64_t n =
@@ -167,7 +197,7 @@ uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model,
  * expert tokens keep their order, so that its sums have one order, too. */
 static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
 {
-    int64_t n_experts = p->model->config.n_experts;
+    int64_t n_experts = p->stacks[QMI_WI]->n_mats;
     qmi_free(p->order);
     qmi_free(p->begin);
     p->order = NULL;
@@ -177,7 +207,7 @@ static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
         return QMOE_E_NOMEM;
     if (p->forward == NULL)
         return QMOE_OK;
-    int64_t n_tokens = p->forward->calibration->sets[p->stack].n_tokens;
+    int64_t n_tokens = p->forward->calibration->sets[p->program].n_tokens;
     p->order =
         qmi_calloc((size_t)n_tokens, sizeof *p->order, "tokens by expert", err);
     if (p->order == NULL)
@@ -201,21 +231,23 @@ static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
 
 /* Without a forward pass the borders stay zero: no expert has tokens. */
 qmoe_status qmi_expert_pass_block(
-    qmi_expert_pass *pass, int stack, int64_t block, qmi_error *err)
+    qmi_expert_pass *pass, int32_t block, qmi_error *err)
 {
     qmoe_model *m = pass->model;
     /* Both exist: the caller visits sparse blocks only. */
-    const qmi_step *step = qmi_expert_step(m, stack, block);
-    const qmi_step *norm = qmi_expert_norm_step(m, stack, block);
-    pass->stack = stack;
-    pass->stacks[QMI_WI] = &m->weights[step->weight];
-    pass->stacks[QMI_WO] = &m->weights[step->weight2];
+    const qmi_step *step = qmi_expert_step(m, block);
+    pass->program = m->blocks[block].program;
+    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        pass->stacks[kind] = &m->weights[step->weights[kind]];
+    if (pass->forward == NULL)
+        return sort_tokens(pass, err);
+    pass->norm = qmi_expert_norm_step(m, block);
     /* Host backends bind by reference; nothing to release.  For the same reason
      * the devices of all workers share these bindings. */
     QMI_TRY(pass->backend->weight_bind(
         &pass->bound_wi, pass->workers[0].device, pass->stacks[QMI_WI], err));
     QMI_TRY(pass->backend->weight_bind(&pass->bound_norm,
-        pass->workers[0].device, &m->weights[norm->weight], err));
+        pass->workers[0].device, &m->weights[pass->norm->weights[0]], err));
     return sort_tokens(pass, err);
 }
 
@@ -348,7 +380,7 @@ static qmoe_status take_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     /* Workers take items in order, so the expert n_workers ahead is likely this
      * worker's next.  Past the end of the group it is still needed: by the next
      * group. */
-    if (expert + p->n_workers < p->model->config.n_experts)
+    if (expert + p->n_workers < p->stacks[QMI_WI]->n_mats)
         qmi_expert_announce(p, expert + p->n_workers);
     qmoe_status status = compress_expert(p, w, expert, result);
     qmi_expert_release(p, expert);

@@ -14,15 +14,16 @@
 qmi_weight qmi_encoded_weight(const qmi_encoded *encoded, uint64_t offsets[2],
     const qmi_quant_options *options);
 
-/* `forward` may be NULL: no calibration, experts are only rounded. */
+/* `forward` may be NULL: no calibration, experts are only rounded.
+ * E_UNSUPPORTED with it: experts that work in another way than here. */
 qmoe_status qmi_expert_pass_create(qmi_expert_pass **out, qmoe_model *model,
     qmi_forward *forward, const qmi_expert_pass_options *options,
     qmi_error *err);
 void qmi_expert_pass_destroy(qmi_expert_pass *pass);
 
-/* Starts a sparse block: sorts its tokens by expert. */
+/* Starts a sparse block, a number of the model's: sorts its tokens by expert. */
 qmoe_status qmi_expert_pass_block(
-    qmi_expert_pass *pass, int stack, int64_t block, qmi_error *err);
+    qmi_expert_pass *pass, int32_t block, qmi_error *err);
 /* How that block's stack of a kind is to be compressed. */
 void qmi_expert_pass_recipe(
     qmi_expert_pass *pass, int kind, const qmi_stack_recipe *recipe);

@@ -185,8 +185,8 @@ static qmi_view at(qmi_buffer *buffer)
 static qmoe_status gather(const qmi_expert_pass *p, qmi_expert_worker *w,
     const int64_t *tokens, int64_t n)
 {
-    int64_t d_model = p->model->config.d_model;
-    const qmi_states *states = &p->forward->states[p->stack];
+    int64_t d_model = p->model->shape.d_model;
+    const qmi_states *states = &p->forward->states[p->program];
     /* Row by row: the tokens of an expert lie scattered in the states. */
     for (int64_t i = 0; i < n; i++)
         QMI_TRY(qmi_states_read(
@@ -198,7 +198,7 @@ static qmoe_status gather(const qmi_expert_pass *p, qmi_expert_worker *w,
             .src = at(w->residual),
             .weight = &p->bound_norm,
             .n_tokens = n,
-            .epsilon = (float)p->model->config.norm_epsilon}};
+            .epsilon = p->norm->u.rmsnorm.epsilon}};
     return qmi_run(p->backend, w->device, &norm, &w->error);
 }
 
@@ -250,7 +250,7 @@ static qmoe_status inputs(const qmi_expert_pass *p, qmi_expert_worker *w,
 qmoe_status qmi_expert_moments(const qmi_expert_pass *p, qmi_expert_worker *w,
     int kind, int64_t expert, qmi_hessian *hessian)
 {
-    const uint8_t *counted = p->forward->calibration->sets[p->stack].counted;
+    const uint8_t *counted = p->forward->calibration->sets[p->program].counted;
     int64_t chunk[QMI_CHUNK_TOKENS];
     int64_t n = 0, n_used = 0;
     for (int64_t i = p->begin[expert]; i < p->begin[expert + 1]; i++) {
@@ -275,8 +275,8 @@ static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
     const qmi_bound_weight *wi, const qmi_bound_weight *wo, int64_t mat,
     int64_t expert, const int64_t *tokens, int64_t n)
 {
-    int64_t d_model = p->model->config.d_model;
-    const qmi_states *states = &p->forward->states[p->stack];
+    int64_t d_model = p->model->shape.d_model;
+    const qmi_states *states = &p->forward->states[p->program];
     int32_t experts[QMI_CHUNK_TOKENS];
     float weights[QMI_CHUNK_TOKENS];
     /* All items of this operation are of one expert: matrix `mat` of the stacks

@@ -34,7 +34,8 @@ struct qmi_expert_pass {
     pthread_mutex_t lock; /* of tally */
     qmi_expert_tally tally;
     /* The current block. */
-    int stack;
+    qmi_program program;
+    const qmi_step *norm; /* makes the experts' input; NULL: no calibration */
     const qmi_weight *stacks[QMI_N_KINDS];
     qmi_stack_recipe recipes[QMI_N_KINDS];
     qmi_bound_weight bound_wi, bound_norm;

@@ -24,53 +24,55 @@ typedef struct chunk {
     int32_t *encoder_lengths, *decoder_lengths, *active; /* [n] */
 } chunk;
 
-static const qmi_steps *steps_of(const qmoe_model *model, int stack)
+const qmi_step *qmi_expert_step(const qmoe_model *model, int32_t block)
 {
-    return stack == QMI_ENCODER ? &model->encoder : &model->decoder;
-}
-
-/* Steps [*first, *last) that belong to a block.  They are neighbours: the
- * architecture lists a block's steps one after the other. */
-static void block_range(
-    const qmi_steps *steps, int64_t block, size_t *first, size_t *last)
-{
-    *first = 0;
-    while (*first < steps->n && steps->items[*first].block != block)
-        ++*first;
-    *last = *first;
-    while (*last < steps->n && steps->items[*last].block == block)
-        ++*last;
-}
-
-const qmi_step *qmi_expert_step(
-    const qmoe_model *model, int stack, int64_t block)
-{
-    const qmi_steps *steps = steps_of(model, stack);
+    const qmi_steps *steps =
+        &model->graph.programs[model->blocks[block].program];
     size_t first, last;
-    block_range(steps, block, &first, &last);
+    qmi_steps_of_block(steps, block, &first, &last);
     for (size_t i = first; i < last; i++)
         if (steps->items[i].kind == QMI_OP_EXPERT_FFN)
             return &steps->items[i];
     return NULL;
 }
 
-/* The last norm before the experts; every sparse block has one. */
-const qmi_step *qmi_expert_norm_step(
-    const qmoe_model *model, int stack, int64_t block)
+/* Experts read `norm->dst` and add to the residual stream, from which
+ * expert_tokens.c makes that input again: nothing may write either between. */
+static bool makes_input(const qmi_graph *graph, const qmi_step *norm,
+    const qmi_step *experts, const qmi_step *end)
 {
-    const qmi_step *step = qmi_expert_step(model, stack, block);
-    while (step != NULL && step->kind != QMI_OP_RMSNORM)
-        step--;
-    return step;
+    if (norm->src != graph->residual || experts + 1 != end ||
+        experts->dst != graph->residual || experts->residual != graph->residual)
+        return false;
+    for (const qmi_step *s = norm + 1; s < experts; s++)
+        if (s->dst == norm->dst || s->dst == graph->residual)
+            return false;
+    return true;
+}
+
+const qmi_step *qmi_expert_norm_step(const qmoe_model *model, int32_t block)
+{
+    const qmi_steps *steps =
+        &model->graph.programs[model->blocks[block].program];
+    const qmi_step *experts = qmi_expert_step(model, block);
+    size_t first, last;
+    if (experts == NULL)
+        return NULL;
+    qmi_steps_of_block(steps, block, &first, &last);
+    const qmi_step *begin = &steps->items[first], *end = &steps->items[last];
+    for (const qmi_step *s = experts; s-- != begin;)
+        if (s->kind == QMI_OP_RMSNORM && s->dst == experts->src)
+            return makes_input(&model->graph, s, experts, end) ? s : NULL;
+    return NULL;
 }
 
 /* ---- chunks ---- */
 
-/* Number of sequences from `first` that make one chunk of both stacks. */
+/* Number of sequences from `first` that make one chunk of encoder and decoder. */
 static size_t chunk_size(const qmi_calibration *c, size_t first)
 {
-    const qmi_token_set *encoder = &c->sets[QMI_ENCODER];
-    const qmi_token_set *decoder = &c->sets[QMI_DECODER];
+    const qmi_token_set *encoder = &c->sets[QMI_ENCODE];
+    const qmi_token_set *decoder = &c->sets[QMI_DECODE];
     size_t n = 0;
     int64_t tokens = 0;
     /* A sequence counts with its longer side, so neither side of a chunk
@@ -114,9 +116,9 @@ static qmoe_status chunk_make(
     }
     for (size_t i = 0; i < n; i++) {
         out->encoder_lengths[i] =
-            (int32_t)qmi_sequence_length(&c->sets[QMI_ENCODER], first + i);
+            (int32_t)qmi_sequence_length(&c->sets[QMI_ENCODE], first + i);
         out->decoder_lengths[i] =
-            (int32_t)qmi_sequence_length(&c->sets[QMI_DECODER], first + i);
+            (int32_t)qmi_sequence_length(&c->sets[QMI_DECODE], first + i);
         /* All sequences are active: nothing ends early, as it does in
          * generation. */
         out->active[i] = (int32_t)i;
@@ -126,9 +128,10 @@ static qmoe_status chunk_make(
 
 /* ---- moving states ---- */
 
-static int64_t first_token(const qmi_forward *f, int stack, const chunk *c)
+static int64_t first_token(
+    const qmi_forward *f, qmi_program program, const chunk *c)
 {
-    return f->calibration->sets[stack].begin[c->first];
+    return f->calibration->sets[program].begin[c->first];
 }
 
 /* Piece `i` of n_tokens: how many, and where on the device.  Pieces keep the
@@ -136,7 +139,7 @@ static int64_t first_token(const qmi_forward *f, int stack, const chunk *c)
 static int64_t piece_of(const qmi_forward *f, qmi_view *view, qmi_slot slot,
     int64_t i, int64_t n_tokens)
 {
-    const int64_t width = f->session->model->config.d_model;
+    const int64_t width = f->session->model->shape.d_model;
     *view = (qmi_view){.buffer = f->session->slots[slot].buffer,
         .offset = (uint64_t)(i * width) * sizeof(float)};
     return n_tokens - i < QMI_PIECE_TOKENS ? n_tokens - i : QMI_PIECE_TOKENS;
@@ -144,22 +147,22 @@ static int64_t piece_of(const qmi_forward *f, qmi_view *view, qmi_slot slot,
 
 static uint64_t row_bytes(const qmi_forward *f, int64_t n)
 {
-    return (uint64_t)(n * f->session->model->config.d_model) * sizeof(float);
+    return (uint64_t)(n * f->session->model->shape.d_model) * sizeof(float);
 }
 
 /* The slot grows to the chunk's tokens and is kept: later chunks reuse it. */
-static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, int stack,
+static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, qmi_program program,
     const chunk *c, int64_t n_tokens, qmi_error *err)
 {
     qmoe_session *s = f->session;
-    const int64_t first = first_token(f, stack, c);
+    const int64_t first = first_token(f, program, c);
     QMI_TRY(qmi_grow(
         s->backend, s->device, &s->slots[slot], row_bytes(f, n_tokens), err));
     for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
         qmi_view view;
         const int64_t n = piece_of(f, &view, slot, i, n_tokens);
         QMI_TRY(
-            qmi_states_read(&f->states[stack], f->piece, first + i, n, err));
+            qmi_states_read(&f->states[program], f->piece, first + i, n, err));
         QMI_TRY(s->backend->buffer_write(
             s->device, view, f->piece, row_bytes(f, n), err));
     }
@@ -167,18 +170,18 @@ static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, int stack,
 }
 
 /* Runs after the checks: from here on the chunk's old states are gone. */
-static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, int stack,
+static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, qmi_program program,
     const chunk *c, int64_t n_tokens, qmi_error *err)
 {
     qmoe_session *s = f->session;
-    const int64_t first = first_token(f, stack, c);
+    const int64_t first = first_token(f, program, c);
     for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
         qmi_view view;
         const int64_t n = piece_of(f, &view, slot, i, n_tokens);
         QMI_TRY(s->backend->buffer_read(
             s->device, f->piece, view, row_bytes(f, n), err));
         QMI_TRY(
-            qmi_states_write(&f->states[stack], f->piece, first + i, n, err));
+            qmi_states_write(&f->states[program], f->piece, first + i, n, err));
     }
     return QMOE_OK;
 }
@@ -192,37 +195,38 @@ static qmoe_status read_back(qmi_forward *f, const qmi_growing *from, void *to,
 
 /* One expert per token (expert_pass.c refuses more), so a route is one number
  * and one probability. */
-static qmoe_status save_routes(
-    qmi_forward *f, int stack, const chunk *c, int64_t n_tokens, qmi_error *err)
+static qmoe_status save_routes(qmi_forward *f, const qmi_step *experts,
+    qmi_program program, const chunk *c, int64_t n_tokens, qmi_error *err)
 {
-    int64_t first = first_token(f, stack, c);
+    const qmi_growing *slots = f->session->slots;
+    int64_t first = first_token(f, program, c);
     uint64_t n_bytes = (uint64_t)n_tokens * sizeof(int32_t);
-    QMI_TRY(read_back(f, &f->session->expert, f->expert + first, n_bytes, err));
-    return read_back(
-        f, &f->session->route_weight, f->weight + first, n_bytes, err);
+    QMI_TRY(read_back(f, &slots[experts->u.expert_ffn.chosen],
+        f->expert + first, n_bytes, err));
+    return read_back(f, &slots[experts->u.expert_ffn.scale], f->weight + first,
+        n_bytes, err);
 }
 
 /* ---- runs ---- */
 
 /* Prepares a pass over a chunk.  For a decoder block the cross caches of that
- * block are filled from the encoder's output first: the NORMED slot is where
- * the cross steps expect it.  The other blocks' caches stay empty, since none
- * of their steps run. */
-static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, int stack,
-    int64_t block, const chunk *c, const int32_t *ids, qmi_error *err)
+ * block are filled from the encoder's output first. */
+static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, qmi_program program,
+    int32_t block, const chunk *c, const int32_t *ids, qmi_error *err)
 {
     qmoe_session *s = f->session;
-    const qmi_steps *cross = &s->model->cross;
+    const qmi_graph *graph = &s->model->graph;
+    const qmi_steps *cross = &graph->programs[QMI_CROSS];
     QMI_TRY(qmi_session_start(s, c->encoder_lengths, c->n, err));
     QMI_TRY(qmi_session_prepare_encoder(
-        s, pass, stack == QMI_ENCODER ? ids : NULL, err));
-    if (stack == QMI_ENCODER)
+        s, pass, program == QMI_ENCODE ? ids : NULL, err));
+    if (program == QMI_ENCODE)
         return QMOE_OK;
     size_t first, last;
-    block_range(cross, block, &first, &last);
-    if (block >= 0) {
-        QMI_TRY(
-            load_slot(f, QMI_SLOT_NORMED, QMI_ENCODER, c, pass->n_tokens, err));
+    qmi_steps_of_block(cross, block, &first, &last);
+    if (first != last) {
+        QMI_TRY(load_slot(f, graph->programs[QMI_ENCODE].output, QMI_ENCODE, c,
+            pass->n_tokens, err));
         QMI_TRY(qmi_session_run(s, cross, first, last, pass, err));
     }
     return qmi_session_prepare_decoder(
@@ -231,75 +235,76 @@ static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, int stack,
 
 /* Before anything is saved: the chunk may have to be run again.  NaN and
  * infinity come from broken weights, and would spread to all that follows. */
-static qmoe_status check_results(qmi_forward *f, qmi_slot slot, bool routes,
-    int64_t n_tokens, qmi_error *err)
+static qmoe_status check_results(qmi_forward *f, qmi_slot slot,
+    const qmi_step *experts, int64_t n_tokens, qmi_error *err)
 {
     qmoe_session *s = f->session;
-    const int64_t n = n_tokens * s->model->config.d_model;
+    const int64_t n = n_tokens * s->model->shape.d_model;
     int64_t at = 0, at_route = n_tokens;
     QMI_TRY(qmi_buffer_non_finite(
         s->backend, s->device, &at, &s->slots[slot], n, err));
-    if (routes)
-        QMI_TRY(qmi_buffer_non_finite(
-            s->backend, s->device, &at_route, &s->route_weight, n_tokens, err));
+    if (experts != NULL)
+        QMI_TRY(qmi_buffer_non_finite(s->backend, s->device, &at_route,
+            &s->slots[experts->u.expert_ffn.scale], n_tokens, err));
     if (at == n && at_route == n_tokens)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_FORMAT, "%s: token states are not finite",
         qmi_checkpoint_directory(s->model->checkpoint));
 }
 
-/* Runs the steps of `block` (-1: the embedding) on one chunk.  The number of
- * blocks stands for what follows the last one: the final norm, whose result is
- * in another slot. */
-static qmoe_status try_chunk(
-    qmi_forward *f, int stack, int64_t block, const chunk *c, qmi_error *err)
+/* Runs the steps of `block`, or those before or after all blocks, on one chunk.
+ * After the blocks comes the final norm, whose result is in another slot. */
+static qmoe_status try_chunk(qmi_forward *f, qmi_program program, int32_t block,
+    const chunk *c, qmi_error *err)
 {
     const qmoe_model *model = f->session->model;
-    const qmi_steps *steps = steps_of(model, stack);
-    const qmi_token_set *set = &f->calibration->sets[stack];
-    const int32_t *ids = block < 0 ? set->ids + set->begin[c->first] : NULL;
-    bool finish = block == model->config.n_blocks[stack];
+    const qmi_steps *steps = &model->graph.programs[program];
+    const qmi_token_set *set = &f->calibration->sets[program];
+    const bool begins = block == QMI_BEFORE_BLOCKS;
+    const int32_t *ids = begins ? set->ids + set->begin[c->first] : NULL;
+    const qmi_step *experts = block >= 0 ? qmi_expert_step(model, block) : NULL;
+    const qmi_slot slot =
+        block == QMI_AFTER_BLOCKS ? steps->output : model->graph.residual;
     size_t first, last;
     qmi_pass pass;
-    block_range(steps, block, &first, &last);
-    const qmi_step *experts = qmi_expert_step(model, stack, block);
+    qmi_steps_of_block(steps, block, &first, &last);
     /* The experts are left to expert_pass.c, and with them what a block has
      * behind them. */
     if (experts != NULL)
         last = (size_t)(experts - steps->items);
-    QMI_TRY(prepare(f, &pass, stack, block, c, ids, err));
-    if (block >= 0)
-        QMI_TRY(load_slot(f, QMI_SLOT_RESIDUAL, stack, c, pass.n_tokens, err));
+    QMI_TRY(prepare(f, &pass, program, block, c, ids, err));
+    if (!begins)
+        QMI_TRY(load_slot(
+            f, model->graph.residual, program, c, pass.n_tokens, err));
     QMI_TRY(qmi_session_run(f->session, steps, first, last, &pass, err));
-    const qmi_slot slot = finish ? QMI_SLOT_NORMED : QMI_SLOT_RESIDUAL;
-    QMI_TRY(check_results(f, slot, experts != NULL, pass.n_tokens, err));
-    QMI_TRY(save_slot(f, slot, stack, c, pass.n_tokens, err));
+    QMI_TRY(check_results(f, slot, experts, pass.n_tokens, err));
+    QMI_TRY(save_slot(f, slot, program, c, pass.n_tokens, err));
     if (experts != NULL)
-        return save_routes(f, stack, c, pass.n_tokens, err);
+        return save_routes(f, experts, program, c, pass.n_tokens, err);
     return QMOE_OK;
 }
 
 /* A second look names the step after which states are not finite.  It is not
  * the rule, since reading every step's result back is slow; it starts from the
  * same states, because nothing has been saved. */
-static qmoe_status run_chunk(
-    qmi_forward *f, int stack, int64_t block, const chunk *c, qmi_error *err)
+static qmoe_status run_chunk(qmi_forward *f, qmi_program program, int32_t block,
+    const chunk *c, qmi_error *err)
 {
-    qmoe_status status = try_chunk(f, stack, block, c, err);
+    qmoe_status status = try_chunk(f, program, block, c, err);
     if (status != QMOE_E_FORMAT)
         return status;
     qmi_probe probe = qmi_step_check();
     qmi_probe_attach(f->session, &probe);
-    status = try_chunk(f, stack, block, c, err);
+    status = try_chunk(f, program, block, c, err);
     qmi_probe_detach(f->session, &probe);
     return status;
 }
 
 static qmoe_status run_all(
-    qmi_forward *f, int stack, int64_t block, qmi_error *err)
+    qmi_forward *f, qmi_program program, int32_t block, qmi_error *err)
 {
     const qmi_calibration *calibration = f->calibration;
-    const qmi_token_set *set = &calibration->sets[stack];
+    const qmi_token_set *set = &calibration->sets[program];
     size_t n_sequences = set->n_sequences;
     f->n_passed = 0;
     /* Chunk by chunk in order; n_passed is what progress shows. */
@@ -307,7 +312,7 @@ static qmoe_status run_all(
         chunk c;
         QMI_TRY(chunk_make(&c, calibration, first, err));
         first += c.n;
-        qmoe_status status = run_chunk(f, stack, block, &c, err);
+        qmoe_status status = run_chunk(f, program, block, &c, err);
         chunk_free(&c);
         QMI_TRY(status);
         f->n_passed = set->begin[first];
@@ -320,18 +325,17 @@ static qmoe_status run_all(
 typedef void (*visit_weight_fn)(
     void *user, const qmoe_model *model, const qmi_weight *w);
 
-/* Every dense weight that the steps of a block use.  These three operations are
- * the ones with one; experts are not dense. */
-static void each_dense_weight(const qmoe_model *model, const qmi_steps *steps,
-    int64_t block, visit_weight_fn visit, void *user)
+/* Every dense weight that the steps of a block use in a program. */
+static void each_dense_weight(const qmoe_model *model, qmi_program program,
+    int32_t block, visit_weight_fn visit, void *user)
 {
+    const qmi_steps *steps = &model->graph.programs[program];
     size_t first, last;
-    block_range(steps, block, &first, &last);
+    qmi_steps_of_block(steps, block, &first, &last);
     for (size_t i = first; i < last; i++) {
         const qmi_step *s = &steps->items[i];
-        if (s->kind == QMI_OP_EMBED || s->kind == QMI_OP_RMSNORM ||
-            s->kind == QMI_OP_LINEAR)
-            visit(user, model, &model->weights[s->weight]);
+        for (int w = 0; w < s->n_weights && s->role != QMOE_ROLE_EXPERTS; w++)
+            visit(user, model, &model->weights[s->weights[w]]);
     }
 }
 
@@ -351,12 +355,26 @@ static void release(void *user, const qmoe_model *model, const qmi_weight *w)
             model->checkpoint, qmi_weight_dense(w, 0), qmi_weight_bytes(w));
 }
 
-static void release_block(const qmi_forward *f, int stack, int64_t block)
+/* What all programs read for a block, or one before or after its blocks. */
+static void each_weight_at(const qmoe_model *model, qmi_program program,
+    int32_t block, visit_weight_fn visit, void *user)
 {
-    const qmoe_model *model = f->session->model;
-    each_dense_weight(model, steps_of(model, stack), block, release, NULL);
-    if (stack == QMI_DECODER && block >= 0)
-        each_dense_weight(model, &model->cross, block, release, NULL);
+    each_dense_weight(model, program, block, visit, user);
+    if (program == QMI_DECODE)
+        each_dense_weight(model, QMI_CROSS, block, visit, user);
+}
+
+static uint64_t bytes_at(
+    const qmoe_model *model, qmi_program program, int32_t block)
+{
+    uint64_t n = 0;
+    each_weight_at(model, program, block, add_bytes, &n);
+    return n;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
 }
 
 /* Generated values stay once they are made, so all of them count; pages of a
@@ -366,19 +384,17 @@ uint64_t qmi_forward_dense_bytes(const qmoe_model *model)
 {
     uint64_t most = 0, all = 0;
     for (size_t i = 0; i < model->n_weights; i++)
-        all += model->weights[i].is_expert
+        all += model->weights[i].role == QMOE_ROLE_EXPERTS
                    ? 0
                    : qmi_weight_bytes(&model->weights[i]);
     if (qmi_checkpoint_is_generated(model->checkpoint))
         return all;
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        for (int64_t b = -1; b <= model->config.n_blocks[stack]; b++) {
-            uint64_t n = 0;
-            each_dense_weight(model, steps_of(model, stack), b, add_bytes, &n);
-            if (stack == QMI_DECODER && b >= 0)
-                each_dense_weight(model, &model->cross, b, add_bytes, &n);
-            most = n > most ? n : most;
-        }
+    for (int32_t b = 0; b < model->n_blocks; b++)
+        most = larger(most, bytes_at(model, model->blocks[b].program, b));
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        most = larger(most, bytes_at(model, (qmi_program)p, QMI_BEFORE_BLOCKS));
+        most = larger(most, bytes_at(model, (qmi_program)p, QMI_AFTER_BLOCKS));
+    }
     return most;
 }
 
@@ -387,29 +403,31 @@ uint64_t qmi_forward_dense_bytes(const qmoe_model *model)
 /* Pages of a block's weights are given back when all tokens are through, also
  * after a failure.  No later block reads them. */
 static qmoe_status pass_block(
-    qmi_forward *f, int stack, int64_t block, qmi_error *err)
+    qmi_forward *f, qmi_program program, int32_t block, qmi_error *err)
 {
-    qmoe_status status = run_all(f, stack, block, err);
-    if (!qmi_checkpoint_is_generated(f->session->model->checkpoint))
-        release_block(f, stack, block);
+    const qmoe_model *model = f->session->model;
+    qmoe_status status = run_all(f, program, block, err);
+    if (!qmi_checkpoint_is_generated(model->checkpoint))
+        each_weight_at(model, program, block, release, NULL);
     return status;
 }
 
-qmoe_status qmi_forward_embed(qmi_forward *forward, int stack, qmi_error *err)
+qmoe_status qmi_forward_embed(
+    qmi_forward *forward, qmi_program program, qmi_error *err)
 {
-    return pass_block(forward, stack, -1, err);
+    return pass_block(forward, program, QMI_BEFORE_BLOCKS, err);
 }
 
 qmoe_status qmi_forward_block(
-    qmi_forward *forward, int stack, int64_t block, qmi_error *err)
+    qmi_forward *forward, int32_t block, qmi_error *err)
 {
-    return pass_block(forward, stack, block, err);
+    const qmoe_model *model = forward->session->model;
+    return pass_block(forward, model->blocks[block].program, block, err);
 }
 
 qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err)
 {
-    const qmi_config *c = &forward->session->model->config;
-    return run_all(forward, QMI_ENCODER, c->n_blocks[QMI_ENCODER], err);
+    return run_all(forward, QMI_ENCODE, QMI_AFTER_BLOCKS, err);
 }
 
 /* ---- creation ---- */
@@ -421,15 +439,17 @@ static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
     /* false: the session binds dense weights alone, experts are bound one by
      * one. */
     QMI_TRY(qmi_session_create(&f->session, model, place, false));
-    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
-        int64_t n_tokens = f->calibration->sets[stack].n_tokens;
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        int64_t n_tokens = f->calibration->sets[p].n_tokens;
         /* Routes are of one stack at a time, so the arrays are as long as the
          * longer one. */
         most = n_tokens > most ? n_tokens : most;
+        if (n_tokens == 0)
+            continue;
         QMI_TRY(qmi_states_create(
-            &f->states[stack], n_tokens, model->config.d_model, work_dir, err));
+            &f->states[p], n_tokens, model->shape.d_model, work_dir, err));
     }
-    f->piece = qmi_calloc((size_t)(QMI_PIECE_TOKENS * model->config.d_model),
+    f->piece = qmi_calloc((size_t)(QMI_PIECE_TOKENS * model->shape.d_model),
         sizeof *f->piece, "token states", err);
     f->expert = qmi_calloc((size_t)most, sizeof *f->expert, "routes", err);
     f->weight = qmi_calloc((size_t)most, sizeof *f->weight, "routes", err);
@@ -452,8 +472,8 @@ qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
 void qmi_forward_destroy(qmi_forward *forward)
 {
     qmoe_session_destroy(forward->session);
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        qmi_states_destroy(&forward->states[stack]);
+    for (int p = 0; p < QMI_N_PROGRAMS; p++)
+        qmi_states_destroy(&forward->states[p]);
     qmi_free(forward->piece);
     qmi_free(forward->expert);
     qmi_free(forward->weight);

@@ -16,11 +16,11 @@ enum { QMI_PIECE_TOKENS = 256 };
 typedef struct qmi_forward {
     qmoe_session *session;
     const qmi_calibration *calibration;
-    /* Residual stream per stack; the encoder's becomes its output at the end
-     * of the stack. */
-    qmi_states states[QMI_N_STACKS];
+    /* Residual stream per program; the encoder's becomes its output at the end.
+     * CROSS has none. */
+    qmi_states states[QMI_N_PROGRAMS];
     float *piece; /* [QMI_PIECE_TOKENS, d_model] on their way to the device */
-    /* Routing of the current sparse block: [tokens of the longer stack]. */
+    /* Routing of the current sparse block: [tokens of the longest set]. */
     int32_t *expert;
     float *weight;
     int64_t n_passed; /* tokens of the pass at hand that are through */
@@ -33,21 +33,21 @@ qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
     const qmoe_session_options *place, qmi_error *err);
 void qmi_forward_destroy(qmi_forward *forward);
 
-/* Embeds the tokens of a stack. */
-qmoe_status qmi_forward_embed(qmi_forward *forward, int stack, qmi_error *err);
-/* Runs block `block` of a stack: all of a dense block, the part before the
- * experts of a sparse one. */
+/* Runs the steps before the blocks of a program: embeds its tokens. */
+qmoe_status qmi_forward_embed(
+    qmi_forward *forward, qmi_program program, qmi_error *err);
+/* Runs block number `block` of the model: all of a dense block, the part before
+ * the experts of a sparse one. */
 qmoe_status qmi_forward_block(
-    qmi_forward *forward, int stack, int64_t block, qmi_error *err);
+    qmi_forward *forward, int32_t block, qmi_error *err);
 /* Runs what follows the last block of the encoder (the final norm). */
 qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err);
 
 /* The step of a block that applies the experts; NULL for a dense block. */
-const qmi_step *qmi_expert_step(
-    const qmoe_model *model, int stack, int64_t block);
-/* The norm that makes the experts' input from the residual stream. */
-const qmi_step *qmi_expert_norm_step(
-    const qmoe_model *model, int stack, int64_t block);
+const qmi_step *qmi_expert_step(const qmoe_model *model, int32_t block);
+/* The norm that makes the experts' input from the residual stream; NULL when
+ * their input is made in another way, or when the block goes on behind them. */
+const qmi_step *qmi_expert_norm_step(const qmoe_model *model, int32_t block);
 
 /* Bytes of dense weights in memory at a time: a block's, whose pages are given
  * back after it; all of a checkpoint that is made up (core/model/synth.h). */

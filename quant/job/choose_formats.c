@@ -30,7 +30,7 @@ int64_t qmi_n_trials(int64_t n_experts)
 
 int64_t qmi_job_n_trials(const qmi_job *job)
 {
-    return job->choices != NULL ? qmi_n_trials(job->model->config.n_experts)
+    return job->choices != NULL ? qmi_n_trials(qmi_model_n_experts(job->model))
                                 : 0;
 }
 
@@ -38,7 +38,7 @@ int64_t qmi_job_n_trials(const qmi_job *job)
  * MOST_TRIALS each is tried. */
 int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial)
 {
-    return trial * job->model->config.n_experts / qmi_job_n_trials(job);
+    return trial * qmi_model_n_experts(job->model) / qmi_job_n_trials(job);
 }
 
 /* ---- the range ---- */
@@ -70,7 +70,7 @@ qmoe_status qmi_check_bits(double bits, uint64_t least, uint64_t most,
 qmoe_status qmi_job_list_choices(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
-    int64_t n = QMI_N_KINDS * qmi_config_sparse_count(&job->model->config);
+    int64_t n = QMI_N_KINDS * qmi_model_sparse_count(job->model);
     uint64_t bytes[QMI_N_SIZES] = {0};
     if (job->recipe.bits == 0)
         return QMOE_OK;
@@ -118,8 +118,9 @@ static qmoe_status show(void *user)
     /* Each matrix is tried once for both formats. */
     const uint64_t more = g->counts ? (uint64_t)now.n_weights : 0;
     snprintf(item, sizeof item, "%s block %d, %s %lld",
-        g->block->stack == QMI_ENCODER ? "encoder" : "decoder",
-        (int)g->block->block, g->what, (long long)(g->first + now.n_experts));
+        qmi_program_name(g->block->block->program),
+        (int)g->block->block->number, g->what,
+        (long long)(g->first + now.n_experts));
     return qmi_progress(&job->context->hooks, job->stage, item,
         job->weights_done + more, job->weights_total);
 }
@@ -163,7 +164,7 @@ static qmoe_status try_group(qmi_job *job, int64_t number,
 static qmoe_status pass_through(qmi_job *job, const qmi_sparse_block *b)
 {
     group g = {.job = job, .block = b, .what = "through expert"};
-    int64_t n_experts = job->model->config.n_experts;
+    int64_t n_experts = b->block->ffn.n_experts;
     int64_t step = job->options.group_size;
     for (int64_t e = 0; e < n_experts; e += step) {
         int64_t n = n_experts - e < step ? n_experts - e : step;
@@ -215,7 +216,8 @@ static void sum_errors(qmi_job *job, qmi_bits_choice *c, int64_t number)
         n_measured += t[i].measured[c->kind];
     const int64_t n_used = n_measured != 0 ? n_measured : n;
     /* The measured experts stand for all of the stack. */
-    const double scale = (double)job->model->config.n_experts / (double)n_used;
+    const double scale =
+        (double)qmi_model_n_experts(job->model) / (double)n_used;
     for (int size = 0; size < QMI_N_SIZES; size++) {
         c->error[size] = 0;
         /* In the order of the trials: the sum has one order. */
@@ -249,14 +251,14 @@ static int64_t count_measured(const qmi_job *job, int64_t n_blocks)
 
 qmoe_status qmi_job_choose_formats(qmi_job *job)
 {
-    const int64_t n_blocks = qmi_config_sparse_count(&job->model->config);
+    const int64_t n_blocks = qmi_model_sparse_count(job->model);
     const int64_t n = QMI_N_KINDS * n_blocks;
     if (job->choices == NULL)
         return QMOE_OK;
     job->stage = "measure";
     job->weights_done = 0;
     job->weights_total = job->report->expert_weights /
-                         (uint64_t)job->model->config.n_experts *
+                         (uint64_t)qmi_model_n_experts(job->model) *
                          (uint64_t)qmi_job_n_trials(job);
     const int64_t n_measured = count_measured(job, n_blocks);
     job->report->n_trials_resumed = (uint64_t)n_measured;

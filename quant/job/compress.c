@@ -196,7 +196,7 @@ static qmoe_status check_source(qmi_job *job)
             "%s: is already compressed ('qmoe export --dequantize' makes a "
             "plain checkpoint of it)",
             source);
-    if (qmi_config_sparse_count(&model->config) == 0)
+    if (qmi_model_sparse_count(model) == 0)
         return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
             "%s: has no sparse block, so no experts to compress", source);
     if (!job->options.without_tokenizer)
@@ -205,7 +205,7 @@ static qmoe_status check_source(qmi_job *job)
      * their number must be known before the first is written. */
     job->n_files = 1;
     for (size_t i = 0; i < model->n_weights; i++)
-        job->n_files += model->weights[i].is_expert;
+        job->n_files += model->weights[i].role == QMOE_ROLE_EXPERTS;
     return QMOE_OK;
 }
 
@@ -249,7 +249,8 @@ static qmoe_status sample_experts(qmi_job *job, sample *s)
     *s = (sample){0};
     for (size_t i = 0; i < job->model->n_weights; i++) {
         const qmi_weight *w = &job->model->weights[i];
-        for (int64_t e = 0; w->is_expert && e < SAMPLED && e < w->n_mats; e++)
+        for (int64_t e = 0;
+             w->role == QMOE_ROLE_EXPERTS && e < SAMPLED && e < w->n_mats; e++)
             QMI_TRY(sample_expert(job, s, w, e));
     }
     return QMOE_OK;
@@ -295,7 +296,7 @@ static qmoe_status load_calibration(qmi_job *job)
     QMI_TRY(qmi_calibration_load(
         &job->calibration, job->model, &job->options, job->err));
     job->calibrated = true;
-    const uint64_t used = job->calibration.sets[QMI_ENCODER].n_sequences;
+    const uint64_t used = job->calibration.n_samples;
     if (used < job->options.max_samples)
         qmi_message(&job->context->hooks,
             "only %llu of %llu documents used for calibration: the text has no "
@@ -314,9 +315,9 @@ static qmoe_status open_journal(qmi_job *job)
 {
     qmi_journal_input *inputs = NULL;
     qmi_journal_job journal = {
-        .n_blocks = qmi_config_sparse_count(&job->model->config),
+        .n_blocks = qmi_model_sparse_count(job->model),
         .n_trials = qmi_job_n_trials(job),
-        .n_experts = job->model->config.n_experts,
+        .n_experts = qmi_model_n_experts(job->model),
     };
     QMI_TRY(qmi_job_provenance(job, &job->provenance));
     QMI_TRY(qmi_job_inputs(job, &inputs, &journal.n_inputs));

@@ -28,21 +28,17 @@ typedef struct block_run {
 bool qmi_job_sparse_block(
     const qmi_job *job, int64_t number, qmi_sparse_block *out)
 {
-    const qmi_config *c = &job->model->config;
+    const qmoe_model *m = job->model;
     int64_t n = 0;
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        for (int64_t block = 0; block < c->n_blocks[stack]; block++) {
-            if (!qmi_config_is_sparse(c, stack, block) || n++ != number)
-                continue;
-            const qmi_step *step = qmi_expert_step(job->model, stack, block);
-            *out = (qmi_sparse_block){
-                .stack = stack,
-                .block = block,
-                .stacks = {&job->model->weights[step->weight],
-                    &job->model->weights[step->weight2]},
-            };
-            return true;
-        }
+    for (int32_t i = 0; i < m->n_blocks; i++) {
+        if (!qmi_block_is_sparse(&m->blocks[i]) || n++ != number)
+            continue;
+        const qmi_step *step = qmi_expert_step(m, i);
+        *out = (qmi_sparse_block){.index = i, .block = &m->blocks[i]};
+        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+            out->stacks[kind] = &m->weights[step->weights[kind]];
+        return true;
+    }
     return false;
 }
 
@@ -72,9 +68,8 @@ static qmoe_status report_progress(void *user)
     int64_t expert = r->first + now.n_experts;
     expert = expert < r->end ? expert : r->end - 1;
     int length = snprintf(item, sizeof item, "%s block %d, expert %lld/%lld",
-        r->block.stack == QMI_ENCODER ? "encoder" : "decoder",
-        (int)r->block.block, (long long)expert,
-        (long long)job->model->config.n_experts);
+        qmi_program_name(r->block.block->program), (int)r->block.block->number,
+        (long long)expert, (long long)r->block.block->ffn.n_experts);
     const int64_t n_matrices = QMI_N_KINDS * n + now.n_matrices;
     length += snprintf(item + length, sizeof item - (size_t)length,
         ", %lld tokens", (long long)tokens);
@@ -291,7 +286,7 @@ static qmoe_status store_group(
 static qmoe_status run_groups(block_run *r, int64_t first)
 {
     qmi_job *job = r->job;
-    int64_t n_experts = job->model->config.n_experts;
+    int64_t n_experts = r->block.block->ffn.n_experts;
     int64_t step = job->options.group_size;
     qmi_expert_result *results = qmi_calloc(
         (size_t)step, sizeof *results, "a group of experts", job->err);
@@ -357,8 +352,7 @@ static qmoe_status compress_block(qmi_job *job, int64_t number)
 
 typedef struct dense_part {
     const qmi_job *job;
-    int stack;
-    int64_t block;
+    const qmi_block *block;
 } dense_part;
 
 static qmoe_status report_dense(const dense_part *d)
@@ -366,9 +360,9 @@ static qmoe_status report_dense(const dense_part *d)
     char item[128];
     const qmi_job *job = d->job;
     snprintf(item, sizeof item, "%s block %d, dense part, %lld of %lld tokens",
-        d->stack == QMI_ENCODER ? "encoder" : "decoder", (int)d->block,
+        qmi_program_name(d->block->program), (int)d->block->number,
         (long long)job->forward.n_passed,
-        (long long)job->calibration.sets[d->stack].n_tokens);
+        (long long)job->calibration.sets[d->block->program].n_tokens);
     return qmi_progress(&job->context->hooks, job->stage, item,
         job->weights_done, job->weights_total);
 }
@@ -381,9 +375,9 @@ static qmoe_status after_step(void *user, qmoe_session *session,
     return report_dense(user);
 }
 
-static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
+static qmoe_status forward_block(qmi_job *job, int32_t block)
 {
-    dense_part part = {job, stack, block};
+    dense_part part = {job, &job->model->blocks[block]};
     if (!job->calibrated)
         return QMOE_OK;
     qmoe_session *session = job->forward.session;
@@ -392,50 +386,48 @@ static qmoe_status forward_block(qmi_job *job, int stack, int64_t block)
     /* The session is reused by every block, so the probe is taken off again. */
     qmi_probe probe = {.after = after_step, .user = &part};
     qmi_probe_attach(session, &probe);
-    qmoe_status status =
-        qmi_forward_block(&job->forward, stack, block, job->err);
+    qmoe_status status = qmi_forward_block(&job->forward, block, job->err);
     qmi_probe_detach(session, &probe);
     return status;
 }
 
-/* Later blocks of a stack matter only up to the last sparse one: nothing reads
- * the decoder's output.  The encoder's is read by every decoder block. */
-static int64_t last_sparse(const qmi_config *c, int stack)
+/* Before the first block of a program its tokens are embedded, and what it
+ * reads of the program before it is finished. */
+static qmoe_status begin_program(qmi_job *job, int32_t block)
 {
-    int64_t last = -1;
-    for (int64_t block = 0; block < c->n_blocks[stack]; block++)
-        if (qmi_config_is_sparse(c, stack, block))
-            last = block;
-    return last;
+    const qmi_block *at = &job->model->blocks[block];
+    if (!job->calibrated || (block != 0 && at[-1].program == at->program))
+        return QMOE_OK;
+    if (block != 0)
+        QMI_TRY(qmi_forward_finish_encoder(&job->forward, job->err));
+    return qmi_forward_embed(&job->forward, at->program, job->err);
 }
 
-static qmoe_status sweep_stack(
-    qmi_job *job, int stack, int64_t *number, qmi_visit_fn visit)
+/* Blocks matter only up to the last sparse one: nothing reads what comes behind
+ * it. */
+static int32_t end_of_sweep(const qmoe_model *m)
 {
-    const qmi_config *c = &job->model->config;
-    int64_t n_blocks =
-        stack == QMI_DECODER ? last_sparse(c, stack) + 1 : c->n_blocks[stack];
-    if (job->calibrated && n_blocks != 0)
-        QMI_TRY(qmi_forward_embed(&job->forward, stack, job->err));
-    /* A block sees the states that `visit` left at all blocks before it. */
-    for (int64_t block = 0; block < n_blocks; block++) {
-        QMI_TRY(forward_block(job, stack, block));
-        if (!qmi_config_is_sparse(c, stack, block))
-            continue;
-        QMI_TRY(qmi_expert_pass_block(job->pass, stack, block, job->err));
-        QMI_TRY(visit(job, (*number)++));
-    }
-    if (job->calibrated && stack == QMI_ENCODER)
-        return qmi_forward_finish_encoder(&job->forward, job->err);
-    return QMOE_OK;
+    int32_t end = m->n_blocks;
+    while (end > 0 && !qmi_block_is_sparse(&m->blocks[end - 1]))
+        end--;
+    return end;
 }
 
 qmoe_status qmi_job_sweep(qmi_job *job, qmi_visit_fn visit)
 {
     /* The encoder first: its output is an input of every decoder block. */
+    const qmoe_model *m = job->model;
+    const int32_t end = end_of_sweep(m);
     int64_t number = 0;
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        QMI_TRY(sweep_stack(job, stack, &number, visit));
+    for (int32_t block = 0; block < end; block++) {
+        QMI_TRY(begin_program(job, block));
+        /* It sees the states that `visit` left at all blocks before it. */
+        QMI_TRY(forward_block(job, block));
+        if (!qmi_block_is_sparse(&m->blocks[block]))
+            continue;
+        QMI_TRY(qmi_expert_pass_block(job->pass, block, job->err));
+        QMI_TRY(visit(job, number++));
+    }
     return qmi_progress(&job->context->hooks, job->stage, NULL,
         job->weights_done, job->weights_total);
 }

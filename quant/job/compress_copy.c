@@ -9,27 +9,18 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "expert_names.h"
 #include "safetensors_writer.h"
 
 /* Length of "<...>.mlp.experts" in a stack name "<...>.mlp.experts.wi". */
-static size_t prefix_length(const qmi_weight *stack)
-{
-    return (size_t)(strrchr(stack->name, '.') - stack->name);
-}
-
 /* True for "<prefix>.expert_<e>.<kind>.weight" of any stack.  By name and not
  * by the model's weights: a checkpoint may hold tensors that the model does not
  * use, and they are copied, too. */
 static bool is_expert_tensor(const qmoe_model *model, const char *name)
 {
-    static const char expert[] = ".expert_";
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
-        if (!w->is_expert)
-            continue;
-        size_t n = prefix_length(w);
-        if (strncmp(name, w->name, n) == 0 &&
-            strncmp(name + n, expert, sizeof expert - 1) == 0)
+        if (w->source != NULL && qmi_expert_tensor_fits(w->source, name))
             return true;
     }
     return false;
@@ -61,7 +52,7 @@ static qmoe_status check_tensor(const qmi_job *job, const qmi_tensor *t)
      * from disk besides. */
     for (size_t i = 0; i < job->model->n_weights; i++) {
         const qmi_weight *w = &job->model->weights[i];
-        if (!w->is_expert && w->parts[0].data == t->data)
+        if (w->role != QMOE_ROLE_EXPERTS && w->parts[0].data == t->data)
             return qmi_weight_check(w, 0, job->err);
     }
     return QMOE_OK;

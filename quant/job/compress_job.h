@@ -63,10 +63,11 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output);
 /* The memory of that: planned_memory_bytes and the number of workers.  E_NOMEM:
  * even one is too many. */
 qmoe_status qmi_job_plan_memory(qmi_job *job);
-/* Experts of a block of each stack that get tokens, expected.  A dry run takes
+/* Experts of a block of each program that get tokens, expected.  A dry run takes
  * some tokens to the first block of experts and looks where they go; otherwise
  * all experts are taken as equally likely. */
-qmoe_status qmi_job_used_experts(double used[QMI_N_STACKS], const qmi_job *job);
+qmoe_status qmi_job_used_experts(
+    double used[QMI_N_PROGRAMS], const qmi_job *job);
 /* Token states of the calibration, in memory or in the work directory. */
 uint64_t qmi_job_state_bytes(const qmi_job *job);
 /* What decides the result: [*n], qmi_free.  Reads all weights once. */
@@ -119,8 +120,8 @@ qmoe_status qmi_job_write_report(qmi_job *job);
 
 /* Both stacks of a sparse block, by its number in execution order. */
 typedef struct qmi_sparse_block {
-    int stack;
-    int64_t block;
+    int32_t index; /* of the model's blocks */
+    const qmi_block *block;
     const qmi_weight *stacks[QMI_N_KINDS];
 } qmi_sparse_block;
 /* false past the last one. */

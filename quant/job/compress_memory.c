@@ -9,24 +9,41 @@ uint64_t qmi_job_state_bytes(const qmi_job *job)
 {
     uint64_t n = job->report->n_encoder_tokens + job->report->n_decoder_tokens;
     return job->calibrated
-               ? n * (uint64_t)job->model->config.d_model * sizeof(float)
+               ? n * (uint64_t)job->model->shape.d_model * sizeof(float)
                : 0;
 }
 
 /* ---- once ---- */
+
+/* Values of a token in all slots but that of the logits, and in the caches of
+ * the block that keeps most. */
+static uint64_t token_values(const qmoe_model *m)
+{
+    const qmi_graph *graph = &m->graph;
+    const qmi_slot logits = graph->programs[QMI_DECODE].output;
+    uint64_t n = 0, most = 0;
+    for (size_t i = 1; i <= graph->n_slots; i++)
+        if ((qmi_slot)i != logits)
+            n += (uint64_t)graph->slots[i].width;
+    for (int32_t block = 0; block < m->n_blocks; block++) {
+        uint64_t kept = 0;
+        for (size_t i = 1; i <= graph->n_caches; i++)
+            if (graph->caches[i].block == block)
+                kept += (uint64_t)graph->caches[i].width;
+        most = kept > most ? kept : most;
+    }
+    return n + most;
+}
 
 /* Activations of a chunk of calibration tokens. */
 static uint64_t chunk_bytes(const qmi_job *job)
 {
     /* As CHUNK_TOKENS in forward.c. */
     enum { CHUNK_TOKENS = 4096 };
-    const qmi_config *c = &job->model->config;
     const qmoe_compress_report *r = job->report;
-    uint64_t inner = (uint64_t)(c->n_heads * c->d_kv);
-    /* Projections and caches of attention, the residual and its norms, the
-     * hidden activations of a dense block, the router's logits. */
-    uint64_t per_token = 8 * inner + 4 * (uint64_t)c->d_model +
-                         (uint64_t)c->d_ff + (uint64_t)c->n_experts;
+    /* States wait on the host before and after. */
+    uint64_t per_token =
+        token_values(job->model) + 2 * (uint64_t)job->model->shape.d_model;
     uint64_t n = r->n_encoder_tokens > r->n_decoder_tokens
                      ? r->n_encoder_tokens
                      : r->n_decoder_tokens;
@@ -107,8 +124,8 @@ qmoe_status qmi_job_plan_memory(qmi_job *job)
     int n = job->context->hooks.n_threads;
     if (n > job->options.group_size)
         n = job->options.group_size;
-    if (n > job->model->config.n_experts)
-        n = (int)job->model->config.n_experts;
+    if (n > qmi_model_n_experts(job->model))
+        n = (int)qmi_model_n_experts(job->model);
     /* Reduced before it is refused: fewer workers give the same bytes later.
      * An unknown memory (0) limits nothing. */
     while (n > 1 && limit != 0 && fixed + (uint64_t)n * each > limit)

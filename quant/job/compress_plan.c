@@ -51,7 +51,7 @@ void qmi_job_plan_sizes(qmi_job *job)
         uint64_t n =
             (uint64_t)w->n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
         r->total_weights += n;
-        if (!w->is_expert)
+        if (w->role != QMOE_ROLE_EXPERTS)
             continue;
         r->expert_weights += n;
         r->n_matrices += (uint64_t)w->n_mats;
@@ -98,11 +98,11 @@ static qmoe_status count_work(qmi_workload *work, const qmi_job *job)
 {
     const qmi_token_set *sets = job->calibration.sets;
     *work = (qmi_workload){.trials = (double)qmi_job_n_trials(job) /
-                                     (double)job->model->config.n_experts};
-    for (size_t i = 0; i < sets[QMI_ENCODER].n_sequences; i++)
+                                     (double)qmi_model_n_experts(job->model)};
+    for (size_t i = 0; i < job->calibration.n_samples; i++)
         qmi_workload_add(work,
-            (double)qmi_sequence_length(&sets[QMI_ENCODER], i),
-            (double)qmi_sequence_length(&sets[QMI_DECODER], i), 1);
+            (double)qmi_sequence_length(&sets[QMI_ENCODE], i),
+            (double)qmi_sequence_length(&sets[QMI_DECODE], i), 1);
     return qmi_job_used_experts(work->used_experts, job);
 }
 
@@ -161,9 +161,9 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output)
 {
     qmoe_compress_report *r = job->report;
     const qmi_calibration *c = &job->calibration;
-    r->n_samples = c->sets[QMI_ENCODER].n_sequences;
-    r->n_encoder_tokens = (uint64_t)c->sets[QMI_ENCODER].n_tokens;
-    r->n_decoder_tokens = (uint64_t)c->sets[QMI_DECODER].n_tokens;
+    r->n_samples = c->n_samples;
+    r->n_encoder_tokens = (uint64_t)c->sets[QMI_ENCODE].n_tokens;
+    r->n_decoder_tokens = (uint64_t)c->sets[QMI_DECODE].n_tokens;
     r->n_skipped_documents = c->n_skipped;
     QMI_TRY(qmi_job_plan_memory(job));
     QMI_TRY(plan_disk(job, output));

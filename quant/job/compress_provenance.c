@@ -156,14 +156,13 @@ static qmoe_status add_calibration(qmi_job *job, cJSON *to)
                        o, "longest_document", true, QMI_MAX_DOCUMENT_TOKENS) &&
                    put_number(o, "seed", true, (double)job->recipe.seed) &&
                    put_number(o, "samples_asked", asked != 0, (double)asked) &&
-                   put_number(o, "samples", true,
-                       (double)sets[QMI_ENCODER].n_sequences) &&
+                   put_number(o, "samples", true, (double)c->n_samples) &&
                    put_number(
                        o, "skipped_documents", true, (double)c->n_skipped) &&
                    put_number(o, "encoder_tokens", true,
-                       (double)sets[QMI_ENCODER].n_tokens) &&
+                       (double)sets[QMI_ENCODE].n_tokens) &&
                    put_number(o, "decoder_tokens", true,
-                       (double)sets[QMI_DECODER].n_tokens)
+                       (double)sets[QMI_DECODE].n_tokens)
                ? QMOE_OK
                : no_memory(job);
 }

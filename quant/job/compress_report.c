@@ -309,7 +309,7 @@ static void name_rounded(
         qmi_message(&job->context->hooks,
             "%s block %d: %lld expert(s) got no calibration token and were "
             "rounded to nearest: %s%s",
-            b->stack == QMI_ENCODER ? "encoder" : "decoder", (int)b->block,
+            qmi_program_name(b->block->program), (int)b->block->number,
             (long long)count, list, at + 24 < sizeof list ? "" : ", ...");
     job->report->n_experts_without_tokens +=
         job->calibrated ? (uint64_t)count : 0;

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * In: the calibration of a job that is only planned.  Out: how many experts of
- * a block will get tokens, seen on the way of some tokens to the first sparse
- * block of the encoder.  Only the estimate of the time uses it: the run itself
- * routes every token. */
+ * How many experts get tokens, seen on the way of some tokens to the first
+ * sparse block of the model's first program. */
 #include "compress_job.h"
 
 #include <math.h>
@@ -22,14 +20,16 @@ static qmi_calibration first_samples(const qmi_calibration *all)
 {
     enum { MOST_TOKENS = 4096 };
     qmi_calibration few = *all;
-    const int64_t *begin = all->sets[QMI_ENCODER].begin;
+    const int64_t *begin = all->sets[QMI_ENCODE].begin;
     size_t n = 1;
-    while (
-        n < all->sets[QMI_ENCODER].n_sequences && begin[n + 1] <= MOST_TOKENS)
+    while (n < all->n_samples && begin[n + 1] <= MOST_TOKENS)
         n++;
-    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
-        few.sets[stack].n_sequences = n;
-        few.sets[stack].n_tokens = few.sets[stack].begin[n];
+    few.n_samples = n;
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        if (few.sets[p].n_sequences == 0)
+            continue;
+        few.sets[p].n_sequences = n;
+        few.sets[p].n_tokens = few.sets[p].begin[n];
     }
     return few;
 }
@@ -45,14 +45,15 @@ static double n_counted(const qmi_token_set *set)
 }
 
 static qmoe_status follow(
-    routes *r, qmi_forward *f, int64_t sparse_block, qmi_error *err)
+    routes *r, qmi_forward *f, int32_t sparse_block, qmi_error *err)
 {
-    const qmi_token_set *set = &f->calibration->sets[QMI_ENCODER];
-    QMI_TRY(qmi_forward_embed(f, QMI_ENCODER, err));
+    const qmi_program program = f->session->model->blocks[0].program;
+    const qmi_token_set *set = &f->calibration->sets[program];
+    QMI_TRY(qmi_forward_embed(f, program, err));
     /* No block before the first sparse one has experts, so these dense parts
      * are all there is. */
-    for (int64_t block = 0; block <= sparse_block; block++)
-        QMI_TRY(qmi_forward_block(f, QMI_ENCODER, block, err));
+    for (int32_t block = 0; block <= sparse_block; block++)
+        QMI_TRY(qmi_forward_block(f, block, err));
     for (int64_t t = 0; t < set->n_tokens; t++)
         if (set->counted[t]) {
             r->counts[f->expert[t]]++;
@@ -86,7 +87,7 @@ static double used_of(const routes *r, double n_tokens)
 }
 
 static qmoe_status sample_routes(
-    routes *r, const qmi_job *job, int64_t sparse_block)
+    routes *r, const qmi_job *job, int32_t sparse_block)
 {
     qmi_forward forward;
     const qmi_calibration few = first_samples(&job->calibration);
@@ -99,27 +100,29 @@ static qmoe_status sample_routes(
     return status;
 }
 
-qmoe_status qmi_job_used_experts(double used[QMI_N_STACKS], const qmi_job *job)
+qmoe_status qmi_job_used_experts(
+    double used[QMI_N_PROGRAMS], const qmi_job *job)
 {
     const qmi_token_set *sets = job->calibration.sets;
     qmi_sparse_block first;
-    routes r = {.n_experts = job->model->config.n_experts};
     qmi_job_sparse_block(job, 0, &first);
     /* A real run would take these tokens twice.  The first sparse block of a
      * decoder needs the whole encoder, which is too much for a plan. */
-    const bool looks = job->options.dry_run && first.stack == QMI_ENCODER;
+    routes r = {.n_experts = first.stacks[0]->n_mats};
+    const bool looks = job->options.dry_run &&
+                       first.block->program == job->model->blocks[0].program;
     qmoe_status status = QMOE_OK;
     if (looks) {
         r.counts = qmi_calloc((size_t)r.n_experts, sizeof *r.counts,
             "tokens by expert", job->err);
         if (r.counts == NULL)
             return QMOE_E_NOMEM;
-        status = sample_routes(&r, job, first.block);
+        status = sample_routes(&r, job, first.index);
     }
-    for (int stack = 0; stack < QMI_N_STACKS; stack++) {
-        const double n = n_counted(&sets[stack]);
-        used[stack] = r.n_tokens > 0 ? used_of(&r, n)
-                                     : qmi_used_experts((double)r.n_experts, n);
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        const double n = n_counted(&sets[p]);
+        used[p] = r.n_tokens > 0 ? used_of(&r, n)
+                                 : qmi_used_experts((double)r.n_experts, n);
     }
     qmi_free(r.counts);
     return status;

@@ -15,10 +15,10 @@ void qmi_workload_add(
 {
     /* Attention of the encoder sees all pairs, that of the decoder only earlier
      * positions and itself. */
-    w->tokens[QMI_ENCODER] += n * n_encoder;
-    w->tokens[QMI_DECODER] += n * n_decoder;
-    w->own_pairs[QMI_ENCODER] += n * n_encoder * n_encoder;
-    w->own_pairs[QMI_DECODER] += n * n_decoder * (n_decoder + 1) / 2;
+    w->tokens[QMI_ENCODE] += n * n_encoder;
+    w->tokens[QMI_DECODE] += n * n_decoder;
+    w->own_pairs[QMI_ENCODE] += n * n_encoder * n_encoder;
+    w->own_pairs[QMI_DECODE] += n * n_decoder * (n_decoder + 1) / 2;
     w->cross_pairs += n * n_decoder * n_encoder;
 }
 
@@ -31,35 +31,38 @@ double qmi_used_experts(double n_experts, double n_tokens)
 
 /* ---- dense parts ---- */
 
-/* Weights of dense products that one token of a list of steps meets. */
-static double dense_weights(const qmoe_model *m, const qmi_steps *steps)
+/* Pairs that a step of attention has to do with. */
+static double pairs_of(const qmi_graph *graph, qmi_program program,
+    const qmi_step *s, const qmi_workload *work)
 {
-    double n = 0;
-    for (size_t i = 0; i < steps->n; i++) {
-        const qmi_step *s = &steps->items[i];
-        const qmi_weight *w = &m->weights[s->weight];
-        /* The logits are left out: the forward pass ends before the last
-         * product. */
-        if (s->kind == QMI_OP_LINEAR && s->dst != QMI_SLOT_LOGITS)
-            n += (double)w->n_rows * (double)w->n_cols;
-    }
-    return n;
+    const qmi_cache_spec *keys = &graph->caches[s->u.attention.k_cache];
+    if (s->u.attention.k_cache != QMI_NONE && keys->rule == QMI_CACHE_ENCODED)
+        return work->cross_pairs;
+    return work->own_pairs[program];
 }
 
-/* One sweep.  Keys and values of `cross` are computed from the encoder's
- * tokens. */
-static double dense_seconds(
-    const qmoe_model *m, const qmi_workload *work, const qmi_work_rates *r)
+/* One sweep through a program.  The head is left out: states are all that
+ * calibration needs. */
+static double program_seconds(const qmoe_model *m, qmi_program program,
+    const qmi_workload *work, const qmi_work_rates *r)
 {
-    const qmi_config *c = &m->config;
-    const double weights =
-        work->tokens[QMI_ENCODER] *
-            (dense_weights(m, &m->encoder) + dense_weights(m, &m->cross)) +
-        work->tokens[QMI_DECODER] * dense_weights(m, &m->decoder);
-    double pairs = work->cross_pairs * (double)c->n_blocks[QMI_DECODER];
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        pairs += work->own_pairs[stack] * (double)c->n_blocks[stack];
-    return weights * r->product + pairs * (double)c->n_heads * r->pair;
+    const qmi_graph *graph = &m->graph;
+    const qmi_steps *steps = &graph->programs[program];
+    const double n_tokens =
+        work->tokens[program == QMI_CROSS ? QMI_ENCODE : program];
+    double seconds = 0;
+    for (size_t i = 0; i < steps->n; i++) {
+        const qmi_step *s = &steps->items[i];
+        if (s->kind == QMI_OP_ATTENTION)
+            seconds += pairs_of(graph, program, s, work) *
+                       (double)s->u.attention.n_heads * r->pair;
+        if (s->kind != QMI_OP_LINEAR || s->role == QMOE_ROLE_HEAD)
+            continue;
+        const qmi_weight *w = &m->weights[s->weights[0]];
+        seconds +=
+            n_tokens * (double)w->n_rows * (double)w->n_cols * r->product;
+    }
+    return seconds;
 }
 
 /* ---- experts ---- */
@@ -74,22 +77,14 @@ static double quantiser_seconds(
            n_rows * n_cols * (r->square * n_cols + r->line);
 }
 
-static int64_t n_sparse(const qmi_config *c, int stack)
-{
-    int64_t n = 0;
-    for (int64_t block = 0; block < c->n_blocks[stack]; block++)
-        n += qmi_config_is_sparse(c, stack, block);
-    return n;
-}
-
-/* One sparse block of a stack. */
-static double experts_seconds(const qmi_config *c, int stack,
+/* One sparse block. */
+static double experts_seconds(const qmi_block *block, int64_t d_model,
     const qmi_workload *work, const qmi_work_rates *r)
 {
-    const double d = (double)c->d_model, f = (double)c->d_ff;
-    const double used = work->used_experts[stack];
+    const double d = (double)d_model, f = (double)block->ffn.d_ff;
+    const double used = work->used_experts[block->program];
     /* Experts without tokens are rounded. */
-    const double unused = (double)c->n_experts - used;
+    const double unused = (double)block->ffn.n_experts - used;
     /* The inputs of wo take one product with the original wi; both kinds sum
      * moments. */
     const double inputs = d * f * r->product + (d * d + f * f) * r->moment;
@@ -97,7 +92,7 @@ static double experts_seconds(const qmi_config *c, int stack,
      * as well. */
     const double again = work->trials > 0 ? 2 * d * f * r->product : 0;
     const double tokens =
-        work->tokens[stack] *
+        work->tokens[block->program] *
         (inputs * (1 + work->trials) + 2 * d * f * r->expert + again);
     const double experts =
         used * (quantiser_seconds(r, f, d) + quantiser_seconds(r, d, f)) +
@@ -108,15 +103,18 @@ static double experts_seconds(const qmi_config *c, int stack,
 qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
     const qmi_workload *work, const qmi_stack_recipe *recipe, qmi_error *err)
 {
-    const qmi_config *c = &model->config;
     qmi_work_rates rates;
     *seconds = 0;
     QMI_TRY(qmi_measure_work(&rates, model, recipe, err));
     /* Measuring formats first is a sweep of its own. */
-    *seconds = dense_seconds(model, work, &rates) * (work->trials > 0 ? 2 : 1);
-    for (int stack = 0; stack < QMI_N_STACKS; stack++)
-        *seconds += (double)n_sparse(c, stack) *
-                    experts_seconds(c, stack, work, &rates);
+    const int n_sweeps = work->trials > 0 ? 2 : 1;
+    for (int p = 0; p < QMI_N_PROGRAMS; p++)
+        *seconds +=
+            n_sweeps * program_seconds(model, (qmi_program)p, work, &rates);
+    for (int32_t b = 0; b < model->n_blocks; b++)
+        if (qmi_block_is_sparse(&model->blocks[b]))
+            *seconds += experts_seconds(
+                &model->blocks[b], model->shape.d_model, work, &rates);
     return QMOE_OK;
 }
 

@@ -8,18 +8,18 @@
 
 /* What there is to do. */
 typedef struct qmi_workload {
-    double tokens[QMI_N_STACKS];
-    /* Pairs of a query and a key in one block: each stack's own attention, and
-     * the decoder's to the encoder. */
-    double own_pairs[QMI_N_STACKS], cross_pairs;
+    double tokens[QMI_N_PROGRAMS];
+    /* Pairs of a query and a key in one block: attention within the sequences of
+     * a program, and the decoder's to the encoder. */
+    double own_pairs[QMI_N_PROGRAMS], cross_pairs;
     /* Experts of a block that get tokens; others are rounded. */
-    double used_experts[QMI_N_STACKS];
+    double used_experts[QMI_N_PROGRAMS];
     /* Share of the experts whose errors are measured first, with both formats,
      * which takes all tokens through the model once more. */
     double trials;
 } qmi_workload;
 
-/* Adds a sample of so many tokens of each stack, n times. */
+/* Adds a sample of so many tokens of encoder and decoder, n times. */
 void qmi_workload_add(
     qmi_workload *w, double n_encoder, double n_decoder, double n);
 

@@ -78,12 +78,12 @@ static qmoe_status time_op(double *seconds, bench *b, const qmi_op *op)
 }
 
 static qmoe_status time_attention(
-    qmi_work_rates *out, bench *b, const qmi_config *c)
+    qmi_work_rates *out, bench *b, const qmi_attention *a)
 {
     /* At most 4 heads of 256: the rate is per head and scales with the
      * width. */
-    const int64_t n_heads = c->n_heads < 4 ? c->n_heads : 4;
-    const int64_t d_head = c->d_kv < 256 ? c->d_kv : 256;
+    const int64_t n_heads = a->n_heads < 4 ? a->n_heads : 4;
+    const int64_t d_head = a->d_key < 256 ? a->d_key : 256;
     const size_t n = (size_t)(TOKENS * n_heads * d_head);
     const qmi_attention_span span = {.q_len = TOKENS, .k_len = TOKENS};
     for (int i = 0; i < 4; i++)
@@ -109,7 +109,7 @@ static qmoe_status time_attention(
             .scale = 1.0f / (float)d_head}};
     QMI_TRY(time_op(&out->pair, b, &op));
     /* Time per pair grows with the width of a head. */
-    out->pair *= (double)c->d_kv / (double)d_head;
+    out->pair *= (double)a->d_key / (double)d_head;
     out->pair /= (double)(TOKENS * TOKENS * n_heads);
     return QMOE_OK;
 }
@@ -145,9 +145,12 @@ typedef struct matrix_times {
 enum { FEW = 64, MANY = 192, NARROW = 256, MOST_COLS = 1536 };
 
 /* The wider of the model's widths, if it does not take too long. */
-static int64_t wide_of(const qmi_config *c)
+static int64_t wide_of(const qmoe_model *m)
 {
-    const int64_t n = c->d_ff > c->d_model ? c->d_ff : c->d_model;
+    int64_t n = m->shape.d_model;
+    for (int32_t i = 0; i < m->n_blocks; i++)
+        if (qmi_block_is_sparse(&m->blocks[i]) && m->blocks[i].ffn.d_ff > n)
+            n = m->blocks[i].ffn.d_ff;
     return n >= MOST_COLS    ? MOST_COLS
            : n <= 2 * NARROW ? 2 * NARROW
                              : n / NARROW * NARROW;
@@ -243,11 +246,9 @@ static qmoe_status time_quantiser(qmi_work_rates *out, qmi_encoded *encoded,
 
 /* Of the width of the token states: narrow products reach less.  The width is
  * bounded, since a wider one takes longer to time. */
-static qmoe_status time_products(
-    qmi_work_rates *out, bench *b, const qmi_config *c)
+static qmoe_status time_products(qmi_work_rates *out, bench *b, int64_t d_model)
 {
-    const int64_t n_cols =
-        c->d_model < MOST_COLS / 2 ? c->d_model : MOST_COLS / 2;
+    const int64_t n_cols = d_model < MOST_COLS / 2 ? d_model : MOST_COLS / 2;
     const int64_t n_rows = n_cols;
     uint16_t *values = qmi_calloc(
         (size_t)(n_rows * n_cols), sizeof *values, "a measurement", b->err);
@@ -300,15 +301,14 @@ static qmoe_status measure(qmi_work_rates *out, bench *b,
     const qmoe_model *model, const qmi_stack_recipe *recipe)
 {
     qmi_encoded encoded = {0};
-    qmoe_status status = time_attention(out, b, &model->config);
+    qmoe_status status = time_attention(out, b, &model->blocks[0].attention);
     close_bench(b);
     if (status == QMOE_OK)
-        status =
-            time_quantiser(out, &encoded, b, wide_of(&model->config), recipe);
+        status = time_quantiser(out, &encoded, b, wide_of(model), recipe);
     if (status == QMOE_OK)
         status = qmi_measure_rounding(&out->rounding, recipe, b->err);
     if (status == QMOE_OK)
-        status = time_products(out, b, &model->config);
+        status = time_products(out, b, model->shape.d_model);
     if (status == QMOE_OK) {
         uint64_t offsets[2];
         const qmi_weight w =

@@ -139,12 +139,12 @@ case_bench_attention() {
 
 short="--backend cpu --prompt-tokens 5 --tokens 3 --repeat 2"
 
-# Every phase of both runs has every part.
+# Every phase of both runs has every role.
 model_is_complete() {
     valid_json "$1"
-    has "$1" '"commit"' '"decode_ratio"' '"encode_ratio"' '"dense ffn"'
-    for part in attention router experts head other; do
-        [ "$(grep -c "\"$part\":" "$1")" = 4 ] || fail "$part: $(cat "$1")"
+    has "$1" '"commit"' '"decode_ratio"' '"encode_ratio"' '"dense_ffn"'
+    for role in attention router experts norm embedding head; do
+        [ "$(grep -c "\"$role\":" "$1")" = 4 ] || fail "$role: $(cat "$1")"
     done
     is_true "$(json decode_ratio "$1") > 0"
     is_true "$(json p10 "$1") <= $(json p90 "$1")"
@@ -190,10 +190,10 @@ case_bench_model_refuses() {
 case_generate_profile() {
     expect 0 "$qmoe" generate "$m" -p "And the <extra_id_0> said" \
         --max-new-tokens 3 --backend cpu --profile
-    has err "us/token" attention router experts "dense ffn" head other
+    has err "us/token" attention router experts "dense_ffn" norm head
     expect 0 "$qmoe" generate "$m" -p "And the <extra_id_0> said" \
         --max-new-tokens 3 --backend cpu --profile --json
     is_empty err
-    has out '"encode_parts"' '"decode_parts"'
+    has out '"encode_roles"' '"decode_roles"'
     is_true "$(json experts out) > 0"
 }

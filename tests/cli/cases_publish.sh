@@ -17,7 +17,7 @@ case_plan_of_everything() {
         is_true "$(json total_bytes out) == $(json expert_bytes out) + $(json other_bytes out)"
     done
     expect 0 "$qmoe" plan "$mini" --memory-rate 10G --rate 1000000
-    has out "experts" "routers" "pvq8" "fits:" "compression:" "recorded"
+    has out "experts" "router" "pvq8" "fits:" "compression:" "recorded"
     expect 0 "$qmoe" inspect "$m" --no-stats --json
     bytes=$(json total_bytes out)
     expect 0 "$qmoe" plan "$m" --json

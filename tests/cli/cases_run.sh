@@ -121,10 +121,10 @@ case_compress_rotation() {
     expect 0 "$qmoe" compress --method rtn --no-tokenizer -o narrow-m \
         "$source_dir/tests/golden/three-heads"
     expect 0 "$qmoe" inspect narrow-m --json
-    awk '/"is_expert":[[:space:]]*true/ { n++ } END { exit n == 0 }' out ||
+    awk '/"role":[[:space:]]*"experts"/ { n++ } END { exit n == 0 }' out ||
         fail "no expert"
     "$qmoe" inspect narrow-m --json | tr -d ' \t\n' | tr '{' '\n' |
-        grep '"is_expert":true' >stacks
+        grep '"role":"experts"' >stacks
     while read -r stack; do
         cols=$(sed 's/.*"shape":\[[0-9]*,[0-9]*,\([0-9]*\)\].*/\1/' <<<"$stack")
         block=64

@@ -129,7 +129,7 @@ static void run_steps(steps out[2], const char *graphs)
     assert_int_equal(qmoe_session_create(&session, model, &options), QMOE_OK);
     unsetenv("QMOE_CUDA_GRAPHS");
     for (int i = 0; i < 2; i++) {
-        const int64_t vocab_size = model->config.vocab_size;
+        const int64_t vocab_size = model->shape.vocab_size;
         out[i].logits = qmi_calloc(N_STEPS * N_SEQUENCES,
             (size_t)vocab_size * sizeof(float), "logits", NULL);
         decode_steps(&out[i], session, vocab_size);

@@ -61,7 +61,7 @@ static trace decode(
     const int32_t length = N_PROMPT, one = 1, first = 0;
     const qmoe_session_options options = {
         .size = sizeof options, .backend = backend};
-    trace t = {.vocab_size = model->config.vocab_size};
+    trace t = {.vocab_size = model->shape.vocab_size};
     int32_t prompt[N_PROMPT];
     qmoe_session *session = NULL;
     qmi_error err = {0};
@@ -73,7 +73,7 @@ static trace decode(
         fail_msg("%s", qmoe_context_error(context));
     if (qmi_session_encode(session, prompt, &length, 1, &err) != QMOE_OK)
         fail_msg("%s", err.text);
-    int32_t id = model->config.start_id;
+    int32_t id = model->shape.start_id;
     for (int i = 0; i < N_STEPS; i++) {
         float *logits = t.logits + i * t.vocab_size;
         if (qmi_session_decode(session, logits, &id, &first, &one, 1, &err) !=

@@ -104,7 +104,7 @@ def main():
     tables = read_tables(sys.argv[1])
     report = json.load(open(sys.argv[2], encoding="utf-8"))
     inspected = json.load(open(sys.argv[3], encoding="utf-8"))
-    weights = {w["name"]: w for w in inspected["weights"] if w["is_expert"]}
+    weights = {w["name"]: w for w in inspected["weights"] if w["role"] == "experts"}
     matrices, sizes, overhead = [], [], 0
     check_keys(report, tables["The document"], "the document")
     assert report["schema"] == 1

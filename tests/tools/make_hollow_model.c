@@ -116,7 +116,7 @@ static qmoe_status write_all(qmi_job *job, const char *out, int64_t n_filled)
     const qmi_output_options fresh = {.overwrite = false};
     job->n_files = 1;
     for (size_t i = 0; i < job->model->n_weights; i++)
-        job->n_files += job->model->weights[i].is_expert;
+        job->n_files += job->model->weights[i].role == QMOE_ROLE_EXPERTS;
     QMI_TRY(qmi_output_open(&job->output, out, &fresh, job->err));
     QMI_TRY(qmi_journal_mark(&job->output, "make_hollow_model", job->err));
     const qmi_manifest_source source = qmi_manifest_source_of(job->model);
@@ -126,7 +126,7 @@ static qmoe_status write_all(qmi_job *job, const char *out, int64_t n_filled)
     QMI_TRY(qmi_copy_side_files(
         &job->output, job->manifest, job->model->checkpoint, NULL, job->err));
     for (size_t i = 0; i < job->model->n_weights; i++)
-        if (job->model->weights[i].is_expert)
+        if (job->model->weights[i].role == QMOE_ROLE_EXPERTS)
             QMI_TRY(write_stack(job, &job->model->weights[i], n_filled));
     QMI_TRY(qmi_manifest_write(job->manifest, &job->output, job->err));
     return qmi_output_commit(&job->output, job->err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Times by part, imposed routing, and the ideal uncompressed model. */
+ * Times by role, imposed routing, and the ideal uncompressed model. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -63,31 +63,33 @@ static void pass(qmoe_session *session, float *logits)
         QMOE_OK);
 }
 
-static void test_parts(void **state)
+static void test_roles(void **state)
 {
     (void)state;
     static float logits[VOCAB];
-    qmoe_part_times times;
+    qmoe_role_times times;
     qmoe_session *session = make_session(model);
     pass(session, logits);
-    qmoe_session_part_times(session, &times);
-    for (int i = 0; i < QMOE_PART_COUNT; i++)
+    qmoe_session_role_times(session, &times);
+    for (int i = 0; i < QMOE_ROLE_COUNT; i++)
         assert_true(times.encode[i] == 0 && times.decode[i] == 0);
-    qmoe_session_measure_parts(session, true);
+    qmoe_session_measure_roles(session, true);
     pass(session, logits);
-    qmoe_session_measure_parts(session, false);
+    qmoe_session_measure_roles(session, false);
     pass(session, logits);
-    qmoe_session_part_times(session, &times);
-    for (int i = 0; i < QMOE_PART_COUNT; i++) {
-        assert_true(times.decode[i] > 0);
-        assert_true((times.encode[i] > 0) == (i != QMOE_PART_HEAD));
+    qmoe_session_role_times(session, &times);
+    for (int i = 0; i < QMOE_ROLE_COUNT; i++) {
+        const bool runs =
+            i != QMOE_ROLE_SHARED_FFN && i != QMOE_ROLE_POSITION_BIAS;
+        assert_true((times.decode[i] > 0) == runs);
+        assert_true((times.encode[i] > 0) == (runs && i != QMOE_ROLE_HEAD));
     }
-    qmoe_session_measure_parts(session, true);
-    qmoe_session_part_times(session, &times);
-    assert_true(times.decode[QMOE_PART_HEAD] == 0);
+    qmoe_session_measure_roles(session, true);
+    qmoe_session_role_times(session, &times);
+    assert_true(times.decode[QMOE_ROLE_HEAD] == 0);
     qmoe_session_destroy(session);
-    assert_string_equal(qmoe_part_name(QMOE_PART_EXPERTS), "experts");
-    assert_string_equal(qmoe_part_name(QMOE_PART_COUNT), "other");
+    assert_string_equal(qmoe_role_name(QMOE_ROLE_EXPERTS), "experts");
+    assert_null(qmoe_role_name(QMOE_ROLE_COUNT));
 }
 
 /* Imposing what was noted changes nothing; imposing other experts does, in the
@@ -100,22 +102,21 @@ static void test_routing(void **state)
     bench_ideal ideal;
     assert_int_equal(bench_ideal_make(&ideal, model, model, err), QMOE_OK);
     qmoe_model *const models[] = {model, &ideal.model};
-    const size_t n_bytes = (size_t)model->config.vocab_size * sizeof *noted;
+    const size_t n_bytes = (size_t)model->shape.vocab_size * sizeof *noted;
     for (int i = 0; i < 2; i++) {
         qmi_routing routing = {0};
         qmoe_session *session = make_session(models[i]);
         qmi_probe probe = qmi_routing_probe(&routing);
         qmi_probe_attach(session, &probe);
         pass(session, noted);
-        assert_int_equal(
-            routing.n, (size_t)(qmi_config_sparse_count(&model->config) / 2) *
-                           (N_IDS + 1));
+        assert_int_equal(routing.n,
+            (size_t)(qmi_model_sparse_count(model) / 2) * (N_IDS + 1));
         routing.imposes = true;
         pass(session, imposed);
         assert_memory_equal(noted, imposed, n_bytes);
         for (size_t j = 0; j < routing.n; j++)
             routing.expert[j] =
-                (routing.expert[j] + 1) % (int32_t)model->config.n_experts;
+                (routing.expert[j] + 1) % (int32_t)qmi_model_n_experts(model);
         routing.next = 0;
         pass(session, imposed);
         assert_int_equal(memcmp(noted, imposed, n_bytes) == 0, i == 1);
@@ -147,7 +148,7 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_roles),
         cmocka_unit_test(test_routing),
         cmocka_unit_test(test_out_of_memory),
     };

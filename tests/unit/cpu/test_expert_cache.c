@@ -67,7 +67,7 @@ static file_stack open_stack(int64_t n_mats, int64_t n_rows, int64_t n_cols)
         .n_cols = n_cols,
         .parts = {[QMI_Q2_CODES] = {s.map + levels, codes},
             [QMI_Q2_LEVELS] = {s.map, levels}},
-        .is_expert = true,
+        .role = QMOE_ROLE_EXPERTS,
     };
     return s;
 }

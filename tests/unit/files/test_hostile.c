@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-#include "arch.h"
+#include "arch_switch.h"
 #include "json.h"
 #include "safetensors.h"
 #include "tokenizer.h"
@@ -44,11 +44,10 @@ static qmoe_status open_json(const char *path, qmi_error *err)
 static qmoe_status open_config(const char *path, qmi_error *err)
 {
     cJSON *tree = NULL;
-    qmi_config config;
+    qmi_switch config;
     qmoe_status status = qmi_json_load(&tree, path, err);
     if (status == QMOE_OK)
-        status = qmi_arch_find("switch_transformers")
-                     ->configure(&config, tree, path, err);
+        status = qmi_switch_configure(&config, tree, path, err);
     cJSON_Delete(tree);
     return status;
 }

@@ -83,7 +83,7 @@ static void each_tensor(const qmoe_model *m,
         for (int64_t mat = 0; mat < w->n_mats; mat++) {
             char name[512];
             snprintf(name, sizeof name, "%s", w->name);
-            if (w->is_expert)
+            if (w->role == QMOE_ROLE_EXPERTS)
                 snprintf(name, sizeof name, "%.*s.expert_%d%s.weight",
                     (int)(dot - w->name), w->name, (int)mat, dot);
             visit(writer, index++, name, w);

@@ -7,32 +7,31 @@
 
 #include <cmocka.h>
 
-#include "arch.h"
+#include "arch_switch.h"
 #include "switch_configs.h"
 
 static void test_configure(void **state)
 {
     (void)state;
-    const qmi_arch *arch = qmi_arch_find("switch_transformers");
     const qmi_switch_config *c;
     size_t n = 0;
     for (; (c = qmi_switch_config_at(n)) != NULL; n++) {
         qmi_error err = {0};
-        qmi_config got;
+        qmi_switch got;
         char *text = qmi_switch_config_text(c);
         assert_non_null(text);
         cJSON *json = cJSON_Parse(text);
         assert_non_null(json);
         assert_int_equal(
-            arch->configure(&got, json, "config.json", &err), QMOE_OK);
-        assert_int_equal(got.d_model, c->d_model);
+            qmi_switch_configure(&got, json, "config.json", &err), QMOE_OK);
+        assert_int_equal(got.shape.d_model, c->d_model);
         assert_int_equal(got.d_ff, c->d_ff);
         assert_int_equal(got.n_experts, c->n_experts);
         assert_int_equal(got.tied_head, c->tied_head);
-        for (int s = 0; s < QMI_N_STACKS; s++) {
+        for (int s = 0; s < QMI_SWITCH_STACKS; s++) {
             int64_t n_sparse = 0;
             for (int64_t b = 0; b < got.n_blocks[s]; b++)
-                n_sparse += qmi_config_is_sparse(&got, s, b);
+                n_sparse += qmi_switch_is_sparse(&got, s, b);
             assert_int_equal(n_sparse, c->n_sparse[s]);
         }
         cJSON_Delete(json);

@@ -47,9 +47,9 @@ static void reads_keys(void **state)
             &err),
         QMOE_OK);
     assert_int_equal(s.config.n_experts, 5);
-    assert_int_equal(s.config.n_blocks[QMI_ENCODER], 12);
-    assert_int_equal(s.config.n_blocks[QMI_DECODER], 3);
-    assert_int_equal(s.config.n_sparse[QMI_DECODER], 1);
+    assert_int_equal(s.config.n_blocks[QMI_SWITCH_ENCODER], 12);
+    assert_int_equal(s.config.n_blocks[QMI_SWITCH_DECODER], 3);
+    assert_int_equal(s.config.n_sparse[QMI_SWITCH_DECODER], 1);
     assert_int_equal(s.seed, 7);
     assert_string_equal(s.tokenizer, "a/b");
 }

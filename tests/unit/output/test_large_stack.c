@@ -85,7 +85,7 @@ static qmi_weight describe(const qmi_part *parts, int64_t n_mats)
         .n_cols = N,
         .parts = {parts[0], parts[1]},
         .rotation = ROTATION,
-        .is_expert = true};
+        .role = QMOE_ROLE_EXPERTS};
 }
 
 /* y of expert `mat` as both wi and wo, or of its wi alone. */

@@ -49,12 +49,13 @@ static void test_published_sizes(void **state)
     plan(&r, "synth:c-2048", "ternary-dict");
     assert_int_equal(r.expert_weights, UINT64_C(1570347417600));
     assert_int_equal(r.n_matrices, 122880);
-    assert_int_equal(r.parts[QMOE_PLAN_ROUTERS].n_weights, 127795200);
-    assert_int_equal(r.parts[QMOE_PLAN_ATTENTION].n_weights, 718848000);
-    assert_int_equal(r.parts[QMOE_PLAN_NORMS].n_weights, 160160);
-    assert_int_equal(r.parts[QMOE_PLAN_POSITION_BIAS].n_weights, 1920);
-    assert_int_equal(r.parts[QMOE_PLAN_EMBEDDINGS].n_weights, 2 * 66826240);
-    assert_int_equal(r.parts[QMOE_PLAN_DENSE_FFN].n_weights, 0);
+    assert_int_equal(r.roles[QMOE_ROLE_ROUTER].n_weights, 127795200);
+    assert_int_equal(r.roles[QMOE_ROLE_ATTENTION].n_weights, 718848000);
+    assert_int_equal(r.roles[QMOE_ROLE_NORM].n_weights, 160160);
+    assert_int_equal(r.roles[QMOE_ROLE_POSITION_BIAS].n_weights, 1920);
+    assert_int_equal(r.roles[QMOE_ROLE_EMBEDDING].n_weights, 66826240);
+    assert_int_equal(r.roles[QMOE_ROLE_HEAD].n_weights, 66826240);
+    assert_int_equal(r.roles[QMOE_ROLE_DENSE_FFN].n_weights, 0);
     assert_int_equal(r.source_bytes, 2 * r.total_weights);
     assert_near((double)r.source_bytes / 1e9, 3142.66, 0.01);
     /* Expected of independent weights; published: 20.07, 158.6. */
@@ -69,7 +70,7 @@ static void test_published_sizes(void **state)
     assert_near(
         2 * (double)r.expert_weights / (double)r.expert_bytes, 20.56, 0.005);
     plan(&r, "synth:base-128", "ternary-dict");
-    assert_int_equal(r.parts[QMOE_PLAN_DENSE_FFN].n_weights, 56623104);
+    assert_int_equal(r.roles[QMOE_ROLE_DENSE_FFN].n_weights, 56623104);
 }
 
 /* A directory, its config.json alone, and what is written from it. */
@@ -80,7 +81,7 @@ static void test_own_sizes(void **state)
     qmoe_plan_report r, bare;
     plan(&bare, MINI "/config.json", NULL);
     plan(&r, MINI, NULL);
-    assert_memory_equal(r.parts, bare.parts, sizeof r.parts);
+    assert_memory_equal(r.roles, bare.roles, sizeof r.roles);
     for (size_t i = 0; i < 3; i++) {
         const char *out = scratch_path("planned");
         const qmoe_compress_options options = {.size = sizeof options,
@@ -128,7 +129,7 @@ static void test_places(void **state)
     assert_true(r.seconds_per_token == 0); /* the disk's rate is missing */
     options.disk_rate = 3e9;
     assert_int_equal(qmoe_plan(context, &r, "synth:c-2048", &options), QMOE_OK);
-    double expert = (double)r.parts[QMOE_PLAN_EXPERTS].token_bytes;
+    double expert = (double)r.roles[QMOE_ROLE_EXPERTS].token_bytes;
     double all = (double)r.expert_bytes;
     double expected = ((double)r.token_bytes - expert) / 7e11 +
                       expert * ((double)r.experts.gpu_bytes / all / 7e11 +

@@ -138,14 +138,14 @@ static void check_greedy(const fixture *f, int k)
     const qmi_tensor *encoder = tensor(f, "greedy", k, "encoder_ids");
     const qmi_tensor *output = tensor(f, "greedy", k, "output_ids");
     const int32_t length = (int32_t)encoder->shape[0], one = 1, first = 0;
-    int64_t vocab_size = f->model->config.vocab_size;
+    int64_t vocab_size = f->model->shape.vocab_size;
     float *logits =
         qmi_calloc((size_t)vocab_size, sizeof *logits, "logits", NULL);
     qmoe_session *session = session_of(f, 0);
     qmi_error err = {0};
     assert_int_equal(
         qmi_session_encode(session, ints(encoder), &length, 1, &err), QMOE_OK);
-    int32_t id = f->model->config.start_id;
+    int32_t id = f->model->shape.start_id;
     for (int64_t i = 0; i < output->shape[0]; i++) {
         assert_int_equal(
             qmi_session_decode(session, logits, &id, &first, &one, 1, &err),
@@ -202,12 +202,12 @@ static void test_batch_equals_singles(void **state)
         n_ids += lengths[n];
         active[n] = n;
         ones[n] = 1;
-        next[n] = f.model->config.start_id;
+        next[n] = f.model->shape.start_id;
     }
     assert_true(n >= 2);
     qmoe_session *session = session_of(&f, 0);
     qmi_error err = {0};
-    int64_t vocab_size = f.model->config.vocab_size;
+    int64_t vocab_size = f.model->shape.vocab_size;
     float *logits =
         qmi_calloc((size_t)(n * vocab_size), sizeof *logits, "logits", NULL);
     assert_int_equal(

@@ -133,7 +133,7 @@ static void null_sessions(void)
     static const char *const no_text[] = {NULL};
     qmoe_session *made;
     qmoe_device_info info;
-    qmoe_part_times times;
+    qmoe_role_times times;
     qmoe_generation *made_texts;
     qmoe_eval_result result;
     float logits;
@@ -143,9 +143,9 @@ static void null_sessions(void)
     HARMLESS(qmoe_session_device, NULL, &info);
     assert_string_equal(info.backend, "");
     HARMLESS(qmoe_session_device, session, NULL);
-    HARMLESS(qmoe_session_measure_parts, NULL, true);
-    HARMLESS(qmoe_session_part_times, NULL, &times);
-    HARMLESS(qmoe_session_part_times, session, NULL);
+    HARMLESS(qmoe_session_measure_roles, NULL, true);
+    HARMLESS(qmoe_session_role_times, NULL, &times);
+    HARMLESS(qmoe_session_role_times, session, NULL);
     REFUSED_WITHOUT_TEXT(
         qmoe_session_generate, NULL, &made_texts, NULL, texts, 1, NULL);
     REFUSED(qmoe_session_generate, session, NULL, NULL, texts, 1, NULL);
@@ -228,7 +228,7 @@ static void null_benches(void)
 
 /* Functions that take no pointer. */
 static const char *const without_pointers[] = {"qmoe_status_name",
-    "qmoe_status_text", "qmoe_version", "qmoe_part_name", "qmoe_plan_kind_name",
+    "qmoe_status_text", "qmoe_version", "qmoe_role_name",
     "qmoe_recorded_rate_at"};
 
 static bool is_known(const char *name)

@@ -135,7 +135,7 @@ static void encode(qmoe_session *session, qmi_error *err)
 static void test_growth(void **state)
 {
     (void)state;
-    const size_t width = (size_t)model->config.vocab_size;
+    const size_t width = (size_t)model->shape.vocab_size;
     qmi_error err = {0};
     int32_t ids[N_PROMPTS * N_NEW];
     float *whole =
@@ -168,7 +168,7 @@ static void test_growth(void **state)
 static void test_failing_growth(void **state)
 {
     (void)state;
-    const size_t width = (size_t)model->config.vocab_size;
+    const size_t width = (size_t)model->shape.vocab_size;
     static const int32_t next[N_PROMPTS], active[N_PROMPTS] = {0, 1};
     static const int32_t ones[N_PROMPTS] = {1, 1};
     qmi_error err = {0};

@@ -54,7 +54,7 @@ static qmoe_status decode_top(
 static void check_row(
     const float *logits, const float *values, const int32_t *ids, int64_t k)
 {
-    const int64_t n = model->config.vocab_size;
+    const int64_t n = model->shape.vocab_size;
     for (int64_t j = 0; j < k; j++) {
         int64_t n_before = 0;
         for (int64_t i = 0; i < n; i++)
@@ -72,7 +72,7 @@ static void test_equals_all(void **state)
     (void)state;
     static const char *const backends[] = {"cpu", "reference"};
     static const int64_t counts[] = {5, QMI_TOP_LOGITS_MAX, 1};
-    const size_t n = (size_t)model->config.vocab_size;
+    const size_t n = (size_t)model->shape.vocab_size;
     float *logits = qmi_calloc(N_TOKENS * n, sizeof *logits, "logits", NULL);
     qmi_error err = {0};
     for (int b = 0; b < 2; b++) {
@@ -105,10 +105,10 @@ static void choose_from_all(int32_t out[N_NEW], qmoe_session *session,
     const qmi_sampler_options *options, uint64_t seed)
 {
     const int32_t first = 0, one = 1;
-    const int64_t n = model->config.vocab_size;
+    const int64_t n = model->shape.vocab_size;
     float *logits = qmi_calloc((size_t)n, sizeof *logits, "logits", NULL);
     qmi_sampler *sampler = NULL;
-    int32_t *ids = NULL, id = model->config.start_id;
+    int32_t *ids = NULL, id = model->shape.start_id;
     size_t n_ids = 0;
     qmi_error err = {0};
     assert_int_equal(qmi_tokenizer_encode(model->tokenizer, &ids, &n_ids,
@@ -116,7 +116,7 @@ static void choose_from_all(int32_t out[N_NEW], qmoe_session *session,
         QMOE_OK);
     int32_t *whole = qmi_calloc(n_ids + 1, sizeof *whole, "ids", NULL);
     memcpy(whole, ids, n_ids * sizeof *ids);
-    whole[n_ids] = model->config.end_id;
+    whole[n_ids] = model->shape.end_ids[0];
     const int32_t length = (int32_t)n_ids + 1;
     assert_int_equal(
         qmi_session_encode(session, whole, &length, 1, &err), QMOE_OK);
@@ -164,27 +164,26 @@ static void test_generation(void **state)
     qmoe_session_destroy(session);
 }
 
-/* ---- parts, refusals, memory ---- */
+/* ---- roles, refusals, memory ---- */
 
-/* The operation's time is part "other" of the decoder; "head" is the product
- * alone. */
-static void test_parts(void **state)
+/* The operation's time is the head's, of the decoder. */
+static void test_roles(void **state)
 {
     (void)state;
     qmoe_session *session = open_session("cpu");
     qmi_error err = {0};
     qmi_top top;
     encode(session);
-    qmoe_session_measure_parts(session, true);
-    const double before = session->part_seconds[QMI_DECODER][QMOE_PART_OTHER];
+    qmoe_session_measure_roles(session, true);
+    const double before = session->role_seconds[QMI_DECODE][QMOE_ROLE_HEAD];
     const qmi_op nothing = {.kind = QMI_OP_TOP_LOGITS,
         .u.top_logits = {.n_tokens = 0, .n_cols = 1, .top_k = 1}};
-    assert_int_equal(qmi_session_run_op(
-                         session, &nothing, QMI_DECODER, QMOE_PART_OTHER, &err),
+    assert_int_equal(
+        qmi_session_run_op(session, &nothing, QMI_DECODE, QMOE_ROLE_HEAD, &err),
         QMOE_OK);
-    assert_true(session->part_seconds[QMI_DECODER][QMOE_PART_OTHER] > before);
+    assert_true(session->role_seconds[QMI_DECODE][QMOE_ROLE_HEAD] > before);
     assert_int_equal(decode_top(session, &top, 2, &err), QMOE_OK);
-    assert_true(session->part_seconds[QMI_DECODER][QMOE_PART_HEAD] > 0);
+    assert_true(session->role_seconds[QMI_ENCODE][QMOE_ROLE_HEAD] == 0);
     qmoe_session_destroy(session);
 }
 
@@ -261,7 +260,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_all),
         cmocka_unit_test(test_generation),
-        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_roles),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_no_memory),
     };
