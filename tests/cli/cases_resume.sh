@@ -127,7 +127,7 @@ case_compress_resume_believes_what_it_checked() {
     done
     expect 0 calibrated -o out-m --resume --json
     diff -r whole out-m || fail "damage of the shards is in the result"
-    has err "model-00002-of-00005.safetensors: expert" "done again"
+    has err "model-00002-of-00005.safetensors: expert" "compressed again"
     is_true "$(json resumed_experts out) < $n_done"
     rm -r out-m
 
