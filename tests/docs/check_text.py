@@ -15,10 +15,10 @@ from check_names import ROOT, documents
 
 WIDTH = 100
 WORDS = """
-    batch, block, case, format, graph, group, harness, item, journal,
+    batch, block, case, format, graph, group, harness, item, job, journal,
     launch run, method, mutant, part, pass, portion, probe, program,
     quantiser, role, room, round, sample, sequence, session, slot, stack,
-    stage, step, sweep, synthetic checkpoint, trial, variant
+    stage, step, sweep, synthetic checkpoint, team, trial, variant
 """
 GLOSSARY = ROOT / "docs/glossary.md"
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
