@@ -258,8 +258,7 @@ static void entry_name(char *name, size_t capacity, const entry *n)
         snprintf(name, capacity, "%s", n->tensor->name);
         return;
     }
-    qmi_expert_name(name, capacity, n->stack, n->expert);
-    strncat(name, ".weight", capacity - strlen(name) - 1);
+    qmi_expert_tensor(name, capacity, n->stack->source, n->expert);
 }
 
 static qmoe_status declare(

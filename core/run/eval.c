@@ -192,6 +192,8 @@ static qmoe_status evaluate_all(
     evaluation *e, qmoe_eval_result *out, const qmoe_eval_options *o)
 {
     const uint64_t n_random = o->max_samples != 0 ? o->max_samples : 8;
+    QMI_TRY(qmi_model_need_objective(
+        e->session->model, QMI_SPAN_CORRUPTION, e->err));
     if (o->random_ids)
         qmi_mt19937_seed(&e->rng, o->seed);
     else

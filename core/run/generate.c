@@ -16,7 +16,7 @@ enum { DEFAULT_NEW_TOKENS = 64 };
 
 /* One sequence being generated. */
 typedef struct sequence {
-    int32_t *prompt; /* with the end token */
+    int32_t *prompt; /* as the model reads it */
     size_t n_prompt;
     int32_t *ids; /* generated so far */
     size_t n_ids;
@@ -60,6 +60,30 @@ static qmoe_status read_prompt(
         r->session->model->tokenizer, ids, n, prompt, strlen(prompt), r->err);
 }
 
+static bool encodes(const run *r)
+{
+    return qmi_graph_encodes(&r->session->model->graph);
+}
+
+/* An encoder reads a prompt up to its end, a decoder from a start on. */
+static qmoe_status frame_prompt(run *r, sequence *s, int32_t *ids, size_t n)
+{
+    const qmi_shape *shape = &r->session->model->shape;
+    s->prompt = qmi_regrow(ids, n, n + 1, sizeof *ids, "a prompt", r->err);
+    if (s->prompt == NULL) {
+        qmi_free(ids);
+        return QMOE_E_NOMEM;
+    }
+    s->n_prompt = n + 1;
+    if (encodes(r)) {
+        s->prompt[n] = shape->end_ids[0];
+        return QMOE_OK;
+    }
+    memmove(s->prompt + 1, s->prompt, n * sizeof *ids);
+    s->prompt[0] = shape->start_id;
+    return QMOE_OK;
+}
+
 static qmoe_status start_sequence(
     run *r, sequence *s, const char *const *prompts, size_t index)
 {
@@ -67,13 +91,7 @@ static qmoe_status start_sequence(
     int32_t *ids = NULL;
     size_t n = 0;
     QMI_TRY(read_prompt(r, &ids, &n, prompts, index));
-    s->prompt = qmi_regrow(ids, n, n + 1, sizeof *ids, "a prompt", r->err);
-    if (s->prompt == NULL) {
-        qmi_free(ids);
-        return QMOE_E_NOMEM;
-    }
-    s->prompt[n] = model->shape.end_ids[0];
-    s->n_prompt = n + 1;
+    QMI_TRY(frame_prompt(r, s, ids, n));
     s->ids = qmi_calloc(r->max_new, sizeof *s->ids, "generated ids", r->err);
     if (s->ids == NULL)
         return QMOE_E_NOMEM;
@@ -130,40 +148,68 @@ static qmoe_status show_encoding(void *user, qmoe_session *session,
     run *r = user;
     const qmoe_model *m = session->model;
     const qmi_steps *programs = m->graph.programs;
-    const int n_blocks = (int)qmi_model_block_count(m, QMI_ENCODE);
+    const int n_blocks = (int)qmi_model_block_count(m, pass->program);
+    const size_t n = encodes(r) ? programs[QMI_ENCODE].n + programs[QMI_CROSS].n
+                                : programs[QMI_DECODE].n;
     (void)err;
     char item[80];
     r->n_encoding_steps++;
-    if (pass->program == QMI_ENCODE)
+    if (pass->program == QMI_CROSS)
+        snprintf(item, sizeof item, "keys and values of the decoder");
+    else
         snprintf(item, sizeof item, "block %d of %d",
             step->block == QMI_AFTER_BLOCKS ? n_blocks : (int)step->block + 1,
             n_blocks);
-    else
-        snprintf(item, sizeof item, "keys and values of the decoder");
-    return qmi_progress(m->hooks, "encode", item, r->n_encoding_steps,
-        programs[QMI_ENCODE].n + programs[QMI_CROSS].n);
+    return qmi_progress(m->hooks, "encode", item, r->n_encoding_steps, n);
+}
+
+/* Packs the first n_prompt - n_less tokens of each prompt that has more: *n_ids
+ * of them, of *n_active sequences. */
+static qmoe_status pack_prompts(
+    run *r, int32_t **ids, size_t *n_ids, size_t *n_active, size_t n_less)
+{
+    size_t n = 0, at = 0;
+    *n_active = 0;
+    for (size_t i = 0; i < r->n; i++)
+        n += r->sequences[i].n_prompt - n_less;
+    *ids = qmi_calloc(n, sizeof **ids, "prompts", r->err);
+    if (*ids == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < r->n; i++) {
+        const size_t length = r->sequences[i].n_prompt - n_less;
+        if (length == 0)
+            continue;
+        memcpy(*ids + at, r->sequences[i].prompt, length * sizeof **ids);
+        at += length;
+        r->active[*n_active] = (int32_t)i;
+        r->lengths[(*n_active)++] = (int32_t)length;
+    }
+    *n_ids = n;
+    return QMOE_OK;
+}
+
+/* Takes the prompts through the encoder.  Without one they go through the
+ * decoder, but for their last tokens, with which decoding begins. */
+static qmoe_status read_prompts(run *r, const int32_t *ids, size_t n_active)
+{
+    if (encodes(r))
+        return qmi_session_encode(r->session, ids, r->lengths, r->n, r->err);
+    QMI_TRY(qmi_session_encode(r->session, NULL, NULL, r->n, r->err));
+    if (n_active == 0)
+        return QMOE_OK;
+    return qmi_session_prefill(
+        r->session, ids, r->active, r->lengths, n_active, r->err);
 }
 
 static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < r->n; i++)
-        n += r->sequences[i].n_prompt;
-    int32_t *ids = qmi_calloc(n, sizeof *ids, "prompts", r->err);
-    if (ids == NULL)
-        return QMOE_E_NOMEM;
-    size_t at = 0;
-    for (size_t i = 0; i < r->n; i++) {
-        const sequence *s = &r->sequences[i];
-        memcpy(ids + at, s->prompt, s->n_prompt * sizeof *ids);
-        at += s->n_prompt;
-        r->lengths[i] = (int32_t)s->n_prompt;
-    }
+    size_t n = 0, n_active = 0;
+    int32_t *ids = NULL;
+    QMI_TRY(pack_prompts(r, &ids, &n, &n_active, encodes(r) ? 0 : 1));
     timing->n_encoded = n;
     qmi_probe probe = {.after = show_encoding, .user = r};
     qmi_probe_attach(r->session, &probe);
-    qmoe_status status =
-        qmi_session_encode(r->session, ids, r->lengths, r->n, r->err);
+    qmoe_status status = read_prompts(r, ids, n_active);
     qmi_probe_detach(r->session, &probe);
     qmi_free(ids);
     return status;
@@ -242,8 +288,10 @@ static qmoe_status decode_all(run *r, qmoe_timing *timing)
 {
     size_t n_active = r->n;
     for (size_t i = 0; i < r->n; i++) {
+        const sequence *s = &r->sequences[i];
         r->active[i] = (int32_t)i;
-        r->next[i] = r->session->model->shape.start_id;
+        r->next[i] = encodes(r) ? r->session->model->shape.start_id
+                                : s->prompt[s->n_prompt - 1];
         r->lengths[i] = 1;
     }
     while (n_active != 0) {

@@ -25,13 +25,16 @@ static qmoe_status compute_logits(qmoe_session *session, float *logits,
     size_t n_decoder)
 {
     qmi_error *err = &session->model->hooks->error;
-    if (n_encoder == 0 || n_decoder == 0 || n_encoder > INT32_MAX ||
-        n_decoder > INT32_MAX)
+    const bool encodes = qmi_graph_encodes(&session->model->graph);
+    if ((encodes && n_encoder == 0) || n_decoder == 0 ||
+        n_encoder > INT32_MAX || n_decoder > INT32_MAX)
         return qmi_fail(err, QMOE_E_INVALID, "empty or too long sequence");
     const int32_t encoder_length = (int32_t)n_encoder;
     const int32_t decoder_length = (int32_t)n_decoder;
     const int32_t first = 0;
-    QMI_TRY(qmi_session_encode(session, encoder_ids, &encoder_length, 1, err));
+    /* Encoder ids that a model has no use for are refused there. */
+    QMI_TRY(qmi_session_encode(
+        session, encoder_ids, n_encoder != 0 ? &encoder_length : NULL, 1, err));
     return qmi_session_decode(
         session, logits, decoder_ids, &first, &decoder_length, 1, err);
 }
@@ -41,7 +44,8 @@ qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
     size_t n_decoder)
 {
     QMI_TRY(qmi_session_call_begin(session, __func__,
-        logits == NULL || encoder_ids == NULL || decoder_ids == NULL));
+        logits == NULL || decoder_ids == NULL ||
+            (encoder_ids == NULL && n_encoder != 0)));
     return qmi_session_call_end(
         session, compute_logits(session, logits, encoder_ids, n_encoder,
                      decoder_ids, n_decoder));

@@ -104,6 +104,9 @@ qmoe_status qmi_session_start(
 {
     if (n_sequences == 0)
         return qmi_fail(err, QMOE_E_INVALID, "nothing to encode");
+    if ((lengths != NULL) != qmi_graph_encodes(&s->model->graph))
+        return qmi_fail(err, QMOE_E_INVALID, "the model has %s encoder",
+            lengths != NULL ? "no" : "an");
     qmi_free(s->sequences);
     s->n_sequences = 0;
     s->sequences =
@@ -111,7 +114,7 @@ qmoe_status qmi_session_start(
     if (s->sequences == NULL)
         return QMOE_E_NOMEM;
     s->n_encoded = s->longest_encoder = s->n_rows = 0;
-    for (size_t i = 0; i < n_sequences; i++) {
+    for (size_t i = 0; lengths != NULL && i < n_sequences; i++) {
         if (lengths[i] < 1 || s->n_encoded + lengths[i] > INT32_MAX)
             return qmi_fail(err, QMOE_E_INVALID,
                 "sequence %zu of the batch is empty or the batch is too long",
@@ -123,6 +126,8 @@ qmoe_status qmi_session_start(
             s->longest_encoder = lengths[i];
     }
     s->n_sequences = n_sequences;
+    if (lengths == NULL)
+        return QMOE_OK;
     QMI_TRY(qmi_session_reach(s, QMI_ENCODE, s->longest_encoder - 1, err));
     return grow_encoded_caches(s, err);
 }
@@ -181,6 +186,8 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
 {
     QMI_TRY(qmi_session_start(session, lengths, n_sequences, err));
     const size_t n = (size_t)session->n_encoded;
+    if (n == 0)
+        return QMOE_OK;
     qmi_free(session->encoder_ids);
     session->encoder_ids = qmi_calloc(n, sizeof *ids, "a batch", err);
     if (session->encoder_ids == NULL)
@@ -192,6 +199,8 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
 qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err)
 {
     qmi_pass pass;
+    if (!qmi_graph_encodes(&session->model->graph))
+        return QMOE_OK;
     QMI_TRY(
         qmi_session_prepare_encoder(session, &pass, session->encoder_ids, err));
     QMI_TRY(qmi_session_run_program(session, &pass, err));
@@ -274,16 +283,40 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
     return qmi_lists_upload(&s->lists, s->backend, s->device, err);
 }
 
-qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
-    const int32_t *ids, const int32_t *active, const int32_t *lengths,
-    size_t n_active, qmi_error *err)
+/* Steps [0, last) of the program. */
+static qmoe_status decode_until(qmoe_session *session, int64_t *n_tokens,
+    size_t last, const int32_t *ids, const int32_t *active,
+    const int32_t *lengths, size_t n_active, qmi_error *err)
 {
+    const qmi_steps *steps = &session->model->graph.programs[QMI_DECODE];
     qmi_pass pass;
     QMI_TRY(qmi_session_prepare_decoder(
         session, &pass, ids, active, lengths, n_active, err));
-    QMI_TRY(qmi_session_run_program(session, &pass, err));
+    QMI_TRY(qmi_session_run(session, steps, 0, last, &pass, err));
     for (size_t i = 0; i < n_active; i++)
         session->sequences[active[i]].position += lengths[i];
     *n_tokens = pass.n_tokens;
     return QMOE_OK;
+}
+
+qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
+    const int32_t *ids, const int32_t *active, const int32_t *lengths,
+    size_t n_active, qmi_error *err)
+{
+    const qmi_steps *steps = &session->model->graph.programs[QMI_DECODE];
+    return decode_until(
+        session, n_tokens, steps->n, ids, active, lengths, n_active, err);
+}
+
+qmoe_status qmi_session_prefill(qmoe_session *session, const int32_t *ids,
+    const int32_t *active, const int32_t *lengths, size_t n_active,
+    qmi_error *err)
+{
+    const qmi_steps *steps = &session->model->graph.programs[QMI_DECODE];
+    size_t last = 0;
+    while (last < steps->n && steps->items[last].role != QMOE_ROLE_HEAD)
+        last++;
+    int64_t n_tokens;
+    return decode_until(
+        session, &n_tokens, last, ids, active, lengths, n_active, err);
 }

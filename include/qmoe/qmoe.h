@@ -367,13 +367,17 @@ typedef struct qmoe_generation {
     char *text;   /* detokenized, NUL-terminated */
     int32_t *ids; /* [n_ids], without the start token, with the end token */
     size_t n_ids;
+    /* With what the model's reading of a prompt adds: the end token for an
+     * encoder, the start token for a decoder. */
     size_t n_prompt_ids;
     bool ended; /* stopped at the end token */
 } qmoe_generation;
 
 typedef struct qmoe_timing {
     double encode_seconds, decode_seconds;
-    uint64_t n_encoded, n_decoded; /* tokens */
+    /* Tokens.  Without an encoder all of the prompts but their last tokens count
+     * as encoded: decoding begins with those. */
+    uint64_t n_encoded, n_decoded;
     /* Launches on the device, and how many of them were replayed from existing
      * CUDA graphs; 0 when the backend does not count them. */
     uint64_t n_launches, n_replayed;
@@ -403,7 +407,8 @@ QMOE_API void qmoe_generations_free(qmoe_generation *generations, size_t n);
 
 /* Teacher-forced pass of one sequence: logits [n_decoder, vocab_size] float32,
  * row-major, for the decoder input `decoder_ids` (which starts with the
- * decoder start token).  The caller owns `logits`. */
+ * decoder start token).  A model without an encoder has n_encoder 0.  The
+ * caller owns `logits`. */
 QMOE_API qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,
     const int32_t *encoder_ids, size_t n_encoder, const int32_t *decoder_ids,
     size_t n_decoder) QMOE_MUST_CHECK;
