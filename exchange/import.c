@@ -285,8 +285,6 @@ static qmoe_status choose_format(qmi_importer *m)
     /* For people who read config.json: recoding adds an error of its own. */
     m->recipe.method =
         qmi_import_is_recoded(m) ? "published, then rtn" : "published";
-    /* The paper's dictionary is the only one the layout knows. */
-    m->recipe.p0 = 0.885;
     return QMOE_OK;
 }
 

@@ -188,6 +188,28 @@ static int shape_scales(
     return 2;
 }
 
+static qmoe_status configure(
+    qmi_weight *w, const qmi_parameters *from, qmi_error *err)
+{
+    int64_t block = 0, seed = 0;
+    QMI_TRY(from->integer(
+        from, &block, "rotation", 0, QMI_ROTATION_MAX_BLOCK, err));
+    QMI_TRY(from->integer(from, &seed, "rotation_seed", 0, UINT32_MAX, err));
+    if ((block & (block - 1)) != 0)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: rotation of '%s' is not a power of two", from->file, w->name);
+    w->rotation = (int32_t)block;
+    w->rotation_seed = (uint32_t)seed;
+    return QMOE_OK;
+}
+
+static bool record(const qmi_weight *w, qmi_put_parameter *put, void *entry)
+{
+    return w->rotation == 0 ||
+           (put(entry, "rotation", w->rotation) &&
+               put(entry, "rotation_seed", w->rotation_seed));
+}
+
 static qmoe_status check_size(
     const qmi_weight *w, int part, bool fits, uint64_t expected, qmi_error *err)
 {
@@ -277,7 +299,8 @@ static void decode_rows(
                 [QMI_PVQ_CODES] = {"codes", QMI_U8, shape_of_codes},           \
                 [QMI_PVQ_SCALES] = {"scales", QMI_BF16, shape_scales},         \
             },                                                                 \
-        .open = open_stack, .check = check_scales, .decode = decode_rows,      \
+        .configure = configure, .record = record, .open = open_stack,          \
+        .check = check_scales, .decode = decode_rows,                          \
     }
 
 const qmi_format qmi_format_pvq = PVQ(QMI_FORMAT_PVQ, "pvq", shape_codes_16);

@@ -104,6 +104,71 @@ qmi_td_matrix qmi_td_matrix_of(const qmi_weight *w, int64_t mat)
     };
 }
 
+/* ---- parameters ---- */
+
+/* The dictionary for p0: one for all stacks of a model that want it.  Its size
+ * and the time to build it bound how many there may be. */
+static qmoe_status dictionary_for(
+    qmi_weight *w, double p0, const qmi_parameters *from, qmi_error *err)
+{
+    int n = 0;
+    for (size_t i = 0; i < from->n_others; i++) {
+        qmi_dict *dict = from->others[i].codebook;
+        if (from->others[i].format != w->format || dict == NULL)
+            continue;
+        if (dict->p0 == p0) {
+            dict->n_users++;
+            w->codebook = dict;
+            return QMOE_OK;
+        }
+        n = dict->number > n ? dict->number : n;
+    }
+    if (n == QMI_MAX_DICTIONARIES)
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "more than %d different dictionaries in one model",
+            QMI_MAX_DICTIONARIES);
+    qmi_dict *dict;
+    QMI_TRY(qmi_dict_build(&dict, p0, err));
+    dict->n_users = 1;
+    dict->number = n + 1;
+    w->codebook = dict;
+    return QMOE_OK;
+}
+
+static qmoe_status make_codebook(void **out, double p0, qmi_error *err)
+{
+    qmi_dict *dict;
+    qmoe_status status = qmi_dict_build(&dict, p0, err);
+    *out = dict;
+    return status;
+}
+
+static qmoe_status configure(
+    qmi_weight *w, const qmi_parameters *from, qmi_error *err)
+{
+    double p0 = QMI_DICT_GENERIC_P0;
+    QMI_TRY(from->number(from, &p0, "p0", err));
+    if (!(p0 > 0.3 && p0 < 1))
+        return qmi_fail(err, QMOE_E_FORMAT, "%s: p0 of '%s' is not in (0.3, 1)",
+            from->file, w->name);
+    return p0 == QMI_DICT_GENERIC_P0 ? QMOE_OK
+                                     : dictionary_for(w, p0, from, err);
+}
+
+static void release(qmi_weight *w)
+{
+    qmi_dict *dict = w->codebook;
+    if (dict != NULL && --dict->n_users == 0)
+        qmi_free(dict);
+    w->codebook = NULL;
+}
+
+static bool record(const qmi_weight *w, qmi_put_parameter *put, void *entry)
+{
+    const qmi_dict *dict = w->codebook;
+    return put(entry, "p0", dict != NULL ? dict->p0 : QMI_DICT_GENERIC_P0);
+}
+
 /* ---- open ---- */
 
 static qmoe_status check_size(
@@ -298,6 +363,10 @@ const qmi_format qmi_format_ternary_dict = {
             [QMI_TD_LEVELS] = {"levels", QMI_BF16, shape_levels},
             [QMI_TD_CODES] = {"codes", QMI_U16, shape_codes},
         },
+    .make_codebook = make_codebook,
+    .configure = configure,
+    .release = release,
+    .record = record,
     .open = open_stack,
     .check = check_matrix,
     .decode = decode_rows,

@@ -32,9 +32,16 @@ typedef struct qmi_dict {
      * root[pair] = codeword of the single pair.  pair = first + 3 * second. */
     uint32_t child[QMI_DICT_SIZE][9];
     uint32_t root[9];
+    double p0;   /* zero probability it was built for */
+    int n_users; /* weights of one model that share it */
+    int number;  /* in that model, from 1 on */
 } qmi_dict;
 
-/* The paper's generic dictionary (zero probability 0.885), built on first use
+/* The paper's zero probability, that of the generic dictionary. */
+#define QMI_DICT_GENERIC_P0 0.885
+/* Dictionaries other than the generic one in a model. */
+enum { QMI_MAX_DICTIONARIES = 8 };
+/* The paper's generic dictionary (QMI_DICT_GENERIC_P0), built on first use
  * and kept for the life of the process.  Thread-safe.  NULL: out of memory. */
 const qmi_dict *qmi_dict_generic(void);
 /* Builds a dictionary for zero probability p0 in (0, 1): exact construction
@@ -63,7 +70,6 @@ typedef struct qmi_td_matrix {
 } qmi_td_matrix;
 qmi_td_matrix qmi_td_matrix_of(const qmi_weight *w, int64_t mat);
 
-/* The entry of the format table (weight.c). */
 extern const qmi_format qmi_format_ternary_dict;
 
 #endif

@@ -169,6 +169,7 @@ qmoe_status qmi_dict_build(qmi_dict **out, double p0, qmi_error *err)
         return QMOE_E_NOMEM;
     }
     fill(dict, &h, p0);
+    dict->p0 = p0;
     qmi_free(h.items);
     *out = dict;
     return QMOE_OK;
@@ -185,7 +186,8 @@ const qmi_dict *qmi_dict_generic(void)
         return dict;
     pthread_mutex_lock(&lock);
     dict = atomic_load_explicit(&generic, memory_order_relaxed);
-    if (dict == NULL && qmi_dict_build(&dict, 0.885, NULL) == QMOE_OK)
+    if (dict == NULL &&
+        qmi_dict_build(&dict, QMI_DICT_GENERIC_P0, NULL) == QMOE_OK)
         atomic_store_explicit(&generic, dict, memory_order_release);
     pthread_mutex_unlock(&lock);
     return dict;

@@ -112,6 +112,17 @@ qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err)
     return QMOE_OK;
 }
 
+void qmi_weight_release(qmi_weight *w)
+{
+    if (w->format != NULL && w->format->release != NULL)
+        w->format->release(w);
+}
+
+bool qmi_weight_record(const qmi_weight *w, qmi_put_parameter *put, void *entry)
+{
+    return w->format->record == NULL || w->format->record(w, put, entry);
+}
+
 uint64_t qmi_weight_bytes(const qmi_weight *w)
 {
     uint64_t n_bytes = 0;

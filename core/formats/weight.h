@@ -31,8 +31,9 @@ typedef struct qmi_weight {
     /* Dense stacks whose matrices are scattered over files (one pointer per
      * matrix); NULL when part 0 holds them back to back. */
     const void **mats;
-    /* Format parameters of the stack, from config.json (docs/format.md). */
-    const void *codebook; /* ternary-dict: its const qmi_dict * */
+    /* Parameters of the stack, which its format reads from config.json
+     * (`configure`; docs/format.md). */
+    void *codebook; /* the format's own; NULL: its standard one, or none */
     /* Columns per block of the Hadamard rotation under which rows are stored;
      * 0 = none.  Plain decode undoes it; kernels rotate activations. */
     int32_t rotation;
@@ -60,6 +61,26 @@ typedef struct qmi_part_spec {
         int64_t shape[3], int64_t n_mats, int64_t n_rows, int64_t n_cols);
 } qmi_part_spec;
 
+/* The members of a stack's entry of config.json beside format and shape, as a
+ * format reads them: what holds them is no matter of formats. */
+typedef struct qmi_parameters qmi_parameters;
+struct qmi_parameters {
+    const char *file; /* for errors, which begin with it */
+    const void *entry;
+    /* *value stays when there is no such member.  E_FORMAT: it is no number;
+     * no whole number of least..most. */
+    qmoe_status (*number)(const qmi_parameters *p, double *value,
+        const char *key, qmi_error *err);
+    qmoe_status (*integer)(const qmi_parameters *p, int64_t *value,
+        const char *key, int64_t least, int64_t most, qmi_error *err);
+    /* Weights of the model that were configured before: parameters may be
+     * shared with them. */
+    const qmi_weight *others;
+    size_t n_others;
+};
+/* Adds a member to such an entry; false: out of memory. */
+typedef bool qmi_put_parameter(void *entry, const char *key, double value);
+
 struct qmi_format {
     qmi_format_id id; /* index of backends' tables; QMI_N_FORMATS: in none */
     const char *name; /* as in config.json and on the command line */
@@ -72,8 +93,18 @@ struct qmi_format {
     int offsets_part, variable_part; /* when variable */
     bool rotates;          /* rows may be stored rotated (rotation.h) */
     bool needs_dictionary; /* decodes by qmi_weight.codebook */
+    /* Makes one for weights of which the share p0 is zero.  Release with
+     * qmi_free.  NULL when !needs_dictionary. */
+    qmoe_status (*make_codebook)(void **out, double p0, qmi_error *err);
     int n_parts;           /* 1 for dense formats, whose part has no suffix */
     qmi_part_spec parts[QMI_MAX_PARTS];
+    /* Reads the parameters of a stack whose name and shape are set, before its
+     * parts are; `release` frees what it kept, after failure too.  `record` adds
+     * what `configure` will read.  All NULL: there are no parameters. */
+    qmoe_status (*configure)(
+        qmi_weight *w, const qmi_parameters *from, qmi_error *err);
+    void (*release)(qmi_weight *w); /* NULL: nothing is kept */
+    bool (*record)(const qmi_weight *w, qmi_put_parameter *put, void *entry);
     /* Checks what concerns the whole stack and costs O(n_mats) at most (sizes
      * of variable parts, offsets between matrices).  Run when opened. */
     qmoe_status (*open)(const qmi_weight *w, qmi_error *err);
@@ -116,6 +147,12 @@ const void *qmi_weight_dense(const qmi_weight *w, int64_t mat);
  * in order where its file holds it otherwise: must precede every use of the
  * data.  Thread-safe; cheap when already done.  The error names weight and matrix. */
 qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err);
+
+/* Frees what the format keeps for the stack (`configure`). */
+void qmi_weight_release(qmi_weight *w);
+/* Adds the parameters of a stack to its entry; false: out of memory. */
+bool qmi_weight_record(
+    const qmi_weight *w, qmi_put_parameter *put, void *entry);
 
 /* Bytes of all parts. */
 uint64_t qmi_weight_bytes(const qmi_weight *w);

@@ -205,10 +205,9 @@ static void destroy(qmoe_model *model)
         qmi_free((char *)model->weights[i].source);
         qmi_free(model->weights[i].mats);
         qmi_free((void *)model->weights[i].checked);
+        qmi_weight_release(&model->weights[i]);
     }
     qmi_free(model->weights);
-    for (size_t i = 0; i < model->n_dictionaries; i++)
-        qmi_free(model->dictionaries[i]);
     qmi_free(model->blocks);
     qmi_graph_free(&model->graph);
     qmi_tokenizer_close(model->tokenizer);

@@ -7,12 +7,9 @@
 #include "checkpoint.h"
 #include "graph.h"
 #include "hooks.h"
-#include "ternary_dict.h"
 #include "tokenizer.h"
 
 typedef struct qmi_arch qmi_arch;
-
-enum { QMI_MAX_DICTIONARIES = 8 };
 
 struct qmoe_model {
     qmi_hooks *hooks; /* of its context */
@@ -29,10 +26,6 @@ struct qmoe_model {
     const char *expert_format; /* name of the experts' format */
     qmi_weight *weights;
     size_t n_weights, weight_capacity;
-    /* Dictionaries other than the generic one, each used by some stacks. */
-    qmi_dict *dictionaries[QMI_MAX_DICTIONARIES];
-    double dictionary_p0[QMI_MAX_DICTIONARIES];
-    size_t n_dictionaries;
 };
 
 /* qmoe_model_open; `checked`: with qmi_digest_check, else for who checks more. */

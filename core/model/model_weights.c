@@ -8,8 +8,6 @@
 
 #include "alloc.h"
 #include "expert_names.h"
-#include "pvq.h"
-#include "rotation.h"
 
 /* A new entry at the end of model->weights, owning `name`. */
 static qmoe_status new_weight(qmoe_model *model, qmi_weight **out,
@@ -193,69 +191,36 @@ static qmoe_status stack_format(
 
 /* ---- parameters of a stack (docs/format.md) ---- */
 
-/* The dictionary for p0, built once per model. */
-static qmoe_status dictionary_for(
-    qmoe_model *model, const void **out, double p0, qmi_error *err)
+static qmoe_status read_number(
+    const qmi_parameters *p, double *value, const char *key, qmi_error *err)
 {
-    size_t n = model->n_dictionaries;
-    for (size_t i = 0; i < n; i++)
-        if (model->dictionary_p0[i] == p0) {
-            *out = model->dictionaries[i];
-            return QMOE_OK;
-        }
-    if (n == QMI_MAX_DICTIONARIES)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "more than %d different dictionaries in one model",
-            QMI_MAX_DICTIONARIES);
-    QMI_TRY(qmi_dict_build(&model->dictionaries[n], p0, err));
-    model->dictionary_p0[n] = p0;
-    *out = model->dictionaries[n];
-    model->n_dictionaries++;
-    return QMOE_OK;
+    return qmi_json_double(value, p->entry, key, *value, p->file, err);
 }
 
-static qmoe_status read_dictionary(
-    qmoe_model *model, qmi_weight *w, const cJSON *entry, qmi_error *err)
+static qmoe_status read_integer(const qmi_parameters *p, int64_t *value,
+    const char *key, int64_t least, int64_t most, qmi_error *err)
 {
-    static const double generic = 0.885;
-    const char *file = qmi_checkpoint_config_path(model->checkpoint);
-    double p0 = generic;
-    QMI_TRY(qmi_json_double(&p0, entry, "p0", generic, file, err));
-    if (!(p0 > 0.3 && p0 < 1))
-        return qmi_fail(err, QMOE_E_FORMAT, "%s: p0 of '%s' is not in (0.3, 1)",
-            file, w->name);
-    return p0 == generic ? QMOE_OK
-                         : dictionary_for(model, &w->codebook, p0, err);
+    return qmi_json_int(
+        value, p->entry, key, false, *value, least, most, p->file, err);
 }
 
-static qmoe_status read_rotation(
-    const qmoe_model *model, qmi_weight *w, const cJSON *entry, qmi_error *err)
-{
-    const char *file = qmi_checkpoint_config_path(model->checkpoint);
-    int64_t block = 0, seed = 0;
-    QMI_TRY(qmi_json_int(&block, entry, "rotation", false, 0, 0,
-        QMI_ROTATION_MAX_BLOCK, file, err));
-    QMI_TRY(qmi_json_int(
-        &seed, entry, "rotation_seed", false, 0, 0, UINT32_MAX, file, err));
-    if ((block & (block - 1)) != 0)
-        return qmi_fail(err, QMOE_E_FORMAT,
-            "%s: rotation of '%s' is not a power of two", file, w->name);
-    w->rotation = (int32_t)block;
-    w->rotation_seed = (uint32_t)seed;
-    return QMOE_OK;
-}
-
+/* `w` is the last of the model's weights. */
 static qmoe_status read_parameters(
-    qmoe_model *model, qmi_weight *w, qmi_error *err)
+    const qmoe_model *model, qmi_weight *w, qmi_error *err)
 {
     const cJSON *tensors =
         cJSON_GetObjectItemCaseSensitive(model->quantization, "tensors");
-    const cJSON *entry = cJSON_GetObjectItemCaseSensitive(tensors, w->name);
-    if (w->format == &qmi_format_ternary_dict)
-        return read_dictionary(model, w, entry, err);
-    if (qmi_pvq_width(w->format) != 0)
-        return read_rotation(model, w, entry, err);
-    return QMOE_OK;
+    const qmi_parameters from = {
+        .file = qmi_checkpoint_config_path(model->checkpoint),
+        .entry = cJSON_GetObjectItemCaseSensitive(tensors, w->name),
+        .number = read_number,
+        .integer = read_integer,
+        .others = model->weights,
+        .n_others = model->n_weights - 1,
+    };
+    if (w->format->configure == NULL)
+        return QMOE_OK;
+    return w->format->configure(w, &from, err);
 }
 
 static qmoe_status check_part(const qmoe_model *model, const qmi_weight *w,

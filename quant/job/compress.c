@@ -15,13 +15,11 @@
 #include "pvq.h"
 #include "rotation.h"
 #include "span_corruption.h"
-#include "ternary_dict.h"
 
 /* A group's results wait in memory until they are stored: the bound keeps that
  * memory small, and a batch of lost work, too. */
 enum { DEFAULT_GROUP = 16, MAX_GROUP = 4096 };
 
-static const double default_p0 = 0.885; /* the paper's dictionary */
 /* Of the mean diagonal (gptq_frame.h). */
 static const double default_damping = 0.1;
 
@@ -157,7 +155,6 @@ static qmoe_status fill_defaults(qmi_job *job)
                     : o->rotation == 0 ? QMI_ROTATION_AUTO
                                        : o->rotation;
     job->recipe.bits = o->bits;
-    job->recipe.p0 = default_p0;
     job->recipe.seed = o->seed;
     return QMOE_OK;
 }
@@ -221,7 +218,8 @@ typedef struct sample {
 static qmoe_status sample_expert(
     qmi_job *job, sample *s, const qmi_weight *w, int64_t expert)
 {
-    const qmi_quantiser *rtn = qmi_quantiser_find("rtn", "ternary-dict");
+    const qmi_quantiser *rtn = 
+        qmi_quantiser_find("rtn", job->recipe.quantiser->format);
     qmi_encoded encoded = {0};
     qmi_quant_result result;
     size_t n = (size_t)(w->n_rows * w->n_cols);
@@ -269,13 +267,12 @@ static qmoe_status choose_dictionary(qmi_job *job)
      * likeliest of the three levels. */
     double zeros = generic.n_zeros / generic.n_weights;
     double p0 = fmin(fmax(round(zeros * 1000) / 1000, 0.34), 0.99);
-    QMI_TRY(qmi_dict_build(&job->dictionary, p0, job->err));
-    job->recipe.quant.codebook = job->dictionary;
+    const qmi_format *format = qmi_format_find(job->recipe.quantiser->format);
+    QMI_TRY(format->make_codebook(&job->codebook, p0, job->err));
+    job->recipe.quant.codebook = job->codebook;
     QMI_TRY(sample_experts(job, &fitted));
-    if (fitted.n_codewords < generic.n_codewords) {
-        job->recipe.p0 = p0;
+    if (fitted.n_codewords < generic.n_codewords)
         return QMOE_OK;
-    }
     qmi_message(&job->context->hooks,
         "keeping the paper's dictionary: it codes this model's experts "
         "better than one for p0 = %.3f",
@@ -447,7 +444,7 @@ static void clean_up(qmi_job *job)
     qmi_manifest_destroy(job->manifest);
     cJSON_Delete(job->provenance);
     qmi_calibration_free(&job->calibration);
-    qmi_free(job->dictionary);
+    qmi_free(job->codebook);
     qmi_free(job->choices);
     qmoe_model_close(job->model);
 }

@@ -242,9 +242,7 @@ static qmoe_status replay(block_run *r, int64_t n_kept)
         for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++) {
             status = qmi_stack_writer_read(
                 r->writers[kind], &stacks[kind], e, n, job->err);
-            stacks[kind].codebook = r->recipes[kind].quant.codebook;
-            stacks[kind].rotation = r->recipes[kind].quant.rotation;
-            stacks[kind].rotation_seed = r->recipes[kind].quant.rotation_seed;
+            qmi_stack_recipe_set(&stacks[kind], &r->recipes[kind]);
         }
         if (status == QMOE_OK)
             status = qmi_expert_pass_replay(

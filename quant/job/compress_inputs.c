@@ -159,6 +159,14 @@ static qmoe_status add_weights(list *l, qmi_job *job)
 
 /* ---- the options ---- */
 
+static bool add_parameter(void *to, const char *key, double value)
+{
+    char name[64];
+    snprintf(name, sizeof name, "parameter %s of the format", key);
+    add_number(to, name, value);
+    return true;
+}
+
 static void add_recipe(list *l, const qmi_job *job)
 {
     const qmi_recipe *r = &job->recipe;
@@ -166,8 +174,10 @@ static void add_recipe(list *l, const qmi_job *job)
     add_text(l, "format", r->quantiser->format);
     add_number(l, "damping", r->quant.damping);
     add_text(l, "levels", r->quant.fit_levels ? "fit" : "minmax");
-    /* The dictionary is built from this number alone. */
-    add_number(l, "zero probability of the dictionary", r->p0);
+    /* A dictionary is built from what its format records. */
+    qmi_weight stack = {0};
+    qmi_stack_recipe_set(&stack, &(qmi_stack_recipe){r->quantiser, r->quant});
+    qmi_weight_record(&stack, add_parameter, l);
     add_number(l, "rotation", job->rotation);
     add_number(l, "rotation seed", r->quant.rotation_seed);
     add_number(l, "passes", r->quant.passes);

@@ -34,7 +34,7 @@ typedef struct qmi_job {
     /* With a bit budget: one entry per stack, sparse block after sparse
      * block, wi then wo; NULL without. */
     qmi_bits_choice *choices;
-    qmi_dict *dictionary; /* owned; NULL: the generic one */
+    void *codebook; /* owned: fitted to the model; NULL: the format's own */
     qmi_calibration calibration;
     bool calibrated;   /* calibration is loaded */
     double begin_busy; /* qmi_thread_seconds() */

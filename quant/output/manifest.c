@@ -99,12 +99,6 @@ static bool add_source(cJSON *q, const qmi_manifest_source *source)
                NULL;
 }
 
-/* The one format with a parameter that belongs to the whole model. */
-static bool is_dictionary(const qmi_quantiser *quantiser)
-{
-    return strcmp(quantiser->format, "ternary-dict") == 0;
-}
-
 /* The members themselves stay with their owner: a node of cJSON has one
  * parent. */
 static bool add_copies(cJSON *to, const cJSON *members)
@@ -230,17 +224,9 @@ qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
     return QMOE_OK;
 }
 
-/* Parameters a decoder needs, beside format and shape. */
-static bool add_parameters(cJSON *entry, const qmi_stack_recipe *r, double p0)
+static bool put_number(void *entry, const char *key, double value)
 {
-    if (is_dictionary(r->quantiser))
-        return cJSON_AddNumberToObject(entry, "p0", p0) != NULL;
-    if (r->quant.rotation == 0)
-        return true;
-    return cJSON_AddNumberToObject(entry, "rotation", r->quant.rotation) !=
-               NULL &&
-           cJSON_AddNumberToObject(
-               entry, "rotation_seed", r->quant.rotation_seed) != NULL;
+    return cJSON_AddNumberToObject(entry, key, value) != NULL;
 }
 
 qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
@@ -257,8 +243,11 @@ qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
         cJSON_Delete(numbers);
         return no_memory(err);
     }
-    return add_parameters(entry, recipe, manifest->recipe.p0) ? QMOE_OK
-                                                              : no_memory(err);
+    /* Parameters a decoder needs, beside format and shape. */
+    qmi_weight compressed = {0};
+    qmi_stack_recipe_set(&compressed, recipe);
+    return qmi_weight_record(&compressed, put_number, entry) ? QMOE_OK
+                                                             : no_memory(err);
 }
 
 static qmoe_status write_index(

@@ -16,7 +16,6 @@ typedef struct qmi_recipe {
     const char *method;             /* NULL: the quantiser's */
     qmi_quant_options quant;        /* without what differs between stacks */
     double bits;   /* the formats were chosen to keep to this; 0 = not */
-    double p0;     /* ternary-dict: zero probability of the dictionary */
     uint64_t seed; /* of the calibration */
 } qmi_recipe;
 

@@ -41,6 +41,14 @@ const qmi_quantiser *qmi_quantiser_find(const char *method, const char *format)
     return NULL;
 }
 
+void qmi_stack_recipe_set(qmi_weight *stack, const qmi_stack_recipe *recipe)
+{
+    stack->format = qmi_format_find(recipe->quantiser->format);
+    stack->codebook = recipe->quant.codebook;
+    stack->rotation = recipe->quant.rotation;
+    stack->rotation_seed = recipe->quant.rotation_seed;
+}
+
 void qmi_encoded_free(qmi_encoded *encoded)
 {
     for (int i = 0; i < QMI_MAX_PARTS; i++)

@@ -50,10 +50,10 @@ typedef struct qmi_quant_result {
 } qmi_quant_result;
 
 typedef struct qmi_quant_options {
-    double damping;       /* of the mean diagonal; 0 = the default 0.1 */
-    bool fit_levels;      /* ternary: levels fitted instead of min / max */
-    const void *codebook; /* ternary-dict: const qmi_dict *, NULL = generic */
-    int32_t rotation;     /* pvq: Hadamard block, 0 = none */
+    double damping;   /* of the mean diagonal; 0 = the default 0.1 */
+    bool fit_levels;  /* ternary: levels fitted instead of min / max */
+    void *codebook;   /* as qmi_weight.codebook */
+    int32_t rotation; /* pvq: Hadamard block, 0 = none */
     uint32_t rotation_seed;
     int passes; /* pvq, fit_levels: coordinate-descent passes */
     /* Weights are added as they get their codes, for a progress line: of
@@ -90,6 +90,9 @@ typedef struct qmi_quantiser {
         const qmi_hessian *hessian, const qmi_quant_options *options,
         qmi_error *err);
 } qmi_quantiser;
+
+/* Sets format and parameters of a stack that is made so. */
+void qmi_stack_recipe_set(qmi_weight *stack, const qmi_stack_recipe *recipe);
 
 /* NULL when there is no such pair. */
 const qmi_quantiser *qmi_quantiser_find(const char *method, const char *format);
