@@ -8,8 +8,10 @@
 #include "alloc.h"
 #include "available_memory.h"
 #include "cancel.h"
-#include "pvq.h"
 #include "rotation.h"
+
+/* Per weight, of random codes in a format of variable size. */
+static const double most_bits = 9.0 / 8;
 
 /* The system promises memory that it does not have and ends the program when
  * it is used; so what a first matrix takes is added up before. */
@@ -21,11 +23,9 @@ static qmoe_status check_memory(const qmoe_model *model,
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
         const int64_t n_mats = copies == BENCH_ALIASED ? 1 : w->n_mats;
-        const uint64_t n =
-            (uint64_t)n_mats * (uint64_t)w->n_rows * (uint64_t)w->n_cols;
-        /* At most 9/8 bits for all formats but q2 and its levels. */
         if (w->role == QMOE_ROLE_EXPERTS)
-            n_bytes += strcmp(format->name, "q2") == 0 ? n / 3 : n / 6;
+            n_bytes +=
+                qmi_stack_size(format, n_mats, w->n_rows, w->n_cols, most_bits);
         else
             n_bytes += w->parts[0].n_bytes;
     }
@@ -47,7 +47,7 @@ static qmoe_status make_stack(bench_made_up *m, size_t index,
         s, format, w->n_rows, w->n_cols, w->n_mats, copies, err));
     s->weight.name = w->name;
     s->weight.role = QMOE_ROLE_EXPERTS;
-    s->weight.rotation = qmi_pvq_width(format) != 0 ? QMI_ROTATION_DEFAULT : 0;
+    s->weight.rotation = format->rotates ? QMI_ROTATION_DEFAULT : 0;
     *w = s->weight;
     return QMOE_OK;
 }

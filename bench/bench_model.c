@@ -323,7 +323,7 @@ static qmoe_status make_models(bench *b, qmoe_model *given)
             return qmi_fail(
                 b->err, QMOE_E_INVALID, "a synthetic model has no original");
         QMI_TRY(bench_made_up_make(&b->made_up, given,
-            o->format != NULL ? o->format : "pvq",
+            o->format != NULL ? o->format : qmi_formats[0]->name,
             b->place.info.is_gpu ? BENCH_ALIASED : BENCH_IN_MEMORY, b->err));
         b->compressed = &b->made_up.model;
     } else if (o->format != NULL && strcmp(o->format, given->expert_format)) {

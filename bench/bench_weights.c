@@ -176,18 +176,25 @@ cleanup:
     return status;
 }
 
+/* By format id: how random codes of a format are made. */
+typedef qmoe_status make_fn(
+    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err);
+static make_fn *const makers[QMI_N_FORMATS] = {
+    [QMI_FORMAT_PVQ] = make_pvq,
+    [QMI_FORMAT_PVQ8] = make_pvq,
+    [QMI_FORMAT_TERNARY_DICT] = make_ternary_dict,
+    [QMI_FORMAT_Q2] = make_q2,
+    [QMI_FORMAT_BF16] = make_dense,
+    [QMI_FORMAT_F16] = make_dense,
+    [QMI_FORMAT_F32] = make_dense,
+};
+
 static qmoe_status make(
     bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
 {
     const qmi_format *format = s->weight.format;
-    if (format->dense)
-        return make_dense(s, n_bytes, random, err);
-    if (qmi_pvq_width(format) != 0)
-        return make_pvq(s, n_bytes, random, err);
-    if (format == &qmi_format_q2)
-        return make_q2(s, n_bytes, random, err);
-    if (format == &qmi_format_ternary_dict)
-        return make_ternary_dict(s, n_bytes, random, err);
+    if (format->id < QMI_N_FORMATS && makers[format->id] != NULL)
+        return makers[format->id](s, n_bytes, random, err);
     return qmi_fail(err, QMOE_E_UNSUPPORTED, "no matrices to time in format %s",
         format->name);
 }

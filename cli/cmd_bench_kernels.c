@@ -28,7 +28,7 @@ static const char help[] =
     "Options:\n"
     "  --shape RxC,...      rows x columns (default: the paper's six)\n"
     "  --batch N,...        tokens (default 1,8,32)\n"
-    "  --format F,...       pvq, pvq8, ternary-dict, q2, bf16, f32, f16\n"
+    "  --format F,...       {formats}, bf16, f32, f16\n"
     "                       (default: all but f16)\n"
     "  --variant V          only this implementation\n"
     "  --all-variants       every implementation, not only the preferred one,\n"
@@ -51,7 +51,7 @@ static const char help[] =
     "  -h, --help           print this text\n"
     "\n"
     "Examples:\n"
-    "  qmoe bench kernels --format pvq,bf16 --cache cold\n"
+    "  qmoe bench kernels --format {default},bf16 --cache cold\n"
     "  qmoe bench kernels --shape 768x3072 --threads 1,2 --json "
     ">kernels.json\n";
 

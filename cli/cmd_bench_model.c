@@ -27,7 +27,7 @@ static const char help[] =
     "instead\n"
     "                       of decoded experts\n"
     "  --format F           format of a synthetic model's experts (default "
-    "pvq)\n"
+    "{default})\n"
     "  --prompt-tokens N    prompt tokens of each sequence (default 128)\n"
     "  --tokens N           decoded tokens of each sequence (default 64)\n"
     "  --sequences N        sequences in the batch (default 1)\n"

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "qmoe/quant.h"
+#include "formats.h"
 
 static const char help[] =
     "Usage: qmoe compress CHECKPOINT -o OUT [options]\n"
@@ -27,37 +27,32 @@ static const char help[] =
     "\n"
     "Options:\n"
     "  -o, --output OUT     the directory to write (required)\n"
-    "  --format FORMAT      format of the experts:\n"
-    "                         pvq           0.56 bits per weight and a scale\n"
-    "                                       per row (default)\n"
-    "                         pvq8          0.88 bits per weight\n"
-    "                         ternary-dict  the paper's: three values per\n"
-    "                                       row, codewords of a dictionary\n"
-    "                         q2            2 bits per weight\n"
-    "  --bits B             choose pvq or pvq8 for each stack (the matrices "
-    "of\n"
-    "                       one kind of all experts of a block), so that the\n"
-    "                       experts take at most B bits per weight, every "
-    "byte\n"
-    "                       counted, with the least measured output error\n"
+    "  --format FORMAT      format of the experts (default {default}):\n"
+    "{summaries}\n"
+    "  --bits B             choose between {budget} for each stack (the\n"
+    "                       matrices of one kind of all experts of a block),\n"
+    "                       so that the experts take at most B bits per\n"
+    "                       weight, every byte counted, with the least\n"
+    "                       measured output error\n"
     "  --method METHOD      gptq: calibrated on the inputs of each expert\n"
     "                       (default with --calib); rtn: round to nearest, "
     "with\n"
     "                       --calib only to measure the error of the outputs\n"
-    "  --levels RULE        ternary-dict: minmax (default, the paper's: "
+    "  --levels RULE        {levels}: minmax (default, the paper's: "
     "minimum\n"
     "                       and maximum of the row) or fit (smaller error)\n"
-    "  --dict WHICH         ternary-dict: paper (default) or fit, a "
+    "  --dict WHICH         {dictionary}: paper (default) or fit, a "
     "dictionary\n"
     "                       made for this model's share of zeros\n"
     "  --damping F          added to the diagonal of the second moments, in\n"
     "                       units of its mean (default 0.1)\n"
-    "  --rotation N         pvq, pvq8: columns per Hadamard block: a power of\n"
+    "  --rotation N         {rotating}: columns per Hadamard block: a power "
+    "of\n"
     "                       two up to 1024; 0: no rotation; auto (default): "
     "the\n"
     "                       largest up to 64 that divides the matrix's width\n"
     "  --passes N           rounds of descent after the sweep (default 16 for\n"
-    "                       pvq and pvq8, 4 for --levels fit); more rounds "
+    "                       {passes}, 4 for --levels fit); more rounds "
     "take\n"
     "                       longer and lower the error a little\n"
     "\n"
@@ -176,6 +171,15 @@ static void print_json(const request *q, const qmoe_compress_report *r)
     cli_json_print(json);
 }
 
+static void print_budget(const request *q, const qmoe_compress_report *r)
+{
+    printf("  formats      ");
+    cli_print_help("{budget}");
+    printf(", at most %.4f bits per expert weight (possible: %.4f to %.4f)\n",
+        q->options.bits, ceil(1e4 * r->least_bits) / 1e4,
+        floor(1e4 * r->most_bits) / 1e4);
+}
+
 static void print_plan(const request *q, const qmoe_compress_report *r)
 {
     cli_print_name(stdout, q->source);
@@ -186,11 +190,7 @@ static void print_plan(const request *q, const qmoe_compress_report *r)
            " tokens\n",
         r->n_samples, r->n_encoder_tokens, r->n_decoder_tokens);
     if (r->most_bits != 0)
-        printf(
-            "  formats      pvq and pvq8, at most %.4f bits per expert weight "
-            "(possible: %.4f to %.4f)\n",
-            q->options.bits, ceil(1e4 * r->least_bits) / 1e4,
-            floor(1e4 * r->most_bits) / 1e4);
+        print_budget(q, r);
     printf("  size         %s -> about %s\n",
         cli_human_bytes(r->source_bytes).text,
         cli_human_bytes(r->planned_output_bytes).text);
@@ -294,23 +294,24 @@ static cli_exit read_rotation(int *out, const char *word)
 static cli_exit refuse_idle(const request *q)
 {
     const qmoe_compress_options *o = &q->options;
-    const char *format = o->format != NULL ? o->format : "pvq";
+    qmoe_format_info format;
     const bool rounds = o->method != NULL && strcmp(o->method, "rtn") == 0;
-    const bool is_pvq = strncmp(format, "pvq", 3) == 0;
-    const bool is_ternary = strcmp(format, "ternary-dict") == 0;
     char not_for[96];
-    snprintf(not_for, sizeof not_for, "it is not for %.64s", format);
+    if (!cli_find_format(&format, o->format))
+        return CLI_OK; /* the library says so */
+    snprintf(not_for, sizeof not_for, "it is not for %.64s", format.name);
     const cli_idle rules[] = {
         {rounds && o->n_calibration == 0,
             "samples seed work-dir backend device device-memory",
             "--method rtn without --calib uses no text"},
         {rounds, "damping passes", "--method rtn rounds to nearest"},
-        {!is_pvq && !(is_ternary && o->fit_levels), "passes",
-            "only pvq, pvq8, and ternary-dict with --levels fit, have rounds "
-            "of "
-            "descent"},
-        {!is_pvq, "rotation", not_for},
-        {!is_ternary, "levels dict", not_for},
+        {!cli_format_makes_passes(&format, o->fit_levels), "passes",
+            format.passes_fit_levels ? "only with --levels fit does the format "
+                                       "have rounds of descent"
+                                     : "the format has no rounds of descent"},
+        {!format.rotates, "rotation", not_for},
+        {!format.has_levels, "levels", not_for},
+        {!format.has_dictionary, "dict", not_for},
         {o->dry_run, "resume force", "--dry-run writes nothing"},
         {o->n_calibration != 0, "no-tokenizer", "--calib needs a tokenizer"},
     };

@@ -15,7 +15,7 @@ static const char help[] =
     "plain Hugging Face checkpoint of any compressed model: safetensors\n"
     "shards, index, config.json without quantization_config, tokenizer files.\n"
     "--layout qmoe writes the files of the QMoE authors' tools (noexp.pt,\n"
-    "sizes.pt, exp00.pt, ...) of a model in ternary-dict with the paper's\n"
+    "sizes.pt, exp00.pt, ...) of a model in {dictionary} with the paper's\n"
     "dictionary.  Weights are streamed, so memory does not grow with the\n"
     "model.  OUT appears complete or not at all.\n"
     "\n"

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats.h"
+
 static const char help[] =
     "Usage: qmoe inspect MODEL [options]\n"
     "\n"
@@ -138,6 +140,7 @@ static cli_exit take_stats(
     qmoe_progress progress = {.stage = "decode"};
     progress.total = bytes_to_decode(in, all, none);
     for (size_t i = 0; i < in->n_rows; i++) {
+        qmoe_format_info format;
         row *r = &in->rows[i];
         if (!wants_stats(in, r, all, none))
             continue;
@@ -150,7 +153,8 @@ static cli_exit take_stats(
         r->has_stats = true;
         r->has_entropy = in->info.compressed &&
                          r->info.role == QMOE_ROLE_EXPERTS &&
-                         strcmp(r->info.format, "ternary-dict") == 0;
+                         cli_find_format(&format, r->info.format) &&
+                         format.has_levels;
         progress.done += r->info.n_bytes;
     }
     return CLI_OK;

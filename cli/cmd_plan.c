@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats.h"
 #include "qmoe/plan.h"
 
 static const char help[] =
@@ -18,15 +19,16 @@ static const char help[] =
     "holds one (checkpoint, compressed model, published _qmoe directory), or\n"
     "synth:NAME for a published Switch Transformer (base-8 to base-256,\n"
     "large-128, c-2048).  Without --format all formats are listed, and the\n"
-    "rest is computed for the model's own format, or pvq.  A config.json\n"
+    "rest is computed for the model's own format, or {default}.  A "
+    "config.json\n"
     "without weights is compared with the published models.\n"
     "\n"
     "Options:\n"
-    "  --format FORMAT      pvq, pvq8, ternary-dict, q2, or bf16, f16, f32\n"
+    "  --format FORMAT      {formats}, or bf16, f16, f32\n"
     "  --bits B             bits per expert weight, every byte counted: a "
     "mixture\n"
-    "                       of pvq and pvq8, as for compress; with --format\n"
-    "                       ternary-dict, whose size depends on the weights,\n"
+    "                       of {budget}, as for compress; with --format\n"
+    "                       {variable}, whose size depends on the weights,\n"
     "                       the rate to assume (default: that of 88.5 % "
     "zeros);\n"
     "                       other formats have a fixed size\n"
@@ -61,8 +63,8 @@ static const char help[] =
     "  qmoe plan synth:c-2048 --device 4x48G --gpu-rate 700G\n"
     "  qmoe plan models/switch-mini --backend cuda --device 0\n"
     "  qmoe plan synth:base-128 --bits 0.7\n"
-    "  qmoe plan models/switch-mini/config.json --format pvq --json\n"
-    "  qmoe plan synth:c-2048 --format pvq --memory 32G --disk-rate 3G\n";
+    "  qmoe plan models/switch-mini/config.json --format {default} --json\n"
+    "  qmoe plan synth:c-2048 --format {default} --memory 32G --disk-rate 3G\n";
 
 enum { MAX_GPUS = 1024 };
 
@@ -78,10 +80,21 @@ typedef struct request {
     qmoe_plan_options options;
 } request;
 
-/* The formats that are listed when none is chosen. */
-static const char *const formats[] = {
-    "pvq", "pvq8", "ternary-dict", "q2", "bf16"};
-enum { N_FORMATS = sizeof formats / sizeof *formats };
+/* More than there are formats. */
+enum { MAX_FORMATS = 32 };
+
+/* The formats that are listed when none is chosen: those of compression, and
+ * what most checkpoints have.  NULL past the end. */
+static const char *listed_format(size_t index)
+{
+    qmoe_format_info f;
+    size_t n = 0;
+    if (qmoe_format_describe(&f, index))
+        return f.name;
+    while (qmoe_format_describe(&f, n))
+        n++;
+    return index == n ? "bf16" : NULL;
+}
 
 static double per(double a, double b)
 {
@@ -458,12 +471,14 @@ static cli_exit refuse_idle_places(const request *q)
 /* Known when the model is. */
 static cli_exit refuse_idle_compression(const qmoe_plan_report *r)
 {
-    const char *format = r->model.format;
+    qmoe_format_info format;
+    const bool mixed = strcmp(r->model.format, "mixed") == 0;
+    cli_find_format(&format, r->model.format);
     const cli_idle rules[] = {
         {r->compress_seconds <= 0, "rate samples passes",
             "there is nothing to compress"},
-        {strncmp(format, "pvq", 3) != 0 && strcmp(format, "mixed") != 0,
-            "passes", "only pvq and pvq8 have rounds of descent"},
+        {!mixed && !cli_format_makes_passes(&format, false), "passes",
+            "the format has no rounds of descent"},
     };
     return cli_refuse_idle(&cli_verb_plan, rules, sizeof rules / sizeof *rules);
 }
@@ -473,7 +488,7 @@ static cli_exit refuse_idle_compression(const qmoe_plan_report *r)
 static cli_exit plan(request *q)
 {
     cli_session s;
-    qmoe_plan_report report, others[N_FORMATS];
+    qmoe_plan_report report, others[MAX_FORMATS];
     qmoe_status status = QMOE_OK;
     size_t n_others = 0;
     cli_exit code = cli_open_context(&s, q->n_threads);
@@ -492,9 +507,11 @@ static cli_exit plan(request *q)
         o.weight_rate = 1;  /* not to measure again */
         s.is_silent = true; /* the same messages again */
         for (; status == QMOE_OK && q->options.format == NULL && q->bits == 0 &&
-               n_others < N_FORMATS;
+               n_others < MAX_FORMATS;
              n_others++) {
-            o.format = formats[n_others];
+            o.format = listed_format(n_others);
+            if (o.format == NULL)
+                break;
             status = qmoe_plan(s.context, &others[n_others], q->source, &o);
         }
         if (status != QMOE_OK)

@@ -2,6 +2,7 @@
  * Arguments of a verb, read by a table.  Numbers are taken strictly: all of
  * the text, within the range the option's table line gives. */
 #include "cli.h"
+#include "formats.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -281,7 +282,7 @@ static const cli_option *find(
 
 static cli_exit show_help(const cli_verb *verb)
 {
-    fputs(verb->help, stdout);
+    cli_print_help(verb->help);
     fputs("\nExit codes: 0 success, 130 interrupted, others are errors: see "
           "'qmoe --help'.\n",
         stdout);

@@ -25,11 +25,11 @@ static qmoe_status check_stacks(const qmi_export *e)
         const qmi_weight *w = &m->weights[i];
         if (w->role != QMOE_ROLE_EXPERTS)
             continue;
-        if (w->format != &qmi_format_ternary_dict || w->codebook != NULL)
+        if (w->format != qmi_published_format || w->codebook != NULL)
             return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
-                "'%s': the published layout holds ternary-dict with the "
+                "'%s': the published layout holds %s with the "
                 "paper's dictionary only, not %s%s",
-                w->name, w->format->name,
+                w->name, qmi_published_format->name, w->format->name,
                 w->codebook != NULL ? " with another dictionary" : "");
         QMI_TRY(qmi_published_check_shape(w, e->err));
     }

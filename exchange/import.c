@@ -276,12 +276,13 @@ static qmoe_status import_plain(qmi_importer *m)
 
 static qmoe_status choose_format(qmi_importer *m)
 {
-    const char *format =
-        m->options.format != NULL ? m->options.format : "ternary-dict";
+    char names[256];
+    const char *format = m->options.format != NULL ? m->options.format
+                                                   : qmi_published_format->name;
     m->recipe.quantiser = qmi_quantiser_find("rtn", format);
     if (m->recipe.quantiser == NULL)
-        return qmi_fail(m->err, QMOE_E_UNSUPPORTED,
-            "unknown format '%s' (ternary-dict, q2, pvq, pvq8)", format);
+        return qmi_fail(m->err, QMOE_E_UNSUPPORTED, "unknown format '%s' (%s)",
+            format, qmi_format_names(names, sizeof names, "rtn", NULL));
     /* For people who read config.json: recoding adds an error of its own. */
     m->recipe.method =
         qmi_import_is_recoded(m) ? "published, then rtn" : "published";
@@ -326,10 +327,10 @@ static qmoe_status start(qmi_importer *m, const char *output)
     const qmi_output_options options = {.overwrite = m->options.overwrite,
         .sources = sources,
         .n_sources = m->options.tokenizer != NULL ? 2 : 1};
-    /* Codes are ternary-dict in the source, whatever is written. */
+    /* That of the source, whatever is written. */
     const qmi_manifest_source source = {
         .config = m->config,
-        .expert_format = "ternary-dict",
+        .expert_format = qmi_published_format->name,
         .fingerprint = m->fingerprint,
         .n_bytes = m->report->source_bytes,
     };

@@ -10,7 +10,6 @@
 #include "expert_pass.h"
 #include "import_job.h"
 #include "published.h"
-#include "pvq.h"
 #include "rotation.h"
 #include "stack_writer.h"
 #include "ternary_dict.h"
@@ -34,7 +33,7 @@ static qmi_stack_recipe stack_recipe(const qmi_importer *m, const qmi_weight *w)
 {
     qmi_stack_recipe r = {
         .quantiser = m->recipe.quantiser, .quant = m->recipe.quant};
-    if (qmi_pvq_width(qmi_format_find(r.quantiser->format)) != 0)
+    if (r.quantiser->format->rotates)
         r.quant.rotation = qmi_rotation_for(w->n_cols);
     return r;
 }
@@ -66,7 +65,7 @@ static qmoe_status recode(
 
 bool qmi_import_is_recoded(const qmi_importer *m)
 {
-    return strcmp(m->recipe.quantiser->format, "ternary-dict") != 0;
+    return m->recipe.quantiser->format != qmi_published_format;
 }
 
 /* Found, checked, written, given back: memory holds one matrix. */
@@ -99,7 +98,7 @@ static qmoe_status finish_stack(qmi_importer *m, qmi_stack_writer *writer,
     const qmi_weight *stack, const char *file)
 {
     uint64_t hash = 0, n_bytes = 0;
-    const qmi_format *format = qmi_format_find(m->recipe.quantiser->format);
+    const qmi_format *format = m->recipe.quantiser->format;
     QMI_TRY(qmi_stack_writer_finish(writer, &hash, &n_bytes, m->err));
     m->report->output_bytes += n_bytes;
     m->report->expert_bytes += qmi_stack_writer_bytes(writer);
@@ -136,7 +135,7 @@ static qmoe_status import_stack(qmi_importer *m, const qmi_weight *stack)
     QMI_TRY(qmi_output_create(&m->output, &file, name, m->err));
     const qmi_stack_plan plan = {
         .name = stack->name,
-        .format = qmi_format_find(m->recipe.quantiser->format),
+        .format = m->recipe.quantiser->format,
         .n_mats = stack->n_mats,
         .n_rows = stack->n_rows,
         .n_cols = stack->n_cols,

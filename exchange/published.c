@@ -13,6 +13,8 @@
 #include "ternary_dict.h"
 #include "torch_file.h"
 
+const qmi_format *const qmi_published_format = &qmi_format_ternary_dict;
+
 /* By QMI_PUB_*; "weight" is the empty dummy. */
 const char *const qmi_published_suffix[QMI_PUB_PARTS] = {
     "w_comp", "row_off", "ter_minmax", "weight"};
@@ -132,7 +134,7 @@ qmoe_status qmi_published_check(qmi_weight *out, uint64_t offsets[2],
     offsets[0] = 0;
     offsets[1] = m->n_codes;
     *out = (qmi_weight){
-        .format = &qmi_format_ternary_dict,
+        .format = qmi_published_format,
         .name = m->name,
         .n_mats = 1,
         .n_rows = stack->n_rows,

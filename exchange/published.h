@@ -7,6 +7,9 @@
 
 #include "model.h"
 
+/* The format whose bytes the layout holds, with the generic dictionary. */
+extern const qmi_format *const qmi_published_format;
+
 /* The tensors of one matrix; their names end in qmi_published_suffix. */
 enum {
     QMI_PUB_CODES,  /* I16 [codewords], read as unsigned */

@@ -18,17 +18,16 @@
 #include "dictionary_rate.h"
 #include "machine.h"
 #include "plan_source.h"
-#include "pvq.h"
 #include "rotation.h"
 #include "synth.h"
-#include "ternary_dict.h"
 
 /* Left free for activations, caches, code: of each GPU and of the host.  Round
  * numbers. */
 static const uint64_t gpu_reserve = UINT64_C(512) << 20;
 static const uint64_t memory_reserve = UINT64_C(1) << 30;
 
-/* Share of zeros that a plan of ternary-dict assumes: the paper's. */
+/* Share of zeros that a plan of a format of variable size assumes: the
+ * paper's. */
 static const double zeros = 0.885;
 
 /* Tokens of a full-length calibration sample (docs/evaluation.md). */
@@ -42,7 +41,7 @@ typedef struct planner {
     const qmi_format *format;  /* of the experts to be */
     bool as_it_is;             /* the model's own sizes */
     bool generated;            /* the weights, when they are used */
-    bool budget;               /* pvq and pvq8, to keep to options.bits */
+    bool budget;               /* formats chosen to keep to options.bits */
     qmi_dictionary_rate *rate; /* of a format of variable size, else NULL */
     qmoe_plan_report *report;
     qmi_error *err;
@@ -98,29 +97,29 @@ static void count_token(planner *p)
         p->report->token_bytes += roles[i].token_bytes;
 }
 
-/* A bit budget outside what pvq and pvq8 take is refused as qmoe_compress
+/* A bit budget outside what its formats take is refused as qmoe_compress
  * does. */
 static qmoe_status check_budget(const planner *p)
 {
-    const qmi_format *formats[] = {&qmi_format_pvq, &qmi_format_pvq8};
-    uint64_t bytes[2] = {0};
+    uint64_t bytes[QMI_N_SIZES] = {0};
     double weights = 0;
     for (size_t i = 0; p->budget && i < p->model->n_weights; i++) {
         const qmi_weight *w = &p->model->weights[i];
         if (w->role != QMOE_ROLE_EXPERTS)
             continue;
         weights += weights_in(w);
-        for (int size = 0; size < 2; size++)
+        for (int size = 0; size < QMI_N_SIZES; size++)
             bytes[size] += qmi_stack_size(
-                formats[size], w->n_mats, w->n_rows, w->n_cols, 0);
+                qmi_budget_formats[size], w->n_mats, w->n_rows, w->n_cols, 0);
     }
     if (weights == 0)
         return QMOE_OK;
-    return qmi_check_bits(p->options.bits, bytes[0], bytes[1], weights, p->err);
+    return qmi_check_bits(
+        p->options.bits, bytes[QMI_SMALL], bytes[QMI_LARGE], weights, p->err);
 }
 
-/* A plan does not see the weights that ternary-dict's size depends on: the
- * expected length of random ternary rows stands for them. */
+/* A plan does not see the weights that a variable size depends on: the expected
+ * length of random ternary rows stands for them. */
 static qmoe_status find_rate(planner *p)
 {
     if (!p->format->variable || p->as_it_is || p->options.bits > 0)
@@ -278,7 +277,7 @@ static qmoe_status work_seconds(
     qmi_stack_recipe recipe = {
         .quantiser = quantiser, .quant.passes = p->report->passes};
     /* The rotation costs time, too. */
-    if (qmi_pvq_width(p->format) != 0)
+    if (p->format->rotates)
         recipe.quant.rotation = qmi_rotation_for(p->model->shape.d_model);
     qmoe_status status = qmi_blas_load(p->context->hooks.n_threads, &unknown);
     if (status == QMOE_OK)
@@ -333,33 +332,38 @@ static void plan_compression(planner *p)
 
 /* ---- the plan ---- */
 
+static bool is_variable(const qmi_format *format)
+{
+    return format->variable;
+}
+
 static qmoe_status choose_format(planner *p)
 {
+    char names[256];
     const qmoe_model *m = p->model;
     const char *name = p->options.format;
     bool compressed = m->quantization != NULL;
     p->as_it_is = compressed && p->options.bits == 0 &&
                   (name == NULL || strcmp(name, m->expert_format) == 0);
-    if (name == NULL && p->options.bits > 0)
-        name = "pvq";
     if (name == NULL)
-        name = compressed ? m->expert_format : "pvq";
+        name = compressed && p->options.bits == 0 ? m->expert_format
+                                                  : qmi_formats[0]->name;
     p->format = qmi_format_find(name);
     /* A mixed model names no format of the table. */
     if (p->format == NULL && p->as_it_is)
-        p->format = &qmi_format_ternary_dict; /* mixed: not used */
+        p->format = qmi_formats[0]; /* not used */
     if (p->format == NULL)
-        return qmi_fail(p->err, QMOE_E_UNSUPPORTED,
-            "unknown format '%s' (pvq, pvq8, ternary-dict, q2, bf16, f16, "
-            "f32)",
-            name);
+        return qmi_fail(p->err, QMOE_E_UNSUPPORTED, "unknown format '%s' (%s)",
+            name, qmi_format_names(names, sizeof names, NULL, NULL));
     if (p->options.bits > 0 && p->options.format == NULL)
         p->budget = true;
     else if (p->options.bits > 0 && !p->format->variable)
         return qmi_fail(p->err, QMOE_E_INVALID,
-            "format %s has a fixed size; a number of bits is for "
-            "ternary-dict, or without a format for pvq and pvq8 together",
-            name);
+            "format %s has a fixed size; a number of bits is for %s, or "
+            "without a format for %s and %s together",
+            name, qmi_format_names(names, sizeof names, NULL, is_variable),
+            qmi_budget_formats[QMI_SMALL]->name,
+            qmi_budget_formats[QMI_LARGE]->name);
     qmoe_model_describe(m, &p->report->model);
     snprintf(p->report->model.format, sizeof p->report->model.format, "%s",
         p->as_it_is ? m->expert_format

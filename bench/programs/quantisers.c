@@ -46,7 +46,7 @@ static double held_out_error(const bench_problem *p, const qmi_encoded *e,
         .n_cols = p->n_cols,
         .rotation = options->rotation,
         .rotation_seed = options->rotation_seed};
-    /* ternary-dict: one matrix, whose codewords begin at 0. */
+    /* Of a variable format: one matrix, whose codes begin at 0. */
     const uint64_t first[2] = {0, 0};
     for (int i = 0; i < e->format->n_parts; i++)
         stack.parts[i] = e->parts[i] != NULL
@@ -140,9 +140,9 @@ static void add(recipe_list *l, const char *format, double damping,
     int rotation, int passes)
 {
     char *label = l->labels[l->n];
-    bool pvq = strncmp(format, "pvq", 3) == 0;
+    const bool rotates = qmi_format_find(format)->rotates;
     int n = snprintf(label, sizeof l->labels[0], "%s", format);
-    if (pvq)
+    if (rotates)
         n += snprintf(label + n, sizeof l->labels[0] - (size_t)n,
             ", rotation %d, %d passes", rotation, passes);
     if (damping != 0.1)
@@ -150,7 +150,7 @@ static void add(recipe_list *l, const char *format, double damping,
             damping);
     l->list[l->n++] = (recipe){label, format,
         {.damping = damping,
-            .rotation = pvq ? rotation : 0,
+            .rotation = rotates ? rotation : 0,
             .rotation_seed = 1,
             .passes = passes}};
 }

@@ -4,17 +4,18 @@
 #ifndef QMI_FORMAT_IDS_H
 #define QMI_FORMAT_IDS_H
 
-/* X(NAME, object): its id is QMI_FORMAT_<NAME>, its entry of the table
+/* In the order in which formats are listed; the first is what experts are
+ * compressed to when nothing is said.  X(NAME, object): its id is QMI_FORMAT_<NAME>, its entry of the table
  * qmi_format_<object>.  Backends keep tables by id, so that a change of the
  * order is one of QMI_BACKEND_API (backend.h). */
 #define QMI_FORMAT_MAP(X)                                                      \
-    X(BF16, bf16)                                                              \
-    X(F16, f16)                                                                \
-    X(F32, f32)                                                                \
+    X(PVQ, pvq)                                                                \
+    X(PVQ8, pvq8)                                                              \
     X(TERNARY_DICT, ternary_dict)                                              \
     X(Q2, q2)                                                                  \
-    X(PVQ, pvq)                                                                \
-    X(PVQ8, pvq8)
+    X(BF16, bf16)                                                              \
+    X(F16, f16)                                                                \
+    X(F32, f32)
 
 typedef enum qmi_format_id {
 #define X(name, object) QMI_FORMAT_##name,

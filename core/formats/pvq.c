@@ -291,9 +291,11 @@ static void decode_rows(
     }
 }
 
-#define PVQ(name_id, text, shape_of_codes)                                     \
+#define PVQ(name_id, text, bits, shape_of_codes)                               \
     {                                                                          \
-        .id = name_id, .name = text, .rotates = true, .n_parts = 2,            \
+        .id = name_id, .name = text,                                           \
+        .summary = bits " per weight and a scale per row", .rotates = true,    \
+        .n_parts = 2,                                                          \
         .parts =                                                               \
             {                                                                  \
                 [QMI_PVQ_CODES] = {"codes", QMI_U8, shape_of_codes},           \
@@ -303,8 +305,10 @@ static void decode_rows(
         .check = check_scales, .decode = decode_rows,                          \
     }
 
-const qmi_format qmi_format_pvq = PVQ(QMI_FORMAT_PVQ, "pvq", shape_codes_16);
-const qmi_format qmi_format_pvq8 = PVQ(QMI_FORMAT_PVQ8, "pvq8", shape_codes_8);
+const qmi_format qmi_format_pvq =
+    PVQ(QMI_FORMAT_PVQ, "pvq", "0.56 bits", shape_codes_16);
+const qmi_format qmi_format_pvq8 =
+    PVQ(QMI_FORMAT_PVQ8, "pvq8", "0.88 bits", shape_codes_8);
 
 int qmi_pvq_width(const qmi_format *format)
 {

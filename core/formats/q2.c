@@ -93,6 +93,7 @@ static void decode(
 const qmi_format qmi_format_q2 = {
     .id = QMI_FORMAT_Q2,
     .name = "q2",
+    .summary = "2 bits per weight, four values per row",
     .n_parts = 2,
     .parts =
         {

@@ -349,6 +349,7 @@ static void decode_rows(
 const qmi_format qmi_format_ternary_dict = {
     .id = QMI_FORMAT_TERNARY_DICT,
     .name = "ternary-dict",
+    .summary = "three values per row, the paper's code",
     .ternary = true,
     .variable = true,
     .offsets_part = QMI_TD_EXPERT_OFFSETS,

@@ -84,9 +84,11 @@ typedef bool qmi_put_parameter(void *entry, const char *key, double value);
 struct qmi_format {
     qmi_format_id id; /* index of backends' tables; QMI_N_FORMATS: in none */
     const char *name; /* as in config.json and on the command line */
-    bool dense;       /* bf16, f16, f32: one element per weight */
-    qmi_dtype dtype;  /* of dense formats */
-    bool ternary;     /* rows hold at most three values {low, 0, high} */
+    /* A few words for help texts on what is stored; NULL for dense formats. */
+    const char *summary;
+    bool dense;      /* bf16, f16, f32: one element per weight */
+    qmi_dtype dtype; /* of dense formats */
+    bool ternary;    /* rows hold at most three values {low, 0, high} */
     /* Variable length: one part holds n_mats + 1 running counts of elements of
      * another, whose size they set. */
     bool variable;
@@ -96,7 +98,7 @@ struct qmi_format {
     /* Makes one for weights of which the share p0 is zero.  Release with
      * qmi_free.  NULL when !needs_dictionary. */
     qmoe_status (*make_codebook)(void **out, double p0, qmi_error *err);
-    int n_parts;           /* 1 for dense formats, whose part has no suffix */
+    int n_parts; /* 1 for dense formats, whose part has no suffix */
     qmi_part_spec parts[QMI_MAX_PARTS];
     /* Reads the parameters of a stack whose name and shape are set, before its
      * parts are; `release` frees what it kept, after failure too.  `record` adds

@@ -10,9 +10,25 @@
 extern "C" {
 #endif
 
+/* A format that experts can be compressed to, and which options it has. */
+typedef struct qmoe_format_info {
+    const char *name, *summary; /* static; a few words on what is stored */
+    bool rotates;               /* options.rotation */
+    bool has_levels;            /* options.fit_levels */
+    bool has_dictionary;        /* options.fit_dictionary */
+    bool in_budget;             /* options.bits chooses between these */
+    bool is_variable;           /* its size depends on the weights */
+    int passes;             /* options.passes by default; 0: it makes none */
+    bool passes_fit_levels; /* it makes passes with fit_levels only */
+} qmoe_format_info;
+
+/* Describes a format, the default one (NULL in the options) first; false past the
+ * end. */
+bool qmoe_format_describe(qmoe_format_info *out, size_t index);
+
 typedef struct qmoe_compress_options {
     size_t size;
-    const char *format; /* NULL = "pvq" */
+    const char *format; /* of qmoe_format_info; NULL = the first, "pvq" */
     /* "gptq" (data-dependent, needs calibration) or "rtn" (round to nearest);
      * NULL = "gptq" when calibration is given, else E_INVALID. */
     const char *method;

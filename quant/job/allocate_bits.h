@@ -6,7 +6,6 @@
 #include "expert_pass.h"
 
 /* The formats to choose from, the smaller first. */
-enum { QMI_SMALL, QMI_LARGE, QMI_N_SIZES };
 
 typedef struct qmi_bits_choice {
     int kind;                    /* QMI_WI or QMI_WO */

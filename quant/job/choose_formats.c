@@ -15,12 +15,10 @@
  * of the work where there are many. */
 enum { MOST_TRIALS = 64 };
 
-/* By QMI_SMALL and QMI_LARGE. */
-static const char *const formats[QMI_N_SIZES] = {"pvq", "pvq8"};
-
 const qmi_quantiser *qmi_job_candidate(const qmi_job *job, int size)
 {
-    return qmi_quantiser_find(job->recipe.quantiser->method, formats[size]);
+    return qmi_quantiser_find(
+        job->recipe.quantiser->method, qmi_budget_formats[size]->name);
 }
 
 int64_t qmi_n_trials(int64_t n_experts)
@@ -60,9 +58,11 @@ qmoe_status qmi_check_bits(double bits, uint64_t least, uint64_t most,
      * accepted. */
     return qmi_fail(err, QMOE_E_INVALID,
         "%g bits per expert weight are not possible: this model takes %.4f "
-        "(all pvq) to %.4f (all pvq8)",
+        "(all %s) to %.4f (all %s)",
         bits, ceil(1e4 * (8 * (double)least / expert_weights)) / 1e4,
-        floor(1e4 * (8 * (double)most / expert_weights)) / 1e4);
+        qmi_budget_formats[QMI_SMALL]->name,
+        floor(1e4 * (8 * (double)most / expert_weights)) / 1e4,
+        qmi_budget_formats[QMI_LARGE]->name);
 }
 
 /* Sizes follow from shapes alone, so a budget out of range is refused before
@@ -85,8 +85,7 @@ qmoe_status qmi_job_list_choices(qmi_job *job)
         c->kind = (int)(i % QMI_N_KINDS);
         const qmi_weight *w = b.stacks[c->kind];
         for (int size = 0; size < QMI_N_SIZES; size++) {
-            c->bytes[size] =
-                qmi_job_stack_bytes(qmi_format_find(formats[size]), w);
+            c->bytes[size] = qmi_job_stack_bytes(qmi_budget_formats[size], w);
             bytes[size] += c->bytes[size];
         }
     }

@@ -12,7 +12,6 @@
 
 #include "alloc.h"
 #include "clock.h"
-#include "pvq.h"
 #include "rotation.h"
 #include "span_corruption.h"
 
@@ -28,15 +27,16 @@ static const double default_damping = 0.1;
 static qmoe_status choose_quantiser(qmi_job *job)
 {
     const qmoe_compress_options *o = &job->options;
-    const char *format = o->format != NULL ? o->format : "pvq";
+    const char *format = o->format != NULL ? o->format : qmi_formats[0]->name;
     const char *method = o->method != NULL ? o->method : "gptq";
     job->recipe.quantiser = qmi_quantiser_find(method, format);
-    if (job->recipe.quantiser == NULL)
-        return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
-            "unknown method and format '%s', '%s' (methods: gptq, rtn; "
-            "formats: pvq, pvq8, ternary-dict, q2)",
-            method, format);
-    return QMOE_OK;
+    if (job->recipe.quantiser != NULL)
+        return QMOE_OK;
+    char names[256];
+    return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
+        "unknown method and format '%s', '%s' (methods: gptq, rtn; "
+        "formats: %s)",
+        method, format, qmi_format_names(names, sizeof names, "gptq", NULL));
 }
 
 /* Without a method in the options, "gptq" was our default and not the user's
@@ -54,27 +54,29 @@ static qmoe_status check_calibration(const qmi_job *job)
         "--method rtn rounds without it, at a larger loss");
 }
 
-/* The rotated formats. */
-static bool is_pvq(const qmi_quantiser *quantiser)
-{
-    return qmi_pvq_width(qmi_format_find(quantiser->format)) != 0;
-}
-
 /* Options that mean nothing to the format chosen are refused, rather than
  * left aside. */
 static qmoe_status check_for_format(const qmi_job *job)
 {
     const qmoe_compress_options *o = &job->options;
-    const qmi_quantiser *q = job->recipe.quantiser;
-    if ((o->fit_levels || o->fit_dictionary) &&
-        strcmp(q->format, "ternary-dict") != 0)
-        return qmi_fail(job->err, QMOE_E_INVALID,
-            "fitted %s are for format ternary-dict only, not for %s",
-            o->fit_levels ? "levels" : "dictionaries", q->format);
-    if (o->rotation > 0 && !is_pvq(q))
-        return qmi_fail(job->err, QMOE_E_INVALID,
-            "a rotation is for formats pvq and pvq8 only, not for %s",
-            q->format);
+    const qmi_format *format = job->recipe.quantiser->format;
+    char names[256];
+    const struct rule {
+        bool asked;
+        bool (*has)(const qmi_format *format);
+        const char *what;
+    } rules[] = {
+        {o->fit_levels, qmi_format_has_levels, "fitted levels are"},
+        {o->fit_dictionary, qmi_format_has_dictionary,
+            "a fitted dictionary is"},
+        {o->rotation > 0, qmi_format_rotates, "a rotation is"},
+    };
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].asked && !rules[i].has(format))
+            return qmi_fail(job->err, QMOE_E_INVALID,
+                "%s for formats with it only (%s), not for %s", rules[i].what,
+                qmi_format_names(names, sizeof names, "gptq", rules[i].has),
+                format->name);
     return QMOE_OK;
 }
 
@@ -100,9 +102,10 @@ static qmoe_status check_bits(const qmi_job *job)
             job->err, QMOE_E_INVALID, "%g bits are not in 0..16", bits);
     if (bits > 0 && job->options.format != NULL)
         return qmi_fail(job->err, QMOE_E_INVALID,
-            "a number of bits chooses between pvq and pvq8 by itself; leave "
+            "a number of bits chooses between %s and %s by itself; leave "
             "the format '%s' out",
-            job->options.format);
+            qmi_budget_formats[QMI_SMALL]->name,
+            qmi_budget_formats[QMI_LARGE]->name, job->options.format);
     return QMOE_OK;
 }
 
@@ -165,7 +168,7 @@ qmi_stack_recipe qmi_job_recipe(
     const qmi_job *job, const qmi_quantiser *quantiser, const qmi_weight *stack)
 {
     qmi_stack_recipe r = {.quantiser = quantiser, .quant = job->recipe.quant};
-    if (is_pvq(quantiser))
+    if (quantiser->format->rotates)
         r.quant.rotation = job->rotation == QMI_ROTATION_AUTO
                                ? qmi_rotation_for(stack->n_cols)
                                : job->rotation;
@@ -218,8 +221,8 @@ typedef struct sample {
 static qmoe_status sample_expert(
     qmi_job *job, sample *s, const qmi_weight *w, int64_t expert)
 {
-    const qmi_quantiser *rtn = 
-        qmi_quantiser_find("rtn", job->recipe.quantiser->format);
+    const qmi_quantiser *rtn =
+        qmi_quantiser_find("rtn", job->recipe.quantiser->format->name);
     qmi_encoded encoded = {0};
     qmi_quant_result result;
     size_t n = (size_t)(w->n_rows * w->n_cols);
@@ -267,7 +270,7 @@ static qmoe_status choose_dictionary(qmi_job *job)
      * likeliest of the three levels. */
     double zeros = generic.n_zeros / generic.n_weights;
     double p0 = fmin(fmax(round(zeros * 1000) / 1000, 0.34), 0.99);
-    const qmi_format *format = qmi_format_find(job->recipe.quantiser->format);
+    const qmi_format *format = job->recipe.quantiser->format;
     QMI_TRY(format->make_codebook(&job->codebook, p0, job->err));
     job->recipe.quant.codebook = job->codebook;
     QMI_TRY(sample_experts(job, &fitted));

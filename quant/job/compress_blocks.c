@@ -101,7 +101,7 @@ static qmoe_status open_writer(block_run *r, int kind, bool existing)
     qmi_new_file file;
     const qmi_stack_plan plan = {
         .name = stack->name,
-        .format = qmi_format_find(r->recipes[kind].quantiser->format),
+        .format = r->recipes[kind].quantiser->format,
         .n_mats = stack->n_mats,
         .n_rows = stack->n_rows,
         .n_cols = stack->n_cols,
@@ -126,8 +126,7 @@ static qmoe_status finish_writer(block_run *r, int kind)
 {
     qmi_job *job = r->job;
     const qmi_weight *stack = r->block.stacks[kind];
-    const qmi_format *format =
-        qmi_format_find(r->recipes[kind].quantiser->format);
+    const qmi_format *format = r->recipes[kind].quantiser->format;
     uint64_t header_hash = 0, file_bytes = 0;
     QMI_TRY(qmi_stack_writer_finish(
         r->writers[kind], &header_hash, &file_bytes, job->err));

@@ -171,7 +171,7 @@ static void add_recipe(list *l, const qmi_job *job)
 {
     const qmi_recipe *r = &job->recipe;
     add_text(l, "method", r->quantiser->method);
-    add_text(l, "format", r->quantiser->format);
+    add_text(l, "format", r->quantiser->format->name);
     add_number(l, "damping", r->quant.damping);
     add_text(l, "levels", r->quant.fit_levels ? "fit" : "minmax");
     /* A dictionary is built from what its format records. */

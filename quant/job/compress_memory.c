@@ -57,7 +57,7 @@ static uint64_t group_bytes(const qmi_job *job, const qmi_sparse_block *block)
     const qmi_quantiser *q = job->recipe.bits > 0
                                  ? qmi_job_candidate(job, QMI_LARGE)
                                  : job->recipe.quantiser;
-    const qmi_format *format = qmi_format_find(q->format);
+    const qmi_format *format = q->format;
     uint64_t n = 0;
     for (int kind = 0; kind < QMI_N_KINDS; kind++) {
         const qmi_weight *w = block->stacks[kind];

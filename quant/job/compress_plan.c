@@ -41,7 +41,7 @@ void qmi_job_plan_sizes(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
     const qmoe_model *m = job->model;
-    const qmi_format *format = qmi_format_find(job->recipe.quantiser->format);
+    const qmi_format *format = job->recipe.quantiser->format;
     uint64_t source_experts = 0, target_experts = 0;
     for (size_t f = 0; f < qmi_checkpoint_file_count(m->checkpoint); f++)
         r->source_bytes +=

@@ -13,7 +13,6 @@
 #include "blas.h"
 #include "descriptor.h"
 #include "hash.h"
-#include "pvq.h"
 #include "span_corruption.h"
 
 /* ---- values ---- */
@@ -174,23 +173,23 @@ static bool put_options(const qmi_job *job, cJSON *to)
 {
     const qmi_recipe *r = &job->recipe;
     const bool gptq = r->quantiser->needs_hessian;
-    const bool pvq = qmi_pvq_width(qmi_format_find(r->quantiser->format)) != 0;
-    const bool ternary = strcmp(r->quantiser->format, "ternary-dict") == 0;
-    /* Rounds of descent exist for pulses and for fitted levels only. */
-    const bool passes = gptq && (pvq || r->quant.fit_levels);
+    const qmi_format *format = r->quantiser->format;
+    const bool passes =
+        gptq && qmi_quantiser_makes_passes(r->quantiser, r->quant.fit_levels);
     const bool automatic = job->rotation == QMI_ROTATION_AUTO;
     return put_number(to, "bits", r->bits > 0, r->bits) &&
            put_number(to, "damping", gptq, r->quant.damping) &&
            put_number(to, "passes", passes, r->quant.passes) &&
-           (pvq && automatic
+           (format->rotates && automatic
                    ? put_text(to, "rotation", "auto")
-                   : put_number(to, "rotation", pvq, job->rotation)) &&
+                   : put_number(
+                         to, "rotation", format->rotates, job->rotation)) &&
            put_text(to, "levels",
-               !ternary              ? NULL
+               !format->ternary      ? NULL
                : r->quant.fit_levels ? "fit"
                                      : "minmax") &&
            put_text(to, "dictionary",
-               !ternary                      ? NULL
+               !format->needs_dictionary     ? NULL
                : job->options.fit_dictionary ? "fit"
                                              : "paper");
 }

@@ -112,7 +112,7 @@ static matrix describe(const qmi_stack_recipe *recipe, const qmi_weight *w,
     const qmi_journal_expert *e, int kind)
 {
     const qmi_quant_result *q = &e->quality[kind];
-    const qmi_format *format = qmi_format_find(recipe->quantiser->format);
+    const qmi_format *format = recipe->quantiser->format;
     /* NaN decides here what put_number writes as null. */
     return (matrix){
         .input_error = q->on_inputs ? ratio(q->error, q->energy) : NAN,
@@ -246,7 +246,7 @@ static void put_measured(const qmi_job *job, qmi_text *t, int64_t number)
     for (int size = 0; size < QMI_N_SIZES; size++) {
         snprintf(key, sizeof key, "%s\"%s\"",
             size == 0 ? ", \"measured\": {" : ", ",
-            qmi_job_candidate(job, size)->format);
+            qmi_job_candidate(job, size)->format->name);
         put_number(t, key, c->error[size]);
     }
     qmi_text_string(t, "}");
@@ -261,11 +261,10 @@ static void put_stack(const qmi_job *job, qmi_text *t, int64_t block_number,
     const qmi_journal_expert *experts =
         qmi_journal_block(job->journal, block_number, &n);
     /* What is there without matrices. */
-    totals sum = {
-        .n_bytes = qmi_stack_size(
-            qmi_format_find(r.quantiser->format), 0, w->n_rows, w->n_cols, 0)};
+    totals sum = {.n_bytes = qmi_stack_size(
+                      r.quantiser->format, 0, w->n_rows, w->n_cols, 0)};
     put_string(t, "  {\"name\"", w->name);
-    put_string(t, ", \"format\"", r.quantiser->format);
+    put_string(t, ", \"format\"", r.quantiser->format->name);
     put_string(t, ", \"method\"", r.quantiser->method);
     put_count(t, ", \"rotation\"", r.quant.rotation);
     put_count(t, ", \"experts\"", w->n_mats);

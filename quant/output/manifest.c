@@ -130,7 +130,8 @@ static bool add_creator(cJSON *q)
 /* How the codes were found, for people; "tensors" is what decoding needs. */
 static bool add_recipe(cJSON *q, const qmi_recipe *r)
 {
-    return cJSON_AddStringToObject(q, "format", r->quantiser->format) != NULL &&
+    return cJSON_AddStringToObject(q, "format", r->quantiser->format->name) !=
+               NULL &&
            cJSON_AddStringToObject(q, "method",
                r->method != NULL ? r->method : r->quantiser->method) != NULL;
 }
@@ -237,8 +238,8 @@ qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
     cJSON *entry = cJSON_AddObjectToObject(manifest->tensors, stack->name);
     cJSON *numbers = cJSON_CreateDoubleArray(shape, 3);
     if (entry == NULL || numbers == NULL ||
-        cJSON_AddStringToObject(entry, "format", recipe->quantiser->format) ==
-            NULL ||
+        cJSON_AddStringToObject(
+            entry, "format", recipe->quantiser->format->name) == NULL ||
         !cJSON_AddItemToObject(entry, "shape", numbers)) {
         cJSON_Delete(numbers);
         return no_memory(err);

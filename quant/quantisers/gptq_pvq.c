@@ -226,7 +226,7 @@ enum { DEFAULT_PASSES = 16 };
     }                                                                          \
     extern const qmi_quantiser qmi_quantiser_##name;                           \
     const qmi_quantiser qmi_quantiser_##name = {.method = method_text,         \
-        .format = #format_text,                                                \
+        .format = &qmi_format_##format_text,                                   \
         .needs_hessian = moments,                                              \
         .default_passes = DEFAULT_PASSES,                                      \
         .work_bytes = bytes_##name,                                            \

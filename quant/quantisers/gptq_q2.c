@@ -273,12 +273,12 @@ static uint64_t work_bytes_rtn(int64_t n_rows, int64_t n_cols, bool moments,
 
 extern const qmi_quantiser qmi_quantiser_q2_rtn;
 const qmi_quantiser qmi_quantiser_q2_rtn = {.method = "rtn",
-    .format = "q2",
+    .format = &qmi_format_q2,
     .work_bytes = work_bytes_rtn,
     .run = run_rtn};
 extern const qmi_quantiser qmi_quantiser_q2_gptq;
 const qmi_quantiser qmi_quantiser_q2_gptq = {.method = "gptq",
-    .format = "q2",
+    .format = &qmi_format_q2,
     .needs_hessian = true,
     .work_bytes = work_bytes,
     .run = run_gptq};

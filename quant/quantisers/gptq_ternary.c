@@ -233,13 +233,14 @@ static uint64_t work_bytes_rtn(int64_t n_rows, int64_t n_cols, bool moments,
 
 extern const qmi_quantiser qmi_quantiser_ternary_rtn;
 const qmi_quantiser qmi_quantiser_ternary_rtn = {.method = "rtn",
-    .format = "ternary-dict",
+    .format = &qmi_format_ternary_dict,
     .work_bytes = work_bytes_rtn,
     .run = run_rtn};
 extern const qmi_quantiser qmi_quantiser_ternary_gptq;
 const qmi_quantiser qmi_quantiser_ternary_gptq = {.method = "gptq",
-    .format = "ternary-dict",
+    .format = &qmi_format_ternary_dict,
     .needs_hessian = true,
-    .default_passes = 4, /* of --levels fit */
+    .default_passes = 4,
+    .passes_fit_levels = true,
     .work_bytes = work_bytes,
     .run = run_gptq};

@@ -75,10 +75,12 @@ typedef struct qmi_stack_recipe {
 
 typedef struct qmi_quantiser {
     const char *method; /* "rtn", "gptq" */
-    const char *format;
+    const qmi_format *format;
     bool needs_hessian;
-    /* Descent passes for a caller without a wish (docs/quantisers.md). */
+    /* Descent passes for a caller without a wish (docs/quantisers.md); 0: it
+     * makes none. */
     int default_passes;
+    bool passes_fit_levels; /* there are passes with fit_levels only */
     /* Most bytes that `run` has allocated at once, its result among them, with
      * an expendable Hessian (`moments`) or none. */
     uint64_t (*work_bytes)(int64_t n_rows, int64_t n_cols, bool moments,
@@ -96,6 +98,19 @@ void qmi_stack_recipe_set(qmi_weight *stack, const qmi_stack_recipe *recipe);
 
 /* NULL when there is no such pair. */
 const qmi_quantiser *qmi_quantiser_find(const char *method, const char *format);
+/* Whether it makes descent passes with these options. */
+bool qmi_quantiser_makes_passes(
+    const qmi_quantiser *quantiser, bool fit_levels);
+/* What a bit budget chooses between for each stack, the smaller first. */
+enum { QMI_SMALL, QMI_LARGE, QMI_N_SIZES };
+extern const qmi_format *const qmi_budget_formats[QMI_N_SIZES];
+/* Writes names of formats, "a, b, c": those that quantisers of `method` make
+ * (NULL: all) and that have what `has` asks (NULL: nothing).  Returns text. */
+const char *qmi_format_names(char *text, size_t capacity, const char *method,
+    bool (*has)(const qmi_format *format));
+bool qmi_format_rotates(const qmi_format *format);
+bool qmi_format_has_levels(const qmi_format *format);
+bool qmi_format_has_dictionary(const qmi_format *format);
 const qmi_quantiser *qmi_quantiser_at(size_t index);
 
 /* ---- shared by quantisers (gptq_factor.c, gptq_frame.c) ---- */

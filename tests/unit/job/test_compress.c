@@ -194,7 +194,7 @@ static void test_threads_and_groups(void **state)
         if (!q->needs_hessian)
             continue; /* the others take the same way with less work */
         qmoe_compress_report a, b;
-        const qmoe_compress_options options = {.format = q->format,
+        const qmoe_compress_options options = {.format = q->format->name,
             .method = q->method,
             .overwrite = true,
             .passes = 1};
@@ -203,7 +203,8 @@ static void test_threads_and_groups(void **state)
         grouped.work_dir = directory;
         uint64_t one = must_compress("one", 1, options, &a);
         assert_true(one == must_compress("two", 2, grouped, &b));
-        printf("  %s %s: error %.4f\n", q->method, q->format, a.input_error);
+        printf(
+            "  %s %s: error %.4f\n", q->method, q->format->name, a.input_error);
         assert_true(a.input_error > 0 && a.input_error < 1);
         assert_true(a.n_experts == 32 && a.n_matrices == 64);
         assert_true(a.expert_bytes > 0 && a.output_bytes > a.expert_bytes);

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Weight formats as the tool shows them: found by name, and listed in help
+ * texts, where "{rotating}" and the like stand for names of the library's
+ * table. */
+#include "formats.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bool cli_find_format(qmoe_format_info *out, const char *name)
+{
+    for (size_t i = 0; qmoe_format_describe(out, i); i++)
+        if (name == NULL || strcmp(out->name, name) == 0)
+            return true;
+    *out = (qmoe_format_info){0};
+    return false;
+}
+
+bool cli_format_makes_passes(const qmoe_format_info *f, bool fit_levels)
+{
+    return f->passes != 0 && (fit_levels || !f->passes_fit_levels);
+}
+
+/* ---- lists ---- */
+
+static bool is_any(const qmoe_format_info *f)
+{
+    return f->name != NULL;
+}
+
+static bool rotates(const qmoe_format_info *f)
+{
+    return f->rotates;
+}
+
+static bool has_levels(const qmoe_format_info *f)
+{
+    return f->has_levels;
+}
+
+static bool has_dictionary(const qmoe_format_info *f)
+{
+    return f->has_dictionary;
+}
+
+static bool is_in_budget(const qmoe_format_info *f)
+{
+    return f->in_budget;
+}
+
+static bool is_variable(const qmoe_format_info *f)
+{
+    return f->is_variable;
+}
+
+static bool makes_passes(const qmoe_format_info *f)
+{
+    return cli_format_makes_passes(f, false);
+}
+
+typedef struct list {
+    const char *key;
+    bool (*has)(const qmoe_format_info *f);
+    const char *between;
+} list;
+
+static const list lists[] = {
+    {"{formats}", is_any, ", "},
+    {"{rotating}", rotates, ", "},
+    {"{levels}", has_levels, ", "},
+    {"{dictionary}", has_dictionary, ", "},
+    {"{budget}", is_in_budget, " and "},
+    {"{variable}", is_variable, ", "},
+    {"{passes}", makes_passes, ", "},
+};
+
+static void print_list(const list *l)
+{
+    qmoe_format_info f;
+    const char *between = "";
+    for (size_t i = 0; qmoe_format_describe(&f, i); i++)
+        if (l->has(&f)) {
+            printf("%s%s", between, f.name);
+            between = l->between;
+        }
+}
+
+/* A line for each format, aligned with the texts of options. */
+static void print_summaries(void)
+{
+    qmoe_format_info f;
+    for (size_t i = 0; qmoe_format_describe(&f, i); i++)
+        printf("%25s%-13s %s\n", "", f.name, f.summary);
+}
+
+static void print_default(void)
+{
+    qmoe_format_info f;
+    if (cli_find_format(&f, NULL))
+        printf("%s", f.name);
+}
+
+/* Prints what stands for the key that begins `text`; its length, or 0. */
+static size_t print_key(const char *text)
+{
+    static const char summaries[] = "{summaries}", chosen[] = "{default}";
+    if (strncmp(text, summaries, sizeof summaries - 1) == 0) {
+        print_summaries();
+        return sizeof summaries; /* and the end of its line */
+    }
+    if (strncmp(text, chosen, sizeof chosen - 1) == 0) {
+        print_default();
+        return sizeof chosen - 1;
+    }
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        const size_t n = strlen(lists[i].key);
+        if (strncmp(text, lists[i].key, n) != 0)
+            continue;
+        print_list(&lists[i]);
+        return n;
+    }
+    return 0;
+}
+
+void cli_print_help(const char *text)
+{
+    while (*text != '\0') {
+        const size_t n = *text == '{' ? print_key(text) : 0;
+        if (n == 0)
+            putchar(*text++);
+        text += n;
+    }
+}
