@@ -13,7 +13,8 @@
 typedef struct qcpu_tile {
     const qmi_weight *w;
     int64_t mat, row, n_rows;
-    const float *x;     /* f32 [n_tokens, n_cols], rotated if `w` is */
+    const float *x;     /* f32 [n_tokens, n_cols], rotated if `w` is, but for
+                           kernels that take it plain */
     const void *packed; /* the same, packed by the kernel */
     int64_t n_tokens;
 } qcpu_tile;
@@ -22,6 +23,7 @@ typedef struct qcpu_tile {
 typedef struct qcpu_matmul {
     unsigned needs; /* features */
     bool (*takes)(const qmi_weight *w);
+    bool takes_plain_x; /* never rotated: it decodes rows by their format */
     /* Before the products of an operation, with the number of threads that may
      * run tiles; NULL: nothing has to be there. */
     qmoe_status (*begin)(int n_threads, qmi_error *err);
@@ -68,7 +70,8 @@ typedef struct qcpu_matmul {
     X(q2_portable, "q2-portable")                                              \
     X(ternary_dict_portable, "ternary-dict-portable")                          \
     X(ternary_dict_plain, "ternary-dict-plain")                                \
-    X(blas, "blas")
+    X(blas, "blas")                                                            \
+    X(decoded, "decoded")
 
 #define X(symbol, text) extern const qcpu_matmul qcpu_matmul_##symbol;
 QCPU_KERNELS(X)

@@ -48,14 +48,16 @@ size_t qcpu_no_scratch(const qmi_weight *w, int64_t n_tokens)
     return 0;
 }
 
-static bool is_rotated(const qmi_weight *w)
+/* Whether x is to be rotated. */
+static bool is_rotated(const qcpu_matmul *kernel, const qmi_weight *w)
 {
-    return w->rotation != 0 && w->format->rotates;
+    return w->rotation != 0 && w->format->rotates && !kernel->takes_plain_x;
 }
 
-static size_t rotated_bytes(const qmi_weight *w, int64_t n_tokens)
+static size_t rotated_bytes(
+    const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens)
 {
-    if (!is_rotated(w))
+    if (!is_rotated(kernel, w))
         return 0;
     return qcpu_align((size_t)(n_tokens * w->n_cols) * sizeof(float));
 }
@@ -71,7 +73,7 @@ size_t qcpu_product_input_bytes(
     const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens)
 {
     n_tokens = at_a_time(n_tokens);
-    return rotated_bytes(w, n_tokens) +
+    return rotated_bytes(kernel, w, n_tokens) +
            qcpu_align(kernel->packed_bytes(w, n_tokens));
 }
 
@@ -141,8 +143,9 @@ static void run_tokens(const qcpu_product *p, qmi_team *team, void *input,
 {
     const qmi_weight *w = p->w;
     const float *x = p->x;
-    uint8_t *packed = (uint8_t *)input + rotated_bytes(w, p->n_tokens);
-    if (is_rotated(w)) {
+    uint8_t *packed =
+        (uint8_t *)input + rotated_bytes(p->kernel, w, p->n_tokens);
+    if (is_rotated(p->kernel, w)) {
         float *rotated = input;
         memcpy(rotated, x, (size_t)(p->n_tokens * w->n_cols) * sizeof *rotated);
         for (int64_t t = 0; t < p->n_tokens; t++)

@@ -5,12 +5,14 @@
 
 #include "quantiser.h"
 
-/* The index-th format that there is a quantiser for. */
+/* The best quantiser of the index-th format that there is one for. */
 static const qmi_quantiser *quantiser_at(size_t index)
 {
     for (size_t i = 0; qmi_formats[i] != NULL; i++) {
-        const qmi_quantiser *q =
-            qmi_quantiser_find("gptq", qmi_formats[i]->name);
+        const char *name = qmi_formats[i]->name;
+        const qmi_quantiser *q = qmi_quantiser_find("gptq", name);
+        if (q == NULL)
+            q = qmi_quantiser_find("rtn", name);
         if (q != NULL && index-- == 0)
             return q;
     }

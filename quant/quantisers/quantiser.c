@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of quantisers: which format each writes, and between which formats
- * a bit budget chooses. */
+ * How quantisers and the formats they write are found and named. */
 #include "quantiser.h"
 
 #include <stdio.h>
@@ -8,45 +7,22 @@
 
 #include "alloc.h"
 
-extern const qmi_quantiser qmi_quantiser_ternary_rtn;
-extern const qmi_quantiser qmi_quantiser_ternary_gptq;
-extern const qmi_quantiser qmi_quantiser_q2_rtn;
-extern const qmi_quantiser qmi_quantiser_q2_gptq;
-extern const qmi_quantiser qmi_quantiser_pvq_rtn;
-extern const qmi_quantiser qmi_quantiser_pvq_gptq;
-extern const qmi_quantiser qmi_quantiser_pvq8_rtn;
-extern const qmi_quantiser qmi_quantiser_pvq8_gptq;
-
-static const qmi_quantiser *const table[] = {
-    &qmi_quantiser_ternary_rtn,
-    &qmi_quantiser_ternary_gptq,
-    &qmi_quantiser_q2_rtn,
-    &qmi_quantiser_q2_gptq,
-    &qmi_quantiser_pvq_rtn,
-    &qmi_quantiser_pvq_gptq,
-    &qmi_quantiser_pvq8_rtn,
-    &qmi_quantiser_pvq8_gptq,
-};
-
 const qmi_quantiser *qmi_quantiser_at(size_t index)
 {
-    return index < sizeof table / sizeof *table ? table[index] : NULL;
+    for (size_t i = 0; qmi_quantisers[i] != NULL; i++)
+        if (i == index)
+            return qmi_quantisers[i];
+    return NULL;
 }
 
 const qmi_quantiser *qmi_quantiser_find(const char *method, const char *format)
 {
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (strcmp(table[i]->method, method) == 0 &&
-            strcmp(table[i]->format->name, format) == 0)
-            return table[i];
+    for (size_t i = 0; qmi_quantisers[i] != NULL; i++)
+        if (strcmp(qmi_quantisers[i]->method, method) == 0 &&
+            strcmp(qmi_quantisers[i]->format->name, format) == 0)
+            return qmi_quantisers[i];
     return NULL;
 }
-
-extern const qmi_format qmi_format_pvq, qmi_format_pvq8;
-const qmi_format *const qmi_budget_formats[QMI_N_SIZES] = {
-    [QMI_SMALL] = &qmi_format_pvq,
-    [QMI_LARGE] = &qmi_format_pvq8,
-};
 
 bool qmi_quantiser_makes_passes(const qmi_quantiser *quantiser, bool fit_levels)
 {

@@ -96,6 +96,8 @@ typedef struct qmi_quantiser {
 /* Sets format and parameters of a stack that is made so. */
 void qmi_stack_recipe_set(qmi_weight *stack, const qmi_stack_recipe *recipe);
 
+/* All of them, NULL at the end (quantiser_table.c). */
+extern const qmi_quantiser *const qmi_quantisers[];
 /* NULL when there is no such pair. */
 const qmi_quantiser *qmi_quantiser_find(const char *method, const char *format);
 /* Whether it makes descent passes with these options. */

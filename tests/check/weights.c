@@ -121,13 +121,13 @@ static void place_dense(gen_weight *w, const weight_request *q,
     w->host.mats = mats;
 }
 
-static void store_f32(gen_weight *w, const weight_request *q, rng *r)
+void store_f32(gen_weight *w, const weight_request *q, rng *r)
 {
     draw_dense(w->values, q, r, 1);
     place_dense(w, q, w->values, sizeof *w->values);
 }
 
-static void store_bf16(gen_weight *w, const weight_request *q, rng *r)
+void store_bf16(gen_weight *w, const weight_request *q, rng *r)
 {
     int64_t n = q->n_mats * matrix_size(w);
     uint16_t *bits = check_calloc((size_t)n, sizeof *bits);
@@ -168,7 +168,7 @@ static float half_value(uint16_t bits)
     return (float)(bits & 0x8000u ? -a : a);
 }
 
-static void store_f16(gen_weight *w, const weight_request *q, rng *r)
+void store_f16(gen_weight *w, const weight_request *q, rng *r)
 {
     int64_t n = q->n_mats * matrix_size(w);
     uint16_t *bits = check_calloc((size_t)n, sizeof *bits);
@@ -242,7 +242,7 @@ static void expand_row(
     }
 }
 
-static void store_ternary_dict(gen_weight *w, const weight_request *q, rng *r)
+void store_ternary_dict(gen_weight *w, const weight_request *q, rng *r)
 {
     const qmi_dict *dict = qmi_dict_generic();
     size_t n_rows = (size_t)(q->n_mats * q->n_rows);
@@ -296,7 +296,7 @@ static void store_ternary_dict(gen_weight *w, const weight_request *q, rng *r)
 }
 
 /* Row 0 seems to end far beyond all codewords. */
-static void corrupt_ternary_dict(gen_weight *w)
+void corrupt_ternary_dict(gen_weight *w)
 {
     const void *offsets = w->host.parts[QMI_TD_ROW_OFFSETS].data;
     uint32_t far = 0x7ffffff0;
@@ -305,30 +305,17 @@ static void corrupt_ternary_dict(gen_weight *w)
 
 /* ---- all formats ---- */
 
-static const weight_kind kinds[] = {
-    {"bf16", "bf16", true, 0, store_bf16, NULL},
-    {"f16", "f16", true, 0, store_f16, NULL},
-    {"f32", "f32", true, 0, store_f32, NULL},
-    {"ternary-dict", "ternary-dict", false, 0, store_ternary_dict,
-        corrupt_ternary_dict},
-    {"q2", "q2", false, 0, store_q2, corrupt_q2},
-    {"pvq", "pvq", false, 0, store_pvq, corrupt_pvq},
-    {"pvq8", "pvq8", false, 0, store_pvq8, corrupt_pvq},
-    {"pvq-rotated16", "pvq", false, 16, store_pvq, corrupt_pvq},
-    {"pvq-rotated32", "pvq", false, 32, store_pvq, corrupt_pvq},
-    {"pvq-rotated64", "pvq", false, 64, store_pvq, corrupt_pvq},
-    {"pvq8-rotated16", "pvq8", false, 16, store_pvq8, corrupt_pvq},
-    {"pvq8-rotated64", "pvq8", false, 64, store_pvq8, corrupt_pvq},
-};
-
 size_t weight_kind_count(void)
 {
-    return sizeof kinds / sizeof *kinds;
+    size_t n = 0;
+    while (weight_kinds[n].name != NULL)
+        n++;
+    return n;
 }
 
 const weight_kind *weight_kind_at(size_t index)
 {
-    return index < weight_kind_count() ? &kinds[index] : NULL;
+    return index < weight_kind_count() ? &weight_kinds[index] : NULL;
 }
 
 /* The generated values must come back from the stored bytes: the reference

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Generated weights: host storage of a format together with the values it
  * must decode to, which the generator knows without decoding.  Adding a format
- * is a line of the table in weights.c and a function that stores it. */
+ * is a line of weight_kinds.c and a function that stores it. */
 #ifndef QMOE_CHECK_WEIGHTS_H
 #define QMOE_CHECK_WEIGHTS_H
 
@@ -47,6 +47,8 @@ struct weight_kind {
     void (*corrupt)(gen_weight *w);
 };
 
+/* All of them, one without a name at the end (weight_kinds.c). */
+extern const weight_kind weight_kinds[];
 /* Table order; NULL past the end. */
 const weight_kind *weight_kind_at(size_t index);
 size_t weight_kind_count(void);
@@ -68,7 +70,12 @@ void weight_forget_checks(gen_weight *w);
  * (plus one byte before it when `odd`) owned by `w`. */
 void *weight_place(gen_weight *w, const void *bytes, size_t n_bytes, bool odd);
 
-/* Store functions of formats with a file of their own. */
+/* What the lines of weight_kinds.c name. */
+void store_bf16(gen_weight *w, const weight_request *request, rng *r);
+void store_f16(gen_weight *w, const weight_request *request, rng *r);
+void store_f32(gen_weight *w, const weight_request *request, rng *r);
+void store_ternary_dict(gen_weight *w, const weight_request *request, rng *r);
+void corrupt_ternary_dict(gen_weight *w);
 void store_pvq(gen_weight *w, const weight_request *request, rng *r);
 void store_pvq8(gen_weight *w, const weight_request *request, rng *r);
 void corrupt_pvq(gen_weight *w);
