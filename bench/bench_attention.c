@@ -355,7 +355,8 @@ qmoe_status qmoe_bench_attention(qmoe_context *context,
     fill_defaults(&b->options);
     qmoe_status status = check_options(b);
     if (status == QMOE_OK)
-        status = qmi_place_choose(&b->place, context, "cpu", 0, NULL, b->err);
+        status = qmi_place_choose(
+            &b->place, context, QMI_HOST_BACKEND, 0, NULL, b->err);
     if (status == QMOE_OK)
         status = run_all(b);
     qmi_free(b);

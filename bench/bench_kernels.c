@@ -384,7 +384,7 @@ static qmoe_status take_formats(bench *b)
 
 static void fill_defaults(qmoe_bench_kernels_options *o)
 {
-    o->backend = o->backend != NULL ? o->backend : "cpu";
+    o->backend = o->backend != NULL ? o->backend : QMI_HOST_BACKEND;
     if (o->n_shapes == 0) {
         o->shapes = paper_shapes;
         o->n_shapes = sizeof paper_shapes / sizeof *paper_shapes;
@@ -433,7 +433,7 @@ static qmoe_status prepare(bench *b)
         &b->chosen, b->context, o->backend, o->device, o->device_name, b->err));
     b->place.backend = b->chosen.backend;
     QMI_TRY(choose_cold_bytes(b));
-    const bool host = strcmp(b->place.backend->name, "cpu") == 0 ||
+    const bool host = strcmp(b->place.backend->name, QMI_HOST_BACKEND) == 0 ||
                       strcmp(b->place.backend->name, "reference") == 0;
     for (size_t i = 0; o->thread_time && i < o->n_threads; i++)
         if (o->threads[i] != 1 || !host)

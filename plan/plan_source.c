@@ -72,7 +72,7 @@ static qmoe_status open_directory(opener *p, const char *source)
     if (status == QMOE_OK && qmi_looks_published(source))
         qmi_message(&p->context->hooks,
             "%s: a published compressed model, planned from its config.json; "
-            "'qmoe import' converts it to ternary-dict or another format",
+            "'qmoe import' converts it",
             source);
     qmi_free(path);
     return status;

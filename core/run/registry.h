@@ -5,6 +5,9 @@
 
 #include "backend.h"
 
+/* The backend whose memory is the host's, which is always there. */
+#define QMI_HOST_BACKEND "cpu"
+
 typedef struct qmi_registry qmi_registry;
 
 /* Takes the `n_builtin` backends linked into the program and looks for modules

@@ -106,8 +106,8 @@ static qmoe_status check_experts(const qmi_expert_pass *p, qmi_error *err)
 static qmoe_status set_up(qmi_expert_pass *p, qmi_error *err)
 {
     QMI_TRY(check_experts(p, err));
-    QMI_TRY(qmi_registry_find(
-        qmi_context_of(p->model->hooks)->registry, &p->backend, "cpu", err));
+    QMI_TRY(qmi_registry_find(qmi_context_of(p->model->hooks)->registry,
+        &p->backend, QMI_HOST_BACKEND, err));
     p->workers = qmi_calloc(
         (size_t)p->options.n_workers, sizeof *p->workers, "workers", err);
     if (p->workers == NULL)

@@ -138,7 +138,7 @@ static qmoe_status fill_defaults(qmi_job *job)
     QMI_TRY(check_rotation(job));
     QMI_TRY(check_bits(job));
     if (o->backend == NULL)
-        o->backend = "cpu";
+        o->backend = QMI_HOST_BACKEND;
     QMI_TRY(qmi_place_find(
         &job->place, job->context, o->backend, o->device_name, job->err));
     QMI_TRY(qmi_place_check_bounds(

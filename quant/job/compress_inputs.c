@@ -188,7 +188,8 @@ qmoe_status qmi_job_kernels(const qmi_job *job, char *out, size_t capacity)
 {
     static const char key[] = "kernels: ";
     qmi_place cpu;
-    QMI_TRY(qmi_place_find(&cpu, job->context, "cpu", NULL, job->err));
+    QMI_TRY(
+        qmi_place_find(&cpu, job->context, QMI_HOST_BACKEND, NULL, job->err));
     /* "N processors, kernels: ...": how many does not matter. */
     const char *kernels = strstr(cpu.info.detail, key);
     snprintf(out, capacity, "%s",
@@ -207,7 +208,7 @@ static qmoe_status add_place(list *l, const qmi_job *job)
     add_text(l, "OpenBLAS", qmi_blas_core());
     add_text(l, "backend", info->backend);
     /* The CPU's name does not matter, its kernels do. */
-    if (strcmp(info->backend, "cpu") != 0)
+    if (strcmp(info->backend, QMI_HOST_BACKEND) != 0)
         add_text(l, "device", info->name);
     return QMOE_OK;
 }

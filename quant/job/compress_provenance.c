@@ -198,7 +198,7 @@ static bool put_options(const qmi_job *job, cJSON *to)
 static qmoe_status add_place(qmi_job *job, cJSON *to)
 {
     const qmoe_device_info *info = &job->place.info;
-    const bool is_cpu = strcmp(info->backend, "cpu") == 0;
+    const bool is_cpu = strcmp(info->backend, QMI_HOST_BACKEND) == 0;
     const char *blas = qmi_blas_core();
     char kernels[sizeof info->detail];
     if (!job->calibrated)

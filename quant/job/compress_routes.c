@@ -92,7 +92,8 @@ static qmoe_status sample_routes(
     qmi_forward forward;
     const qmi_calibration few = first_samples(&job->calibration);
     /* On the CPU, with states in memory: it is one chunk. */
-    const qmoe_session_options place = {.size = sizeof place, .backend = "cpu"};
+    const qmoe_session_options place = {
+        .size = sizeof place, .backend = QMI_HOST_BACKEND};
     QMI_TRY(
         qmi_forward_create(&forward, job->model, &few, NULL, &place, job->err));
     qmoe_status status = follow(r, &forward, sparse_block, job->err);

@@ -329,8 +329,8 @@ qmoe_status qmi_measure_work(qmi_work_rates *out, const qmoe_model *model,
     if (measured.quant.rotation > NARROW)
         measured.quant.rotation = NARROW; /* has to divide both widths */
     *out = (qmi_work_rates){0};
-    QMI_TRY(qmi_registry_find(
-        qmi_context_of(model->hooks)->registry, &b.backend, "cpu", err));
+    QMI_TRY(qmi_registry_find(qmi_context_of(model->hooks)->registry,
+        &b.backend, QMI_HOST_BACKEND, err));
     QMI_TRY(b.backend->device_open(&b.device, 0, &options, err));
     qmoe_status status = measure(out, &b, model, &measured);
     b.backend->device_close(b.device);
