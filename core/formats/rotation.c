@@ -6,15 +6,11 @@
 
 #include <assert.h>
 
-/* Xor-shifts and odd multipliers (the first 32 bits of the fractions of
- * sqrt(2) and sqrt(3)): every input bit reaches the top bit. */
+#include "rotation_hash.h"
+
 static uint32_t mix(uint32_t x)
 {
-    x ^= x >> 16;
-    x *= 0x6a09e667u;
-    x ^= x >> 15;
-    x *= 0xbb67ae85u;
-    x ^= x >> 16;
+    QMI_ROTATION_MIX(x);
     return x;
 }
 
@@ -23,10 +19,9 @@ static float sign_of(uint32_t mixed_seed, uint32_t column)
     return mix(mixed_seed ^ column) >> 31 != 0 ? -1.0f : 1.0f;
 }
 
-/* Seed 0 must not map column 0 to mix(0) = 0 for every later step. */
 static uint32_t mix_seed(uint32_t seed)
 {
-    return mix(seed + 0x9e3779b9u);
+    return mix(seed + QMI_ROTATION_SEED);
 }
 
 int32_t qmi_rotation_for(int64_t n_cols)

@@ -7,20 +7,17 @@
 #define QCUDA_ROTATION_CUH
 
 #include "device.cuh"
+#include "rotation_hash.h"
 
 DEVICE uint32_t rotation_mix(uint32_t x)
 {
-    x ^= x >> 16;
-    x *= 0x6a09e667u;
-    x ^= x >> 15;
-    x *= 0xbb67ae85u;
-    x ^= x >> 16;
+    QMI_ROTATION_MIX(x);
     return x;
 }
 
 DEVICE uint32_t rotation_mixed_seed(uint32_t seed)
 {
-    return rotation_mix(seed + 0x9e3779b9u);
+    return rotation_mix(seed + QMI_ROTATION_SEED);
 }
 
 /* Bit 31: the sign of a column. */

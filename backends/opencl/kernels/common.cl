@@ -10,21 +10,17 @@
 
 #define BF16(bits) as_float((uint)(bits) << 16)
 
-/* ---- the sign hash of core/formats/rotation.c ---- */
+/* ---- the sign hash: core/formats/rotation_hash.h lies before this ---- */
 
 uint mix_bits(uint x)
 {
-    x ^= x >> 16;
-    x *= 0x6a09e667u;
-    x ^= x >> 15;
-    x *= 0xbb67ae85u;
-    x ^= x >> 16;
+    QMI_ROTATION_MIX(x);
     return x;
 }
 
 float rotation_sign(uint seed, int column)
 {
-    uint mixed = mix_bits(seed + 0x9e3779b9u);
+    uint mixed = mix_bits(seed + QMI_ROTATION_SEED);
     return mix_bits(mixed ^ (uint)column) >> 31 != 0 ? -1.0f : 1.0f;
 }
 
