@@ -2,13 +2,13 @@
  * Attention in the compiler's vector types, compiled for each instruction set.
  * Set by the including file: ISA (target attribute or nothing), NAME(x), LANES
  * (floats in a register), VECS (registers side by side: 1, 2 or 4),
- * FMA(a, b, c) = a * b + c, MAX(a, b) = the larger, b when one is NaN or (on
- * Arm) NaN, SUM(v) = sum of the lanes.  No include guard on purpose.
+ * FMA(a, b, c) = a * b + c, MAX(a, b) = the larger (when one is NaN: b, on Arm
+ * NaN), SUM(v) = sum of the lanes.  No include guard on purpose.
  *
  * Block of queries: a lane is a query, so that maxima, sums and rescaling of
  * the online softmax are plain operations on registers, and keys and values
- * are broadcast.  Step of one query: a lane is a channel,
- * and every key and value is read once, in the order of memory. */
+ * are broadcast.  Step of one query: a lane is a channel, and every key and
+ * value is read once, in the order of memory. */
 
 typedef float NAME(vec) __attribute__((vector_size(4 * LANES)));
 typedef uint32_t NAME(bits) __attribute__((vector_size(4 * LANES)));
@@ -22,8 +22,8 @@ INLINE NAME(vec) NAME(all)(float x)
     return x - (NAME(vec)){0}; /* + would add instructions, for -0 */
 }
 
-/* e^x for x <= 0, within 2 units in the last place; 0 below the normal
- * numbers and for -infinity, exactly 1 for 0, NaN for NaN. */
+/* e^x for x <= 0, within 1.1 units in the last place as long as it is a normal
+ * number; exactly 1 for 0, 0 for -infinity, NaN for NaN. */
 INLINE NAME(vec) NAME(exp)(NAME(vec) x)
 {
     x = MAX(NAME(all)(EXP_LEAST), x);
