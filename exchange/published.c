@@ -21,9 +21,13 @@ const char *const qmi_published_suffix[QMI_PUB_PARTS] = {
 
 qmi_dtype qmi_published_dtype(int part)
 {
-    return part == QMI_PUB_CODES  ? QMI_I16
-           : part == QMI_PUB_ROWS ? QMI_I32
-                                  : QMI_BF16;
+    static const qmi_dtype dtypes[QMI_PUB_PARTS] = {
+        [QMI_PUB_CODES] = QMI_I16,
+        [QMI_PUB_ROWS] = QMI_I32,
+        [QMI_PUB_LEVELS] = QMI_BF16,
+        [QMI_PUB_DUMMY] = QMI_BF16,
+    };
+    return dtypes[part];
 }
 
 qmoe_status qmi_published_check_shape(const qmi_weight *stack, qmi_error *err)

@@ -302,9 +302,9 @@ static void plan_compression(planner *p)
         qmi_quantiser_find("gptq", p->format->name);
     if (quantiser == NULL)
         return;
-    r->passes = o->passes == 0  ? quantiser->default_passes
-                : o->passes < 0 ? 0
-                                : o->passes;
+    r->passes = o->passes > 0 ? o->passes : 0;
+    if (o->passes == 0)
+        r->passes = quantiser->default_passes;
     r->n_threads = p->context->hooks.n_threads;
     r->n_samples = o->n_samples;
     if (r->n_samples == 0)
@@ -365,10 +365,9 @@ static qmoe_status choose_format(planner *p)
             qmi_budget_formats[QMI_SMALL]->name,
             qmi_budget_formats[QMI_LARGE]->name);
     qmoe_model_describe(m, &p->report->model);
+    const char *shown = p->budget ? "mixed" : p->format->name;
     snprintf(p->report->model.format, sizeof p->report->model.format, "%s",
-        p->as_it_is ? m->expert_format
-        : p->budget ? "mixed"
-                    : p->format->name);
+        p->as_it_is ? m->expert_format : shown);
     return QMOE_OK;
 }
 

@@ -173,10 +173,12 @@ static qmoe_status take_fields(parser *p, fields *f)
     }
     if (f->seen == SEEN_ALL)
         return QMOE_OK;
-    return qmi_fail(p->err, QMOE_E_FORMAT, "%s is missing",
-        (f->seen & SEEN_DTYPE) == 0   ? "dtype"
-        : (f->seen & SEEN_SHAPE) == 0 ? "shape"
-                                      : "data_offsets");
+    const char *missing = "data_offsets";
+    if ((f->seen & SEEN_SHAPE) == 0)
+        missing = "shape";
+    if ((f->seen & SEEN_DTYPE) == 0)
+        missing = "dtype";
+    return qmi_fail(p->err, QMOE_E_FORMAT, "%s is missing", missing);
 }
 
 static qmoe_status check_size(

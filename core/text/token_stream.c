@@ -103,7 +103,7 @@ static void follow(qmi_token_stream *s, qmi_token_kind kind, uint8_t byte)
     } else {
         s->n_missing = 0;
         if (kind == QMI_TOKEN_BYTE && byte >= 0xc0 && byte < 0xf8)
-            s->n_missing = byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+            s->n_missing = 1 + (byte >= 0xe0) + (byte >= 0xf0);
         s->n_held = 1;
     }
     if (s->n_missing == 0)

@@ -154,9 +154,9 @@ static qmoe_status fill_defaults(qmi_job *job)
     /* -1 asks for none; 0 is taken, it means the default. */
     if (job->recipe.quant.passes < 0)
         job->recipe.quant.passes = 0;
-    job->rotation = o->rotation < 0    ? 0
-                    : o->rotation == 0 ? QMI_ROTATION_AUTO
-                                       : o->rotation;
+    job->rotation = o->rotation > 0 ? o->rotation : 0;
+    if (o->rotation == 0)
+        job->rotation = QMI_ROTATION_AUTO;
     job->recipe.bits = o->bits;
     job->recipe.seed = o->seed;
     return QMOE_OK;

@@ -151,9 +151,9 @@ static int64_t wide_of(const qmoe_model *m)
     for (int32_t i = 0; i < m->n_blocks; i++)
         if (qmi_block_is_sparse(&m->blocks[i]) && m->blocks[i].ffn.d_ff > n)
             n = m->blocks[i].ffn.d_ff;
-    return n >= MOST_COLS    ? MOST_COLS
-           : n <= 2 * NARROW ? 2 * NARROW
-                             : n / NARROW * NARROW;
+    if (n >= MOST_COLS)
+        return MOST_COLS;
+    return n > 2 * NARROW ? n / NARROW * NARROW : 2 * NARROW;
 }
 
 /* With fewer tokens than columns the damping makes the moments definite, as in

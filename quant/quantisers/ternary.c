@@ -52,9 +52,9 @@ qmoe_status qmi_ternary_rtn_row(uint8_t *codes, uint16_t levels[2],
      * ZERO's. */
     const float below = levels[0] != 0 ? low / 2 : -INFINITY;
     const float above = levels[1] != 0 ? high / 2 : INFINITY;
-    for (int64_t c = 0; c < n_cols; c++)
-        codes[c] = row[c] > above   ? QMI_CODE_HIGH
-                   : row[c] < below ? QMI_CODE_LOW
-                                    : QMI_CODE_ZERO;
+    for (int64_t c = 0; c < n_cols; c++) {
+        const uint8_t code = row[c] < below ? QMI_CODE_LOW : QMI_CODE_ZERO;
+        codes[c] = row[c] > above ? QMI_CODE_HIGH : code;
+    }
     return QMOE_OK;
 }

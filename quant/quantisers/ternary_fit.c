@@ -257,7 +257,8 @@ static double meet(const trial *a, const trial *b, double aim)
 
 static double clamp(double x, double low, double high)
 {
-    return x < low ? low : x > high ? high : x;
+    x = x < low ? low : x;
+    return x > high ? high : x;
 }
 
 /* The next log price after trials t[n], n > 0: between the nearest ones below

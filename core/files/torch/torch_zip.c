@@ -328,7 +328,9 @@ static int compare_offsets(const void *a, const void *b)
 static int compare_text(const char *a, size_t n_a, const char *b, size_t n_b)
 {
     int order = memcmp(a, b, n_a < n_b ? n_a : n_b);
-    return order != 0 ? order : n_a < n_b ? -1 : n_a > n_b;
+    if (order == 0 && n_a != n_b)
+        order = n_a < n_b ? -1 : 1;
+    return order;
 }
 
 static int compare_names(const void *a, const void *b)

@@ -245,7 +245,8 @@ static void make_entry(record *r, const member *m)
 {
     /* Each number alone: an entry may need one field, both or none. */
     bool wide = m->n_bytes >= limit32, far = m->offset >= limit32;
-    size_t extra = wide || far ? 4 + (wide ? 16u : 0u) + (far ? 8u : 0u) : 0;
+    const size_t n_fields = (wide ? 16 : 0) + (far ? 8 : 0);
+    const size_t extra = n_fields != 0 ? 4 + n_fields : 0;
     r->n = 0;
     put(r, 0x02014b50, 4);
     put(r, VERSION, 2);
@@ -260,7 +261,7 @@ static void make_entry(record *r, const member *m)
     if (extra == 0)
         return;
     put(r, 1, 2);
-    put(r, extra - 4, 2);
+    put(r, n_fields, 2);
     if (wide) {
         put(r, m->n_bytes, 8);
         put(r, m->n_bytes, 8);
