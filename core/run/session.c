@@ -58,16 +58,6 @@ static qmoe_status bind_weights(
     return QMOE_OK;
 }
 
-/* Whether experts are made when they are first used, not read from a file. */
-static bool makes_experts(const qmoe_model *m)
-{
-    for (size_t i = 0; i < m->n_weights; i++)
-        if (m->weights[i].role == QMOE_ROLE_EXPERTS &&
-            m->weights[i].fetch != NULL)
-            return qmi_checkpoint_is_generated(m->checkpoint);
-    return false;
-}
-
 /* Without memory until they are used. */
 static qmoe_status list_buffers(qmoe_session *s, qmi_error *err)
 {
@@ -94,7 +84,9 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
     qmi_place place;
     QMI_TRY(qmi_place_choose(&place, qmi_context_of(s->model->hooks),
         options->backend, options->device, options->device_name, err));
-    if (options->expert_cache_bytes != 0 && makes_experts(s->model))
+    /* Their pages come from no file: given back, they would be lost. */
+    if (options->expert_cache_bytes != 0 &&
+        qmi_checkpoint_is_generated(s->model->checkpoint))
         return qmi_fail(err, QMOE_E_INVALID,
             "a bound on the expert cache has no effect on synthetic experts");
     QMI_TRY(qmi_place_check_bounds(&place, options->expert_cache_bytes,

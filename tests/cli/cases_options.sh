@@ -206,6 +206,7 @@ bench model | none | --backend cpu | 3 | none
 bench model | none | --device 0 | 3 | none
 bench model | none | --device-memory 1G | 3 | none
 bench model | none | --expert-cache 1G | 3 | none
+bench model | synth:base-8?experts=2 -b cpu | --expert-cache 1G | 2 | no effect on synthetic experts
 bench model | none | --expert-capacity 1 | 3 | none
 bench model | none | --threads 1 | 3 | none
 bench model | none | --json | 3 | none
