@@ -57,10 +57,12 @@ static qmoe_status decode(bench *b, side *s, double *seconds)
     const qmoe_bench_model_options *o = &b->options;
     const double begin = bench_now(false);
     qmi_top top; /* chosen as a greedy generation does, and left at that */
-    for (int t = 0; t < o->n_tokens; t++)
-        QMI_TRY(qmi_session_decode_top(s->session, &top, 1,
-            b->ids + (size_t)t * (size_t)o->n_sequences, b->active, b->ones,
-            (size_t)o->n_sequences, b->err));
+    qmi_batch batch = {.ids = b->ids,
+        .sequences = b->active,
+        .lengths = b->ones,
+        .n = (size_t)o->n_sequences};
+    for (int t = 0; t < o->n_tokens; t++, batch.ids += o->n_sequences)
+        QMI_TRY(qmi_session_decode_top(s->session, &top, 1, &batch, b->err));
     *seconds = bench_now(false) - begin;
     return QMOE_OK;
 }

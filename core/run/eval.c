@@ -83,11 +83,14 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
     const int32_t n_encoder = (int32_t)sample->n_encoder;
     const int32_t n_predicted = (int32_t)sample->n_decoder - 1;
     const int32_t first = 0;
+    const qmi_batch batch = {.ids = sample->decoder_ids,
+        .sequences = &first,
+        .lengths = &n_predicted,
+        .n = 1};
     QMI_TRY(reserve_logits(e, (size_t)n_predicted));
     QMI_TRY(qmi_session_encode(
         e->session, sample->encoder_ids, &n_encoder, 1, e->err));
-    QMI_TRY(qmi_session_decode(e->session, e->logits, sample->decoder_ids,
-        &first, &n_predicted, 1, e->err));
+    QMI_TRY(qmi_session_decode(e->session, e->logits, &batch, e->err));
     double sum = 0;
     for (int32_t i = 0; i < n_predicted; i++)
         sum += cross_entropy(

@@ -31,9 +31,11 @@ typedef struct run {
     sequence *sequences;
     size_t n;
     size_t max_new;
-    int64_t n_top;                    /* logits the choice needs; 0: all */
-    float *logits;                    /* [n, vocab_size] of all */
-    qmi_top top;                      /* [n, n_top] else */
+    int64_t n_top;    /* logits the choice needs; 0: all */
+    float *logits;    /* [n, vocab_size] of all */
+    qmi_top top;      /* [n, n_top] else */
+    int32_t *prompts; /* packed */
+    size_t n_prompts;
     int32_t *next, *active, *lengths; /* [n] of the coming pass */
     size_t n_encoding_steps;          /* done */
     qmi_error *err;
@@ -136,6 +138,7 @@ static void finish(run *r)
         qmi_token_stream_destroy(r->sequences[i].stream);
     }
     qmi_free(r->sequences);
+    qmi_free(r->prompts);
     qmi_free(r->logits);
     qmi_free(r->next);
     qmi_free(r->active);
@@ -163,56 +166,24 @@ static qmoe_status show_encoding(void *user, qmoe_session *session,
     return qmi_progress(m->hooks, "encode", item, r->n_encoding_steps, n);
 }
 
-/* Packs the first n_prompt - n_less tokens of each prompt that has more: *n_ids
- * of them, of *n_active sequences. */
-static qmoe_status pack_prompts(
-    run *r, int32_t **ids, size_t *n_ids, size_t *n_active, size_t n_less)
+/* All prompts, one after the other: the first batch. */
+static qmoe_status pack_prompts(run *r)
 {
-    size_t n = 0, at = 0;
-    *n_active = 0;
+    size_t n = 0;
     for (size_t i = 0; i < r->n; i++)
-        n += r->sequences[i].n_prompt - n_less;
-    *ids = qmi_calloc(n, sizeof **ids, "prompts", r->err);
-    if (*ids == NULL)
+        n += r->sequences[i].n_prompt;
+    r->prompts = qmi_calloc(n, sizeof *r->prompts, "prompts", r->err);
+    if (r->prompts == NULL)
         return QMOE_E_NOMEM;
     for (size_t i = 0; i < r->n; i++) {
-        const size_t length = r->sequences[i].n_prompt - n_less;
-        if (length == 0)
-            continue;
-        memcpy(*ids + at, r->sequences[i].prompt, length * sizeof **ids);
-        at += length;
-        r->active[*n_active] = (int32_t)i;
-        r->lengths[(*n_active)++] = (int32_t)length;
+        const sequence *s = &r->sequences[i];
+        memcpy(r->prompts + r->n_prompts, s->prompt,
+            s->n_prompt * sizeof *s->prompt);
+        r->n_prompts += s->n_prompt;
+        r->lengths[i] = (int32_t)s->n_prompt;
+        r->active[i] = (int32_t)i;
     }
-    *n_ids = n;
     return QMOE_OK;
-}
-
-/* Takes the prompts through the encoder.  Without one they go through the
- * decoder, but for their last tokens, with which decoding begins. */
-static qmoe_status read_prompts(run *r, const int32_t *ids, size_t n_active)
-{
-    if (encodes(r))
-        return qmi_session_encode(r->session, ids, r->lengths, r->n, r->err);
-    QMI_TRY(qmi_session_encode(r->session, NULL, NULL, r->n, r->err));
-    if (n_active == 0)
-        return QMOE_OK;
-    return qmi_session_prefill(
-        r->session, ids, r->active, r->lengths, n_active, r->err);
-}
-
-static qmoe_status encode_prompts(run *r, qmoe_timing *timing)
-{
-    size_t n = 0, n_active = 0;
-    int32_t *ids = NULL;
-    QMI_TRY(pack_prompts(r, &ids, &n, &n_active, encodes(r) ? 0 : 1));
-    timing->n_encoded = n;
-    qmi_probe probe = {.after = show_encoding, .user = r};
-    qmi_probe_attach(r->session, &probe);
-    qmoe_status status = read_prompts(r, ids, n_active);
-    qmi_probe_detach(r->session, &probe);
-    qmi_free(ids);
-    return status;
 }
 
 /* The text of a sequence; "" without a tokenizer. */
@@ -242,14 +213,19 @@ static qmoe_status show(run *r, size_t index, bool last)
     return qmi_fail(r->err, QMOE_E_CANCELLED, "cancelled");
 }
 
-/* One pass: logits of the `n_active` sequences, as many as the choice needs. */
-static qmoe_status decode_pass(run *r, size_t n_active)
+/* One pass over tokens of the first n_active sequences of `active`: logits of
+ * the last of each, as many as the choice needs. */
+static qmoe_status decode_pass(run *r, const int32_t *ids, size_t n_active)
 {
+    const qmi_batch batch = {.ids = ids,
+        .sequences = r->active,
+        .lengths = r->lengths,
+        .n = n_active,
+        .last_only = true};
     if (r->n_top != 0)
-        return qmi_session_decode_top(r->session, &r->top, r->n_top, r->next,
-            r->active, r->lengths, n_active, r->err);
-    return qmi_session_decode(r->session, r->logits, r->next, r->active,
-        r->lengths, n_active, r->err);
+        return qmi_session_decode_top(
+            r->session, &r->top, r->n_top, &batch, r->err);
+    return qmi_session_decode(r->session, r->logits, &batch, r->err);
 }
 
 /* The choice for sequence number i of the pass. */
@@ -284,19 +260,39 @@ static qmoe_status pick_tokens(run *r, size_t *n_active)
     return QMOE_OK;
 }
 
+/* Takes the prompts through the encoder.  Without one they go through the
+ * decoder, which then has logits for a first choice. */
+static qmoe_status read_prompts(run *r)
+{
+    if (encodes(r))
+        return qmi_session_encode(
+            r->session, r->prompts, r->lengths, r->n, r->err);
+    QMI_TRY(qmi_session_start(r->session, NULL, r->n, r->err));
+    return decode_pass(r, r->prompts, r->n);
+}
+
+static qmoe_status prefill(run *r)
+{
+    QMI_TRY(pack_prompts(r));
+    qmi_probe probe = {.after = show_encoding, .user = r};
+    qmi_probe_attach(r->session, &probe);
+    qmoe_status status = read_prompts(r);
+    qmi_probe_detach(r->session, &probe);
+    return status;
+}
+
 static qmoe_status decode_all(run *r, qmoe_timing *timing)
 {
     size_t n_active = r->n;
     for (size_t i = 0; i < r->n; i++) {
-        const sequence *s = &r->sequences[i];
-        r->active[i] = (int32_t)i;
-        r->next[i] = encodes(r) ? r->session->model->shape.start_id
-                                : s->prompt[s->n_prompt - 1];
+        r->next[i] = r->session->model->shape.start_id;
         r->lengths[i] = 1;
     }
+    if (!encodes(r))
+        QMI_TRY(pick_tokens(r, &n_active));
     while (n_active != 0) {
         timing->n_decoded += n_active;
-        QMI_TRY(decode_pass(r, n_active));
+        QMI_TRY(decode_pass(r, r->next, n_active));
         QMI_TRY(pick_tokens(r, &n_active));
     }
     return QMOE_OK;
@@ -342,9 +338,10 @@ static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
         QMI_TRY(qmi_model_need_tokenizer(r->session->model, r->err));
     QMI_TRY(start(r, prompts));
     double begin = qmi_seconds();
-    QMI_TRY(encode_prompts(r, timing));
+    QMI_TRY(prefill(r));
     double encoded = qmi_seconds();
     timing->encode_seconds = encoded - begin;
+    timing->n_encoded = r->n_prompts;
     QMI_TRY(decode_all(r, timing));
     timing->decode_seconds = qmi_seconds() - encoded;
     const qmi_launch_counts after = launch_counts(r->session);

@@ -5,19 +5,16 @@
 #include "second_look.h"
 
 qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
-    const int32_t *ids, const int32_t *active, const int32_t *lengths,
-    size_t n_active, qmi_error *err)
+    const qmi_batch *batch, qmi_error *err)
 {
-    int64_t n_tokens;
-    QMI_TRY(qmi_session_decode_pass(
-        session, &n_tokens, ids, active, lengths, n_active, err));
-    const size_t n =
-        (size_t)n_tokens * (size_t)session->model->shape.vocab_size;
+    int64_t n_rows;
+    QMI_TRY(qmi_session_decode_pass(session, &n_rows, batch, err));
+    const size_t n = (size_t)n_rows * (size_t)session->model->shape.vocab_size;
     QMI_TRY(session->backend->buffer_read(session->device, logits,
         qmi_session_output(session, QMI_DECODE), n * sizeof *logits, err));
     if (qmi_first_non_finite(logits, QMI_F32, n) == n)
         return QMOE_OK;
-    return qmi_session_find_fault(session, ids, active, lengths, n_active, err);
+    return qmi_session_find_fault(session, batch, err);
 }
 
 static qmoe_status compute_logits(qmoe_session *session, float *logits,
@@ -32,11 +29,14 @@ static qmoe_status compute_logits(qmoe_session *session, float *logits,
     const int32_t encoder_length = (int32_t)n_encoder;
     const int32_t decoder_length = (int32_t)n_decoder;
     const int32_t first = 0;
+    const qmi_batch batch = {.ids = decoder_ids,
+        .sequences = &first,
+        .lengths = &decoder_length,
+        .n = 1};
     /* Encoder ids that a model has no use for are refused there. */
     QMI_TRY(qmi_session_encode(
         session, encoder_ids, n_encoder != 0 ? &encoder_length : NULL, 1, err));
-    return qmi_session_decode(
-        session, logits, decoder_ids, &first, &decoder_length, 1, err);
+    return qmi_session_decode(session, logits, &batch, err);
 }
 
 qmoe_status qmoe_session_logits(qmoe_session *session, float *logits,

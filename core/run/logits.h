@@ -5,10 +5,9 @@
 
 #include "pass.h"
 
-/* qmi_session_decode_pass, with its logits: host f32
- * [sum of lengths, vocab_size], finite. */
+/* qmi_session_decode_pass, with its logits: host f32 [n_rows, vocab_size],
+ * finite. */
 qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
-    const int32_t *ids, const int32_t *active, const int32_t *lengths,
-    size_t n_active, qmi_error *err);
+    const qmi_batch *batch, qmi_error *err);
 
 #endif

@@ -211,17 +211,18 @@ qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err)
 /* ---- the decoder's passes ---- */
 
 /* Spans, cache rows and sequence numbers of a decoder pass. */
-static void fill_decoder_lists(
-    qmoe_session *s, const int32_t *active, const int32_t *lengths, size_t n)
+static void fill_decoder_lists(qmoe_session *s, const qmi_batch *batch)
 {
+    const int32_t *lengths = batch->lengths;
     int32_t *sequence = qmi_lists_host(&s->lists, QMI_LIST_SEQUENCE);
     int32_t *rows = qmi_lists_host(&s->lists, QMI_LIST_ROWS);
     qmi_attention_span *spans = qmi_lists_host(&s->lists, QMI_LIST_SPANS);
     qmi_attention_span *cross = qmi_lists_host(&s->lists, QMI_LIST_CROSS_SPANS);
     int32_t row = 0;
-    for (size_t i = 0; i < n; i++) {
-        const qmi_sequence *q = &s->sequences[active[i]];
-        const int32_t cache = (int32_t)(active[i] * s->n_rows);
+    for (size_t i = 0; i < batch->n; i++) {
+        const int32_t number = batch->sequences[i];
+        const qmi_sequence *q = &s->sequences[number];
+        const int32_t cache = (int32_t)(number * s->n_rows);
         spans[i] = (qmi_attention_span){
             .q_begin = row,
             .q_len = lengths[i],
@@ -236,7 +237,7 @@ static void fill_decoder_lists(
             .k_len = q->n_encoded,
         };
         for (int32_t t = 0; t < lengths[i]; t++, row++) {
-            sequence[row] = active[i];
+            sequence[row] = number;
             rows[row] = cache + q->position + t;
         }
     }
@@ -244,18 +245,18 @@ static void fill_decoder_lists(
 
 /* Tokens of a pass and keys of its longest sequence. */
 static qmoe_status measure(const qmoe_session *s, qmi_pass *pass,
-    const int32_t *active, const int32_t *lengths, size_t n, qmi_error *err)
+    const qmi_batch *batch, qmi_error *err)
 {
-    for (size_t i = 0; i < n; i++) {
-        const bool known = active[i] >= 0 &&
-                           (size_t)active[i] < s->n_sequences &&
-                           (i == 0 || active[i] > active[i - 1]);
-        if (!known || lengths[i] < 1)
+    for (size_t i = 0; i < batch->n; i++) {
+        const int32_t number = batch->sequences[i];
+        const bool known = number >= 0 && (size_t)number < s->n_sequences &&
+                           (i == 0 || number > batch->sequences[i - 1]);
+        if (!known || batch->lengths[i] < 1)
             return qmi_fail(err, QMOE_E_INVALID,
                 "decoder pass does not fit the encoded batch");
         const int64_t n_keys =
-            (int64_t)s->sequences[active[i]].position + lengths[i];
-        pass->n_tokens += lengths[i];
+            (int64_t)s->sequences[number].position + batch->lengths[i];
+        pass->n_tokens += batch->lengths[i];
         if (n_keys > pass->max_keys)
             pass->max_keys = n_keys;
     }
@@ -265,58 +266,65 @@ static qmoe_status measure(const qmoe_session *s, qmi_pass *pass,
 }
 
 qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
-    const int32_t *ids, const int32_t *active, const int32_t *lengths,
-    size_t n_active, qmi_error *err)
+    const qmi_batch *batch, qmi_error *err)
 {
     qmoe_session *s = session;
     *pass = (qmi_pass){
         .program = QMI_DECODE,
-        .n_spans = (int64_t)n_active,
+        .n_spans = (int64_t)batch->n,
         .max_cross_keys = s->longest_encoder,
     };
-    QMI_TRY(measure(s, pass, active, lengths, n_active, err));
-    QMI_TRY(begin_lists(s, pass, ids, err));
+    QMI_TRY(measure(s, pass, batch, err));
+    QMI_TRY(begin_lists(s, pass, batch->ids, err));
     QMI_TRY(reserve_rows(s, pass->max_keys, err));
     QMI_TRY(qmi_session_reach(s, QMI_DECODE, pass->max_keys - 1, err));
     pass->n_cache_rows = (int64_t)s->n_sequences * s->n_rows;
-    fill_decoder_lists(s, active, lengths, n_active);
+    fill_decoder_lists(s, batch);
     return qmi_lists_upload(&s->lists, s->backend, s->device, err);
 }
 
-/* Steps [0, last) of the program. */
-static qmoe_status decode_until(qmoe_session *session, int64_t *n_tokens,
-    size_t last, const int32_t *ids, const int32_t *active,
-    const int32_t *lengths, size_t n_active, qmi_error *err)
+/* Moves the row of each sequence's last token to the front of a slot.  Rows
+ * only move forward, so none is overwritten before it was moved. */
+static qmoe_status gather_last(
+    qmoe_session *s, qmi_slot slot, const qmi_batch *batch, qmi_error *err)
 {
-    const qmi_steps *steps = &session->model->graph.programs[QMI_DECODE];
-    qmi_pass pass;
-    QMI_TRY(qmi_session_prepare_decoder(
-        session, &pass, ids, active, lengths, n_active, err));
-    QMI_TRY(qmi_session_run(session, steps, 0, last, &pass, err));
-    for (size_t i = 0; i < n_active; i++)
-        session->sequences[active[i]].position += lengths[i];
-    *n_tokens = pass.n_tokens;
+    const uint64_t n_bytes =
+        (uint64_t)s->model->graph.slots[slot].width * sizeof(float);
+    uint64_t end = 0;
+    for (size_t i = 0; i < batch->n; i++) {
+        end += (uint64_t)batch->lengths[i];
+        if (end - 1 == i)
+            continue;
+        qmi_view from = {.buffer = s->slots[slot].buffer}, to = from;
+        from.offset = (end - 1) * n_bytes;
+        to.offset = i * n_bytes;
+        QMI_TRY(s->backend->buffer_copy(s->device, to, from, n_bytes, err));
+    }
     return QMOE_OK;
 }
 
-qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_tokens,
-    const int32_t *ids, const int32_t *active, const int32_t *lengths,
-    size_t n_active, qmi_error *err)
+/* Runs DECODE; the head, its last step, for the rows that are wanted. */
+static qmoe_status run_decode(
+    qmoe_session *s, qmi_pass *pass, const qmi_batch *batch, qmi_error *err)
 {
-    const qmi_steps *steps = &session->model->graph.programs[QMI_DECODE];
-    return decode_until(
-        session, n_tokens, steps->n, ids, active, lengths, n_active, err);
+    const qmi_steps *steps = &s->model->graph.programs[QMI_DECODE];
+    const size_t head = steps->n - 1;
+    if (!batch->last_only || pass->n_tokens == pass->n_spans)
+        return qmi_session_run_program(s, pass, err);
+    QMI_TRY(qmi_session_run(s, steps, 0, head, pass, err));
+    QMI_TRY(gather_last(s, steps->items[head].src, batch, err));
+    pass->n_tokens = pass->n_spans;
+    return qmi_session_run(s, steps, head, steps->n, pass, err);
 }
 
-qmoe_status qmi_session_prefill(qmoe_session *session, const int32_t *ids,
-    const int32_t *active, const int32_t *lengths, size_t n_active,
-    qmi_error *err)
+qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_rows,
+    const qmi_batch *batch, qmi_error *err)
 {
-    const qmi_steps *steps = &session->model->graph.programs[QMI_DECODE];
-    size_t last = 0;
-    while (last < steps->n && steps->items[last].role != QMOE_ROLE_HEAD)
-        last++;
-    int64_t n_tokens;
-    return decode_until(
-        session, &n_tokens, last, ids, active, lengths, n_active, err);
+    qmi_pass pass;
+    QMI_TRY(qmi_session_prepare_decoder(session, &pass, batch, err));
+    QMI_TRY(run_decode(session, &pass, batch, err));
+    for (size_t i = 0; i < batch->n; i++)
+        session->sequences[batch->sequences[i]].position += batch->lengths[i];
+    *n_rows = pass.n_tokens;
+    return QMOE_OK;
 }

@@ -4,30 +4,25 @@
  * here the pass is run again, with a look at what every step writes. */
 #include "second_look.h"
 
-#include "pass.h"
 #include "step_check.h"
 #include "steps.h"
 
-static qmoe_status look(qmoe_session *s, const int32_t *ids,
-    const int32_t *active, const int32_t *lengths, size_t n_active,
-    qmi_error *err)
+static qmoe_status look(qmoe_session *s, const qmi_batch *batch, qmi_error *err)
 {
     qmi_pass pass;
     QMI_TRY(qmi_session_encode_pass(s, err));
-    QMI_TRY(qmi_session_prepare_decoder(
-        s, &pass, ids, active, lengths, n_active, err));
+    QMI_TRY(qmi_session_prepare_decoder(s, &pass, batch, err));
     return qmi_session_run_program(s, &pass, err);
 }
 
-qmoe_status qmi_session_find_fault(qmoe_session *session, const int32_t *ids,
-    const int32_t *active, const int32_t *lengths, size_t n_active,
-    qmi_error *err)
+qmoe_status qmi_session_find_fault(
+    qmoe_session *session, const qmi_batch *batch, qmi_error *err)
 {
-    for (size_t i = 0; i < n_active; i++)
-        session->sequences[active[i]].position -= lengths[i];
+    for (size_t i = 0; i < batch->n; i++)
+        session->sequences[batch->sequences[i]].position -= batch->lengths[i];
     qmi_probe probe = qmi_step_check();
     qmi_probe_attach(session, &probe);
-    qmoe_status status = look(session, ids, active, lengths, n_active, err);
+    qmoe_status status = look(session, batch, err);
     qmi_probe_detach(session, &probe);
     if (status != QMOE_OK)
         return status;

@@ -48,22 +48,20 @@ static bool all_finite(const float *logits, size_t n)
 }
 
 qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
-    int64_t k, const int32_t *ids, const int32_t *active,
-    const int32_t *lengths, size_t n_active, qmi_error *err)
+    int64_t k, const qmi_batch *batch, qmi_error *err)
 {
     qmoe_session *s = session;
-    int64_t n_tokens;
+    int64_t n_rows;
     *out = (qmi_top){0};
-    QMI_TRY(qmi_session_decode_pass(
-        s, &n_tokens, ids, active, lengths, n_active, err));
-    const size_t n = (size_t)(n_tokens * k);
+    QMI_TRY(qmi_session_decode_pass(s, &n_rows, batch, err));
+    const size_t n = (size_t)(n_rows * k);
     QMI_TRY(reserve(s, n, err));
     const qmi_view top = {.buffer = s->top.buffer};
     const qmi_op op = {.kind = QMI_OP_TOP_LOGITS,
         .u.top_logits = {.value = top,
             .id = {.buffer = s->top.buffer, .offset = 4 * (uint64_t)n},
             .logits = qmi_session_output(s, QMI_DECODE),
-            .n_tokens = n_tokens,
+            .n_tokens = n_rows,
             .n_cols = s->model->shape.vocab_size,
             .top_k = k}};
     QMI_TRY(qmi_session_run_op(s, &op, QMI_DECODE, QMOE_ROLE_HEAD, err));
@@ -75,5 +73,5 @@ qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
     if (all_finite(out->logits, n))
         return QMOE_OK;
     *out = (qmi_top){0};
-    return qmi_session_find_fault(s, ids, active, lengths, n_active, err);
+    return qmi_session_find_fault(s, batch, err);
 }

@@ -229,8 +229,11 @@ static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, qmi_program program,
             pass->n_tokens, err));
         QMI_TRY(qmi_session_run(s, cross, first, last, pass, err));
     }
-    return qmi_session_prepare_decoder(
-        s, pass, ids, c->active, c->decoder_lengths, c->n, err);
+    const qmi_batch batch = {.ids = ids,
+        .sequences = c->active,
+        .lengths = c->decoder_lengths,
+        .n = c->n};
+    return qmi_session_prepare_decoder(s, pass, &batch, err);
 }
 
 /* Before anything is saved: the chunk may have to be run again.  NaN and

@@ -104,9 +104,10 @@ static void decode_steps(steps *out, qmoe_session *s, int64_t vocab_size)
     for (int i = 0; i < N_STEPS; i++) {
         const size_t n = i < N_STEPS / 2 ? N_SEQUENCES : N_SEQUENCES - 1;
         float *logits = out->logits + out->n_logits;
+        const qmi_batch batch = {
+            .ids = next, .sequences = active, .lengths = ones, .n = n};
         s->backend->launch_counts(s->device, &out->counts[i]);
-        if (qmi_session_decode(s, logits, next, active, ones, n, &err) !=
-            QMOE_OK)
+        if (qmi_session_decode(s, logits, &batch, &err) != QMOE_OK)
             fail_msg("%s", err.text);
         out->n_logits += n * (size_t)vocab_size;
         for (size_t k = 0; k < n; k++)

@@ -74,10 +74,11 @@ static trace decode(
     if (qmi_session_encode(session, prompt, &length, 1, &err) != QMOE_OK)
         fail_msg("%s", err.text);
     int32_t id = model->shape.start_id;
+    const qmi_batch batch = {
+        .ids = &id, .sequences = &first, .lengths = &one, .n = 1};
     for (int i = 0; i < N_STEPS; i++) {
         float *logits = t.logits + i * t.vocab_size;
-        if (qmi_session_decode(session, logits, &id, &first, &one, 1, &err) !=
-            QMOE_OK)
+        if (qmi_session_decode(session, logits, &batch, &err) != QMOE_OK)
             fail_msg("%s", err.text);
         id = t.ids[i] = best(logits, t.vocab_size);
     }

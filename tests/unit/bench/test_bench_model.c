@@ -56,11 +56,11 @@ static qmoe_session *make_session(qmoe_model *of)
 static void pass(qmoe_session *session, float *logits)
 {
     qmi_error *err = &context->hooks.error;
+    const qmi_batch batch = {
+        .ids = ids, .sequences = &first, .lengths = &one, .n = 1};
     assert_int_equal(
         qmi_session_encode(session, ids, &length, 1, err), QMOE_OK);
-    assert_int_equal(
-        qmi_session_decode(session, logits, ids, &first, &one, 1, err),
-        QMOE_OK);
+    assert_int_equal(qmi_session_decode(session, logits, &batch, err), QMOE_OK);
 }
 
 static void test_roles(void **state)

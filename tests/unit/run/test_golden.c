@@ -146,10 +146,11 @@ static void check_greedy(const fixture *f, int k)
     assert_int_equal(
         qmi_session_encode(session, ints(encoder), &length, 1, &err), QMOE_OK);
     int32_t id = f->model->shape.start_id;
+    const qmi_batch batch = {
+        .ids = &id, .sequences = &first, .lengths = &one, .n = 1};
     for (int64_t i = 0; i < output->shape[0]; i++) {
         assert_int_equal(
-            qmi_session_decode(session, logits, &id, &first, &one, 1, &err),
-            QMOE_OK);
+            qmi_session_decode(session, logits, &batch, &err), QMOE_OK);
         id = best(logits, vocab_size);
         assert_int_equal(id, ints(output)[i]);
     }
@@ -213,9 +214,10 @@ static void test_batch_equals_singles(void **state)
     assert_int_equal(
         qmi_session_encode(session, ids, lengths, (size_t)n, &err), QMOE_OK);
     for (int32_t step = 0; n > 0; step++) {
-        assert_int_equal(qmi_session_decode(session, logits, next, active, ones,
-                             (size_t)n, &err),
-            QMOE_OK);
+        const qmi_batch batch = {
+            .ids = next, .sequences = active, .lengths = ones, .n = (size_t)n};
+        assert_int_equal(
+            qmi_session_decode(session, logits, &batch, &err), QMOE_OK);
         int32_t kept = 0;
         for (int32_t i = 0; i < n; i++) {
             const qmi_tensor *output =

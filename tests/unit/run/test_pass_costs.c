@@ -118,8 +118,9 @@ static void decode(qmoe_session *session, float *logits, const int32_t *ids,
 {
     static const int32_t active[N_PROMPTS] = {0, 1};
     const int32_t lengths[N_PROMPTS] = {n_each, n_each};
-    if (qmi_session_decode(
-            session, logits, ids, active, lengths, N_PROMPTS, err) != QMOE_OK)
+    const qmi_batch batch = {
+        .ids = ids, .sequences = active, .lengths = lengths, .n = N_PROMPTS};
+    if (qmi_session_decode(session, logits, &batch, err) != QMOE_OK)
         fail_msg("%s", err->text);
 }
 
@@ -171,6 +172,8 @@ static void test_failing_growth(void **state)
     const size_t width = (size_t)model->shape.vocab_size;
     static const int32_t next[N_PROMPTS], active[N_PROMPTS] = {0, 1};
     static const int32_t ones[N_PROMPTS] = {1, 1};
+    const qmi_batch batch = {
+        .ids = next, .sequences = active, .lengths = ones, .n = N_PROMPTS};
     qmi_error err = {0};
     float *logits =
         qmi_calloc(N_PROMPTS * width, sizeof *logits, "logits", &err);
@@ -180,13 +183,11 @@ static void test_failing_growth(void **state)
     for (int t = 0; t < 64; t++)
         decode(session, logits, next, 1, &err);
     qmi_alloc_fail_after(4); /* the second cache */
-    assert_int_equal(qmi_session_decode(
-                         session, logits, next, active, ones, N_PROMPTS, &err),
-        QMOE_E_NOMEM);
+    assert_int_equal(
+        qmi_session_decode(session, logits, &batch, &err), QMOE_E_NOMEM);
     qmi_alloc_fail_after(0);
-    assert_int_equal(qmi_session_decode(
-                         session, logits, next, active, ones, N_PROMPTS, &err),
-        QMOE_E_INVALID);
+    assert_int_equal(
+        qmi_session_decode(session, logits, &batch, &err), QMOE_E_INVALID);
     encode(session, &err);
     decode(session, logits, next, 1, &err);
     qmoe_session_destroy(session);

@@ -22,6 +22,10 @@ static const int32_t encoder_lengths[N_SEQUENCES] = {3, 1, 3};
 static const int32_t decoder_ids[N_TOKENS] = {0, 17, 4, 0, 0, 2000};
 static const int32_t decoder_lengths[N_SEQUENCES] = {3, 1, 2};
 static const int32_t active[N_SEQUENCES] = {0, 1, 2};
+static const qmi_batch batch = {.ids = decoder_ids,
+    .sequences = active,
+    .lengths = decoder_lengths,
+    .n = N_SEQUENCES};
 
 static qmoe_context *context;
 static qmoe_model *model;
@@ -47,8 +51,7 @@ static void encode(qmoe_session *session)
 static qmoe_status decode_top(
     qmoe_session *session, qmi_top *top, int64_t k, qmi_error *err)
 {
-    return qmi_session_decode_top(session, top, k, decoder_ids, active,
-        decoder_lengths, N_SEQUENCES, err);
+    return qmi_session_decode_top(session, top, k, &batch, err);
 }
 
 static void check_row(
@@ -78,8 +81,7 @@ static void test_equals_all(void **state)
     for (int b = 0; b < 2; b++) {
         qmoe_session *session = open_session(backends[b]);
         encode(session);
-        if (qmi_session_decode(session, logits, decoder_ids, active,
-                decoder_lengths, N_SEQUENCES, &err) != QMOE_OK)
+        if (qmi_session_decode(session, logits, &batch, &err) != QMOE_OK)
             fail_msg("%s", err.text);
         for (int i = 0; i < 3; i++) {
             const int64_t k = counts[i];
@@ -122,10 +124,11 @@ static void choose_from_all(int32_t out[N_NEW], qmoe_session *session,
         qmi_session_encode(session, whole, &length, 1, &err), QMOE_OK);
     assert_int_equal(
         qmi_sampler_create(&sampler, options, n, seed, &err), QMOE_OK);
+    const qmi_batch next = {
+        .ids = &id, .sequences = &first, .lengths = &one, .n = 1};
     for (int i = 0; i < N_NEW; i++) {
         assert_int_equal(
-            qmi_session_decode(session, logits, &id, &first, &one, 1, &err),
-            QMOE_OK);
+            qmi_session_decode(session, logits, &next, &err), QMOE_OK);
         id = out[i] = qmi_sampler_pick(sampler, logits);
     }
     qmi_sampler_destroy(sampler);
