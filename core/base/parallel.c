@@ -30,8 +30,8 @@ static bool is_over(const crew *c)
     return atomic_load(&c->stop) || qmi_cancelled(c->err);
 }
 
-/* The next item, if there is one.  Whether the loop is over is asked before each
- * item, not within: `work` asks for itself. */
+/* The next item, if there is one.  Whether the loop is over is asked before
+ * each item, not within: `work` asks for itself. */
 static bool take(crew *c, int64_t *item)
 {
     if (is_over(c))

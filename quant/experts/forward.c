@@ -68,7 +68,8 @@ const qmi_step *qmi_expert_norm_step(const qmoe_model *model, int32_t block)
 
 /* ---- chunks ---- */
 
-/* Number of sequences from `first` that make one chunk of encoder and decoder. */
+/* Number of sequences from `first` that make one chunk of encoder and
+ * decoder. */
 static size_t chunk_size(const qmi_calibration *c, size_t first)
 {
     const qmi_token_set *encoder = &c->sets[QMI_ENCODE];
@@ -381,8 +382,8 @@ static uint64_t larger(uint64_t a, uint64_t b)
 }
 
 /* Generated values stay once they are made, so all of them count; pages of a
- * file are given back after each block, so the largest block does.  Blocks run
- * from -1, the embedding, to n_blocks, the final norm. */
+ * file are given back after each block, so the largest block does.  What a
+ * program does before and after its blocks counts like a block. */
 uint64_t qmi_forward_dense_bytes(const qmoe_model *model)
 {
     uint64_t most = 0, all = 0;
@@ -444,8 +445,8 @@ static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
     QMI_TRY(qmi_session_create(&f->session, model, place, false));
     for (int p = 0; p < QMI_N_PROGRAMS; p++) {
         int64_t n_tokens = f->calibration->sets[p].n_tokens;
-        /* Routes are of one stack at a time, so the arrays are as long as the
-         * longer one. */
+        /* Routes are of one program at a time, so the arrays are as long as the
+         * longest set. */
         most = n_tokens > most ? n_tokens : most;
         if (n_tokens == 0)
             continue;

@@ -12,10 +12,9 @@
 #include "expert_names.h"
 #include "safetensors_writer.h"
 
-/* Length of "<...>.mlp.experts" in a stack name "<...>.mlp.experts.wi". */
-/* True for "<prefix>.expert_<e>.<kind>.weight" of any stack.  By name and not
- * by the model's weights: a checkpoint may hold tensors that the model does not
- * use, and they are copied, too. */
+/* True for a name that fits the pattern of any stack's tensors.  By name and
+ * not by the model's weights: a checkpoint may hold tensors that the model does
+ * not use, and they are copied, too. */
 static bool is_expert_tensor(const qmoe_model *model, const char *name)
 {
     for (size_t i = 0; i < model->n_weights; i++) {

@@ -15,8 +15,8 @@
 enum { FIXED_INPUTS = 32 };
 
 /* The list while it grows.  `add` does not check the room: version, config,
- * side files (5), recipe (9), place (4) and calibration (3) are 23 of
- * FIXED_INPUTS, and weight files are counted. */
+ * side files (5), recipe (8, and up to 2 parameters of a format), place (4) and
+ * calibration (3) are 24 of FIXED_INPUTS, and weight files are counted. */
 typedef struct list {
     qmi_journal_input *items; /* [capacity] */
     size_t n, capacity;
