@@ -177,6 +177,8 @@ static bool put_options(const qmi_job *job, cJSON *to)
     const bool passes =
         gptq && qmi_quantiser_makes_passes(r->quantiser, r->quant.fit_levels);
     const bool automatic = job->rotation == QMI_ROTATION_AUTO;
+    const char *levels = r->quant.fit_levels ? "fit" : "minmax";
+    const char *dictionary = job->options.fit_dictionary ? "fit" : "paper";
     return put_number(to, "bits", r->bits > 0, r->bits) &&
            put_number(to, "damping", gptq, r->quant.damping) &&
            put_number(to, "passes", passes, r->quant.passes) &&
@@ -184,14 +186,9 @@ static bool put_options(const qmi_job *job, cJSON *to)
                    ? put_text(to, "rotation", "auto")
                    : put_number(
                          to, "rotation", format->rotates, job->rotation)) &&
-           put_text(to, "levels",
-               !format->ternary      ? NULL
-               : r->quant.fit_levels ? "fit"
-                                     : "minmax") &&
-           put_text(to, "dictionary",
-               !format->needs_dictionary     ? NULL
-               : job->options.fit_dictionary ? "fit"
-                                             : "paper");
+           put_text(to, "levels", format->ternary ? levels : NULL) &&
+           put_text(
+               to, "dictionary", format->needs_dictionary ? dictionary : NULL);
 }
 
 /* What rounds: processors and devices do so differently. */
