@@ -96,7 +96,7 @@ typedef struct qmoe_progress {
 typedef struct qmoe_context_options {
     size_t size;
     /* CPU threads of this library's operations; 0 = all processors this
-     * process may use. */
+     * process may use, or with QMOE_THREADS=openmp what OpenMP would use. */
     int n_threads;
     /* Called from the calling thread during long work, between its steps and
      * while it waits for other threads.  A non-zero return cancels the work:

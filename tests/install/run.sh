@@ -111,6 +111,16 @@ exported_symbols()
             awk '$2 != "A" { print $3 }' | sort -u)
 }
 
+# unloads KIND: libqmoe.so by a program that is not linked with it, threads from
+# KIND.
+unloads()
+{
+    cc -std=gnu11 -I"$work/moved-shared/include" "$here/unload.c" \
+        -o "$work/unload" -ldl &&
+        QMOE_THREADS=$1 "$work/unload" "$(library_dir shared)/libqmoe.so" \
+            "$source_dir/models/switch-mini"
+}
+
 header_alone()
 {
     local include=$work/moved-static/include flags="-Wall -Wextra -Werror"
@@ -134,6 +144,10 @@ check "shared build finds its modules when moved" finds_modules shared
 check "static package names no prefix" names_no_prefix static
 check "shared package names no prefix" names_no_prefix shared
 check "exported symbols are the declared ones" exported_symbols
+check "shared library unloads after work of its threads" unloads pool
+if ldd "$(library_dir shared)/libqmoe.so" | grep -q 'lib[gi]*omp'; then
+    check "shared library unloads after work of OpenMP's threads" unloads openmp
+fi
 for header in "$source_dir"/include/qmoe/*.h; do
     name=${header##*/}
     check "$name compiles alone as C11" header_alone "$name" cc c11 c
