@@ -3,6 +3,7 @@
 #include "qocl_device.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "cancel.h"
 #include "clock.h"
@@ -108,6 +109,17 @@ static qmoe_status settle(ocl_call *call, int64_t n_items, qmi_error *err)
     return qmi_check_cancel(err);
 }
 
+/* Tests of which kernels ran set QMOE_OPENCL_LAUNCHES, for their build alone. */
+static void tell_launch(const ocl_call *call)
+{
+#ifdef QMOE_OPENCL_BREAK
+    if (getenv("QMOE_OPENCL_LAUNCHES") != NULL)
+        fprintf(stderr, "launched kernel '%s'\n", call->name);
+#else
+    (void)call;
+#endif
+}
+
 static cl_int enqueue(ocl_call *call, const size_t locals[3], int64_t first_y,
     const size_t globals[3], bool is_last)
 {
@@ -160,6 +172,7 @@ qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
     for (int64_t begin = 0, n; begin < y; begin += n) {
         n = portion_rows(call, (int64_t)(globals[0] * globals[2]), y - begin);
         globals[1] = (size_t)n;
+        tell_launch(call);
         QMI_TRY(run_portion(
             call, locals, call->first_y + begin, globals, begin + n == y, err));
     }
