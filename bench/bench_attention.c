@@ -29,7 +29,7 @@ static const uint64_t usual_cold_bytes = 600 * 1000 * 1000;
 typedef struct contender {
     const qmi_variant *variant;
     int64_t next, n_calls; /* sequence, calls per sample */
-    double samples[BENCH_MAX_ROUNDS];
+    double samples[QMI_BENCH_MAX_ROUNDS];
 } contender;
 
 typedef struct bench {
@@ -149,14 +149,15 @@ static qmoe_status make_operands(bench *b)
 
 static qmoe_status call(bench *b, contender *c, double *seconds)
 {
-    const double begin = bench_now(b->options.thread_time);
+    const double begin = qmi_bench_now(b->options.thread_time);
     for (int64_t i = 0; i < c->n_calls; i++) {
         QMI_TRY(qmi_check_cancel(b->err));
         const qmi_op op = operation(b, c->next);
         QMI_TRY(c->variant->run(b->device, &op, b->err));
         c->next = (c->next + 1) % b->n_sequences;
     }
-    *seconds = (bench_now(b->options.thread_time) - begin) / (double)c->n_calls;
+    *seconds =
+        (qmi_bench_now(b->options.thread_time) - begin) / (double)c->n_calls;
     return QMOE_OK;
 }
 
@@ -189,8 +190,8 @@ static void choose_variants(bench *b)
 static void add_result(bench *b, contender *c)
 {
     qmoe_bench_attention_report *r = b->report;
-    const bench_spread seconds =
-        bench_spread_of(c->samples, (size_t)b->options.n_rounds);
+    const qmi_bench_spread seconds =
+        qmi_bench_spread_of(c->samples, (size_t)b->options.n_rounds);
     const double gmacs = 2e-9 * n_pairs(b) * (double)width_of(b);
     const double memory = r->bandwidth[r->n_bandwidth - 1].gbytes_per_s;
     const double gbytes_per_s = 1e-9 * key_bytes(b) / seconds.median;
@@ -243,7 +244,7 @@ static qmoe_status run_threads(bench *b, int threads)
     const qmi_device_options device = {.n_threads = threads};
     qmoe_bench_bandwidth *r = &b->report->bandwidth[b->report->n_bandwidth++];
     r->threads = b->threads = threads;
-    QMI_TRY(bench_read_bandwidth(
+    QMI_TRY(qmi_bench_read_bandwidth(
         &r->gbytes_per_s, threads, o->thread_time, b->err));
     QMI_TRY(b->place.backend->device_open(
         &b->device, b->place.info.index, &device, b->err));
@@ -327,10 +328,10 @@ static qmoe_status check_options(const bench *b)
     if (o->n_queries < 1)
         return qmi_fail(b->err, QMOE_E_INVALID,
             "%d queries are out of range: at least 1 is needed", o->n_queries);
-    if (o->n_rounds < 1 || o->n_rounds > BENCH_MAX_ROUNDS)
+    if (o->n_rounds < 1 || o->n_rounds > QMI_BENCH_MAX_ROUNDS)
         return qmi_fail(b->err, QMOE_E_INVALID,
             "%d rounds are out of range: 1 to %d are possible", o->n_rounds,
-            BENCH_MAX_ROUNDS);
+            QMI_BENCH_MAX_ROUNDS);
     if (!(o->sample_ms > 0 && o->sample_ms <= 60000))
         return qmi_fail(b->err, QMOE_E_INVALID,
             "samples of %g ms are out of range", o->sample_ms);

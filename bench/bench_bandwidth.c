@@ -35,7 +35,7 @@ static void read_slice(void *context, int64_t item, int thread)
     atomic_fetch_add(&r->sum, sum);
 }
 
-qmoe_status bench_read_bandwidth(
+qmoe_status qmi_bench_read_bandwidth(
     double *gbytes_per_s, int n_threads, bool cpu_time, qmi_error *err)
 {
     *gbytes_per_s = 0;
@@ -51,14 +51,14 @@ qmoe_status bench_read_bandwidth(
     double seconds[N_PASSES];
     qmoe_status status = QMOE_OK;
     for (int i = 0; i < N_PASSES && status == QMOE_OK; i++) {
-        const double begin = bench_now(cpu_time);
+        const double begin = qmi_bench_now(cpu_time);
         status =
             qmi_team_run(team, (int64_t)(total / slice), read_slice, &r, err);
-        seconds[i] = bench_now(cpu_time) - begin;
+        seconds[i] = qmi_bench_now(cpu_time) - begin;
     }
     if (status == QMOE_OK)
-        *gbytes_per_s =
-            1e-9 * (double)total / bench_spread_of(seconds, N_PASSES).median;
+        *gbytes_per_s = 1e-9 * (double)total /
+                        qmi_bench_spread_of(seconds, N_PASSES).median;
     qmi_free(data);
     qmi_team_close(team);
     return status;
@@ -71,18 +71,18 @@ static qmoe_status time_copies(double seconds[N_PASSES],
     uint64_t n_bytes, qmi_error *err)
 {
     for (int pass = -1; pass < N_PASSES; pass++) { /* -1: warming up */
-        const double begin = bench_now(false);
+        const double begin = qmi_bench_now(false);
         for (int i = 0; i < N_COPIES; i++)
             QMI_TRY(backend->buffer_copy(device, (qmi_view){two[i % 2], 0},
                 (qmi_view){two[1 - i % 2], 0}, n_bytes, err));
         QMI_TRY(backend->sync(device, err));
         if (pass >= 0)
-            seconds[pass] = (bench_now(false) - begin) / N_COPIES;
+            seconds[pass] = (qmi_bench_now(false) - begin) / N_COPIES;
     }
     return QMOE_OK;
 }
 
-qmoe_status bench_copy_bandwidth(double *gbytes_per_s,
+qmoe_status qmi_bench_copy_bandwidth(double *gbytes_per_s,
     const qmi_backend *backend, qmi_device *device, uint64_t cold_bytes,
     qmi_error *err)
 {
@@ -98,7 +98,7 @@ qmoe_status bench_copy_bandwidth(double *gbytes_per_s,
         status = time_copies(seconds, backend, device, two, n_bytes, err);
     if (status == QMOE_OK)
         *gbytes_per_s = 1e-9 * 2 * (double)n_bytes /
-                        bench_spread_of(seconds, N_PASSES).median;
+                        qmi_bench_spread_of(seconds, N_PASSES).median;
     for (int i = 0; i < 2; i++)
         backend->buffer_free(device, two[i]);
     return status;

@@ -17,7 +17,7 @@ static double allowed(double size, int64_t n_cols)
 }
 
 static void product(
-    bench_expected *e, const float *w, const float *x, int64_t r, int64_t n)
+    qmi_bench_expected *e, const float *w, const float *x, int64_t r, int64_t n)
 {
     const bool every_token = r % ROW_STEP == 0 || r == e->n_rows - 1;
     for (int64_t t = 0; t < e->n_tokens; t++) {
@@ -36,11 +36,11 @@ static void product(
     }
 }
 
-qmoe_status bench_expected_make(bench_expected *out, const qmi_weight *w,
-    const float *x, int64_t n_tokens, qmi_error *err)
+qmoe_status qmi_bench_expected_make(qmi_bench_expected *out,
+    const qmi_weight *w, const float *x, int64_t n_tokens, qmi_error *err)
 {
     const size_t n = (size_t)(n_tokens * w->n_rows);
-    *out = (bench_expected){
+    *out = (qmi_bench_expected){
         .n_tokens = n_tokens,
         .n_rows = w->n_rows,
         .value = qmi_calloc(n, sizeof(double), "expected results", err),
@@ -49,7 +49,7 @@ qmoe_status bench_expected_make(bench_expected *out, const qmi_weight *w,
     float *row = qmi_calloc((size_t)w->n_cols, sizeof *row, "a row", err);
     if (out->value == NULL || out->error == NULL || row == NULL) {
         qmi_free(row);
-        bench_expected_free(out);
+        qmi_bench_expected_free(out);
         return QMOE_E_NOMEM;
     }
     for (int64_t r = 0; r < w->n_rows; r++) {
@@ -60,15 +60,15 @@ qmoe_status bench_expected_make(bench_expected *out, const qmi_weight *w,
     return QMOE_OK;
 }
 
-void bench_expected_free(bench_expected *expected)
+void qmi_bench_expected_free(qmi_bench_expected *expected)
 {
     qmi_free(expected->value);
     qmi_free(expected->error);
-    *expected = (bench_expected){0};
+    *expected = (qmi_bench_expected){0};
 }
 
-bool bench_expected_agrees(
-    const bench_expected *expected, const float *y, int64_t n_tokens)
+bool qmi_bench_expected_agrees(
+    const qmi_bench_expected *expected, const float *y, int64_t n_tokens)
 {
     const int64_t n = n_tokens * expected->n_rows;
     for (int64_t i = 0; i < n; i++)

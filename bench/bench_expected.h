@@ -5,21 +5,21 @@
 
 #include "weight.h"
 
-typedef struct bench_expected {
+typedef struct qmi_bench_expected {
     int64_t n_tokens, n_rows;
     /* [n_tokens, n_rows]: the product in double precision and the largest
      * error allowed; an error of infinity: not computed. */
     double *value, *error;
-} bench_expected;
+} qmi_bench_expected;
 
 /* Matrix 0 of `w`, decoded plainly, times x f32 [n_tokens, n_cols]: all rows
  * of token 0 and every 61st row, with the last one, of all tokens.  Release
- * with bench_expected_free. */
-qmoe_status bench_expected_make(bench_expected *out, const qmi_weight *w,
-    const float *x, int64_t n_tokens, qmi_error *err);
-void bench_expected_free(bench_expected *expected);
+ * with qmi_bench_expected_free. */
+qmoe_status qmi_bench_expected_make(qmi_bench_expected *out,
+    const qmi_weight *w, const float *x, int64_t n_tokens, qmi_error *err);
+void qmi_bench_expected_free(qmi_bench_expected *expected);
 /* Whether y f32 [n_tokens, n_rows] is the product of the first tokens. */
-bool bench_expected_agrees(
-    const bench_expected *expected, const float *y, int64_t n_tokens);
+bool qmi_bench_expected_agrees(
+    const qmi_bench_expected *expected, const float *y, int64_t n_tokens);
 
 #endif

@@ -39,7 +39,7 @@ static qmoe_status copy_matrix(
 }
 
 /* Turns one stack of the copied table into n_mats times the same matrix. */
-static qmoe_status share(bench_ideal *ideal, size_t index,
+static qmoe_status share(qmi_bench_ideal *ideal, size_t index,
     const qmoe_model *original, qmi_error *err)
 {
     qmi_weight *w = &ideal->model.weights[index];
@@ -70,11 +70,11 @@ static qmoe_status share(bench_ideal *ideal, size_t index,
     return QMOE_OK;
 }
 
-qmoe_status bench_ideal_make(bench_ideal *out, const qmoe_model *model,
+qmoe_status qmi_bench_ideal_make(qmi_bench_ideal *out, const qmoe_model *model,
     const qmoe_model *original, qmi_error *err)
 {
     const size_t n = model->n_weights;
-    *out = (bench_ideal){.model = *model};
+    *out = (qmi_bench_ideal){.model = *model};
     out->model.expert_format = qmi_format_dense(QMI_BF16)->name;
     out->blocks = qmi_calloc(n, sizeof *out->blocks, "shared matrices", err);
     out->model.weights =
@@ -88,11 +88,11 @@ qmoe_status bench_ideal_make(bench_ideal *out, const qmoe_model *model,
         if (model->weights[i].role == QMOE_ROLE_EXPERTS)
             status = share(out, i, original, err);
     if (status != QMOE_OK)
-        bench_ideal_free(out);
+        qmi_bench_ideal_free(out);
     return status;
 }
 
-void bench_ideal_free(bench_ideal *ideal)
+void qmi_bench_ideal_free(qmi_bench_ideal *ideal)
 {
     for (size_t i = 0; ideal->blocks != NULL && i < ideal->model.n_weights;
          i++) {
@@ -106,5 +106,5 @@ void bench_ideal_free(bench_ideal *ideal)
     }
     qmi_free(ideal->blocks);
     qmi_free(ideal->model.weights);
-    *ideal = (bench_ideal){0};
+    *ideal = (qmi_bench_ideal){0};
 }

@@ -5,18 +5,18 @@
 
 #include "model.h"
 
-typedef struct bench_ideal {
+typedef struct qmi_bench_ideal {
     qmoe_model model;  /* shares everything else with the model it is made of,
                            which must outlive it */
     uint16_t **blocks; /* [n_weights] the shared matrices, NULL elsewhere */
     uint64_t n_bytes;  /* of the shared matrices */
-} bench_ideal;
+} qmi_bench_ideal;
 
 /* Takes matrix 0 of each stack of `original` (may be `model` itself), rounded
  * to bf16.  E_INVALID: original lacks a stack or its shapes differ.  Release
- * with bench_ideal_free. */
-qmoe_status bench_ideal_make(bench_ideal *out, const qmoe_model *model,
+ * with qmi_bench_ideal_free. */
+qmoe_status qmi_bench_ideal_make(qmi_bench_ideal *out, const qmoe_model *model,
     const qmoe_model *original, qmi_error *err);
-void bench_ideal_free(bench_ideal *ideal);
+void qmi_bench_ideal_free(qmi_bench_ideal *ideal);
 
 #endif

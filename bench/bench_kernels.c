@@ -35,11 +35,11 @@ static const int paper_batches[] = {1, 8, 32}, one_thread[] = {1};
 
 /* A stack of one format, as the host and the device have it. */
 typedef struct stack {
-    bench_stack host;
+    qmi_bench_stack host;
     qmi_bound_weight bound;
     bool is_bound;
-    bench_expected expected;
-    bench_expected expected_bf16; /* of rounded inputs; empty without any */
+    qmi_bench_expected expected;
+    qmi_bench_expected expected_bf16; /* of rounded inputs; empty without any */
 } stack;
 
 typedef struct bench {
@@ -49,11 +49,11 @@ typedef struct bench {
     const qmi_format *formats[MAX_FORMATS];
     size_t n_formats;
     qmi_place chosen;
-    bench_place place;
+    qmi_bench_place place;
     int threads;               /* of the open device */
     stack stacks[MAX_FORMATS]; /* of the current shape */
     size_t n_stacks;
-    bench_contender contenders[MAX_CONTENDERS];
+    qmi_bench_contender contenders[MAX_CONTENDERS];
     size_t n_contenders;
     uint64_t n_done, n_settings;
     qmoe_bench_kernels_report *report;
@@ -85,7 +85,7 @@ static bool wants_baselines(const bench *b)
 /* The inputs rounded to bf16, on the device and, in x, as float32. */
 static qmoe_status round_inputs(bench *b, float *x, uint64_t n)
 {
-    bench_place *p = &b->place;
+    qmi_bench_place *p = &b->place;
     uint16_t *rounded = qmi_calloc(n, sizeof *rounded, "inputs", b->err);
     if (rounded == NULL)
         return QMOE_E_NOMEM;
@@ -109,7 +109,7 @@ static qmoe_status prepare_baselines(bench *b, float *x, uint64_t n, int most)
     for (size_t i = 0; i < b->n_stacks; i++) {
         stack *s = &b->stacks[i];
         if (strcmp(s->host.weight.format->name, "bf16") == 0)
-            QMI_TRY(bench_expected_make(
+            QMI_TRY(qmi_bench_expected_make(
                 &s->expected_bf16, &s->host.weight, x, most, b->err));
     }
     return QMOE_OK;
@@ -118,12 +118,12 @@ static qmoe_status prepare_baselines(bench *b, float *x, uint64_t n, int most)
 /* ---- one setting ---- */
 
 /* Those of `variants` that are asked for and take the stack. */
-static qmoe_status add_variants(bench *b, const bench_contender *like,
+static qmoe_status add_variants(bench *b, const qmi_bench_contender *like,
     int batch, const qmi_variant *variants, size_t n)
 {
     const char *wanted = b->options.variant;
     const bool first_only = !b->options.all_variants && wanted == NULL;
-    const qmi_op op = bench_product(&b->place, like, 0, batch);
+    const qmi_op op = qmi_bench_product(&b->place, like, 0, batch);
     for (size_t i = 0; i < n; i++) {
         if (wanted != NULL && strcmp(wanted, variants[i].name) != 0)
             continue;
@@ -141,8 +141,9 @@ static qmoe_status add_variants(bench *b, const bench_contender *like,
 
 static qmoe_status add_contenders(bench *b, const stack *s, int batch)
 {
-    const bench_contender one = {.weight = &s->bound, .expected = &s->expected};
-    const bench_contender other = {.weight = &s->bound,
+    const qmi_bench_contender one = {
+        .weight = &s->bound, .expected = &s->expected};
+    const qmi_bench_contender other = {.weight = &s->bound,
         .expected = &s->expected_bf16,
         .is_baseline = true};
     size_t n = 0;
@@ -167,14 +168,14 @@ static qmoe_status run_setting(
     b->n_contenders = 0;
     for (size_t i = 0; i < b->n_stacks; i++)
         QMI_TRY(add_contenders(b, &b->stacks[i], batch));
-    QMI_TRY(bench_run_setting(
+    QMI_TRY(qmi_bench_run_setting(
         &b->place, b->contenders, b->n_contenders, batch, hot, b->err));
     const qmoe_bench_kernel setting = {
         .batch = batch, .threads = b->threads, .hot = hot};
     for (size_t i = 0; i < b->n_contenders; i++)
-        QMI_TRY(bench_add_result(b->report, &b->capacity, &b->contenders[i],
+        QMI_TRY(qmi_bench_add_result(b->report, &b->capacity, &b->contenders[i],
             b->place.n_rounds, &setting, b->err));
-    bench_add_ratios(b->report, first);
+    qmi_bench_add_ratios(b->report, first);
     return QMOE_OK;
 }
 
@@ -187,9 +188,9 @@ static void free_shape(bench *b)
         stack *s = &b->stacks[i];
         if (s->is_bound)
             backend->weight_unbind(b->place.device, &s->bound);
-        bench_expected_free(&s->expected);
-        bench_expected_free(&s->expected_bf16);
-        bench_stack_free(&s->host);
+        qmi_bench_expected_free(&s->expected);
+        qmi_bench_expected_free(&s->expected_bf16);
+        qmi_bench_stack_free(&s->host);
         *s = (stack){0};
     }
     b->n_stacks = 0;
@@ -206,27 +207,28 @@ static qmoe_status add_stack(bench *b, const qmi_format *format,
     const qmoe_bench_shape *shape, const float *x, int most)
 {
     stack *s = &b->stacks[b->n_stacks++];
-    QMI_TRY(bench_stack_make(&s->host, format, shape->rows, shape->cols,
+    QMI_TRY(qmi_bench_stack_make(&s->host, format, shape->rows, shape->cols,
         b->options.cold_bytes,
-        b->report->device.is_gpu ? BENCH_ALIASED : BENCH_IN_MEMORY, b->err));
+        b->report->device.is_gpu ? QMI_BENCH_ALIASED : QMI_BENCH_IN_MEMORY,
+        b->err));
     qmoe_status status = b->place.backend->weight_bind(
         &s->bound, b->place.device, &s->host.weight, b->err);
     if (status == QMOE_E_UNSUPPORTED) {
-        bench_stack_free(&s->host);
+        qmi_bench_stack_free(&s->host);
         b->n_stacks--;
         return QMOE_OK;
     }
     s->is_bound = status == QMOE_OK;
     if (status == QMOE_OK)
-        status =
-            bench_expected_make(&s->expected, &s->host.weight, x, most, b->err);
+        status = qmi_bench_expected_make(
+            &s->expected, &s->host.weight, x, most, b->err);
     return status;
 }
 
 static qmoe_status make_shape(
     bench *b, const qmoe_bench_shape *shape, float *x, int most)
 {
-    bench_place *p = &b->place;
+    qmi_bench_place *p = &b->place;
     const uint64_t n_x = (uint64_t)(most * shape->cols);
     const uint64_t n_y = (uint64_t)(most * shape->rows);
     p->result = qmi_calloc(n_y, sizeof *p->result, "results", b->err);
@@ -283,12 +285,12 @@ static qmoe_status run_threads(bench *b, int threads)
         &b->place.device, b->chosen.info.index, &device, b->err));
     qmoe_status status = QMOE_OK;
     if (report->device.is_gpu && report->copy_gbytes_per_s == 0) {
-        status = bench_copy_bandwidth(&report->copy_gbytes_per_s,
+        status = qmi_bench_copy_bandwidth(&report->copy_gbytes_per_s,
             b->place.backend, b->place.device, o->cold_bytes, b->err);
     } else if (!report->device.is_gpu) {
         qmoe_bench_bandwidth *r = &report->bandwidth[report->n_bandwidth++];
         r->threads = threads;
-        status = bench_read_bandwidth(
+        status = qmi_bench_read_bandwidth(
             &r->gbytes_per_s, threads, o->thread_time, b->err);
     }
     for (size_t i = 0; i < o->n_shapes && status == QMOE_OK; i++)
@@ -351,10 +353,10 @@ static qmoe_status check_numbers(const bench *b)
         if (o->threads[i] < 1 || o->threads[i] > MAX_THREADS)
             return qmi_fail(b->err, QMOE_E_INVALID,
                 "%d threads: must be 1 to %d", o->threads[i], MAX_THREADS);
-    if (o->n_rounds < 1 || o->n_rounds > BENCH_MAX_ROUNDS)
+    if (o->n_rounds < 1 || o->n_rounds > QMI_BENCH_MAX_ROUNDS)
         return qmi_fail(b->err, QMOE_E_INVALID,
             "%d samples of each result: must be 1 to %d", o->n_rounds,
-            BENCH_MAX_ROUNDS);
+            QMI_BENCH_MAX_ROUNDS);
     if (!(o->sample_ms > 0 && o->sample_ms <= 60000))
         return qmi_fail(b->err, QMOE_E_INVALID,
             "a sample must last more than 0 and at most 60000 ms");

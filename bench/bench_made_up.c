@@ -16,13 +16,13 @@ static const double most_bits = 9.0 / 8;
 /* The system promises memory that it does not have and ends the program when
  * it is used; so what a first matrix takes is added up before. */
 static qmoe_status check_memory(const qmoe_model *model,
-    const qmi_format *format, bench_copies copies, qmi_error *err)
+    const qmi_format *format, qmi_bench_copies copies, qmi_error *err)
 {
     uint64_t n_bytes = 0;
     const uint64_t available = qmi_available_memory();
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
-        const int64_t n_mats = copies == BENCH_ALIASED ? 1 : w->n_mats;
+        const int64_t n_mats = copies == QMI_BENCH_ALIASED ? 1 : w->n_mats;
         if (w->role == QMOE_ROLE_EXPERTS)
             n_bytes +=
                 qmi_stack_size(format, n_mats, w->n_rows, w->n_cols, most_bits);
@@ -37,13 +37,13 @@ static qmoe_status check_memory(const qmoe_model *model,
         n_bytes >> 20, available >> 20);
 }
 
-static qmoe_status make_stack(bench_made_up *m, size_t index,
-    const qmi_format *format, bench_copies copies, qmi_error *err)
+static qmoe_status make_stack(qmi_bench_made_up *m, size_t index,
+    const qmi_format *format, qmi_bench_copies copies, qmi_error *err)
 {
     qmi_weight *w = &m->model.weights[index];
-    bench_stack *s = &m->stacks[index];
+    qmi_bench_stack *s = &m->stacks[index];
     QMI_TRY(qmi_check_cancel(err));
-    QMI_TRY(bench_stack_make_count(
+    QMI_TRY(qmi_bench_stack_make_count(
         s, format, w->n_rows, w->n_cols, w->n_mats, copies, err));
     s->weight.name = w->name;
     s->weight.role = QMOE_ROLE_EXPERTS;
@@ -52,12 +52,13 @@ static qmoe_status make_stack(bench_made_up *m, size_t index,
     return QMOE_OK;
 }
 
-qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
-    const char *format_name, bench_copies copies, qmi_error *err)
+qmoe_status qmi_bench_made_up_make(qmi_bench_made_up *out,
+    const qmoe_model *model, const char *format_name, qmi_bench_copies copies,
+    qmi_error *err)
 {
     const size_t n = model->n_weights;
     const qmi_format *format = qmi_format_find(format_name);
-    *out = (bench_made_up){0};
+    *out = (qmi_bench_made_up){0};
     if (format == NULL || format->dense)
         return qmi_fail(err, QMOE_E_INVALID, "'%s' is not a compressed format",
             format_name);
@@ -76,16 +77,16 @@ qmoe_status bench_made_up_make(bench_made_up *out, const qmoe_model *model,
         if (model->weights[i].role == QMOE_ROLE_EXPERTS)
             status = make_stack(out, i, format, copies, err);
     if (status != QMOE_OK)
-        bench_made_up_free(out);
+        qmi_bench_made_up_free(out);
     return status;
 }
 
-void bench_made_up_free(bench_made_up *made_up)
+void qmi_bench_made_up_free(qmi_bench_made_up *made_up)
 {
     for (size_t i = 0; made_up->stacks != NULL && i < made_up->model.n_weights;
          i++)
-        bench_stack_free(&made_up->stacks[i]);
+        qmi_bench_stack_free(&made_up->stacks[i]);
     qmi_free(made_up->stacks);
     qmi_free(made_up->model.weights);
-    *made_up = (bench_made_up){0};
+    *made_up = (qmi_bench_made_up){0};
 }

@@ -32,8 +32,8 @@ typedef struct bench {
     int32_t *ids; /* [n_sequences * the longer phase] for both phases */
     int32_t *prompt_lengths, *ones, *active; /* [n_sequences] */
     qmi_routing routing;
-    bench_made_up made_up;
-    bench_ideal ideal;
+    qmi_bench_made_up made_up;
+    qmi_bench_ideal ideal;
     qmoe_model *compressed;
     qmi_place place;
     side sides[2]; /* compressed, ideal */
@@ -44,18 +44,18 @@ typedef struct bench {
 static qmoe_status encode(bench *b, side *s, double *seconds)
 {
     const qmoe_bench_model_options *o = &b->options;
-    const double begin = bench_now(false);
+    const double begin = qmi_bench_now(false);
     QMI_TRY(qmi_session_encode(
         s->session, b->ids, b->prompt_lengths, (size_t)o->n_sequences, b->err));
     QMI_TRY(s->session->backend->sync(s->session->device, b->err));
-    *seconds = bench_now(false) - begin;
+    *seconds = qmi_bench_now(false) - begin;
     return QMOE_OK;
 }
 
 static qmoe_status decode(bench *b, side *s, double *seconds)
 {
     const qmoe_bench_model_options *o = &b->options;
-    const double begin = bench_now(false);
+    const double begin = qmi_bench_now(false);
     qmi_top top; /* chosen as a greedy generation does, and left at that */
     qmi_batch batch = {.ids = b->ids,
         .sequences = b->active,
@@ -63,7 +63,7 @@ static qmoe_status decode(bench *b, side *s, double *seconds)
         .n = (size_t)o->n_sequences};
     for (int t = 0; t < o->n_tokens; t++, batch.ids += o->n_sequences)
         QMI_TRY(qmi_session_decode_top(s->session, &top, 1, &batch, b->err));
-    *seconds = bench_now(false) - begin;
+    *seconds = qmi_bench_now(false) - begin;
     return QMOE_OK;
 }
 
@@ -198,7 +198,8 @@ static qmoe_status describe_routing(
 
 static qmoe_bench_phase phase_of(side *s, int phase, int n, double n_tokens)
 {
-    const bench_spread seconds = bench_spread_of(s->seconds[phase], (size_t)n);
+    const qmi_bench_spread seconds =
+        qmi_bench_spread_of(s->seconds[phase], (size_t)n);
     qmoe_bench_phase out = {
         .tokens_per_s = n_tokens / seconds.median,
         .p10 = n_tokens / seconds.p90,
@@ -206,7 +207,8 @@ static qmoe_bench_phase phase_of(side *s, int phase, int n, double n_tokens)
     };
     for (int role = 0; role < QMOE_ROLE_COUNT; role++)
         out.roles[role] =
-            bench_spread_of(s->roles[phase][role], (size_t)n).median / n_tokens;
+            qmi_bench_spread_of(s->roles[phase][role], (size_t)n).median /
+            n_tokens;
     return out;
 }
 
@@ -217,7 +219,7 @@ static double ratio_of(const bench *b, int phase)
     for (int i = 0; i < b->options.n_repeats; i++)
         ratios[i] =
             b->sides[1].seconds[phase][i] / b->sides[0].seconds[phase][i];
-    return bench_spread_of(ratios, (size_t)b->options.n_repeats).median;
+    return qmi_bench_spread_of(ratios, (size_t)b->options.n_repeats).median;
 }
 
 static void fill_report(bench *b, qmoe_bench_model_report *out)
@@ -324,9 +326,10 @@ static qmoe_status make_models(bench *b, qmoe_model *given)
         if (o->original != NULL)
             return qmi_fail(
                 b->err, QMOE_E_INVALID, "a synthetic model has no original");
-        QMI_TRY(bench_made_up_make(&b->made_up, given,
+        QMI_TRY(qmi_bench_made_up_make(&b->made_up, given,
             o->format != NULL ? o->format : qmi_formats[0]->name,
-            b->place.info.is_gpu ? BENCH_ALIASED : BENCH_IN_MEMORY, b->err));
+            b->place.info.is_gpu ? QMI_BENCH_ALIASED : QMI_BENCH_IN_MEMORY,
+            b->err));
         b->compressed = &b->made_up.model;
     } else if (o->format != NULL && strcmp(o->format, given->expert_format)) {
         return qmi_fail(b->err, QMOE_E_INVALID,
@@ -334,7 +337,7 @@ static qmoe_status make_models(bench *b, qmoe_model *given)
             "for another",
             given->expert_format);
     }
-    return bench_ideal_make(&b->ideal, b->compressed,
+    return qmi_bench_ideal_make(&b->ideal, b->compressed,
         o->original != NULL ? o->original : b->compressed, b->err);
 }
 
@@ -390,8 +393,8 @@ qmoe_status qmoe_bench_model(qmoe_model *model, qmoe_bench_model_report *out,
     qmoe_status status = run_all(b, model, out);
     for (int i = 0; i < 2; i++)
         qmoe_session_destroy(b->sides[i].session);
-    bench_ideal_free(&b->ideal);
-    bench_made_up_free(&b->made_up);
+    qmi_bench_ideal_free(&b->ideal);
+    qmi_bench_made_up_free(&b->made_up);
     qmi_routing_free(&b->routing);
     qmi_free(b->ids);
     qmi_free(b->prompt_lengths);

@@ -52,7 +52,7 @@ static int make_file(const void *data, size_t n_bytes, size_t n, size_t page)
 }
 
 /* The file's `step` bytes at each multiple of them. */
-static bool map_all(const bench_repeat *r, int file, size_t step)
+static bool map_all(const qmi_bench_repeat *r, int file, size_t step)
 {
     for (size_t at = 0; at < r->n_bytes; at += step) {
         const size_t left = r->n_bytes - at;
@@ -64,13 +64,13 @@ static bool map_all(const bench_repeat *r, int file, size_t step)
     return true;
 }
 
-qmoe_status bench_repeat_make(bench_repeat *out, const void *data,
+qmoe_status qmi_bench_repeat_make(qmi_bench_repeat *out, const void *data,
     size_t n_bytes, size_t count, qmi_error *err)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     const size_t group = group_of(n_bytes, count, page);
     uint64_t total = 0;
-    *out = (bench_repeat){0};
+    *out = (qmi_bench_repeat){0};
     if (!qmi_mul_u64(n_bytes, count, &total) || total > SIZE_MAX / 2)
         return qmi_fail(err, QMOE_E_NOMEM, "out of memory: matrices to time");
     const size_t rounded = ((size_t)total + page - 1) / page * page;
@@ -82,19 +82,19 @@ qmoe_status bench_repeat_make(bench_repeat *out, const void *data,
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     bool fits = space != MAP_FAILED;
     if (fits) {
-        *out = (bench_repeat){space, rounded};
+        *out = (qmi_bench_repeat){space, rounded};
         fits = map_all(out, file, group < count ? group * n_bytes : rounded);
     }
     close(file);
     if (fits)
         return QMOE_OK;
-    bench_repeat_free(out);
+    qmi_bench_repeat_free(out);
     return qmi_fail(err, QMOE_E_NOMEM, "out of memory: matrices to time");
 }
 
-void bench_repeat_free(bench_repeat *repeat)
+void qmi_bench_repeat_free(qmi_bench_repeat *repeat)
 {
     if (repeat->data != NULL)
         munmap(repeat->data, repeat->n_bytes);
-    *repeat = (bench_repeat){0};
+    *repeat = (qmi_bench_repeat){0};
 }

@@ -15,8 +15,8 @@ static double memory_speed(const qmoe_bench_kernels_report *report, int threads)
     return report->copy_gbytes_per_s;
 }
 
-qmoe_status bench_add_result(qmoe_bench_kernels_report *report,
-    size_t *capacity, bench_contender *c, int n_rounds,
+qmoe_status qmi_bench_add_result(qmoe_bench_kernels_report *report,
+    size_t *capacity, qmi_bench_contender *c, int n_rounds,
     const qmoe_bench_kernel *setting, qmi_error *err)
 {
     if (report->n_results == *capacity) {
@@ -33,7 +33,8 @@ qmoe_status bench_add_result(qmoe_bench_kernels_report *report,
         1e-9 * (double)w->n_rows * (double)w->n_cols * setting->batch;
     const double n_bytes = (double)qmi_weight_bytes(w) / (double)w->n_mats;
     const double memory = memory_speed(report, setting->threads);
-    const bench_spread seconds = bench_spread_of(c->samples, (size_t)n_rounds);
+    const qmi_bench_spread seconds =
+        qmi_bench_spread_of(c->samples, (size_t)n_rounds);
     qmoe_bench_kernel *out = &report->results[report->n_results++];
     *out = *setting;
     out->format = w->format->name;
@@ -71,7 +72,7 @@ static double speed_of_bf16(
     return 0;
 }
 
-void bench_add_ratios(qmoe_bench_kernels_report *report, size_t first)
+void qmi_bench_add_ratios(qmoe_bench_kernels_report *report, size_t first)
 {
     const double own = speed_of_bf16(report, first);
     const double others = speed_of_variant(report, first, cublas);

@@ -7,10 +7,10 @@
 #include "qmoe/bench.h"
 
 /* Adds the result of a contender whose samples are filled in, by `threads`. */
-qmoe_status bench_add_result(qmoe_bench_kernels_report *report,
-    size_t *capacity, bench_contender *contender, int n_rounds,
+qmoe_status qmi_bench_add_result(qmoe_bench_kernels_report *report,
+    size_t *capacity, qmi_bench_contender *contender, int n_rounds,
     const qmoe_bench_kernel *setting, qmi_error *err);
 /* Ratios of the results from `first` on, which are one setting's. */
-void bench_add_ratios(qmoe_bench_kernels_report *report, size_t first);
+void qmi_bench_add_ratios(qmoe_bench_kernels_report *report, size_t first);
 
 #endif

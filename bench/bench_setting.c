@@ -7,8 +7,8 @@
 
 #include "cancel.h"
 
-qmi_op bench_product(const bench_place *place, const bench_contender *contender,
-    int64_t mat, int64_t n_tokens)
+qmi_op qmi_bench_product(const qmi_bench_place *place,
+    const qmi_bench_contender *contender, int64_t mat, int64_t n_tokens)
 {
     const bool is_baseline = contender->is_baseline;
     return (qmi_op){
@@ -27,19 +27,20 @@ qmi_op bench_product(const bench_place *place, const bench_contender *contender,
 
 /* Calls between two waits; 0: none in between. */
 static int64_t calls_of_pass(
-    const bench_place *p, const bench_contender *c, bool hot)
+    const qmi_bench_place *p, const qmi_bench_contender *c, bool hot)
 {
     const int64_t n_mats = c->weight->host->n_mats;
     if (!p->in_passes)
         return 0;
     if (hot)
-        return BENCH_PASS_CALLS;
-    return n_mats < BENCH_PASS_CALLS ? BENCH_PASS_CALLS / n_mats * n_mats
-                                     : n_mats;
+        return QMI_BENCH_PASS_CALLS;
+    return n_mats < QMI_BENCH_PASS_CALLS
+               ? QMI_BENCH_PASS_CALLS / n_mats * n_mats
+               : n_mats;
 }
 
 /* n_calls products, finished on return. */
-static qmoe_status call(const bench_place *p, bench_contender *c,
+static qmoe_status call(const qmi_bench_place *p, qmi_bench_contender *c,
     int64_t n_calls, int64_t n_tokens, bool hot, qmi_error *err)
 {
     const int64_t pass = calls_of_pass(p, c, hot);
@@ -49,26 +50,27 @@ static qmoe_status call(const bench_place *p, bench_contender *c,
         if (pass != 0 && i != 0 && i % pass == 0)
             QMI_TRY(p->backend->sync(p->device, err));
         QMI_TRY(qmi_check_cancel(err));
-        const qmi_op op = bench_product(p, c, hot ? 0 : c->next_mat, n_tokens);
+        const qmi_op op =
+            qmi_bench_product(p, c, hot ? 0 : c->next_mat, n_tokens);
         QMI_TRY(c->variant->run(p->device, &op, err));
         c->next_mat = (c->next_mat + 1) % c->weight->host->n_mats;
     }
     return p->backend->sync(p->device, err);
 }
 
-static qmoe_status check_mat(const bench_place *p, const bench_contender *c,
-    int64_t mat, int64_t n_tokens, qmi_error *err)
+static qmoe_status check_mat(const qmi_bench_place *p,
+    const qmi_bench_contender *c, int64_t mat, int64_t n_tokens, qmi_error *err)
 {
     const qmi_weight *w = c->weight->host;
     const uint64_t n = (uint64_t)(n_tokens * w->n_rows) * sizeof(float);
-    const qmi_op op = bench_product(p, c, mat, n_tokens);
+    const qmi_op op = qmi_bench_product(p, c, mat, n_tokens);
     const qmi_view dst = {p->dst, 0};
     /* NaN, so that what a kernel leaves out is seen. */
     memset(p->result, 0xff, n);
     QMI_TRY(p->backend->buffer_write(p->device, dst, p->result, n, err));
     QMI_TRY(c->variant->run(p->device, &op, err));
     QMI_TRY(p->backend->buffer_read(p->device, p->result, dst, n, err));
-    if (bench_expected_agrees(c->expected, p->result, n_tokens))
+    if (qmi_bench_expected_agrees(c->expected, p->result, n_tokens))
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_INTERNAL,
         "%s, variant %s: wrong result of %s %" PRId64 "x%" PRId64
@@ -77,14 +79,14 @@ static qmoe_status check_mat(const bench_place *p, const bench_contender *c,
         w->n_cols, n_tokens);
 }
 
-static qmoe_status find_n_calls(const bench_place *p, bench_contender *c,
-    int64_t n_tokens, bool hot, qmi_error *err)
+static qmoe_status find_n_calls(const qmi_bench_place *p,
+    qmi_bench_contender *c, int64_t n_tokens, bool hot, qmi_error *err)
 {
     double seconds = 0;
     for (c->n_calls = 1;; c->n_calls *= 2) {
-        const double begin = bench_now(p->thread_time);
+        const double begin = qmi_bench_now(p->thread_time);
         QMI_TRY(call(p, c, c->n_calls, n_tokens, hot, err));
-        seconds = bench_now(p->thread_time) - begin;
+        seconds = qmi_bench_now(p->thread_time) - begin;
         if (seconds >= p->sample_seconds / 4)
             break;
     }
@@ -97,12 +99,12 @@ static qmoe_status find_n_calls(const bench_place *p, bench_contender *c,
     return QMOE_OK;
 }
 
-qmoe_status bench_run_setting(const bench_place *place,
-    bench_contender *contenders, size_t n_contenders, int64_t n_tokens,
+qmoe_status qmi_bench_run_setting(const qmi_bench_place *place,
+    qmi_bench_contender *contenders, size_t n_contenders, int64_t n_tokens,
     bool hot, qmi_error *err)
 {
     for (size_t i = 0; i < n_contenders; i++) {
-        bench_contender *c = &contenders[i];
+        qmi_bench_contender *c = &contenders[i];
         const int64_t last = c->weight->host->n_mats - 1;
         QMI_TRY(check_mat(place, c, 0, n_tokens, err));
         QMI_TRY(check_mat(place, c, last, n_tokens, err));
@@ -110,11 +112,11 @@ qmoe_status bench_run_setting(const bench_place *place,
     }
     for (int round = 0; round < place->n_rounds; round++)
         for (size_t i = 0; i < n_contenders; i++) {
-            bench_contender *c = &contenders[i];
-            const double begin = bench_now(place->thread_time);
+            qmi_bench_contender *c = &contenders[i];
+            const double begin = qmi_bench_now(place->thread_time);
             QMI_TRY(call(place, c, c->n_calls, n_tokens, hot, err));
-            c->samples[round] =
-                (bench_now(place->thread_time) - begin) / (double)c->n_calls;
+            c->samples[round] = (qmi_bench_now(place->thread_time) - begin) /
+                                (double)c->n_calls;
         }
     return QMOE_OK;
 }

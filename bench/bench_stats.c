@@ -21,17 +21,17 @@ static double quantile(const double *sorted, size_t n, double q)
            (place - (double)below) * (sorted[above] - sorted[below]);
 }
 
-bench_spread bench_spread_of(double *samples, size_t n)
+qmi_bench_spread qmi_bench_spread_of(double *samples, size_t n)
 {
     qsort(samples, n, sizeof *samples, compare_doubles);
-    return (bench_spread){
+    return (qmi_bench_spread){
         .median = quantile(samples, n, 0.5),
         .p10 = quantile(samples, n, 0.1),
         .p90 = quantile(samples, n, 0.9),
     };
 }
 
-double bench_now(bool thread_time)
+double qmi_bench_now(bool thread_time)
 {
     return thread_time ? qmi_thread_seconds() : qmi_seconds();
 }

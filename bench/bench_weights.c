@@ -25,13 +25,13 @@ static uint16_t random_bf16(uint64_t *state)
 }
 
 /* n_mats repetitions of a part of `n_bytes`. */
-static qmoe_status repeat(
-    bench_stack *s, int part, const void *data, size_t n_bytes, qmi_error *err)
+static qmoe_status repeat(qmi_bench_stack *s, int part, const void *data,
+    size_t n_bytes, qmi_error *err)
 {
     const size_t n_mats = (size_t)s->weight.n_mats;
-    if (s->copies == BENCH_ALIASED) {
-        QMI_TRY(
-            bench_repeat_make(&s->repeats[part], data, n_bytes, n_mats, err));
+    if (s->copies == QMI_BENCH_ALIASED) {
+        QMI_TRY(qmi_bench_repeat_make(
+            &s->repeats[part], data, n_bytes, n_mats, err));
         s->weight.parts[part] =
             (qmi_part){s->repeats[part].data, n_mats * n_bytes};
         return QMOE_OK;
@@ -46,7 +46,7 @@ static qmoe_status repeat(
     return QMOE_OK;
 }
 
-static void count_mats(bench_stack *s, size_t mat_bytes, uint64_t n_bytes)
+static void count_mats(qmi_bench_stack *s, size_t mat_bytes, uint64_t n_bytes)
 {
     if (s->weight.n_mats != 0)
         return; /* given */
@@ -56,7 +56,7 @@ static void count_mats(bench_stack *s, size_t mat_bytes, uint64_t n_bytes)
 }
 
 static qmoe_status make_dense(
-    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+    qmi_bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
 {
     qmi_weight *w = &s->weight;
     const size_t n = (size_t)(w->n_rows * w->n_cols);
@@ -76,9 +76,9 @@ static qmoe_status make_dense(
 }
 
 /* Random codes, of which any bytes are some, and random bf16 values. */
-static qmoe_status make_coded(bench_stack *s, int codes_part, size_t n_codes,
-    int values_part, size_t n_values, uint64_t n_bytes, uint64_t *random,
-    qmi_error *err)
+static qmoe_status make_coded(qmi_bench_stack *s, int codes_part,
+    size_t n_codes, int values_part, size_t n_values, uint64_t n_bytes,
+    uint64_t *random, qmi_error *err)
 {
     const size_t n_tail = n_values * 2;
     uint8_t *data = qmi_calloc(n_codes + n_tail, 1, "a matrix to time", err);
@@ -99,7 +99,7 @@ static qmoe_status make_coded(bench_stack *s, int codes_part, size_t n_codes,
 }
 
 static qmoe_status make_pvq(
-    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+    qmi_bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
 {
     const qmi_weight *w = &s->weight;
     const qmi_pvq_shape shape =
@@ -110,7 +110,7 @@ static qmoe_status make_pvq(
 }
 
 static qmoe_status make_q2(
-    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+    qmi_bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
 {
     const qmi_weight *w = &s->weight;
     return make_coded(s, QMI_Q2_CODES,
@@ -140,7 +140,7 @@ static size_t encode_rows(const qmi_weight *w, uint64_t *random,
 }
 
 static qmoe_status make_ternary_dict(
-    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+    qmi_bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
 {
     qmi_weight *w = &s->weight;
     const size_t n_rows = (size_t)w->n_rows, n_cols = (size_t)w->n_cols;
@@ -178,7 +178,7 @@ cleanup:
 
 /* By format id: how random codes of a format are made. */
 typedef qmoe_status make_fn(
-    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err);
+    qmi_bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err);
 static make_fn *const makers[QMI_N_FORMATS] = {
     [QMI_FORMAT_PVQ] = make_pvq,
     [QMI_FORMAT_PVQ8] = make_pvq,
@@ -190,7 +190,7 @@ static make_fn *const makers[QMI_N_FORMATS] = {
 };
 
 static qmoe_status make(
-    bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+    qmi_bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
 {
     const qmi_format *format = s->weight.format;
     if (format->id < QMI_N_FORMATS && makers[format->id] != NULL)
@@ -199,12 +199,12 @@ static qmoe_status make(
         format->name);
 }
 
-static qmoe_status make_stack(bench_stack *out, const qmi_weight *shape,
-    uint64_t n_bytes, bench_copies copies, qmi_error *err)
+static qmoe_status make_stack(qmi_bench_stack *out, const qmi_weight *shape,
+    uint64_t n_bytes, qmi_bench_copies copies, qmi_error *err)
 {
     uint64_t random = 0x9e3779b97f4a7c15;
     const qmi_format *format = shape->format;
-    *out = (bench_stack){.weight = *shape, .copies = copies};
+    *out = (qmi_bench_stack){.weight = *shape, .copies = copies};
     qmoe_status status = make(out, n_bytes, &random, err);
     if (status == QMOE_OK && format->check != NULL) {
         out->weight.checked =
@@ -218,12 +218,12 @@ static qmoe_status make_stack(bench_stack *out, const qmi_weight *shape,
         for (int64_t i = 1; i < out->weight.n_mats; i++)
             atomic_store(&out->weight.checked[i], 1);
     if (status != QMOE_OK)
-        bench_stack_free(out);
+        qmi_bench_stack_free(out);
     return status;
 }
 
-qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
-    int64_t n_rows, int64_t n_cols, uint64_t n_bytes, bench_copies copies,
+qmoe_status qmi_bench_stack_make(qmi_bench_stack *out, const qmi_format *format,
+    int64_t n_rows, int64_t n_cols, uint64_t n_bytes, qmi_bench_copies copies,
     qmi_error *err)
 {
     const qmi_weight shape = {
@@ -231,9 +231,9 @@ qmoe_status bench_stack_make(bench_stack *out, const qmi_format *format,
     return make_stack(out, &shape, n_bytes, copies, err);
 }
 
-qmoe_status bench_stack_make_count(bench_stack *out, const qmi_format *format,
-    int64_t n_rows, int64_t n_cols, int64_t n_mats, bench_copies copies,
-    qmi_error *err)
+qmoe_status qmi_bench_stack_make_count(qmi_bench_stack *out,
+    const qmi_format *format, int64_t n_rows, int64_t n_cols, int64_t n_mats,
+    qmi_bench_copies copies, qmi_error *err)
 {
     const qmi_weight shape = {.format = format,
         .name = "timed",
@@ -243,12 +243,12 @@ qmoe_status bench_stack_make_count(bench_stack *out, const qmi_format *format,
     return make_stack(out, &shape, 0, copies, err);
 }
 
-void bench_stack_free(bench_stack *stack)
+void qmi_bench_stack_free(qmi_bench_stack *stack)
 {
     for (int i = 0; i < QMI_MAX_PARTS; i++) {
         qmi_free(stack->blocks[i]);
-        bench_repeat_free(&stack->repeats[i]);
+        qmi_bench_repeat_free(&stack->repeats[i]);
     }
     qmi_free((void *)stack->weight.checked);
-    *stack = (bench_stack){0};
+    *stack = (qmi_bench_stack){0};
 }

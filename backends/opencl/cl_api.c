@@ -9,7 +9,7 @@
 
 #include "room.h"
 
-qmi_cl_api qmi_cl;
+qocl_api qmi_cl;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool loaded;
@@ -54,11 +54,11 @@ static void load(void)
     }
     loaded = true;
 #define X(name) loaded = loaded && find(library, "cl" #name, &qmi_cl.name);
-    QMI_CL_MAP(X)
+    QOCL_MAP(X)
 #undef X
 }
 
-bool qmi_cl_load(char *reason, size_t capacity)
+bool qocl_load(char *reason, size_t capacity)
 {
     pthread_once(&once, load);
     if (!loaded && capacity != 0)
@@ -66,7 +66,7 @@ bool qmi_cl_load(char *reason, size_t capacity)
     return loaded;
 }
 
-const char *qmi_cl_error_name(cl_int status)
+const char *qocl_error_name(cl_int status)
 {
     static const struct {
         cl_int status;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The OpenCL functions this backend uses, found in libOpenCL at run time, and
  * the names of OpenCL's errors. */
-#ifndef QMI_OPENCL_CL_API_H
-#define QMI_OPENCL_CL_API_H
+#ifndef QOCL_CL_API_H
+#define QOCL_CL_API_H
 
 #define CL_TARGET_OPENCL_VERSION 120
 #define CL_USE_DEPRECATED_OPENCL_1_2_APIS
@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define QMI_CL_MAP(X)                                                          \
+#define QOCL_MAP(X)                                                            \
     X(GetPlatformIDs)                                                          \
     X(GetPlatformInfo)                                                         \
     X(GetDeviceIDs)                                                            \
@@ -40,17 +40,17 @@
     X(ReleaseEvent)                                                            \
     X(Finish)
 
-typedef struct qmi_cl_api {
+typedef struct qocl_api {
 #define X(name) __typeof__(&cl##name) name;
-    QMI_CL_MAP(X)
+    QOCL_MAP(X)
 #undef X
-} qmi_cl_api;
+} qocl_api;
 
-extern qmi_cl_api qmi_cl;
+extern qocl_api qmi_cl;
 
 /* Loads libOpenCL once; false with the reason when there is none. */
-bool qmi_cl_load(char *reason, size_t capacity);
+bool qocl_load(char *reason, size_t capacity);
 /* "CL_OUT_OF_RESOURCES", ...; never NULL. */
-const char *qmi_cl_error_name(cl_int status);
+const char *qocl_error_name(cl_int status);
 
 #endif

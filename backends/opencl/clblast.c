@@ -19,14 +19,14 @@ static void load(void)
         *(void **)&sgemm = dlsym(library, "CLBlastSgemm");
 }
 
-bool ocl_clblast_load(void)
+bool qocl_clblast_load(void)
 {
     pthread_once(&once, load);
     return sgemm != NULL;
 }
 
-qmoe_status ocl_clblast_run(
-    qmi_device *device, const ocl_gemm *g, qmi_error *err)
+qmoe_status qocl_clblast_run(
+    qmi_device *device, const qocl_gemm *g, qmi_error *err)
 {
     char what[64];
     cl_command_queue queue = device->queue;
@@ -38,16 +38,16 @@ qmoe_status ocl_clblast_run(
         return QMOE_OK;
     snprintf(
         what, sizeof what, "CLBlast's matrix product (status %d)", (int)status);
-    return ocl_fail(device, what, (cl_int)status, err);
+    return qocl_fail(device, what, (cl_int)status, err);
 }
 #else
-bool ocl_clblast_load(void)
+bool qocl_clblast_load(void)
 {
     return false;
 }
 
-qmoe_status ocl_clblast_run(
-    qmi_device *device, const ocl_gemm *g, qmi_error *err)
+qmoe_status qocl_clblast_run(
+    qmi_device *device, const qocl_gemm *g, qmi_error *err)
 {
     (void)g;
     return qmi_fail(err, QMOE_E_INTERNAL,

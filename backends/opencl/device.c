@@ -18,11 +18,11 @@ static qmoe_status status_of(cl_int status)
                : QMOE_E_DEVICE;
 }
 
-qmoe_status ocl_fail(
+qmoe_status qocl_fail(
     const qmi_device *device, const char *what, cl_int status, qmi_error *err)
 {
     return qmi_fail(err, status_of(status), "OpenCL device '%s': %s: %s (%d)",
-        device->name, what, qmi_cl_error_name(status), (int)status);
+        device->name, what, qocl_error_name(status), (int)status);
 }
 
 static uint64_t left_of(const qmi_device *device)
@@ -32,10 +32,10 @@ static uint64_t left_of(const qmi_device *device)
                : 0;
 }
 
-qmoe_status ocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
+qmoe_status qocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
     const char *what, qmi_error *err)
 {
-    const ocl_limits *limits = &device->limits;
+    const qocl_limits *limits = &device->limits;
     *out = NULL;
     if (n_bytes > limits->max_alloc)
         return qmi_fail(err, QMOE_E_DEVICE,
@@ -44,7 +44,7 @@ qmoe_status ocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
             device->name, what, n_bytes, limits->max_alloc);
     while (n_bytes > left_of(device)) {
         bool gone;
-        QMI_TRY(ocl_evict(device, &gone, err));
+        QMI_TRY(qocl_evict(device, &gone, err));
         if (!gone)
             return qmi_fail(err, QMOE_E_NOMEM,
                 "OpenCL device '%s': '%s' needs %" PRIu64 " bytes, %" PRIu64
@@ -58,19 +58,19 @@ qmoe_status ocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
         *out = qmi_cl.CreateBuffer(device->context, CL_MEM_READ_WRITE,
             n_bytes != 0 ? (size_t)n_bytes : 4, NULL, &status);
         if (status == CL_MEM_OBJECT_ALLOCATION_FAILURE)
-            QMI_TRY(ocl_evict(device, &evicted, err));
+            QMI_TRY(qocl_evict(device, &evicted, err));
     } while (status == CL_MEM_OBJECT_ALLOCATION_FAILURE && evicted);
     if (status != CL_SUCCESS) {
         *out = NULL;
         return qmi_fail(err, status_of(status),
             "OpenCL device '%s': '%s', %" PRIu64 " bytes: %s", device->name,
-            what, n_bytes, qmi_cl_error_name(status));
+            what, n_bytes, qocl_error_name(status));
     }
     device->allocated += n_bytes;
     return QMOE_OK;
 }
 
-void ocl_release(qmi_device *device, cl_mem mem, uint64_t n_bytes)
+void qocl_release(qmi_device *device, cl_mem mem, uint64_t n_bytes)
 {
     if (mem == NULL)
         return;
@@ -78,7 +78,7 @@ void ocl_release(qmi_device *device, cl_mem mem, uint64_t n_bytes)
     device->allocated -= n_bytes;
 }
 
-qmoe_status ocl_upload(qmi_device *device, cl_mem mem, uint64_t offset,
+qmoe_status qocl_upload(qmi_device *device, cl_mem mem, uint64_t offset,
     const void *src, uint64_t n_bytes, qmi_error *err)
 {
     if (n_bytes == 0)
@@ -86,10 +86,10 @@ qmoe_status ocl_upload(qmi_device *device, cl_mem mem, uint64_t offset,
     cl_int status = qmi_cl.EnqueueWriteBuffer(device->queue, mem, CL_TRUE,
         (size_t)offset, (size_t)n_bytes, src, 0, NULL, NULL);
     return status == CL_SUCCESS ? QMOE_OK
-                                : ocl_fail(device, "an upload", status, err);
+                                : qocl_fail(device, "an upload", status, err);
 }
 
-qmoe_status ocl_upload_later(qmi_device *device, cl_mem mem, const void *src,
+qmoe_status qocl_upload_later(qmi_device *device, cl_mem mem, const void *src,
     uint64_t n_bytes, cl_event *event, qmi_error *err)
 {
     if (n_bytes == 0)
@@ -98,7 +98,7 @@ qmoe_status ocl_upload_later(qmi_device *device, cl_mem mem, const void *src,
     cl_int status = qmi_cl.EnqueueWriteBuffer(device->transfers, mem, CL_FALSE,
         0, (size_t)n_bytes, src, 0, NULL, &written);
     if (status != CL_SUCCESS)
-        return ocl_fail(device, "an upload", status, err);
+        return qocl_fail(device, "an upload", status, err);
     /* The queue keeps order: the last write's end is that of all. */
     if (*event != NULL)
         qmi_cl.ReleaseEvent(*event);
@@ -119,7 +119,7 @@ static qmoe_status poison(
         return QMOE_E_NOMEM;
     memset(nan, 0xff, b->n_bytes);
     const qmoe_status status =
-        ocl_upload(device, b->mem, 0, nan, b->n_bytes, err);
+        qocl_upload(device, b->mem, 0, nan, b->n_bytes, err);
     qmi_free(nan);
     return status;
 #else
@@ -130,60 +130,60 @@ static qmoe_status poison(
 #endif
 }
 
-qmoe_status ocl_reserve(
-    qmi_device *device, ocl_scratch which, uint64_t n_bytes, qmi_error *err)
+qmoe_status qocl_reserve(
+    qmi_device *device, qocl_scratch which, uint64_t n_bytes, qmi_error *err)
 {
     qmi_buffer *b = &device->scratch[which];
     if (b->mem != NULL && n_bytes <= b->n_bytes)
         return poison(device, b, err);
     /* Kernels that still run keep the old memory alive themselves. */
-    ocl_release(device, b->mem, b->n_bytes);
+    qocl_release(device, b->mem, b->n_bytes);
     *b = (qmi_buffer){0};
-    QMI_TRY(ocl_alloc(&b->mem, device, n_bytes, "work space", err));
+    QMI_TRY(qocl_alloc(&b->mem, device, n_bytes, "work space", err));
     b->n_bytes = n_bytes;
     return poison(device, b, err);
 }
 
-qmi_view ocl_scratch_view(qmi_device *device, ocl_scratch which)
+qmi_view qocl_scratch_view(qmi_device *device, qocl_scratch which)
 {
     return (qmi_view){.buffer = &device->scratch[which]};
 }
 
 /* ---- tuning ---- */
 
-qmoe_status ocl_choose_tuning(qmi_device *device, bool is_cpu, qmi_error *err)
+qmoe_status qocl_choose_tuning(qmi_device *device, bool is_cpu, qmi_error *err)
 {
-    ocl_tuning chosen;
+    qocl_tuning chosen;
     size_t n = 0;
-    ocl_tuning_default(&device->tuning, &device->limits, is_cpu);
+    qocl_tuning_default(&device->tuning, &device->limits, is_cpu);
     if (device->forced != NULL) {
         if (device->forced->many != 0)
             device->tuning = *device->forced;
         return QMOE_OK;
     }
-    char *kept = (char *)ocl_cache_load(&n, ocl_tuning_key(device));
+    char *kept = (char *)qocl_cache_load(&n, qocl_tuning_key(device));
     if (kept != NULL && n != 0 && kept[n - 1] == '\0') {
         chosen = device->tuning;
-        if (ocl_tuning_parse(&chosen, kept, NULL) == QMOE_OK &&
-            ocl_tuning_fits(&chosen, &device->limits))
+        if (qocl_tuning_parse(&chosen, kept, NULL) == QMOE_OK &&
+            qocl_tuning_fits(&chosen, &device->limits))
             device->tuning = chosen;
     }
     qmi_free(kept);
     const char *text = getenv("QMOE_OPENCL_TUNING");
     if (text == NULL)
         return QMOE_OK;
-    QMI_TRY(ocl_tuning_parse(&device->tuning, text, err));
-    if (!ocl_tuning_fits(&device->tuning, &device->limits))
+    QMI_TRY(qocl_tuning_parse(&device->tuning, text, err));
+    if (!qocl_tuning_fits(&device->tuning, &device->limits))
         return qmi_fail(err, QMOE_E_INVALID,
             "OpenCL device '%s' cannot use this tuning: %s", device->name,
             text);
     return QMOE_OK;
 }
 
-void ocl_keep_tuning(const qmi_device *device, const ocl_tuning *tuning)
+void qocl_keep_tuning(const qmi_device *device, const qocl_tuning *tuning)
 {
-    char text[OCL_TUNING_TEXT];
-    ocl_tuning_print(text, tuning);
-    ocl_cache_store(
-        ocl_tuning_key(device), (unsigned char *)text, strlen(text) + 1);
+    char text[QOCL_TUNING_TEXT];
+    qocl_tuning_print(text, tuning);
+    qocl_cache_store(
+        qocl_tuning_key(device), (unsigned char *)text, strlen(text) + 1);
 }

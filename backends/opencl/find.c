@@ -9,7 +9,7 @@ enum { MAX_PLATFORMS = 16, MAX_DEVICES = 64 };
 
 /* ---- finding ---- */
 
-cl_device_type ocl_type(cl_device_id id)
+cl_device_type qocl_type(cl_device_id id)
 {
     static const cl_device_type kinds[] = {
         CL_DEVICE_TYPE_CPU, CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR};
@@ -30,7 +30,7 @@ static int list_devices(cl_device_id *out, char *reason, size_t capacity)
         qmi_cl.GetPlatformIDs(MAX_PLATFORMS, platforms, &n_platforms);
     if (status != CL_SUCCESS || n_platforms == 0) {
         snprintf(reason, capacity, "no OpenCL driver is installed (%s)",
-            status == CL_SUCCESS ? "no platform" : qmi_cl_error_name(status));
+            status == CL_SUCCESS ? "no platform" : qocl_error_name(status));
         return 0;
     }
     if (n_platforms > MAX_PLATFORMS)
@@ -48,30 +48,30 @@ static int list_devices(cl_device_id *out, char *reason, size_t capacity)
         CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR, CL_DEVICE_TYPE_CPU};
     for (int t = 0; t < 3; t++)
         for (cl_uint i = 0; i < n_found; i++)
-            if (ocl_type(found[i]) == order[t])
+            if (qocl_type(found[i]) == order[t])
                 out[n++] = found[i];
     if (n == 0)
         snprintf(reason, capacity, "the OpenCL drivers have no device");
     return n;
 }
 
-qmoe_status ocl_probe(int *n_devices, char *reason, size_t capacity)
+qmoe_status qocl_probe(int *n_devices, char *reason, size_t capacity)
 {
     cl_device_id ids[MAX_DEVICES];
     *n_devices = 0;
     if (capacity != 0)
         reason[0] = '\0';
-    if (qmi_cl_load(reason, capacity))
+    if (qocl_load(reason, capacity))
         *n_devices = list_devices(ids, reason, capacity);
     return QMOE_OK;
 }
 
-qmoe_status ocl_device_at(cl_device_id *out, int index, qmi_error *err)
+qmoe_status qocl_device_at(cl_device_id *out, int index, qmi_error *err)
 {
     cl_device_id ids[MAX_DEVICES];
     char reason[256] = "";
     int n = 0;
-    if (qmi_cl_load(reason, sizeof reason))
+    if (qocl_load(reason, sizeof reason))
         n = list_devices(ids, reason, sizeof reason);
     if (n == 0)
         return qmi_fail(err, QMOE_E_NO_BACKEND, "backend opencl: %s", reason);
@@ -82,7 +82,7 @@ qmoe_status ocl_device_at(cl_device_id *out, int index, qmi_error *err)
     return QMOE_OK;
 }
 
-void ocl_text_of(
+void qocl_text_of(
     char *out, size_t capacity, cl_device_id id, cl_device_info what)
 {
     char text[512] = "";
@@ -93,11 +93,11 @@ void ocl_text_of(
 }
 
 /* Empty when the device can be used. */
-void ocl_missing(char *out, size_t capacity, cl_device_id id)
+void qocl_missing(char *out, size_t capacity, cl_device_id id)
 {
     cl_bool available = CL_FALSE, compiler = CL_FALSE, little = CL_FALSE;
-    ocl_tuning tuning;
-    const ocl_limits limits = ocl_read_limits(id);
+    qocl_tuning tuning;
+    const qocl_limits limits = qocl_read_limits(id);
     char version[64];
     int major = 0, minor = 0;
     qmi_cl.GetDeviceInfo(
@@ -106,7 +106,7 @@ void ocl_missing(char *out, size_t capacity, cl_device_id id)
         id, CL_DEVICE_COMPILER_AVAILABLE, sizeof compiler, &compiler, NULL);
     qmi_cl.GetDeviceInfo(
         id, CL_DEVICE_ENDIAN_LITTLE, sizeof little, &little, NULL);
-    ocl_text_of(version, sizeof version, id, CL_DEVICE_VERSION);
+    qocl_text_of(version, sizeof version, id, CL_DEVICE_VERSION);
     const char *what = "";
     if (limits.problem[0] != '\0')
         what = limits.problem;
@@ -119,32 +119,32 @@ void ocl_missing(char *out, size_t capacity, cl_device_id id)
     else if (sscanf(version, "OpenCL %d.%d", &major, &minor) != 2 ||
              10 * major + minor < 12)
         what = "it is older than OpenCL 1.2";
-    else if (!ocl_tuning_default(&tuning, &limits, limits.is_cpu))
+    else if (!qocl_tuning_default(&tuning, &limits, limits.is_cpu))
         what = limits.max_group < 32 ? "its work-groups are smaller than 32"
                                      : "its local memory is too small";
     snprintf(out, capacity, "%s", what);
 }
 
-qmoe_status ocl_describe(qmoe_device_info *out, int index, qmi_error *err)
+qmoe_status qocl_describe(qmoe_device_info *out, int index, qmi_error *err)
 {
     cl_device_id id;
     char version[96], driver[96];
     *out = (qmoe_device_info){.index = index};
-    QMI_TRY(ocl_device_at(&id, index, err));
+    QMI_TRY(qocl_device_at(&id, index, err));
     snprintf(out->backend, sizeof out->backend, "opencl");
-    ocl_text_of(out->name, sizeof out->name, id, CL_DEVICE_NAME);
-    ocl_text_of(version, sizeof version, id, CL_DEVICE_VERSION);
-    ocl_text_of(driver, sizeof driver, id, CL_DRIVER_VERSION);
-    ocl_missing(out->detail, sizeof out->detail, id);
+    qocl_text_of(out->name, sizeof out->name, id, CL_DEVICE_NAME);
+    qocl_text_of(version, sizeof version, id, CL_DEVICE_VERSION);
+    qocl_text_of(driver, sizeof driver, id, CL_DRIVER_VERSION);
+    qocl_missing(out->detail, sizeof out->detail, id);
     out->usable = out->detail[0] == '\0';
     if (out->usable)
         snprintf(
             out->detail, sizeof out->detail, "%s, driver %s", version, driver);
-    out->is_gpu = ocl_type(id) == CL_DEVICE_TYPE_GPU;
+    out->is_gpu = qocl_type(id) == CL_DEVICE_TYPE_GPU;
     snprintf(out->type, sizeof out->type, "%s",
-        out->is_gpu                          ? "gpu"
-        : ocl_type(id) == CL_DEVICE_TYPE_CPU ? "cpu"
-                                             : "accelerator");
-    out->memory_bytes = ocl_read_limits(id).memory;
+        out->is_gpu                           ? "gpu"
+        : qocl_type(id) == CL_DEVICE_TYPE_CPU ? "cpu"
+                                              : "accelerator");
+    out->memory_bytes = qocl_read_limits(id).memory;
     return QMOE_OK;
 }

@@ -20,22 +20,22 @@ typedef struct format {
 enum { WHOLE_ROW = 0 };
 
 static const format formats[QMI_N_FORMATS] = {
-    [QMI_FORMAT_BF16] = {ocl_source_dense, "BF16", 0, 1, false, false},
-    [QMI_FORMAT_F16] = {ocl_source_dense, "F16", 0, 1, false, false},
-    [QMI_FORMAT_F32] = {ocl_source_dense, "F32", 0, 1, false, false},
-    [QMI_FORMAT_TERNARY_DICT] = {ocl_source_ternary_dict, NULL, 0, WHOLE_ROW,
+    [QMI_FORMAT_BF16] = {qocl_source_dense, "BF16", 0, 1, false, false},
+    [QMI_FORMAT_F16] = {qocl_source_dense, "F16", 0, 1, false, false},
+    [QMI_FORMAT_F32] = {qocl_source_dense, "F32", 0, 1, false, false},
+    [QMI_FORMAT_TERNARY_DICT] = {qocl_source_ternary_dict, NULL, 0, WHOLE_ROW,
         true, false},
-    [QMI_FORMAT_Q2] = {ocl_source_q2, NULL, 0, 1, false, true},
-    [QMI_FORMAT_PVQ] = {ocl_source_pvq, NULL, 16, 8, false, false},
-    [QMI_FORMAT_PVQ8] = {ocl_source_pvq, NULL, 8, 8, false, false},
+    [QMI_FORMAT_Q2] = {qocl_source_q2, NULL, 0, 1, false, true},
+    [QMI_FORMAT_PVQ] = {qocl_source_pvq, NULL, 16, 8, false, false},
+    [QMI_FORMAT_PVQ8] = {qocl_source_pvq, NULL, 8, 8, false, false},
 };
 
-bool ocl_has_format(const qmi_format *f)
+bool qocl_has_format(const qmi_format *f)
 {
     return f->id < QMI_N_FORMATS && formats[f->id].source != NULL;
 }
 
-int ocl_many(const qmi_device *device, qmi_format_id id)
+int qocl_many(const qmi_device *device, qmi_format_id id)
 {
     return formats[id].block != 0 ? device->tuning.pvq_many
                                   : device->tuning.many;
@@ -43,7 +43,7 @@ int ocl_many(const qmi_device *device, qmi_format_id id)
 
 /* What the sources of the format want to know; "" when nothing. */
 static void add_options(
-    char *text, size_t room, const ocl_tuning *t, const format *f)
+    char *text, size_t room, const qocl_tuning *t, const format *f)
 {
     if (f->block != 0)
         snprintf(text, room,
@@ -57,19 +57,20 @@ static void add_options(
             t->lanes, t->dense_rows, t->width);
 }
 
-ocl_recipe ocl_format_recipe(const ocl_tuning *t, qmi_format_id id, bool many)
+qocl_recipe qocl_format_recipe(
+    const qocl_tuning *t, qmi_format_id id, bool many)
 {
     const format *f = &formats[id];
     const bool is_pvq = f->block != 0, by_rows = is_pvq && t->pvq_rows > 1;
     const int most = is_pvq ? t->pvq_many : t->many;
-    ocl_recipe r = {
+    qocl_recipe r = {
         .name = qmi_formats[id]->name,
-        .sources = {ocl_source_common, ocl_source_pack, f->source},
+        .sources = {qocl_source_common, qocl_source_pack, f->source},
         .n_sources = 3,
     };
     if (is_pvq)
         r.sources[r.n_sources++] =
-            by_rows ? ocl_source_pvq_rows : ocl_source_pvq_lanes;
+            by_rows ? qocl_source_pvq_rows : qocl_source_pvq_lanes;
     const int n = snprintf(r.options, sizeof r.options,
         "-cl-std=CL1.2 -D TT=%d -D PACK_LANES=%d -D TOKEN_MAJOR=%d",
         many ? most : 1, t->pack_lanes, by_rows);
@@ -77,7 +78,7 @@ ocl_recipe ocl_format_recipe(const ocl_tuning *t, qmi_format_id id, bool many)
     return r;
 }
 
-void ocl_product_size(int64_t *x, int64_t *local, const ocl_tuning *t,
+void qocl_product_size(int64_t *x, int64_t *local, const qocl_tuning *t,
     qmi_format_id id, int64_t n_rows)
 {
     const format *f = &formats[id];
@@ -96,13 +97,13 @@ void ocl_product_size(int64_t *x, int64_t *local, const ocl_tuning *t,
     }
 }
 
-int64_t ocl_decode_size(qmi_format_id id, int64_t n_cols)
+int64_t qocl_decode_size(qmi_format_id id, int64_t n_cols)
 {
     const int64_t each = formats[id].decode_cols;
     return each == WHOLE_ROW ? 1 : (n_cols + each - 1) / each;
 }
 
-cl_ulong ocl_tile_bytes(const qmi_weight *host)
+cl_ulong qocl_tile_bytes(const qmi_weight *host)
 {
     const int block = formats[host->format->id].block;
     if (block == 0)

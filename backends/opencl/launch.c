@@ -14,74 +14,74 @@ static const double portion_seconds = 0.02;
 
 static const char *const base_names[] = {
 #define X(name) #name,
-    QMI_CL_BASE_KERNELS(X)};
-static const char *const gemm_names[] = {QMI_CL_GEMM_KERNELS(X)};
-static const char *const format_names[] = {QMI_CL_FORMAT_KERNELS(X)};
+    QOCL_BASE_KERNELS(X)};
+static const char *const gemm_names[] = {QOCL_GEMM_KERNELS(X)};
+static const char *const format_names[] = {QOCL_FORMAT_KERNELS(X)};
 #undef X
 
-ocl_call ocl_begin(qmi_device *device, int program, int kernel)
+qocl_call qocl_begin(qmi_device *device, int program, int kernel)
 {
-    return (ocl_call){
+    return (qocl_call){
         .device = device,
         .kernel = device->programs[program].kernels[kernel],
         .unit_seconds = &device->programs[program].unit_seconds[kernel],
         .depth = 1,
-        .name = program == OCL_BASE_PROGRAM   ? base_names[kernel]
-                : program == OCL_GEMM_PROGRAM ? gemm_names[kernel]
-                                              : format_names[kernel],
+        .name = program == QOCL_BASE_PROGRAM   ? base_names[kernel]
+                : program == QOCL_GEMM_PROGRAM ? gemm_names[kernel]
+                                               : format_names[kernel],
     };
 }
 
-static void set(ocl_call *call, const void *value, size_t size)
+static void set(qocl_call *call, const void *value, size_t size)
 {
     cl_int status = qmi_cl.SetKernelArg(call->kernel, call->n++, size, value);
     if (call->status == CL_SUCCESS)
         call->status = status;
 }
 
-void ocl_arg_int(ocl_call *call, int64_t value)
+void qocl_arg_int(qocl_call *call, int64_t value)
 {
     const cl_int narrow = (cl_int)value;
     set(call, &narrow, sizeof narrow);
 }
 
-void ocl_arg_uint(ocl_call *call, uint32_t value)
+void qocl_arg_uint(qocl_call *call, uint32_t value)
 {
     set(call, &value, sizeof value);
 }
 
-void ocl_arg_ulong(ocl_call *call, cl_ulong value)
+void qocl_arg_ulong(qocl_call *call, cl_ulong value)
 {
     set(call, &value, sizeof value);
 }
 
-void ocl_arg_float(ocl_call *call, float value)
+void qocl_arg_float(qocl_call *call, float value)
 {
     set(call, &value, sizeof value);
 }
 
-void ocl_arg_mem(ocl_call *call, cl_mem mem)
+void qocl_arg_mem(qocl_call *call, cl_mem mem)
 {
     if (mem == NULL)
         mem = call->device->dummy;
     set(call, &mem, sizeof mem);
 }
 
-void ocl_arg_view(ocl_call *call, qmi_view view)
+void qocl_arg_view(qocl_call *call, qmi_view view)
 {
-    ocl_arg_mem(call, view.buffer != NULL ? view.buffer->mem : NULL);
-    ocl_arg_ulong(call, view.offset / 4);
+    qocl_arg_mem(call, view.buffer != NULL ? view.buffer->mem : NULL);
+    qocl_arg_ulong(call, view.offset / 4);
 }
 
 /* ---- portions ---- */
 
-static double estimate(const ocl_call *call, int64_t n_items)
+static double estimate(const qocl_call *call, int64_t n_items)
 {
     return *call->unit_seconds * (double)n_items * (double)call->depth;
 }
 
 /* Rows of y to enqueue next.  One, when nothing is known of the kernel. */
-static int64_t portion_rows(const ocl_call *call, int64_t row_items, int64_t y)
+static int64_t portion_rows(const qocl_call *call, int64_t row_items, int64_t y)
 {
     const double row_seconds = estimate(call, row_items);
     if (row_seconds <= 0)
@@ -93,13 +93,13 @@ static int64_t portion_rows(const ocl_call *call, int64_t row_items, int64_t y)
 }
 
 /* Waits for the queue, and learns how fast the kernel is that came last. */
-static qmoe_status settle(ocl_call *call, int64_t n_items, qmi_error *err)
+static qmoe_status settle(qocl_call *call, int64_t n_items, qmi_error *err)
 {
     qmi_device *device = call->device;
     const double others = device->queued_seconds - estimate(call, n_items);
     const cl_int status = qmi_cl.Finish(device->queue);
     if (status != CL_SUCCESS)
-        return ocl_fail(device, "clFinish", status, err);
+        return qocl_fail(device, "clFinish", status, err);
     const double taken = qmi_seconds() - device->queued_since;
     const double own = taken - others;
     /* Estimates of the others may be off: at least a part is its own. */
@@ -110,7 +110,7 @@ static qmoe_status settle(ocl_call *call, int64_t n_items, qmi_error *err)
 }
 
 /* Tests of which kernels ran set QMOE_OPENCL_LAUNCHES, for their build alone. */
-static void tell_launch(const ocl_call *call)
+static void tell_launch(const qocl_call *call)
 {
 #ifdef QMOE_OPENCL_BREAK
     if (getenv("QMOE_OPENCL_LAUNCHES") != NULL)
@@ -120,7 +120,7 @@ static void tell_launch(const ocl_call *call)
 #endif
 }
 
-static cl_int enqueue(ocl_call *call, const size_t locals[3], int64_t first_y,
+static cl_int enqueue(qocl_call *call, const size_t locals[3], int64_t first_y,
     const size_t globals[3], bool is_last)
 {
     const size_t first[3] = {0, (size_t)first_y, 0};
@@ -135,7 +135,7 @@ static cl_int enqueue(ocl_call *call, const size_t locals[3], int64_t first_y,
 
 /* Enqueues rows [first_y, + n) and waits when that makes the queue long, or
  * when the kernel's speed is not known. */
-static qmoe_status run_portion(ocl_call *call, const size_t locals[3],
+static qmoe_status run_portion(qocl_call *call, const size_t locals[3],
     int64_t first_y, const size_t globals[3], bool is_last, qmi_error *err)
 {
     qmi_device *device = call->device;
@@ -145,7 +145,7 @@ static qmoe_status run_portion(ocl_call *call, const size_t locals[3],
     if (status != CL_SUCCESS) {
         char what[64];
         snprintf(what, sizeof what, "kernel %s", call->name);
-        return ocl_fail(device, what, status, err);
+        return qocl_fail(device, what, status, err);
     }
     device->queued_seconds += estimate(call, n_items);
     if (is_known && device->queued_seconds < portion_seconds)
@@ -153,7 +153,7 @@ static qmoe_status run_portion(ocl_call *call, const size_t locals[3],
     return settle(call, n_items, err);
 }
 
-qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
+qmoe_status qocl_run(qocl_call *call, int64_t local, int64_t x, int64_t y,
     int64_t z, qmi_error *err)
 {
     if (x <= 0 || y <= 0 || z <= 0)
@@ -168,7 +168,7 @@ qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
             call->device->name, call->name, (long long)local,
             call->device->limits.max_group);
     if (call->status != CL_SUCCESS)
-        return ocl_fail(call->device, call->name, call->status, err);
+        return qocl_fail(call->device, call->name, call->status, err);
     for (int64_t begin = 0, n; begin < y; begin += n) {
         n = portion_rows(call, (int64_t)(globals[0] * globals[2]), y - begin);
         globals[1] = (size_t)n;
@@ -179,21 +179,21 @@ qmoe_status ocl_run(ocl_call *call, int64_t local, int64_t x, int64_t y,
     return QMOE_OK;
 }
 
-void ocl_arg_chunk_place(ocl_call *call, const ocl_chunk *chunk)
+void qocl_arg_chunk_place(qocl_call *call, const qocl_chunk *chunk)
 {
-    ocl_arg_int(call, chunk->first_mat);
-    ocl_arg_int(call, chunk->n_mats);
-    ocl_arg_int(call, chunk->first_row);
-    ocl_arg_int(call, chunk->n_rows);
+    qocl_arg_int(call, chunk->first_mat);
+    qocl_arg_int(call, chunk->n_mats);
+    qocl_arg_int(call, chunk->first_row);
+    qocl_arg_int(call, chunk->n_rows);
 }
 
-void ocl_arg_chunk_parts(
-    ocl_call *call, const ocl_weight *weight, const ocl_chunk *chunk)
+void qocl_arg_chunk_parts(
+    qocl_call *call, const qocl_weight *weight, const qocl_chunk *chunk)
 {
     for (int i = 0; i < QMI_MAX_PARTS && chunk->parts[i] != NULL; i++)
-        ocl_arg_mem(call, chunk->parts[i]);
+        qocl_arg_mem(call, chunk->parts[i]);
     if (weight->dict != NULL)
-        ocl_arg_mem(call, weight->dict);
+        qocl_arg_mem(call, weight->dict);
     if (weight->tile_bytes != 0)
-        ocl_arg_ulong(call, weight->tile_bytes);
+        qocl_arg_ulong(call, weight->tile_bytes);
 }

@@ -37,7 +37,7 @@ static bool is_word(const char *text, size_t n, const char *word)
 }
 
 /* One "key=value" of `n` characters; false when it is not understood. */
-static bool apply(ocl_limits *limits, const char *text, size_t n)
+static bool apply(qocl_limits *limits, const char *text, size_t n)
 {
     uint64_t value = 0, group = limits->max_group;
     const char *at = memchr(text, '=', n);
@@ -72,7 +72,7 @@ static bool apply(ocl_limits *limits, const char *text, size_t n)
     return true;
 }
 
-static void apply_environment(ocl_limits *limits)
+static void apply_environment(qocl_limits *limits)
 {
     const char *text = getenv("QMOE_OPENCL_LIMITS");
     while (text != NULL && *text != '\0') {
@@ -87,7 +87,7 @@ static void apply_environment(ocl_limits *limits)
     }
 }
 
-ocl_limits ocl_read_limits(cl_device_id id)
+qocl_limits qocl_read_limits(cl_device_id id)
 {
     cl_ulong alloc = 0, memory = 0, local = 0;
     cl_bool unified = CL_FALSE;
@@ -102,14 +102,14 @@ ocl_limits ocl_read_limits(cl_device_id id)
         id, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof group, &group, NULL);
     qmi_cl.GetDeviceInfo(
         id, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof unified, &unified, NULL);
-    ocl_limits limits = {
+    qocl_limits limits = {
         .max_alloc = alloc,
         .memory = memory,
         .local_memory = local,
         .max_chunk = UINT64_MAX,
         .max_group = group,
         .is_unified = unified != CL_FALSE,
-        .is_cpu = ocl_type(id) == CL_DEVICE_TYPE_CPU,
+        .is_cpu = qocl_type(id) == CL_DEVICE_TYPE_CPU,
     };
     apply_environment(&limits);
     if (limits.max_chunk > limits.max_alloc)

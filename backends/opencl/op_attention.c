@@ -2,25 +2,25 @@
  * Attention. */
 #include "qocl_device.h"
 
-qmoe_status ocl_run_attention(
+qmoe_status qocl_run_attention(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_attention *o = &op->u.attention;
     const int64_t lanes = device->tuning.attention_lanes;
-    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_attention);
+    qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_attention);
     call.depth = o->max_keys;
-    ocl_arg_view(&call, o->dst);
-    ocl_arg_view(&call, o->q);
-    ocl_arg_view(&call, o->k);
-    ocl_arg_view(&call, o->v);
-    ocl_arg_view(&call, o->spans);
-    ocl_arg_view(&call, o->bias);
-    ocl_arg_int(&call, o->n_spans);
-    ocl_arg_int(&call, o->n_heads);
-    ocl_arg_int(&call, o->d_head);
-    ocl_arg_int(&call, o->max_distance);
-    ocl_arg_float(&call, o->scale);
-    ocl_arg_int(&call, o->causal);
-    ocl_arg_int(&call, o->bias.buffer != NULL);
-    return ocl_run(&call, lanes, o->n_heads * lanes, o->n_queries, 1, err);
+    qocl_arg_view(&call, o->dst);
+    qocl_arg_view(&call, o->q);
+    qocl_arg_view(&call, o->k);
+    qocl_arg_view(&call, o->v);
+    qocl_arg_view(&call, o->spans);
+    qocl_arg_view(&call, o->bias);
+    qocl_arg_int(&call, o->n_spans);
+    qocl_arg_int(&call, o->n_heads);
+    qocl_arg_int(&call, o->d_head);
+    qocl_arg_int(&call, o->max_distance);
+    qocl_arg_float(&call, o->scale);
+    qocl_arg_int(&call, o->causal);
+    qocl_arg_int(&call, o->bias.buffer != NULL);
+    return qocl_run(&call, lanes, o->n_heads * lanes, o->n_queries, 1, err);
 }

@@ -6,11 +6,11 @@
 
 enum { SLAB_BYTES = 1 << 25 };
 
-bool ocl_clblast_supports(const qmi_device *device, const qmi_op *op)
+bool qocl_clblast_supports(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_linear *o = &op->u.linear;
-    const ocl_weight *w = o->weight->device;
-    const ocl_limits *limits = &device->limits;
+    const qocl_weight *w = o->weight->device;
+    const qocl_limits *limits = &device->limits;
     const uint64_t row_bytes = (uint64_t)o->weight->host->n_cols * 4;
     const uint64_t out_bytes =
         (uint64_t)o->n_tokens * (uint64_t)o->weight->host->n_rows * 4;
@@ -26,20 +26,20 @@ static qmoe_status widen(qmi_device *device, qmi_format_id format, cl_mem src,
     uint64_t first, uint64_t n, qmi_error *err)
 {
     const int64_t x = 1 << 14;
-    ocl_call call = ocl_begin(device, OCL_GEMM_PROGRAM, OCL_K_widen);
-    ocl_arg_mem(&call, device->scratch[OCL_PACKED].mem);
-    ocl_arg_mem(&call, src);
-    ocl_arg_ulong(&call, first);
-    ocl_arg_ulong(&call, n);
-    ocl_arg_int(&call, format == QMI_FORMAT_F16);
-    return ocl_run(&call, device->tuning.group, x,
+    qocl_call call = qocl_begin(device, QOCL_GEMM_PROGRAM, QOCL_K_widen);
+    qocl_arg_mem(&call, device->scratch[QOCL_PACKED].mem);
+    qocl_arg_mem(&call, src);
+    qocl_arg_ulong(&call, first);
+    qocl_arg_ulong(&call, n);
+    qocl_arg_int(&call, format == QMI_FORMAT_F16);
+    return qocl_run(&call, device->tuning.group, x,
         (int64_t)((n + (uint64_t)x - 1) / (uint64_t)x), 1, err);
 }
 
 static qmoe_status multiply_chunk(qmi_device *device, const qmi_op_linear *o,
-    const ocl_chunk *chunk, qmi_error *err)
+    const qocl_chunk *chunk, qmi_error *err)
 {
-    const ocl_weight *w = o->weight->device;
+    const qocl_weight *w = o->weight->device;
     const uint64_t n_cols = (uint64_t)o->weight->host->n_cols;
     const uint64_t n_rows = (uint64_t)chunk->n_rows;
     const uint64_t begin = (uint64_t)(o->mat - chunk->first_mat) * n_rows;
@@ -47,7 +47,7 @@ static qmoe_status multiply_chunk(qmi_device *device, const qmi_op_linear *o,
         w->format == QMI_FORMAT_F32 ? n_rows : SLAB_BYTES / (n_cols * 4);
     slab = slab < 1 ? 1 : slab > n_rows ? n_rows : slab;
     if (w->format != QMI_FORMAT_F32)
-        QMI_TRY(ocl_reserve(device, OCL_PACKED, slab * n_cols * 4, err));
+        QMI_TRY(qocl_reserve(device, QOCL_PACKED, slab * n_cols * 4, err));
     for (uint64_t row = 0; row < n_rows; row += slab) {
         const uint64_t n = n_rows - row < slab ? n_rows - row : slab;
         const uint64_t first = (begin + row) * n_cols;
@@ -55,10 +55,10 @@ static qmoe_status multiply_chunk(qmi_device *device, const qmi_op_linear *o,
         if (widens)
             QMI_TRY(widen(
                 device, w->format, chunk->parts[0], first, n * n_cols, err));
-        const ocl_gemm g = {
+        const qocl_gemm g = {
             .a = o->src.buffer->mem,
-            .b = widens ? device->scratch[OCL_PACKED].mem : chunk->parts[0],
-            .c = device->scratch[OCL_RESULTS].mem,
+            .b = widens ? device->scratch[QOCL_PACKED].mem : chunk->parts[0],
+            .c = device->scratch[QOCL_RESULTS].mem,
             .m = (size_t)o->n_tokens,
             .n = (size_t)n,
             .k = (size_t)n_cols,
@@ -69,33 +69,34 @@ static qmoe_status multiply_chunk(qmi_device *device, const qmi_op_linear *o,
             .b_step = (size_t)n_cols,
             .c_step = (size_t)o->weight->host->n_rows,
         };
-        QMI_TRY(ocl_clblast_run(device, &g, err));
+        QMI_TRY(qocl_clblast_run(device, &g, err));
     }
     return QMOE_OK;
 }
 
-qmoe_status ocl_clblast_linear(
+qmoe_status qocl_clblast_linear(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_linear *o = &op->u.linear;
-    const ocl_weight *w = o->weight->device;
+    const qocl_weight *w = o->weight->device;
     const int64_t n_rows = o->weight->host->n_rows;
-    QMI_TRY(ocl_build(device, OCL_GEMM_PROGRAM, err));
-    QMI_TRY(ocl_reserve(
-        device, OCL_RESULTS, (uint64_t)(o->n_tokens * n_rows) * 4, err));
+    QMI_TRY(qocl_build(device, QOCL_GEMM_PROGRAM, err));
+    QMI_TRY(qocl_reserve(
+        device, QOCL_RESULTS, (uint64_t)(o->n_tokens * n_rows) * 4, err));
     for (size_t i = 0; i < w->n_chunks; i++) {
-        const ocl_chunk *chunk = &w->chunks[i];
+        const qocl_chunk *chunk = &w->chunks[i];
         if (o->mat >= chunk->first_mat &&
             o->mat < chunk->first_mat + chunk->n_mats)
             QMI_TRY(multiply_chunk(device, o, chunk, err));
     }
-    ocl_call call = ocl_begin(device, OCL_GEMM_PROGRAM, OCL_K_finish_product);
-    ocl_arg_view(&call, o->dst);
-    ocl_arg_mem(&call, device->scratch[OCL_RESULTS].mem);
-    ocl_arg_view(&call, o->residual);
-    ocl_arg_int(&call, n_rows);
-    ocl_arg_float(&call, o->alpha);
-    ocl_arg_int(&call, o->relu);
-    ocl_arg_int(&call, o->residual.buffer != NULL);
-    return ocl_run(&call, device->tuning.group, n_rows, o->n_tokens, 1, err);
+    qocl_call call =
+        qocl_begin(device, QOCL_GEMM_PROGRAM, QOCL_K_finish_product);
+    qocl_arg_view(&call, o->dst);
+    qocl_arg_mem(&call, device->scratch[QOCL_RESULTS].mem);
+    qocl_arg_view(&call, o->residual);
+    qocl_arg_int(&call, n_rows);
+    qocl_arg_float(&call, o->alpha);
+    qocl_arg_int(&call, o->relu);
+    qocl_arg_int(&call, o->residual.buffer != NULL);
+    return qocl_run(&call, device->tuning.group, n_rows, o->n_tokens, 1, err);
 }

@@ -18,14 +18,14 @@ static qmoe_status run_scan(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_top_logits *o = &op->u.top_logits;
-    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_top_scan);
-    ocl_arg_view(&call, o->value);
-    ocl_arg_view(&call, o->id);
-    ocl_arg_view(&call, o->logits);
-    ocl_arg_int(&call, o->n_tokens);
-    ocl_arg_int(&call, o->n_cols);
-    ocl_arg_int(&call, o->top_k);
-    return ocl_run(&call, 1, o->n_tokens, 1, 1, err);
+    qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_top_scan);
+    qocl_arg_view(&call, o->value);
+    qocl_arg_view(&call, o->id);
+    qocl_arg_view(&call, o->logits);
+    qocl_arg_int(&call, o->n_tokens);
+    qocl_arg_int(&call, o->n_cols);
+    qocl_arg_int(&call, o->top_k);
+    return qocl_run(&call, 1, o->n_tokens, 1, 1, err);
 }
 
 static int64_t segments(int64_t n)
@@ -35,40 +35,41 @@ static int64_t segments(int64_t n)
 
 /* Over n keys per row from scratch `from`, or over the logits. */
 static qmoe_status run_step(qmi_device *device, const qmi_op_top_logits *o,
-    int64_t n, bool has_keys, ocl_scratch from, ocl_scratch to, qmi_error *err)
+    int64_t n, bool has_keys, qocl_scratch from, qocl_scratch to,
+    qmi_error *err)
 {
     const int64_t lanes = device->tuning.lanes, groups = segments(n);
     if (groups > 1)
-        QMI_TRY(ocl_reserve(device, to,
+        QMI_TRY(qocl_reserve(device, to,
             (uint64_t)(o->n_tokens * groups * o->top_k) * sizeof(cl_ulong),
             err));
-    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_top_segments);
-    ocl_arg_mem(&call, groups > 1 ? device->scratch[to].mem : NULL);
-    ocl_arg_mem(&call, has_keys ? device->scratch[from].mem : NULL);
-    ocl_arg_int(&call, has_keys);
-    ocl_arg_int(&call, groups == 1);
-    ocl_arg_view(&call, o->value);
-    ocl_arg_view(&call, o->id);
-    ocl_arg_view(&call, o->logits);
-    ocl_arg_int(&call, o->n_cols);
-    ocl_arg_int(&call, n);
-    ocl_arg_int(&call, SEGMENT);
-    ocl_arg_int(&call, o->top_k);
-    return ocl_run(&call, lanes, lanes * groups, o->n_tokens, 1, err);
+    qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_top_segments);
+    qocl_arg_mem(&call, groups > 1 ? device->scratch[to].mem : NULL);
+    qocl_arg_mem(&call, has_keys ? device->scratch[from].mem : NULL);
+    qocl_arg_int(&call, has_keys);
+    qocl_arg_int(&call, groups == 1);
+    qocl_arg_view(&call, o->value);
+    qocl_arg_view(&call, o->id);
+    qocl_arg_view(&call, o->logits);
+    qocl_arg_int(&call, o->n_cols);
+    qocl_arg_int(&call, n);
+    qocl_arg_int(&call, SEGMENT);
+    qocl_arg_int(&call, o->top_k);
+    return qocl_run(&call, lanes, lanes * groups, o->n_tokens, 1, err);
 }
 
 static qmoe_status run_segments(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_top_logits *o = &op->u.top_logits;
-    ocl_scratch from = OCL_TOP, to = OCL_TOP2;
+    qocl_scratch from = QOCL_TOP, to = QOCL_TOP2;
     int64_t n = o->n_cols;
     for (bool has_keys = false;; has_keys = true) {
         QMI_TRY(run_step(device, o, n, has_keys, from, to, err));
         if (segments(n) == 1)
             return QMOE_OK;
         n = segments(n) * o->top_k;
-        const ocl_scratch written = to;
+        const qocl_scratch written = to;
         to = from;
         from = written;
     }
@@ -79,7 +80,7 @@ static const qmi_variant all[] = {
     {"segments", supports, run_segments},
 };
 
-const qmi_variant *ocl_variants_top_logits(const qmi_device *device, size_t *n)
+const qmi_variant *qocl_variants_top_logits(const qmi_device *device, size_t *n)
 {
     /* A scan compares floats, which only processors do with subnormal ones. */
     const size_t first = device->tuning.lanes == 1 ? 0 : 1;
@@ -87,9 +88,9 @@ const qmi_variant *ocl_variants_top_logits(const qmi_device *device, size_t *n)
     return all + first;
 }
 
-qmoe_status ocl_run_top_logits(
+qmoe_status qocl_run_top_logits(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     size_t n;
-    return ocl_variants_top_logits(device, &n)->run(device, op, err);
+    return qocl_variants_top_logits(device, &n)->run(device, op, err);
 }

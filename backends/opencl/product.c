@@ -18,103 +18,104 @@ static int64_t padded_columns(const qmi_weight *w)
 }
 
 static qmoe_status pack(
-    qmi_device *device, const ocl_product *p, int program, qmi_error *err)
+    qmi_device *device, const qocl_product *p, int program, qmi_error *err)
 {
     const qmi_weight *w = p->weight->host;
     const bool many = p->n_items > 1;
-    const ocl_weight *bound = p->weight->device;
-    const int64_t tokens = many ? ocl_many(device, bound->format) : 1;
+    const qocl_weight *bound = p->weight->device;
+    const int64_t tokens = many ? qocl_many(device, bound->format) : 1;
     const int64_t n_padded = padded_columns(w);
     cl_mem packed;
-    QMI_TRY(ocl_reserve(device, OCL_PACKED,
+    QMI_TRY(qocl_reserve(device, QOCL_PACKED,
         (uint64_t)(p->n_tiles * n_padded * tokens) * 4, err));
-    packed = device->scratch[OCL_PACKED].mem;
+    packed = device->scratch[QOCL_PACKED].mem;
     const bool rotated = w->rotation != 0;
-    ocl_call call =
-        ocl_begin(device, program, rotated ? OCL_K_pack_rotated : OCL_K_pack);
-    ocl_arg_mem(&call, packed);
-    ocl_arg_view(&call, p->src);
-    ocl_arg_mem(&call, device->scratch[OCL_TILES].mem);
-    ocl_arg_mem(&call, device->scratch[OCL_ORDER].mem);
-    ocl_arg_int(&call, p->grouping);
-    ocl_arg_int(&call, p->n_items);
-    ocl_arg_int(&call, w->n_cols);
-    ocl_arg_int(&call, n_padded);
-    ocl_arg_int(&call, p->divisor);
+    qocl_call call = qocl_begin(
+        device, program, rotated ? QOCL_K_pack_rotated : QOCL_K_pack);
+    qocl_arg_mem(&call, packed);
+    qocl_arg_view(&call, p->src);
+    qocl_arg_mem(&call, device->scratch[QOCL_TILES].mem);
+    qocl_arg_mem(&call, device->scratch[QOCL_ORDER].mem);
+    qocl_arg_int(&call, p->grouping);
+    qocl_arg_int(&call, p->n_items);
+    qocl_arg_int(&call, w->n_cols);
+    qocl_arg_int(&call, n_padded);
+    qocl_arg_int(&call, p->divisor);
     if (!rotated)
-        return ocl_run(
+        return qocl_run(
             &call, device->tuning.group, n_padded, p->n_tiles, 1, err);
     const int64_t lanes = device->tuning.pack_lanes;
-    ocl_arg_int(&call, w->rotation);
-    ocl_arg_uint(&call, w->rotation_seed);
-    return ocl_run(&call, lanes,
+    qocl_arg_int(&call, w->rotation);
+    qocl_arg_uint(&call, w->rotation_seed);
+    return qocl_run(&call, lanes,
         (w->n_cols + w->rotation - 1) / w->rotation * lanes,
         p->n_tiles * tokens, 1, err);
 }
 
-qmoe_status ocl_run_chunk(qmi_device *device, const ocl_product *p,
-    const ocl_chunk *chunk, qmi_view packed, int program, qmi_error *err)
+qmoe_status qocl_run_chunk(qmi_device *device, const qocl_product *p,
+    const qocl_chunk *chunk, qmi_view packed, int program, qmi_error *err)
 {
     const qmi_weight *w = p->weight->host;
-    const ocl_weight *bound = p->weight->device;
-    ocl_call call = ocl_begin(device, program, OCL_K_product);
+    const qocl_weight *bound = p->weight->device;
+    qocl_call call = qocl_begin(device, program, QOCL_K_product);
     call.depth = w->n_cols;
     call.first_y = p->first_tile;
     call.after = p->after;
     call.finish = p->finish;
-    ocl_arg_view(&call, packed);
-    ocl_arg_view(&call, p->dst);
-    ocl_arg_view(&call, p->residual);
-    ocl_arg_mem(&call, device->scratch[OCL_TILES].mem);
-    ocl_arg_mem(&call, device->scratch[OCL_ORDER].mem);
-    ocl_arg_view(&call, p->expert);
-    ocl_arg_int(&call, p->grouping);
-    ocl_arg_int(&call, p->mat);
-    ocl_arg_int(&call, p->n_items);
-    ocl_arg_int(&call, w->n_cols);
-    ocl_arg_int(&call, padded_columns(w));
-    ocl_arg_int(&call, w->n_rows);
-    ocl_arg_float(&call, p->alpha);
-    ocl_arg_int(&call, p->relu);
-    ocl_arg_int(&call, p->residual.buffer != NULL);
-    ocl_arg_chunk_place(&call, chunk);
-    ocl_arg_chunk_parts(&call, bound, chunk);
+    qocl_arg_view(&call, packed);
+    qocl_arg_view(&call, p->dst);
+    qocl_arg_view(&call, p->residual);
+    qocl_arg_mem(&call, device->scratch[QOCL_TILES].mem);
+    qocl_arg_mem(&call, device->scratch[QOCL_ORDER].mem);
+    qocl_arg_view(&call, p->expert);
+    qocl_arg_int(&call, p->grouping);
+    qocl_arg_int(&call, p->mat);
+    qocl_arg_int(&call, p->n_items);
+    qocl_arg_int(&call, w->n_cols);
+    qocl_arg_int(&call, padded_columns(w));
+    qocl_arg_int(&call, w->n_rows);
+    qocl_arg_float(&call, p->alpha);
+    qocl_arg_int(&call, p->relu);
+    qocl_arg_int(&call, p->residual.buffer != NULL);
+    qocl_arg_chunk_place(&call, chunk);
+    qocl_arg_chunk_parts(&call, bound, chunk);
     int64_t x, local;
-    ocl_product_size(&x, &local, &device->tuning, bound->format, chunk->n_rows);
-    return ocl_run(&call, local, x, p->n_tiles, 1, err);
+    qocl_product_size(
+        &x, &local, &device->tuning, bound->format, chunk->n_rows);
+    return qocl_run(&call, local, x, p->n_tiles, 1, err);
 }
 
-qmoe_status ocl_prepare_product(qmi_view *packed, int *program,
-    qmi_device *device, const ocl_product *p, qmi_error *err)
+qmoe_status qocl_prepare_product(qmi_view *packed, int *program,
+    qmi_device *device, const qocl_product *p, qmi_error *err)
 {
     const qmi_weight *w = p->weight->host;
-    const ocl_weight *bound = p->weight->device;
-    *program = ocl_format_program(bound->format, p->n_items > 1);
+    const qocl_weight *bound = p->weight->device;
+    *program = qocl_format_program(bound->format, p->n_items > 1);
     /* A single row of whole blocks is its own packing. */
     *packed = p->src;
     if (p->n_items <= 1 && w->rotation == 0 && w->n_cols % 16 == 0)
         return QMOE_OK;
     QMI_TRY(pack(device, p, *program, err));
-    *packed = ocl_scratch_view(device, OCL_PACKED);
+    *packed = qocl_scratch_view(device, QOCL_PACKED);
     return QMOE_OK;
 }
 
 static qmoe_status run_product(
-    qmi_device *device, const ocl_product *p, qmi_error *err)
+    qmi_device *device, const qocl_product *p, qmi_error *err)
 {
-    const ocl_weight *bound = p->weight->device;
+    const qocl_weight *bound = p->weight->device;
     if (bound->entries != NULL)
-        return ocl_stream_product(device, p, err);
+        return qocl_stream_product(device, p, err);
     int program;
     qmi_view packed;
-    QMI_TRY(ocl_prepare_product(&packed, &program, device, p, err));
+    QMI_TRY(qocl_prepare_product(&packed, &program, device, p, err));
     for (size_t i = 0; i < bound->n_chunks; i++) {
-        const ocl_chunk *chunk = &bound->chunks[i];
+        const qocl_chunk *chunk = &bound->chunks[i];
         if (p->grouping == FIXED_MATRIX &&
             (p->mat < chunk->first_mat ||
                 p->mat >= chunk->first_mat + chunk->n_mats))
             continue;
-        QMI_TRY(ocl_run_chunk(device, p, chunk, packed, program, err));
+        QMI_TRY(qocl_run_chunk(device, p, chunk, packed, program, err));
     }
     return QMOE_OK;
 }
@@ -122,8 +123,8 @@ static qmoe_status run_product(
 static int64_t tile_items(
     const qmi_device *device, const qmi_bound_weight *weight, int64_t n_items)
 {
-    const ocl_weight *bound = weight->device;
-    return n_items > 1 ? ocl_many(device, bound->format) : 1;
+    const qocl_weight *bound = weight->device;
+    return n_items > 1 ? qocl_many(device, bound->format) : 1;
 }
 
 static int64_t tiles_of(
@@ -133,10 +134,11 @@ static int64_t tiles_of(
     return (n_items + many - 1) / many;
 }
 
-qmoe_status ocl_run_linear(qmi_device *device, const qmi_op *op, qmi_error *err)
+qmoe_status qocl_run_linear(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_linear *o = &op->u.linear;
-    const ocl_product p = {
+    const qocl_product p = {
         .weight = o->weight,
         .dst = o->dst,
         .src = o->src,
@@ -165,52 +167,52 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     *n_tiles = n_pairs / many + partial;
     if (*n_tiles > n_pairs)
         *n_tiles = n_pairs;
-    QMI_TRY(ocl_reserve(device, OCL_COUNTS, (uint64_t)n_experts * 4, err));
-    QMI_TRY(ocl_reserve(device, OCL_ORDER, (uint64_t)n_pairs * 4, err));
-    QMI_TRY(ocl_reserve(device, OCL_TILES, (uint64_t)*n_tiles * 16, err));
-    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_group_count);
-    ocl_arg_mem(&call, device->scratch[OCL_COUNTS].mem);
-    ocl_arg_view(&call, o->expert);
-    ocl_arg_int(&call, n_pairs);
-    ocl_arg_int(&call, n_experts);
-    QMI_TRY(ocl_run(&call, device->tuning.group, n_experts, 1, 1, err));
-    call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_group_fill);
-    ocl_arg_mem(&call, device->scratch[OCL_ORDER].mem);
-    ocl_arg_mem(&call, device->scratch[OCL_TILES].mem);
-    ocl_arg_mem(&call, device->scratch[OCL_COUNTS].mem);
-    ocl_arg_view(&call, o->expert);
-    ocl_arg_int(&call, n_pairs);
-    ocl_arg_int(&call, n_experts);
-    ocl_arg_int(&call, many);
-    ocl_arg_int(&call, *n_tiles);
-    return ocl_run(&call, device->tuning.group, n_experts + 1, 1, 1, err);
+    QMI_TRY(qocl_reserve(device, QOCL_COUNTS, (uint64_t)n_experts * 4, err));
+    QMI_TRY(qocl_reserve(device, QOCL_ORDER, (uint64_t)n_pairs * 4, err));
+    QMI_TRY(qocl_reserve(device, QOCL_TILES, (uint64_t)*n_tiles * 16, err));
+    qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_group_count);
+    qocl_arg_mem(&call, device->scratch[QOCL_COUNTS].mem);
+    qocl_arg_view(&call, o->expert);
+    qocl_arg_int(&call, n_pairs);
+    qocl_arg_int(&call, n_experts);
+    QMI_TRY(qocl_run(&call, device->tuning.group, n_experts, 1, 1, err));
+    call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_group_fill);
+    qocl_arg_mem(&call, device->scratch[QOCL_ORDER].mem);
+    qocl_arg_mem(&call, device->scratch[QOCL_TILES].mem);
+    qocl_arg_mem(&call, device->scratch[QOCL_COUNTS].mem);
+    qocl_arg_view(&call, o->expert);
+    qocl_arg_int(&call, n_pairs);
+    qocl_arg_int(&call, n_experts);
+    qocl_arg_int(&call, many);
+    qocl_arg_int(&call, *n_tiles);
+    return qocl_run(&call, device->tuning.group, n_experts + 1, 1, 1, err);
 }
 
 static qmoe_status combine(
     qmi_device *device, const qmi_op_expert_ffn *o, qmi_error *err)
 {
     const int64_t d_model = o->wo->host->n_rows;
-    ocl_call call = ocl_begin(device, OCL_BASE_PROGRAM, OCL_K_combine);
-    ocl_arg_view(&call, o->dst);
-    ocl_arg_view(&call, o->residual);
-    ocl_arg_view(&call, o->src);
-    ocl_arg_mem(&call, device->scratch[OCL_RESULTS].mem);
-    ocl_arg_view(&call, o->expert);
-    ocl_arg_view(&call, o->weight);
-    ocl_arg_int(&call, d_model);
-    ocl_arg_int(&call, o->top_k);
-    ocl_arg_int(&call, o->residual.buffer != NULL);
-    return ocl_run(&call, device->tuning.group, d_model, o->n_tokens, 1, err);
+    qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_combine);
+    qocl_arg_view(&call, o->dst);
+    qocl_arg_view(&call, o->residual);
+    qocl_arg_view(&call, o->src);
+    qocl_arg_mem(&call, device->scratch[QOCL_RESULTS].mem);
+    qocl_arg_view(&call, o->expert);
+    qocl_arg_view(&call, o->weight);
+    qocl_arg_int(&call, d_model);
+    qocl_arg_int(&call, o->top_k);
+    qocl_arg_int(&call, o->residual.buffer != NULL);
+    return qocl_run(&call, device->tuning.group, d_model, o->n_tokens, 1, err);
 }
 
-qmoe_status ocl_run_expert_ffn(
+qmoe_status qocl_run_expert_ffn(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_expert_ffn *o = &op->u.expert_ffn;
     const int64_t n_pairs = o->n_tokens * o->top_k;
     const uint64_t d_ff = (uint64_t)o->wi->host->n_rows;
     const uint64_t d_model = (uint64_t)o->wo->host->n_rows;
-    ocl_product p = {
+    qocl_product p = {
         .weight = o->wi,
         .src = o->src,
         .expert = o->expert,
@@ -224,9 +226,10 @@ qmoe_status ocl_run_expert_ffn(
     };
     if (n_pairs == 0)
         return QMOE_OK;
-    QMI_TRY(ocl_reserve(device, OCL_HIDDEN, (uint64_t)n_pairs * d_ff * 4, err));
     QMI_TRY(
-        ocl_reserve(device, OCL_RESULTS, (uint64_t)n_pairs * d_model * 4, err));
+        qocl_reserve(device, QOCL_HIDDEN, (uint64_t)n_pairs * d_ff * 4, err));
+    QMI_TRY(qocl_reserve(
+        device, QOCL_RESULTS, (uint64_t)n_pairs * d_model * 4, err));
     if (n_pairs > 1) {
         const int64_t first = tile_items(device, o->wi, n_pairs);
         const int64_t second = tile_items(device, o->wo, n_pairs);
@@ -234,15 +237,15 @@ qmoe_status ocl_run_expert_ffn(
         p.tile_items = first < second ? first : second;
         QMI_TRY(group(device, o, n_pairs, p.tile_items, &p.n_tiles, err));
     }
-    p.dst = ocl_scratch_view(device, OCL_HIDDEN);
-    ocl_product second = p;
+    p.dst = qocl_scratch_view(device, QOCL_HIDDEN);
+    qocl_product second = p;
     second.weight = o->wo;
     second.src = p.dst;
-    second.dst = ocl_scratch_view(device, OCL_RESULTS);
+    second.dst = qocl_scratch_view(device, QOCL_RESULTS);
     second.divisor = 1;
     second.relu = false;
-    if (ocl_is_streamed(o->wi) && ocl_is_streamed(o->wo)) {
-        QMI_TRY(ocl_stream_experts(device, &p, &second, err));
+    if (qocl_is_streamed(o->wi) && qocl_is_streamed(o->wo)) {
+        QMI_TRY(qocl_stream_experts(device, &p, &second, err));
     } else {
         QMI_TRY(run_product(device, &p, err));
         QMI_TRY(run_product(device, &second, err));

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Products with a weight, shared by product.c and stream_product.c. */
-#ifndef QMI_OPENCL_PRODUCT_H
-#define QMI_OPENCL_PRODUCT_H
+#ifndef QOCL_PRODUCT_H
+#define QOCL_PRODUCT_H
 
 #include "qocl_device.h"
 
 /* How tiles find their matrix, as in pack.cl. */
 enum { FIXED_MATRIX, ONLY_EXPERT, BY_TILES };
 
-typedef struct ocl_product {
+typedef struct qocl_product {
     const qmi_bound_weight *weight;
     qmi_view dst, src, residual;
     qmi_view expert; /* ids of the items; unused with FIXED_MATRIX */
@@ -19,28 +19,28 @@ typedef struct ocl_product {
     int64_t divisor;          /* items per row of src */
     float alpha;
     bool relu;
-    /* Of a part of the tiles, for streamed weights; as in ocl_call. */
+    /* Of a part of the tiles, for streamed weights; as in qocl_call. */
     int64_t first_tile;
     cl_event after;
     cl_event *finish;
-} ocl_product;
+} qocl_product;
 
 /* Packs the activations unless they can be used as they are; gives where they
  * then are and the program for the product. */
-qmoe_status ocl_prepare_product(qmi_view *packed, int *program,
-    qmi_device *device, const ocl_product *p, qmi_error *err);
+qmoe_status qocl_prepare_product(qmi_view *packed, int *program,
+    qmi_device *device, const qocl_product *p, qmi_error *err);
 /* The product's part for what is in the chunk. */
-qmoe_status ocl_run_chunk(qmi_device *device, const ocl_product *p,
-    const ocl_chunk *chunk, qmi_view packed, int program, qmi_error *err);
+qmoe_status qocl_run_chunk(qmi_device *device, const qocl_product *p,
+    const qocl_chunk *chunk, qmi_view packed, int program, qmi_error *err);
 
 /* ---- streamed weights (stream_product.c) ---- */
 
 /* A product with one or more matrices of a streamed stack. */
-qmoe_status ocl_stream_product(
-    qmi_device *device, const ocl_product *p, qmi_error *err);
+qmoe_status qocl_stream_product(
+    qmi_device *device, const qocl_product *p, qmi_error *err);
 /* Both products of experts, so that the second's matrices come during the
  * first.  Waits for the router's choice. */
-qmoe_status ocl_stream_experts(qmi_device *device, const ocl_product *first,
-    const ocl_product *second, qmi_error *err);
+qmoe_status qocl_stream_experts(qmi_device *device, const qocl_product *first,
+    const qocl_product *second, qmi_error *err);
 
 #endif

@@ -14,22 +14,22 @@
 
 static const char *const base_kernels[] = {
 #define X(name) #name,
-    QMI_CL_BASE_KERNELS(X) NULL};
-static const char *const gemm_kernels[] = {QMI_CL_GEMM_KERNELS(X) NULL};
-static const char *const format_kernels[] = {QMI_CL_FORMAT_KERNELS(X) NULL};
+    QOCL_BASE_KERNELS(X) NULL};
+static const char *const gemm_kernels[] = {QOCL_GEMM_KERNELS(X) NULL};
+static const char *const format_kernels[] = {QOCL_FORMAT_KERNELS(X) NULL};
 #undef X
 
-int ocl_format_program(qmi_format_id format, bool many)
+int qocl_format_program(qmi_format_id format, bool many)
 {
-    return OCL_FIRST_FORMAT_PROGRAM + 2 * (int)format + many;
+    return QOCL_FIRST_FORMAT_PROGRAM + 2 * (int)format + many;
 }
 
-static ocl_recipe base_recipe(const ocl_tuning *t)
+static qocl_recipe base_recipe(const qocl_tuning *t)
 {
-    ocl_recipe r = {
+    qocl_recipe r = {
         .name = "base",
-        .sources = {ocl_source_common, ocl_source_simple, ocl_source_attention,
-            ocl_source_route, ocl_source_top_logits},
+        .sources = {qocl_source_common, qocl_source_simple,
+            qocl_source_attention, qocl_source_route, qocl_source_top_logits},
         .n_sources = 5,
         .kernels = base_kernels,
     };
@@ -39,20 +39,20 @@ static ocl_recipe base_recipe(const ocl_tuning *t)
     return r;
 }
 
-static ocl_recipe gemm_recipe(void)
+static qocl_recipe gemm_recipe(void)
 {
-    return (ocl_recipe){
+    return (qocl_recipe){
         .name = "gemm",
-        .sources = {ocl_source_common, ocl_source_gemm},
+        .sources = {qocl_source_common, qocl_source_gemm},
         .n_sources = 2,
         .options = "-cl-std=CL1.2",
         .kernels = gemm_kernels,
     };
 }
 
-static ocl_recipe format_recipe(const qmi_device *device, int number)
+static qocl_recipe format_recipe(const qmi_device *device, int number)
 {
-    ocl_recipe r = ocl_format_recipe(
+    qocl_recipe r = qocl_format_recipe(
         &device->tuning, (qmi_format_id)(number / 2), number % 2 != 0);
     r.kernels = format_kernels;
     return r;
@@ -60,7 +60,7 @@ static ocl_recipe format_recipe(const qmi_device *device, int number)
 
 /* The compiler's log, cut to what an error text holds. */
 static qmoe_status build_error(qmi_device *device, cl_program program,
-    const ocl_recipe *r, cl_int status, qmi_error *err)
+    const qocl_recipe *r, cl_int status, qmi_error *err)
 {
     size_t n = 0;
     qmi_cl.GetProgramBuildInfo(
@@ -71,7 +71,7 @@ static qmoe_status build_error(qmi_device *device, cl_program program,
             program, device->id, CL_PROGRAM_BUILD_LOG, n, log, NULL);
     qmi_fail(err, QMOE_E_DEVICE,
         "OpenCL device '%s': its compiler refuses program %s [%s] (%s): %.600s",
-        device->name, r->name, r->options, qmi_cl_error_name(status),
+        device->name, r->name, r->options, qocl_error_name(status),
         log != NULL ? log : "");
     qmi_free(log);
     return QMOE_E_DEVICE;
@@ -79,27 +79,27 @@ static qmoe_status build_error(qmi_device *device, cl_program program,
 
 /* Kernel objects of a built program; false leaves *out empty. */
 static cl_int take_kernels(
-    ocl_program *out, cl_program program, const ocl_recipe *r)
+    qocl_program *out, cl_program program, const qocl_recipe *r)
 {
     cl_int status = CL_SUCCESS;
-    *out = (ocl_program){.program = program};
+    *out = (qocl_program){.program = program};
     for (size_t i = 0; r->kernels[i] != NULL && status == CL_SUCCESS; i++)
         out->kernels[i] = qmi_cl.CreateKernel(program, r->kernels[i], &status);
     if (status == CL_SUCCESS)
         return status;
-    for (size_t i = 0; i < OCL_MAX_KERNELS; i++)
+    for (size_t i = 0; i < QOCL_MAX_KERNELS; i++)
         if (out->kernels[i] != NULL)
             qmi_cl.ReleaseKernel(out->kernels[i]);
-    *out = (ocl_program){0};
+    *out = (qocl_program){0};
     return status;
 }
 
 /* A cached binary that the driver does not take any more is no error. */
 static bool build_from_cache(
-    ocl_program *out, qmi_device *device, const ocl_recipe *r, uint64_t key)
+    qocl_program *out, qmi_device *device, const qocl_recipe *r, uint64_t key)
 {
     size_t n = 0;
-    unsigned char *binary = ocl_cache_load(&n, key);
+    unsigned char *binary = qocl_cache_load(&n, key);
     if (binary == NULL)
         return false;
     cl_int status, binary_status;
@@ -128,7 +128,7 @@ static void store_in_cache(cl_program program, uint64_t key)
     unsigned char *binary = qmi_calloc(n, 1, "a program", NULL);
     if (binary != NULL && qmi_cl.GetProgramInfo(program, CL_PROGRAM_BINARIES,
                               sizeof binary, &binary, NULL) == CL_SUCCESS)
-        ocl_cache_store(key, binary, n);
+        qocl_cache_store(key, binary, n);
     qmi_free(binary);
 }
 
@@ -136,7 +136,7 @@ static void store_in_cache(cl_program program, uint64_t key)
 /* QMOE_OPENCL_BREAK="program|from|to", in the module of the tests alone: the
  * program is compiled with its first `from` replaced, as by a compiler that gets it
  * wrong.  *broken is the changed source, to be released by the caller. */
-static qmoe_status break_source(ocl_recipe *r, char **broken, qmi_error *err)
+static qmoe_status break_source(qocl_recipe *r, char **broken, qmi_error *err)
 {
     const char *text = getenv("QMOE_OPENCL_BREAK");
     char from[200], to[200];
@@ -162,7 +162,7 @@ static qmoe_status break_source(ocl_recipe *r, char **broken, qmi_error *err)
         "QMOE_OPENCL_BREAK: program %s has no '%s'", r->name, from);
 }
 #else
-static qmoe_status break_source(ocl_recipe *r, char **broken, qmi_error *err)
+static qmoe_status break_source(qocl_recipe *r, char **broken, qmi_error *err)
 {
     (void)r;
     (void)err;
@@ -171,37 +171,37 @@ static qmoe_status break_source(ocl_recipe *r, char **broken, qmi_error *err)
 }
 #endif
 
-static uint64_t key_of(const qmi_device *device, const ocl_recipe *r)
+static uint64_t key_of(const qmi_device *device, const qocl_recipe *r)
 {
     uint64_t key = device->identity;
     for (cl_uint i = 0; i < r->n_sources; i++)
-        key = ocl_hash(key, r->sources[i], strlen(r->sources[i]));
-    return ocl_hash(key, r->options, strlen(r->options));
+        key = qocl_hash(key, r->sources[i], strlen(r->sources[i]));
+    return qocl_hash(key, r->options, strlen(r->options));
 }
 
-uint64_t ocl_tuning_key(const qmi_device *device)
+uint64_t qocl_tuning_key(const qmi_device *device)
 {
-    const char *const sources[] = {ocl_source_common, ocl_source_simple,
-        ocl_source_attention, ocl_source_route, ocl_source_top_logits,
-        ocl_source_pack, ocl_source_dense, ocl_source_ternary_dict,
-        ocl_source_q2, ocl_source_pvq, ocl_source_pvq_lanes,
-        ocl_source_pvq_rows};
-    uint64_t key = ocl_hash(device->identity, "tuning", sizeof "tuning");
+    const char *const sources[] = {qocl_source_common, qocl_source_simple,
+        qocl_source_attention, qocl_source_route, qocl_source_top_logits,
+        qocl_source_pack, qocl_source_dense, qocl_source_ternary_dict,
+        qocl_source_q2, qocl_source_pvq, qocl_source_pvq_lanes,
+        qocl_source_pvq_rows};
+    uint64_t key = qocl_hash(device->identity, "tuning", sizeof "tuning");
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
-        key = ocl_hash(key, sources[i], strlen(sources[i]));
+        key = qocl_hash(key, sources[i], strlen(sources[i]));
     return key;
 }
 
-static qmoe_status build_from_source(ocl_program *out, qmi_device *device,
-    const ocl_recipe *r, uint64_t key, qmi_error *err)
+static qmoe_status build_from_source(qocl_program *out, qmi_device *device,
+    const qocl_recipe *r, uint64_t key, qmi_error *err)
 {
     cl_int status;
-    const char *sources[OCL_MAX_SOURCES];
+    const char *sources[QOCL_MAX_SOURCES];
     memcpy(sources, r->sources, sizeof sources);
     cl_program program = qmi_cl.CreateProgramWithSource(
         device->context, r->n_sources, sources, NULL, &status);
     if (status != CL_SUCCESS)
-        return ocl_fail(device, "a program", status, err);
+        return qocl_fail(device, "a program", status, err);
     status =
         qmi_cl.BuildProgram(program, 1, &device->id, r->options, NULL, NULL);
     if (status == CL_SUCCESS)
@@ -216,8 +216,8 @@ static qmoe_status build_from_source(ocl_program *out, qmi_device *device,
 }
 
 /* What a kernel takes must be what the device, or the one it imitates, has. */
-static qmoe_status check_kernels(qmi_device *device, const ocl_program *built,
-    const ocl_recipe *r, qmi_error *err)
+static qmoe_status check_kernels(qmi_device *device, const qocl_program *built,
+    const qocl_recipe *r, qmi_error *err)
 {
     for (size_t i = 0; r->kernels[i] != NULL; i++) {
         cl_ulong local = 0;
@@ -233,16 +233,16 @@ static qmoe_status check_kernels(qmi_device *device, const ocl_program *built,
     return QMOE_OK;
 }
 
-qmoe_status ocl_build(qmi_device *device, int program, qmi_error *err)
+qmoe_status qocl_build(qmi_device *device, int program, qmi_error *err)
 {
-    ocl_program *out = &device->programs[program];
+    qocl_program *out = &device->programs[program];
     if (out->program != NULL)
         return QMOE_OK;
-    const int number = program - OCL_FIRST_FORMAT_PROGRAM;
-    ocl_recipe r = program == OCL_BASE_PROGRAM ? base_recipe(&device->tuning)
-                   : program == OCL_GEMM_PROGRAM
-                       ? gemm_recipe()
-                       : format_recipe(device, number);
+    const int number = program - QOCL_FIRST_FORMAT_PROGRAM;
+    qocl_recipe r = program == QOCL_BASE_PROGRAM ? base_recipe(&device->tuning)
+                    : program == QOCL_GEMM_PROGRAM
+                        ? gemm_recipe()
+                        : format_recipe(device, number);
     char *broken;
     QMI_TRY(break_source(&r, &broken, err));
     const uint64_t key = key_of(device, &r);

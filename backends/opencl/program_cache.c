@@ -25,7 +25,7 @@ static const uint64_t max_bytes = UINT64_C(1) << 28;
 
 enum { PATH_BYTES = 4096 };
 
-uint64_t ocl_hash(uint64_t hash, const void *data, size_t n)
+uint64_t qocl_hash(uint64_t hash, const void *data, size_t n)
 {
     const unsigned char *bytes = data;
     for (size_t i = 0; i < n; i++)
@@ -174,7 +174,7 @@ static unsigned char *read_file(
     if (binary == NULL)
         return NULL;
     if (fread(binary, (size_t)h.n_bytes, 1, file) != 1 ||
-        ocl_hash(OCL_HASH_START, binary, (size_t)h.n_bytes) != h.hash) {
+        qocl_hash(QOCL_HASH_START, binary, (size_t)h.n_bytes) != h.hash) {
         qmi_free(binary);
         return NULL;
     }
@@ -182,7 +182,7 @@ static unsigned char *read_file(
     return binary;
 }
 
-unsigned char *ocl_cache_load(size_t *n, uint64_t key)
+unsigned char *qocl_cache_load(size_t *n, uint64_t key)
 {
     char name[64];
     uint64_t n_bytes = 0;
@@ -224,11 +224,12 @@ static bool write_file(
     return fclose(file) == 0 && written;
 }
 
-void ocl_cache_store(uint64_t key, const unsigned char *binary, size_t n)
+void qocl_cache_store(uint64_t key, const unsigned char *binary, size_t n)
 {
     char name[64], aside[96];
-    header h = {
-        .key = key, .n_bytes = n, .hash = ocl_hash(OCL_HASH_START, binary, n)};
+    header h = {.key = key,
+        .n_bytes = n,
+        .hash = qocl_hash(QOCL_HASH_START, binary, n)};
     memcpy(h.magic, magic, sizeof magic);
     const int folder = n <= max_bytes ? open_folder(true) : -1;
     if (folder < 0)

@@ -47,8 +47,8 @@ typedef struct weight_test {
 
 static void weight_test_free(qmi_device *device, weight_test *t)
 {
-    qmi_opencl_backend.buffer_free(device, t->src);
-    qmi_opencl_backend.buffer_free(device, t->dst);
+    qocl_backend.buffer_free(device, t->src);
+    qocl_backend.buffer_free(device, t->dst);
     qmi_free(t->rows);
     qmi_free(t->x);
     qmi_free(t->got);
@@ -71,7 +71,7 @@ static qmoe_status weight_test_prepare(
     for (size_t i = 0; i < n_tokens * n_cols; i++)
         t->x[i] = pattern((int64_t)i);
     qmi_weight_decode(w, 0, w->n_rows - t->n_rows, t->n_rows, t->rows);
-    const qmi_backend *b = &qmi_opencl_backend;
+    const qmi_backend *b = &qocl_backend;
     QMI_TRY(b->buffer_alloc(&t->src, device, n_tokens * n_cols * 4, err));
     QMI_TRY(b->buffer_alloc(&t->dst, device, n_got * 4, err));
     return b->buffer_write(
@@ -88,9 +88,9 @@ static qmoe_status test_decode(
             .weight = t->weight,
             .row = w->n_rows - t->n_rows,
             .n_rows = t->n_rows}};
-    QMI_TRY(ocl_run_decode(device, &op, err));
-    QMI_TRY(qmi_opencl_backend.buffer_read(
-        device, t->got, op.u.decode.dst, n * 4, err));
+    QMI_TRY(qocl_run_decode(device, &op, err));
+    QMI_TRY(
+        qocl_backend.buffer_read(device, t->got, op.u.decode.dst, n * 4, err));
     for (size_t i = 0; i < n; i++)
         if (t->got[i] != t->rows[i] && !(isnan(t->got[i]) && isnan(t->rows[i])))
             return refuse(device, "decode_rows", w->format->name,
@@ -113,7 +113,7 @@ static qmoe_status test_product(weight_test *t, qmi_device *device, run_op run,
             .n_tokens = n_tokens,
             .alpha = 1.0f}};
     QMI_TRY(run(device, &op, err));
-    QMI_TRY(qmi_opencl_backend.buffer_read(device, t->got, op.u.linear.dst,
+    QMI_TRY(qocl_backend.buffer_read(device, t->got, op.u.linear.dst,
         (size_t)(n_tokens * w->n_rows) * 4, err));
     for (int64_t token = 0; token < n_tokens; token++)
         for (int64_t r = 0; r < t->n_rows; r++) {
@@ -131,7 +131,7 @@ static qmoe_status test_product(weight_test *t, qmi_device *device, run_op run,
     return QMOE_OK;
 }
 
-qmoe_status ocl_test_weight(
+qmoe_status qocl_test_weight(
     qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
 {
     const qmi_weight *w = weight->host;
@@ -147,13 +147,13 @@ qmoe_status ocl_test_weight(
         status = test_decode(&t, device, err);
     if (status == QMOE_OK)
         status = test_product(
-            &t, device, ocl_run_linear, "product of one token", 1, err);
+            &t, device, qocl_run_linear, "product of one token", 1, err);
     if (status == QMOE_OK)
-        status = test_product(&t, device, ocl_run_linear,
+        status = test_product(&t, device, qocl_run_linear,
             "product of many tokens", t.n_tokens, err);
     if (status == QMOE_OK && device->limits.clblast_tokens != 0 &&
-        w->format->dense && !ocl_is_streamed(weight))
-        status = test_product(&t, device, ocl_clblast_linear,
+        w->format->dense && !qocl_is_streamed(weight))
+        status = test_product(&t, device, qocl_clblast_linear,
             "clblast, product", t.n_tokens, err);
     weight_test_free(device, &t);
     return status;
@@ -342,12 +342,12 @@ static qmoe_status compare_ops(
     return QMOE_OK;
 }
 
-qmoe_status ocl_test_device(qmi_device *device, qmi_error *err)
+qmoe_status qocl_test_device(qmi_device *device, qmi_error *err)
 {
     device_test *t = qmi_calloc(1, sizeof *t, "a self-test", err);
     float *values =
         qmi_calloc(2 * N_ELEMENTS, sizeof *values, "a self-test", err);
-    side ours = {.backend = &qmi_opencl_backend, .device = device};
+    side ours = {.backend = &qocl_backend, .device = device};
     side reference = {.backend = qmi_backend_reference()};
     qmoe_status status = QMOE_E_NOMEM;
     if (t != NULL && values != NULL) {

@@ -4,33 +4,33 @@
 
 #include "alloc.h"
 
-struct ocl_entry {
-    ocl_chunk chunk;
+struct qocl_entry {
+    qocl_chunk chunk;
     uint64_t n_bytes;
     bool is_here;      /* uploaded or on its way */
     int n_pins;        /* uses not launched yet */
     cl_event uploaded; /* end of the upload */
     cl_event used;     /* end of the last kernel that reads it, or NULL */
-    ocl_entry *newer, *older;
+    qocl_entry *newer, *older;
 };
 
-ocl_entry *ocl_entries_create(size_t n, qmi_error *err)
+qocl_entry *qocl_entries_create(size_t n, qmi_error *err)
 {
-    return qmi_calloc(n, sizeof(ocl_entry), "a stack's places", err);
+    return qmi_calloc(n, sizeof(qocl_entry), "a stack's places", err);
 }
 
-static ocl_entry *entry_of(const ocl_use *use)
+static qocl_entry *entry_of(const qocl_use *use)
 {
-    return &((const ocl_weight *)use->weight->device)->entries[use->mat];
+    return &((const qocl_weight *)use->weight->device)->entries[use->mat];
 }
 
-static void pin(qmi_device *device, ocl_entry *e)
+static void pin(qmi_device *device, qocl_entry *e)
 {
     if (e->n_pins++ == 0)
         device->pinned_bytes += e->n_bytes;
 }
 
-static void unpin(qmi_device *device, ocl_entry *e)
+static void unpin(qmi_device *device, qocl_entry *e)
 {
     if (--e->n_pins == 0)
         device->pinned_bytes -= e->n_bytes;
@@ -38,14 +38,14 @@ static void unpin(qmi_device *device, ocl_entry *e)
 
 /* ---- the list ---- */
 
-static void unlink_entry(qmi_device *device, ocl_entry *e)
+static void unlink_entry(qmi_device *device, qocl_entry *e)
 {
     *(e->newer != NULL ? &e->newer->older : &device->newest) = e->older;
     *(e->older != NULL ? &e->older->newer : &device->oldest) = e->newer;
     e->newer = e->older = NULL;
 }
 
-static void push_newest(qmi_device *device, ocl_entry *e)
+static void push_newest(qmi_device *device, qocl_entry *e)
 {
     e->older = device->newest;
     *(e->older != NULL ? &e->older->newer : &device->oldest) = e;
@@ -60,7 +60,7 @@ static void release_event(cl_event *event)
 }
 
 /* Waits for the transfer and the kernels, then gives the memory back. */
-static cl_int drop(qmi_device *device, ocl_entry *e)
+static cl_int drop(qmi_device *device, qocl_entry *e)
 {
     cl_event last[2];
     cl_uint n = 0;
@@ -72,7 +72,7 @@ static cl_int drop(qmi_device *device, ocl_entry *e)
         n != 0 ? qmi_cl.WaitForEvents(n, last) : (cl_int)CL_SUCCESS;
     release_event(&e->uploaded);
     release_event(&e->used);
-    ocl_chunk_release(device, &e->chunk);
+    qocl_chunk_release(device, &e->chunk);
     if (e->is_here) {
         unlink_entry(device, e);
         device->streamed_bytes -= e->n_bytes;
@@ -81,24 +81,24 @@ static cl_int drop(qmi_device *device, ocl_entry *e)
     return status;
 }
 
-void ocl_entries_destroy(qmi_device *device, ocl_entry *entries, size_t n)
+void qocl_entries_destroy(qmi_device *device, qocl_entry *entries, size_t n)
 {
     for (size_t i = 0; entries != NULL && i < n; i++)
         drop(device, &entries[i]);
     qmi_free(entries);
 }
 
-qmoe_status ocl_evict(qmi_device *device, bool *evicted, qmi_error *err)
+qmoe_status qocl_evict(qmi_device *device, bool *evicted, qmi_error *err)
 {
     *evicted = false;
-    for (ocl_entry *e = device->oldest; e != NULL; e = e->newer) {
+    for (qocl_entry *e = device->oldest; e != NULL; e = e->newer) {
         if (e->n_pins != 0)
             continue;
         const cl_int status = drop(device, e);
         *evicted = true;
         return status == CL_SUCCESS
                    ? QMOE_OK
-                   : ocl_fail(device, "waiting for an expert", status, err);
+                   : qocl_fail(device, "waiting for an expert", status, err);
     }
     return QMOE_OK;
 }
@@ -107,20 +107,20 @@ qmoe_status ocl_evict(qmi_device *device, bool *evicted, qmi_error *err)
 
 /* Starts the upload of a matrix that is not here. */
 static qmoe_status upload(
-    qmi_device *device, const ocl_use *use, ocl_entry *e, qmi_error *err)
+    qmi_device *device, const qocl_use *use, qocl_entry *e, qmi_error *err)
 {
     /* The device cannot validate. */
     QMI_TRY(qmi_weight_check(use->weight->host, use->mat, err));
-    qmoe_status status = ocl_chunk_fill(
+    qmoe_status status = qocl_chunk_fill(
         &e->chunk, device, use->weight, use->mat, 1, &e->uploaded, err);
     const cl_int flushed = qmi_cl.Flush(device->transfers);
     if (status == QMOE_OK && flushed != CL_SUCCESS)
-        status = ocl_fail(device, "an upload", flushed, err);
+        status = qocl_fail(device, "an upload", flushed, err);
     if (status != QMOE_OK) {
         drop(device, e);
         return status;
     }
-    e->n_bytes = ocl_matrix_bytes(use->weight, use->mat);
+    e->n_bytes = qocl_matrix_bytes(use->weight, use->mat);
     e->is_here = true;
     device->streamed_bytes += e->n_bytes;
     push_newest(device, e);
@@ -128,19 +128,20 @@ static qmoe_status upload(
 }
 
 /* Pins the matrix, here or on its way. */
-static qmoe_status fetch(qmi_device *device, const ocl_use *use, qmi_error *err)
+static qmoe_status fetch(
+    qmi_device *device, const qocl_use *use, qmi_error *err)
 {
-    ocl_entry *e = entry_of(use);
+    qocl_entry *e = entry_of(use);
     if (!e->is_here)
         QMI_TRY(upload(device, use, e, err));
     pin(device, e);
     return QMOE_OK;
 }
 
-static qmoe_status launch_use(qmi_device *device, const ocl_use *use,
-    ocl_launch_use launch, void *user, qmi_error *err)
+static qmoe_status launch_use(qmi_device *device, const qocl_use *use,
+    qocl_launch_use launch, void *user, qmi_error *err)
 {
-    ocl_entry *e = entry_of(use);
+    qocl_entry *e = entry_of(use);
     cl_event finish = NULL;
     QMI_TRY(launch(user, use, &e->chunk, e->uploaded, &finish, err));
     if (finish != NULL) {
@@ -150,15 +151,15 @@ static qmoe_status launch_use(qmi_device *device, const ocl_use *use,
     /* Events of a queue that was not flushed may never come. */
     const cl_int flushed = qmi_cl.Flush(device->queue);
     return flushed == CL_SUCCESS ? QMOE_OK
-                                 : ocl_fail(device, "a flush", flushed, err);
+                                 : qocl_fail(device, "a flush", flushed, err);
 }
 
 /* Phase by phase, what is here first; the order is otherwise kept.  What is
  * here counts as used now. */
 static qmoe_status sort_uses(
-    qmi_device *device, ocl_use *uses, size_t n, qmi_error *err)
+    qmi_device *device, qocl_use *uses, size_t n, qmi_error *err)
 {
-    ocl_use *sorted = qmi_calloc(n, sizeof *sorted, "a list of experts", err);
+    qocl_use *sorted = qmi_calloc(n, sizeof *sorted, "a list of experts", err);
     size_t at = 0;
     if (sorted == NULL)
         return QMOE_E_NOMEM;
@@ -180,16 +181,16 @@ static qmoe_status sort_uses(
 
 /* Whether the next matrix can come without sending away one that this
  * operation still needs. */
-static bool has_room(const qmi_device *device, const ocl_use *use)
+static bool has_room(const qmi_device *device, const qocl_use *use)
 {
     const uint64_t fixed = device->allocated - device->streamed_bytes;
     return fixed + device->pinned_bytes +
-               ocl_matrix_bytes(use->weight, use->mat) <=
+               qocl_matrix_bytes(use->weight, use->mat) <=
            device->limits.memory;
 }
 
-qmoe_status ocl_stream(qmi_device *device, ocl_use *uses, size_t n,
-    ocl_launch_use launch, void *user, qmi_error *err)
+qmoe_status qocl_stream(qmi_device *device, qocl_use *uses, size_t n,
+    qocl_launch_use launch, void *user, qmi_error *err)
 {
     size_t fetched = 0, launched = 0;
     qmoe_status status = n != 0 ? sort_uses(device, uses, n, err) : QMOE_OK;

@@ -9,32 +9,32 @@
 /* One or two products whose uses are launched in turn. */
 typedef struct job {
     qmi_device *device;
-    const ocl_product *products[2]; /* by phase */
-    int prepared;                   /* of them */
+    const qocl_product *products[2]; /* by phase */
+    int prepared;                    /* of them */
     qmi_view packed;
     int program;
 } job;
 
-static qmoe_status launch(void *user, const ocl_use *use,
-    const ocl_chunk *chunk, cl_event after, cl_event *finish, qmi_error *err)
+static qmoe_status launch(void *user, const qocl_use *use,
+    const qocl_chunk *chunk, cl_event after, cl_event *finish, qmi_error *err)
 {
     job *j = user;
-    ocl_product p = *j->products[use->phase];
+    qocl_product p = *j->products[use->phase];
     if (j->prepared <= use->phase) {
         QMI_TRY(
-            ocl_prepare_product(&j->packed, &j->program, j->device, &p, err));
+            qocl_prepare_product(&j->packed, &j->program, j->device, &p, err));
         j->prepared = use->phase + 1;
     }
     p.first_tile = use->first_tile;
     p.n_tiles = use->n_tiles;
     p.after = after;
     p.finish = finish;
-    return ocl_run_chunk(j->device, &p, chunk, j->packed, j->program, err);
+    return qocl_run_chunk(j->device, &p, chunk, j->packed, j->program, err);
 }
 
 /* Appends a use per expert with tokens; tiles lie by ascending expert, as
  * group_fill makes them. */
-static size_t add_uses(ocl_use *uses, const ocl_product *p,
+static size_t add_uses(qocl_use *uses, const qocl_product *p,
     const int32_t *expert, int32_t *counts, int phase)
 {
     const int64_t n_mats = p->weight->host->n_mats;
@@ -49,7 +49,7 @@ static size_t add_uses(ocl_use *uses, const ocl_product *p,
     for (int64_t e = 0; e < n_mats; e++) {
         const int64_t n_tiles = (counts[e] + width - 1) / width;
         if (n_tiles != 0)
-            uses[n++] = (ocl_use){p->weight, e, tile, n_tiles, phase};
+            uses[n++] = (qocl_use){p->weight, e, tile, n_tiles, phase};
         tile += n_tiles;
     }
     return n;
@@ -57,32 +57,32 @@ static size_t add_uses(ocl_use *uses, const ocl_product *p,
 
 /* Work space must not grow while matrices are pinned. */
 static qmoe_status reserve(
-    qmi_device *device, const ocl_product *p, qmi_error *err)
+    qmi_device *device, const qocl_product *p, qmi_error *err)
 {
     const uint64_t n_padded =
         ((uint64_t)p->weight->host->n_cols + 15) / 16 * 16;
-    const ocl_weight *bound = p->weight->device;
+    const qocl_weight *bound = p->weight->device;
     const uint64_t width =
-        p->n_items > 1 ? (uint64_t)ocl_many(device, bound->format) : 1;
-    return ocl_reserve(
-        device, OCL_PACKED, (uint64_t)p->n_tiles * n_padded * width * 4, err);
+        p->n_items > 1 ? (uint64_t)qocl_many(device, bound->format) : 1;
+    return qocl_reserve(
+        device, QOCL_PACKED, (uint64_t)p->n_tiles * n_padded * width * 4, err);
 }
 
 static qmoe_status run(
     qmi_device *device, job *j, const int32_t *expert, qmi_error *err)
 {
-    const ocl_product *p = j->products[0];
+    const qocl_product *p = j->products[0];
     const size_t n_mats = (size_t)p->weight->host->n_mats;
     const size_t n_items = (size_t)p->n_items;
     const size_t most = n_mats < n_items ? n_mats : n_items;
-    ocl_use *uses = qmi_calloc(2 * most, sizeof *uses, "experts", err);
+    qocl_use *uses = qmi_calloc(2 * most, sizeof *uses, "experts", err);
     int32_t *counts = qmi_calloc(n_mats, sizeof *counts, "experts", err);
     qmoe_status status = QMOE_E_NOMEM;
     if (uses != NULL && counts != NULL) {
         size_t n = 0;
         for (int phase = 0; phase < 2 && j->products[phase] != NULL; phase++)
             n += add_uses(uses + n, j->products[phase], expert, counts, phase);
-        status = ocl_stream(device, uses, n, launch, j, err);
+        status = qocl_stream(device, uses, n, launch, j, err);
     }
     qmi_free(uses);
     qmi_free(counts);
@@ -91,22 +91,22 @@ static qmoe_status run(
 
 static qmoe_status run_by_expert(qmi_device *device, job *j, qmi_error *err)
 {
-    const ocl_product *p = j->products[0];
+    const qocl_product *p = j->products[0];
     const uint64_t n_bytes = (uint64_t)p->n_items * sizeof(int32_t);
     int32_t *expert =
         qmi_calloc((size_t)p->n_items, sizeof *expert, "experts", err);
     if (expert == NULL)
         return QMOE_E_NOMEM;
     qmoe_status status =
-        qmi_opencl_backend.buffer_read(device, expert, p->expert, n_bytes, err);
+        qocl_backend.buffer_read(device, expert, p->expert, n_bytes, err);
     if (status == QMOE_OK)
         status = run(device, j, expert, err);
     qmi_free(expert);
     return status;
 }
 
-qmoe_status ocl_stream_product(
-    qmi_device *device, const ocl_product *p, qmi_error *err)
+qmoe_status qocl_stream_product(
+    qmi_device *device, const qocl_product *p, qmi_error *err)
 {
     job j = {.device = device, .products = {p}};
     if (p->n_items == 0)
@@ -114,12 +114,12 @@ qmoe_status ocl_stream_product(
     QMI_TRY(reserve(device, p, err));
     if (p->grouping != FIXED_MATRIX)
         return run_by_expert(device, &j, err);
-    ocl_use use = {p->weight, p->mat, 0, p->n_tiles, 0};
-    return ocl_stream(device, &use, 1, launch, &j, err);
+    qocl_use use = {p->weight, p->mat, 0, p->n_tiles, 0};
+    return qocl_stream(device, &use, 1, launch, &j, err);
 }
 
-qmoe_status ocl_stream_experts(qmi_device *device, const ocl_product *first,
-    const ocl_product *second, qmi_error *err)
+qmoe_status qocl_stream_experts(qmi_device *device, const qocl_product *first,
+    const qocl_product *second, qmi_error *err)
 {
     job j = {.device = device, .products = {first, second}};
     QMI_TRY(reserve(device, first, err));

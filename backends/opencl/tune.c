@@ -78,13 +78,13 @@ static void free_weight(qmi_weight *w)
 static qmoe_status time_product(
     double *seconds, qmi_device *device, const qmi_op *op, qmi_error *err)
 {
-    const qmi_backend *b = &qmi_opencl_backend;
+    const qmi_backend *b = &qocl_backend;
     int64_t n_runs = 1;
     *seconds = DBL_MAX;
     for (int i = 0; i < N_SAMPLES;) {
         const double begin = qmi_seconds();
         for (int64_t k = 0; k < n_runs; k++)
-            QMI_TRY(ocl_run_linear(device, op, err));
+            QMI_TRY(qocl_run_linear(device, op, err));
         QMI_TRY(b->sync(device, err));
         const double taken = qmi_seconds() - begin;
         if (taken < 1e-2 && n_runs < 1 << 16) {
@@ -101,7 +101,7 @@ static qmoe_status time_product(
 static qmoe_status measure_on(double *seconds, qmi_device *device,
     const qmi_weight *w, int64_t n_tokens, qmi_error *err)
 {
-    const qmi_backend *b = &qmi_opencl_backend;
+    const qmi_backend *b = &qocl_backend;
     static const float zeros[MAX_TOKENS * TUNE_COLS];
     qmi_bound_weight bound = {0};
     qmi_buffer *src = NULL, *dst = NULL;
@@ -129,32 +129,32 @@ static qmoe_status measure_on(double *seconds, qmi_device *device,
 }
 
 /* Seconds of a product under a tuning. */
-static qmoe_status measure(double *seconds, int index, const ocl_tuning *t,
+static qmoe_status measure(double *seconds, int index, const qocl_tuning *t,
     const tune_step *step, const qmi_weight *w, qmi_error *err)
 {
     qmi_device *device = NULL;
-    qmoe_status status = ocl_open_tuned(&device, index, t, err);
+    qmoe_status status = qocl_open_tuned(&device, index, t, err);
     if (status == QMOE_OK)
         status = measure_on(seconds, device, w, step->n_tokens, err);
-    qmi_opencl_backend.device_close(device);
+    qocl_backend.device_close(device);
     return status;
 }
 
 /* Tries a step's candidates on top of *best, which becomes the winner. */
-static qmoe_status run_step(ocl_tuning *best, int index,
-    const ocl_limits *limits, const tune_step *step, qmi_tune_report *report,
+static qmoe_status run_step(qocl_tuning *best, int index,
+    const qocl_limits *limits, const tune_step *step, qmi_tune_report *report,
     void *user, qmi_error *err)
 {
     qmi_weight w = {0};
-    const ocl_tuning start = *best;
+    const qocl_tuning start = *best;
     double least = DBL_MAX;
     qmoe_status status = make_weight(&w, step->format, err);
     for (int i = 0; status == QMOE_OK && step->candidates[i] != NULL; i++) {
-        ocl_tuning candidate = start;
+        qocl_tuning candidate = start;
         double seconds = 0;
         qmi_error why = {0};
-        status = ocl_tuning_parse(&candidate, step->candidates[i], err);
-        if (status != QMOE_OK || !ocl_tuning_fits(&candidate, limits))
+        status = qocl_tuning_parse(&candidate, step->candidates[i], err);
+        if (status != QMOE_OK || !qocl_tuning_fits(&candidate, limits))
             continue;
         const qmoe_status measured =
             measure(&seconds, index, &candidate, step, &w, &why);
@@ -174,20 +174,20 @@ static qmoe_status run_step(ocl_tuning *best, int index,
     return status;
 }
 
-qmoe_status ocl_run_tune(
+qmoe_status qocl_run_tune(
     int index, qmi_tune_report *report, void *user, qmi_error *err)
 {
     qmi_device *device = NULL;
-    qmoe_status status = ocl_open_tuned(&device, index, NULL, err);
+    qmoe_status status = qocl_open_tuned(&device, index, NULL, err);
     if (status == QMOE_OK) {
-        ocl_tuning best = device->tuning;
+        qocl_tuning best = device->tuning;
         for (size_t i = 0;
              i < sizeof steps / sizeof *steps && status == QMOE_OK; i++)
             status = run_step(
                 &best, index, &device->limits, &steps[i], report, user, err);
         if (status == QMOE_OK)
-            ocl_keep_tuning(device, &best);
+            qocl_keep_tuning(device, &best);
     }
-    qmi_opencl_backend.device_close(device);
+    qocl_backend.device_close(device);
     return status;
 }

@@ -15,19 +15,19 @@ typedef struct parameter {
 
 static const parameter parameters[] = {
 #define X(member, least, most)                                                 \
-    {#member, offsetof(ocl_tuning, member), least, most},
-    QMI_CL_TUNING_MAP(X)
+    {#member, offsetof(qocl_tuning, member), least, most},
+    QOCL_TUNING_MAP(X)
 #undef X
 };
 enum { N_PARAMETERS = sizeof parameters / sizeof *parameters };
 
-static int *value_of(ocl_tuning *t, const parameter *p)
+static int *value_of(qocl_tuning *t, const parameter *p)
 {
     return (int *)((char *)t + p->offset);
 }
 
 /* Processors: a work-item is a loop over wide vectors, barriers are dear. */
-static const ocl_tuning processor = {
+static const qocl_tuning processor = {
     .many = 16,
     .pvq_many = 8,
     .group = 64,
@@ -43,7 +43,7 @@ static const ocl_tuning processor = {
 };
 
 /* Others: lanes share rows, vectors only where tokens share weights. */
-static const ocl_tuning lockstep = {
+static const qocl_tuning lockstep = {
     .many = 4,
     .pvq_many = 4,
     .group = 64,
@@ -64,7 +64,8 @@ static void halve_to(int *value, size_t most)
         *value /= 2;
 }
 
-bool ocl_tuning_default(ocl_tuning *out, const ocl_limits *limits, bool is_cpu)
+bool qocl_tuning_default(
+    qocl_tuning *out, const qocl_limits *limits, bool is_cpu)
 {
     const size_t most = limits->max_group;
     *out = is_cpu ? processor : lockstep;
@@ -74,13 +75,13 @@ bool ocl_tuning_default(ocl_tuning *out, const ocl_limits *limits, bool is_cpu)
     halve_to(&out->td_group, most);
     halve_to(&out->pack_lanes, most);
     halve_to(&out->attention_lanes, most);
-    while (out->lanes > 1 && !ocl_tuning_fits(out, limits))
+    while (out->lanes > 1 && !qocl_tuning_fits(out, limits))
         out->lanes /= 2;
-    return ocl_tuning_fits(out, limits);
+    return qocl_tuning_fits(out, limits);
 }
 
 /* Local memory of the kernel that needs most, bytes. */
-static uint64_t local_bytes(const ocl_tuning *t)
+static uint64_t local_bytes(const qocl_tuning *t)
 {
     const uint64_t dense =
         t->lanes > 1 ? (uint64_t)t->lanes * (uint64_t)(t->dense_rows * t->many)
@@ -96,7 +97,7 @@ static uint64_t local_bytes(const ocl_tuning *t)
     return 4 * (attention > most ? attention : most);
 }
 
-bool ocl_tuning_fits(const ocl_tuning *t, const ocl_limits *limits)
+bool qocl_tuning_fits(const qocl_tuning *t, const qocl_limits *limits)
 {
     const int groups[] = {t->group, t->lanes, t->td_group, t->pack_lanes,
         t->attention_lanes, t->pvq_rows == 1 ? 32 * t->pvq_split : 1};
@@ -107,13 +108,13 @@ bool ocl_tuning_fits(const ocl_tuning *t, const ocl_limits *limits)
            local_bytes(t) <= limits->local_memory;
 }
 
-void ocl_tuning_print(char out[OCL_TUNING_TEXT], const ocl_tuning *t)
+void qocl_tuning_print(char out[QOCL_TUNING_TEXT], const qocl_tuning *t)
 {
-    ocl_tuning copy = *t;
+    qocl_tuning copy = *t;
     size_t n = 0;
     out[0] = '\0';
-    for (int i = 0; i < N_PARAMETERS && n < OCL_TUNING_TEXT; i++)
-        n += (size_t)snprintf(out + n, OCL_TUNING_TEXT - n, "%s%s=%d",
+    for (int i = 0; i < N_PARAMETERS && n < QOCL_TUNING_TEXT; i++)
+        n += (size_t)snprintf(out + n, QOCL_TUNING_TEXT - n, "%s%s=%d",
             i != 0 ? "," : "", parameters[i].name,
             *value_of(&copy, &parameters[i]));
 }
@@ -127,7 +128,7 @@ static const parameter *find(const char *name, size_t n)
     return NULL;
 }
 
-qmoe_status ocl_tuning_parse(ocl_tuning *t, const char *text, qmi_error *err)
+qmoe_status qocl_tuning_parse(qocl_tuning *t, const char *text, qmi_error *err)
 {
     while (*text != '\0') {
         const size_t n = strcspn(text, "=,");

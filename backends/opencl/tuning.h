@@ -2,8 +2,8 @@
  * What the kernels are specialised by: defaults by kind of device, winners of
  * measurements kept on disk, and assignments for tests.  All choices give
  * results within the same bounds. */
-#ifndef QMI_OPENCL_TUNING_H
-#define QMI_OPENCL_TUNING_H
+#ifndef QOCL_TUNING_H
+#define QOCL_TUNING_H
 
 #include "error.h"
 
@@ -21,7 +21,7 @@
  * td_group        work-items per group of ternary-dict
  * pack_lanes      work-items that rotate one block of activations
  * attention_lanes work-items per query and head */
-#define QMI_CL_TUNING_MAP(X)                                                   \
+#define QOCL_TUNING_MAP(X)                                                     \
     X(many, 2, 16)                                                             \
     X(pvq_many, 2, 16)                                                         \
     X(group, 1, 1024)                                                          \
@@ -36,7 +36,7 @@
     X(attention_lanes, 1, 1024)
 
 /* What a device has and allows. */
-typedef struct ocl_limits {
+typedef struct qocl_limits {
     uint64_t max_alloc, memory, local_memory;
     uint64_t max_chunk; /* of a weight; max_alloc but in tests */
     size_t max_group;
@@ -46,24 +46,25 @@ typedef struct ocl_limits {
     bool has_budget; /* memory is less than the device has, on request */
     bool stream_all; /* for tests: no stack stays on the device */
     char problem[96];
-} ocl_limits;
+} qocl_limits;
 
-typedef struct ocl_tuning {
+typedef struct qocl_tuning {
 #define X(member, least, most) int member;
-    QMI_CL_TUNING_MAP(X)
+    QOCL_TUNING_MAP(X)
 #undef X
-} ocl_tuning;
+} qocl_tuning;
 
 /* Longest text of all assignments. */
-enum { OCL_TUNING_TEXT = 320 };
+enum { QOCL_TUNING_TEXT = 320 };
 
 /* The safe choice for a device; false when the device is too small. */
-bool ocl_tuning_default(ocl_tuning *out, const ocl_limits *limits, bool is_cpu);
+bool qocl_tuning_default(
+    qocl_tuning *out, const qocl_limits *limits, bool is_cpu);
 /* Whether the device can run all kernels so specialised. */
-bool ocl_tuning_fits(const ocl_tuning *t, const ocl_limits *limits);
+bool qocl_tuning_fits(const qocl_tuning *t, const qocl_limits *limits);
 /* "many=16,group=64,..." */
-void ocl_tuning_print(char out[OCL_TUNING_TEXT], const ocl_tuning *t);
+void qocl_tuning_print(char out[QOCL_TUNING_TEXT], const qocl_tuning *t);
 /* Changes what the text assigns; E_INVALID names what is wrong. */
-qmoe_status ocl_tuning_parse(ocl_tuning *t, const char *text, qmi_error *err);
+qmoe_status qocl_tuning_parse(qocl_tuning *t, const char *text, qmi_error *err);
 
 #endif

@@ -46,14 +46,14 @@ static uint64_t matrix_bytes(const qmi_weight *w, int64_t mat)
     return n_bytes;
 }
 
-uint64_t ocl_matrix_bytes(const qmi_bound_weight *weight, int64_t mat)
+uint64_t qocl_matrix_bytes(const qmi_bound_weight *weight, int64_t mat)
 {
     return matrix_bytes(weight->host, mat);
 }
 
-bool ocl_is_streamed(const qmi_bound_weight *weight)
+bool qocl_is_streamed(const qmi_bound_weight *weight)
 {
-    return ((const ocl_weight *)weight->device)->entries != NULL;
+    return ((const qocl_weight *)weight->device)->entries != NULL;
 }
 
 /* ---- the plan ---- */
@@ -69,7 +69,7 @@ static demand demand_of(const qmi_device_options *o)
     for (size_t i = 0; i < o->n_weights; i++) {
         const qmi_weight *w = &o->weights[i];
         const uint64_t n_bytes = qmi_weight_bytes(w);
-        if (!ocl_has_format(w->format))
+        if (!qocl_has_format(w->format))
             continue; /* refused when it is bound */
         if (w->format->needs_dictionary && (w->codebook != NULL || !has_dict)) {
             has_dict = has_dict || w->codebook == NULL;
@@ -93,10 +93,10 @@ static demand demand_of(const qmi_device_options *o)
 /* A part of the memory is for activations. */
 enum { ACTIVATION_SHARE = 16 };
 
-qmoe_status ocl_plan(
+qmoe_status qocl_plan(
     qmi_device *device, const qmi_device_options *options, qmi_error *err)
 {
-    ocl_limits *limits = &device->limits;
+    qocl_limits *limits = &device->limits;
     if (options->memory_bytes != 0) {
         limits->has_budget = true;
         if (options->memory_bytes < limits->memory)
@@ -124,9 +124,9 @@ qmoe_status ocl_plan(
 
 /* ---- chunks ---- */
 
-static ocl_chunk *add_chunk(ocl_weight *w, qmi_error *err)
+static qocl_chunk *add_chunk(qocl_weight *w, qmi_error *err)
 {
-    ocl_chunk *grown = qmi_regrow(w->chunks, w->n_chunks, w->n_chunks + 1,
+    qocl_chunk *grown = qmi_regrow(w->chunks, w->n_chunks, w->n_chunks + 1,
         sizeof *grown, "a weight's chunks", err);
     if (grown == NULL)
         return NULL;
@@ -154,33 +154,33 @@ static bool use_in_place(
 }
 
 static qmoe_status upload_range(qmi_device *device, const qmi_weight *host,
-    ocl_chunk *chunk, int part, qmi_part r, cl_event *uploaded, qmi_error *err)
+    qocl_chunk *chunk, int part, qmi_part r, cl_event *uploaded, qmi_error *err)
 {
     cl_mem *mem = &chunk->parts[part];
     if (use_in_place(mem, device, &r, &chunk->n_bytes[part]))
         return QMOE_OK;
-    QMI_TRY(ocl_alloc(mem, device, r.n_bytes, host->name, err));
+    QMI_TRY(qocl_alloc(mem, device, r.n_bytes, host->name, err));
     chunk->n_bytes[part] = r.n_bytes;
     if (uploaded != NULL && chunk->n_mats == 1) {
         const void *data =
             r.data != NULL ? r.data : qmi_weight_dense(host, chunk->first_mat);
-        return ocl_upload_later(device, *mem, data, r.n_bytes, uploaded, err);
+        return qocl_upload_later(device, *mem, data, r.n_bytes, uploaded, err);
     }
     if (r.data != NULL)
-        return ocl_upload(device, *mem, 0, r.data, r.n_bytes, err);
+        return qocl_upload(device, *mem, 0, r.data, r.n_bytes, err);
     const uint64_t each = r.n_bytes / (uint64_t)chunk->n_mats;
     for (int i = 0; i < chunk->n_mats; i++)
-        QMI_TRY(ocl_upload(device, *mem, (uint64_t)i * each,
+        QMI_TRY(qocl_upload(device, *mem, (uint64_t)i * each,
             qmi_weight_dense(host, chunk->first_mat + i), each, err));
     return QMOE_OK;
 }
 
-qmoe_status ocl_chunk_fill(ocl_chunk *chunk, qmi_device *device,
+qmoe_status qocl_chunk_fill(qocl_chunk *chunk, qmi_device *device,
     const qmi_bound_weight *weight, int64_t mat, int64_t n, cl_event *uploaded,
     qmi_error *err)
 {
     const qmi_weight *host = weight->host;
-    *chunk = (ocl_chunk){
+    *chunk = (qocl_chunk){
         .first_mat = (int)mat, .n_mats = (int)n, .n_rows = (int)host->n_rows};
     for (int part = 0; part < host->format->n_parts; part++)
         QMI_TRY(upload_range(device, host, chunk, part,
@@ -188,16 +188,16 @@ qmoe_status ocl_chunk_fill(ocl_chunk *chunk, qmi_device *device,
     return QMOE_OK;
 }
 
-void ocl_chunk_release(qmi_device *device, ocl_chunk *chunk)
+void qocl_chunk_release(qmi_device *device, qocl_chunk *chunk)
 {
     for (int part = 0; part < QMI_MAX_PARTS; part++)
-        ocl_release(device, chunk->parts[part], chunk->n_bytes[part]);
-    *chunk = (ocl_chunk){0};
+        qocl_release(device, chunk->parts[part], chunk->n_bytes[part]);
+    *chunk = (qocl_chunk){0};
 }
 
 /* Rows of one dense matrix that is larger than a buffer. */
 static qmoe_status upload_rows(qmi_device *device, const qmi_weight *host,
-    ocl_weight *w, int64_t mat, qmi_error *err)
+    qocl_weight *w, int64_t mat, qmi_error *err)
 {
     const uint64_t row_bytes = dense_row_bytes(host);
     const int64_t most = (int64_t)(device->limits.max_chunk / row_bytes);
@@ -209,7 +209,7 @@ static qmoe_status upload_rows(qmi_device *device, const qmi_weight *host,
     const uint8_t *data = qmi_weight_dense(host, mat);
     for (int64_t row = 0; row < host->n_rows; row += most) {
         const int64_t n = host->n_rows - row < most ? host->n_rows - row : most;
-        ocl_chunk *chunk = add_chunk(w, err);
+        qocl_chunk *chunk = add_chunk(w, err);
         if (chunk == NULL)
             return QMOE_E_NOMEM;
         chunk->first_mat = (int)mat;
@@ -227,7 +227,7 @@ static qmoe_status upload_chunks(
     qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
 {
     const qmi_weight *host = weight->host;
-    ocl_weight *w = weight->device;
+    qocl_weight *w = weight->device;
     const uint64_t limit = device->limits.max_chunk;
     int64_t n = 1;
     for (int64_t m = 0; m < host->n_mats; m += n) {
@@ -244,10 +244,10 @@ static qmoe_status upload_chunks(
                 device->name, m, host->name, one, limit);
         while (m + n < host->n_mats && largest_part(host, m, n + 1) <= limit)
             n++;
-        ocl_chunk *chunk = add_chunk(w, err);
+        qocl_chunk *chunk = add_chunk(w, err);
         if (chunk == NULL)
             return QMOE_E_NOMEM;
-        QMI_TRY(ocl_chunk_fill(chunk, device, weight, m, n, NULL, err));
+        QMI_TRY(qocl_chunk_fill(chunk, device, weight, m, n, NULL, err));
     }
     return QMOE_OK;
 }
@@ -274,15 +274,16 @@ static qmoe_status upload_dict(
         return QMOE_E_NOMEM;
     for (size_t i = 0; i < QMI_DICT_SIZE; i++)
         words[i] = pack_entry(&dict->entries[i]);
-    qmoe_status status = ocl_alloc(out, device, n_bytes, "the dictionary", err);
+    qmoe_status status =
+        qocl_alloc(out, device, n_bytes, "the dictionary", err);
     if (status == QMOE_OK)
-        status = ocl_upload(device, *out, 0, words, n_bytes, err);
+        status = qocl_upload(device, *out, 0, words, n_bytes, err);
     qmi_free(words);
     return status;
 }
 
 static qmoe_status set_dict(
-    qmi_device *device, const qmi_weight *host, ocl_weight *w, qmi_error *err)
+    qmi_device *device, const qmi_weight *host, qocl_weight *w, qmi_error *err)
 {
     if (host->codebook != NULL) {
         w->own_dict = true;
@@ -299,7 +300,7 @@ static qmoe_status set_dict(
 
 /* Norm weights are read as f32 whatever their format. */
 static qmoe_status upload_vector(
-    qmi_device *device, const qmi_weight *host, ocl_weight *w, qmi_error *err)
+    qmi_device *device, const qmi_weight *host, qocl_weight *w, qmi_error *err)
 {
     const uint64_t n_bytes = (uint64_t)host->n_cols * sizeof(float);
     float *values =
@@ -308,10 +309,10 @@ static qmoe_status upload_vector(
         return QMOE_E_NOMEM;
     qmi_weight_decode(host, 0, 0, 1, values);
     qmoe_status status =
-        ocl_alloc(&w->vector, device, n_bytes, host->name, err);
+        qocl_alloc(&w->vector, device, n_bytes, host->name, err);
     w->vector_bytes = n_bytes;
     if (status == QMOE_OK)
-        status = ocl_upload(device, w->vector, 0, values, n_bytes, err);
+        status = qocl_upload(device, w->vector, 0, values, n_bytes, err);
     qmi_free(values);
     return status;
 }
@@ -327,9 +328,9 @@ static qmoe_status upload_matrices(
     qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
 {
     const qmi_weight *host = weight->host;
-    ocl_weight *w = weight->device;
+    qocl_weight *w = weight->device;
     if (is_to_stream(device, host)) {
-        w->entries = ocl_entries_create((size_t)host->n_mats, err);
+        w->entries = qocl_entries_create((size_t)host->n_mats, err);
         return w->entries != NULL ? QMOE_OK : QMOE_E_NOMEM;
     }
     /* The device cannot validate: everything is checked before. */
@@ -342,60 +343,60 @@ static qmoe_status upload(
     qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
 {
     const qmi_weight *host = weight->host;
-    ocl_weight *w = weight->device;
+    qocl_weight *w = weight->device;
     QMI_TRY(upload_matrices(device, weight, err));
     if (host->n_mats == 1 && host->n_rows == 1)
         QMI_TRY(upload_vector(device, host, w, err));
     if (host->format->needs_dictionary)
         QMI_TRY(set_dict(device, host, w, err));
-    w->tile_bytes = ocl_tile_bytes(host);
-    QMI_TRY(ocl_build(device, ocl_format_program(w->format, false), err));
-    return ocl_build(device, ocl_format_program(w->format, true), err);
+    w->tile_bytes = qocl_tile_bytes(host);
+    QMI_TRY(qocl_build(device, qocl_format_program(w->format, false), err));
+    return qocl_build(device, qocl_format_program(w->format, true), err);
 }
 
-qmoe_status ocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
+qmoe_status qocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err)
 {
     const qmi_format_id format = host->format->id;
     *out = (qmi_bound_weight){0};
-    if (!ocl_has_format(host->format) || host->n_mats > INT32_MAX ||
+    if (!qocl_has_format(host->format) || host->n_mats > INT32_MAX ||
         host->n_rows > INT32_MAX - 64 || host->n_cols > INT32_MAX - 64)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "backend opencl has no kernels for '%s' in format %s, [%" PRId64
             ", %" PRId64 ", %" PRId64 "]",
             host->name, host->format->name, host->n_mats, host->n_rows,
             host->n_cols);
-    ocl_weight *w = qmi_calloc(1, sizeof *w, "a weight", err);
+    qocl_weight *w = qmi_calloc(1, sizeof *w, "a weight", err);
     if (w == NULL)
         return QMOE_E_NOMEM;
     w->format = format;
     qmi_bound_weight bound = {.host = host, .device = w};
     qmoe_status status = upload(device, &bound, err);
     if (status == QMOE_OK && !device->tested[format]) {
-        status = ocl_test_weight(device, &bound, err);
+        status = qocl_test_weight(device, &bound, err);
         device->tested[format] = status == QMOE_OK;
     }
     if (status != QMOE_OK) {
-        ocl_weight_unbind(device, &bound);
+        qocl_weight_unbind(device, &bound);
         return status;
     }
     *out = bound;
     return QMOE_OK;
 }
 
-void ocl_weight_unbind(qmi_device *device, qmi_bound_weight *weight)
+void qocl_weight_unbind(qmi_device *device, qmi_bound_weight *weight)
 {
-    ocl_weight *w = weight->device;
+    qocl_weight *w = weight->device;
     const int64_t n_mats = weight->host != NULL ? weight->host->n_mats : 0;
     *weight = (qmi_bound_weight){0};
     if (w == NULL)
         return;
     for (size_t i = 0; i < w->n_chunks; i++)
-        ocl_chunk_release(device, &w->chunks[i]);
-    ocl_entries_destroy(device, w->entries, (size_t)n_mats);
-    ocl_release(device, w->vector, w->vector_bytes);
+        qocl_chunk_release(device, &w->chunks[i]);
+    qocl_entries_destroy(device, w->entries, (size_t)n_mats);
+    qocl_release(device, w->vector, w->vector_bytes);
     if (w->own_dict)
-        ocl_release(device, w->dict, dict_bytes);
+        qocl_release(device, w->dict, dict_bytes);
     qmi_free(w->chunks);
     qmi_free(w);
 }

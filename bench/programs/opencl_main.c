@@ -231,13 +231,13 @@ static qmoe_status open_place(place *out, const qmi_backend *backend,
 static qmoe_status compare_format(const qmi_format *format, const place *places,
     const options *o, qmi_error *err)
 {
-    bench_stack stack = {0};
+    qmi_bench_stack stack = {0};
     contender *c = qmi_calloc(2, sizeof *c, "contenders", err);
     if (c == NULL)
         return QMOE_E_NOMEM;
     const uint64_t n_bytes = format->dense ? 300000000 : 200000000;
-    qmoe_status status = bench_stack_make(
-        &stack, format, o->rows, o->cols, n_bytes, BENCH_IN_MEMORY, err);
+    qmoe_status status = qmi_bench_stack_make(
+        &stack, format, o->rows, o->cols, n_bytes, QMI_BENCH_IN_MEMORY, err);
     for (int i = 0; i < 2 && status == QMOE_OK; i++) {
         const place *p = &places[i];
         snprintf(c[i].name, sizeof c[i].name, "%s/%s", p->backend->name,
@@ -253,7 +253,7 @@ static qmoe_status compare_format(const qmi_format *format, const place *places,
     for (int i = 0; i < 2; i++)
         if (c[i].bound.host != NULL)
             c[i].place->backend->weight_unbind(c[i].place->device, &c[i].bound);
-    bench_stack_free(&stack);
+    qmi_bench_stack_free(&stack);
     qmi_free(c);
     return status == QMOE_E_UNSUPPORTED ? QMOE_OK : status;
 }

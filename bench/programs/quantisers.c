@@ -34,7 +34,7 @@ static void stop(const char *text)
 }
 
 /* Relative error of the encoded matrix on other tokens. */
-static double held_out_error(const bench_problem *p, const qmi_encoded *e,
+static double held_out_error(const qmi_bench_problem *p, const qmi_encoded *e,
     const qmi_quant_options *options)
 {
     int64_t n = p->n_rows * p->n_cols;
@@ -64,7 +64,7 @@ static double held_out_error(const bench_problem *p, const qmi_encoded *e,
            qmi_quadratic_error(p->w, p->n_rows, p->n_cols, &p->held_out, NULL);
 }
 
-static outcome try_recipe(const bench_problem *p, const recipe *r)
+static outcome try_recipe(const qmi_bench_problem *p, const recipe *r)
 {
     const qmi_quantiser *q = qmi_quantiser_find("gptq", r->format);
     qmi_encoded encoded;
@@ -89,8 +89,8 @@ static outcome try_recipe(const bench_problem *p, const recipe *r)
 /* ---- tables ---- */
 
 /* A row per recipe: means over all problems. */
-static void print_means(
-    const bench_problem *problems, int n, const recipe *recipes, int n_recipes)
+static void print_means(const qmi_bench_problem *problems, int n,
+    const recipe *recipes, int n_recipes)
 {
     printf("| recipe | bits | error | on other tokens | seconds |\n"
            "|---|---|---|---|---|\n");
@@ -110,8 +110,8 @@ static void print_means(
 }
 
 /* A row per problem, a column per recipe. */
-static void print_cases(
-    const bench_problem *problems, int n, const recipe *recipes, int n_recipes)
+static void print_cases(const qmi_bench_problem *problems, int n,
+    const recipe *recipes, int n_recipes)
 {
     printf("| matrix |");
     for (int k = 0; k < n_recipes; k++)
@@ -187,36 +187,37 @@ static void add_table(recipe_list *l, const char *table)
         stop("tables: cases passes rotation damping time");
 }
 
-static int load(bench_problem *problems, const char *path, int every)
+static int load(qmi_bench_problem *problems, const char *path, int every)
 {
     FILE *file = fopen(path, "rb");
     int n = 0;
-    bench_problem p;
+    qmi_bench_problem p;
     if (file == NULL)
         stop("cannot open the file");
-    for (int i = 0; n < MAX_PROBLEMS && bench_problem_read(&p, file); i++) {
+    for (int i = 0; n < MAX_PROBLEMS && qmi_bench_problem_read(&p, file); i++) {
         /* Records come in pairs, wi and wo of an expert. */
         if (i / 2 % every == 0)
             problems[n++] = p;
         else
-            bench_problem_free(&p);
+            qmi_bench_problem_free(&p);
     }
     fclose(file);
     return n;
 }
 
-static int make_all(bench_problem *problems, int64_t n_rows, int64_t n_cols)
+static int make_all(qmi_bench_problem *problems, int64_t n_rows, int64_t n_cols)
 {
     int n = 0;
-    for (int w = 0; w < BENCH_N_WEIGHTS; w++)
-        for (int x = 0; x < BENCH_N_INPUTS; x++, n++)
-            bench_problem_make(&problems[n], w, x, n_rows, n_cols, (uint32_t)n);
+    for (int w = 0; w < QMI_BENCH_N_WEIGHTS; w++)
+        for (int x = 0; x < QMI_BENCH_N_INPUTS; x++, n++)
+            qmi_bench_problem_make(
+                &problems[n], w, x, n_rows, n_cols, (uint32_t)n);
     return n;
 }
 
 int main(int argc, char **argv)
 {
-    static bench_problem problems[MAX_PROBLEMS];
+    static qmi_bench_problem problems[MAX_PROBLEMS];
     static recipe_list recipes;
     long long rows = 64, cols = 512;
     int n = 0;
@@ -230,8 +231,8 @@ int main(int argc, char **argv)
     else if (argc > 2 && sscanf(argv[2], "%lldx%lld", &rows, &cols) != 2)
         stop("not ROWSxCOLS");
     else if (strcmp(argv[1], "time") == 0)
-        bench_problem_make(
-            &problems[n++], BENCH_GAUSS, BENCH_CORRELATED, rows, cols, 1);
+        qmi_bench_problem_make(&problems[n++], QMI_BENCH_GAUSS,
+            QMI_BENCH_CORRELATED, rows, cols, 1);
     else
         n = make_all(problems, rows, cols);
     if (strcmp(argv[1], "cases") == 0)
@@ -239,6 +240,6 @@ int main(int argc, char **argv)
     else
         print_means(problems, n, recipes.list, recipes.n);
     for (int i = 0; i < n; i++)
-        bench_problem_free(&problems[i]);
+        qmi_bench_problem_free(&problems[i]);
     return 0;
 }

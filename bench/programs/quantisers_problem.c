@@ -11,9 +11,9 @@
 #include "blas.h"
 #include "mt19937.h"
 
-const char *const bench_weight_names[] = {
+const char *const qmi_bench_weight_names[] = {
     "gauss", "student t4", "laplace", "gauss, uneven columns"};
-const char *const bench_input_names[] = {
+const char *const qmi_bench_input_names[] = {
     "iid", "correlated, uneven", "200 tokens", "relu"};
 
 enum { FEW_TOKENS = 200, MAX_TOKENS = 4096 };
@@ -44,7 +44,7 @@ static double gauss(qmi_mt19937 *rng)
 static double draw_weight(qmi_mt19937 *rng, int family)
 {
     double g = gauss(rng);
-    if (family == BENCH_STUDENT) {
+    if (family == QMI_BENCH_STUDENT) {
         double sum = 0;
         for (int i = 0; i < 4; i++) {
             double x = gauss(rng);
@@ -52,18 +52,18 @@ static double draw_weight(qmi_mt19937 *rng, int family)
         }
         return g / sqrt(sum / 4);
     }
-    if (family == BENCH_LAPLACE)
+    if (family == QMI_BENCH_LAPLACE)
         return copysign(log(uniform(rng)), g);
     return g;
 }
 
 /* ---- weights and inputs ---- */
 
-static void make_weights(bench_problem *p, int family, qmi_mt19937 *rng)
+static void make_weights(qmi_bench_problem *p, int family, qmi_mt19937 *rng)
 {
     double *spread = reserve(p->n_cols, sizeof *spread);
     for (int64_t c = 0; c < p->n_cols; c++)
-        spread[c] = family == BENCH_UNEVEN ? exp(gauss(rng)) : 1;
+        spread[c] = family == QMI_BENCH_UNEVEN ? exp(gauss(rng)) : 1;
     for (int64_t r = 0; r < p->n_rows; r++)
         for (int64_t c = 0; c < p->n_cols; c++)
             p->w[r * p->n_cols + c] =
@@ -95,7 +95,7 @@ static void draw_tokens(
     const source *s, double *x, int64_t n_tokens, qmi_mt19937 *rng)
 {
     const int64_t n = s->n_cols;
-    const bool iid = s->family == BENCH_IID;
+    const bool iid = s->family == QMI_BENCH_IID;
     double *z = reserve(n_tokens * s->n_factors, sizeof *z);
     for (int64_t i = 0; i < n_tokens * n; i++)
         x[i] = iid ? gauss(rng) : 0.5 * gauss(rng);
@@ -107,7 +107,7 @@ static void draw_tokens(
             (int)n, 1.0, x, (int)n);
     for (int64_t i = 0; !iid && i < n_tokens * n; i++) {
         x[i] *= s->spread[i % n];
-        if (s->family == BENCH_RELU && x[i] < 0)
+        if (s->family == QMI_BENCH_RELU && x[i] < 0)
             x[i] = 0;
     }
     qmi_free(z);
@@ -126,21 +126,21 @@ static void make_moments(
     qmi_free(x);
 }
 
-void bench_problem_make(bench_problem *out, int weights, int inputs,
+void qmi_bench_problem_make(qmi_bench_problem *out, int weights, int inputs,
     int64_t n_rows, int64_t n_cols, uint32_t seed)
 {
     qmi_mt19937 rng;
     source s;
     qmi_mt19937_seed(&rng, seed);
-    *out = (bench_problem){.n_rows = n_rows, .n_cols = n_cols};
+    *out = (qmi_bench_problem){.n_rows = n_rows, .n_cols = n_cols};
     snprintf(out->name, sizeof out->name, "%s / %s",
-        bench_weight_names[weights], bench_input_names[inputs]);
+        qmi_bench_weight_names[weights], qmi_bench_input_names[inputs]);
     out->w = reserve(n_rows * n_cols, sizeof *out->w);
     make_weights(out, weights, &rng);
     source_init(&s, n_cols, inputs, &rng);
     int64_t n_tokens = 4 * n_cols < MAX_TOKENS ? 4 * n_cols : MAX_TOKENS;
     make_moments(
-        &out->calib, &s, inputs == BENCH_FEW ? FEW_TOKENS : n_tokens, &rng);
+        &out->calib, &s, inputs == QMI_BENCH_FEW ? FEW_TOKENS : n_tokens, &rng);
     make_moments(&out->held_out, &s, n_tokens, &rng);
     qmi_free(s.factors);
     qmi_free(s.spread);
@@ -156,10 +156,10 @@ static bool read_moments(qmi_hessian *h, int n_cols, int n_tokens, FILE *file)
     return fread(h->sum, sizeof *h->sum, n, file) == n;
 }
 
-bool bench_problem_read(bench_problem *out, void *file)
+bool qmi_bench_problem_read(qmi_bench_problem *out, void *file)
 {
     int32_t head[4];
-    *out = (bench_problem){0};
+    *out = (qmi_bench_problem){0};
     if (fread(head, sizeof *head, 4, file) != 4)
         return false;
     out->n_rows = head[0];
@@ -173,10 +173,10 @@ bool bench_problem_read(bench_problem *out, void *file)
            read_moments(&out->held_out, head[1], head[3], file);
 }
 
-void bench_problem_free(bench_problem *problem)
+void qmi_bench_problem_free(qmi_bench_problem *problem)
 {
     qmi_free(problem->w);
     qmi_free(problem->calib.sum);
     qmi_free(problem->held_out.sum);
-    *problem = (bench_problem){0};
+    *problem = (qmi_bench_problem){0};
 }

@@ -67,9 +67,9 @@ static double process_seconds(void)
 static long calibrate(void)
 {
     enum { ROUNDS = 2000000 };
-    const double begin = bench_now(true);
+    const double begin = qmi_bench_now(true);
     count_up(ROUNDS);
-    return (long)(ROUNDS * item_seconds / (bench_now(true) - begin));
+    return (long)(ROUNDS * item_seconds / (qmi_bench_now(true) - begin));
 }
 
 static int measure(
@@ -77,17 +77,17 @@ static int measure(
 {
     double clock[N_SAMPLES], processor[N_SAMPLES];
     for (int i = -1; i < N_SAMPLES; i++) { /* -1: warming up */
-        const double begin = bench_now(false), cpu = process_seconds();
+        const double begin = qmi_bench_now(false), cpu = process_seconds();
         for (int j = 0; j < n_jobs; j++)
             if (qmi_team_run(s->team, n_items, task, s, NULL) != QMOE_OK)
                 return 1;
         if (i < 0)
             continue;
-        clock[i] = 1e6 * (bench_now(false) - begin) / n_jobs;
+        clock[i] = 1e6 * (qmi_bench_now(false) - begin) / n_jobs;
         processor[i] = 1e6 * (process_seconds() - cpu) / n_jobs;
     }
-    const bench_spread c = bench_spread_of(clock, N_SAMPLES);
-    const bench_spread p = bench_spread_of(processor, N_SAMPLES);
+    const qmi_bench_spread c = qmi_bench_spread_of(clock, N_SAMPLES);
+    const qmi_bench_spread p = qmi_bench_spread_of(processor, N_SAMPLES);
     printf(
         "%s, %.3f, %.3f, %.3f, %.3f\n", name, c.median, c.p10, c.p90, p.median);
     return 0;

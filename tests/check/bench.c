@@ -111,7 +111,7 @@ static qmoe_status take_samples(sample_summary *out, rotation *r, double budget,
     return status;
 }
 
-qmoe_status bench_variant(sample_summary *out, const qmi_backend *backend,
+qmoe_status qmi_bench_variant(sample_summary *out, const qmi_backend *backend,
     qmi_device *device, size_t variant, const problem *p, double budget,
     size_t min_samples, qmi_error *err)
 {

@@ -9,7 +9,7 @@
 /* Seconds per run.  Warms up, rotates through copies of operands and weights
  * too large together for the caches, takes at least `min_samples` samples and
  * more while `budget` seconds last. */
-qmoe_status bench_variant(sample_summary *out, const qmi_backend *backend,
+qmoe_status qmi_bench_variant(sample_summary *out, const qmi_backend *backend,
     qmi_device *device, size_t variant, const problem *p, double budget,
     size_t min_samples, qmi_error *err);
 

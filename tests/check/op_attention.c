@@ -69,7 +69,7 @@ static const struct {
 static const struct {
     size_t use;
     int64_t n_tokens, n_spans;
-} bench_shapes[] = {
+} qmi_bench_shapes[] = {
     {0, 128, 1}, {2, 128, 1}, {2, 128, 8}, {5, 512, 1}, {2, 16384, 1}};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -100,10 +100,10 @@ static void name_case(check_case *c)
 
 static void list_bench(case_list *list)
 {
-    for (size_t i = 0; i < COUNT(bench_shapes); i++) {
-        check_case *c = add_case(
-            list, bench_shapes[i].use, 12, 64, bench_shapes[i].n_tokens);
-        c->n_spans = bench_shapes[i].n_spans;
+    for (size_t i = 0; i < COUNT(qmi_bench_shapes); i++) {
+        check_case *c = add_case(list, qmi_bench_shapes[i].use, 12, 64,
+            qmi_bench_shapes[i].n_tokens);
+        c->n_spans = qmi_bench_shapes[i].n_spans;
         name_case(c);
     }
 }

@@ -19,7 +19,7 @@ static const shape shapes[] = {
     {256, 127},
     {32, 512},
 };
-static const shape bench_shapes[] = {{768, 3072}, {3072, 768}};
+static const shape qmi_bench_shapes[] = {{768, 3072}, {3072, 768}};
 static const value_kind kinds[] = {VALUES_RANDOM, VALUES_SPECIAL, VALUES_TINY,
     VALUES_ZEROS, VALUES_STRUCTURED, VALUES_LARGE};
 
@@ -62,9 +62,10 @@ static void vary(check_case *c, size_t i, size_t range)
 static void list_bench(case_list *list)
 {
     for (size_t k = 0; k < weight_kind_count(); k++)
-        for (size_t s = 0; s < COUNT(bench_shapes); s++)
+        for (size_t s = 0; s < COUNT(qmi_bench_shapes); s++)
             if (k == 0 || !weight_kind_at(k)->dense)
-                name_case(add_case(list, weight_kind_at(k), &bench_shapes[s]));
+                name_case(
+                    add_case(list, weight_kind_at(k), &qmi_bench_shapes[s]));
 }
 
 static void list_cases(case_list *list, bool bench)

@@ -15,7 +15,7 @@ static const shape shapes[] = {
     {100, 33},
     {257, 256},
 };
-static const shape bench_shapes[] = {{32128, 768}};
+static const shape qmi_bench_shapes[] = {{32128, 768}};
 static const int64_t token_counts[] = {1, 2, 7, 33};
 static const value_kind kinds[] = {VALUES_RANDOM, VALUES_SPECIAL, VALUES_TINY,
     VALUES_ZEROS, VALUES_STRUCTURED, VALUES_LARGE};
@@ -42,8 +42,8 @@ static void add_case(case_list *list, const weight_kind *kind, const shape *s,
 static void list_cases(case_list *list, bool bench)
 {
     if (bench) {
-        for (size_t s = 0; s < COUNT(bench_shapes); s++)
-            add_case(list, weight_kind_at(0), &bench_shapes[s], 33, true);
+        for (size_t s = 0; s < COUNT(qmi_bench_shapes); s++)
+            add_case(list, weight_kind_at(0), &qmi_bench_shapes[s], 33, true);
         return;
     }
     for (size_t k = 0; k < weight_kind_count(); k++)

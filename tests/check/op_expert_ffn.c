@@ -29,7 +29,7 @@ static const shape shapes[] = {
     {4, 256, 512, 2},
     {2, 256, 512, 33},
 };
-static const shape bench_shapes[] = {
+static const shape qmi_bench_shapes[] = {
     {8, 768, 3072, 1}, {8, 768, 3072, 7}, {8, 768, 3072, 33}};
 static const int64_t token_counts[] = {1, 2, 7, 33};
 static const value_kind x_kinds[] = {
@@ -87,9 +87,9 @@ static void list_bench(case_list *list)
         const weight_kind *kind = weight_kind_at(k);
         if (kind->dense && k != 0)
             continue;
-        for (size_t s = 0; s < COUNT(bench_shapes); s++)
-            name_case(add_case(
-                list, kind, &bench_shapes[s], bench_shapes[s].n_tokens));
+        for (size_t s = 0; s < COUNT(qmi_bench_shapes); s++)
+            name_case(add_case(list, kind, &qmi_bench_shapes[s],
+                qmi_bench_shapes[s].n_tokens));
     }
 }
 

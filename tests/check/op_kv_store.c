@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 static const int64_t widths[] = {1, 15, 16, 17, 31, 33, 61, 256};
-static const int64_t bench_widths[] = {768};
+static const int64_t qmi_bench_widths[] = {768};
 static const int64_t token_counts[] = {1, 2, 7, 33};
 /* Cache rows beyond the tokens. */
 static const int64_t spares[] = {0, 1, 40};
@@ -14,8 +14,8 @@ static const int64_t spares[] = {0, 1, 40};
 
 static void list_cases(case_list *list, bool bench)
 {
-    const int64_t *of = bench ? bench_widths : widths;
-    size_t n = bench ? COUNT(bench_widths) : COUNT(widths);
+    const int64_t *of = bench ? qmi_bench_widths : widths;
+    size_t n = bench ? COUNT(qmi_bench_widths) : COUNT(widths);
     for (size_t w = 0; w < n; w++) {
         for (size_t t = 0; t < COUNT(token_counts); t++) {
             check_case *c = case_add(list);

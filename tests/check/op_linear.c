@@ -39,7 +39,7 @@ static const shape many_shapes[] = {
     {4, 8, 2100},
 };
 enum { MANY_VARIATIONS = 6 };
-static const shape bench_shapes[] = {
+static const shape qmi_bench_shapes[] = {
     {3072, 768, 1},
     {768, 3072, 1},
     {768, 3072, 7},
@@ -102,10 +102,10 @@ static void vary(check_case *c, size_t i)
 static void list_bench(case_list *list)
 {
     for (size_t k = 0; k < weight_kind_count(); k++)
-        for (size_t s = 0; s < COUNT(bench_shapes); s++)
+        for (size_t s = 0; s < COUNT(qmi_bench_shapes); s++)
             if (k == 0 || !weight_kind_at(k)->dense)
-                name_case(add_case(list, weight_kind_at(k), &bench_shapes[s],
-                    bench_shapes[s].n_tokens));
+                name_case(add_case(list, weight_kind_at(k),
+                    &qmi_bench_shapes[s], qmi_bench_shapes[s].n_tokens));
 }
 
 /* All terms of one sign: what a sum cuts off at each step adds up. */

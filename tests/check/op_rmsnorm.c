@@ -5,7 +5,7 @@
 #include <math.h>
 
 static const int64_t widths[] = {1, 15, 16, 17, 31, 32, 33, 61, 127, 256, 1031};
-static const int64_t bench_widths[] = {256, 768};
+static const int64_t qmi_bench_widths[] = {256, 768};
 static const int64_t token_counts[] = {1, 2, 7, 33};
 static const float epsilons[] = {1e-6f, 0.1f};
 static const value_kind x_kinds[] = {
@@ -51,8 +51,8 @@ static void vary(check_case *c, size_t i)
 
 static void list_cases(case_list *list, bool bench)
 {
-    const int64_t *of = bench ? bench_widths : widths;
-    size_t n = bench ? COUNT(bench_widths) : COUNT(widths);
+    const int64_t *of = bench ? qmi_bench_widths : widths;
+    size_t n = bench ? COUNT(qmi_bench_widths) : COUNT(widths);
     for (size_t k = 0; k < weight_kind_count(); k++) {
         const weight_kind *kind = weight_kind_at(k);
         if (!kind->dense || (bench && k != 0))

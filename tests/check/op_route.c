@@ -27,7 +27,7 @@ static const int64_t capacities[] = {1, 2, 5};
 
 static const struct {
     int64_t n_experts, n_tokens, top_k;
-} bench_shapes[] = {{128, 33, 1}, {2048, 33, 1}, {128, 33, 2}};
+} qmi_bench_shapes[] = {{128, 33, 1}, {2048, 33, 1}, {128, 33, 2}};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -47,9 +47,10 @@ static void add_case(case_list *list, int64_t n_experts, int64_t n_tokens,
 
 static void list_cases(case_list *list, bool bench)
 {
-    for (size_t i = 0; bench && i < COUNT(bench_shapes); i++)
-        add_case(list, bench_shapes[i].n_experts, bench_shapes[i].n_tokens,
-            bench_shapes[i].top_k, LOGITS_RANDOM, 0);
+    for (size_t i = 0; bench && i < COUNT(qmi_bench_shapes); i++)
+        add_case(list, qmi_bench_shapes[i].n_experts,
+            qmi_bench_shapes[i].n_tokens, qmi_bench_shapes[i].top_k,
+            LOGITS_RANDOM, 0);
     if (bench)
         return;
     for (size_t e = 0; e < COUNT(expert_counts); e++) {

@@ -21,7 +21,7 @@ typedef struct walk {
     uint64_t step, start;
     record now; /* place of the current step */
     target target;
-    qmi_device *bench_device; /* all threads; NULL unless timing */
+    qmi_device *qmi_bench_device; /* all threads; NULL unless timing */
 } walk;
 
 static void send_record(walk *w, const record *r)
@@ -124,13 +124,13 @@ static void time_variant(
         target t;
         if (target_open(&t, reference, 0, &err) != QMOE_OK)
             return;
-        if (bench_variant(&s, reference, t.devices[0], 0, p, budget,
+        if (qmi_bench_variant(&s, reference, t.devices[0], 0, p, budget,
                 REFERENCE_SAMPLES, &err) == QMOE_OK)
             *reference_median = s.median;
         target_close(&t);
     }
-    if (bench_variant(&s, w->backend, w->bench_device, i_variant, p, budget,
-            MIN_SAMPLES, &err) != QMOE_OK) {
+    if (qmi_bench_variant(&s, w->backend, w->qmi_bench_device, i_variant, p,
+            budget, MIN_SAMPLES, &err) != QMOE_OK) {
         fail_here(w, CHECK_STATUS, err.text);
         return;
     }
@@ -301,8 +301,8 @@ static void walk_device(walk *w, int index)
         int n = w->options->n_threads;
         const qmi_device_options options = {
             .n_threads = n != 0 ? n : (int)sysconf(_SC_NPROCESSORS_ONLN)};
-        status =
-            w->backend->device_open(&w->bench_device, index, &options, &err);
+        status = w->backend->device_open(
+            &w->qmi_bench_device, index, &options, &err);
     }
     if (status != QMOE_OK) {
         if (take_step(w))
@@ -312,9 +312,9 @@ static void walk_device(walk *w, int index)
             if (w->options->op < 0 || w->options->op == op)
                 walk_op(w, op);
     }
-    if (w->bench_device != NULL)
-        w->backend->device_close(w->bench_device);
-    w->bench_device = NULL;
+    if (w->qmi_bench_device != NULL)
+        w->backend->device_close(w->qmi_bench_device);
+    w->qmi_bench_device = NULL;
     target_close(&w->target);
 }
 

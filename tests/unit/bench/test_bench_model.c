@@ -99,8 +99,8 @@ static void test_routing(void **state)
     (void)state;
     static float noted[VOCAB], imposed[VOCAB];
     qmi_error *err = &context->hooks.error;
-    bench_ideal ideal;
-    assert_int_equal(bench_ideal_make(&ideal, model, model, err), QMOE_OK);
+    qmi_bench_ideal ideal;
+    assert_int_equal(qmi_bench_ideal_make(&ideal, model, model, err), QMOE_OK);
     qmoe_model *const models[] = {model, &ideal.model};
     const size_t n_bytes = (size_t)model->shape.vocab_size * sizeof *noted;
     for (int i = 0; i < 2; i++) {
@@ -125,7 +125,7 @@ static void test_routing(void **state)
         qmoe_session_destroy(session);
         qmi_routing_free(&routing);
     }
-    bench_ideal_free(&ideal);
+    qmi_bench_ideal_free(&ideal);
 }
 
 /* Nothing leaks and nothing is used when memory runs out. */
@@ -133,12 +133,12 @@ static void test_out_of_memory(void **state)
 {
     (void)state;
     for (uint64_t n = 1;; n++) {
-        bench_ideal ideal;
+        qmi_bench_ideal ideal;
         qmi_alloc_fail_after(n);
         qmoe_status status =
-            bench_ideal_make(&ideal, model, model, &context->hooks.error);
+            qmi_bench_ideal_make(&ideal, model, model, &context->hooks.error);
         qmi_alloc_fail_after(0);
-        bench_ideal_free(&ideal);
+        qmi_bench_ideal_free(&ideal);
         if (status == QMOE_OK)
             break;
         assert_int_equal(status, QMOE_E_NOMEM);
