@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "arch.h"
 #include "clock.h"
 #include "hints.h"
 #include "import_job.h"
@@ -180,14 +181,10 @@ static qmoe_status place_files(qmi_importer *m)
  * it has; opening knows both. */
 static const qmi_tensor *find_plain(const qmi_importer *m, const char *name)
 {
-    static const char *const other[][2] = {
-        {"shared.weight", "encoder.embed_tokens.weight"},
-        {"lm_head.weight", "decoder.lm_head.weight"}};
     const qmi_tensor *t = qmi_tensor_file_find(m->plain, name);
-    for (size_t i = 0; t == NULL && i < sizeof other / sizeof *other; i++)
-        if (strcmp(name, other[i][0]) == 0)
-            t = qmi_tensor_file_find(m->plain, other[i][1]);
-    return t;
+    const char *other = qmi_arch_other_name(m->sketch->arch, name);
+    return t == NULL && other != NULL ? qmi_tensor_file_find(m->plain, other)
+                                      : t;
 }
 
 /* A norm is a vector in the file and a matrix of one row in the sketch. */

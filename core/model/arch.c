@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: the model_type of a config.json.  Goes out: its architecture. */
+ * Comes in: the model_type of a config.json.  Goes out: its architecture, and
+ * what that calls its tensors. */
 #include "arch.h"
 
 #include <string.h>
@@ -20,4 +21,13 @@ qmoe_status qmi_arch_find(const qmi_arch **out, const char *model_type,
     return qmi_fail(err, QMOE_E_UNSUPPORTED,
         "%s: model_type '%s' is not supported (supported: %s)", file,
         model_type, known);
+}
+
+const char *qmi_arch_other_name(const qmi_arch *arch, const char *name)
+{
+    for (size_t i = 0;
+         arch->other_names != NULL && arch->other_names[i][0] != NULL; i++)
+        if (strcmp(arch->other_names[i][0], name) == 0)
+            return arch->other_names[i][1];
+    return NULL;
 }

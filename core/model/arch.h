@@ -19,6 +19,9 @@ struct qmi_arch {
     /* Of a model known by the config.json `file` alone: says by messages where
      * it contradicts what is known of published models.  NULL: nothing is. */
     void (*doubt)(const qmoe_model *model, const char *file);
+    /* Tensors that some checkpoints have under another name: {name, other},
+     * ended by NULL.  NULL: there are none. */
+    const char *const (*other_names)[2];
 };
 
 /* All architectures, NULL at the end (arch_table.c). */
@@ -27,5 +30,7 @@ extern const qmi_arch *const qmi_architectures[];
 /* E_UNSUPPORTED naming `file` and the known ones when there is none. */
 qmoe_status qmi_arch_find(const qmi_arch **out, const char *model_type,
     const char *file, qmi_error *err);
+/* The other name of a tensor; NULL: it has none. */
+const char *qmi_arch_other_name(const qmi_arch *arch, const char *name);
 
 #endif

@@ -304,10 +304,20 @@ static qmoe_status decoder(builder *b)
     return end_stack(b);
 }
 
+/* The name that a tensor has in this checkpoint. */
+static const char *found_as(const builder *b, const char *name)
+{
+    const qmi_checkpoint *files = b->model->checkpoint;
+    const char *other = qmi_arch_other_name(b->model->arch, name);
+    const bool is_other = qmi_checkpoint_find(files, name) == NULL &&
+                          other != NULL &&
+                          qmi_checkpoint_find(files, other) != NULL;
+    return is_other ? other : name;
+}
+
 /* Logits: the tied head multiplies its input by d_model^-0.5. */
 static qmoe_status head(const builder *b)
 {
-    const qmi_checkpoint *files = b->model->checkpoint;
     const qmi_shape *shape = &b->s->shape;
     qmi_step step = {.kind = QMI_OP_LINEAR,
         .dst = b->logits,
@@ -318,12 +328,8 @@ static qmoe_status head(const builder *b)
     if (b->s->tied_head) {
         step.u.linear.alpha = 1.0f / sqrtf((float)shape->d_model);
     } else {
-        const char *name = "lm_head.weight";
-        if (qmi_checkpoint_find(files, name) == NULL &&
-            qmi_checkpoint_find(files, "decoder.lm_head.weight") != NULL)
-            name = "decoder.lm_head.weight";
-        QMI_TRY(matrix(b, QMOE_ROLE_HEAD, &step, "", name, shape->vocab_size,
-            shape->d_model));
+        QMI_TRY(matrix(b, QMOE_ROLE_HEAD, &step, "",
+            found_as(b, "lm_head.weight"), shape->vocab_size, shape->d_model));
     }
     b->model->graph.programs[QMI_DECODE].output = b->logits;
     return add(b, QMOE_ROLE_HEAD, step);
@@ -383,14 +389,10 @@ static qmoe_status add_slots(builder *b)
 
 static qmoe_status embedding(builder *b)
 {
-    const qmi_checkpoint *files = b->model->checkpoint;
     const qmi_shape *shape = &b->s->shape;
-    const char *name = "shared.weight";
-    if (qmi_checkpoint_find(files, name) == NULL &&
-        qmi_checkpoint_find(files, "encoder.embed_tokens.weight") != NULL)
-        name = "encoder.embed_tokens.weight";
     return qmi_model_add_matrix(b->model, &b->embedding, QMOE_ROLE_EMBEDDING,
-        name, shape->vocab_size, shape->d_model, b->err);
+        found_as(b, "shared.weight"), shape->vocab_size, shape->d_model,
+        b->err);
 }
 
 static qmoe_status build(
@@ -410,9 +412,16 @@ static qmoe_status build(
     return head(&b);
 }
 
+static const char *const other_names[][2] = {
+    {"shared.weight", "encoder.embed_tokens.weight"},
+    {"lm_head.weight", "decoder.lm_head.weight"},
+    {NULL, NULL},
+};
+
 extern const qmi_arch qmi_arch_switch;
 const qmi_arch qmi_arch_switch = {
     .model_type = "switch_transformers",
     .build = build,
     .doubt = qmi_switch_doubt,
+    .other_names = other_names,
 };

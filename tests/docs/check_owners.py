@@ -64,7 +64,7 @@ KINDS = {
             "core/model/synth.c": "synthetic checkpoints have the shapes of published ones",
             "core/model/synth.h": "synthetic checkpoints have the shapes of published ones",
             "core/model/synth_tensors.c": "synthetic checkpoints have the shapes of published ones",
-            "plan/plan_source.c": "compares a config.json with the published ones",
+            "plan/plan_source.c": "plans published shapes by their names",
         },
     ),
     "backend": (
