@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Puts the parts together: the context with the built-in backends. */
+ * Puts the parts together: the context with the built-in backends.  In: the
+ * options of a caller, of whatever size his header had (qmi_copy_options).
+ * Out: a context with hooks and a registry of backends, or nothing. */
 #include "context.h"
 
 #include <string.h>
@@ -8,6 +10,8 @@
 #include "cpu.h"
 #include "team.h"
 
+/* Called when the last user leaves (hooks.h): models and jobs may outlive the
+ * caller's own reference. */
 static void destroy(qmi_hooks *hooks)
 {
     qmoe_context *context = qmi_context_of(hooks);
@@ -15,6 +19,8 @@ static void destroy(qmi_hooks *hooks)
     qmi_free(context);
 }
 
+/* The context's error carries the cancel flag, so that every call below can
+ * hear it. */
 static void set_hooks(qmi_hooks *hooks, const qmoe_context_options *o)
 {
     hooks->n_users = 1;
@@ -40,6 +46,7 @@ qmoe_status qmoe_context_create(
     if (context == NULL)
         return QMOE_E_NOMEM;
     set_hooks(&context->hooks, &known);
+    /* The others are modules; the registry knows the order of preference. */
     const qmi_backend *const builtin[] = {
         qmi_backend_cpu(),
         qmi_backend_reference(),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The dense formats "bf16", "f16" and "f32": one number per weight, as the
- * tensors of a plain checkpoint hold them.  Comes in: the matrices of a stack,
- * back to back or scattered over files; goes out: float32 rows. */
+ * tensors of a plain checkpoint hold them.  In: the matrices of a stack, back
+ * to back or scattered over files.  Out: float32 rows, which hold the stored
+ * numbers exactly. */
 #include "weight.h"
 
 #include <assert.h>
@@ -18,6 +19,8 @@ static int shape_dense(
 
 const void *qmi_weight_dense(const qmi_weight *w, int64_t mat)
 {
+    /* A checkpoint has one tensor per expert, wherever the writer put it;
+     * stacks that we write are back to back. */
     assert(w->format->dense);
     if (w->mats != NULL)
         return w->mats[mat];
@@ -34,7 +37,8 @@ static void decode_dense(
         dst, data + row * row_bytes, w->format->dtype, (size_t)(n * w->n_cols));
 }
 
-/* One of them would spread into every output. */
+/* One that is not finite would spread into every output.  An error names the
+ * first, so that every run names the same. */
 static qmoe_status check_dense(const qmi_weight *w, int64_t mat, qmi_error *err)
 {
     const size_t n = (size_t)(w->n_rows * w->n_cols);
@@ -47,6 +51,7 @@ static qmoe_status check_dense(const qmi_weight *w, int64_t mat, qmi_error *err)
         (int64_t)at / w->n_cols, (int64_t)at % w->n_cols);
 }
 
+/* Three formats that differ in the type of an element only. */
 #define DENSE(name_id, text, type)                                             \
     {                                                                          \
         .id = name_id, .name = text, .dense = true, .dtype = type,             \

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of weight formats, and nothing else: a test that adds formats
+ * The table of weight formats, and nothing else.  In: the list of format_ids.h.
+ * Out: an array that ends with NULL.  A test that adds formats
  * (QMI_MORE_FORMATS) links its table in place of this one. */
 #include "weight.h"
 

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The formats "pvq" and "pvq8" of docs/format.md: geometry of the tiled
- * layout, access to single blocks, validation, plain decoding. */
+ * The formats "pvq" and "pvq8" of docs/format.md: geometry of the tiled layout
+ * (pvq.h), access to single blocks, validation, plain decoding.  In: codes and
+ * scales of a stack from an untrusted file.  Out: f32 rows.  A code is always a
+ * block, so sizes and scales are all that can be wrong; offsets are computed
+ * only for sizes that open_stack has accepted. */
 #include "pvq.h"
 
 #include <assert.h>
@@ -17,6 +20,8 @@ enum { GROUP = 4, SIGNS = 8 }; /* blocks per group, per sign byte */
  * a tile; 32 blocks are a chunk. */
 static size_t position_bytes(int n, int64_t n_blocks)
 {
+    /* One byte per block; a pvq8 group packs 4 blocks of 6 bits into 3 bytes,
+     * and a group that is not full takes them, too. */
     if (n == 16)
         return (size_t)n_blocks * QMI_PVQ_TILE;
     return (size_t)(n_blocks + GROUP - 1) / GROUP * 3 * QMI_PVQ_TILE;
@@ -36,6 +41,8 @@ qmi_pvq_shape qmi_pvq_shape_of(int n, int64_t n_rows, int64_t n_cols)
     s.n_chunks = s.n_blocks / QMI_PVQ_CHUNK;
     s.tail = (int)(s.n_blocks % QMI_PVQ_CHUNK);
     s.n_tiles = n_rows / QMI_PVQ_TILE + (n_rows % QMI_PVQ_TILE != 0);
+    /* A tail needs less than its share of a chunk: its signs are whole bytes
+     * per row, not whole words, and pvq packs no missing block. */
     s.chunk_bytes =
         position_bytes(n, QMI_PVQ_CHUNK) + sign_bytes(QMI_PVQ_CHUNK);
     s.tile_bytes = (size_t)s.n_chunks * s.chunk_bytes +
@@ -55,10 +62,15 @@ typedef struct place {
  * number k of them. */
 static place place_in(int n, size_t base, int width, int lane, int k)
 {
+    /* Kernels load the signs of a chunk as one word per row.  A tail has a byte
+     * per row and 8 blocks instead. */
     const bool words = width == QMI_PVQ_CHUNK;
     const int group = k / GROUP, grouped = width / GROUP * GROUP;
+    /* The signs follow all positions of the chunk or tail. */
     const size_t signs = base + position_bytes(n, width);
     place p = {.code_shift = k % GROUP * 6, .sign_shift = k % SIGNS};
+    /* pvq8: three planes with a byte per row.  pvq: the four bytes of a row's
+     * group are one word; blocks that fill no group have a byte per row. */
     if (n == 8)
         p.code = base + (size_t)(group * 3 * QMI_PVQ_TILE + lane);
     else if (k < grouped)
@@ -71,6 +83,8 @@ static place place_in(int n, size_t base, int width, int lane, int k)
     return p;
 }
 
+/* All tiles and all chunks have the same size, but for the last one of a row,
+ * so that a block is found by arithmetic alone. */
 static place place_of(const qmi_pvq_shape *shape, int64_t row, int64_t block)
 {
     assert(block >= 0 && block < shape->n_blocks);
@@ -108,6 +122,8 @@ void qmi_pvq_set(const qmi_pvq_shape *shape, uint8_t *codes, int64_t row,
 {
     const place p = place_of(shape, row, block);
     assert(value.a < shape->n && value.b < shape->n && value.sign < 2);
+    /* Codes begin as zeros and a block is written once, so bits are only
+     * added. */
     codes[p.sign] |= (uint8_t)(value.sign << p.sign_shift);
     if (shape->n == 16) {
         codes[p.code] |= (uint8_t)(value.a | value.b << 4);
@@ -119,6 +135,8 @@ void qmi_pvq_set(const qmi_pvq_shape *shape, uint8_t *codes, int64_t row,
             (uint8_t)(bits >> 8 * plane);
 }
 
+/* The order of a and b carries the second sign, so that 9 (7) bits say what 10
+ * (8) would. */
 qmi_pvq_block qmi_pvq_make(int a, int sign_a, int b, int sign_b)
 {
     const bool equal = sign_a == sign_b;
@@ -129,6 +147,7 @@ qmi_pvq_block qmi_pvq_make(int a, int sign_a, int b, int sign_b)
     return (qmi_pvq_block){(uint8_t)b, (uint8_t)a, sign_b < 0};
 }
 
+/* Both pulses at one place add up to +2 or -2: b adds to what a wrote. */
 void qmi_pvq_expand(int8_t *q, int n, qmi_pvq_block block)
 {
     const int8_t sign_a = block.sign != 0 ? -1 : 1;
@@ -146,6 +165,8 @@ static int width_of(const qmi_weight *w)
 
 const uint8_t *qmi_pvq_codes(const qmi_weight *w, int64_t mat)
 {
+    /* Offsets of matrices fit size_t: open_stack has compared the product with
+     * the bytes that are there. */
     const qmi_pvq_shape s = qmi_pvq_shape_of(width_of(w), w->n_rows, w->n_cols);
     const uint8_t *codes = w->parts[QMI_PVQ_CODES].data;
     return codes + (size_t)mat * (size_t)s.n_tiles * s.tile_bytes;
@@ -188,6 +209,8 @@ static int shape_scales(
     return 2;
 }
 
+/* What the file says about the rotation.  Bounds are those that qmi_rotate
+ * asserts. */
 static qmoe_status configure(
     qmi_weight *w, const qmi_parameters *from, qmi_error *err)
 {
@@ -203,6 +226,8 @@ static qmoe_status configure(
     return QMOE_OK;
 }
 
+/* Stacks without a rotation have no members, as those written before there was
+ * one. */
 static bool record(const qmi_weight *w, qmi_put_parameter *put, void *entry)
 {
     return w->rotation == 0 ||
@@ -210,6 +235,8 @@ static bool record(const qmi_weight *w, qmi_put_parameter *put, void *entry)
                put(entry, "rotation_seed", w->rotation_seed));
 }
 
+/* `fits` false: the expected size does not fit 64 bits, so no file can have
+ * it. */
 static qmoe_status check_size(
     const qmi_weight *w, int part, bool fits, uint64_t expected, qmi_error *err)
 {
@@ -222,6 +249,8 @@ static qmoe_status check_size(
         w->n_mats, w->n_rows, w->n_cols);
 }
 
+/* The last place where sizes are doubted: everything behind it computes without
+ * checks. */
 static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
 {
     /* Keeps the sizes of one tile far from overflow. */
@@ -232,6 +261,7 @@ static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
             "'%s': no stack can have the shape [%" PRId64 ", %" PRId64
             ", %" PRId64 "]",
             w->name, w->n_mats, w->n_rows, w->n_cols);
+    /* Not from a file alone: tests and quantisers open stacks, too. */
     if (rotation < 0 || rotation > QMI_ROTATION_MAX_BLOCK ||
         (rotation & (rotation - 1)) != 0)
         return qmi_fail(err, QMOE_E_FORMAT,
@@ -271,6 +301,8 @@ static void decode_row(const qmi_pvq_shape *shape, const uint8_t *codes,
     for (int64_t block = 0; block < shape->n_blocks; block++) {
         const int64_t begin = block * shape->n;
         qmi_pvq_expand(q, shape->n, qmi_pvq_get(shape, codes, row, block));
+        /* The last block reaches over the end of the row; its padding is
+         * dropped. */
         for (int64_t c = begin; c < begin + shape->n && c < n_cols; c++)
             dst[c] = scale * q[c - begin];
     }
@@ -282,6 +314,7 @@ static void decode_rows(
     const qmi_pvq_shape s = qmi_pvq_shape_of(width_of(w), w->n_rows, w->n_cols);
     const uint8_t *codes = qmi_pvq_codes(w, mat);
     const uint8_t *scales = qmi_pvq_scales(w, mat);
+    /* Rows are stored rotated; the plain decoder gives those of the model. */
     for (int64_t r = row; r < row + n; r++) {
         float scale = qmi_bf16_to_f32(qmi_load_u16(scales + 2 * r));
         decode_row(&s, codes, r, scale, w->n_cols, dst);
@@ -291,6 +324,7 @@ static void decode_rows(
     }
 }
 
+/* Two formats that differ in the width of a block only. */
 #define PVQ(name_id, text, bits, shape_of_codes)                               \
     {                                                                          \
         .id = name_id, .name = text,                                           \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The format "q2" of docs/format.md: sizes, validation, plain decoding.  Every
- * code is valid, so nothing but the levels needs a check. */
+ * The format "q2" of docs/format.md: sizes, validation, plain decoding.  In:
+ * codes and levels of a stack from an untrusted file.  Out: f32 rows.  Every
+ * code is valid, so nothing but sizes and levels needs a check. */
 #include "q2.h"
 
 #include <inttypes.h>
@@ -32,6 +33,8 @@ static qmoe_status check_size(const qmi_weight *w, int part, qmi_error *err)
     int64_t shape[3];
     uint64_t n = qmi_dtype_bits(spec->dtype) / 8;
     bool fits = true;
+    /* In 64 bits with overflow checks: dimensions come from config.json and may
+     * be anything. */
     spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
     for (int i = 0; i < 3; i++)
         fits = fits && shape[i] > 0 && qmi_mul_u64(n, (uint64_t)shape[i], &n);
@@ -60,6 +63,7 @@ qmi_q2_matrix qmi_q2_matrix_of(const qmi_weight *w, int64_t mat)
     };
 }
 
+/* All four levels, used or not: a code may choose any of them. */
 static qmoe_status check_levels(
     const qmi_weight *w, int64_t mat, qmi_error *err)
 {
@@ -81,6 +85,7 @@ static void decode(
     const int64_t row_bytes = qmi_q2_row_bytes(w->n_cols);
     for (int64_t r = row; r < row + n; r++) {
         const uint8_t *codes = m.codes + r * row_bytes;
+        /* The row's four values once; then a weight is a look-up. */
         float values[QMI_Q2_VALUES];
         for (int i = 0; i < QMI_Q2_VALUES; i++)
             values[i] = qmi_bf16_to_f32(

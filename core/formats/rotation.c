@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The rotation of docs/format.md "Rotation": column signs and the
- * Walsh-Hadamard transform.  Every addition is rounded to f32 in a fixed
- * order, so results agree bit for bit on every machine. */
+ * Walsh-Hadamard transform.  In: a row, a block size, a seed.  Out: the row
+ * rotated, in place.  Every addition is rounded to f32 in a fixed order, so
+ * results agree bit for bit on every machine. */
 #include "rotation.h"
 
 #include <assert.h>
@@ -14,6 +15,8 @@ static uint32_t mix(uint32_t x)
     return x;
 }
 
+/* The top bit is the one that every bit of seed and column reaches
+ * (rotation_hash.h). */
 static float sign_of(uint32_t mixed_seed, uint32_t column)
 {
     return mix(mixed_seed ^ column) >> 31 != 0 ? -1.0f : 1.0f;
@@ -24,6 +27,7 @@ static uint32_t mix_seed(uint32_t seed)
     return mix(seed + QMI_ROTATION_SEED);
 }
 
+/* Ends at 1 at the latest, which divides everything. */
 int32_t qmi_rotation_for(int64_t n_cols)
 {
     int32_t block = QMI_ROTATION_DEFAULT;
@@ -67,11 +71,15 @@ static float norm_of(int64_t m)
 static void hadamard(float *restrict x, int64_t m)
 {
     int64_t step = 1;
+    /* The first two steps write x[0..3] by x[0..3] alone, so doing them
+     * together changes no sum. */
     if (m >= 4) {
         for (int64_t i = 0; i < m; i += 4)
             butterfly_4(x + i);
         step = 4;
     }
+    /* The order of the steps is part of the format: each sum is rounded, and
+     * another order would round other sums. */
     for (; step < m; step *= 2)
         for (int64_t i = 0; i < m; i += 2 * step)
             for (int64_t j = i; j < i + step; j++) {
@@ -101,6 +109,8 @@ static void check_block(int32_t block)
     (void)block;
 }
 
+/* Signs first, transform second: R = H D.  Undoing goes the other way, since H
+ * and D are their own inverses. */
 void qmi_rotate(float *x, int64_t n, int32_t block, uint32_t seed)
 {
     check_block(block);

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The format "ternary-dict" of docs/format.md: encoder of a row, validation of
- * untrusted stacks, plain decoder. */
+ * untrusted stacks, plain decoder.  In: codewords of any length per row, found
+ * by two levels of offsets.  Out: f32 rows.  After check_matrix every row
+ * spells exactly its weights, so decoders, here and on devices, need no
+ * bounds. */
 #include "ternary_dict.h"
 
 #include <assert.h>
@@ -10,6 +13,8 @@
 
 static const uint32_t no_codeword = UINT32_MAX;
 
+/* Most models use the paper's dictionary, which is built once and owned by
+ * nobody. */
 static const qmi_dict *dict_of(const qmi_weight *w)
 {
     return w->codebook != NULL ? w->codebook : qmi_dict_generic();
@@ -17,6 +22,9 @@ static const qmi_dict *dict_of(const qmi_weight *w)
 
 /* ---- encode ---- */
 
+/* Greedy: a codeword grows while the dictionary has a longer one.  Every prefix
+ * of a sequence is in it, too (its order is by probability), so growing pair by
+ * pair finds the longest. */
 size_t qmi_dict_encode_row(
     const qmi_dict *dict, uint16_t *dst, const uint8_t *codes, int64_t n_cols)
 {
@@ -31,10 +39,13 @@ size_t qmi_dict_encode_row(
         if (current != no_codeword) {
             longer = dict->child[current][pair];
             if (longer == no_codeword)
+                /* No longer one: the codeword is whole, and this pair begins
+                 * the next. */
                 dst[n++] = (uint16_t)current;
         }
         current = longer != no_codeword ? longer : dict->root[pair];
     }
+    /* The last one ends with the row; rows share no codeword. */
     if (current != no_codeword)
         dst[n++] = (uint16_t)current;
     return n;
@@ -48,6 +59,7 @@ static int64_t plus_one(int64_t n)
     return (int64_t)((uint64_t)n + 1);
 }
 
+/* A matrix more: the end of the last one. */
 static int shape_expert_offsets(
     int64_t shape[3], int64_t n_mats, int64_t n_rows, int64_t n_cols)
 {
@@ -66,6 +78,7 @@ static int shape_row_offsets(
     return 2;
 }
 
+/* Low and high; zero needs no level. */
 static int shape_levels(
     int64_t shape[3], int64_t n_mats, int64_t n_rows, int64_t n_cols)
 {
@@ -82,6 +95,7 @@ static int shape_codes(
     (void)n_mats;
     (void)n_rows;
     (void)n_cols;
+    /* As many as the rows need: the file's tensor says how many. */
     shape[0] = -1;
     return 1;
 }
@@ -92,6 +106,8 @@ static uint64_t expert_offset(const qmi_weight *w, int64_t mat)
     return qmi_load_u64(offsets + 8 * mat);
 }
 
+/* Offsets of matrices have 64 bits; those of rows begin at the matrix and
+ * need 32. */
 qmi_td_matrix qmi_td_matrix_of(const qmi_weight *w, int64_t mat)
 {
     const uint8_t *codes = w->parts[QMI_TD_CODES].data;
@@ -112,6 +128,8 @@ static qmoe_status dictionary_for(
     qmi_weight *w, double p0, const qmi_parameters *from, qmi_error *err)
 {
     int n = 0;
+    /* Only weights configured before this one are looked at, so dictionaries
+     * are numbered in the order of the file. */
     for (size_t i = 0; i < from->n_others; i++) {
         qmi_dict *dict = from->others[i].codebook;
         if (from->others[i].format != w->format || dict == NULL)
@@ -128,6 +146,7 @@ static qmoe_status dictionary_for(
             "more than %d different dictionaries in one model",
             QMI_MAX_DICTIONARIES);
     qmi_dict *dict;
+    /* Built for this p0: the first stack that wants it pays. */
     QMI_TRY(qmi_dict_build(&dict, p0, err));
     dict->n_users = 1;
     dict->number = n + 1;
@@ -146,8 +165,10 @@ static qmoe_status make_codebook(void **out, double p0, qmi_error *err)
 static qmoe_status configure(
     qmi_weight *w, const qmi_parameters *from, qmi_error *err)
 {
+    /* Stays when the file names no p0. */
     double p0 = QMI_DICT_GENERIC_P0;
     QMI_TRY(from->number(from, &p0, "p0", err));
+    /* Written so that NaN is refused, too. */
     if (!(p0 > 0.3 && p0 < 1))
         return qmi_fail(err, QMOE_E_FORMAT, "%s: p0 of '%s' is not in (0.3, 1)",
             from->file, w->name);
@@ -155,6 +176,8 @@ static qmoe_status configure(
                                      : dictionary_for(w, p0, from, err);
 }
 
+/* Stacks that share a dictionary are released one by one; the last one frees
+ * it. */
 static void release(qmi_weight *w)
 {
     qmi_dict *dict = w->codebook;
@@ -183,6 +206,7 @@ static qmoe_status check_size(
         w->n_mats, w->n_rows, w->n_cols);
 }
 
+/* Each product with overflow checks: the dimensions come from the file. */
 static qmoe_status check_sizes(const qmi_weight *w, qmi_error *err)
 {
     uint64_t n_mats = (uint64_t)w->n_mats, n_rows = (uint64_t)w->n_rows;
@@ -201,6 +225,8 @@ static qmoe_status check_sizes(const qmi_weight *w, qmi_error *err)
     return QMOE_OK;
 }
 
+/* Offsets must rise and end where the codewords end, so that no matrix reaches
+ * into another or past the end. */
 static qmoe_status check_expert_offsets(const qmi_weight *w, qmi_error *err)
 {
     uint64_t n_codes = w->parts[QMI_TD_CODES].n_bytes / 2;
@@ -227,6 +253,8 @@ static qmoe_status check_expert_offsets(const qmi_weight *w, qmi_error *err)
     return QMOE_OK;
 }
 
+/* What costs O(n_mats) is checked when a model is opened, payloads when they
+ * are first used, so that opening reads no weights. */
 static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
 {
     if (w->n_mats < 1 || w->n_rows < 1 || w->n_cols < 1)
@@ -235,6 +263,7 @@ static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
             w->name, w->n_mats, w->n_rows, w->n_cols);
     QMI_TRY(check_sizes(w, err));
     QMI_TRY(check_expert_offsets(w, err));
+    /* Built here, so that later uses cannot fail for lack of memory. */
     if (dict_of(w) == NULL)
         return qmi_fail(err, QMOE_E_NOMEM, "out of memory: the dictionary");
     return QMOE_OK;
@@ -250,6 +279,7 @@ static qmoe_status check_codes(const qmi_dict *dict, const uint8_t *codes,
     uint64_t expected = (uint64_t)n_cols + ((uint64_t)n_cols & 1);
     uint64_t n_weights = 0;
     const qmi_dict_entry *entry = NULL;
+    /* Counted in 64 bits: 2^32 codewords of 28 weights fit. */
     for (uint32_t i = 0; i < n_codes; i++) {
         entry = &dict->entries[qmi_load_u16(codes + 2 * (size_t)i)];
         n_weights += entry->n_weights;
@@ -259,6 +289,8 @@ static qmoe_status check_codes(const qmi_dict *dict, const uint8_t *codes,
             "codes: row %" PRId64 " holds %" PRIu64
             " weights, expected %" PRIu64,
             row, n_weights, expected);
+    /* Only the last weight of the row can be padding, and the last non-zero of
+     * an entry is its last. */
     if (n_cols % 2 != 0 && entry->n_nonzeros != 0 &&
         entry->position[entry->n_nonzeros - 1] == entry->n_weights - 1)
         return qmi_fail(err, QMOE_E_FORMAT,
@@ -279,6 +311,8 @@ static qmoe_status check_levels(
     return QMOE_OK;
 }
 
+/* Offsets first, then the codewords between them: each check relies on the one
+ * before. */
 static qmoe_status check_matrix(
     const qmi_weight *w, int64_t mat, qmi_error *err)
 {
@@ -293,6 +327,7 @@ static qmoe_status check_matrix(
             "row_offsets: starts at %" PRIu32 ", not 0", begin);
     for (int64_t row = 0; row < w->n_rows; row++) {
         uint32_t end = qmi_load_u32(m.row_offsets + 4 * (row + 1));
+        /* A row's end is looked at before its codewords are read. */
         if (end < begin || end > n_codes)
             return qmi_fail(err, QMOE_E_FORMAT,
                 "row_offsets: row %" PRId64 " from %" PRIu32 " to %" PRIu32
@@ -317,10 +352,13 @@ static void decode_row(const qmi_dict *dict, const uint8_t *codes,
     uint32_t n_codes, const float level[3], int64_t n_cols, float *dst)
 {
     int64_t col = 0;
+    /* Codewords name their non-zero weights only. */
     memset(dst, 0, (size_t)n_cols * sizeof *dst);
     for (uint32_t i = 0; i < n_codes; i++) {
         const qmi_dict_entry *entry =
             &dict->entries[qmi_load_u16(codes + 2 * (size_t)i)];
+        /* A padding weight is zero (check_codes), so nothing is written past
+         * the row. */
         for (unsigned k = 0; k < entry->n_nonzeros; k++)
             dst[col + entry->position[k]] = level[entry->code[k]];
         col += entry->n_weights;

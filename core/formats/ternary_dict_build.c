@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Construction of the dictionary of "ternary-dict": the 65536 most probable
- * sequences of weight pairs, in the order docs/format.md fixes ("Dictionary").
- * The order is part of the format, down to the rounding of the products that
- * rank the sequences, so nothing here may be reassociated. */
+ * Construction of the dictionary of "ternary-dict".  In: the probability of a
+ * zero.  Out: the 65536 most probable sequences of weight pairs, in the order
+ * docs/format.md fixes ("Dictionary"), with a table to decode and a trie to
+ * encode.  The order is part of the format, down to the rounding of the
+ * products that rank the sequences, so nothing here may be reassociated. */
 #include "ternary_dict.h"
 
 #include <assert.h>
@@ -35,6 +36,8 @@ typedef struct heap {
     size_t n;
 } heap;
 
+/* A total order: two sequences are never equal, so the heap's shape does not
+ * show in the result. */
 static bool before(const candidate *a, const candidate *b)
 {
     if (a->p != b->p)
@@ -44,6 +47,7 @@ static bool before(const candidate *a, const candidate *b)
 
 static void push(heap *h, const candidate *x)
 {
+    /* The hole moves up to where x belongs; x is written once. */
     size_t i = h->n++;
     while (i != 0 && before(x, &h->items[(i - 1) / 2])) {
         h->items[i] = h->items[(i - 1) / 2];
@@ -52,6 +56,8 @@ static void push(heap *h, const candidate *x)
     h->items[i] = *x;
 }
 
+/* The last item sinks from the top: the hole goes down along the better child
+ * until the item fits. */
 static candidate pop(heap *h)
 {
     candidate top = h->items[0];
@@ -102,6 +108,8 @@ static void push_extensions(
     }
 }
 
+/* Weights come from left to right, so positions rise: check_codes and kernels
+ * count on it. */
 static void add_weight(qmi_dict_entry *entry, unsigned position, unsigned code)
 {
     if (code == QMI_CODE_ZERO)
@@ -115,6 +123,8 @@ static void add_codeword(qmi_dict *dict, const candidate *x, uint32_t index)
 {
     uint32_t *words = dict->table[index];
     qmi_dict_entry *entry = &dict->entries[index];
+    /* The reference's layout: both words carry the number of pairs, each seven
+     * pairs of 4 bits above it. */
     words[0] = words[1] = x->n_pairs;
     entry->n_weights = (uint8_t)(2 * x->n_pairs);
     for (unsigned k = 0; k < x->n_pairs; k++) {
@@ -125,6 +135,8 @@ static void add_codeword(qmi_dict *dict, const candidate *x, uint32_t index)
         add_weight(entry, 2 * k, first);
         add_weight(entry, 2 * k + 1, second);
     }
+    /* Its extensions, if they are in the dictionary, enter themselves later:
+     * they are less probable. */
     for (unsigned symbol = 0; symbol < N_SYMBOLS; symbol++)
         dict->child[index][symbol] = no_codeword;
     unsigned last = symbol_at(x->sequence, x->n_pairs - 1u);
@@ -136,6 +148,8 @@ static void add_codeword(qmi_dict *dict, const candidate *x, uint32_t index)
 
 static void fill(qmi_dict *dict, heap *h, double p0)
 {
+    /* Low and high are equally likely; a pair's weights are independent (paper
+     * section 4). */
     const double weight_p[3] = {p0, (1 - p0) / 2, (1 - p0) / 2};
     double p[N_SYMBOLS];
     for (unsigned symbol = 0; symbol < N_SYMBOLS; symbol++) {
@@ -144,6 +158,9 @@ static void fill(qmi_dict *dict, heap *h, double p0)
     }
     const candidate empty = {.p = 1, .parent = no_codeword};
     push_extensions(h, &empty, no_codeword, p);
+    /* The most probable sequence is popped first and its extensions are queued:
+     * none of them can be more probable, so the order of popping is the order
+     * of probability. */
     for (uint32_t index = 0; index < QMI_DICT_SIZE; index++) {
         /* There are 110,054 candidates, so the heap never runs dry. */
         assert(h->n != 0);

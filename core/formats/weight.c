@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What all weight formats share: how they are found, sizes, the bytes of a
- * matrix, validation on first use, decoding.  Comes in: a weight whose format
- * has opened it; the invariant: no format is named here. */
+ * matrix, validation on first use, decoding.  In: a weight whose format has
+ * opened it.  Out: what is asked about it, by the traits and functions of its
+ * format; no format is named here. */
 #include "weight.h"
 
 #include <inttypes.h>
@@ -9,6 +10,8 @@
 
 #include "alloc.h"
 
+/* Counted, since the table's length is known to its own file only
+ * (format_table.c). */
 const qmi_format *qmi_format_at(size_t index)
 {
     for (size_t i = 0; qmi_formats[i] != NULL; i++)
@@ -36,6 +39,7 @@ const qmi_format *qmi_format_dense(qmi_dtype dtype)
 uint64_t qmi_stack_size(const qmi_format *format, int64_t n_mats,
     int64_t n_rows, int64_t n_cols, double variable_bits)
 {
+    /* An estimate, so double: the product may not fit 64 bits. */
     double weights = (double)n_mats * (double)n_rows * (double)n_cols;
     uint64_t total = 0;
     for (int i = 0; i < format->n_parts; i++) {
@@ -44,6 +48,8 @@ uint64_t qmi_stack_size(const qmi_format *format, int64_t n_mats,
         uint64_t n = qmi_dtype_bits(format->parts[i].dtype) / 8;
         bool fits = true;
         if (format->variable && i == format->variable_part) {
+            /* At most 2^63: the conversion of more than uint64_t holds is
+             * undefined. */
             n = (uint64_t)fmin(weights * variable_bits / 8, 0x1p63);
         } else {
             for (int j = 0; j < rank; j++)
@@ -68,6 +74,8 @@ static uint64_t offset_of(const qmi_weight *w, int64_t mat)
     return qmi_load_u64(offsets + 8 * mat);
 }
 
+/* Offsets are trusted: `open` has checked that they rise and end inside of the
+ * variable part. */
 qmi_part qmi_matrix_range(const qmi_weight *w, int part, int64_t mat, int64_t n)
 {
     const qmi_format *format = w->format;
@@ -83,6 +91,7 @@ qmi_part qmi_matrix_range(const qmi_weight *w, int part, int64_t mat, int64_t n)
     const uint64_t each = format->dense
                               ? qmi_dense_bytes(w)
                               : w->parts[part].n_bytes / (uint64_t)w->n_mats;
+    /* Scattered matrices have no common range. */
     if (w->mats != NULL)
         return (qmi_part){n == 1 ? w->mats[mat] : NULL, (uint64_t)n * each};
     return (qmi_part){data + (uint64_t)mat * each, (uint64_t)n * each};
@@ -94,6 +103,7 @@ qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err)
         return qmi_fail(err, QMOE_E_INVALID,
             "'%s': no matrix %" PRId64 " among %" PRId64, w->name, mat,
             w->n_mats);
+    /* Before the check below: what is checked must be what is used. */
     if (w->fetch != NULL)
         QMI_TRY(w->fetch(
             w->owner, qmi_weight_dense(w, mat), qmi_dense_bytes(w), err));
@@ -108,6 +118,8 @@ qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err)
         return qmi_error_prefix(
             err, status, "'%s', matrix %" PRId64, w->name, mat);
     if (w->checked != NULL)
+        /* Release: who sees the mark sees what `fetch` wrote, too.  A failure
+         * leaves no mark, so every use tells it again. */
         atomic_store_explicit(&w->checked[mat], 1, memory_order_release);
     return QMOE_OK;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Buffers and weight bindings of backends that compute in host memory. */
+ * Buffers and weight bindings of backends that compute in host memory.  In:
+ * calls of the backend table (backend.h).  Out: plain memory, and weights used
+ * where the file map has them.  All operations have ended when their call
+ * returns, so nothing here waits. */
 #include "backend.h"
 
 #include <string.h>
@@ -19,6 +22,7 @@ qmoe_status qmi_host_buffer_alloc(
     qmi_buffer *buffer = qmi_calloc(1, sizeof *buffer, "a buffer", err);
     if (buffer == NULL)
         return QMOE_E_NOMEM;
+    /* Zeros, though nobody may rely on it (backend.h). */
     buffer->data = qmi_calloc(n_bytes, 1, "a buffer", err);
     if (buffer->data == NULL) {
         qmi_free(buffer);
@@ -38,6 +42,7 @@ void qmi_host_buffer_free(qmi_device *device, qmi_buffer *buffer)
     qmi_free(buffer);
 }
 
+/* Written without a sum that could overflow. */
 static bool in_range(qmi_view view, uint64_t n_bytes)
 {
     return view.buffer != NULL && view.offset <= view.buffer->n_bytes &&
@@ -50,6 +55,7 @@ qmoe_status qmi_host_buffer_write(qmi_device *device, qmi_view dst,
     (void)device;
     if (!in_range(dst, n_bytes))
         return qmi_fail(err, QMOE_E_INVALID, "write outside a buffer");
+    /* memcpy must not be given NULL, not even for no bytes. */
     if (n_bytes != 0)
         memcpy(dst.buffer->data + dst.offset, src, n_bytes);
     return QMOE_OK;
@@ -72,6 +78,7 @@ qmoe_status qmi_host_buffer_copy(qmi_device *device, qmi_view dst, qmi_view src,
     (void)device;
     if (!in_range(dst, n_bytes) || !in_range(src, n_bytes))
         return qmi_fail(err, QMOE_E_INVALID, "copy outside a buffer");
+    /* Ranges of one buffer may overlap. */
     if (n_bytes != 0)
         memmove(dst.buffer->data + dst.offset, src.buffer->data + src.offset,
             n_bytes);
@@ -90,6 +97,7 @@ qmoe_status qmi_host_weights_plan(qmi_device *device, const qmi_weight *weights,
     return QMOE_OK;
 }
 
+/* Uploads nothing; `check` follows when an operation first uses a matrix. */
 qmoe_status qmi_host_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err)
 {
@@ -105,6 +113,7 @@ void qmi_host_weight_unbind(qmi_device *device, qmi_bound_weight *weight)
     *weight = (qmi_bound_weight){0};
 }
 
+/* Operations on the host have ended when they return. */
 qmoe_status qmi_host_sync(qmi_device *device, qmi_error *err)
 {
     (void)device;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Texts of the operations. */
+ * In: the kind of an operation.  Out: its text, for messages and tables; "?"
+ * for a number that is none. */
 #include "ops.h"
 
 const char *qmi_op_name(qmi_op_kind kind)

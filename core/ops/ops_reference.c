@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The reference backend: every operation written as plainly as its comment in
- * ops.h, on host memory, with double accumulators and one thread.  It judges
+ * ops.h, on host memory, with double accumulators and one thread.  In: operands
+ * of ops.h.  Out: results that are rounded to f32 once, at the end.  It judges
  * the other backends and is never optimised. */
 #include "backend.h"
 
@@ -12,6 +13,7 @@
 #include "cancel.h"
 #include "top_logits.h"
 
+/* NULL for an operand that is absent. */
 static float *floats(qmi_view view)
 {
     return qmi_host_pointer(view);
@@ -28,6 +30,7 @@ static float *row_buffer(const qmi_weight *w, qmi_error *err)
     return qmi_calloc((size_t)w->n_cols, sizeof(float), "a row", err);
 }
 
+/* Left to right in double: the error is far below what f32 results can show. */
 static double dot(const float *a, const float *b, int64_t n)
 {
     double sum = 0;
@@ -42,6 +45,8 @@ static qmoe_status run_embed(
     (void)device;
     const qmi_op_embed *o = &op->u.embed;
     const qmi_weight *w = o->table->host;
+    /* Every operation that reads a weight checks it first: the payload comes
+     * from a file. */
     QMI_TRY(qmi_weight_check(w, 0, err));
     for (int64_t t = 0; t < o->n_tokens; t++)
         qmi_weight_decode(
@@ -83,8 +88,12 @@ static qmoe_status run_linear(
     if (row == NULL)
         return QMOE_E_NOMEM;
     const float *residual = floats(o->residual);
+    /* Row by row: a row is decoded once for all tokens, and only one is in
+     * memory. */
     for (int64_t r = 0; r < w->n_rows; r++) {
         qmi_weight_decode(w, o->mat, r, 1, row);
+        /* Asked per element: a product of a large model takes minutes here, and
+         * Ctrl-C must not wait for it. */
         for (int64_t t = 0; t < o->n_tokens && !qmi_cancelled(err); t++) {
             const float *x = floats(o->src) + t * w->n_cols;
             double y = o->alpha * dot(x, row, w->n_cols);
@@ -106,6 +115,7 @@ static qmoe_status run_kv_store(
     (void)device;
     (void)err;
     const qmi_op_kv_store *o = &op->u.kv_store;
+    /* Rows are distinct (ops.h): no token overwrites another's. */
     for (int64_t t = 0; t < o->n_tokens; t++)
         memcpy(floats(o->cache) + ints(o->rows)[t] * o->n_cols,
             floats(o->src) + t * o->n_cols, (size_t)o->n_cols * sizeof(float));
@@ -122,6 +132,7 @@ static void attend(const qmi_op_attention *o, const qmi_attention_span *span,
     const float *bias = floats(o->bias);
     int64_t q_pos = span->q_pos + query;
     int64_t n_keys = span->k_len;
+    /* Keys after the query's own position are masked by not being looked at. */
     if (o->causal && q_pos + 1 < n_keys)
         n_keys = q_pos + 1;
     double largest = -INFINITY;
@@ -130,6 +141,7 @@ static void attend(const qmi_op_attention *o, const qmi_attention_span *span,
             floats(o->k) + (span->k_begin + k) * width + head * o->d_head;
         scores[k] = o->scale * dot(q, key, o->d_head);
         if (bias != NULL) {
+            /* Far keys share the outermost column of the bias. */
             int64_t distance = k - q_pos;
             if (distance > o->max_distance)
                 distance = o->max_distance;
@@ -140,6 +152,8 @@ static void attend(const qmi_op_attention *o, const qmi_attention_span *span,
         }
         largest = fmax(largest, scores[k]);
     }
+    /* Less the largest score: no exponential overflows, and the sum is at least
+     * 1. */
     double sum = 0;
     for (int64_t k = 0; k < n_keys; k++) {
         scores[k] = exp(scores[k] - largest);
@@ -147,6 +161,7 @@ static void attend(const qmi_op_attention *o, const qmi_attention_span *span,
     }
     float *dst =
         floats(o->dst) + (span->q_begin + query) * width + head * o->d_head;
+    /* Divided once, at the end, as the definition does. */
     for (int64_t i = 0; i < o->d_head; i++) {
         double y = 0;
         for (int64_t k = 0; k < n_keys; k++)
@@ -166,6 +181,8 @@ static qmoe_status run_attention(
         qmi_calloc((size_t)o->max_keys, sizeof *scores, "scores", err);
     if (scores == NULL)
         return QMOE_E_NOMEM;
+    /* Spans cover all queries, so every row of dst is written. max_keys bounds
+     * the row of scores. */
     const qmi_attention_span *spans = qmi_host_pointer(o->spans);
     for (int64_t s = 0; s < o->n_spans; s++)
         for (int64_t query = 0; query < spans[s].q_len; query++)
@@ -176,7 +193,8 @@ static qmoe_status run_attention(
     return qmi_check_cancel(err);
 }
 
-/* Index of the largest value not yet taken; ties: lowest index. */
+/* Index of the largest value not yet taken; ties: lowest index. -1 cannot be:
+ * callers take at most n. */
 static int64_t next_largest(const float *values, const bool *taken, int64_t n)
 {
     int64_t best = -1;
@@ -186,6 +204,8 @@ static int64_t next_largest(const float *values, const bool *taken, int64_t n)
     return best;
 }
 
+/* Softmax runs over all experts, not over the chosen ones: the weights of a
+ * token sum up to less than 1. */
 static void route_token(const qmi_op_route *o, int64_t t, bool *taken)
 {
     const float *logits = floats(o->logits) + t * o->n_experts;
@@ -210,6 +230,8 @@ static void drop_over_capacity(const qmi_op_route *o, int64_t *used)
 {
     int32_t *expert = qmi_host_pointer(o->expert);
     const int32_t *sequence = ints(o->sequence);
+    /* Tokens of a sequence are neighbours (ops.h), so counts begin anew where
+     * the number changes.  Earlier tokens win, as in the published model. */
     for (int64_t t = 0; t < o->n_tokens; t++) {
         if (t == 0 || sequence[t] != sequence[t - 1])
             memset(used, 0, (size_t)o->n_experts * sizeof *used);
@@ -226,6 +248,8 @@ static qmoe_status run_route(
 {
     (void)device;
     const qmi_op_route *o = &op->u.route;
+    /* One array, used twice: as flags of a token's choices, then as counts of a
+     * sequence. */
     int64_t *used =
         qmi_calloc((size_t)o->n_experts, sizeof *used, "router counts", err);
     if (used == NULL)
@@ -239,10 +263,13 @@ static qmoe_status run_route(
     return status;
 }
 
-/* y[r] = sum_c W[r, c] x[c] of one matrix, in double. */
+/* y[r] = sum_c W[r, c] x[c] of one matrix.  Both vectors are double: what lies
+ * between the two products of an expert is not rounded to f32. */
 static qmoe_status matvec(double *y, const qmi_weight *w, int64_t mat,
     const double *x, bool relu, qmi_error *err)
 {
+    /* The first use of an expert's matrix is here: experts that no token takes
+     * are never checked. */
     QMI_TRY(qmi_weight_check(w, mat, err));
     float *row = row_buffer(w, err);
     if (row == NULL)
@@ -258,7 +285,8 @@ static qmoe_status matvec(double *y, const qmi_weight *w, int64_t mat,
     return qmi_check_cancel(err);
 }
 
-/* sum[c] += weight * F_expert(x)[c]; h and y are work space. */
+/* sum[c] += weight * F_expert(x)[c]; h and y are work space.  A dropped token
+ * passes its input (ops.h). */
 static qmoe_status add_expert(double *sum, const qmi_op_expert_ffn *o,
     int64_t expert, double weight, const double *x, double *h, double *y,
     qmi_error *err)
@@ -279,12 +307,15 @@ static qmoe_status expert_token(
     const qmi_op_expert_ffn *o, int64_t t, double *work, qmi_error *err)
 {
     int64_t d_model = o->wo->host->n_rows;
+    /* One block of work space: three vectors of d_model, one of d_ff. */
     double *x = work, *y = x + d_model, *sum = y + d_model, *h = sum + d_model;
     const float *residual = floats(o->residual);
     for (int64_t c = 0; c < d_model; c++) {
         x[c] = floats(o->src)[t * d_model + c];
         sum[c] = residual != NULL ? residual[t * d_model + c] : 0;
     }
+    /* Experts in the order of choice, so that the sum is the same on every
+     * run. */
     for (int64_t j = 0; j < o->top_k; j++)
         QMI_TRY(add_expert(sum, o, ints(o->expert)[t * o->top_k + j],
             floats(o->weight)[t * o->top_k + j], x, h, y, err));
@@ -309,6 +340,8 @@ static qmoe_status run_expert_ffn(
     return status;
 }
 
+/* The formats' own plain decoders are the reference: backends are compared with
+ * what the file format says. */
 static qmoe_status run_decode(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
@@ -320,7 +353,8 @@ static qmoe_status run_decode(
     return QMOE_OK;
 }
 
-/* The largest one by one; `counted` and `taken` are work space. */
+/* The largest one by one: quadratic, but plain.  `counted` and `taken` are work
+ * space. */
 static void top_of_token(
     const qmi_op_top_logits *o, int64_t t, float *counted, bool *taken)
 {
@@ -347,6 +381,8 @@ static qmoe_status run_top_logits(
     float *counted = qmi_calloc(n, sizeof *counted, "logits", err);
     bool *taken = qmi_calloc(n, sizeof *taken, "logits", err);
     const bool has_room = counted != NULL && taken != NULL;
+    /* Both allocations are looked at in the loop's condition, so that both are
+     * freed below whatever came. */
     for (int64_t t = 0; has_room && t < o->n_tokens && !qmi_cancelled(err); t++)
         top_of_token(o, t, counted, taken);
     qmi_free(counted);
@@ -354,6 +390,8 @@ static qmoe_status run_top_logits(
     return has_room ? qmi_check_cancel(err) : QMOE_E_NOMEM;
 }
 
+/* Everything but absurd counts: the reference must judge what others
+ * support. */
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
@@ -374,6 +412,7 @@ static const qmi_variant *variants(
     return &table[kind];
 }
 
+/* Always one device: there is no driver to be missing. */
 static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
 {
     *n_devices = 1;
@@ -392,6 +431,7 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     return QMOE_OK;
 }
 
+/* C wants a member. */
 struct qmi_device {
     int unused;
 };

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Chooses the variant that runs an operation. */
+ * Chooses the variant that runs an operation.  In: an operation and a backend's
+ * variants, best first.  Out: the first that supports it has run, or an error
+ * that names what is missing.  A failure of a variant is final: another one is
+ * not tried, so that no error is hidden. */
 #include "backend.h"
 #include "cancel.h"
 
@@ -25,6 +28,7 @@ static const qmi_bound_weight *weight_of(const qmi_op *op)
 qmoe_status qmi_run(const qmi_backend *backend, qmi_device *device,
     const qmi_op *op, qmi_error *err)
 {
+    /* Between operations a wish to stop is heard on every backend. */
     QMI_TRY(qmi_check_cancel(err));
     size_t n = 0;
     const qmi_variant *variants = backend->variants(device, op->kind, &n);
