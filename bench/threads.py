@@ -9,7 +9,8 @@ In each round every measurement is run with both, one right after the other, in
 alternating order: the cost of a job (bench-threads), products of two shapes of
 c-2048 in pvq, one token, from memory (qmoe bench kernels), and the decoding of
 switch-mini in pvq (qmoe bench model).  Prints a Markdown table: the median over
-the rounds (least to largest), and the load of the machine."""
+the rounds (least to largest), and the load of the machine.  On a busy machine
+the percentiles are of the moments when it was least busy."""
 
 import argparse
 import json
@@ -33,8 +34,9 @@ def run(kind, *command):
 def jobs(build, threads, kind):
     """Name and value of each measurement of one run, with its unit."""
     for line in run(kind, f"{build}/bench-threads", str(threads)).splitlines():
-        name, clock, _, _, processor = line.split(", ")
+        name, clock, fast, _, processor = line.split(", ")
         yield f"job, {name}: us", float(clock)
+        yield f"job, {name}: us, 10th percentile", float(fast)
         yield f"job, {name}: us of processor time", float(processor)
 
 
@@ -43,13 +45,14 @@ def kernels(build, threads, kind):
                "--batch", "1", "--format", "pvq", "--cache", "cold",
                "--threads", str(threads), "--cold-bytes", "0.2e9", "--json")
     for r in json.loads(text)["results"]:
-        yield (f"pvq {r['rows']}x{r['cols']}, one token: Gweights/s",
-               r["gweights_per_s"])
+        shape = f"pvq {r['rows']}x{r['cols']}, one token: Gweights/s"
+        yield shape, r["gweights_per_s"]
+        yield f"{shape}, 90th percentile", r["p90"]
 
 
 def decode(build, threads, kind, model):
     text = run(kind, f"{build}/qmoe", "bench", "model", model, "-t",
-               str(threads), "--json")
+               str(threads), "-b", "cpu", "--json")
     yield ("switch-mini, decode: tokens/s",
            json.loads(text)["compressed"]["decode"]["tokens_per_s"])
 
