@@ -47,7 +47,7 @@ static qmoe_status encode(bench *b, side *s, double *seconds)
     const double begin = qmi_bench_now(false);
     QMI_TRY(qmi_session_encode(
         s->session, b->ids, b->prompt_lengths, (size_t)o->n_sequences, b->err));
-    QMI_TRY(s->session->backend->sync(s->session->device, b->err));
+    QMI_TRY(s->session->stage.backend->sync(s->session->stage.device, b->err));
     *seconds = qmi_bench_now(false) - begin;
     return QMOE_OK;
 }

@@ -325,8 +325,8 @@ static qmoe_status hand_over(run *r, qmoe_generation **out)
 static qmi_launch_counts launch_counts(const qmoe_session *session)
 {
     qmi_launch_counts counts = {0};
-    if (session->backend->launch_counts != NULL)
-        session->backend->launch_counts(session->device, &counts);
+    if (session->stage.backend->launch_counts != NULL)
+        session->stage.backend->launch_counts(session->stage.device, &counts);
     return counts;
 }
 

@@ -10,7 +10,7 @@ qmoe_status qmi_session_decode(qmoe_session *session, float *logits,
     int64_t n_rows;
     QMI_TRY(qmi_session_decode_pass(session, &n_rows, batch, err));
     const size_t n = (size_t)n_rows * (size_t)session->model->shape.vocab_size;
-    QMI_TRY(session->backend->buffer_read(session->device, logits,
+    QMI_TRY(session->stage.backend->buffer_read(session->stage.device, logits,
         qmi_session_output(session, QMI_DECODE), n * sizeof *logits, err));
     if (qmi_first_non_finite(logits, QMI_F32, n) == n)
         return QMOE_OK;

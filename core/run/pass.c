@@ -36,8 +36,9 @@ static qmoe_status grow_encoded_caches(qmoe_session *s, qmi_error *err)
     const qmi_graph *graph = &s->model->graph;
     for (size_t i = 1; i <= graph->n_caches; i++)
         if (graph->caches[i].rule == QMI_CACHE_ENCODED)
-            QMI_TRY(qmi_grow(s->backend, s->device, &s->caches[i],
-                row_bytes(s, i) * (uint64_t)s->n_encoded, err));
+            QMI_TRY(
+                qmi_grow(s->stage.backend, s->stage.device, &s->stage.caches[i],
+                    row_bytes(s, i) * (uint64_t)s->n_encoded, err));
     return QMOE_OK;
 }
 
@@ -46,24 +47,26 @@ static qmoe_status grow_encoded_caches(qmoe_session *s, qmi_error *err)
 static qmoe_status grow_cache(
     qmoe_session *s, size_t number, int64_t n_rows, qmi_error *err)
 {
-    qmi_growing *cache = &s->caches[number], grown = {0};
+    qmi_growing *cache = &s->stage.caches[number], grown = {0};
     const uint64_t row = row_bytes(s, number);
     const uint64_t before = row * (uint64_t)s->n_rows;
     const uint64_t after = row * (uint64_t)n_rows;
     if (s->n_rows == 0) /* of this batch nothing is there */
-        return qmi_grow(
-            s->backend, s->device, cache, after * s->n_sequences, err);
-    QMI_TRY(
-        qmi_grow(s->backend, s->device, &grown, after * s->n_sequences, err));
+        return qmi_grow(s->stage.backend, s->stage.device, cache,
+            after * s->n_sequences, err);
+    QMI_TRY(qmi_grow(s->stage.backend, s->stage.device, &grown,
+        after * s->n_sequences, err));
     qmoe_status status = QMOE_OK;
     for (size_t i = 0; status == QMOE_OK && i < s->n_sequences; i++) {
         const qmi_view from = {.buffer = cache->buffer, .offset = before * i};
         const qmi_view to = {.buffer = grown.buffer, .offset = after * i};
         const uint64_t used = row * (uint64_t)s->sequences[i].position;
         if (used != 0)
-            status = s->backend->buffer_copy(s->device, to, from, used, err);
+            status = s->stage.backend->buffer_copy(
+                s->stage.device, to, from, used, err);
     }
-    qmi_shrink(s->backend, s->device, status == QMOE_OK ? cache : &grown);
+    qmi_shrink(
+        s->stage.backend, s->stage.device, status == QMOE_OK ? cache : &grown);
     if (status == QMOE_OK)
         *cache = grown;
     return status;
@@ -134,9 +137,9 @@ qmoe_status qmi_session_start(
 
 static void fill_encoder_lists(qmoe_session *s)
 {
-    int32_t *sequence = qmi_lists_host(&s->lists, QMI_LIST_SEQUENCE);
-    int32_t *rows = qmi_lists_host(&s->lists, QMI_LIST_ROWS);
-    qmi_attention_span *spans = qmi_lists_host(&s->lists, QMI_LIST_SPANS);
+    int32_t *sequence = qmi_lists_host(&s->stage.lists, QMI_LIST_SEQUENCE);
+    int32_t *rows = qmi_lists_host(&s->stage.lists, QMI_LIST_ROWS);
+    qmi_attention_span *spans = qmi_lists_host(&s->stage.lists, QMI_LIST_SPANS);
     for (size_t i = 0; i < s->n_sequences; i++) {
         const qmi_sequence *q = &s->sequences[i];
         spans[i] = (qmi_attention_span){
@@ -156,11 +159,12 @@ static void fill_encoder_lists(qmoe_session *s)
 static qmoe_status begin_lists(
     qmoe_session *s, const qmi_pass *pass, const int32_t *ids, qmi_error *err)
 {
-    QMI_TRY(qmi_lists_begin(&s->lists, pass->n_tokens, pass->n_spans, err));
+    QMI_TRY(
+        qmi_lists_begin(&s->stage.lists, pass->n_tokens, pass->n_spans, err));
     if (ids == NULL)
         return QMOE_OK;
     QMI_TRY(check_ids(s, ids, pass->n_tokens, err));
-    memcpy(qmi_lists_host(&s->lists, QMI_LIST_IDS), ids,
+    memcpy(qmi_lists_host(&s->stage.lists, QMI_LIST_IDS), ids,
         (size_t)pass->n_tokens * sizeof *ids);
     return QMOE_OK;
 }
@@ -177,8 +181,8 @@ qmoe_status qmi_session_prepare_encoder(
     };
     QMI_TRY(begin_lists(session, pass, ids, err));
     fill_encoder_lists(session);
-    return qmi_lists_upload(
-        &session->lists, session->backend, session->device, err);
+    return qmi_lists_upload(&session->stage.lists, session->stage.backend,
+        session->stage.device, err);
 }
 
 qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
@@ -214,10 +218,11 @@ qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err)
 static void fill_decoder_lists(qmoe_session *s, const qmi_batch *batch)
 {
     const int32_t *lengths = batch->lengths;
-    int32_t *sequence = qmi_lists_host(&s->lists, QMI_LIST_SEQUENCE);
-    int32_t *rows = qmi_lists_host(&s->lists, QMI_LIST_ROWS);
-    qmi_attention_span *spans = qmi_lists_host(&s->lists, QMI_LIST_SPANS);
-    qmi_attention_span *cross = qmi_lists_host(&s->lists, QMI_LIST_CROSS_SPANS);
+    int32_t *sequence = qmi_lists_host(&s->stage.lists, QMI_LIST_SEQUENCE);
+    int32_t *rows = qmi_lists_host(&s->stage.lists, QMI_LIST_ROWS);
+    qmi_attention_span *spans = qmi_lists_host(&s->stage.lists, QMI_LIST_SPANS);
+    qmi_attention_span *cross =
+        qmi_lists_host(&s->stage.lists, QMI_LIST_CROSS_SPANS);
     int32_t row = 0;
     for (size_t i = 0; i < batch->n; i++) {
         const int32_t number = batch->sequences[i];
@@ -280,7 +285,8 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
     QMI_TRY(qmi_session_reach(s, QMI_DECODE, pass->max_keys - 1, err));
     pass->n_cache_rows = (int64_t)s->n_sequences * s->n_rows;
     fill_decoder_lists(s, batch);
-    return qmi_lists_upload(&s->lists, s->backend, s->device, err);
+    return qmi_lists_upload(
+        &s->stage.lists, s->stage.backend, s->stage.device, err);
 }
 
 /* Moves the row of each sequence's last token to the front of a slot.  Rows
@@ -295,10 +301,11 @@ static qmoe_status gather_last(
         end += (uint64_t)batch->lengths[i];
         if (end - 1 == i)
             continue;
-        qmi_view from = {.buffer = s->slots[slot].buffer}, to = from;
+        qmi_view from = {.buffer = s->stage.slots[slot].buffer}, to = from;
         from.offset = (end - 1) * n_bytes;
         to.offset = i * n_bytes;
-        QMI_TRY(s->backend->buffer_copy(s->device, to, from, n_bytes, err));
+        QMI_TRY(s->stage.backend->buffer_copy(
+            s->stage.device, to, from, n_bytes, err));
     }
     return QMOE_OK;
 }

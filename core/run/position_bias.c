@@ -60,8 +60,8 @@ static qmoe_status upload_bias(
     if (learned != NULL && bias != NULL) {
         qmi_weight_decode(w, 0, 0, n_buckets, learned);
         spread(bias, learned, spec, n_buckets, n_heads, reach);
-        status = qmi_upload(s->backend, s->device, &s->tables[table].values,
-            bias, n * sizeof *bias, err);
+        status = qmi_upload(s->stage.backend, s->stage.device,
+            &s->stage.tables[table].values, bias, n * sizeof *bias, err);
     }
     qmi_free(learned);
     qmi_free(bias);
@@ -79,11 +79,11 @@ static qmoe_status reach_over(
         reach *= 2;
     if (reach > most)
         reach = most;
-    if (reach <= s->tables[table].reach)
+    if (reach <= s->stage.tables[table].reach)
         return QMOE_OK;
-    s->tables[table].reach = 0;
+    s->stage.tables[table].reach = 0;
     QMI_TRY(upload_bias(s, table, reach, err));
-    s->tables[table].reach = reach;
+    s->stage.tables[table].reach = reach;
     return QMOE_OK;
 }
 

@@ -13,11 +13,11 @@ qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
 {
     qmoe_session *s = session;
     if (!s->measures_roles)
-        return qmi_run(s->backend, s->device, op, err);
-    QMI_TRY(s->backend->sync(s->device, err));
+        return qmi_run(s->stage.backend, s->stage.device, op, err);
+    QMI_TRY(s->stage.backend->sync(s->stage.device, err));
     const double begin = qmi_seconds();
-    QMI_TRY(qmi_run(s->backend, s->device, op, err));
-    QMI_TRY(s->backend->sync(s->device, err));
+    QMI_TRY(qmi_run(s->stage.backend, s->stage.device, op, err));
+    QMI_TRY(s->stage.backend->sync(s->stage.device, err));
     s->role_seconds[program][role] += qmi_seconds() - begin;
     return QMOE_OK;
 }

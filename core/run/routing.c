@@ -26,9 +26,9 @@ static qmoe_status after_step(void *user, qmoe_session *session,
     if (step->kind != QMI_OP_ROUTE)
         return QMOE_OK;
     qmi_routing *routing = user;
-    const qmi_backend *backend = session->backend;
+    const qmi_backend *backend = session->stage.backend;
     const qmi_view expert = {
-        .buffer = session->slots[step->u.route.chosen].buffer};
+        .buffer = session->stage.slots[step->u.route.chosen].buffer};
     const size_t count = (size_t)(pass->n_tokens * step->u.route.top_k);
     const uint64_t n_bytes = count * sizeof *routing->expert;
     if (routing->imposes) {
@@ -38,11 +38,11 @@ static qmoe_status after_step(void *user, qmoe_session *session,
         const int32_t *from = routing->expert + routing->next;
         routing->next += count;
         return backend->buffer_write(
-            session->device, expert, from, n_bytes, err);
+            session->stage.device, expert, from, n_bytes, err);
     }
     QMI_TRY(reserve(routing, count, err));
-    QMI_TRY(backend->buffer_read(
-        session->device, routing->expert + routing->n, expert, n_bytes, err));
+    QMI_TRY(backend->buffer_read(session->stage.device,
+        routing->expert + routing->n, expert, n_bytes, err));
     routing->n += count;
     return QMOE_OK;
 }

@@ -30,5 +30,5 @@ qmoe_status qmi_session_find_fault(
         "%s: logits are not finite, but are when computed again: device '%s' "
         "is at fault",
         qmi_checkpoint_directory(session->model->checkpoint),
-        session->info.name);
+        session->stage.info.name);
 }

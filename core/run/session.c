@@ -7,69 +7,6 @@
 #include <string.h>
 
 #include "alloc.h"
-#include "place.h"
-
-/* ---- creation ---- */
-
-/* All that is not an expert's, of a checkpoint that has no data before. */
-static qmoe_status fetch_generated(const qmoe_model *m, qmi_error *err)
-{
-    if (!qmi_checkpoint_is_generated(m->checkpoint))
-        return QMOE_OK;
-    for (size_t i = 0; i < m->n_weights; i++) {
-        const qmi_weight *w = &m->weights[i];
-        if (w->role != QMOE_ROLE_EXPERTS)
-            QMI_TRY(qmi_checkpoint_fetch(
-                m->checkpoint, w->parts[0].data, w->parts[0].n_bytes, err));
-    }
-    return QMOE_OK;
-}
-
-/* Progress is reported about this often: small models load unnoticed. */
-enum { LOAD_STEP_BYTES = 4 << 20 };
-
-static qmoe_status bind_weights(
-    qmoe_session *s, bool with_experts, qmi_error *err)
-{
-    const qmoe_model *m = s->model;
-    QMI_TRY(fetch_generated(m, err));
-    s->bound =
-        qmi_calloc(m->n_weights, sizeof *s->bound, "weight bindings", err);
-    if (s->bound == NULL)
-        return QMOE_E_NOMEM;
-    QMI_TRY(s->backend->weights_plan(
-        s->device, m->weights, m->n_weights, with_experts, err));
-    uint64_t done = 0, total = 0, reported = 0;
-    for (size_t i = 0; i < m->n_weights; i++)
-        if (with_experts || m->weights[i].role != QMOE_ROLE_EXPERTS)
-            total += qmi_weight_bytes(&m->weights[i]);
-    for (; s->n_bound < m->n_weights; s->n_bound++) {
-        const qmi_weight *w = &m->weights[s->n_bound];
-        if (w->role == QMOE_ROLE_EXPERTS && !with_experts)
-            continue;
-        if (done - reported >= LOAD_STEP_BYTES) {
-            QMI_TRY(qmi_progress(m->hooks, "load", w->name, done, total));
-            reported = done;
-        }
-        QMI_TRY(
-            s->backend->weight_bind(&s->bound[s->n_bound], s->device, w, err));
-        done += qmi_weight_bytes(w);
-    }
-    return QMOE_OK;
-}
-
-/* Without memory until they are used. */
-static qmoe_status list_buffers(qmoe_session *s, qmi_error *err)
-{
-    const qmi_graph *graph = &s->model->graph;
-    const char what[] = "the buffers of a session";
-    s->slots = qmi_calloc(graph->n_slots + 1, sizeof *s->slots, what, err);
-    s->caches = qmi_calloc(graph->n_caches + 1, sizeof *s->caches, what, err);
-    s->tables = qmi_calloc(graph->n_tables + 1, sizeof *s->tables, what, err);
-    return s->slots != NULL && s->caches != NULL && s->tables != NULL
-               ? QMOE_OK
-               : QMOE_E_NOMEM;
-}
 
 static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
     bool with_experts, qmi_error *err)
@@ -91,39 +28,16 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
             "a bound on the expert cache has no effect on synthetic experts");
     QMI_TRY(qmi_place_check_bounds(&place, options->expert_cache_bytes,
         options->device_memory_bytes, err));
-    s->backend = place.backend;
-    s->info = place.info;
-    QMI_TRY(s->backend->device_open(
-        &s->device, s->info.index, &device_options, err));
-    QMI_TRY(list_buffers(s, err));
-    return bind_weights(s, with_experts, err);
-}
-
-static void release_buffers(qmoe_session *s)
-{
-    const qmi_graph *graph = &s->model->graph;
-    qmi_lists_release(&s->lists, s->backend, s->device);
-    qmi_shrink(s->backend, s->device, &s->top);
-    for (size_t i = 1; s->slots != NULL && i <= graph->n_slots; i++)
-        qmi_shrink(s->backend, s->device, &s->slots[i]);
-    for (size_t i = 1; s->caches != NULL && i <= graph->n_caches; i++)
-        qmi_shrink(s->backend, s->device, &s->caches[i]);
-    for (size_t i = 1; s->tables != NULL && i <= graph->n_tables; i++)
-        qmi_shrink(s->backend, s->device, &s->tables[i].values);
-    for (size_t i = 0; i < s->n_bound; i++)
-        s->backend->weight_unbind(s->device, &s->bound[i]);
+    return qmi_stage_open(
+        &s->stage, s->model, &place, &device_options, with_experts, err);
 }
 
 static void destroy(qmoe_session *session)
 {
-    if (session->device != NULL) {
-        release_buffers(session);
-        session->backend->device_close(session->device);
-    }
-    qmi_free(session->slots);
-    qmi_free(session->caches);
-    qmi_free(session->tables);
-    qmi_free(session->bound);
+    if (session->stage.device != NULL)
+        qmi_shrink(
+            session->stage.backend, session->stage.device, &session->top);
+    qmi_stage_close(&session->stage);
     qmi_free(session->encoder_ids);
     qmi_free(session->sequences);
     qmi_free(session->top_host);
@@ -209,5 +123,5 @@ qmoe_status qmi_session_call_end(qmoe_session *session, qmoe_status status)
 void qmoe_session_device(const qmoe_session *session, qmoe_device_info *out)
 {
     if (out != NULL)
-        *out = session != NULL ? session->info : (qmoe_device_info){0};
+        *out = session != NULL ? session->stage.info : (qmoe_device_info){0};
 }

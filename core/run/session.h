@@ -4,8 +4,7 @@
 #ifndef QMI_SESSION_H
 #define QMI_SESSION_H
 
-#include "lists.h"
-#include "model.h"
+#include "stage.h"
 
 /* Its rows in the caches. */
 typedef struct qmi_sequence {
@@ -13,28 +12,14 @@ typedef struct qmi_sequence {
     int32_t begin, n_encoded; /* rows in the caches of the encoder's output */
 } qmi_sequence;
 
-/* A position bias, up to the largest distance that occurred so far. */
-typedef struct qmi_bias {
-    qmi_growing values; /* f32 [n_heads, 2 * reach + 1] */
-    int64_t reach;
-} qmi_bias;
-
 struct qmoe_session {
     qmoe_model *model;
     bool is_running;   /* a call runs: a hook may not make another */
     bool is_destroyed; /* in a hook, to go when that call ends */
-    const qmi_backend *backend;
-    qmi_device *device;
-    qmoe_device_info info;
-    int64_t capacity;        /* expert capacity, 0 = none */
-    qmi_bound_weight *bound; /* [model->n_weights] */
-    size_t n_bound;
-    qmi_growing *slots; /* [n_slots + 1] of the graph; so below */
-    qmi_growing *caches;
-    qmi_bias *tables;
-    qmi_lists lists; /* of the pass at hand */
-    qmi_growing top; /* values, then ids of the likeliest tokens */
-    void *top_host;  /* the same; room for n_top_host of each */
+    qmi_stage stage;   /* all blocks are on one device */
+    int64_t capacity;  /* expert capacity, 0 = none */
+    qmi_growing top;   /* values, then ids of the likeliest tokens */
+    void *top_host;    /* the same; room for n_top_host of each */
     size_t n_top_host;
 
     struct qmi_probe *probes; /* told of each step (probe.h); NULL: none */
@@ -70,7 +55,7 @@ static inline qmi_view qmi_session_output(
     const qmoe_session *session, qmi_program program)
 {
     const qmi_slot slot = session->model->graph.programs[program].output;
-    return (qmi_view){.buffer = session->slots[slot].buffer};
+    return (qmi_view){.buffer = session->stage.slots[slot].buffer};
 }
 
 /* One pass over a list of steps. */

@@ -25,14 +25,14 @@ static qmoe_status check(void *user, qmoe_session *session,
 {
     (void)user;
     const qmoe_model *model = session->model;
-    const qmi_growing *g = &session->slots[step->dst];
+    const qmi_growing *g = &session->stage.slots[step->dst];
     const int64_t width = model->graph.slots[step->dst].width;
     if (step->dst == QMI_NONE)
         return QMOE_OK;
     const int64_t n = pass->n_tokens * width;
     int64_t at = n;
     QMI_TRY(qmi_buffer_non_finite(
-        session->backend, session->device, &at, g, n, err));
+        session->stage.backend, session->stage.device, &at, g, n, err));
     if (at == n)
         return QMOE_OK;
     char text[512];

@@ -16,7 +16,7 @@ static qmi_view slot_view(const qmoe_session *s, qmi_slot slot)
 {
     if (slot == QMI_NONE)
         return (qmi_view){0};
-    return view_of(&s->slots[slot]);
+    return view_of(&s->stage.slots[slot]);
 }
 
 static void make_attention(qmi_op_attention *o, const qmoe_session *s,
@@ -30,12 +30,12 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
     *o = (qmi_op_attention){
         .dst = slot_view(s, step->dst),
         .q = slot_view(s, step->src),
-        .k = k != QMI_NONE ? view_of(&s->caches[k])
+        .k = k != QMI_NONE ? view_of(&s->stage.caches[k])
                            : slot_view(s, step->u.attention.k),
-        .v = v != QMI_NONE ? view_of(&s->caches[v])
+        .v = v != QMI_NONE ? view_of(&s->stage.caches[v])
                            : slot_view(s, step->u.attention.v),
         .spans = qmi_lists_view(
-            &s->lists, cross ? QMI_LIST_CROSS_SPANS : QMI_LIST_SPANS),
+            &s->stage.lists, cross ? QMI_LIST_CROSS_SPANS : QMI_LIST_SPANS),
         .n_spans = pass->n_spans,
         .n_queries = pass->n_tokens,
         .n_heads = step->u.attention.n_heads,
@@ -46,20 +46,20 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
     };
     if (bias == QMI_NONE)
         return;
-    o->bias = view_of(&s->tables[bias].values);
-    o->max_distance = s->tables[bias].reach;
+    o->bias = view_of(&s->stage.tables[bias].values);
+    o->max_distance = s->stage.tables[bias].reach;
 }
 
 static qmi_op make_op(
     const qmoe_session *s, const qmi_step *step, const qmi_pass *pass)
 {
-    const qmi_bound_weight *w = &s->bound[step->weights[0]];
+    const qmi_bound_weight *w = &s->stage.bound[step->weights[0]];
     const qmi_graph *graph = &s->model->graph;
     qmi_op op = {.kind = step->kind};
     switch (step->kind) {
     case QMI_OP_EMBED:
         op.u.embed = (qmi_op_embed){.dst = slot_view(s, step->dst),
-            .ids = qmi_lists_view(&s->lists, QMI_LIST_IDS),
+            .ids = qmi_lists_view(&s->stage.lists, QMI_LIST_IDS),
             .table = w,
             .n_tokens = pass->n_tokens};
         break;
@@ -81,9 +81,9 @@ static qmi_op make_op(
         break;
     case QMI_OP_KV_STORE:
         op.u.kv_store = (qmi_op_kv_store){
-            .cache = view_of(&s->caches[step->u.kv_store.cache]),
+            .cache = view_of(&s->stage.caches[step->u.kv_store.cache]),
             .src = slot_view(s, step->src),
-            .rows = qmi_lists_view(&s->lists, QMI_LIST_ROWS),
+            .rows = qmi_lists_view(&s->stage.lists, QMI_LIST_ROWS),
             .n_tokens = pass->n_tokens,
             .n_cols = graph->caches[step->u.kv_store.cache].width,
             .n_cache_rows = pass->n_cache_rows};
@@ -96,7 +96,7 @@ static qmi_op make_op(
             (qmi_op_route){.expert = slot_view(s, step->u.route.chosen),
                 .weight = slot_view(s, step->dst),
                 .logits = slot_view(s, step->src),
-                .sequence = qmi_lists_view(&s->lists, QMI_LIST_SEQUENCE),
+                .sequence = qmi_lists_view(&s->stage.lists, QMI_LIST_SEQUENCE),
                 .n_tokens = pass->n_tokens,
                 .n_experts = step->u.route.n_experts,
                 .top_k = step->u.route.top_k,
@@ -109,7 +109,7 @@ static qmi_op make_op(
             .expert = slot_view(s, step->u.expert_ffn.chosen),
             .weight = slot_view(s, step->u.expert_ffn.scale),
             .wi = w,
-            .wo = &s->bound[step->weights[1]],
+            .wo = &s->stage.bound[step->weights[1]],
             .n_tokens = pass->n_tokens,
             .top_k = step->u.expert_ffn.top_k};
         break;
@@ -127,7 +127,7 @@ static qmoe_status reserve_slot(
     const qmi_slot_spec *spec = &s->model->graph.slots[slot];
     const uint64_t width =
         (uint64_t)spec->width * (qmi_dtype_bits(spec->dtype) / 8);
-    return qmi_grow(s->backend, s->device, &s->slots[slot],
+    return qmi_grow(s->stage.backend, s->stage.device, &s->stage.slots[slot],
         (uint64_t)pass->n_tokens * width, err);
 }
 

@@ -13,7 +13,7 @@
 /* Room for values and ids of n logits, on both sides. */
 static qmoe_status reserve(qmoe_session *s, size_t n, qmi_error *err)
 {
-    QMI_TRY(qmi_grow(s->backend, s->device, &s->top,
+    QMI_TRY(qmi_grow(s->stage.backend, s->stage.device, &s->top,
         2 * sizeof(uint32_t) * (uint64_t)n, err));
     if (n <= s->n_top_host)
         return QMOE_OK;
@@ -34,7 +34,7 @@ static qmoe_status check_ids(
         if (ids[i] < 0 || ids[i] >= s->model->shape.vocab_size)
             return qmi_fail(err, QMOE_E_DEVICE,
                 "device '%s' gives token id %d, outside the vocabulary",
-                s->info.name, (int)ids[i]);
+                s->stage.info.name, (int)ids[i]);
     return QMOE_OK;
 }
 
@@ -65,8 +65,8 @@ qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
             .n_cols = s->model->shape.vocab_size,
             .top_k = k}};
     QMI_TRY(qmi_session_run_op(s, &op, QMI_DECODE, QMOE_ROLE_HEAD, err));
-    QMI_TRY(s->backend->buffer_read(
-        s->device, s->top_host, top, 8 * (uint64_t)n, err));
+    QMI_TRY(s->stage.backend->buffer_read(
+        s->stage.device, s->top_host, top, 8 * (uint64_t)n, err));
     out->logits = s->top_host;
     out->ids = (const int32_t *)s->top_host + n;
     QMI_TRY(check_ids(s, out->ids, n, err));

@@ -141,7 +141,7 @@ static int64_t piece_of(const qmi_forward *f, qmi_view *view, qmi_slot slot,
     int64_t i, int64_t n_tokens)
 {
     const int64_t width = f->session->model->shape.d_model;
-    *view = (qmi_view){.buffer = f->session->slots[slot].buffer,
+    *view = (qmi_view){.buffer = f->session->stage.slots[slot].buffer,
         .offset = (uint64_t)(i * width) * sizeof(float)};
     return n_tokens - i < QMI_PIECE_TOKENS ? n_tokens - i : QMI_PIECE_TOKENS;
 }
@@ -157,15 +157,15 @@ static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, qmi_program program,
 {
     qmoe_session *s = f->session;
     const int64_t first = first_token(f, program, c);
-    QMI_TRY(qmi_grow(
-        s->backend, s->device, &s->slots[slot], row_bytes(f, n_tokens), err));
+    QMI_TRY(qmi_grow(s->stage.backend, s->stage.device, &s->stage.slots[slot],
+        row_bytes(f, n_tokens), err));
     for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
         qmi_view view;
         const int64_t n = piece_of(f, &view, slot, i, n_tokens);
         QMI_TRY(
             qmi_states_read(&f->states[program], f->piece, first + i, n, err));
-        QMI_TRY(s->backend->buffer_write(
-            s->device, view, f->piece, row_bytes(f, n), err));
+        QMI_TRY(s->stage.backend->buffer_write(
+            s->stage.device, view, f->piece, row_bytes(f, n), err));
     }
     return QMOE_OK;
 }
@@ -179,8 +179,8 @@ static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, qmi_program program,
     for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
         qmi_view view;
         const int64_t n = piece_of(f, &view, slot, i, n_tokens);
-        QMI_TRY(s->backend->buffer_read(
-            s->device, f->piece, view, row_bytes(f, n), err));
+        QMI_TRY(s->stage.backend->buffer_read(
+            s->stage.device, f->piece, view, row_bytes(f, n), err));
         QMI_TRY(
             qmi_states_write(&f->states[program], f->piece, first + i, n, err));
     }
@@ -190,7 +190,7 @@ static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, qmi_program program,
 static qmoe_status read_back(qmi_forward *f, const qmi_growing *from, void *to,
     uint64_t n_bytes, qmi_error *err)
 {
-    return f->session->backend->buffer_read(f->session->device, to,
+    return f->session->stage.backend->buffer_read(f->session->stage.device, to,
         (qmi_view){.buffer = from->buffer}, n_bytes, err);
 }
 
@@ -199,7 +199,7 @@ static qmoe_status read_back(qmi_forward *f, const qmi_growing *from, void *to,
 static qmoe_status save_routes(qmi_forward *f, const qmi_step *experts,
     qmi_program program, const chunk *c, int64_t n_tokens, qmi_error *err)
 {
-    const qmi_growing *slots = f->session->slots;
+    const qmi_growing *slots = f->session->stage.slots;
     int64_t first = first_token(f, program, c);
     uint64_t n_bytes = (uint64_t)n_tokens * sizeof(int32_t);
     QMI_TRY(read_back(f, &slots[experts->u.expert_ffn.chosen],
@@ -246,10 +246,11 @@ static qmoe_status check_results(qmi_forward *f, qmi_slot slot,
     const int64_t n = n_tokens * s->model->shape.d_model;
     int64_t at = 0, at_route = n_tokens;
     QMI_TRY(qmi_buffer_non_finite(
-        s->backend, s->device, &at, &s->slots[slot], n, err));
+        s->stage.backend, s->stage.device, &at, &s->stage.slots[slot], n, err));
     if (experts != NULL)
-        QMI_TRY(qmi_buffer_non_finite(s->backend, s->device, &at_route,
-            &s->slots[experts->u.expert_ffn.scale], n_tokens, err));
+        QMI_TRY(
+            qmi_buffer_non_finite(s->stage.backend, s->stage.device, &at_route,
+                &s->stage.slots[experts->u.expert_ffn.scale], n_tokens, err));
     if (at == n && at_route == n_tokens)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_FORMAT, "%s: token states are not finite",

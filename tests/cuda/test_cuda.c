@@ -106,14 +106,14 @@ static void decode_steps(steps *out, qmoe_session *s, int64_t vocab_size)
         float *logits = out->logits + out->n_logits;
         const qmi_batch batch = {
             .ids = next, .sequences = active, .lengths = ones, .n = n};
-        s->backend->launch_counts(s->device, &out->counts[i]);
+        s->stage.backend->launch_counts(s->stage.device, &out->counts[i]);
         if (qmi_session_decode(s, logits, &batch, &err) != QMOE_OK)
             fail_msg("%s", err.text);
         out->n_logits += n * (size_t)vocab_size;
         for (size_t k = 0; k < n; k++)
             next[k] = (next[k] * 31 + i + (int32_t)k) % (int32_t)vocab_size;
     }
-    s->backend->launch_counts(s->device, &out->counts[N_STEPS]);
+    s->stage.backend->launch_counts(s->stage.device, &out->counts[N_STEPS]);
 }
 
 /* Twice in one session: the second time with all graphs made. */

@@ -199,7 +199,8 @@ static void expect_refused(qmoe_session *session, int64_t n_cols, int64_t top_k)
     qmi_error err = {0};
     const qmi_op op = {.kind = QMI_OP_TOP_LOGITS,
         .u.top_logits = {.n_tokens = 1, .n_cols = n_cols, .top_k = top_k}};
-    assert_int_equal(qmi_run(session->backend, session->device, &op, &err),
+    assert_int_equal(
+        qmi_run(session->stage.backend, session->stage.device, &op, &err),
         QMOE_E_UNSUPPORTED);
 }
 

@@ -87,11 +87,11 @@ static void test_tokens(void **state)
         .n_prompt_ids = lengths};
     qmoe_session *session = open_session();
     qmoe_generation *out = NULL;
-    real = session->backend;
+    real = session->stage.backend;
     counting = *real;
     counting.buffer_write = write_counted;
     counting.buffer_alloc = alloc_counted;
-    session->backend = &counting;
+    session->stage.backend = &counting;
     if (qmoe_session_generate(session, &out, NULL, NULL, N_PROMPTS, &options) !=
         QMOE_OK)
         fail_msg("%s", qmoe_context_error(context));

@@ -206,8 +206,8 @@ static void test_refused(void **state)
                 .u.top_logits = {.n_tokens = 1,
                     .n_cols = cases[c].n_cols,
                     .top_k = cases[c].top_k}};
-            assert_int_equal(
-                qmi_run(session->backend, session->device, &op, &err),
+            assert_int_equal(qmi_run(session->stage.backend,
+                                 session->stage.device, &op, &err),
                 QMOE_E_UNSUPPORTED);
             assert_non_null(strstr(err.text, "top-logits"));
         }
