@@ -151,10 +151,9 @@ static cli_exit take_stats(
         if (status != QMOE_OK)
             return cli_fail_status(s, status);
         r->has_stats = true;
-        r->has_entropy = in->info.compressed &&
-                         r->info.role == QMOE_ROLE_EXPERTS &&
-                         cli_find_format(&format, r->info.format) &&
-                         format.has_levels;
+        r->has_entropy =
+            in->info.compressed && r->info.role == QMOE_ROLE_EXPERTS &&
+            cli_find_format(&format, r->info.format) && format.has_levels;
         progress.done += r->info.n_bytes;
     }
     return CLI_OK;
