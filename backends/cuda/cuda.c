@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The table of the CUDA backend: finding and opening devices, buffers,
- * variants. */
+ * variants.  In: calls of backend.h from one thread per device.  Out: calls of
+ * the driver (driver.h) in the order they came.  Whatever reads, writes or
+ * waits ends the launch run first (launches.h), so that the host never sees
+ * less than it has launched. */
 #include "qcuda_device.h"
 
 #include <inttypes.h>
@@ -15,6 +18,7 @@
 #include "op_gemm.h"
 #include "portions.h"
 
+/* 8.0: the oldest the kernels are built for. */
 enum { MAX_DEVICES = 64, OLDEST_MAJOR = 8 };
 
 /* ---- finding ---- */
@@ -29,13 +33,17 @@ static void find_devices(void)
 {
     qcuda_candidate candidates[MAX_DEVICES];
     int n = qdrv_count(no_device, sizeof no_device);
+    /* More devices than there is room for are left out. */
     n = n < MAX_DEVICES ? n : MAX_DEVICES;
     for (int i = 0; i < n; i++) {
         qdrv_info info;
         candidates[i] = (qcuda_candidate){.number = i};
+        /* Too old a device keeps its number, so that it can be described, but
+         * comes after every one that is usable. */
         if (qdrv_describe(&info, i) != NULL || info.major < OLDEST_MAJOR)
             continue;
         candidates[i].usable = true;
+        /* Without NVML all memory counts as free: the larger device leads. */
         if (!qdrv_free_bytes_of(&candidates[i].free_bytes, &info))
             candidates[i].free_bytes = info.total_bytes;
     }
@@ -57,6 +65,7 @@ static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
     return QMOE_OK;
 }
 
+/* The one place where our number becomes the driver's. */
 static qmoe_status info_of(qdrv_info *out, int index, qmi_error *err)
 {
     const int n = device_count();
@@ -83,6 +92,7 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     snprintf(out->name, sizeof out->name, "%s", info.name);
     out->is_gpu = true;
     out->memory_bytes = info.total_bytes;
+    /* A device that is too old is listed, with the reason. */
     out->usable = info.major >= OLDEST_MAJOR;
     if (out->usable)
         snprintf(out->detail, sizeof out->detail,
@@ -124,11 +134,14 @@ static qmoe_status facts(qmoe_device_facts *out, int index, qmi_error *err)
 
 /* ---- opening ---- */
 
+/* In the order of use: launches may still name the scratch, and the driver owns
+ * the memory of all. */
 static void device_close(qmi_device *device)
 {
     if (device == NULL)
         return;
     qcuda_launches_destroy(device->launches);
+    /* So that qcuda_release below does not flush what is gone. */
     device->launches = NULL;
     for (int i = 0; i < QCUDA_N_SCRATCH; i++)
         qcuda_release(device, &device->scratch[i]);
@@ -162,6 +175,7 @@ static qmoe_status device_open(qmi_device **out, int index,
         qmi_free(device);
         return status;
     }
+    /* From here on device_close can clean up, however far it came. */
     qmoe_status status =
         qcuda_launches_create(&device->launches, device->driver, err);
     if (status != QMOE_OK) {
@@ -174,6 +188,7 @@ static qmoe_status device_open(qmi_device **out, int index,
 
 /* ---- buffers ---- */
 
+/* Counts against the bound of memory_bytes, as all allocations do. */
 static qmoe_status buffer_alloc(
     qmi_buffer **out, qmi_device *device, uint64_t n_bytes, qmi_error *err)
 {
@@ -199,6 +214,7 @@ static void buffer_free(qmi_device *device, qmi_buffer *buffer)
     qmi_free(buffer);
 }
 
+/* Written without a sum that could overflow. */
 static bool in_range(qmi_view view, uint64_t n_bytes)
 {
     return view.buffer != NULL && view.offset <= view.buffer->n_bytes &&
@@ -222,11 +238,13 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
         return qmi_fail(err, QMOE_E_INVALID, "read outside a buffer");
     if (n_bytes == 0)
         return QMOE_OK;
+    /* What is held back may write what is to be read. */
     QMI_TRY(qcuda_end_run(device, err));
     const char *failure =
         qdrv_read(device->driver, dst, qcuda_pointer(src), n_bytes);
     if (failure != NULL)
         return qcuda_fail(device, "a read", failure, err);
+    /* read waits, so nothing is under way */
     device->given = 0; /* reading waits */
     return QMOE_OK;
 }
@@ -246,6 +264,8 @@ static qmoe_status sync_device(qmi_device *device, qmi_error *err)
     return qcuda_wait(device, err);
 }
 
+/* A switch over the same list as the enum: an operation without variants is an
+ * error of the linker. */
 static const qmi_variant *variants(
     const qmi_device *device, qmi_op_kind kind, size_t *n)
 {
@@ -285,6 +305,7 @@ static const qmi_backend backend = {
     .baselines = qcuda_gemm_baselines,
 };
 
+/* The only symbol that leaves the module. */
 __attribute__((visibility("default"))) const qmi_backend *qmoe_backend_entry(
     void);
 const qmi_backend *qmoe_backend_entry(void)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The part of cuBLAS that is used (driver_cublas.h).  Its numbers are fixed
- * since version 11; tests/cuda/test_cublas.c compares them with the header. */
+ * The part of cuBLAS that is used (driver_cublas.h), loaded when it is there.
+ * In: a stream and products.  Out: products in order with the stream's kernels,
+ * or a text that says why not.  Its numbers are fixed since version 11;
+ * tests/cuda/test_cublas.c compares them with the header. */
 #include "driver_cublas.h"
 
 #include <dlfcn.h>
@@ -43,13 +45,17 @@ struct qcublas {
     void *workspace; /* as the library was told */
 };
 
+/* Loaded once and never closed: handles may live until the process ends. */
 static library the_library;
 static bool is_usable;
 
 /* ---- finding ---- */
 
+/* What the user names is the only candidate: if it fails, there is no cuBLAS,
+ * and not another one than was asked for. */
 static void *open_library(void)
 {
+    /* Newest first: it knows the newest devices. */
     static const char *const names[] = {"libcublas.so.13", "libcublas.so.12",
         "libcublas.so.11", "libcublas.so"};
     const char *wanted = getenv("QMOE_CUBLAS");
@@ -72,6 +78,7 @@ static void load(void)
     int version[3];
     if (from == NULL)
         return;
+    /* By names, so that the module loads where there is no cuBLAS. */
     *(void **)&l->create = dlsym(from, "cublasCreate_v2");
     *(void **)&l->destroy = dlsym(from, "cublasDestroy_v2");
     *(void **)&l->set_stream = dlsym(from, "cublasSetStream_v2");
@@ -80,6 +87,7 @@ static void load(void)
     *(void **)&l->property = dlsym(from, "cublasGetProperty");
     *(void **)&l->gemm = dlsym(from, "cublasGemmEx");
     *(void **)&l->status_text = dlsym(from, "cublasGetStatusString");
+    /* status_text may be missing: it came with a later version. */
     if (l->create == NULL || l->destroy == NULL || l->set_stream == NULL ||
         l->set_workspace == NULL || l->set_math_mode == NULL ||
         l->property == NULL || l->gemm == NULL)
@@ -125,6 +133,8 @@ const char *qcublas_open(qcublas **out, void *stream)
         free(q);
         return text_of(status);
     }
+    /* Products must run in the device's own stream, in order with its
+     * kernels. */
     status = the_library.set_stream(q->handle, stream);
     if (status == 0)
         status = the_library.set_math_mode(q->handle, MATH_NO_REDUCED_SUMS);
@@ -144,11 +154,14 @@ void qcublas_close(qcublas *q)
     free(q);
 }
 
+/* In: row-by-row operands turned round by the caller.  Bits depend on shape and
+ * alignment alone, since the algorithm is the library's default for them. */
 const char *qcublas_gemm(qcublas *q, const qdrv_gemm_args *g)
 {
     const bool is_bf16 = g->type == QDRV_BF16;
     const int type = is_bf16 ? TYPE_BF16 : TYPE_F32;
     int status = 0;
+    /* Work space grows seldom: the library is told only then. */
     if (q->workspace != g->workspace)
         status = the_library.set_workspace(
             q->handle, g->workspace, (size_t)g->workspace_bytes);

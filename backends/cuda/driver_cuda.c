@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * driver.h by the CUDA runtime, which is linked statically and looks for the
  * driver (libcuda.so.1) when it is first called: without one there is no
- * device.  Free memory of devices nobody has opened is asked of NVML, since a
+ * device.  In: calls for one device from one thread.  Out: work in one stream,
+ * in order.  Free memory of devices nobody has opened is asked of NVML, since a
  * CUDA context on each would itself take memory. */
 #include "driver_cuda.h"
 
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Shared memory beyond 48 KiB a block must be asked for (CUDA guide). */
 enum { STAGING_BYTES = 16 << 20, FREE_SHARED_BYTES = 48 << 10 };
 
 const char qdrv_backend_name[] = "cuda";
@@ -23,6 +25,7 @@ int qdrv_count(char *reason, size_t capacity)
     cudaError_t status = cudaGetDeviceCount(&n);
     if (capacity != 0)
         reason[0] = '\0';
+    /* Success with no device is no device, too. */
     if (status == cudaSuccess && n > 0)
         return n;
     if (status == cudaErrorInsufficientDriver)
@@ -30,6 +33,7 @@ int qdrv_count(char *reason, size_t capacity)
             "no NVIDIA driver is installed, or it is older than this build "
             "(CUDA %d.%d)",
             CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    /* Any other failure keeps the driver's own words. */
     else if (status == cudaErrorNoDevice || status == cudaSuccess)
         snprintf(reason, capacity, "the NVIDIA driver has no device");
     else
@@ -54,6 +58,7 @@ const char *qdrv_describe(qdrv_info *out, int number)
     out->major = p.major;
     out->minor = p.minor;
     out->n_multiprocessors = p.multiProcessorCount;
+    /* What a kernel may get after qdrv_allow_shared. */
     out->max_shared_bytes = (uint32_t)p.sharedMemPerBlockOptin;
     out->total_bytes = p.totalGlobalMem;
     out->l2_bytes = (uint64_t)p.l2CacheSize;
@@ -63,7 +68,8 @@ const char *qdrv_describe(qdrv_info *out, int number)
     return NULL;
 }
 
-/* The part of NVML that is used; its ABI is stable. */
+/* The part of NVML that is used; its ABI is stable.  Struct and numbers are
+ * those of nvml.h, which a build need not have. */
 typedef struct nvml_memory {
     unsigned long long total, free, used;
 } nvml_memory;
@@ -80,6 +86,8 @@ static nvml the_nvml;
 
 static void load_nvml(void)
 {
+    /* As the driver's package installs it; without it, free bytes and clocks
+     * are unknown and nothing else changes. */
     void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == NULL)
         return;
@@ -104,6 +112,7 @@ static void *nvml_device(const qdrv_info *info)
     return device;
 }
 
+/* By PCI address: NVML numbers devices otherwise than CUDA. */
 bool qdrv_free_bytes_of(uint64_t *out, const qdrv_info *info)
 {
     void *device = nvml_device(info);
@@ -121,6 +130,7 @@ bool qdrv_clocks_of(qdrv_clocks *out, const qdrv_info *info)
     void *device = nvml_device(info);
     unsigned mhz[4];
     *out = (qdrv_clocks){0};
+    /* All four or none. */
     if (device == NULL || the_nvml.clock == NULL ||
         the_nvml.most_clock == NULL ||
         the_nvml.clock(device, CLOCK_SM, &mhz[0]) != 0 ||
@@ -134,6 +144,8 @@ bool qdrv_clocks_of(qdrv_clocks *out, const qdrv_info *info)
 
 /* ---- opening ---- */
 
+/* Two staging blocks: one is filled while the other is on its way.  A failure
+ * leaves zeros, which qdrv_close accepts. */
 static cudaError_t open_parts(qdrv_device *d)
 {
     cudaError_t status = cudaSetDevice(d->number);
@@ -201,6 +213,7 @@ const char *qdrv_alloc(void **out, qdrv_device *d, uint64_t n_bytes)
     *out = NULL;
     cudaError_t status = enter(d);
     if (status == cudaSuccess)
+        /* A block of no bytes gets an address, too: NULL means absent. */
         status = cudaMalloc(out, n_bytes + (n_bytes == 0));
     if (status == cudaErrorMemoryAllocation)
         cudaGetLastError(); /* not sticky: the next call must not see it */
@@ -231,6 +244,8 @@ static cudaError_t next_staging(qdrv_device *d)
 const char *qdrv_write(
     qdrv_device *d, void *dst, const void *src, uint64_t n_bytes)
 {
+    /* Cut at the staging blocks; a copy from pinned memory is what runs beside
+     * the host. */
     cudaError_t status = enter(d);
     while (n_bytes != 0 && status == cudaSuccess) {
         if (d->filled == STAGING_BYTES)
@@ -238,6 +253,8 @@ const char *qdrv_write(
         if (status != cudaSuccess)
             break;
         const size_t room = STAGING_BYTES - d->filled;
+        /* The caller may reuse `src` at once: its bytes are in the staging
+         * block. */
         const size_t n = n_bytes < room ? (size_t)n_bytes : room;
         char *const block = (char *)d->staging[d->filling] + d->filled;
         memcpy(block, src, n);
@@ -251,6 +268,7 @@ const char *qdrv_write(
     return text_of(status);
 }
 
+/* Into pageable memory, so without staging: the host waits anyway. */
 const char *qdrv_read(
     qdrv_device *d, void *dst, const void *src, uint64_t n_bytes)
 {
@@ -283,6 +301,8 @@ const char *qdrv_zero(qdrv_device *d, void *dst, uint64_t n_bytes)
 
 /* ---- launches ---- */
 
+/* Asked once per kernel and device.  A kernel beyond the list is asked for each
+ * time. */
 cudaError_t qdrv_allow_shared(
     qdrv_device *d, const qcuda_entry *kernel, uint32_t n_bytes)
 {
@@ -309,6 +329,7 @@ const char *qdrv_launch(qdrv_device *d, const qcuda_entry *kernel,
     void *arguments[] = {(void *)(uintptr_t)args}; /* read only */
     const dim3 blocks = {grid.x, grid.y, grid.z};
     const dim3 threads = {grid.threads, 1, 1};
+    /* The current device is one of the thread, so every call enters first. */
     cudaError_t status = enter(d);
     if (status == cudaSuccess)
         status = qdrv_allow_shared(d, kernel, grid.shared_bytes);
@@ -333,6 +354,8 @@ const char *qdrv_gemm_name(void)
     return qcublas_name();
 }
 
+/* Asked late: a handle takes device memory, and a run without dense products of
+ * many tokens needs none. */
 bool qdrv_has_gemm(qdrv_device *d)
 {
     if (!d->asked_cublas && enter(d) == cudaSuccess) {

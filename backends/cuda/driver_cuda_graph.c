@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Graphs of driver.h by the CUDA runtime; its calls are as old as CUDA 11.4. */
+ * Graphs of driver.h by the CUDA runtime; its calls are as old as CUDA 11.4.
+ * In: launches, copies and fills in order.  Out: one object that runs them in
+ * that order.  Errors leave the runtime as if the call had not been made, since
+ * the caller can issue the launches one by one instead. */
 #include "driver_cuda.h"
 
 #include <stdlib.h>
@@ -37,7 +40,7 @@ static struct cudaMemsetParams fill_params(const qdrv_node *node)
     };
 }
 
-/* Behind the node before. */
+/* Behind the node before: a chain, as the stream would have run it. */
 static cudaError_t add_node(qdrv_graph *g, size_t i, const qdrv_node *node)
 {
     const cudaGraphNode_t *before = i != 0 ? &g->nodes[i - 1] : NULL;
@@ -52,6 +55,7 @@ static cudaError_t add_node(qdrv_graph *g, size_t i, const qdrv_node *node)
         return cudaGraphAddMemsetNode(
             &g->nodes[i], g->graph, before, n_before, &params);
     }
+    /* As for a single launch. */
     cudaError_t status =
         qdrv_allow_shared(g->device, node->kernel, node->grid.shared_bytes);
     if (status != cudaSuccess)
@@ -61,6 +65,7 @@ static cudaError_t add_node(qdrv_graph *g, size_t i, const qdrv_node *node)
         &g->nodes[i], g->graph, before, n_before, &params);
 }
 
+/* What was made before a failure is destroyed by the caller. */
 static cudaError_t make(qdrv_graph *g, const qdrv_node *nodes)
 {
     cudaError_t status = enter(g->device);
@@ -99,6 +104,8 @@ const char *qdrv_graph_create(
     return NULL;
 }
 
+/* The node's kind is that of the one it replaces (qcuda_same_kind), so each
+ * branch sets what add_node made. */
 static cudaError_t set_node(
     qdrv_graph *g, cudaGraphNode_t at, const qdrv_node *node)
 {
@@ -127,6 +134,7 @@ const char *qdrv_graph_update(
     return refused(status);
 }
 
+/* Into the device's stream, so it is in order with single launches. */
 const char *qdrv_graph_launch(qdrv_graph *graph)
 {
     cudaError_t status = enter(graph->device);
@@ -135,6 +143,7 @@ const char *qdrv_graph_launch(qdrv_graph *graph)
     return text_of(status);
 }
 
+/* A running launch keeps what it needs; the handle can go. */
 void qdrv_graph_destroy(qdrv_graph *graph)
 {
     if (graph == NULL)

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The table of weight formats (formats.h): their kernels, and how their parts
- * become the stack that kernels are given. */
+ * become the stack that kernels are given.  In: a format's id, uploaded parts.
+ * Out: pointers and strides that kernels trust: shapes were checked when the
+ * weight was bound.  One line per format; NULL for `many` says that the kernel
+ * for few items takes all. */
 #include "formats.h"
 
 #include "pvq.h"
 #include "q2.h"
 #include "ternary_dict.h"
 
+/* Matrices may share one address; then one copy on the device stands for
+ * all. */
 int64_t qcuda_distinct_mats(const qmi_weight *host)
 {
     if (host->mats == NULL)
@@ -45,6 +50,7 @@ static void describe_q2(
         (uint64_t)host->n_rows * (uint64_t)qmi_q2_row_bytes(host->n_cols);
 }
 
+/* Both widths have one layout; their tiles differ in size. */
 static void describe_pvq(
     qcuda_stack *s, const qmi_buffer *parts, const qmi_weight *host)
 {
@@ -71,6 +77,7 @@ static const qcuda_format formats[QMI_N_FORMATS] = {
         &qcuda_kernel_product_many_pvq8, describe_pvq},
 };
 
+/* An id past the table is that of a format no backend knows (format_ids.h). */
 const qcuda_format *qcuda_format_of(int32_t id)
 {
     if (id < 0 || id >= QMI_N_FORMATS || formats[id].few == NULL)

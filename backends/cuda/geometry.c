@@ -1,4 +1,9 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Sizes of launches (geometry.h).  In: arguments of a kernel, a count of tiles,
+ * the number of multiprocessors.  Out: the grid, and the fields of the
+ * arguments that must agree with it.  Pure functions of shape and device, so
+ * that equal calls give equal bits.  Numbers without a source are estimates;
+ * docs/kernels/cuda.md says what was measured. */
 #include "geometry.h"
 
 enum {
@@ -21,10 +26,12 @@ static qcuda_grid pvq_grid(
 {
     const int64_t width = args->w.format == QMI_FORMAT_PVQ ? 16 : 8;
     const int64_t chunk = 32 * width;
+    /* A split must not cut a rotation's block nor a chunk of codes. */
     const int64_t unit = args->w.rotation > chunk ? args->w.rotation : chunk;
     const int64_t n_units = ceil_div(args->w.n_cols, unit);
     const int64_t row_tiles = ceil_div(args->w.n_rows, 32);
     const int64_t wanted = 2 * device->n_multiprocessors;
+    /* Two blocks per multiprocessor are wanted; twice of that is plenty. */
     int64_t per_block = 1;
     while (per_block < MAX_ROW_TILES &&
            ceil_div(row_tiles, 2 * per_block) * n_tiles >= 2 * wanted)
@@ -32,11 +39,13 @@ static qcuda_grid pvq_grid(
     const int64_t blocks = ceil_div(row_tiles, per_block);
     const int64_t most_units =
         MAX_SPLIT_COLS > unit ? MAX_SPLIT_COLS / unit : 1;
+    /* Inputs of a split must fit the shared memory of a block. */
     int64_t splits = ceil_div(n_units, most_units);
     if (blocks * n_tiles * splits < wanted)
         splits = ceil_div(wanted, blocks * n_tiles);
     if (splits > n_units)
         splits = n_units;
+    /* Equal splits, so that none ends late; the last may be shorter. */
     const int64_t units = ceil_div(n_units, splits);
     args->split_cols = (int32_t)(units * unit);
     args->row_tiles = (int32_t)per_block;
@@ -68,7 +77,10 @@ static qcuda_grid row_grid(
     if (is_dict) {
         /* A block stages its inputs once for all of its rows. */
         const int64_t items = args->tile_items > 1 ? QCUDA_FEW_ITEMS : 1;
+        /* Where a row does not fit, warps read the inputs from memory. */
         const int64_t n_bytes = args->w.n_cols * items * 4;
+        /* Blocks get more rows only when that leaves three per multiprocessor,
+         * and at most 8 times as many. */
         units = ceil_div(n_units * n_tiles, 3 * device->n_multiprocessors);
         units = units > 8 ? 8 : units;
         args->staged = n_bytes <= STATIC_SHARED;
@@ -87,6 +99,7 @@ qcuda_grid qcuda_product_grid(
     return row_grid(args, n_tiles, device);
 }
 
+/* As in kernels/pack.cu and kernels/product_many.cu. */
 enum {
     MANY_COLS = 64,
     MANY_STEP = 16,
@@ -106,12 +119,15 @@ qcuda_grid qcuda_many_grid(
     /* Most tiles of a list are unused: there are no more than this. */
     const int64_t busy = ceil_div(args->n_items, args->tile_items);
     const int64_t tiles = busy < n_tiles ? busy : n_tiles;
+    /* Few blocks of rows and tiles: columns are split, up to 8 times, since
+     * every split writes sums that are read again. */
     int64_t splits = ceil_div(wanted, blocks * tiles);
     const int64_t most = n_units < MANY_SPLITS ? n_units : MANY_SPLITS;
     splits = splits < most ? splits : most;
     const int64_t units = ceil_div(n_units, splits);
     args->split_cols = (int32_t)(units * MANY_COLS);
     args->row_tiles = (int32_t)per_block;
+    /* The shared memory holds the sums of all warps, and a flag. */
     return (qcuda_grid){
         .x = (uint32_t)blocks,
         .y = (uint32_t)n_tiles,
@@ -121,6 +137,8 @@ qcuda_grid qcuda_many_grid(
     };
 }
 
+/* A block of threads packs whole blocks of the rotation, so that each input is
+ * rotated once. */
 qcuda_grid qcuda_pack_grid(qcuda_product_args *args, int64_t n_tiles)
 {
     const int32_t unit =
@@ -138,6 +156,7 @@ qcuda_grid qcuda_pack_grid(qcuda_product_args *args, int64_t n_tiles)
 
 int64_t qcuda_list_slots(int64_t n_items)
 {
+    /* A tile of 9 items takes 2 slots of 8: the most per item (geometry.h). */
     _Static_assert(QCUDA_FEW_ITEMS >= 4, "a slot of 4 items would be more");
     return n_items * 2 / 9;
 }
@@ -156,6 +175,7 @@ uint64_t qcuda_packed_bytes(const qcuda_product_args *args, int64_t n_slots)
 qcuda_grid qcuda_paper_grid(
     qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
 {
+    /* One block of rows per multiprocessor, a warp per row up to 32. */
     const int64_t rows = ceil_div(args->w.n_rows, device->n_multiprocessors);
     const int64_t warps = rows < 32 ? rows : 32;
     args->block_rows = (int32_t)rows;
@@ -172,6 +192,7 @@ qcuda_grid qcuda_paper_grid(
 
 uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid)
 {
+    /* Without a split, sums go to dst directly. */
     if (grid.z == 1)
         return 0;
     return (uint64_t)grid.z * (uint64_t)args->n_items *
@@ -180,6 +201,8 @@ uint64_t qcuda_partial_bytes(const qcuda_product_args *args, qcuda_grid grid)
 
 qcuda_grid qcuda_top_grid(qcuda_top_args *args, int64_t n_rows)
 {
+    /* A block of threads finds the best of a segment; the segments' best are
+     * the next step's keys. */
     const int64_t segments = ceil_div(args->n, QCUDA_TOP_SEGMENT);
     args->n_segments = (int32_t)segments;
     return (qcuda_grid){
@@ -192,6 +215,8 @@ qcuda_grid qcuda_top_grid(qcuda_top_args *args, int64_t n_rows)
     };
 }
 
+/* An estimate of what the driver takes, so that the plan does not promise
+ * memory that rounding takes. */
 uint64_t qcuda_block_bytes(uint64_t n_bytes)
 {
     const uint64_t large = 1 << 20;

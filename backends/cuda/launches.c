@@ -1,4 +1,9 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * Launch runs (launches.h): held back, compared, replayed or issued.  In:
+ * launches, copies and fills in order.  Out: the same work in the same order,
+ * at once or as one graph.  At every moment either nothing of the current run
+ * was issued (`held`) or all of it, so that a departure needs no undoing: what
+ * is held is issued and the rest follows. */
 #include "launches.h"
 
 #include <stdio.h>
@@ -49,7 +54,9 @@ qmoe_status qcuda_launches_create(
     if (l == NULL)
         return QMOE_E_NOMEM;
     l->driver = driver;
+    /* Read once per device, so that a run cannot change its ways halfway. */
     l->enabled = wish == NULL || strcmp(wish, "off") != 0;
+    /* Loose: issue, do not record. */
     l->loose = !l->enabled;
     *out = l;
     return QMOE_OK;
@@ -61,7 +68,8 @@ static void drop_graph(recorded *n)
     n->graph = NULL;
 }
 
-/* Forgets the current run and all recorded ones. */
+/* Forgets the current run and all recorded ones.  What follows up to the next
+ * end of a run is issued directly. */
 static void forget(qcuda_launches *l)
 {
     for (int i = 0; i < QCUDA_MAX_LISTS; i++) {
@@ -102,6 +110,8 @@ static qmoe_status fail(
     return status;
 }
 
+/* A failure is told with the kernel's name, though it may be an earlier
+ * kernel's: the driver reports late. */
 static qmoe_status issue(
     qmi_device *device, const qdrv_node *node, qmi_error *err)
 {
@@ -123,6 +133,7 @@ static qmoe_status issue(
 static qmoe_status issue_held(qmi_device *device, qmi_error *err)
 {
     qcuda_launches *l = device->launches;
+    /* First, so that a failure in the middle does not issue the begin again. */
     l->held = false;
     for (size_t i = 0; i < l->run.n; i++)
         QMI_TRY(issue(device, &l->run.nodes[i], err));
@@ -134,10 +145,13 @@ static qmoe_status issue_held(qmi_device *device, qmi_error *err)
 /* Compares the last node of the current run.  Can it still be held back? */
 static bool follow(qcuda_launches *l)
 {
+    /* Every recorded run is followed at once: which of them this run repeats
+     * shows at its end.  The cost is one comparison per run and launch. */
     const size_t at = l->run.n - 1;
     bool any = false;
     for (int i = 0; i < QCUDA_MAX_LISTS; i++) {
         recorded *n = &l->recorded[i];
+        /* A new run: all that is recorded may be it. */
         if (at == 0) {
             n->follows = n->used != 0;
             n->n_changed = 0;
@@ -148,6 +162,8 @@ static bool follow(qcuda_launches *l)
                      qcuda_same_kind(&l->run.nodes[at], &n->list.nodes[at]);
         if (n->follows &&
             !qcuda_same_values(&l->run.nodes[at], &n->list.nodes[at]))
+            /* Too many changes: updating a graph costs per node, and another
+             * recorded run may fit better. */
             n->follows = ++n->n_changed <= n->list.n / CHANGED_SHARE;
         any = any || n->follows;
     }
@@ -160,6 +176,7 @@ static recorded *repeated(qcuda_launches *l)
     recorded *best = NULL;
     for (int i = 0; i < QCUDA_MAX_LISTS && l->held; i++) {
         recorded *n = &l->recorded[i];
+        /* As long as this one: a run that ended early is another one. */
         if (n->follows && n->list.n == l->run.n &&
             (best == NULL || n->n_changed < best->n_changed))
             best = n;
@@ -171,6 +188,7 @@ static recorded *repeated(qcuda_launches *l)
 static const char *update(qcuda_launches *l, recorded *n)
 {
     for (size_t i = 0; i < l->run.n; i++) {
+        /* The graph holds what n->list says, so the rest is as it was. */
         if (qcuda_same_values(&l->run.nodes[i], &n->list.nodes[i]))
             continue;
         const char *failure = qdrv_graph_update(n->graph, i, &l->run.nodes[i]);
@@ -186,6 +204,7 @@ static const char *update(qcuda_launches *l, recorded *n)
 static bool prepare(qcuda_launches *l, recorded *n)
 {
     if (n->graph == NULL) {
+        /* A driver that cannot make one graph will make no other. */
         if (qdrv_graph_create(&n->graph, l->driver, l->run.nodes, l->run.n) !=
             NULL) {
             n->graph = NULL;
@@ -194,9 +213,13 @@ static bool prepare(qcuda_launches *l, recorded *n)
         }
         l->counts.made++;
     } else if (update(l, n) != NULL) {
+        /* A failed update leaves the graph unusable; the next time makes
+         * one. */
         drop_graph(n);
         return false;
     }
+    /* The lists change places: the graph now holds the current run, and the old
+     * list's memory serves the next one. */
     const qcuda_list now = l->run;
     l->run = n->list;
     n->list = now;
@@ -206,11 +229,13 @@ static bool prepare(qcuda_launches *l, recorded *n)
 static qmoe_status replay(qmi_device *device, recorded *n, qmi_error *err)
 {
     qcuda_launches *l = device->launches;
+    /* Used, even when it must be issued: it was repeated. */
     n->used = ++l->clock;
     if (!prepare(l, n))
         return issue_held(device, err);
     const char *failure = qdrv_graph_launch(n->graph);
     if (failure != NULL) {
+        /* A graph fails as a whole: the first and the last launch say which. */
         const qcuda_list *all = &n->list;
         char what[160];
         snprintf(what, sizeof what, "a graph of %zu launches, %s to %s", all->n,
@@ -226,6 +251,7 @@ static qmoe_status replay(qmi_device *device, recorded *n, qmi_error *err)
 static void note(qcuda_launches *l)
 {
     recorded *oldest = &l->recorded[0];
+    /* An empty place has used = 0 and so goes first. */
     for (int i = 1; i < QCUDA_MAX_LISTS; i++)
         if (l->recorded[i].used < oldest->used)
             oldest = &l->recorded[i];
@@ -238,6 +264,7 @@ static void note(qcuda_launches *l)
 
 /* ---- launch runs ---- */
 
+/* An error that nobody could be told of is the next call's, once. */
 static qmoe_status tell(qcuda_launches *l, qmi_error *err)
 {
     const qmoe_status status = l->failure.status;
@@ -255,6 +282,8 @@ static qmoe_status settle(qmi_device *device, qmi_error *err)
     recorded *n = repeated(l);
     if (n != NULL)
         return replay(device, n, err);
+    /* What was repeated only in part is issued; it is recorded as a run of its
+     * own, if it is long enough to be worth a graph. */
     if (l->held)
         QMI_TRY(issue_held(device, err));
     if (!l->loose && l->run.n >= QCUDA_MIN_NODES)
@@ -268,6 +297,7 @@ qmoe_status qcuda_end_run(qmi_device *device, qmi_error *err)
     qmoe_status status = tell(l, err);
     if (status == QMOE_OK)
         status = settle(device, err);
+    /* Whatever came of it, the next launch begins a run. */
     l->run.n = 0;
     l->held = false;
     l->loose = !l->enabled;
@@ -279,6 +309,7 @@ qmoe_status qcuda_flush(qmi_device *device, qmi_error *err)
     qcuda_launches *l = device->launches;
     l->loose = true;
     qmoe_status status = qcuda_end_run(device, err);
+    /* end_run has reset it, but the host's work goes on in the middle. */
     l->loose = true;
     return status;
 }
@@ -295,20 +326,25 @@ static qmoe_status give(
 {
     qcuda_launches *l = device->launches;
     QMI_TRY(tell(l, err));
+    /* What cannot be recorded ends the run, and is then issued. */
     if (!l->loose && !qcuda_list_add(&l->run, node))
         QMI_TRY(qcuda_flush(device, err));
     if (l->loose)
         return issue(device, node, err);
+    /* The first launch of a run may always be held; a run of which something
+     * was issued never is again. */
     const bool was_held = l->held || l->run.n == 1;
     l->held = was_held && follow(l);
     if (l->held)
         return QMOE_OK;
+    /* Held so far, but it departs now: this node is issued with the rest. */
     return was_held ? issue_held(device, err) : issue(device, node, err);
 }
 
 qmoe_status qcuda_launch(qmi_device *device, const qcuda_entry *kernel,
     qcuda_grid grid, const void *args, qmi_error *err)
 {
+    /* The driver refuses empty grids; no blocks is no work. */
     if (grid.x == 0 || grid.y == 0 || grid.z == 0)
         return QMOE_OK;
     const qdrv_node node = {.kernel = kernel, .grid = grid, .args = args};

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Memory of a device: what may be used, work space, uploads. */
+ * Memory of a device: what may be used, work space, uploads.  In: sizes and
+ * what they are for.  Out: device memory that counts against the device's
+ * bound, or an error that says needed and free bytes.  Memory goes back only
+ * when nothing that was launched can use it. */
 #include "qcuda_device.h"
 
 #include <inttypes.h>
@@ -18,6 +21,7 @@ qmoe_status qcuda_available(uint64_t *out, qmi_device *device, qmi_error *err)
     const char *failure = qdrv_free_bytes(out, device->driver);
     if (failure != NULL)
         return qcuda_fail(device, "asking for its memory", failure, err);
+    /* Both bounds hold: what the driver has, and what this process may use. */
     const uint64_t left = device->limit > device->allocated
                               ? device->limit - device->allocated
                               : 0;
@@ -25,6 +29,7 @@ qmoe_status qcuda_available(uint64_t *out, qmi_device *device, qmi_error *err)
     return QMOE_OK;
 }
 
+/* Asks for the free bytes only here: the question costs a call. */
 static qmoe_status no_room(qmi_device *device, uint64_t n_bytes,
     const char *what, const char *text, qmi_error *err)
 {
@@ -39,6 +44,7 @@ qmoe_status qcuda_alloc(qmi_buffer *out, qmi_device *device, uint64_t n_bytes,
     const char *what, qmi_error *err)
 {
     *out = (qmi_buffer){0};
+    /* allocated <= limit always, so the difference does not wrap. */
     if (n_bytes > device->limit - device->allocated)
         return no_room(
             device, n_bytes, what, "the bound set for this process", err);
@@ -65,6 +71,7 @@ void qcuda_release(qmi_device *device, qmi_buffer *buffer)
 qmoe_status qcuda_upload(qmi_device *device, void *dst, const void *src,
     uint64_t n_bytes, qmi_error *err)
 {
+    /* Launches before the write must read the old bytes. */
     QMI_TRY(qcuda_end_run(device, err));
     const char *failure = qdrv_write(device->driver, dst, src, n_bytes);
     return failure == NULL ? QMOE_OK
@@ -76,12 +83,15 @@ qmoe_status qcuda_reserve(void **out, qmi_device *device, qcuda_scratch which,
 {
     qmi_buffer *scratch = &device->scratch[which];
     *out = scratch->data;
+    /* Work space never shrinks: the next pass needs it again. */
     if (n_bytes <= scratch->n_bytes && scratch->data != NULL)
         return QMOE_OK;
     /* Operations that use the old block may still run: freeing waits. */
     qcuda_release(device, scratch);
     QMI_TRY(qcuda_alloc(scratch, device, n_bytes, "work space", err));
     *out = scratch->data;
+    /* Kernels leave the counters of arrived blocks at zero, so they are cleared
+     * once, when the memory is new. */
     if (which != QCUDA_ARRIVED)
         return QMOE_OK;
     return qcuda_zero(device, scratch->data, n_bytes, err);

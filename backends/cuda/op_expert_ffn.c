@@ -14,7 +14,7 @@ static bool supports(const qmi_device *device, const qmi_op *op)
     return o->n_tokens * o->top_k < INT32_MAX;
 }
 
-/* Both products go by one list. */
+/* Both products go by one list, so the smaller of their tiles is taken. */
 static int32_t tile_items(const qmi_op_expert_ffn *o)
 {
     const int64_t n_pairs = o->n_tokens * o->top_k;
@@ -33,7 +33,10 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     const int64_t n_experts = o->wi->host->n_mats;
     /* The dropped pairs count as one more expert. */
     const int64_t partial = n_experts + 1 < n_pairs ? n_experts + 1 : n_pairs;
+    /* Full tiles, and at most one that is not full per expert: the host's
+     * bound; unused tiles are marked by the kernel and do nothing. */
     *n_tiles = n_pairs / args->tile_items + partial;
+    /* A tile holds a pair at least. */
     if (*n_tiles > n_pairs)
         *n_tiles = n_pairs;
     void *counts, *order, *tiles;
@@ -54,6 +57,8 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
         .tile_items = args->tile_items,
         .few = QCUDA_FEW_ITEMS,
     };
+    /* A warp counts and lists one expert's pairs, in the order of pairs, so
+     * that results do not depend on which block is first. */
     const int64_t per_block = QCUDA_ROW_THREADS / 32;
     const qcuda_grid grid = {
         .x = (uint32_t)(n_experts / per_block + 1),
@@ -67,6 +72,8 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     return qcuda_launch(device, &qcuda_kernel_group_fill, grid, &list, err);
 }
 
+/* Results of a token's choices are added in the order of choice, so that the
+ * sum has the same bits on every run. */
 static qmoe_status combine(qmi_device *device, const qmi_op_expert_ffn *o,
     const float *result, qmi_error *err)
 {
@@ -96,6 +103,7 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
     const uint64_t d_ff = (uint64_t)o->wi->host->n_rows;
     const uint64_t d_model = (uint64_t)o->wo->host->n_rows;
     void *hidden, *results = NULL;
+    /* No pair, no work: grids must not be empty. */
     if (n_pairs == 0)
         return QMOE_OK;
     QMI_TRY(qcuda_reserve(
@@ -112,6 +120,7 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
         .alpha = 1.0f,
     };
     int64_t n_tiles = 1;
+    /* A single pair needs no list: it is the only tile. */
     if (n_pairs > 1)
         QMI_TRY(group(device, o, &args, &n_tiles, err));
     QMI_TRY(qcuda_run_product(device, args, n_tiles, err));
@@ -119,6 +128,9 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
     args.src = hidden;
     args.divisor = 1;
     args.relu = false;
+    /* One choice: the second product scales, adds the residual and passes a
+     * dropped token itself, which saves a kernel and the results' way through
+     * memory. */
     if (o->top_k == 1) {
         args.dst = qcuda_pointer(o->dst);
         args.residual = qcuda_pointer(o->residual);

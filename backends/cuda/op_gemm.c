@@ -32,6 +32,7 @@ static const qcuda_stack *stack_of(const qmi_op_linear *o)
     return &qcuda_weight_of(o->weight)->stack;
 }
 
+/* Callers have asked for bf16 or f32; f16 never comes here. */
 static qdrv_element type_of(const qcuda_stack *w)
 {
     return w->format == QMI_FORMAT_BF16 ? QDRV_BF16 : QDRV_F32;
@@ -43,6 +44,8 @@ static bool is_aligned(const qcuda_stack *w)
     return w->n_cols % (w->format == QMI_FORMAT_BF16 ? 8 : 4) == 0;
 }
 
+/* Where product_many is expected to be slower; what the library cannot do goes
+ * to the kernels. */
 bool qcuda_gemm_supports(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_linear *o = &op->u.linear;
@@ -103,6 +106,7 @@ typedef struct slab {
     float *dst, *sums;
 } slab;
 
+/* Threads take more elements in turn where blocks are not enough. */
 static qcuda_grid element_grid(int64_t n)
 {
     const int64_t blocks = (n + ELEMENT_THREADS - 1) / ELEMENT_THREADS;
@@ -119,13 +123,17 @@ static qmoe_status multiply_bf16(
 {
     const int64_t n_cols = stack_of(o)->n_cols, n = s->n * n_cols;
     void *parts;
+    /* Three bf16 of every activation (kernels/pack.cu). */
     QMI_TRY(
         qcuda_reserve(&parts, device, QCUDA_SPLIT, (uint64_t)n * 3 * 2, err));
     const qcuda_split_args args = {.dst = parts, .src = s->src, .n = n};
     QMI_TRY(
         qcuda_launch(device, &qcuda_kernel_split, element_grid(n), &args, err));
+    /* A library's call gives the driver work behind the recorder's back. */
     QMI_TRY(qcuda_flush(device, err));
     product p = {.y = s->sums, .n = s->n, .alpha = 1.0f};
+    /* The smallest part first, so that the large sums are rounded last and
+     * least; beta 0 for the very first product, which overwrites. */
     for (int i = 2; i >= 0; i--) {
         p.x = (uint16_t *)parts + i * n;
         for (p.begin = 0; p.begin < n_cols; p.begin += CHAIN_COLS_BF16) {
@@ -143,6 +151,7 @@ static qmoe_status multiply_f32(
 {
     const uint64_t n_bytes = (uint64_t)s->n * (uint64_t)stack_of(o)->n_cols * 4;
     const void *x = s->src;
+    /* cudaMalloc's alignment: every slab then looks alike to the library. */
     if ((uintptr_t)x % 256 != 0) {
         void *aligned;
         QMI_TRY(qcuda_reserve(&aligned, device, QCUDA_SPLIT, n_bytes, err));
@@ -177,6 +186,8 @@ static qmoe_status run_slab(
         QMI_TRY(multiply_bf16(device, o, &s, err));
     else
         QMI_TRY(multiply_f32(device, o, &s, err));
+    /* alpha, relu and the residual once all sums are there, as in the other
+     * variants. */
     const qcuda_finish_args args = {
         .dst = s.dst,
         .residual = s.residual,
@@ -199,6 +210,7 @@ qmoe_status qcuda_gemm_linear(
     const float *src = qcuda_pointer(o->src);
     const float *residual = qcuda_pointer(o->residual);
     float *dst = qcuda_pointer(o->dst);
+    /* Slabs bound the work space, whatever the number of tokens. */
     for (int64_t t = 0; t < o->n_tokens; t += SLAB_TOKENS) {
         const int64_t left = o->n_tokens - t;
         const slab s = {
@@ -214,6 +226,8 @@ qmoe_status qcuda_gemm_linear(
 
 /* ---- to compare with ---- */
 
+/* What the library alone would do with bf16 activations: a row of `bench
+ * kernels`, which no model runs. */
 static bool supports_bf16(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_linear *o = &op->u.linear;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operation linear. */
+ * Operation linear.  In: tokens and one matrix of a stack.  Out: dst by the
+ * first variant that takes it: a library's dense product, our kernels, or the
+ * paper's design, which is there to be compared with. */
 #include "op_gemm.h"
 #include "launches.h"
 #include "product.h"
@@ -11,6 +13,7 @@ static bool supports(const qmi_device *device, const qmi_op *op)
     return op->u.linear.n_tokens < INT32_MAX;
 }
 
+/* A product whose items are the tokens: no list, no experts. */
 static qcuda_product_args product_of(const qmi_op_linear *o, int32_t tile_items)
 {
     return (qcuda_product_args){
@@ -38,6 +41,8 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
 
 /* ---- the paper's design, to compare with ---- */
 
+/* It has the generic dictionary in its table, one block for a tile, and inputs
+ * in shared memory: what does not fit is not for it. */
 static bool supports_paper(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_linear *o = &op->u.linear;
@@ -50,6 +55,7 @@ static bool supports_paper(const qmi_device *device, const qmi_op *op)
                device->info.max_shared_bytes;
 }
 
+/* Uploaded by the first run: only a benchmark needs it. */
 static qmoe_status reserve_paper_table(qmi_device *device, qmi_error *err)
 {
     const qmi_dict *dict = qmi_dict_generic();
@@ -72,6 +78,7 @@ static qmoe_status run_paper(
         .p = product_of(o, 1),
         .table = device->paper_table.data,
     };
+    /* Every tile has one item. */
     args.p.least = args.p.most = 1;
     const qcuda_grid grid =
         qcuda_paper_grid(&args.p, o->n_tokens, &device->info);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operation route. */
+ * Operation route.  In: router logits.  Out: experts and weights of each token,
+ * chosen on the device, so that the host need not wait.  Ties take the lowest
+ * expert, as the reference does. */
 #include "qcuda_device.h"
 
 #include "launches.h"
@@ -11,6 +13,8 @@ static bool supports(const qmi_device *device, const qmi_op *op)
            op->u.route.n_tokens * op->u.route.top_k < INT32_MAX;
 }
 
+/* Counts what came before in the sequence, so it reads a copy: other threads
+ * overwrite what they drop. */
 static qmoe_status drop(
     qmi_device *device, const qmi_op_route *o, qmi_error *err)
 {
@@ -46,6 +50,7 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
         .n_experts = (int32_t)o->n_experts,
         .top_k = (int32_t)o->top_k,
     };
+    /* A warp per token. */
     const qcuda_grid grid = {
         .x = (uint32_t)o->n_tokens, .y = 1, .z = 1, .threads = 32};
     QMI_TRY(qcuda_launch(device, &qcuda_kernel_route, grid, &args, err));

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operations that are one kernel: embed, decode, rmsnorm, kv_store, attention. */
+ * Operations that are one kernel: embed, decode, rmsnorm, kv_store, attention.
+ * In: operands of ops.h.  Out: one launch, or as many as portions.h wants.
+ * Blocks write rows of their own, so results depend on no order between
+ * them. */
 #include "qcuda_device.h"
 #include "launches.h"
 #include "portions.h"
 
+/* Shapes that the kernels cannot take were refused when the weight was
+ * bound. */
 static bool always(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
@@ -47,6 +52,7 @@ static qmoe_status run_decode(
 
 /* ---- rmsnorm ---- */
 
+/* Decoded when it was bound (weights.c): norms are a single row. */
 static bool supports_rmsnorm(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
@@ -95,6 +101,7 @@ static qmoe_status run_kv_store(
  * measured. */
 enum { ATTENTION_COST = 16 };
 
+/* As the kernel lays it out. */
 static uint64_t attention_shared_bytes(const qmi_op_attention *o)
 {
     /* Query, sums, weights; the span and a value per warp. */
@@ -139,6 +146,8 @@ static qmoe_status run_attention(
         .cost = 2.0 * ATTENTION_COST * (double)o->n_queries *
                 (double)o->max_keys * (double)(o->n_heads * o->d_head),
     };
+    /* The only operation here that can take long: its cost grows with the
+     * square of the length.  Queries are the units, so a cut changes no bit. */
     for (int64_t first = 0, n; first < o->n_queries; first += n) {
         QMI_TRY(qcuda_begin_portion(&n, device, &work, first, err));
         args.first = (int32_t)first;

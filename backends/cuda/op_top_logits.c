@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operation top-logits. */
+ * Operation top-logits.  In: logits of each token.  Out: the best top_k, in
+ * steps: the best of each segment, then of the segments' best, until one
+ * segment is left.  The order of two keys is total (logit, then id), so the cut
+ * into segments does not show in the result. */
 #include "qcuda_device.h"
 #include "launches.h"
 #include "top_logits.h"
@@ -14,12 +17,14 @@ static int64_t segments(int64_t n)
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_top_logits *o = &op->u.top_logits;
+    /* Segments of all tokens are blocks of one grid dimension. */
     (void)device;
     return qmi_top_logits_fit(o) &&
            o->n_tokens <= INT32_MAX / segments(o->n_cols);
 }
 
-/* Keys between steps: two areas, written in turn. */
+/* Keys between steps: two areas, written in turn, so that no step overwrites
+ * what it reads.  Later steps have fewer keys than the second. */
 static qmoe_status reserve(uint64_t *areas[2], qmi_device *device,
     const qmi_op_top_logits *o, qmi_error *err)
 {
@@ -27,6 +32,7 @@ static qmoe_status reserve(uint64_t *areas[2], qmi_device *device,
     const int64_t second = segments(first) * o->top_k;
     void *keys = NULL;
     areas[0] = areas[1] = NULL;
+    /* One segment: the first step is the last. */
     if (first == o->top_k)
         return QMOE_OK;
     QMI_TRY(qcuda_reserve(&keys, device, QCUDA_TOP,
@@ -49,6 +55,7 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
         .top_k = (int32_t)o->top_k,
     };
     QMI_TRY(reserve(areas, device, o, err));
+    /* Ends: top_k is less than a segment, so there are fewer keys each time. */
     for (int step = 0;; step++) {
         const qcuda_grid grid = qcuda_top_grid(&args, o->n_tokens);
         const bool is_last = args.n_segments == 1;

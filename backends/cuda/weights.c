@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Uploading of weights: the stored parts as they are, each into one block of
- * device memory, after their payload was checked. */
+ * Uploading of weights.  In: the stored parts of a stack, in the file map.
+ * Out: the same bytes in device memory, each part in one block, and a
+ * description for kernels.  The payload of every matrix is checked before it is
+ * uploaded, since kernels trust what they read.  A failure frees what was
+ * allocated. */
 #include "formats.h"
 
 #include <inttypes.h>
@@ -14,6 +17,7 @@ static qmoe_status upload_scattered(qmi_device *device, const qmi_weight *host,
     qmi_buffer *part, qmi_error *err)
 {
     const uint64_t each = qmi_dense_bytes(host);
+    /* One, when all matrices are the same bytes. */
     const int64_t n = qcuda_distinct_mats(host);
     QMI_TRY(qcuda_alloc(part, device, each * (uint64_t)n, host->name, err));
     for (int64_t mat = 0; mat < n; mat++)
@@ -26,6 +30,7 @@ static qmoe_status upload_parts(
     qmi_device *device, const qmi_weight *host, qcuda_weight *w, qmi_error *err)
 {
     if (host->format->dense && host->mats != NULL)
+        /* Stored as kernels read it: nothing is converted. */
         return upload_scattered(device, host, &w->parts[0], err);
     for (int i = 0; i < host->format->n_parts; i++) {
         const qmi_part *part = &host->parts[i];
@@ -39,6 +44,7 @@ static qmoe_status upload_parts(
 
 /* ---- planning ---- */
 
+/* As bind allocates, block by block, rounded as the driver does. */
 static uint64_t device_bytes(const qmi_weight *host)
 {
     uint64_t n = 0;
@@ -55,6 +61,8 @@ static uint64_t device_bytes(const qmi_weight *host)
     return n;
 }
 
+/* The generic dictionary is counted even if no weight uses it: a small error on
+ * the safe side. */
 qmoe_status qcuda_weights_plan(qmi_device *device, const qmi_weight *weights,
     size_t n, bool with_experts, qmi_error *err)
 {
@@ -73,6 +81,8 @@ qmoe_status qcuda_weights_plan(qmi_device *device, const qmi_weight *weights,
 
 /* ---- the dictionary ---- */
 
+/* The non-zero weights of a codeword in 32 bits (args.h), which is half of what
+ * the reference's table takes. */
 static uint32_t dict_word(const qmi_dict_entry *entry)
 {
     uint32_t word = entry->n_weights;
@@ -111,6 +121,7 @@ static qmoe_status bind_dict(
         dict = qmi_dict_generic();
     if (dict == NULL)
         return qmi_fail(err, QMOE_E_NOMEM, "out of memory: the dictionary");
+    /* The first weight that uses it pays. */
     if (place->data == NULL)
         QMI_TRY(upload_dict(device, place, dict, err));
     w->stack.dict = place->data;
@@ -119,6 +130,7 @@ static qmoe_status bind_dict(
 
 /* ---- binding ---- */
 
+/* Formats fill in the rest: which part lies where. */
 static void describe(qcuda_weight *w, const qmi_weight *host)
 {
     qcuda_stack *s = &w->stack;
@@ -167,6 +179,8 @@ qmoe_status qcuda_weight_bind(qmi_bound_weight *out, qmi_device *device,
     const qmi_weight *host, qmi_error *err)
 {
     *out = (qmi_bound_weight){0};
+    /* Kernels count in 32 bits; the margins are those of padded rows and
+     * columns. */
     if (qcuda_format_of((int32_t)host->format->id) == NULL ||
         host->n_mats >= INT32_MAX || host->n_rows > INT32_MAX - 64 ||
         host->n_cols > INT32_MAX - 2048)
@@ -181,6 +195,7 @@ qmoe_status qcuda_weight_bind(qmi_bound_weight *out, qmi_device *device,
     w->stack.format = (int32_t)host->format->id;
     qmi_bound_weight bound = {.host = host, .device = w};
     qmoe_status status = bind(device, host, w, err);
+    /* Unbinding accepts what was bound halfway. */
     if (status != QMOE_OK) {
         qcuda_weight_unbind(device, &bound);
         return status;
