@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention (attention_template.h) for each instruction set, and what the
- * kernels share. */
+ * kernels share.  In: a task of attention.h and work space of one thread.  Out:
+ * rows of dst, or partials.  The template is included once per set, with its
+ * vector width as macros, so that every set computes by the same text. */
 #include "attention.h"
 
 #include <float.h>
@@ -34,6 +36,7 @@ static const float exp_terms[N_EXP_TERMS] = {1.9875691500e-4f, 1.3981999507e-3f,
 
 /* ---- shared ---- */
 
+/* A block and a step never run at once in a thread: one space serves both. */
 size_t qcpu_attention_scratch_bytes(
     int64_t n_heads, int64_t d_key, int64_t d_value)
 {
@@ -45,6 +48,8 @@ size_t qcpu_attention_scratch_bytes(
         (LINE_FLOATS + (block > step ? block : step)) * sizeof(float));
 }
 
+/* By distance, so that neighbouring queries read the same line one place apart,
+ * and the mask costs no comparison in the kernel. */
 void qcpu_attention_line(float *line, const qcpu_attention_task *a,
     int64_t head, int64_t n_queries, int64_t first, int64_t n_keys)
 {
@@ -53,6 +58,8 @@ void qcpu_attention_line(float *line, const qcpu_attention_task *a,
     const int64_t farthest = first + n_keys - 1 - a->q_pos;
     const float *bias =
         a->bias != NULL ? a->bias + head * (2 * m + 1) + m : NULL;
+    /* From the farthest key down: line[n_keys - 1 - j + i] belongs to key j and
+     * query i (attention.h). */
     for (int64_t i = 0; i < n; i++) {
         int64_t distance = farthest - i;
         const bool hidden = a->causal && distance > 0;
@@ -119,8 +126,10 @@ static void gather(const block_parts *p, const qcpu_attention_task *a,
 #define MAX(a, b) larger(a, b)
 #define SUM(v) ((v)[0] + (v)[1] + ((v)[2] + (v)[3]))
 
+/* The compiler's vectors: 128 bits exist everywhere. */
 typedef float four __attribute__((vector_size(16)));
 
+/* A comparison gives all ones or zeros, which select the bits. */
 static inline four larger(four a, four b)
 {
     typedef int32_t mask __attribute__((vector_size(16)));
@@ -166,6 +175,7 @@ KERNEL(avx512, QCPU_AVX512);
 #define MAX(a, b) _mm256_max_ps(a, b)
 #define SUM(v) sum_avx2(v)
 
+/* Halves until one lane is left: a fixed order of additions. */
 ISA static inline float sum_avx2(__m256 v)
 {
     __m128 s =

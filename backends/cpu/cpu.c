@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The CPU backend's table. */
+ * The CPU backend's table.  In: calls of backend.h.  Out: a device that is a
+ * team of threads and work space; buffers and weights are those of the host
+ * (host_buffers.c).  One operation at a time uses the work space, and every
+ * result is the same for any number of threads. */
 #include "cpu.h"
 
 #include <stdio.h>
@@ -16,6 +19,7 @@ static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
     return QMOE_OK;
 }
 
+/* Processors whose system names no model stay "CPU". */
 static void processor_name(char *name, size_t capacity)
 {
     snprintf(name, capacity, "CPU");
@@ -50,6 +54,7 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
     return QMOE_OK;
 }
 
+/* The threads first: they may use the rest. */
 static void device_close(qmi_device *device)
 {
     if (device == NULL)
@@ -66,6 +71,7 @@ static qmoe_status device_open(qmi_device **out, int index,
     *out = NULL;
     if (index != 0)
         return qmi_fail(err, QMOE_E_INVALID, "cpu: no device %d", index);
+    /* A wish in QMOE_CPU that cannot be met is an error, not a slow run. */
     QMI_TRY(qcpu_check_level(err));
     qmi_device *device = qmi_calloc(1, sizeof *device, "a device", err);
     if (device == NULL)
@@ -89,6 +95,7 @@ static qmoe_status weight_bind(qmi_bound_weight *out, qmi_device *device,
 {
     int stack = -1;
     *out = (qmi_bound_weight){.host = host};
+    /* Without a bound, experts stay wherever the system pages them. */
     if (device->experts == NULL || host->role != QMOE_ROLE_EXPERTS)
         return QMOE_OK;
     QMI_TRY(qcpu_expert_cache_add(device->experts, &stack, host, err));
@@ -104,11 +111,14 @@ static void weight_unbind(qmi_device *device, qmi_bound_weight *weight)
     *weight = (qmi_bound_weight){0};
 }
 
+/* Grows and stays: after the first pass nothing is allocated.  What it held is
+ * lost. */
 void *qcpu_scratch(qmi_device *device, size_t n_bytes, qmi_error *err)
 {
     if (n_bytes <= device->scratch_bytes)
         return device->scratch;
     qmi_free(device->scratch);
+    /* If the allocation fails, the next caller must not trust the size. */
     device->scratch_bytes = 0;
     device->scratch = qmi_calloc(n_bytes, 1, "operation work space", err);
     if (device->scratch != NULL)
@@ -119,6 +129,7 @@ void *qcpu_scratch(qmi_device *device, size_t n_bytes, qmi_error *err)
 static const qmi_variant *variants(
     const qmi_device *device, qmi_op_kind kind, size_t *n)
 {
+    /* Operations and functions from one list: none can be forgotten. */
     static const qmi_variant *(*const table[QMI_OP_COUNT])(size_t * n) = {
 #define X(name, member, text) qcpu_##member,
         QMI_OP_MAP(X)

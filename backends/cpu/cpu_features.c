@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Detection of instruction sets (cpu_features.h).  Levels contain each other,
- * so masking is a cut in the table below. */
+ * Detection of instruction sets (cpu_features.h).  In: the processor, and
+ * QMOE_CPU.  Out: the features that kernels may use, fixed at the first
+ * question.  Levels contain each other, so masking is a cut in the table
+ * below. */
 #include "cpu_features.h"
 
 #include <pthread.h>
@@ -24,6 +26,7 @@ static const level levels[] = {
 
 enum { N_LEVELS = sizeof levels / sizeof *levels };
 
+/* Kernels are chosen once per process: all devices compute alike. */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static const level *used;
 
@@ -48,6 +51,9 @@ static unsigned detect(void)
     return found;
 }
 
+/* The best level found up to the limit.  Names of another processor's levels,
+ * and unknown ones, limit nothing here; qcpu_check_level has refused the
+ * unknown. */
 static void choose(void)
 {
     const char *limit = getenv("QMOE_CPU");
@@ -61,6 +67,7 @@ static void choose(void)
     }
 }
 
+/* Asked by every opening of a device, since choose() cannot fail. */
 qmoe_status qcpu_check_level(qmi_error *err)
 {
     const char *limit = getenv("QMOE_CPU");

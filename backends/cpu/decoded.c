@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Products with any compressed format: each row is decoded as the format
- * decodes it, then multiplied.  Slow; for formats and pairs of formats that no
- * kernel before it takes. */
+ * decodes it, then multiplied.  In: a tile of rows and plain tokens.  Out: y of
+ * the tile.  Slow; for formats and pairs of formats that no kernel before it
+ * takes. */
 #include "matmul.h"
 
 static bool takes(const qmi_weight *w)
@@ -9,6 +10,7 @@ static bool takes(const qmi_weight *w)
     return !w->format->dense; /* for those there is BLAS */
 }
 
+/* Small, so that even few rows give every thread some. */
 static int64_t tile_rows(const qmi_weight *w)
 {
     (void)w;
@@ -35,6 +37,7 @@ static void run(float *y, const qcpu_tile *tile, void *scratch)
     const qmi_weight *w = tile->w;
     float *row = scratch;
     for (int64_t r = 0; r < tile->n_rows; r++) {
+        /* A row is decoded once for all tokens. */
         qmi_weight_decode(w, tile->mat, tile->row + r, 1, row);
         for (int64_t t = 0; t < tile->n_tokens; t++)
             y[t * tile->n_rows + r] =

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dense products by OpenBLAS: a tile of rows is widened to f32 in the thread's
- * work space (it stays in the L2 cache), then multiplied.  For large products
- * without AVX-512, and for f16. */
+ * work space (it stays in the L2 cache), then multiplied.  In: bf16, f16 or f32
+ * rows.  Out: y of the tile, by one BLAS call of one thread: the team is above
+ * it.  For large products without AVX-512, and for f16. */
 #include "blas.h"
 #include "matmul.h"
 

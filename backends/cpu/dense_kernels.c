@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dense products that read bf16 and f32 weights once, from where they lie
- * (dense_template.h), for each instruction set. */
+ * (dense_template.h), for each instruction set.  In: a tile of rows, tokens
+ * packed with zeros up to whole vectors.  Out: y of the tile.  Sums of a row
+ * are cut into chains whose number is fixed per set, so that bits depend on the
+ * set, not on threads. */
 #include "matmul.h"
 
 enum {
@@ -32,6 +35,8 @@ static int64_t dense_stride(const qmi_weight *w, int64_t step)
     return (w->n_cols + step - 1) / step * step;
 }
 
+/* The kernel reads 32-bit words of two bf16, whose halves are an even and an
+ * odd column, so x is split the same way. */
 static void pack_step(
     float *dst, const float *x, int64_t n, int64_t step, bool split)
 {
@@ -47,6 +52,7 @@ static void dense_pack(float *dst, const qmi_weight *w, const float *x,
 {
     const int64_t n_cols = w->n_cols, stride = dense_stride(w, step);
     const bool split = w->format->dtype == QMI_BF16;
+    /* Whole steps only: the kernel has no tail. */
     for (int64_t t = 0; t < n_tokens; t++)
         for (int64_t c = 0; c < stride; c += step)
             pack_step(dst + t * stride + c, x + t * n_cols + c, n_cols - c,
@@ -97,6 +103,7 @@ KERNEL(avx512, QCPU_AVX512, QCPU_ANY_TOKENS);
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define SUM(v) sum_avx2(v)
 
+/* Halves until one lane is left: a fixed order of additions. */
 ISA static inline float sum_avx2(__m256 v)
 {
     __m128 s =

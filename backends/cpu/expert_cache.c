@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The list of resident matrices and the windows they touch (expert_cache.h).
- * Nodes of all stacks lie in one array and are linked by number into a ring:
- * node 0 stands between the newest, its `older`, and the oldest, its `newer`. */
+ * In: the matrices each step needs, in order.  Out: hints to the system on
+ * which pages to read and which to drop; no result depends on them.  Nodes of
+ * all stacks lie in one array and are linked by number into a ring: node 0
+ * stands between the newest, its `older`, and the oldest, its `newer`.  A
+ * matrix is in the ring if and only if it counts in its windows. */
 #include "expert_cache.h"
 
 #include <errno.h>
@@ -60,6 +63,7 @@ qmoe_status qcpu_expert_cache_open(
     if (cache == NULL)
         return QMOE_E_NOMEM;
     cache->budget = budget;
+    /* A system with larger pages gives them back as a whole. */
     cache->page_bytes = page > 0 ? (uintptr_t)page : window;
     cache->window_bytes =
         cache->page_bytes > window ? cache->page_bytes : window;
@@ -68,6 +72,7 @@ qmoe_status qcpu_expert_cache_open(
         qmi_free(cache);
         return QMOE_E_NOMEM;
     }
+    /* Node 0, zeroed, is a ring of itself. */
     cache->n_nodes = 1;
     *out = cache;
     return QMOE_OK;
@@ -129,6 +134,7 @@ static stack *free_stack(
     cache->nodes = nodes;
     cache->n_nodes += (int32_t)n_mats;
     cache->n_stacks++;
+    /* step - 1: not announced in this step, so free to go. */
     for (int32_t i = first; i < cache->n_nodes; i++)
         nodes[i] = (node){i, i, (uint32_t)n & INT32_MAX, 0, cache->step - 1};
     stacks[n] = (stack){.n_mats = n_mats, .first = first};
@@ -152,6 +158,7 @@ static qmoe_status open_region(
     return r->users == NULL ? QMOE_E_NOMEM : QMOE_OK;
 }
 
+/* n_regions counts what is complete, so that a failure frees that much. */
 static qmoe_status open_regions(const qcpu_expert_cache *cache, stack *s,
     const qmi_weight *w, qmi_error *err)
 {
@@ -197,12 +204,15 @@ static qmoe_status sort_regions(qcpu_expert_cache *cache, qmi_error *err)
 qmoe_status qcpu_expert_cache_add(
     qcpu_expert_cache *cache, int *number, const qmi_weight *w, qmi_error *err)
 {
+    /* The array of stacks may move; `sorted` points to regions, which have
+     * memory of their own. */
     stack *s = free_stack(cache, w->n_mats, err);
     *number = -1;
     if (s == NULL)
         return err != NULL && err->status != QMOE_OK ? err->status
                                                      : QMOE_E_NOMEM;
     qmoe_status status = open_regions(cache, s, w, err);
+    /* A stack counts only when all is there: `w` is set last. */
     if (status == QMOE_OK)
         status = sort_regions(cache, err);
     if (status != QMOE_OK) {
@@ -231,6 +241,7 @@ static void take_out(qcpu_expert_cache *cache, int32_t at)
 
 static void put_first(qcpu_expert_cache *cache, int32_t at)
 {
+    /* Behind node 0 on the newest side. */
     node *nodes = cache->nodes;
     nodes[at].newer = 0;
     nodes[at].older = nodes[0].older;
@@ -256,8 +267,11 @@ static uint64_t count_windows(const qcpu_expert_cache *cache, const region *r,
 {
     const uintptr_t window = cache->window_bytes;
     const uintptr_t last = (end - 1) / window;
+    /* Windows to drop are given back in runs: one system call for neighbours
+     * that all go. */
     uintptr_t dropped = begin / window; /* first of a run to give back */
     uint64_t n_bytes = 0;
+    /* `end` is not empty: callers leave out empty ranges. */
     for (uintptr_t i = begin / window; i <= last; i++) {
         uint32_t *users = &r->users[i - r->first];
         const bool counts = in ? (*users)++ == 0 : --*users == 0;
@@ -278,7 +292,8 @@ static region *region_of(const stack *s, int part, int64_t mat)
     return &s->regions[s->w->mats != NULL ? (size_t)mat : (size_t)part];
 }
 
-/* All parts of a matrix, in or out. */
+/* All parts of a matrix, in or out.  In also asks for the pages, so that
+ * reading begins for all matrices of a step before the first is used. */
 static void count(
     qcpu_expert_cache *cache, const stack *s, int64_t mat, bool in)
 {
@@ -314,6 +329,7 @@ static void trim_region(const qcpu_expert_cache *cache, const region *r,
     begin = begin > r->begin ? begin : r->begin;
     end = end < r->end ? end : r->end;
     uintptr_t unused = begin;
+    /* Runs between used windows, so that no used page is touched. */
     for (uintptr_t i = begin / window; i <= (end - 1) / window; i++) {
         if (r->users[i - r->first] == 0)
             continue;
@@ -335,6 +351,7 @@ static void trim_around(
     size_t low = 0, high = cache->n_sorted;
     begin = begin / large * large;
     end = (end + large - 1) / large * large;
+    /* Bisection: regions are sorted by address. */
     while (low < high) { /* the first region that ends behind `begin` */
         const size_t middle = low + (high - low) / 2;
         if (cache->sorted[middle]->end > begin)
@@ -359,6 +376,7 @@ static void trim_matrix(
 
 /* ---- steps ---- */
 
+/* Numbers of steps are compared for equality only. */
 void qcpu_expert_cache_begin_step(qcpu_expert_cache *cache)
 {
     cache->step++;
@@ -369,6 +387,7 @@ void qcpu_expert_cache_announce(
 {
     const stack *s = &cache->stacks[number];
     const int32_t at = s->first + (int32_t)mat;
+    /* Set for listed ones, too: evict must spare what this step needs. */
     cache->nodes[at].step = cache->step;
     if (is_listed(cache, at)) {
         take_out(cache, at);
@@ -383,6 +402,8 @@ void qcpu_expert_cache_announce(
 
 void qcpu_expert_cache_evict(qcpu_expert_cache *cache)
 {
+    /* From the oldest on, until the budget holds or only this step's are
+     * left. */
     for (;;) {
         const int32_t oldest = cache->nodes[0].newer;
         if (oldest == 0 || cache->nodes[oldest].step == cache->step ||
@@ -393,6 +414,8 @@ void qcpu_expert_cache_evict(qcpu_expert_cache *cache)
     }
 }
 
+/* This step's matrices are the newest in the ring.  The hint comes after the
+ * reading, since the system maps neighbours when pages are read. */
 void qcpu_expert_cache_end_step(qcpu_expert_cache *cache)
 {
     for (int32_t at = cache->nodes[0].older;
@@ -408,11 +431,14 @@ void qcpu_expert_cache_end_step(qcpu_expert_cache *cache)
 void qcpu_expert_cache_remove(qcpu_expert_cache *cache, int number)
 {
     stack *s = &cache->stacks[number];
+    /* Its nodes stay in the array for a later stack of as many matrices
+     * (free_stack). */
     for (int64_t mat = 0; mat < s->n_mats; mat++) {
         const int32_t at = s->first + (int32_t)mat;
         if (is_listed(cache, at))
             drop(cache, at);
     }
+    /* What remains keeps its order, so nothing is sorted again. */
     size_t n = 0;
     for (size_t i = 0; i < cache->n_sorted; i++)
         if (cache->sorted[i] < s->regions ||

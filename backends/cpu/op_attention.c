@@ -52,12 +52,16 @@ static int64_t divide_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
+/* Neighbouring heads are read together, so that a step reads memory in long
+ * pieces. */
 static int64_t step_heads(const qmi_op_attention *o)
 {
     const int64_t n = divide_up(MIN_PIECE, o->d_head);
     return n < o->n_heads ? n : o->n_heads;
 }
 
+/* Many queries: a block of them shares each key.  Few: keys are cut, since
+ * there is nothing else to give to the threads. */
 static void plan_span(plan *p, const job *j, const qmi_attention_span *span)
 {
     const int64_t n_heads = j->op->n_heads;
@@ -76,6 +80,8 @@ static void plan_span(plan *p, const job *j, const qmi_attention_span *span)
 static plan plan_batch(const job *j, plan *plans)
 {
     plan all = {0};
+    /* Units are numbered through the batch, so that short and long sequences
+     * share the threads. */
     for (int64_t s = 0; s < j->op->n_spans; s++) {
         plan p = {.first_unit = all.n_units, .first_partial = all.n_partials};
         plan_span(&p, j, &j->spans[s]);
@@ -148,6 +154,8 @@ static void run_step(const job *j, const qmi_attention_span *span,
     const int64_t left = n_heads - head;
     const qcpu_attention_task a = attention_of(
         j, span, query, 1, head, left < j->step_heads ? left : j->step_heads);
+    /* Keys the query does not see are left out; a chunk of none gives an empty
+     * partial, which merge takes as nothing. */
     const int64_t n_keys =
         a.causal && a.q_pos + 1 < a.n_keys ? a.q_pos + 1 : a.n_keys;
     int64_t n = n_keys - chunk * QCPU_CHUNK;
@@ -170,6 +178,7 @@ static int64_t span_of(const job *j, int64_t unit)
     return low;
 }
 
+/* Units write rows or partials of their own, so no two threads meet. */
 static void run_unit(void *context, int64_t unit, int thread)
 {
     const job *j = context;
@@ -188,6 +197,7 @@ static void merge(
 {
     const int64_t d = j->op->d_head;
     float largest = -FLT_MAX, sum = 0;
+    /* The largest over all chunks first: every factor is at most 1. */
     for (int64_t i = 0; i < p->n_parts; i++) {
         const qcpu_partial *part =
             (const void *)partial_at(j, p, query, i, head);
@@ -195,6 +205,7 @@ static void merge(
     }
     for (int64_t c = 0; c < d; c++)
         dst[c] = 0;
+    /* Chunks in their order, whichever thread computed them when. */
     for (int64_t i = 0; i < p->n_parts; i++) {
         const qcpu_partial *part =
             (const void *)partial_at(j, p, query, i, head);
@@ -239,6 +250,8 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
             qcpu_attention_scratch_bytes(step_heads(o), o->d_head, o->d_head),
         .err = err,
     };
+    /* Twice: how much room the plans and partials need is known only when they
+     * are made. */
     plan all = plan_batch(&j, NULL);
     const size_t threads_bytes = j.scratch_bytes * (size_t)device->n_threads;
     const size_t plan_bytes = qcpu_align((size_t)o->n_spans * sizeof *j.plans);
@@ -262,7 +275,8 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
     return qmi_check_cancel(err);
 }
 
-/* A variant's functions know their kernel by name only. */
+/* A variant's functions know their kernel by name only: the table of backend.h
+ * has no room for more. */
 #define VARIANT_FUNCTIONS(symbol, text)                                        \
     static bool can_##symbol(const qmi_device *device, const qmi_op *op)       \
     {                                                                          \
@@ -295,6 +309,7 @@ static qmi_variant usable[N_VARIANTS];
 static size_t n_usable;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+/* The order of the list is the order of preference. */
 static void select_usable(void)
 {
     for (size_t i = 0; i < N_VARIANTS; i++)

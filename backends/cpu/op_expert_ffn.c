@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The operation `expert_ffn`: tokens are grouped by expert and each expert
- * runs both of its products on its tokens while they are in the cache.  An
- * expert with more than a thread's share of the tokens is computed by all
- * threads together, the others by one thread each, at the same time. */
+ * The operation `expert_ffn`.  In: tokens and the experts each was routed to.
+ * Out: dst, each token's experts added up in the order of choice.  Tokens are
+ * grouped by expert and each expert runs both of its products on its tokens
+ * while they are in the cache.  An expert with more than a thread's share of
+ * the tokens is computed by all threads together, the others by one thread
+ * each, at the same time; a row's sum is the same either way. */
 #include <pthread.h>
 #include <string.h>
 
@@ -48,6 +50,7 @@ typedef struct lane {
     size_t n_bytes;
 } lane;
 
+/* base NULL: sizes only. */
 static lane lay_out_lane(const experts *e, uint8_t *base, int64_t n)
 {
     const qmi_weight *wi = e->o->wi->host, *wo = e->o->wo->host;
@@ -101,6 +104,8 @@ enum { ENOUGH_ROUNDS = 4 }; /* for threads to finish at about the same time */
 /* Moves shared groups to the front, keeping the order of both kinds. */
 static void put_shared_first(experts *e, int64_t share)
 {
+    /* Insertion: the order of experts stays, so a run does not depend on how
+     * large the groups are. */
     for (int32_t i = 0; i < e->n_groups; i++) {
         group g = e->groups[i];
         if (g.n <= share)
@@ -117,6 +122,8 @@ static void sort_slots(experts *e, int n_threads)
     const int32_t *expert = qmi_host_pointer(e->o->expert);
     const int32_t n_experts = (int32_t)e->o->wi->host->n_mats;
     const int32_t n_slots = (int32_t)(e->o->n_tokens * e->o->top_k);
+    /* Counting sort: counts, places, then the slots in their order.  The last
+     * bin is that of dropped tokens. */
     memset(e->groups, 0, (size_t)(n_experts + 1) * sizeof *e->groups);
     for (int32_t s = 0; s < n_slots; s++)
         e->groups[expert[s] < 0 ? n_experts : expert[s]].n++;
@@ -135,9 +142,12 @@ static void sort_slots(experts *e, int n_threads)
     e->n_groups = e->n_shared = e->most = 0;
     for (int32_t i = 0; i < n_experts; i++) {
         group g = e->groups[i];
+        /* `first` has moved to the group's end. */
         g.first -= g.n;
         if (g.n == 0)
             continue;
+        /* Kept groups move to the front of the bins, which never overtakes
+         * i. */
         e->groups[e->n_groups++] = g;
         e->most = g.n > e->most ? g.n : e->most;
     }
@@ -150,6 +160,8 @@ static void sort_slots(experts *e, int n_threads)
 
 /* ---- one expert ---- */
 
+/* Tokens of the expert are gathered, so that the product reads them as one
+ * block. */
 static void run_expert(
     const experts *e, const group *g, const lane *l, qmi_team *team)
 {
@@ -161,6 +173,7 @@ static void run_expert(
         memcpy(l->x + i * d_model,
             src + e->order[g->first + i] / o->top_k * d_model,
             (size_t)d_model * sizeof *src);
+    /* Without a team the lane's own space, since lanes run side by side. */
     uint8_t *threads = team != NULL ? e->threads : l->threads;
     const qcpu_product in = {
         .kernel = e->kernel,
@@ -185,6 +198,7 @@ static void run_expert(
     qcpu_product_run(&out, team, l->input, threads, e->thread_stride, e->err);
 }
 
+/* One thread, one expert: groups write rows of `y` of their own. */
 static void run_own(void *context, int64_t item, int thread)
 {
     const experts *e = context;
@@ -207,10 +221,13 @@ static void combine_token(void *context, int64_t t, int thread)
     const float *residual = qmi_host_pointer(o->residual);
     float *dst = (float *)qmi_host_pointer(o->dst) + t * d_model;
     (void)thread;
+    /* dst may be the residual itself. */
     if (residual == NULL)
         memset(dst, 0, (size_t)d_model * sizeof *dst);
     else if (residual + t * d_model != dst)
         memcpy(dst, residual + t * d_model, (size_t)d_model * sizeof *dst);
+    /* In the order of choice, so that bits do not depend on the experts'
+     * order. */
     for (int64_t s = t * o->top_k; s < (t + 1) * o->top_k; s++) {
         const float *y =
             expert[s] < 0 ? src + t * d_model : e->y + e->place[s] * d_model;
@@ -244,7 +261,8 @@ static void announce_matrix(
             device->experts, (int)((uintptr_t)w->device - 1), mat);
 }
 
-/* All of them before the first is computed. */
+/* All of them before the first is computed, so that the disk works while the
+ * threads do. */
 static void announce_experts(qmi_device *device, const experts *e)
 {
     if (device->experts != NULL)
@@ -266,19 +284,24 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
     QMI_TRY(qcpu_product_begin(kernel, device->n_threads, err));
     QMI_TRY(prepare(&e, device, err));
     announce_experts(device, &e);
+    /* On this thread, before the others read: a check may fail, and only here
+     * can it be told. */
     for (int32_t i = 0; i < e.n_groups; i++) {
         QMI_TRY(qmi_weight_check(o->wi->host, e.groups[i].expert, err));
         QMI_TRY(qmi_weight_check(o->wo->host, e.groups[i].expert, err));
     }
     if (e.n_groups != 0) {
         const lane l = lay_out_lane(&e, e.lanes, e.most);
+        /* Shared groups first: they need all threads at once. */
         for (int32_t i = 0; i < e.n_shared; i++)
             run_expert(&e, &e.groups[i], &l, device->team);
         status = qmi_team_run(
             device->team, e.n_groups - e.n_shared, run_own, &e, err);
     }
+    /* Also after an error: the step has ended, whatever came of it. */
     if (device->experts != NULL)
         qcpu_expert_cache_end_step(device->experts);
+    /* One thread: adding up takes far less than the products. */
     for (int64_t t = 0; status == QMOE_OK && t < o->n_tokens; t++)
         combine_token(&e, t, 0);
     return status;
@@ -289,7 +312,8 @@ static bool takes(const qmi_op_expert_ffn *o, const qcpu_matmul *kernel)
     return kernel->takes(o->wi->host) && kernel->takes(o->wo->host);
 }
 
-/* A variant's functions know their kernel by name only. */
+/* A variant's functions know their kernel by name only: the table of backend.h
+ * has no room for more. */
 #define FUNCTIONS(symbol, text)                                                \
     static bool takes_##symbol(const qmi_device *device, const qmi_op *op)     \
     {                                                                          \

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The operation `linear`: one product, a variant per kernel. */
+ * The operation `linear`: one product, a variant per kernel.  In: tokens and
+ * one matrix.  Out: dst.  The matrix is checked before a kernel reads it. */
 #include <pthread.h>
 
 #include "cancel.h"
@@ -11,6 +12,7 @@ static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
     const qmi_weight *w = o->weight->host;
     QMI_TRY(qmi_weight_check(w, o->mat, err));
     QMI_TRY(qcpu_product_begin(kernel, device->n_threads, err));
+    /* One block: the input for all threads, then a space for each. */
     size_t input = qcpu_product_input_bytes(kernel, w, o->n_tokens);
     size_t stride = qcpu_product_thread_bytes(kernel, w, o->n_tokens);
     uint8_t *scratch =
@@ -32,6 +34,7 @@ static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
     return qmi_check_cancel(err);
 }
 
+/* Past max_tokens a later variant in the list is faster. */
 static bool takes(const qmi_op_linear *o, const qcpu_matmul *kernel)
 {
     return o->n_tokens <= kernel->max_tokens && kernel->takes(o->weight->host);
@@ -65,6 +68,7 @@ static qmi_variant usable[N_VARIANTS];
 static size_t n_usable;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+/* The order of the list is the order of preference. */
 static void select_usable(void)
 {
     n_usable = qcpu_usable_variants(usable, variants, N_VARIANTS);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The cheap operations: embedding rows, norm, cache stores, routing, decode. */
+ * The cheap operations: embedding rows, norm, cache stores, routing, decode.
+ * In: operands of ops.h.  Out: their results, by the calling thread alone:
+ * waking others would cost more than it saves.  Sums have a fixed order. */
 #include "cpu.h"
 
 #include <math.h>
@@ -16,6 +18,7 @@ static qmoe_status look(int64_t t, qmi_error *err)
     return t % LOOK_TOKENS == 0 ? qmi_check_cancel(err) : QMOE_OK;
 }
 
+/* Formats and counts of all kinds: nothing here depends on them. */
 static bool always(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
@@ -61,6 +64,7 @@ static qmoe_status run_rmsnorm(
     const qmi_op_rmsnorm *o = &op->u.rmsnorm;
     const qmi_weight *w = o->weight->host;
     QMI_TRY(qmi_weight_check(w, 0, err));
+    /* Decoded once for all tokens. */
     float *scale = qcpu_scratch(device, (size_t)w->n_cols * sizeof *scale, err);
     if (scale == NULL)
         return QMOE_E_NOMEM;
@@ -96,6 +100,8 @@ static qmoe_status run_kv_store(
 static void insert_best(
     int32_t *best, float *value, int64_t n, int32_t e, float logit)
 {
+    /* From the end: an equal logit stays behind, and most experts never get
+     * past the last place. */
     int64_t at = n;
     while (at > 0 && (best[at - 1] < 0 || logit > value[at - 1]))
         at--;
@@ -113,10 +119,12 @@ static void route_token(
     const qmi_op_route *o, const float *logits, int32_t *expert, float *weight)
 {
     float largest = -INFINITY;
+    /* -1: a free place. */
     for (int64_t j = 0; j < o->top_k; j++)
         expert[j] = -1;
     for (int64_t e = 0; e < o->n_experts; e++) {
         largest = fmaxf(largest, logits[e]);
+        /* `weight` holds logits until the sum is known. */
         insert_best(expert, weight, o->top_k, (int32_t)e, logits[e]);
     }
     float sum = 0;
@@ -130,6 +138,8 @@ static void drop_over_capacity(const qmi_op_route *o, int64_t *used)
 {
     int32_t *expert = qmi_host_pointer(o->expert);
     const int32_t *sequence = qmi_host_pointer(o->sequence);
+    /* Tokens of a sequence are neighbours (ops.h): counts begin anew where the
+     * number changes, and earlier tokens win. */
     for (int64_t t = 0; t < o->n_tokens; t++) {
         if (t == 0 || sequence[t] != sequence[t - 1])
             memset(used, 0, (size_t)o->n_experts * sizeof *used);

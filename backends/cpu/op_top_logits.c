@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operation top-logits: one pass over each row with a sorted list of the best
- * so far.  Few numbers get into the list, so what counts is how fast the others
- * are passed over: a run of them at a time, by one comparison each. */
+ * so far.  In: logits.  Out: value and id, both sorted.  Few numbers get into
+ * the list, so what counts is how fast the others are passed over: a run of
+ * them at a time, by one comparison each.  A row belongs to one thread. */
 #include "cpu.h"
 #include "top_logits.h"
 
@@ -23,6 +24,7 @@ typedef struct best {
 /* Ids come in ascending order: an equal value stays behind. */
 static void insert(best *b, float logit, int32_t id)
 {
+    /* What is stored is what counts (top_logits.h): never NaN. */
     const float x = qmi_counted_logit(logit);
     int64_t at = b->n;
     while (at > 0 && x > b->value[at - 1])
@@ -42,6 +44,7 @@ static void insert(best *b, float logit, int32_t id)
 /* NaN is above nothing, as it must be. */
 static bool any_above(const float *x, float limit)
 {
+    /* No branch inside, so that it becomes vector comparisons. */
     int any = 0;
     for (int i = 0; i < RUN; i++)
         any |= x[i] > limit;
@@ -60,9 +63,12 @@ static void run_row(void *context, int64_t row, int thread)
         .capacity = o->top_k,
     };
     int64_t i = 0;
+    /* The first top_k fill the list, so that it has a last place below. */
     for (; i < o->top_k; i++)
         insert(&b, x[i], (int32_t)i);
     while (i < o->n_cols) {
+        /* The bound of the run; within it the list may rise, so each hit is
+         * compared again. */
         const float least = b.value[o->top_k - 1];
         if (o->n_cols - i >= RUN && !any_above(x + i, least)) {
             i += RUN;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Products (product.h), and what kernels without packing share. */
+ * Products (product.h), and what kernels without packing share.  In: tokens,
+ * one matrix, work space.  Out: dst of all rows.  The input is rotated and
+ * packed once, by the calling thread; then tiles of rows are independent, and
+ * each is one thread's.  Where a tile ends depends on the weight alone. */
 #include "product.h"
 
 #include <string.h>
@@ -48,7 +51,8 @@ size_t qcpu_no_scratch(const qmi_weight *w, int64_t n_tokens)
     return 0;
 }
 
-/* Whether x is to be rotated. */
+/* Whether x is to be rotated: kernels multiply stored rows, which are rotated;
+ * those that decode by the format get the model's own rows. */
 static bool is_rotated(const qcpu_matmul *kernel, const qmi_weight *w)
 {
     return w->rotation != 0 && w->format->rotates && !kernel->takes_plain_x;
@@ -99,6 +103,8 @@ static void combine(
 {
     float *dst = p->dst + at;
     const float alpha = p->alpha;
+    /* Three loops without branches inside, since the compiler vectorises
+     * each. */
     if (p->relu)
         for (int64_t r = 0; r < n_rows; r++) {
             float value = alpha * y[r];
@@ -120,6 +126,7 @@ static void run_tile(void *context, int64_t item, int thread)
     qcpu_tile tile = job->input;
     uint8_t *scratch = job->threads + job->stride * (size_t)thread;
     float *y = (float *)(void *)scratch;
+    /* The last tile is shorter. */
     tile.row = item * job->step;
     tile.n_rows = p->w->n_rows - tile.row;
     if (tile.n_rows > job->step)
@@ -130,6 +137,8 @@ static void run_tile(void *context, int64_t item, int thread)
             p, y + t * tile.n_rows, t * p->w->n_rows + tile.row, tile.n_rows);
 }
 
+/* By the kernel's own rough speed: a fixed choice per shape, which in any case
+ * changes no bit. */
 static bool is_small(const qcpu_product *p)
 {
     double n = (double)p->w->n_rows * (double)p->w->n_cols;
@@ -147,6 +156,7 @@ static void run_tokens(const qcpu_product *p, qmi_team *team, void *input,
         (uint8_t *)input + rotated_bytes(p->kernel, w, p->n_tokens);
     if (is_rotated(p->kernel, w)) {
         float *rotated = input;
+        /* x stays as it is: other products may use it. */
         memcpy(rotated, x, (size_t)(p->n_tokens * w->n_cols) * sizeof *rotated);
         for (int64_t t = 0; t < p->n_tokens; t++)
             qmi_rotate(rotated + t * w->n_cols, w->n_cols, w->rotation,
@@ -168,7 +178,7 @@ static void run_tokens(const qcpu_product *p, qmi_team *team, void *input,
     };
     int64_t n_tiles = (w->n_rows + job.step - 1) / job.step;
     if (team != NULL && !is_small(p)) {
-        /* The caller asks again. */
+        /* The caller asks again: cancelling leaves tiles out. */
         (void)qmi_team_run(team, n_tiles, run_tile, &job, err);
         return;
     }
@@ -180,6 +190,8 @@ void qcpu_product_run(const qcpu_product *p, qmi_team *team, void *input,
     uint8_t *threads, size_t stride, qmi_error *err)
 {
     qcpu_product part = *p;
+    /* Portions of tokens, each over all rows: the wish to end early is heard in
+     * between. */
     for (int64_t t = 0; t < p->n_tokens && !qmi_cancelled(err);
          t += MAX_TOKENS) {
         part.n_tokens = at_a_time(p->n_tokens - t);
@@ -191,6 +203,7 @@ void qcpu_product_run(const qcpu_product *p, qmi_team *team, void *input,
     }
 }
 
+/* In the order of preference, as they stand in the list. */
 size_t qcpu_usable_variants(
     qmi_variant *out, const qcpu_kernel_variant *all, size_t n)
 {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pvq and pvq8 on AVX2.  Few tokens: 8 rows in the 8 lanes, a pulse is a look
- * up in x by vpermps (two and a blend for the 16 columns of pvq) with its sign
- * xored in.  Many tokens: the row form. */
+ * pvq and pvq8 on AVX2.  In: codes of a tile of 32 rows, packed tokens.  Out:
+ * sums of the rows without their scales.  Few tokens: 8 rows in the 8 lanes, a
+ * pulse is a look up in x by vpermps (two and a blend for the 16 columns of
+ * pvq) with its sign xored in.  Many tokens: the row form.  Each row is added
+ * up in the order of its groups. */
 #include "pvq_kernel.h"
 
 #if defined(__x86_64__)
@@ -60,6 +62,7 @@ INLINE __m256 pair_8(const float *x, __m256i p, int i)
             _mm256_cmpgt_epi32(at_a, at_b)));
 }
 
+/* Blocks in pairs: two chains of additions, in a fixed order. */
 INLINE __m256 group_sum(const float *x, words w, int n)
 {
     /* Top bit of a byte: a > b. */
@@ -106,6 +109,8 @@ INLINE __m256i load_positions(const uint8_t *group, int quarter, int n)
                       _mm256_slli_epi32(bytes(p + 64), 16)));
 }
 
+/* As add_tile for the blocks behind the last chunk: signs are bytes, and pvq's
+ * last blocks have columns of their own (pvq.h). */
 INLINE void add_tail(__m256 sums[4], const uint8_t *codes, int n_blocks,
     const float *x, int64_t stride, int n)
 {
@@ -125,6 +130,7 @@ INLINE void add_tail(__m256 sums[4], const uint8_t *codes, int n_blocks,
                     : columns_of(rest + 8 * q, n_rest);
             const words w = {positions, signs};
             sums[q] = _mm256_add_ps(sums[q], group_sum(x + g * stride, w, n));
+            /* The next four signs. */
             signs = _mm256_srli_epi32(signs, 4);
         }
     }
@@ -136,6 +142,7 @@ INLINE void add_tile(float *out, const uint8_t *codes, const qmi_pvq_shape *s,
 {
     const size_t group_bytes = qcpu_pvq_group_bytes(n);
     __m256 sums[4];
+    /* Four registers of 8 rows are a tile. */
     QCPU_UNROLL
     for (int q = 0; q < 4; q++)
         sums[q] = _mm256_setzero_ps();
@@ -172,6 +179,8 @@ ISA static void few_tokens(float *sums, const uint8_t *codes,
     for (int64_t t = 0; t < n_tokens; t++) {
         float *out = sums + t * QMI_PVQ_TILE;
         const float *x = panel + t * width;
+        /* n as a constant in both calls, so that each is compiled for its
+         * width. */
         if (s->n == 16)
             add_tile(out, codes, s, x, width * n_tokens, 16);
         else

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The part of the pvq kernels that does not depend on the instruction set. */
+ * The part of the pvq kernels that does not depend on the instruction set.  In:
+ * a tile of a checked matrix, tokens.  Out: y, the kernels' sums times the
+ * scales of the rows. */
 #include "pvq_kernel.h"
 
 bool qcpu_pvq_takes(const qmi_weight *w)
@@ -19,6 +21,7 @@ int64_t qcpu_pvq_tile_rows(const qmi_weight *w)
     return w->n_rows > 1024 ? 2 * QMI_PVQ_TILE : QMI_PVQ_TILE;
 }
 
+/* Whole groups: kernels have no tail of columns; the padding is zero. */
 static int64_t padded_cols(const qmi_pvq_shape *s)
 {
     return qcpu_pvq_n_groups(s) * QCPU_PVQ_GROUP * s->n;
@@ -43,6 +46,8 @@ void qcpu_pvq_pack(
     const int64_t n_groups = qcpu_pvq_n_groups(&s), n_cols = w->n_cols;
     const int64_t width = QCPU_PVQ_GROUP * s.n;
     float *out = dst;
+    /* Panel, group, token: a kernel reads the tokens of a group side by side
+     * while it holds the group's codes. */
     for (int64_t first = 0; first < n_tokens; first += QCPU_PVQ_TOKENS) {
         const int64_t end = first + panel_tokens(n_tokens, first);
         for (int64_t g = 0; g < n_groups; g++)
@@ -81,9 +86,12 @@ void qcpu_pvq_run(
     float *sums = scratch;
     float scales[QMI_PVQ_TILE];
     for (int64_t r = 0; r < tile->n_rows; r += QMI_PVQ_TILE) {
+        /* Rows of padding in the last tile have no scale and no place in y. */
         const int64_t left = tile->n_rows - r;
         const int64_t n = left < QMI_PVQ_TILE ? left : QMI_PVQ_TILE;
         load_scales(scales, scale_bytes + 2 * r, n);
+        /* The codes of a tile are small: they stay in the cache for all
+         * panels. */
         for (int64_t t = 0; t < tile->n_tokens; t += QCPU_PVQ_TOKENS) {
             const int64_t n_tokens = panel_tokens(tile->n_tokens, t);
             fn(sums, codes, &s,
@@ -99,6 +107,7 @@ void qcpu_pvq_run(
 
 /* ---- row form ---- */
 
+/* Every column twice: as it is and negated, so that a sign is an address. */
 static int64_t panel_floats(const qmi_pvq_shape *s, int lanes)
 {
     return 2 * padded_cols(s) * lanes;
@@ -131,6 +140,7 @@ void qcpu_pvq_rows_pack(float *dst, const qmi_weight *w, const float *x,
     for (int64_t t = 0; t < n_tokens; t += lanes) {
         const int n = n_tokens - t < lanes ? (int)(n_tokens - t) : lanes;
         const float *from = x + t * w->n_cols;
+        /* Columns of padding are zeros for every token. */
         for (int64_t c = 0; c < padded_cols(&s); c++)
             pack_column(
                 dst, c, s.n, from + c, w->n_cols, c < w->n_cols ? n : 0, lanes);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pvq and pvq8 on NEON.  Few tokens: 4 rows in the 4 lanes; the bytes of x of
- * a block are a table of 64 (32) bytes, a pulse four look-ups in it, with its
- * sign xored in.  Many tokens: the portable row form, which is NEON here. */
+ * pvq and pvq8 on NEON.  In: codes of a tile of 32 rows, packed tokens.  Out:
+ * sums of the rows without their scales.  Few tokens: 4 rows in the 4 lanes;
+ * the bytes of x of a block are a table of 64 (32) bytes, a pulse four look-ups
+ * in it, with its sign xored in.  Many tokens: the portable row form, which is
+ * NEON here. */
 #include "pvq_kernel.h"
 
 #if defined(__aarch64__)
@@ -38,7 +40,9 @@ INLINE indices decode(uint32x4_t positions, uint32x4_t signs, int n)
     };
 }
 
-/* x at the positions of block i; `first` holds 4 times them. */
+/* x at the positions of block i; `first` holds 4 times them.  The byte of the
+ * block is spread over its lane, and 0 to 3 added: the four bytes of a
+ * float. */
 INLINE uint32x4_t look_up(const float *x, uint8x16_t first, int i, int n)
 {
     static const uint8_t lanes[16] = {
@@ -103,6 +107,8 @@ INLINE uint32x4_t load_positions(const uint8_t *group, int quad, int n)
     return vsliq_n_u32(out, vshrq_n_u32(bits, 18), 24);
 }
 
+/* As add_tile for the blocks behind the last chunk: signs are bytes, and pvq's
+ * last blocks have columns of their own (pvq.h). */
 INLINE void add_tail(float32x4_t sums[N_QUADS], const uint8_t *codes,
     int n_blocks, const float *x, int64_t stride, int n)
 {
@@ -166,6 +172,8 @@ static void few_tokens(float *sums, const uint8_t *codes,
     for (int64_t t = 0; t < n_tokens; t++) {
         float *out = sums + t * QMI_PVQ_TILE;
         const float *x = panel + t * width;
+        /* n as a constant in both calls, so that each is compiled for its
+         * width. */
         if (s->n == 16)
             add_tile(out, codes, s, x, width * n_tokens, 16);
         else

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pvq and pvq8 in portable C: the row form, for one token and for many. */
+ * pvq and pvq8 in portable C: the row form, for one token and for many.  In:
+ * codes of a tile, tokens packed with their negatives.  Out: sums of the rows.
+ * What every processor can run, and what the others are compared with. */
 #include "pvq_kernel.h"
 
 #define ISA
@@ -7,6 +9,7 @@
 #define VEC_BYTES 16
 #include "pvq_rows_template.h"
 
+/* One lane for few tokens: padding would be most of the work. */
 static int lanes_for(int64_t n_tokens)
 {
     return n_tokens < QCPU_PVQ_MIN_TOKENS_FOR_ROWS ? 1 : QCPU_PVQ_LANES;

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Products with "q2" matrices (q2_template.h) for each instruction set: what
- * they share, and how each looks up the value of a code. */
+ * they share, and how each looks up the value of a code.  In: a tile of rows,
+ * tokens packed in the order in which codes are unpacked.  Out: y of the tile.
+ * The number of chains of additions is fixed per set, so bits do not depend on
+ * threads. */
 #include "matmul.h"
 #include "q2.h"
 
@@ -51,6 +54,8 @@ static void q2_pack(float *dst, const qmi_weight *w, const float *x,
     const int64_t n_cols = w->n_cols, stride = q2_stride(w, lanes);
     const int64_t step = 16 * lanes, whole = n_cols / step * step;
     for (int64_t t = 0; t < n_tokens; t++, x += n_cols, dst += stride) {
+        /* A 32-bit word holds 16 codes; shifting all lanes by two bits gives
+         * every 16th column, so x lies in that order. */
         for (int64_t c = 0; c < whole; c += step)
             for (int64_t l = 0; l < lanes; l++)
                 for (int64_t k = 0; k < 16; k++)
@@ -92,6 +97,7 @@ typedef struct {
     bits_portable first, low, high, both;
 } table_portable;
 
+/* bf16 is the upper half of f32. */
 static inline bits_portable bits_of_level(const uint8_t *levels, int code)
 {
     const uint32_t one = (uint32_t)qmi_load_u16(levels + 2 * code) << 16;
@@ -110,6 +116,8 @@ static inline table_portable tables_of_portable(const uint8_t *levels)
 static inline vec_portable look_up_portable(
     const table_portable *t, bits_portable codes, int which)
 {
+    /* Masks of all ones: v0, v1, v2 or v3 by two conditional xors and one for
+     * both bits. */
     const bits_portable low = -(codes & 1), high = -(codes >> 1 & 1);
     (void)which;
     return (vec_portable)(t->first ^ (low & t->low) ^ (high & t->high) ^
@@ -149,6 +157,7 @@ typedef struct {
 
 ISA static inline table_avx2 tables_of_avx2(const uint8_t *levels)
 {
+    /* All four values in one load of 8 bytes. */
     const __m256i wide =
         _mm256_cvtepu16_epi32(_mm_set1_epi64x((int64_t)qmi_load_u64(levels)));
     return (table_avx2){_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
@@ -200,6 +209,7 @@ typedef struct {
 
 ISA static inline table_avx512 tables_of_avx512(const uint8_t *levels)
 {
+    /* A table for each of the index's two codes. */
     const __m512i quarters =
         _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     const __m512i wide = _mm512_slli_epi32(
@@ -255,6 +265,7 @@ static inline table_neon tables_of_neon(const uint8_t *levels)
 static inline vec_neon look_up_neon(
     const table_neon *t, bits_neon codes, int which)
 {
+    /* Four byte numbers per lane: 4 * code + 0..3. */
     const bits_neon index = (codes & 3) * 0x04040404u + 0x03020100u;
     (void)which;
     return (vec_neon)vqtbl1q_u8(t->bytes, (uint8x16_t)index);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Paging hints (read_ahead.h).  Asking for pages that are there costs a walk
- * over all of them, so the first and the last page of a range are looked at
- * before: an expert is read and dropped as a whole, near enough.  Even that
- * look costs a microsecond, a tenth of a small product; so a matrix used a few
- * seconds ago is taken to be there still. */
+ * Paging hints (read_ahead.h).  In: a matrix that is about to be used.  Out: a
+ * hint to the system, or nothing; no result depends on it.  Asking for pages
+ * that are there costs a walk over all of them, so the first and the last page
+ * of a range are looked at before: an expert is read and dropped as a whole,
+ * near enough.  Even that look costs a microsecond, a tenth of a small product;
+ * so a matrix used a few seconds ago is taken to be there still. */
 #include "read_ahead.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 
 #include "clock.h"
 
+/* A failure counts as there: a hint is not worth an error. */
 static bool is_resident(uintptr_t page, size_t page_bytes)
 {
     unsigned char flags = 0;
@@ -27,6 +29,7 @@ static void will_need(qmi_part r)
     const uintptr_t begin = (uintptr_t)r.data / page_bytes * page_bytes;
     const uintptr_t end = (uintptr_t)r.data + r.n_bytes;
     const uintptr_t last = (end - 1) / page_bytes * page_bytes;
+    /* Callers may look at errno after an operation. */
     const int kept = errno;
     if (!is_resident(begin, page_bytes) || !is_resident(last, page_bytes))
         madvise((void *)begin, end - begin, MADV_WILLNEED);
@@ -50,6 +53,7 @@ static int64_t now_seconds(void)
     return (int64_t)qmi_seconds() + 1; /* 0 = never looked */
 }
 
+/* A small table by address: a collision only costs another look. */
 static bool looked_lately(qcpu_looks *looks, const void *data)
 {
     const uintptr_t key = (uintptr_t)data >> 6;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The kernels for "ternary-dict" (ternary_dict_kernel.h), one per width of the
- * vector registers. */
+ * vector registers.  In: codewords of checked rows, packed tokens.  Out: y of a
+ * tile.  Codewords are walked once per row and token, or once per row and panel
+ * of tokens; each adds its non-zero weights in their order. */
 #include "ternary_dict_kernel.h"
 
 #include <stddef.h>
@@ -22,6 +24,7 @@ static int64_t panel_floats(const qmi_weight *w)
     return w->n_cols * QCPU_TD_LANES;
 }
 
+/* A look-up may read past the last column: zeros are there. */
 static int64_t padded_floats(const qmi_weight *w)
 {
     return w->n_cols + QCPU_TD_PADDING;
@@ -39,6 +42,8 @@ void qcpu_td_pack(
     void *dst, const qmi_weight *w, const float *x, int64_t n_tokens)
 {
     float *out = dst;
+    /* Few tokens: one after the other.  Many: a lane is a token, and the
+     * codewords are read once for all of a panel. */
     if (n_tokens < QCPU_TD_MIN_TOKENS_FOR_LANES) {
         for (int64_t t = 0; t < n_tokens; t++, out += padded_floats(w)) {
             memcpy(out, x + t * w->n_cols, (size_t)w->n_cols * sizeof *out);
@@ -80,6 +85,7 @@ void qcpu_td_run(
     for (int64_t r = 0; r < tile->n_rows; r++) {
         const qcpu_td_row row = row_of(w, &m, tile->row + r);
         const float *panel = tile->packed;
+        /* One of both loops runs. */
         for (int64_t t = 0; few && t < n; t++)
             y[t * tile->n_rows + r] = one(&row, panel + t * padded_floats(w));
         for (int64_t t = 0; !few && t < n; t += QCPU_TD_LANES) {
@@ -162,6 +168,7 @@ ISA static inline __attribute__((always_inline)) __m128 add_codeword(
 /* Lane 3 adds zeros: its code is 0. */
 ISA static float one_avx512(const qcpu_td_row *row, const float *x)
 {
+    /* Two sums: the second codeword does not wait for the first addition. */
     const __m128 values =
         _mm_setr_ps(row->values[0], row->values[1], row->values[2], 0);
     __m128 sum0 = _mm_setzero_ps(), sum1 = _mm_setzero_ps();

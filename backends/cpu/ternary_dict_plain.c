@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * "ternary-dict" by the letter of the format: every codeword is unpacked
- * weight by weight from the decode table of docs/format.md.  For comparison
- * and as the last resort. */
+ * "ternary-dict" by the letter of the format: every codeword is unpacked weight
+ * by weight from the decode table of docs/format.md.  In: codewords of checked
+ * rows.  Out: y, each row added up column by column.  For comparison and as the
+ * last resort. */
 #include "matmul.h"
 #include "ternary_dict.h"
 
@@ -27,6 +28,7 @@ static float row_times(const qmi_dict *dict, const float values[3],
         uint8_t weights[2 * QMI_DICT_MAX_PAIRS + 1] = {0};
         for (int j = 0; j < e->n_nonzeros; j++)
             weights[e->position[j]] = e->code[j];
+        /* A padding weight lies past n_cols and is left out. */
         for (int j = 0; j < e->n_weights && c < n_cols; j++, c++)
             sum += values[weights[j]] * x[c];
     }
