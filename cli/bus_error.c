@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Weights are used through a memory map.  A file that is cut short or a disk
  * that fails under it shows as SIGBUS; this turns it into the one error line
- * and the exit code that every other failure of a file has. */
+ * and the exit code that every other failure of a file has.  In: the address
+ * that could not be read.  Out: a line that names the file mapped there, and
+ * the end of the process.  Nothing here allocates or takes a lock: the signal
+ * may come in the middle of either. */
 #include "cli.h"
 
 #include <fcntl.h>
@@ -14,6 +17,7 @@
 /* In a signal handler: system calls and the stack only. */
 static void put(const char *text, size_t n)
 {
+    /* A pipe may take a part; an error leaves nobody to tell. */
     while (n != 0) {
         ssize_t written = write(STDERR_FILENO, text, n);
         if (written <= 0)
@@ -23,6 +27,7 @@ static void put(const char *text, size_t n)
     }
 }
 
+/* stdio must not be used in a handler, so lines are cut by hand. */
 typedef struct reader {
     int fd;
     char bytes[4096];
@@ -45,6 +50,8 @@ static bool next_line(reader *r, char *line, size_t capacity)
         char c = r->bytes[r->at++];
         if (c == '\n')
             break;
+        /* What does not fit is dropped, but read: the next line must begin
+         * where it begins. */
         if (n + 1 < capacity)
             line[n++] = c;
     }
@@ -52,6 +59,7 @@ static bool next_line(reader *r, char *line, size_t capacity)
     return true;
 }
 
+/* strtoul may look at the locale; the kernel's addresses are plain digits. */
 static const char *parse_address(uintptr_t *out, const char *text)
 {
     static const char digits[] = "0123456789abcdef";
@@ -64,7 +72,8 @@ static const char *parse_address(uintptr_t *out, const char *text)
     return text;
 }
 
-/* Path of the file mapped at `address`, a part of `line`; NULL if none. */
+/* Path of the file mapped at `address`, a part of `line`; NULL if none: the
+ * address then belongs to no file, or /proc cannot be read. */
 static const char *mapped_file(uintptr_t address, char *line, size_t capacity)
 {
     reader r = {.fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
@@ -77,6 +86,7 @@ static const char *mapped_file(uintptr_t address, char *line, size_t capacity)
         parse_address(&end, rest + 1);
         if (address < begin || address >= end)
             continue;
+        /* The path is the last field and the only one with a slash. */
         path = strchr(line, '/');
         break;
     }
@@ -85,6 +95,8 @@ static const char *mapped_file(uintptr_t address, char *line, size_t capacity)
     return path;
 }
 
+/* Called on the thread that read; the others go on until they read there,
+ * too. */
 static void on_bus_error(int number, siginfo_t *info, void *context)
 {
     static const char head[] = "qmoe: error: ",
@@ -103,9 +115,12 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
     put(head, sizeof head - 1);
     put(path, strlen(path));
     put(tail, sizeof tail - 1);
+    /* exit() would run handlers and flush in the middle of anything. */
     _exit(CLI_FILES);
 }
 
+/* Without SA_RESETHAND: threads that fail at the same time find this handler
+ * and not the system's. */
 void cli_catch_bus_errors(void)
 {
     struct sigaction action = {.sa_sigaction = on_bus_error};

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Errors, exit codes and the library's objects with the tool's hooks. */
+ * Errors, exit codes and the library's objects with the tool's hooks.  In: a
+ * status of the library, or what the tool itself found.  Out: one line on
+ * stderr and an exit code of the table in 'qmoe --help'.  Every error of the
+ * tool goes through cli_fail, so that there is one form.  A cli_session is
+ * zeroed or open, and cli_close takes it in either state. */
 #include "cli.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Returns the code it is given, so that callers can return the call. */
 cli_exit cli_fail(cli_exit code, const char *format, ...)
 {
     char text[4096];
@@ -13,13 +18,16 @@ cli_exit cli_fail(cli_exit code, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    /* The progress line would run into the error's. */
     cli_clear_progress();
     fputs("qmoe: error: ", stderr);
+    /* Names come from files and may hold control characters. */
     cli_print_name(stderr, text);
     fputc('\n', stderr);
     return code;
 }
 
+/* No default: a new status must be given a code here (-Wswitch). */
 static cli_exit exit_code(qmoe_status status)
 {
     switch (status) {
@@ -52,15 +60,19 @@ static cli_exit exit_code(qmoe_status status)
 cli_exit cli_fail_status(const cli_session *s, qmoe_status status)
 {
     const char *text = qmoe_context_error(s->context);
+    /* What was in the works when the user stopped it is no error of its own. */
     if (status == QMOE_E_CANCELLED)
         return cli_fail(CLI_INTERRUPTED, "interrupted");
+    /* Errors that come before there is a context have no text of their own. */
     if (text[0] == '\0')
         text = qmoe_status_text(status);
     return cli_fail(exit_code(status), "%s", text);
 }
 
+/* Notes of the library go where errors go: stdout holds results only. */
 static void on_message(void *user, const char *text)
 {
+    /* Set where the same work is done again for other formats (plan). */
     const cli_session *s = user;
     if (s->is_silent)
         return;
@@ -79,10 +91,13 @@ cli_exit cli_open_context(cli_session *s, uint64_t n_threads)
         .message = on_message,
         .user = s,
     };
+    /* Zeroed first: cli_close is called whatever fails below. */
     *s = (cli_session){0};
+    /* Before the context: a signal must not fall between. */
     cli_catch_signals();
     cli_catch_bus_errors();
     qmoe_status status = qmoe_context_create(&s->context, &options);
+    /* Also after a failure, when it is NULL: no handler keeps a context. */
     cli_cancel_on_signal(s->context);
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
 }
@@ -107,6 +122,8 @@ static cli_exit verify(const cli_session *s, const char *directory)
         qmoe_verify(s->context, &report, directory, NULL, NULL);
     if (status != QMOE_OK)
         return cli_fail_status(s, status);
+    /* Without checksums there is nothing to compare with, and a silent success
+     * would be a skipped check reported as passed. */
     if (!report.compressed)
         return cli_fail(CLI_USAGE,
             "--verify: %s is not compressed and carries no checksums",
@@ -114,6 +131,7 @@ static cli_exit verify(const cli_session *s, const char *directory)
     return CLI_OK;
 }
 
+/* --verify comes first: nothing of a broken model is used. */
 cli_exit cli_open_session(
     cli_session *s, const char *directory, const cli_place *place)
 {
@@ -124,6 +142,7 @@ cli_exit cli_open_session(
         code = open_model(s, directory);
     if (code != CLI_OK)
         return code;
+    /* Zeros of options that were not given mean the library's defaults. */
     const qmoe_session_options options = {
         .size = sizeof options,
         .backend = place->backend,
@@ -136,6 +155,7 @@ cli_exit cli_open_session(
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
 }
 
+/* The same prefix as in the library, which alone knows the names behind it. */
 bool cli_is_synthetic(const char *model)
 {
     static const char scheme[] = "synth:";
@@ -145,13 +165,17 @@ bool cli_is_synthetic(const char *model)
 void cli_close(cli_session *s)
 {
     cli_clear_progress();
+    /* First: a signal from here on must not cancel what is being destroyed. */
     cli_cancel_on_signal(NULL);
+    /* Users before what they use; each takes NULL. */
     qmoe_session_destroy(s->session);
     qmoe_model_close(s->model);
     qmoe_context_destroy(s->context);
     *s = (cli_session){0};
 }
 
+/* The tool ends where the library would return E_NOMEM: it holds little, and
+ * nothing of it is worth a path for its failure. */
 void *cli_grow(void *old, size_t n_bytes)
 {
     void *grown = realloc(old, n_bytes != 0 ? n_bytes : 1);
@@ -165,6 +189,8 @@ static void *allocate(size_t n_bytes)
     return cli_grow(NULL, n_bytes);
 }
 
+/* The tool does not look at what cJSON returns: here an allocation never
+ * fails. */
 void cli_init_json(void)
 {
     cJSON_Hooks hooks = {.malloc_fn = allocate, .free_fn = free};

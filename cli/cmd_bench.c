@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe bench: finds what is to be measured; where results come from. */
+ * qmoe bench: finds what is to be measured; where results come from.  In: the
+ * command line after "bench".  Out: the verb of that kind runs; and for all of
+ * them, the parts of a document that say on what machine and by which build it
+ * was measured.  A result without its machine is not printed. */
 #include "bench.h"
 
 #include <ctype.h>
@@ -35,12 +38,15 @@ static const char help[] =
     "  qmoe bench kernels --shape 2080x6144 --batch 1\n"
     "  qmoe bench model build/m --json >model.json\n";
 
+/* The second word of a kind's name is what the user types. */
 static const cli_verb *const kinds[] = {&cli_verb_bench_kernels,
     &cli_verb_bench_attention, &cli_verb_bench_model, &cli_verb_bench_tune};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 /* ---- lists ---- */
 
+/* Digits only: strtoll would take signs and spaces.  Overflow gives INT64_MAX,
+ * which the bound refuses. */
 bool cli_bench_take_number(int64_t *out, const char **text)
 {
     char *end;
@@ -58,6 +64,8 @@ cli_exit cli_bench_fail_list(
         option, text);
 }
 
+/* Refuses the whole list for one bad item: a shorter list than asked for would
+ * look like a complete result. */
 cli_exit cli_bench_take_numbers(int *out, size_t *n, size_t capacity,
     const cli_verb *verb, const char *option, const char *text)
 {
@@ -65,6 +73,8 @@ cli_exit cli_bench_take_numbers(int *out, size_t *n, size_t capacity,
     int64_t value;
     if (text == NULL)
         return CLI_OK;
+    /* `&& p++` steps over the comma; a trailing one leaves an empty item, which
+     * is no number. */
     do {
         if (*n == capacity || !cli_bench_take_number(&value, &p))
             return cli_bench_fail_list(verb, option, text);
@@ -75,6 +85,7 @@ cli_exit cli_bench_take_numbers(int *out, size_t *n, size_t capacity,
 
 /* ---- the verb ---- */
 
+/* A near miss is named only if it is near (cli_closest). */
 static cli_exit fail_kind(const char *word)
 {
     const char *names[N_KINDS];
@@ -99,6 +110,8 @@ static cli_exit run(int argc, char **argv)
     }
     cli_exit code;
     const char *kind = NULL;
+    /* No kind was given, so this ends with help or an error; a word behind
+     * options is looked at as a kind to explain what is wrong. */
     if (!cli_parse(&code, &kind, "what to measure", &cli_verb_bench, argc, argv,
             NULL, 0))
         return code;
@@ -110,12 +123,16 @@ const cli_verb cli_verb_bench = {
 
 /* ---- where results come from ---- */
 
+/* A GPU's speed depends on its clocks at the moment, so they are kept with the
+ * results. */
 static void add_facts(cJSON *machine, const qmoe_device_facts *f)
 {
     char text[32];
     if (f == NULL ||
         f->n_multiprocessors == 0) /* no GPU, or one that nothing is known of */
         return;
+    /* Numbers as people write them; the driver's is 1000 * major + 10 *
+     * minor. */
     snprintf(
         text, sizeof text, "%d.%d", f->capability_major, f->capability_minor);
     cli_json_text(machine, "compute_capability", text);
@@ -134,6 +151,7 @@ static void add_facts(cJSON *machine, const qmoe_device_facts *f)
         {"memory_mhz", f->memory_mhz},
         {"most_memory_mhz", f->most_memory_mhz},
     };
+    /* null: the driver does not say. 0 would read as a measurement. */
     for (size_t i = 0; i < sizeof clocks / sizeof *clocks; i++)
         if (clocks[i].mhz > 0)
             cli_json_count(machine, clocks[i].name, (uint64_t)clocks[i].mhz);
@@ -141,6 +159,8 @@ static void add_facts(cJSON *machine, const qmoe_device_facts *f)
             cJSON_AddNullToObject(machine, clocks[i].name);
 }
 
+/* A document names its build and machine, so that it can be kept and compared
+ * later. */
 void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device,
     const qmoe_device_facts *facts)
 {
@@ -159,6 +179,8 @@ void cli_bench_add_machine(cJSON *document, const qmoe_device_info *device,
     add_facts(json, facts);
 }
 
+/* The same for people; the two lines stand above every table, so that a
+ * table that is pasted somewhere still says where it comes from. */
 void cli_bench_print_machine(const qmoe_device_info *device)
 {
     qmoe_bench_machine machine;
@@ -173,6 +195,8 @@ void cli_bench_print_machine(const qmoe_device_info *device)
     fputs(")\n", stdout);
 }
 
+/* Per number of threads: a result is compared with what as many threads
+ * read. */
 void cli_bench_add_bandwidth(
     cJSON *document, const qmoe_bench_bandwidth *list, size_t n)
 {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe bench attention: attention on the CPU over long contexts. */
+ * qmoe bench attention: attention on the CPU over long contexts.  In: sizes and
+ * lists.  Out: a table, or one JSON document of the same numbers.  The tool
+ * only reads options and prints; bench/bench_attention.c measures. */
 #include "bench.h"
 
 static const char help[] =
@@ -36,6 +38,7 @@ static const char help[] =
     "  qmoe bench attention --threads 1,2\n"
     "  qmoe bench attention --queries 2048 --keys 2048 --all-variants\n";
 
+/* More than anybody reads; lists live on the stack. */
 enum { MAX_LIST = 64 };
 
 static void print_table(const qmoe_bench_attention_report *r)
@@ -99,6 +102,8 @@ static cli_exit measure(
 
 static cli_exit run(int argc, char **argv)
 {
+    /* Bounds that keep sizes and times far from overflow; the library checks
+     * what fits memory. */
     enum { MAX_ROUNDS = 101, MAX_SAMPLE_MS = 60000, MAX_SIDE = 1024 };
     int keys[MAX_LIST], thread_counts[MAX_LIST];
     const char *key_text = NULL, *thread_text = NULL;
@@ -130,6 +135,7 @@ static cli_exit run(int argc, char **argv)
     if (code == CLI_OK)
         code = cli_bench_take_numbers(thread_counts, &o.n_threads, MAX_LIST,
             verb, "threads", thread_text);
+    /* Lists stay on this stack until the measurement has ended. */
     o.keys = keys;
     o.threads = thread_counts;
     o.n_queries = (int)n_queries;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe bench kernels: products in every format. */
+ * qmoe bench kernels: products in every format.  In: lists of shapes, batches,
+ * formats, threads.  Out: a table, JSON or CSV of the same results.  The tool
+ * only reads options and prints; bench/bench_kernels.c measures.  What was not
+ * measured is "-", empty or absent, never 0. */
 #include "bench.h"
 
 #include <inttypes.h>
@@ -57,6 +60,7 @@ static const char help[] =
 
 enum { MAX_LIST = 64 };
 
+/* What the options say, as words; and the lists they become. */
 typedef struct request {
     const char *shapes, *batches, *threads, *formats, *cache;
     const char *device;
@@ -83,6 +87,7 @@ static cli_exit take_numbers(
         out, n, MAX_LIST, &cli_verb_bench_kernels, option, text);
 }
 
+/* As cli_bench_take_numbers, in pairs: "RxC,RxC". */
 static cli_exit take_shapes(request *r)
 {
     const char *p = r->shapes;
@@ -105,6 +110,7 @@ static cli_exit take_formats(request *r)
     size_t n = 0;
     if (r->formats == NULL)
         return CLI_OK;
+    /* strtok writes into its text, and argv is not ours. */
     r->format_text = cli_grow(NULL, strlen(r->formats) + 1);
     strcpy(r->format_text, r->formats);
     for (char *p = strtok(r->format_text, ","); p != NULL;
@@ -114,9 +120,11 @@ static cli_exit take_formats(request *r)
         r->format_list[n++] = p;
     }
     r->options.n_formats = n;
+    /* Commas alone name no format. */
     return n != 0 ? CLI_OK : fail_list("format", r->formats);
 }
 
+/* Neither word: both are measured. */
 static cli_exit take_cache(request *r)
 {
     if (r->cache == NULL)
@@ -131,6 +139,7 @@ static cli_exit take_cache(request *r)
     return CLI_OK;
 }
 
+/* Stops at the first mistake, so that one line names it. */
 static cli_exit take_request(request *r)
 {
     qmoe_bench_kernels_options *o = &r->options;
@@ -153,6 +162,8 @@ static cli_exit take_request(request *r)
     if (code == CLI_OK)
         code = cli_refuse_idle(
             &cli_verb_bench_kernels, rules, sizeof rules / sizeof *rules);
+    /* Pointers into `r`, which outlives the measurement; lists of length 0 mean
+     * the library's defaults. */
     o->shapes = r->shape_list;
     o->batches = r->batch_list;
     o->threads = r->thread_list;
@@ -170,6 +181,7 @@ static const char *cache_name(const qmoe_bench_kernel *k)
     return k->hot ? "hot" : "cold";
 }
 
+/* 0: the partner was not measured in this setting. */
 static void print_ratio(int width, double ratio)
 {
     if (ratio > 0)
@@ -178,6 +190,8 @@ static void print_ratio(int width, double ratio)
         printf(" %*s", width, "-");
 }
 
+/* Widths fit the longest names; a table is for reading, --json and --csv are
+ * for programs. */
 static void print_table(const qmoe_bench_kernels_report *r)
 {
     cli_bench_print_machine(&r->device);
@@ -213,6 +227,7 @@ static void print_csv(const qmoe_bench_kernels_report *r)
             k->format, k->variant, k->rows, k->cols, k->batch, k->threads,
             cache_name(k), k->gweights_per_s, k->p10, k->p90, k->gbytes_per_s);
         printf("%.6g", k->bandwidth_share);
+        /* Empty: spreadsheets take it for a missing value. */
         const double ratios[] = {
             k->ratio_bf16, k->ratio_cublas, k->ratio_paper};
         for (int j = 0; j < 3; j++)
@@ -224,6 +239,7 @@ static void print_csv(const qmoe_bench_kernels_report *r)
     }
 }
 
+/* One result; names are those of the columns in the CSV. */
 static cJSON *json_kernel(const qmoe_bench_kernel *k)
 {
     cJSON *json = cJSON_CreateObject();
@@ -238,6 +254,7 @@ static cJSON *json_kernel(const qmoe_bench_kernel *k)
     cli_json_real(json, "gbytes_per_s", k->gbytes_per_s);
     cli_json_real(json, "p10", k->p10);
     cli_json_real(json, "p90", k->p90);
+    /* Absent where it is not known: readers cannot take it for a zero. */
     if (k->bandwidth_share > 0)
         cli_json_real(json, "bandwidth_share", k->bandwidth_share);
     if (k->ratio_bf16 > 0)
@@ -252,6 +269,7 @@ static cJSON *json_kernel(const qmoe_bench_kernel *k)
 static void print_json(const qmoe_bench_kernels_report *r)
 {
     cJSON *json = cJSON_CreateObject();
+    /* A document to keep: build and machine come first. */
     cli_bench_add_machine(json, &r->device, &r->facts);
     cli_json_count(json, "cold_bytes", r->cold_bytes);
     if (r->copy_gbytes_per_s > 0)
@@ -272,6 +290,8 @@ static void print_json(const qmoe_bench_kernels_report *r)
 
 /* ---- the run ---- */
 
+/* The report has results in the order in which they are printed; a failure
+ * in the middle prints none of them. */
 static cli_exit measure(const request *r, const cli_session *s)
 {
     qmoe_bench_kernels_report report;
@@ -292,6 +312,8 @@ static cli_exit measure(const request *r, const cli_session *s)
 static cli_exit run(int argc, char **argv)
 {
     enum { MAX_ROUNDS = 101, MAX_SAMPLE_MS = 60000 };
+    /* The CPU is the default here, unlike elsewhere: it is there on every
+     * machine, so results can be compared. */
     request r = {
         .n_rounds = 9,
         .sample_ms = 30,
@@ -320,6 +342,7 @@ static cli_exit run(int argc, char **argv)
     if (!cli_parse(&code, NULL, NULL, &cli_verb_bench_kernels, argc, argv,
             table, sizeof table / sizeof *table))
         return code;
+    /* After the context's failure cli_close still has a zeroed session. */
     code = take_request(&r);
     if (code == CLI_OK)
         code = cli_open_context(&s, 0);

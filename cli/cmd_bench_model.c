@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe bench model: tokens per second, by part. */
+ * qmoe bench model: tokens per second, by role.  In: a model, real or
+ * synthetic, and sizes of a batch.  Out: speeds of the compressed and the ideal
+ * run, and their ratio.  The tool only reads options and prints;
+ * bench/bench_model.c measures, and lets the two runs alternate, so that both
+ * see the same machine. */
 #include "bench.h"
 
 #include <string.h>
@@ -44,6 +48,7 @@ static const char help[] =
     "  qmoe bench model build/m --vs models/switch-mini\n"
     "  qmoe bench model 'synth:base-128?experts=32' --json\n";
 
+/* What the options say; the library's options are made of it. */
 typedef struct request {
     const char *model, *original, *routing, *format;
     uint64_t n_prompt_tokens, n_tokens, n_sequences, n_repeats, seed;
@@ -70,6 +75,7 @@ static void print_phase(const char *name, const qmoe_bench_phase *compressed,
             p->p10, p->p90);
         for (int role = 0; role < QMOE_ROLE_COUNT; role++)
             if (takes_time(role))
+                /* Seconds per token, in microseconds. */
                 printf(" %10.1f", 1e6 * p->roles[role]);
         putchar('\n');
     }
@@ -83,6 +89,8 @@ static void print_text(const qmoe_bench_model_report *r)
            "repetitions\n",
         r->n_threads, r->n_threads == 1 ? "" : "s", r->n_sequences,
         r->n_prompt_tokens, r->n_sequences, r->n_tokens, r->n_repeats);
+    /* How many experts a batch touches decides what the caches can do, so it
+     * stands beside the speeds. */
     printf("experts: %s %s, ideal %s; in use per block: %.1f encoding, %.1f "
            "decoding\n",
         r->format, cli_human_bytes(r->expert_bytes).text,
@@ -144,6 +152,8 @@ static void print_json(const request *q, const qmoe_bench_model_report *r)
 
 /* ---- the run ---- */
 
+/* The router of a synthetic model has random weights and says nothing of a real
+ * one, so uniform is its default. */
 static cli_exit take_routing(qmoe_bench_routing *out, const request *r)
 {
     *out = cli_is_synthetic(r->model) ? QMOE_BENCH_ROUTING_UNIFORM
@@ -166,6 +176,7 @@ static cli_exit measure(const request *r, const cli_session *s,
 {
     qmoe_bench_model_report report;
     const qmoe_bench_model_options options = {
+        /* Members that stay zero mean the library's defaults. */
         .size = sizeof options,
         .session =
             {
@@ -195,26 +206,33 @@ static cli_exit measure(const request *r, const cli_session *s,
     return CLI_OK;
 }
 
+/* Opens one model or two; the device is opened by the measurement, which
+ * needs it for both runs. */
 static cli_exit open_and_measure(const request *r, cli_session *s)
 {
     qmoe_model *original = NULL;
     qmoe_bench_routing routing;
+    /* Before the model is opened: a wrong word must not cost its loading. */
     cli_exit code = take_routing(&routing, r);
     if (code == CLI_OK)
         code = cli_open_model(s, r->place.n_threads, r->model);
     if (code != CLI_OK)
         return code;
     qmoe_status status = QMOE_OK;
+    /* The original only lends its expert matrices to the ideal run. */
     if (r->original != NULL)
         status = qmoe_model_open(&original, s->context, r->original);
     code = status == QMOE_OK ? measure(r, s, original, routing)
                              : cli_fail_status(s, status);
+    /* Accepts NULL; the model of the session is closed by cli_close. */
     qmoe_model_close(original);
     return code;
 }
 
 static cli_exit run(int argc, char **argv)
 {
+    /* Bounds keep sizes far from overflow; what fits memory the library
+     * says. */
     enum { MAX_TOKENS = 1 << 16, MAX_SEQUENCES = 1024, MAX_REPEATS = 101 };
     request r = {
         .place.backend = "auto",

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe bench tune: measures how a device's kernels run best. */
+ * qmoe bench tune: measures how a device's kernels run best.  In: a backend and
+ * a device.  Out: a line or a JSON member per candidate, as they are measured,
+ * and a tuning that the backend keeps.  Nothing is kept after a failure, so a
+ * document is printed only for what later runs will use. */
 #include "bench.h"
 
 static const char help[] =
@@ -31,8 +34,10 @@ static void print_candidate(void *user, const char *format, int64_t n_tokens,
     const char *candidate, double seconds)
 {
     (void)user;
+    /* Printed at once: a candidate takes seconds, and a hang shows at which. */
     printf("%-6s %2lld token%s  %-40s ", format, (long long)n_tokens,
         n_tokens == 1 ? " " : "s", candidate);
+    /* Not an error: devices differ in what they can run. */
     if (seconds < 0)
         printf("does not run here\n");
     else
@@ -40,7 +45,7 @@ static void print_candidate(void *user, const char *format, int64_t n_tokens,
     fflush(stdout);
 }
 
-/* Candidates measured so far. */
+/* Candidates measured so far: the number is what the progress shows. */
 typedef struct candidates {
     cJSON *list;
     uint64_t n;
@@ -52,6 +57,7 @@ static void add_candidate(void *user, const char *format, int64_t n_tokens,
     candidates *measured = user;
     const qmoe_progress progress = {
         .stage = "tune", .item = candidate, .done = ++measured->n};
+    /* The document comes at the end, so the user watches a progress line. */
     cli_on_progress(NULL, &progress);
     cJSON *result = cJSON_CreateObject();
     cli_json_text(result, "format", format);
@@ -69,6 +75,7 @@ static qmoe_status tune_json(
     const cli_session *s, const char *backend, const char *device)
 {
     qmoe_device_info info;
+    /* Asked before the measurement: the document names the device first. */
     qmoe_status status = qmoe_find_device(s->context, &info, backend, device);
     if (status != QMOE_OK)
         return status;
@@ -85,6 +92,7 @@ static qmoe_status tune_json(
 
 static cli_exit run(int argc, char **argv)
 {
+    /* Only this backend has a choice of kernels. */
     const char *backend = "opencl";
     const char *device = NULL;
     bool as_json = false;

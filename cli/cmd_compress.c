@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe compress: a checkpoint becomes a compressed directory. */
+ * qmoe compress: a checkpoint becomes a compressed directory.  In: the command
+ * line.  Out: options of the library's qmoe_compress, and its report as text or
+ * JSON.  The tool refuses options that would have no effect, turns "not given"
+ * into the library's zeros, and adds nothing to the result: the bytes of OUT
+ * depend on the library's options alone. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -96,9 +100,10 @@ static const char help[] =
     "0.7\n"
     "  qmoe compress models/switch-mini -o build/m --method rtn --force\n";
 
-/* The option was not given. */
+/* The option was not given: no share of bits is negative. */
 static const float no_bits = -1;
 
+/* 0 for a model without experts, instead of a division by 0. */
 static double share(uint64_t part, uint64_t whole)
 {
     return whole != 0 ? (double)part / (double)whole : 0;
@@ -115,6 +120,8 @@ typedef struct request {
     qmoe_compress_options options;
 } request;
 
+/* What was expected before the work began, also after it: so predictions can
+ * be compared with what came. */
 static void json_plan(
     cJSON *json, const request *q, const qmoe_compress_report *r)
 {
@@ -123,6 +130,7 @@ static void json_plan(
     cli_json_count(plan, "memory_bytes", r->planned_memory_bytes);
     cli_json_count(plan, "disk_bytes", r->planned_disk_bytes);
     cli_json_real(plan, "seconds", r->planned_seconds);
+    /* null: all documents that fit. */
     if (q->options.max_samples != 0)
         cli_json_count(plan, "samples_asked", q->options.max_samples);
     else
@@ -131,6 +139,7 @@ static void json_plan(
     cli_json_count(plan, "encoder_tokens", r->n_encoder_tokens);
     cli_json_count(plan, "decoder_tokens", r->n_decoder_tokens);
     cli_json_count(plan, "skipped_documents", r->n_skipped_documents);
+    /* 0: the formats were not chosen by a budget. */
     if (r->most_bits == 0)
         return;
     cli_json_real(plan, "least_bits", r->least_bits);
@@ -139,6 +148,7 @@ static void json_plan(
 
 static void json_result(cJSON *json, const qmoe_compress_report *r)
 {
+    /* Bytes and bits of what was written, not of what was planned. */
     cli_json_count(json, "output_bytes", r->output_bytes);
     cli_json_real(json, "ratio", share(r->source_bytes, r->output_bytes));
     cli_json_count(json, "expert_bytes", r->expert_bytes);
@@ -171,6 +181,7 @@ static void print_json(const request *q, const qmoe_compress_report *r)
     cli_json_print(json);
 }
 
+/* Rounded inwards, so that the printed bounds are possible budgets. */
 static void print_budget(const request *q, const qmoe_compress_report *r)
 {
     printf("  formats      ");
@@ -180,6 +191,8 @@ static void print_budget(const request *q, const qmoe_compress_report *r)
         floor(1e4 * r->most_bits) / 1e4);
 }
 
+/* What a run would take: every number of it is an estimate but the size of the
+ * source. */
 static void print_plan(const request *q, const qmoe_compress_report *r)
 {
     cli_print_name(stdout, q->source);
@@ -201,6 +214,8 @@ static void print_plan(const request *q, const qmoe_compress_report *r)
     printf("  time         about %.0f s\n", r->planned_seconds);
 }
 
+/* How much of the work an earlier run had done: the time below is this run's
+ * alone. */
 static void print_resumed(const request *q, const qmoe_compress_report *r)
 {
     if (!q->options.resume)
@@ -222,14 +237,18 @@ static void print_text(const request *q, const qmoe_compress_report *r)
         cli_human_bytes(r->source_bytes).text,
         cli_human_bytes(r->output_bytes).text,
         share(r->source_bytes, r->output_bytes));
+    /* 16 bits a weight are 2 bytes: what most checkpoints have. */
     printf("  experts  %.4f bits per weight, %.1f times smaller than 16 bits\n",
         8 * share(r->expert_bytes, r->expert_weights),
         2 * share(r->expert_weights, r->expert_bytes));
+    /* Without calibration text the error of the outputs is not known; that of
+     * the weights is. */
     printf("           %" PRIu64 " weights in %" PRIu64
            " matrices, %.1f %% zeros, relative %s error %.4f\n",
         r->expert_weights, r->n_matrices, 100 * r->zeros,
         isfinite(r->input_error) ? "output" : "weight",
         isfinite(r->input_error) ? r->input_error : r->weight_error);
+    /* What was only rounded lowers the quality, so it is not left out. */
     if (r->n_experts_without_tokens + r->n_singular != 0)
         printf("  rounded  %" PRIu64
                " experts without calibration tokens, %" PRIu64
@@ -279,6 +298,8 @@ static cli_exit read_rotation(int *out, const char *word)
     *out = 0;
     if (strcmp(word, "auto") == 0)
         return CLI_OK;
+    /* A unit or sign behind the number is refused by *end and the first
+     * character. */
     unsigned long block = strtoul(word, &end, 10);
     if (word[0] < '0' || word[0] > '9' || *end != '\0' || block > LARGEST ||
         (block & (block - 1)) != 0)
@@ -290,7 +311,8 @@ static cli_exit read_rotation(int *out, const char *word)
     return CLI_OK;
 }
 
-/* Options that the method, the format or the kind of run leaves aside. */
+/* Options that the method, the format or the kind of run leaves aside: a user
+ * who gives one expects something else than what would happen. */
 static cli_exit refuse_idle(const request *q)
 {
     const qmoe_compress_options *o = &q->options;
@@ -300,6 +322,8 @@ static cli_exit refuse_idle(const request *q)
     if (!cli_find_format(&format, o->format))
         return CLI_OK; /* the library says so */
     snprintf(not_for, sizeof not_for, "it is not for %.64s", format.name);
+    /* The order is that of the messages: what is wrong with the method is said
+     * before what is wrong with the format. */
     const cli_idle rules[] = {
         {rounds && o->n_calibration == 0,
             "samples seed work-dir backend device device-memory",
@@ -319,6 +343,8 @@ static cli_exit refuse_idle(const request *q)
         &cli_verb_compress, rules, sizeof rules / sizeof *rules);
 }
 
+/* From the user's words to the library's options: all that can be refused
+ * without reading the checkpoint is refused here. */
 static cli_exit finish_options(request *q)
 {
     qmoe_compress_options *o = &q->options;
@@ -353,6 +379,8 @@ static cli_exit finish_options(request *q)
 
 static cli_exit run(int argc, char **argv)
 {
+    /* Values no user can give stand for "not given", so that 0 is a wish like
+     * any other. */
     request q = {.output = "",
         .levels = "minmax",
         .dict = "paper",
@@ -388,6 +416,8 @@ static cli_exit run(int argc, char **argv)
         {"json", 0, CLI_SET, &q.as_json, 0, 0},
     };
     cli_exit code = CLI_OK;
+    /* On an error the table has stored parts of the command line; only the list
+     * of texts has memory. */
     if (cli_parse(&code, &q.source, "CHECKPOINT", &cli_verb_compress, argc,
             argv, table, sizeof table / sizeof *table)) {
         code = finish_options(&q);

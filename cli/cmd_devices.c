@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe devices: what this build can compute on here. */
+ * qmoe devices: what this build can compute on here.  In: the registry of the
+ * context.  Out: one line or JSON member per device, unusable ones with the
+ * reason.  A backend without a device is listed, too: its absence is what the
+ * user came to understand. */
 #include "cli.h"
 
 #include <stdlib.h>
@@ -22,6 +25,7 @@ static const char help[] =
     "Example:\n"
     "  qmoe devices\n";
 
+/* A backend without a device has the reason as its detail. */
 static void print_json(const qmoe_device_info *devices, size_t n)
 {
     cJSON *json = cJSON_CreateObject();
@@ -31,6 +35,7 @@ static void print_json(const qmoe_device_info *devices, size_t n)
         const qmoe_device_info *d = &devices[i];
         cJSON *item = cJSON_CreateObject();
         cli_json_text(item, "backend", d->backend);
+        /* A backend without a device has no number. */
         if (d->index >= 0)
             cli_json_count(item, "index", (uint64_t)d->index);
         else
@@ -46,6 +51,8 @@ static void print_json(const qmoe_device_info *devices, size_t n)
     cli_json_print(json);
 }
 
+/* In columns that a person reads; devices' names may hold anything and come
+ * behind them. */
 static void print_text(const qmoe_device_info *devices, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -70,6 +77,7 @@ static void print_text(const qmoe_device_info *devices, size_t n)
     }
 }
 
+/* Asked twice: for the number, then for the devices. */
 static cli_exit list(const cli_session *s, bool as_json)
 {
     size_t n = 0;
@@ -81,6 +89,7 @@ static cli_exit list(const cli_session *s, bool as_json)
     status = qmoe_devices(s->context, devices, capacity, &n);
     /* One that appeared in between is for the next call. */
     n = n < capacity ? n : capacity;
+    /* The error is told after the list is freed. */
     if (status != QMOE_OK)
         n = 0;
     else if (as_json)

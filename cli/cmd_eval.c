@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe eval: span-corruption loss of a text. */
+ * qmoe eval: span-corruption loss of a text.  In: a model and texts, or random
+ * ids for a synthetic model.  Out: the losses as text or JSON.  Losses are
+ * printed with 9 digits, so that small differences between runs show. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -36,6 +38,7 @@ static const char help[] =
     "  qmoe eval build/m --text build/corpus/valid.txt --samples 20 --json\n"
     "  qmoe eval 'synth:base-8?experts=2' --samples 1\n";
 
+/* What the options say; random_ids: there is no text, and none is needed. */
 typedef struct request {
     const char *model;
     cli_texts texts;
@@ -61,6 +64,8 @@ static void print_json(const request *r, const qmoe_eval_result *result,
     cli_json_text(json, "model", r->model);
     cJSON_AddBoolToObject(json, "synthetic", cli_is_synthetic(r->model));
     cJSON_AddBoolToObject(json, "random_ids", r->random_ids);
+    /* One text: its name stands at the top, as before there could be
+     * several. */
     if (r->texts.n == 1)
         cli_json_text(json, "text", r->texts.items[0]);
     json_losses(json, result);
@@ -80,10 +85,12 @@ static void print_json(const request *r, const qmoe_eval_result *result,
     cli_json_print(json);
 }
 
+/* The loss comes first: it is what was asked for. */
 static void print_text(const request *r, const qmoe_eval_result *result,
     const qmoe_eval_result *per_text, const qmoe_device_info *device)
 {
     cli_clear_progress();
+    /* A number that means nothing says so itself. */
     if (r->random_ids)
         printf("random ids: the loss means nothing\n");
     printf("loss        %.9g\n", result->loss);
@@ -92,6 +99,7 @@ static void print_text(const request *r, const qmoe_eval_result *result,
            " tokens predicted\n",
         result->n_samples, result->n_skipped, result->n_tokens);
     printf("time        %.1f s on %s\n", result->seconds, device->backend);
+    /* One text's losses are the total's, so the list begins with two. */
     for (size_t i = 0; r->texts.n > 1 && i < r->texts.n; i++) {
         const qmoe_eval_result *t = &per_text[i];
         fputs("text        ", stdout);
@@ -105,6 +113,7 @@ static void print_text(const request *r, const qmoe_eval_result *result,
 
 static cli_exit evaluate(const request *r, cli_session *s)
 {
+    /* The library fills one result per text. */
     qmoe_eval_result *per_text = cli_grow(NULL, r->texts.n * sizeof *per_text);
     const qmoe_eval_options options = {
         .size = sizeof options,
@@ -143,6 +152,7 @@ static cli_exit run(int argc, char **argv)
     cli_session s = {0};
     if (cli_parse(&code, &r.model, "MODEL", &cli_verb_eval, argc, argv, table,
             sizeof table / sizeof *table)) {
+        /* Only random weights get random ids; a real model needs a text. */
         r.random_ids = r.texts.n == 0 && cli_is_synthetic(r.model);
         if (r.texts.n == 0 && !r.random_ids)
             code =
@@ -151,6 +161,7 @@ static cli_exit run(int argc, char **argv)
             code = cli_open_session(&s, r.model, &r.place);
         if (code == CLI_OK)
             code = evaluate(&r, &s);
+        /* A session that was never opened is zeroed. */
         cli_close(&s);
     }
     free(r.texts.items);

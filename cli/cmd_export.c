@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe export: a compressed model for other programs. */
+ * qmoe export: a compressed model for other programs.  In: a compressed model
+ * and one of two layouts.  Out: a directory by the library's qmoe_export, and
+ * its report.  Each layout refuses the options of the other, so that a user
+ * sees what he gets. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -63,7 +66,8 @@ static void print_report(const char *source, const char *output,
     printf("  time     %.1f s\n", r->seconds);
 }
 
-/* One of the two ways must be asked for. */
+/* One of the two ways must be asked for: there is no layout that suits every
+ * other program. */
 static cli_exit choose_layout(qmoe_export_options *o, const char *layout,
     bool dequantize, const char *output)
 {
@@ -74,11 +78,15 @@ static cli_exit choose_layout(qmoe_export_options *o, const char *layout,
     if (layout != NULL && !published && strcmp(layout, "hf") != 0)
         return cli_fail(
             CLI_USAGE, "export: --layout: '%s' is neither hf nor qmoe", layout);
+    /* The published layout copies codes: nothing is decoded, cut or shared
+     * among threads. */
     const cli_idle rules[] = {{published, "dequantize dtype shard-size threads",
         "--layout qmoe keeps the codes as they are"}};
     cli_exit code = cli_refuse_idle(&cli_verb_export, rules, 1);
     if (code != CLI_OK)
         return code;
+    /* There is no default: one layout loses the compression, the other needs
+     * one format. */
     if (!published && !dequantize)
         return cli_fail(CLI_USAGE,
             "export: give --dequantize for a Hugging Face checkpoint, or "
@@ -109,6 +117,7 @@ static cli_exit run(int argc, char **argv)
     if (!cli_parse(&code, &source, "MODEL", &cli_verb_export, argc, argv, table,
             sizeof table / sizeof *table))
         return code;
+    /* Before the context: mistakes of the command line cost nothing. */
     code = choose_layout(&o, layout, dequantize, output);
     if (code != CLI_OK)
         return code;

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe generate: text from prompts. */
+ * qmoe generate: text from prompts.  In: prompts from the command line, a file
+ * or standard input, or random ids for a synthetic model.  Out: texts, printed
+ * while they are made (one prompt) or at the end (several), or one JSON
+ * document.  A prompt is kept byte for byte; what the model says is printed as
+ * it is. */
 #include "cli.h"
 
 #include <errno.h>
@@ -73,6 +77,7 @@ typedef struct request {
 
 /* ---- prompts ---- */
 
+/* Both line ends: prompts may come from another system. */
 static char *strip_line(char *line, size_t n)
 {
     while (n != 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
@@ -85,12 +90,16 @@ static bool is_blank(const char *text)
     return text[strspn(text, " \t")] == '\0';
 }
 
+/* Blank lines are no prompts; a line with a NUL would be cut silently, so it is
+ * an error. */
 static cli_exit read_lines(cli_texts *prompts, FILE *file, const char *path)
 {
     char *line = NULL;
     size_t capacity = 0;
     ssize_t n;
     cli_exit code = CLI_OK;
+    /* getline reports an error like the end: feof tells them apart, errno says
+     * why. */
     errno = 0;
     for (uint64_t number = 1; (n = getline(&line, &capacity, file)) >= 0;
          number++) {
@@ -103,19 +112,24 @@ static cli_exit read_lines(cli_texts *prompts, FILE *file, const char *path)
             continue;
         char *copy = cli_grow(NULL, strlen(line) + 1);
         strcpy(copy, line);
+        /* One at a time: prompts are few beside what running them costs. */
         prompts->items =
             cli_grow(prompts->items, (prompts->n + 1) * sizeof *prompts->items);
         prompts->items[prompts->n++] = copy;
         errno = 0;
     }
+    /* What was read so far is not run: a batch must be what the file says. */
     if (code == CLI_OK && !feof(file))
         code = cli_fail(CLI_FILES, "%s: %s", path, strerror(errno));
     free(line);
     return code;
 }
 
+/* The file is read as a whole before the model is opened: a mistake in its
+ * last line costs no loading. */
 static cli_exit read_prompts(cli_texts *prompts, const char *path)
 {
+    /* Standard input is not ours to close. */
     if (strcmp(path, "-") == 0)
         return read_lines(prompts, stdin, "standard input");
     FILE *file = fopen(path, "r");
@@ -128,6 +142,7 @@ static cli_exit read_prompts(cli_texts *prompts, const char *path)
 
 /* ---- output ---- */
 
+/* 0 when nothing was decoded: a model that ended at once. */
 static double tokens_per_second(const qmoe_timing *t)
 {
     return t->decode_seconds > 0 ? (double)t->n_decoded / t->decode_seconds : 0;
@@ -178,6 +193,7 @@ static void print_json(const request *r, const qmoe_generation *generations,
     cli_json_count(timing, "encoded_tokens", t->n_encoded);
     cli_json_count(timing, "decoded_tokens", t->n_decoded);
     cli_json_real(timing, "tokens_per_second", tokens_per_second(t));
+    /* Backends without a count leave both out. */
     if (t->n_launches != 0) {
         cli_json_count(timing, "launches", t->n_launches);
         cli_json_count(timing, "replayed_launches", t->n_replayed);
@@ -207,17 +223,20 @@ static void print_speed(const qmoe_timing *t, const qmoe_device_info *device)
             t->n_launches, t->n_replayed);
 }
 
+/* Microseconds; 0 where nothing was decoded. */
 static double per_token(double seconds, uint64_t n)
 {
     return n != 0 ? 1e6 * seconds / (double)n : 0;
 }
 
+/* On stderr: stdout holds the text and nothing else. */
 static void print_roles(const qmoe_timing *t, const qmoe_role_times *roles)
 {
     fflush(stdout);
     fprintf(
         stderr, "qmoe: %-10s %12s %12s\n", "us/token", "encoding", "decoding");
     for (int i = 0; i < QMOE_ROLE_COUNT; i++)
+        /* Roles a model does not have take no time and no line. */
         if (roles->encode[i] + roles->decode[i] > 0)
             fprintf(stderr, "qmoe: %-10s %12.1f %12.1f\n",
                 qmoe_role_name((qmoe_role)i),
@@ -233,6 +252,8 @@ typedef struct stream {
     bool as_ids; /* not as text */
 } stream;
 
+/* Called for each token of each sequence; only a single prompt's are shown,
+ * since several would mix. */
 static int on_token(void *user, size_t sequence, int32_t id, const char *text)
 {
     stream *out = user;
@@ -245,9 +266,12 @@ static int on_token(void *user, size_t sequence, int32_t id, const char *text)
         out->begun = true;
         fflush(stdout);
     }
+    /* A reader that went away ends the generation: nobody sees the rest. */
     return cli_interrupted() || ferror(stdout);
 }
 
+/* Cancelled by on_token because stdout failed: cli_flush tells that error, not
+ * "interrupted". */
 static cli_exit fail_generate(const cli_session *s, qmoe_status status)
 {
     if (status == QMOE_E_CANCELLED && !cli_interrupted())
@@ -259,7 +283,8 @@ static void fill_random(int32_t *ids, const cli_session *s, uint64_t seed)
 {
     qmoe_model_info info;
     qmoe_model_describe(s->model, &info);
-    /* The minimal standard generator: any ids will do. */
+    /* The minimal standard generator (Park and Miller): any ids will do, but
+     * the same seed must give the same ones on every machine. */
     uint64_t state = seed % 2147483646 + 1;
     for (int i = 0; i < N_RANDOM_IDS; i++) {
         state = state * 48271 % 2147483647;
@@ -267,6 +292,7 @@ static void fill_random(int32_t *ids, const cli_session *s, uint64_t seed)
     }
 }
 
+/* One prompt streams; several, or JSON, come whole at the end. */
 static cli_exit generate(request *r, const cli_session *s)
 {
     size_t n = r->random_ids ? 1 : r->prompts.n;
@@ -285,9 +311,12 @@ static cli_exit generate(request *r, const cli_session *s)
         r->options.prompt_ids = prompt_ids;
         r->options.n_prompt_ids = n_prompt_ids;
     }
+    /* Measuring waits for the device between roles, so it is done only when
+     * asked for. */
     qmoe_session_measure_roles(s->session, r->profile);
     qmoe_status status = qmoe_session_generate(s->session, &generations,
         &timing, r->random_ids ? NULL : r->prompts.items, n, &r->options);
+    /* The line of the streamed text ends, also after an error in the middle. */
     if (out.begun || (out.shown && status == QMOE_OK))
         putchar('\n');
     if (status != QMOE_OK)
@@ -296,18 +325,22 @@ static cli_exit generate(request *r, const cli_session *s)
     qmoe_session_role_times(s->session, &roles);
     if (r->as_json)
         print_json(r, generations, &timing, &device, &roles);
+    /* In the order of the prompts, each on a line of its own. */
     for (size_t i = 0; !r->as_json && n > 1 && i < n; i++)
         printf("[%zu] %s\n", i, generations[i].text);
     if (r->verbose)
         print_speed(&timing, &device);
     if (r->profile && !r->as_json)
         print_roles(&timing, &roles);
+    /* Texts and ids belong to the library. */
     qmoe_generations_free(generations, n);
     return CLI_OK;
 }
 
 static cli_exit generate_from(request *r)
 {
+    /* Prompts of argv are not ours to free; those of the file are, from here
+     * on. */
     size_t n_given = r->prompts.n;
     cli_session s = {0};
     cli_exit code = CLI_OK;
@@ -326,7 +359,8 @@ static cli_exit generate_from(request *r)
     return code;
 }
 
-/* Options of a choice that is none. */
+/* Options of a choice that is none.  A random prompt uses the seed, too, so
+ * there it has an effect. */
 static cli_exit refuse_idle(const request *r)
 {
     static const char all[] = "top-k top-p seed";
@@ -343,6 +377,7 @@ static cli_exit refuse_idle(const request *r)
 static cli_exit run(int argc, char **argv)
 {
     enum { MAX_NEW_TOKENS = 1 << 20, MAX_TEMPERATURE = 1000 };
+    /* Speeds are printed unasked only to a person at a terminal. */
     request r = {
         .place.backend = "auto",
         .max_new_tokens = 64,
@@ -370,12 +405,15 @@ static cli_exit run(int argc, char **argv)
             table, sizeof table / sizeof *table)) {
         r.options.max_new_tokens = (int)r.max_new_tokens;
         r.options.top_k = (int)r.top_k;
+        /* A prompt file that turns out empty is an error, not a wish for random
+         * ids. */
         r.random_ids = r.prompts.n == 0 && r.prompt_file == NULL &&
                        cli_is_synthetic(r.model);
         code = refuse_idle(&r);
         if (code == CLI_OK)
             code = generate_from(&r);
     }
+    /* The list alone: its texts are those of argv. */
     free(r.prompts.items);
     return code;
 }

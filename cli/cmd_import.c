@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe import: a published compressed model becomes one of ours. */
+ * qmoe import: a published compressed model becomes one of ours.  In: a
+ * directory of the authors' files.  Out: a model directory by the library's
+ * qmoe_import, and its report.  The tool reads nothing of the files itself:
+ * checking them is the library's work. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -33,6 +36,7 @@ static const char help[] =
     "switch-base-128\n"
     "  qmoe import switch-c-2048_qmoe -o c-2048\n";
 
+/* 0 for a model without experts, instead of a division by 0. */
 static double ratio(double a, uint64_t b)
 {
     return b != 0 ? a / (double)b : 0;
@@ -51,6 +55,7 @@ static void print_json(
     cli_json_count(json, "matrices", r->n_matrices);
     cli_json_real(json, "bits_per_expert_weight",
         ratio(8 * (double)r->expert_bytes, r->expert_weights));
+    /* 0 when codes were kept, as they are unless --format is given. */
     cli_json_real(json, "weight_error", r->weight_error);
     cJSON_AddBoolToObject(json, "tokenizer", r->has_tokenizer);
     cli_json_real(json, "seconds", r->seconds);
@@ -70,6 +75,7 @@ static void print_text(
         r->n_matrices, ratio(8 * (double)r->expert_bytes, r->expert_weights));
     if (r->weight_error > 0)
         printf("  re-coded relative weight error %.4f\n", r->weight_error);
+    /* Not an error: ids can be used without it. */
     if (!r->has_tokenizer)
         printf(
             "  note     no spiece.model: give --tokenizer DIR to use text\n");
@@ -94,6 +100,7 @@ static cli_exit run(int argc, char **argv)
     if (!cli_parse(&code, &source, "DIR", &cli_verb_import, argc, argv, table,
             sizeof table / sizeof *table))
         return code;
+    /* Before anything is opened; an empty name is a mistake of a script. */
     if (output[0] == '\0')
         return cli_fail(
             CLI_USAGE, "import: the output directory is missing; give -o OUT");

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe inspect: what a model directory holds and what each weight costs. */
+ * qmoe inspect: what a model directory holds and what each weight costs.  In:
+ * an open model.  Out: a row per weight and sums, as text or JSON.  Sizes count
+ * every byte that belongs to a weight.  Statistics need decoding, so unasked
+ * they are taken only where that takes seconds. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -73,6 +76,7 @@ typedef struct inspection {
     size_t n_formats, n_stacks;
 } inspection;
 
+/* 0 for no weights, instead of a division by 0. */
 static double per(double a, uint64_t b)
 {
     return b != 0 ? a / (double)b : 0;
@@ -83,6 +87,7 @@ static double bits(uint64_t n_bytes, uint64_t n_weights)
     return per(8 * (double)n_bytes, n_weights);
 }
 
+/* Sums over experts and others apart: only experts are compressed. */
 static void add(totals *sum, const row *r)
 {
     if (r->info.role != QMOE_ROLE_EXPERTS) {
@@ -97,10 +102,13 @@ static void add(totals *sum, const row *r)
         return;
     sum->counted += r->info.n_weights;
     sum->n_zeros += r->stats.n_zeros;
+    /* A mean weighted by the number of weights; formats without an entropy add
+     * 0, and if none has one, none is printed. */
     sum->has_entropy |= r->has_entropy;
     sum->entropy_sum += r->stats.entropy_bits * (double)r->info.n_weights;
 }
 
+/* A table of few formats: searched from the front. */
 static void add_format(inspection *in, const qmoe_weight_info *w)
 {
     size_t i = 0;
@@ -108,6 +116,7 @@ static void add_format(inspection *in, const qmoe_weight_info *w)
         i++;
     if (w->role != QMOE_ROLE_EXPERTS || i == MAX_FORMATS)
         return;
+    /* A new one: its entry begins as zeros. */
     in->n_formats += i == in->n_formats;
     in->n_stacks++;
     format_share *f = &in->formats[i];
@@ -119,12 +128,15 @@ static void add_format(inspection *in, const qmoe_weight_info *w)
 
 /* ---- gathering ---- */
 
+/* Experts of a compressed model by default; all weights with --stats. */
 static bool wants_stats(const inspection *in, const row *r, bool all, bool none)
 {
     return !none &&
            (all || (in->info.compressed && r->info.role == QMOE_ROLE_EXPERTS));
 }
 
+/* Of the weights whose statistics are wanted: what the progress counts, and
+ * what decides whether it is done unasked. */
 static uint64_t bytes_to_decode(const inspection *in, bool all, bool none)
 {
     uint64_t n = 0;
@@ -134,6 +146,8 @@ static uint64_t bytes_to_decode(const inspection *in, bool all, bool none)
     return n;
 }
 
+/* By bytes, so that the progress moves evenly between large and small
+ * weights. */
 static cli_exit take_stats(
     const cli_session *s, inspection *in, bool all, bool none)
 {
@@ -151,6 +165,8 @@ static cli_exit take_stats(
         if (status != QMOE_OK)
             return cli_fail_status(s, status);
         r->has_stats = true;
+        /* Of three levels; other formats have other alphabets, whose entropies
+         * would not compare. */
         r->has_entropy =
             in->info.compressed && r->info.role == QMOE_ROLE_EXPERTS &&
             cli_find_format(&format, r->info.format) && format.has_levels;
@@ -159,6 +175,8 @@ static cli_exit take_stats(
     return CLI_OK;
 }
 
+/* All weights are described first: how much would be decoded decides whether
+ * anything is. */
 static cli_exit gather(
     const cli_session *s, inspection *in, bool all, bool none)
 {
@@ -174,6 +192,7 @@ static cli_exit gather(
     if (!all && bytes_to_decode(in, all, none) > most_unasked)
         none = true;
     cli_exit code = take_stats(s, in, all, none);
+    /* After the statistics, which the sums include. */
     for (size_t i = 0; code == CLI_OK && i < in->n_rows; i++) {
         add(&in->sum, &in->rows[i]);
         add_format(in, &in->rows[i].info);
@@ -183,6 +202,7 @@ static cli_exit gather(
 
 /* ---- JSON ---- */
 
+/* null: not looked at, which is not the same as 0. */
 static void json_if(cJSON *json, const char *key, bool known, double value)
 {
     if (known)
@@ -199,6 +219,8 @@ static cJSON *json_row(const row *r)
     cli_json_text(json, "format", w->format);
     cli_json_count(json, "rotation", (uint64_t)w->rotation);
     cJSON *shape = cJSON_AddArrayToObject(json, "shape");
+    /* A plain weight is a matrix, a stack has the number of experts in
+     * front. */
     if (w->role == QMOE_ROLE_EXPERTS)
         cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_matrices));
     cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)w->n_rows));
@@ -213,6 +235,8 @@ static cJSON *json_row(const row *r)
     return json;
 }
 
+/* Members are null rather than absent, so that readers need not ask for
+ * both. */
 static void json_totals(cJSON *json, const totals *t)
 {
     uint64_t n_weights = t->expert_weights + t->other_weights;
@@ -228,6 +252,7 @@ static void json_totals(cJSON *json, const totals *t)
     json_if(
         json, "zeros", t->counted != 0, per((double)t->n_zeros, t->counted));
     json_if(json, "entropy", t->has_entropy, per(t->entropy_sum, t->counted));
+    /* Against 16 bits, 2 bytes a weight. */
     cli_json_real(
         json, "compression_ratio", per(2 * (double)n_weights, n_bytes));
     json_if(json, "expert_compression_ratio", t->expert_weights != 0,
@@ -265,6 +290,7 @@ static void print_json(const char *model, const inspection *in)
 
 /* ---- text ---- */
 
+/* "-": not looked at, or nothing that such a format has. */
 static void print_shares(
     bool has_zeros, double zeros, bool has_entropy, double entropy)
 {
@@ -279,6 +305,7 @@ static void print_shares(
     fputc('\n', stdout);
 }
 
+/* One form for stacks and for the sum of the others, so that columns agree. */
 static void print_line(const char *shape, const char *format,
     const char *rotation, uint64_t n_bytes, uint64_t n_weights)
 {
@@ -289,6 +316,7 @@ static void print_line(const char *shape, const char *format,
 static void print_expert(const row *r, int width)
 {
     const qmoe_weight_info *w = &r->info;
+    /* "n x rows x cols". */
     char shape[80];
     snprintf(shape, sizeof shape, "%" PRId64 " x %" PRId64 " x %" PRId64,
         w->n_matrices, w->n_rows, w->n_cols);
@@ -307,6 +335,8 @@ static void print_table(const inspection *in)
     static const char others[] = "other weights";
     const totals *t = &in->sum;
     int width = (int)sizeof others - 1;
+    /* As wide as the longest name, so that the columns stand below each
+     * other. */
     for (size_t i = 0; i < in->n_rows; i++)
         if (in->rows[i].info.role == QMOE_ROLE_EXPERTS &&
             (int)strlen(in->rows[i].info.name) > width)
@@ -324,6 +354,8 @@ static void print_table(const inspection *in)
     print_shares(false, 0, false, 0);
 }
 
+/* Head, table, sums: the sums are what most users look for, so they come last,
+ * where a terminal shows them. */
 static void print_text(const char *model, const inspection *in)
 {
     const qmoe_model_info *m = &in->info;
@@ -333,6 +365,8 @@ static void print_text(const char *model, const inspection *in)
     cli_clear_progress();
     cli_print_name(stdout, model);
     printf(": %s, experts in ", m->architecture);
+    /* Formats in the order of their first stack; an uncompressed model has one,
+     * too. */
     for (size_t i = 0; i < in->n_formats; i++)
         printf("%s%s", i == 0 ? "" : " and ", in->formats[i].name);
     fputs(in->n_formats == 0 ? "no format\n" : "\n", stdout);
@@ -353,6 +387,7 @@ static void print_text(const char *model, const inspection *in)
                 ", %.2f %% zeros", 100 * per((double)t->n_zeros, t->counted));
         if (t->has_entropy)
             printf(", entropy %.4f", per(t->entropy_sum, t->counted));
+        /* Only a mixture needs a line per format. */
         for (size_t i = 0; in->n_formats > 1 && i < in->n_formats; i++)
             printf("\n%9s%s in %" PRIu64 " of %zu stacks: %.4f bits per weight",
                 "", in->formats[i].name, in->formats[i].n_stacks, in->n_stacks,
@@ -379,6 +414,7 @@ static cli_exit run(int argc, char **argv)
     if (!cli_parse(&code, &model, "MODEL", &cli_verb_inspect, argc, argv, table,
             sizeof table / sizeof *table))
         return code;
+    /* Each alone is a wish; both are a mistake in a script. */
     if (all && none)
         return cli_fail(
             CLI_USAGE, "inspect: --stats and --no-stats exclude each other");
@@ -389,6 +425,7 @@ static cli_exit run(int argc, char **argv)
         print_json(model, &in);
     else if (code == CLI_OK)
         print_text(model, &in);
+    /* The rows hold names of the model, which goes after them. */
     free(in.rows);
     cli_close(&s);
     return code;

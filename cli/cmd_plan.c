@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe plan: what a model will take, before anything is done. */
+ * qmoe plan: what a model will take, before anything is done.  In: a config or
+ * model, and what the user says of memories and speeds.  Out: the library's
+ * plan as text or JSON; the same plan for each format when none was chosen.
+ * Numbers that nobody gave are measured here or said to be unknown; the tool
+ * invents none. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -66,6 +70,7 @@ static const char help[] =
     "  qmoe plan models/switch-mini/config.json --format {default} --json\n"
     "  qmoe plan synth:c-2048 --format {default} --memory 32G --disk-rate 3G\n";
 
+/* A plan of more machines than that is a mistake in the list. */
 enum { MAX_GPUS = 1024 };
 
 typedef struct request {
@@ -96,6 +101,7 @@ static const char *listed_format(size_t index)
     return index == n ? "bf16" : NULL;
 }
 
+/* 0 for "no such thing", which the printers leave out. */
 static double per(double a, double b)
 {
     return b > 0 ? a / b : 0;
@@ -109,6 +115,8 @@ static cli_exit add_gpus(request *q, const char *item, size_t n)
     char text[64];
     uint64_t count = 1, n_bytes = 0;
     char *size = text;
+    /* 63 characters and the end; what is longer is no size and is refused as
+     * such. */
     snprintf(text, sizeof text, "%.*s", (int)(n < 63 ? n : 63), item);
     char *cross = strchr(text, 'x');
     if (cross != NULL) {
@@ -119,11 +127,13 @@ static cli_exit add_gpus(request *q, const char *item, size_t n)
             count = 0;
         size = cross + 1;
     }
+    /* Compared with what is left, which cannot overflow. */
     if (count == 0 || count > MAX_GPUS - q->options.n_gpus)
         return cli_fail(CLI_USAGE,
             "plan: --%s: '%s' is not a number of GPUs up to %d", q->gpu_option,
             text, MAX_GPUS);
     cli_exit code = cli_parse_size(&n_bytes, q->gpu_option, size);
+    /* A bound on the device's memory holds for devices elsewhere, too. */
     if (q->device_memory != 0 && n_bytes > q->device_memory)
         n_bytes = q->device_memory;
     for (uint64_t i = 0; code == CLI_OK && i < count; i++)
@@ -131,6 +141,7 @@ static cli_exit add_gpus(request *q, const char *item, size_t n)
     return code;
 }
 
+/* Empty items are no sizes and end with an error. */
 static cli_exit parse_gpus(request *q)
 {
     cli_exit code = CLI_OK;
@@ -151,6 +162,8 @@ static bool lists_memories(const char *text)
            strcspn(text, "0123456789") == 0;
 }
 
+/* --device means two things: a device here, or memories elsewhere.  A list is
+ * one only if it cannot be a number or a name. */
 static cli_exit choose_places(request *q)
 {
     q->gpu_option = "gpu";
@@ -169,7 +182,8 @@ static cli_exit choose_places(request *q)
     return parse_gpus(q);
 }
 
-/* The memory of a device of this machine, which the CPU has none of. */
+/* The memory of a device of this machine, which the CPU has none of: there the
+ * plan has host memory alone. */
 static cli_exit find_device(request *q, const cli_session *s)
 {
     qmoe_device_info *d = &q->here;
@@ -181,6 +195,7 @@ static cli_exit find_device(request *q, const cli_session *s)
         return cli_fail_status(s, status);
     if (!d->is_gpu)
         return CLI_OK;
+    /* Zero would plan for a device without memory and say that nothing fits. */
     if (d->memory_bytes == 0)
         return cli_fail(CLI_USAGE,
             "plan: the memory of %s is unknown; give it as --device 24G",
@@ -195,6 +210,7 @@ static cli_exit find_device(request *q, const cli_session *s)
 
 /* ---- JSON ---- */
 
+/* Where experts and the rest would lie: bytes on each kind of memory. */
 static void json_place(cJSON *json, const char *key, const qmoe_plan_place *p)
 {
     cJSON *place = cJSON_AddObjectToObject(json, key);
@@ -214,6 +230,7 @@ static const char *size_kind(const qmoe_plan_report *r)
     return r->exact ? "exact" : r->at_most ? "at most" : "about";
 }
 
+/* For the chosen format, and for each of the others: the same members. */
 static void json_sizes(cJSON *json, const qmoe_plan_report *r)
 {
     cli_json_text(json, "format", r->model.format);
@@ -230,6 +247,7 @@ static void json_sizes(cJSON *json, const qmoe_plan_report *r)
     cli_json_count(json, "token_bytes", r->token_bytes);
 }
 
+/* null: not given and not measured. */
 static void json_rate(cJSON *json, const char *key, double rate)
 {
     if (rate > 0)
@@ -238,9 +256,12 @@ static void json_rate(cJSON *json, const char *key, double rate)
         cJSON_AddNullToObject(json, key);
 }
 
+/* Sizes of places beside what is usable of them: a reader can see by how much a
+ * model does not fit. */
 static void json_fit(cJSON *json, const request *q, const qmoe_plan_report *r)
 {
     cli_json_count(json, "memory_bytes", r->memory_bytes);
+    /* Only when a device of this machine was meant. */
     if (q->here.name[0] != '\0') {
         cJSON *device = cJSON_AddObjectToObject(json, "device");
         cli_json_text(device, "backend", q->here.backend);
@@ -261,6 +282,7 @@ static void json_fit(cJSON *json, const request *q, const qmoe_plan_report *r)
     json_rate(json, "gpu_rate", r->gpu_rate);
     json_rate(json, "memory_rate", r->memory_rate);
     json_rate(json, "disk_rate", r->disk_rate);
+    /* From the inverse: seconds add up, rates do not. */
     json_rate(json, "tokens_per_second",
         r->seconds_per_token > 0 ? 1 / r->seconds_per_token : 0);
 }
@@ -277,6 +299,8 @@ static void json_roles(cJSON *json, const qmoe_plan_report *r)
     }
 }
 
+/* Only for something to compress; recorded rates of other machines stand beside
+ * the estimate, to judge it by. */
 static void json_compression(cJSON *json, const qmoe_plan_report *r)
 {
     cJSON *c = cJSON_AddObjectToObject(json, "compression");
@@ -312,6 +336,7 @@ static void print_json(const request *q, const qmoe_plan_report *r,
     if (r->compress_seconds > 0)
         json_compression(json, r);
     cJSON *list = cJSON_AddArrayToObject(json, "formats");
+    /* Only sizes: places and speeds are those of the one format above. */
     for (size_t i = 0; i < n_others; i++) {
         cJSON *item = cJSON_CreateObject();
         json_sizes(item, &others[i]);
@@ -322,7 +347,8 @@ static void print_json(const request *q, const qmoe_plan_report *r,
 
 /* ---- text ---- */
 
-/* "3.2 h" */
+/* "3.2 h": the largest unit of which there are two at least, so "90.0 min" and
+ * not "1.5 h". */
 static const char *duration(char text[32], double seconds)
 {
     static const struct {
@@ -336,6 +362,7 @@ static const char *duration(char text[32], double seconds)
     return text;
 }
 
+/* Roles that the model does not have are left out. */
 static void print_roles(const qmoe_plan_report *r)
 {
     printf("\n  %-14s  %18s  %10s  %14s\n", "role", "weights", "bytes",
@@ -353,6 +380,8 @@ static void print_roles(const qmoe_plan_report *r)
     printf("%14s\n", cli_human_bytes(r->token_bytes).text);
 }
 
+/* Sizes of the whole model and of its experts in each format, best first as
+ * the library lists them. */
 static void print_formats(const qmoe_plan_report *plans, size_t n)
 {
     printf("\n  %-14s  %10s  %10s  %11s  %8s\n", "format", "all", "experts",
@@ -368,11 +397,13 @@ static void print_formats(const qmoe_plan_report *plans, size_t n)
     }
 }
 
+/* usable 0: no bound is known. */
 static void print_place(
     const char *name, uint64_t experts, uint64_t others, uint64_t usable)
 {
     printf("  %-8s  %s of experts, ", name, cli_human_bytes(experts).text);
     printf("%s of the rest", cli_human_bytes(others).text);
+    /* The disk has no bound that the plan knows. */
     if (usable != 0)
         printf(", of %s usable", cli_human_bytes(usable).text);
     putchar('\n');
@@ -385,6 +416,7 @@ static void print_fit(const request *q, const qmoe_plan_report *r)
         cli_print_name(stdout, q->here.name);
         printf(" (%s)", q->here.backend);
     }
+    /* The first place that holds all of it, from the fastest on. */
     printf("\nfits: %s\n", r->total_bytes <= r->gpu_usable_bytes ? "the GPUs"
                            : r->total_bytes <= r->memory_usable_bytes
                                ? "host memory"
@@ -399,6 +431,7 @@ static void print_fit(const request *q, const qmoe_plan_report *r)
     if (r->experts.disk_bytes + r->others.disk_bytes != 0)
         print_place("disk", r->experts.disk_bytes, r->others.disk_bytes, 0);
     if (r->seconds_per_token > 0)
+        /* One sequence: a batch reads an expert once for all of its tokens. */
         printf("  speed     at most %.3g tokens/s (one sequence, reading "
                "alone)\n",
             1 / r->seconds_per_token);
@@ -407,6 +440,8 @@ static void print_fit(const request *q, const qmoe_plan_report *r)
                "--disk-rate\n");
 }
 
+/* What the estimate rests on is said with it: given or measured here, with or
+ * without the disk. */
 static void print_compression(const request *q, const qmoe_plan_report *r)
 {
     char text[32];
@@ -436,6 +471,7 @@ static void print_text(const request *q, const qmoe_plan_report *r,
            " sparse with %" PRId64 " experts\n",
         m->architecture, m->n_encoder_blocks, m->n_decoder_blocks,
         m->n_sparse_blocks, m->n_experts);
+    /* Sizes without weights are computed; the reader should know. */
     if (r->from_config)
         printf("(no weights found: sizes follow from config.json)\n");
     const char *kind = r->exact ? "" : size_kind(r);
@@ -455,6 +491,7 @@ static void print_text(const request *q, const qmoe_plan_report *r,
 
 /* ---- options without effect ---- */
 
+/* Known from the command line and the device alone. */
 static cli_exit refuse_idle_places(const request *q)
 {
     const cli_idle rules[] = {
@@ -485,6 +522,8 @@ static cli_exit refuse_idle_compression(const qmoe_plan_report *r)
 
 /* ---- the verb ---- */
 
+/* What can be refused is refused before the plan, whose measurements take a
+ * while. */
 static cli_exit plan(request *q)
 {
     cli_session s;
@@ -502,6 +541,8 @@ static cli_exit plan(request *q)
             code = refuse_idle_compression(&report);
     }
     if (code == CLI_OK) {
+        /* Each format by the same function, without measuring again and without
+         * repeating messages. */
         qmoe_plan_options o = q->options;
         o.memory_rate = report.memory_rate > 0 ? report.memory_rate : 1;
         o.weight_rate = 1;  /* not to measure again */
@@ -514,6 +555,7 @@ static cli_exit plan(request *q)
                 break;
             status = qmoe_plan(s.context, &others[n_others], q->source, &o);
         }
+        /* One error for both loops: the context holds its text. */
         if (status != QMOE_OK)
             code = cli_fail_status(&s, status);
         else if (q->as_json)
@@ -527,6 +569,7 @@ static cli_exit plan(request *q)
 
 static cli_exit run(int argc, char **argv)
 {
+    /* static: the list of GPUs is large, and zeroed. */
     static request q;
     qmoe_plan_options *o = &q.options;
     const cli_option table[] = {
@@ -558,6 +601,7 @@ static cli_exit run(int argc, char **argv)
     o->memory_rate = (double)q.memory_rate;
     o->disk_rate = (double)q.disk_rate;
     o->weight_rate = (double)q.weight_rate;
+    /* 0 and "not given" change places: the library's zero means its default. */
     o->passes = q.passes == 0               ? -1
                 : q.passes == CLI_NO_PASSES ? 0
                                             : (int)q.passes;

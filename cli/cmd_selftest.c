@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * qmoe selftest: every operation of a backend against the reference.  The work
- * is that of the program qmoe-check, which survives a driver that crashes. */
+ * is that of the program qmoe-check, which survives a driver that crashes.  In:
+ * a choice of backend, device, operation.  Out: the program's own output, and
+ * an exit code of this tool for its result.  Another process does the work, so
+ * that no driver can take this one down. */
 #include "cli.h"
 
 #include <errno.h>
@@ -44,9 +47,11 @@ typedef struct request {
     bool as_json;
 } request;
 
+/* A path, the arguments below with an end, and how soon Ctrl-C is heard. */
 enum { PATH_BYTES = 4096, MAX_ARGUMENTS = 12, WAIT_MS = 20 };
 
-/* It lies beside this program. */
+/* It lies beside this program and is not looked for in the PATH: it must be of
+ * the same build. */
 static bool find_program(char path[PATH_BYTES])
 {
     static const char name[] = "qmoe-check";
@@ -61,7 +66,8 @@ static bool find_program(char path[PATH_BYTES])
     return access(path, X_OK) == 0;
 }
 
-/* What the device's word means, as a number for qmoe-check. */
+/* What the device's word means, as a number for qmoe-check, which knows numbers
+ * only. */
 static cli_exit find_device(const request *r, char number[16])
 {
     cli_session s;
@@ -79,19 +85,26 @@ static cli_exit find_device(const request *r, char number[16])
     return code;
 }
 
-/* Runs the program; its exit status, or -1. */
+/* Runs the program; its exit status, or -1 if it could not run or a signal
+ * ended it. */
 static int run_program(char *path, char **arguments)
 {
     int status = 0;
+    /* What is buffered would be written by both processes. */
     fflush(stdout);
     pid_t pid = fork();
     if (pid < 0)
         return -1;
     if (pid == 0) {
+        /* A group of its own: Ctrl-C reaches this process alone, which then
+         * kills the group. */
         setpgid(0, 0); /* its children die with it */
         execv(path, arguments);
+        /* 127 as a shell has it; no handlers of the parent run. */
         _exit(127);
     }
+    /* Polled: a signal may come at any moment, and wait() would be
+     * restarted. */
     for (;;) {
         const pid_t ended = waitpid(pid, &status, WNOHANG);
         if (ended == pid)
@@ -99,11 +112,13 @@ static int run_program(char *path, char **arguments)
         if (ended < 0 && errno != EINTR)
             return -1;
         if (cli_interrupted()) {
+            /* Both: the child may not have made its group yet. */
             kill(pid, SIGKILL);
             kill(-pid, SIGKILL);
         }
         nanosleep(&(struct timespec){.tv_nsec = WAIT_MS * 1000000L}, NULL);
     }
+    /* Ended by a signal: no status that means anything. */
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
@@ -112,6 +127,7 @@ static cli_exit selftest(const request *r)
     char path[PATH_BYTES], device[16] = "", seed[32];
     char *arguments[MAX_ARGUMENTS];
     size_t n = 0;
+    /* In the handler's hands from here on, before the first child. */
     cli_catch_signals();
     /* Tells what is missing in the tool's words; auto is no backend. */
     if (r->backend != NULL) {
@@ -119,6 +135,7 @@ static cli_exit selftest(const request *r)
         if (code != CLI_OK)
             return code;
     }
+    /* Not an error of the device: the package lacks the program. */
     if (!find_program(path))
         return cli_fail(CLI_UNSUPPORTED,
             "selftest: the program qmoe-check is not installed");
@@ -149,6 +166,7 @@ static cli_exit selftest(const request *r)
         return CLI_OK;
     if (status == 2) /* it has said what is wrong */
         return CLI_USAGE;
+    /* The program has listed what failed; this says what it means. */
     if (status == 1)
         return cli_fail(CLI_BACKEND,
             "the selftest failed: results of what failed cannot be trusted; "
@@ -171,9 +189,11 @@ static cli_exit run(int argc, char **argv)
     if (!cli_parse(&code, NULL, NULL, &cli_verb_selftest, argc, argv, table,
             sizeof table / sizeof *table))
         return code;
+    /* A device is one of a backend's: a number alone says nothing. */
     if (r.device != NULL && r.backend == NULL)
         return cli_fail(
             CLI_USAGE, "selftest: --device needs --backend to be given");
+    /* The reference is what others are compared with. */
     if (r.backend != NULL &&
         (strcmp(r.backend, "auto") == 0 || strcmp(r.backend, "reference") == 0))
         return cli_fail(CLI_USAGE,

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe verify: is a model directory intact? */
+ * qmoe verify: is a model directory intact?  In: a directory.  Out: every fault
+ * in the order of the files, as text while they are found or as one JSON
+ * document, and exit code 4 if there is one.  The library checks; the tool only
+ * prints. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -32,6 +35,7 @@ static void on_fault(void *user, const qmoe_fault *fault)
 {
     cJSON *broken = user;
     if (broken == NULL) {
+        /* The progress line would run into the fault's. */
         cli_clear_progress();
         fputs("broken: ", stdout);
         cli_print_name(stdout, fault->text);
@@ -62,6 +66,7 @@ static void print_json(
     cli_json_print(json);
 }
 
+/* What was checked, so that "ok" says how much it means. */
 static void print_text(const qmoe_verify_report *r)
 {
     cli_clear_progress();
@@ -78,17 +83,21 @@ static void print_text(const qmoe_verify_report *r)
         puts("no digest: configuration and tokenizer not checked");
 }
 
+/* Text appears fault by fault; the document comes whole, at the end. */
 static cli_exit verify(const cli_session *s, const char *model, bool as_json)
 {
     qmoe_verify_report report;
     cJSON *broken = as_json ? cJSON_CreateArray() : NULL;
     qmoe_status status =
         qmoe_verify(s->context, &report, model, on_fault, broken);
+    /* A directory that could not be read at all was not judged: an error, and
+     * no document that says so. */
     const bool judged = status == QMOE_OK || report.n_faults != 0;
     if (as_json && judged)
         print_json(model, &report, broken);
     else
         cJSON_Delete(broken);
+    /* Faults end with the library's error, whose status gives the exit code. */
     if (status != QMOE_OK)
         return cli_fail_status(s, status);
     if (!as_json)

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Weight formats as the tool shows them: found by name, and listed in help
  * texts, where "{rotating}" and the like stand for names of the library's
- * table. */
+ * table.  In: a help text with keys.  Out: the same text with names.  So no
+ * text of the tool names a format, and a new one is in every list at once. */
 #include "formats.h"
 
 #include <stdio.h>
 #include <string.h>
 
+/* NULL: the first, which is the default. */
 bool cli_find_format(qmoe_format_info *out, const char *name)
 {
     for (size_t i = 0; qmoe_format_describe(out, i); i++)
@@ -16,6 +18,7 @@ bool cli_find_format(qmoe_format_info *out, const char *name)
     return false;
 }
 
+/* Formats have rounds always, never, or only when their levels are fitted. */
 bool cli_format_makes_passes(const qmoe_format_info *f, bool fit_levels)
 {
     return f->passes != 0 && (fit_levels || !f->passes_fit_levels);
@@ -23,6 +26,7 @@ bool cli_format_makes_passes(const qmoe_format_info *f, bool fit_levels)
 
 /* ---- lists ---- */
 
+/* A trait as a function, so that a list can be said by a table. */
 static bool is_any(const qmoe_format_info *f)
 {
     return f->name != NULL;
@@ -58,6 +62,8 @@ static bool makes_passes(const qmoe_format_info *f)
     return cli_format_makes_passes(f, false);
 }
 
+/* A key of help texts: the formats that have the trait, and what stands between
+ * their names. */
 typedef struct list {
     const char *key;
     bool (*has)(const qmoe_format_info *f);
@@ -124,6 +130,7 @@ static size_t print_key(const char *text)
 
 void cli_print_help(const char *text)
 {
+    /* A brace that begins no key is printed as it is. */
     while (*text != '\0') {
         const size_t n = *text == '{' ? print_key(text) : 0;
         if (n == 0)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The tool's entry: finds the verb. */
+ * The tool's entry: finds the verb.  In: the command line.  Out: the verb has
+ * run, all output has arrived, and the exit code says what happened.  Standard
+ * streams are open and signals of writing are errors before any verb begins. */
 #include "cli.h"
 
 #include <fcntl.h>
@@ -8,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+/* In the order of the help text: as a user meets them. */
 static const cli_verb *const verbs[] = {&cli_verb_compress, &cli_verb_generate,
     &cli_verb_eval, &cli_verb_inspect, &cli_verb_verify, &cli_verb_plan,
     &cli_verb_import, &cli_verb_export, &cli_verb_devices, &cli_verb_bench,
@@ -42,6 +45,7 @@ static const char help_tail[] =
     "    6  backend or device not available, or failing\n"
     "  130  interrupted\n";
 
+/* The list of verbs comes from the table, so none is forgotten. */
 static cli_exit show_help(void)
 {
     fputs(help_head, stdout);
@@ -51,6 +55,7 @@ static cli_exit show_help(void)
     return CLI_OK;
 }
 
+/* The same help for a wrong verb as for a wrong option (cli_closest). */
 static cli_exit fail_verb(const char *word)
 {
     const char *names[N_VERBS];
@@ -65,11 +70,13 @@ static cli_exit fail_verb(const char *word)
 
 static cli_exit dispatch(int argc, char **argv)
 {
+    /* Not the help: a script that lost its arguments must see an error. */
     if (argc < 2)
         return cli_fail(CLI_USAGE, "no command; see 'qmoe --help'");
     const char *word = argv[1];
     bool is_help = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
     if (is_help || strcmp(word, "--version") == 0) {
+        /* "--version extra" is a mistake, not a question. */
         if (argc > 2)
             return cli_fail(CLI_USAGE, "unexpected argument '%s'", argv[2]);
         if (is_help)
@@ -104,5 +111,6 @@ int main(int argc, char **argv)
     /* So is a file beyond the limit of ulimit -f. */
     signal(SIGXFSZ, SIG_IGN);
     cli_init_json();
+    /* The last word: a full disk under stdout is an error of the verb. */
     return cli_flush(dispatch(argc, argv));
 }

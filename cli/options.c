@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Arguments of a verb, read by a table.  Numbers are taken strictly: all of
- * the text, within the range the option's table line gives. */
+ * Arguments of a verb, read by a table.  In: argv and the verb's options.  Out:
+ * values at the places the table names, and which options were given.  Numbers
+ * are taken strictly: all of the text, within the range the option's table line
+ * gives.  Every mistake is one line that names verb, option and value; the
+ * first ends the parsing. */
 #include "cli.h"
 #include "formats.h"
 
@@ -22,7 +25,10 @@ static size_t distance(const char *a, const char *b)
 {
     size_t n = strlen(a), m = strlen(b), row[MAX_WORD + 1];
     if (n > MAX_WORD || m > MAX_WORD)
+        /* Longer words are not near to anything. */
         return MAX_WORD;
+    /* One row of Levenshtein's table at a time; `diagonal` keeps the entry that
+     * the row overwrites. */
     for (size_t j = 0; j <= m; j++)
         row[j] = j;
     for (size_t i = 1; i <= n; i++) {
@@ -41,6 +47,7 @@ static size_t distance(const char *a, const char *b)
     return row[m];
 }
 
+/* NULL: nothing is near, and a guess would mislead. */
 const char *cli_closest(
     const char *word, const char *const *candidates, size_t n)
 {
@@ -50,6 +57,7 @@ const char *cli_closest(
     size_t best = n_word / 3 + 1;
     for (size_t i = 0; i < n; i++) {
         size_t d = distance(word, candidates[i]);
+        /* The beginning of a name is what people abbreviate to. */
         if (n_word >= 3 && strncmp(word, candidates[i], n_word) == 0)
             d = 0;
         if (d < best) {
@@ -69,6 +77,7 @@ static struct {
     size_t n;
 } given;
 
+/* An option the verb does not have was not given. */
 bool cli_given(const char *name)
 {
     for (size_t i = 0; i < given.n; i++)
@@ -80,6 +89,8 @@ bool cli_given(const char *name)
 cli_exit cli_refuse_idle(
     const cli_verb *verb, const cli_idle *rules, size_t n_rules)
 {
+    /* The first rule that applies and the first of its options that was given:
+     * one line is enough to mend the call. */
     for (const cli_idle *rule = rules; rule < rules + n_rules; rule++) {
         if (!rule->idle)
             continue;
@@ -96,7 +107,8 @@ cli_exit cli_refuse_idle(
     return CLI_OK;
 }
 
-/* Remembers an option; a second value would silently replace the first. */
+/* Remembers an option; a second value would silently replace the first, so it
+ * is an error unless both say the same. */
 static cli_exit note(
     const cli_verb *verb, const cli_option *option, const char *text)
 {
@@ -134,6 +146,7 @@ static bool parse_count(uint64_t *out, const char *text)
     return true;
 }
 
+/* Signs are no part of any range here. */
 static bool parse_real(float *out, const char *text)
 {
     char *end;
@@ -144,6 +157,7 @@ static bool parse_real(float *out, const char *text)
     return *end == '\0' && isfinite(*out) && strpbrk(text, "xX") == NULL;
 }
 
+/* The range is that of the table, so the message cannot be wrong. */
 static cli_exit fail_range(const cli_option *option, const char *text)
 {
     return cli_fail(CLI_USAGE,
@@ -157,11 +171,14 @@ cli_exit cli_parse_size(uint64_t *n_bytes, const char *option, const char *text)
     static const char units[] = "KMGT";
     char *end;
     double value = strtod(text, &end);
+    /* Powers of 1024, as memory has them; cli_human_bytes prints powers of
+     * 1000, as disks do. */
     const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
     if (unit != NULL) {
         value *= (double)(UINT64_C(1) << (10 * (unit - units + 1)));
         end++;
     }
+    /* NaN and sizes beyond int64_t are refused by the range. */
     if (end == text || *end != '\0' || !(value >= 1 && value < 9e18))
         return cli_fail(CLI_USAGE,
             "--%s: '%s' is not a size such as 512M or 4G", option, text);
@@ -169,6 +186,7 @@ cli_exit cli_parse_size(uint64_t *n_bytes, const char *option, const char *text)
     return CLI_OK;
 }
 
+/* Writes only what has been checked; the places keep their defaults else. */
 static cli_exit store(const cli_option *option, const char *text)
 {
     uint64_t count;
@@ -203,6 +221,7 @@ static cli_exit store(const cli_option *option, const char *text)
         return CLI_OK;
     }
     }
+    /* Every kind returns above: a new one without a case shows here. */
     return CLI_INTERNAL;
 }
 
@@ -228,6 +247,7 @@ static cli_exit fail_unknown(const cli_verb *verb, const char *word,
 static cli_exit fail_option(const cli_verb *verb, int found, char **argv,
     const cli_option *options, size_t n_options)
 {
+    /* optind is past the word that failed. */
     const char *word = argv[optind - 1];
     char letter[] = {'-', (char)optopt, '\0'};
     if (found == ':')
@@ -235,6 +255,7 @@ static cli_exit fail_option(const cli_verb *verb, int found, char **argv,
             CLI_USAGE, "%s: option '%s' needs a value", verb->name, word);
     if (strncmp(word, "--", 2) != 0 && optopt != 0)
         return fail_unknown(verb, letter, options, n_options);
+    /* "--json=1": the name is known, so the value is the mistake. */
     for (size_t i = 0; i < n_options; i++) {
         size_t n = strlen(options[i].name);
         if (strncmp(word + 2, options[i].name, n) == 0 && word[2 + n] == '=')
@@ -253,10 +274,12 @@ static bool takes_value(const cli_option *option)
 static void translate(struct option *longs, char *letters,
     const cli_option *options, size_t n_options)
 {
+    /* ':' first: getopt tells a missing value apart from an unknown option. */
     *letters++ = ':';
     *letters++ = 'h';
     for (size_t i = 0; i < n_options; i++) {
         bool value = takes_value(&options[i]);
+        /* Values beyond every letter tell long names from letters. */
         longs[i] = (struct option){.name = options[i].name,
             .has_arg = value ? required_argument : no_argument,
             .val = HELP + 1 + (int)i};
@@ -271,6 +294,7 @@ static void translate(struct option *longs, char *letters,
     *letters = '\0';
 }
 
+/* A letter, or the place of a long name. */
 static const cli_option *find(
     int found, const cli_option *options, size_t n_options)
 {
@@ -280,6 +304,7 @@ static const cli_option *find(
     return NULL;
 }
 
+/* The codes belong to every verb's help, so they are printed here. */
 static cli_exit show_help(const cli_verb *verb)
 {
     cli_print_help(verb->help);
@@ -289,6 +314,7 @@ static cli_exit show_help(const cli_verb *verb)
     return CLI_OK;
 }
 
+/* At most one argument that is no option; getopt has moved it to the end. */
 static cli_exit take_argument(const char **argument, const char *what,
     const cli_verb *verb, int argc, char **argv)
 {
@@ -322,6 +348,7 @@ bool cli_parse(cli_exit *code, const char **argument, const char *what,
     given.n = n_options;
     opterr = 0;
     *code = CLI_OK;
+    /* Options in the order given: the error is that of the first. */
     while ((found = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
         if (found == HELP || found == 'h') {
             *code = show_help(verb);

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What goes to stdout: sizes for people, JSON for programs, and whether all of
- * it arrived. */
+ * it arrived.  In: numbers, names from files, documents.  Out: text that a
+ * terminal and a JSON reader can take, whatever bytes the names hold.  A write
+ * that fails is found at the latest by cli_flush, which makes it the exit
+ * code. */
 #include "cli.h"
 
 #include <errno.h>
@@ -10,6 +13,8 @@
 /* Why a write to stdout failed, as far as noted; 0: none known. */
 static int write_error;
 
+/* Powers of 1000, as disks are sold.  By value, so that two can stand in one
+ * printf. */
 cli_size cli_human_bytes(uint64_t n_bytes)
 {
     static const char *const units[] = {"kB", "MB", "GB", "TB", "PB", "EB"};
@@ -27,6 +32,7 @@ cli_size cli_human_bytes(uint64_t n_bytes)
     return size;
 }
 
+/* A name could move the cursor or colour the terminal. */
 void cli_print_name(FILE *to, const char *text)
 {
     for (; *text != '\0'; text++) {
@@ -56,6 +62,7 @@ static size_t sequence_length(const unsigned char *p)
         low = 0x90;
     else if (p[0] == 0xf4)
         high = 0x8f;
+    /* Only the second byte has a narrower range. */
     for (size_t i = 1; i < n; i++) {
         if (p[i] < low || p[i] > high)
             return 0;
@@ -68,7 +75,8 @@ static size_t sequence_length(const unsigned char *p)
 void cli_json_text(cJSON *object, const char *key, const char *text)
 {
     static const char replacement[] = "\xef\xbf\xbd";
-    /* File names are bytes; JSON is UTF-8. */
+    /* File names are bytes; JSON is UTF-8.  A byte that is no UTF-8 becomes
+     * three, so the text may grow threefold. */
     char *valid = cli_grow(NULL, 3 * strlen(text) + 1);
     size_t n_valid = 0;
     while (*text != '\0') {
@@ -89,6 +97,7 @@ void cli_json_name(cJSON *object, const char *key, const char *name)
     if (name != NULL)
         cli_json_text(object, key, name);
     else
+        /* null: there is no such name. */
         cJSON_AddNullToObject(object, key);
 }
 
@@ -109,10 +118,12 @@ void cli_json_print(cJSON *document)
 {
     char *text = cJSON_Print(document);
     cli_clear_progress();
-    /* More than stdout's buffer holds: the flush at the end may succeed. */
+    /* More than stdout's buffer holds: the flush at the end may succeed, and
+     * errno is lost by then. */
     if (text != NULL && puts(text) == EOF)
         write_error = errno;
     cJSON_free(text);
+    /* The document is used up, printed or not. */
     cJSON_Delete(document);
 }
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The progress line, and signals that stop long work cleanly: the first one
  * cancels what the library does, which then undoes what it had begun; a second
- * one ends the process at once, whatever it is waiting for. */
+ * one ends the process at once, whatever it is waiting for.  In: the library's
+ * progress, signals.  Out: one line on stderr, redrawn on a terminal, repeated
+ * elsewhere; a cancelled context.  The handler touches atomics alone. */
 #include "cli.h"
 
 #include <sched.h>
@@ -19,6 +21,7 @@
 static const double redraw_seconds = 0.1, first_seconds = 0.3;
 static const double print_seconds = 10;
 
+/* What a user or a batch system sends to stop a program. */
 static const int numbers[] = {SIGINT, SIGTERM};
 enum { N_SIGNALS = sizeof numbers / sizeof *numbers };
 
@@ -27,6 +30,7 @@ static atomic_bool interrupted;
 static _Atomic(qmoe_context *) running;
 static atomic_int n_in_handler;
 
+/* Only the thread that runs a verb reports progress. */
 static struct {
     const char *stage;    /* NULL: none begun */
     double begin, shown;  /* of the stage; last time */
@@ -39,7 +43,9 @@ static struct {
 static void on_signal(int number)
 {
     (void)number;
+    /* Counted, so that cli_cancel_on_signal can wait for it. */
     atomic_fetch_add(&n_in_handler, 1);
+    /* The default again: the second signal is the system's. */
     for (size_t i = 0; i < N_SIGNALS; i++) {
         struct sigaction action = {.sa_handler = SIG_DFL};
         if (caught[i])
@@ -61,6 +67,7 @@ void cli_catch_signals(void)
             continue;
         caught[i] = true;
         sigemptyset(&action.sa_mask);
+        /* Writes in progress go on: output is not torn by the first signal. */
         action.sa_flags = SA_RESTART;
         sigaction(numbers[i], &action, NULL);
     }
@@ -84,6 +91,7 @@ void cli_cancel_on_signal(qmoe_context *context)
 
 /* ---- the line ---- */
 
+/* Steady: the time of day may jump. */
 static double now_seconds(void)
 {
     struct timespec now;
@@ -93,6 +101,7 @@ static double now_seconds(void)
 
 static bool on_terminal(void)
 {
+    /* Asked once: a terminal does not change into a file. */
     static int known = -1;
     const char *kind = getenv("TERM");
     if (known < 0)
@@ -101,6 +110,7 @@ static bool on_terminal(void)
     return known != 0;
 }
 
+/* Asked each time: windows change their width. */
 static int columns(void)
 {
     struct winsize size;
@@ -138,6 +148,7 @@ static void append_rate(
 {
     static const char *const scales[] = {"", "k", "M", "G", "T"};
     size_t scale = 0;
+    /* 999.5 would be printed with an exponent. */
     for (; rate >= 999.5 && scale + 1 < sizeof scales / sizeof *scales; scale++)
         rate /= 1000;
     append(text, capacity, "  %.3g %s%s/s", rate, scales[scale], unit);
@@ -145,6 +156,7 @@ static void append_rate(
 
 static void append_eta(char *text, size_t capacity, double seconds)
 {
+    /* 99:59:59, the most that the line has room for. */
     if (seconds > 359999)
         seconds = 359999;
     int s = (int)(seconds + 0.5);
@@ -155,16 +167,19 @@ static void append_eta(char *text, size_t capacity, double seconds)
         append(text, capacity, "  ETA %d:%02d", s / 60, s % 60);
 }
 
+/* Rates count what this run has done; a resumed one begins further on. */
 static void describe(
     char *text, size_t capacity, const qmoe_progress *p, double elapsed)
 {
     const char *unit = unit_of(p->stage);
     double more = (double)p->done - (double)line.done_before;
     double rate = elapsed > 0 && more > 0 ? more / elapsed : 0;
+    /* A total that was exceeded was an estimate: no percent of it. */
     bool bounded = p->total != 0 && p->done <= p->total;
     text[0] = '\0';
     append(text, capacity, "%s", p->stage);
     if (bounded)
+        /* Rounded down: 100 % is the end and nothing before it. */
         append(text, capacity, " %3d%%",
             (int)(100.0 * (double)p->done / (double)p->total));
     else if (unit != NULL)
@@ -172,16 +187,20 @@ static void describe(
     if (unit != NULL && rate > 0)
         append_rate(text, capacity, rate, unit);
     if (bounded && rate > 0)
+        /* By the mean of the stage so far, which jumps less than the last
+         * step. */
         append_eta(text, capacity, (double)(p->total - p->done) / rate);
     if (p->item != NULL)
         append(text, capacity, "  %s", p->item);
 }
 
+/* The text may hold names of files: only cli_print_name writes it. */
 static void draw(const qmoe_progress *p, double elapsed)
 {
     char text[512];
     describe(text, sizeof text, p, elapsed);
     if (!on_terminal()) {
+        /* A log file keeps every line. */
         fputs("qmoe: progress: ", stderr);
         cli_print_name(stderr, text);
         fputc('\n', stderr);
@@ -191,6 +210,7 @@ static void draw(const qmoe_progress *p, double elapsed)
     size_t width = (size_t)columns() - 1;
     if (width < sizeof text)
         text[width] = '\0';
+    /* Redraws in place and clears what the longer line before has left. */
     fputc('\r', stderr);
     cli_print_name(stderr, text);
     fputs("\033[K", stderr);
@@ -198,6 +218,7 @@ static void draw(const qmoe_progress *p, double elapsed)
     line.visible = true;
 }
 
+/* Called often, by the thread that works: most calls only look at the clock. */
 int cli_on_progress(void *user, const qmoe_progress *progress)
 {
     (void)user;
@@ -205,12 +226,14 @@ int cli_on_progress(void *user, const qmoe_progress *progress)
         return 1;
     const double now = now_seconds();
     const double every = on_terminal() ? redraw_seconds : print_seconds;
+    /* Elsewhere than on a terminal the first line comes after a while, too. */
     if (line.stage == NULL && !on_terminal())
         line.shown = now;
     if (line.stage == NULL || strcmp(line.stage, progress->stage) != 0) {
         line.stage = progress->stage;
         line.begin = now;
         line.done_before = progress->done;
+        /* A stage shorter than first_seconds is never drawn. */
         if (on_terminal())
             line.shown = now + first_seconds - redraw_seconds;
     }
@@ -223,6 +246,7 @@ int cli_on_progress(void *user, const qmoe_progress *progress)
 
 void cli_clear_progress(void)
 {
+    /* Only a line in place must go: others stay in the log. */
     if (!line.visible)
         return;
     fputs("\r\033[K", stderr);
