@@ -380,8 +380,8 @@ static void print_roles(const qmoe_plan_report *r)
     printf("%14s\n", cli_human_bytes(r->token_bytes).text);
 }
 
-/* Sizes of the whole model and of its experts in each format, best first as
- * the library lists them. */
+/* Sizes of the whole model and of its experts in each format,
+ * as the library lists them. */
 static void print_formats(const qmoe_plan_report *plans, size_t n)
 {
     printf("\n  %-14s  %10s  %10s  %11s  %8s\n", "format", "all", "experts",

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: the model_type of a config.json.  Goes out: its architecture, and
- * what that calls its tensors. */
+ * In: the model_type of a config.json, or a tensor's name.  Out: its
+ * architecture, and what that calls the tensor else.  The list of architectures
+ * is that of arch_table.c; nothing here knows one of them. */
 #include "arch.h"
 
 #include <string.h>
@@ -14,6 +15,8 @@ qmoe_status qmi_arch_find(const qmi_arch **out, const char *model_type,
             *out = *a;
             return QMOE_OK;
         }
+        /* For the message; a name that does not fit is cut, and nothing behind
+         * the text is written. */
         strncat(known, known[0] == '\0' ? "" : ", ",
             sizeof known - strlen(known) - 1);
         strncat(known, (*a)->model_type, sizeof known - strlen(known) - 1);

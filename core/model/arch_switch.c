@@ -3,9 +3,10 @@
  * to one of many relu experts.  Definition: transformers 4.27/4.28,
  * modeling_switch_transformers.py.
  *
- * Comes in: config.json and the tensors of a checkpoint.  Goes out: blocks,
- * weights and the three programs.  Blocks and steps are added in the order of
- * execution. */
+ * In: config.json and the tensors of a checkpoint.  Out: blocks, weights and
+ * the three programs.  Blocks and steps are added in the order of execution, so
+ * that running a program is walking its list; every weight that a step names
+ * has been found and has the shape that the slots beside it demand. */
 #include "arch_switch.h"
 
 #include <math.h>
@@ -31,6 +32,7 @@ typedef struct builder {
     qmi_cache cross_k_cache, cross_v_cache; /* and the encoder's */
 } builder;
 
+/* As they begin the names of tensors. */
 static const char *const stack_names[QMI_SWITCH_STACKS] = {
     "encoder", "decoder"};
 
@@ -41,6 +43,8 @@ static const qmi_block *block_of(const builder *b)
 
 /* ---- steps ---- */
 
+/* Steps outside of blocks have the number QMI_BEFORE_BLOCKS or
+ * QMI_AFTER_BLOCKS. */
 static qmoe_status add(const builder *b, qmoe_role role, qmi_step step)
 {
     step.role = role;
@@ -59,6 +63,7 @@ static qmoe_status matrix(const builder *b, qmoe_role role, qmi_step *step,
         b->model, &step->weights[0], role, full, n_rows, n_cols, b->err);
 }
 
+/* T5 norms come before their layer and scale without a mean or a bias. */
 static qmoe_status norm(const builder *b, const char *prefix, const char *name)
 {
     qmi_step step = {.kind = QMI_OP_RMSNORM,
@@ -119,22 +124,28 @@ static qmoe_status own_keys(
     return QMOE_OK;
 }
 
+/* One attention layer: norm, products, attention, and the product that adds to
+ * the residual.  `layer` is the number in the tensors' names. */
 static qmoe_status attention(const builder *b, int layer, bool cross)
 {
     char prefix[128];
     const qmi_attention *shape = &block_of(b)->attention;
     int n = snprintf(prefix, sizeof prefix, "%s.block.%d.layer.%d.",
         stack_names[b->stack], (int)block_of(b)->number, layer);
+    /* The part of the prefix behind the layer is replaced: the norm is named by
+     * the layer, the products by the kind of attention. */
     QMI_TRY(norm(b, prefix, "layer_norm.weight"));
     snprintf(prefix + n, sizeof prefix - (size_t)n, "%s.",
         cross ? "EncDecAttention" : "SelfAttention");
     QMI_TRY(linear(b, QMOE_ROLE_ATTENTION, prefix, "q.weight",
         (qmi_step){.dst = b->q, .src = b->normed}));
+    /* scale 1: T5 puts the root of d_head into its weights. */
     qmi_step attend = {.kind = QMI_OP_ATTENTION,
         .dst = b->attended,
         .src = b->q,
         .u.attention = {
             .n_heads = shape->n_heads, .d_head = shape->d_key, .scale = 1.0f}};
+    /* The encoder's keys have no bias: distances to it mean nothing. */
     if (cross) {
         attend.u.attention.k_cache = b->cross_k_cache;
         attend.u.attention.v_cache = b->cross_v_cache;
@@ -153,6 +164,7 @@ static qmoe_status cross_program(builder *b)
     char prefix[128];
     snprintf(prefix, sizeof prefix, "decoder.block.%d.layer.1.EncDecAttention.",
         (int)block_of(b)->number);
+    /* The steps go to another program while the decoder's are being added. */
     b->program = QMI_CROSS;
     QMI_TRY(keys_values(b, prefix));
     QMI_TRY(store(b, b->k, b->cross_k_cache));
@@ -163,6 +175,7 @@ static qmoe_status cross_program(builder *b)
 
 /* ---- feed-forward ---- */
 
+/* relu between the two products; the second adds to the residual. */
 static qmoe_status dense_ffn(const builder *b, const char *prefix)
 {
     QMI_TRY(linear(b, QMOE_ROLE_DENSE_FFN, prefix, "wi.weight",
@@ -177,6 +190,8 @@ static qmoe_status experts(const builder *b, uint32_t *index,
     const char *prefix, const char *kind, int64_t n_rows, int64_t n_cols)
 {
     char name[256], source[256];
+    /* One tensor per expert in a checkpoint; one stack in a compressed
+     * model. */
     snprintf(name, sizeof name, "%sexperts.%s", prefix, kind);
     snprintf(
         source, sizeof source, "%sexperts.expert_*.%s.weight", prefix, kind);
@@ -189,6 +204,7 @@ static qmoe_status sparse_ffn(const builder *b, const char *prefix)
 {
     const qmi_ffn *ffn = &block_of(b)->ffn;
     const int64_t d_model = b->s->shape.d_model;
+    /* The router sees what the experts see: the normed tokens. */
     QMI_TRY(linear(b, QMOE_ROLE_ROUTER, prefix, "router.classifier.weight",
         (qmi_step){.dst = b->router_logits, .src = b->normed}));
     QMI_TRY(add(b, QMOE_ROLE_ROUTER,
@@ -205,6 +221,7 @@ static qmoe_status sparse_ffn(const builder *b, const char *prefix)
         .n_weights = 2,
         .u.expert_ffn = {
             .chosen = b->chosen, .scale = b->scale, .top_k = ffn->top_k}};
+    /* wi first, wo second: EXPERT_FFN takes them in this order. */
     QMI_TRY(experts(b, &step.weights[0], prefix, "wi", ffn->d_ff, d_model));
     QMI_TRY(experts(b, &step.weights[1], prefix, "wo", d_model, ffn->d_ff));
     return add(b, QMOE_ROLE_EXPERTS, step);
@@ -216,6 +233,7 @@ static qmoe_status ffn(const builder *b, int layer)
     snprintf(prefix, sizeof prefix, "%s.block.%d.layer.%d.",
         stack_names[b->stack], (int)block_of(b)->number, layer);
     QMI_TRY(norm(b, prefix, "layer_norm.weight"));
+    /* The prefix has room: it holds less than half of its bytes. */
     strncat(prefix, "mlp.", sizeof prefix - strlen(prefix) - 1);
     return qmi_block_is_sparse(block_of(b)) ? sparse_ffn(b, prefix)
                                             : dense_ffn(b, prefix);
@@ -236,6 +254,7 @@ static qmoe_status begin_stack(builder *b, int stack, qmi_program program)
             .dst = b->residual,
             .weights = {b->embedding},
             .n_weights = 1}));
+    /* The first block's table serves all blocks of its stack (T5). */
     snprintf(name, sizeof name,
         "%s.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         stack_names[stack]);
@@ -260,6 +279,7 @@ static qmoe_status encoder(builder *b)
 {
     const int32_t end = (int32_t)b->s->n_blocks[QMI_SWITCH_ENCODER];
     QMI_TRY(begin_stack(b, QMI_SWITCH_ENCODER, QMI_ENCODE));
+    /* b->block runs through the blocks of the model, encoder first. */
     for (b->block = 0; b->block < end; b->block++) {
         QMI_TRY(attention(b, 0, false));
         QMI_TRY(ffn(b, 1));
@@ -274,6 +294,8 @@ static qmoe_status add_caches(builder *b)
     qmi_graph *graph = &b->model->graph;
     const qmi_attention *a = &block_of(b)->attention;
     const int64_t k = a->n_kv_heads * a->d_key, v = a->n_kv_heads * a->d_value;
+    /* k and v of the tokens so far grow by one row per token; those of the
+     * encoder are written once for each encoded batch. */
     const struct {
         qmi_cache *out;
         qmi_cache_spec spec;
@@ -293,11 +315,14 @@ static qmoe_status decoder(builder *b)
 {
     const int32_t n_blocks = (int32_t)b->model->n_blocks;
     QMI_TRY(begin_stack(b, QMI_SWITCH_DECODER, QMI_DECODE));
+    /* Decoder blocks follow the encoder's in the list of blocks. */
     for (b->block = (int32_t)b->s->n_blocks[QMI_SWITCH_ENCODER];
          b->block < n_blocks; b->block++) {
         QMI_TRY(add_caches(b));
         QMI_TRY(attention(b, 0, false));
         QMI_TRY(attention(b, 1, true));
+        /* Within the walk over the decoder's blocks, so that CROSS has its
+         * steps in the order of the blocks, too. */
         QMI_TRY(cross_program(b));
         QMI_TRY(ffn(b, 2));
     }
@@ -309,6 +334,7 @@ static const char *found_as(const builder *b, const char *name)
 {
     const qmi_checkpoint *files = b->model->checkpoint;
     const char *other = qmi_arch_other_name(b->model->arch, name);
+    /* The usual name wins where both are there. */
     const bool is_other = qmi_checkpoint_find(files, name) == NULL &&
                           other != NULL &&
                           qmi_checkpoint_find(files, other) != NULL;
@@ -340,6 +366,7 @@ static qmoe_status head(const builder *b)
 static qmoe_status add_blocks(const builder *b)
 {
     const qmi_switch *s = b->s;
+    /* The encoder's blocks first: `begin_stack` and its callers count on it. */
     for (int stack = 0; stack < QMI_SWITCH_STACKS; stack++)
         for (int32_t i = 0; i < s->n_blocks[stack]; i++) {
             qmi_block block = {.program = stack == QMI_SWITCH_ENCODER
@@ -353,6 +380,7 @@ static qmoe_status add_blocks(const builder *b)
                 .ffn.d_ff = s->d_ff};
             if (qmi_switch_is_sparse(s, stack, i)) {
                 block.ffn.n_experts = s->n_experts;
+                /* Switch: one expert per token. */
                 block.ffn.top_k = 1;
             }
             QMI_TRY(qmi_model_add_block(b->model, block, b->err));
@@ -363,6 +391,7 @@ static qmoe_status add_blocks(const builder *b)
 static qmoe_status add_slots(builder *b)
 {
     const qmi_switch *s = b->s;
+    /* Heads side by side in one row. */
     const int64_t d_model = s->shape.d_model, inner = s->n_heads * s->d_kv;
     const struct {
         qmi_slot *out;
@@ -383,6 +412,7 @@ static qmoe_status add_slots(builder *b)
     for (size_t i = 0; i < sizeof slots / sizeof *slots; i++)
         QMI_TRY(qmi_graph_add_slot(
             &b->model->graph, slots[i].out, slots[i].spec, b->err));
+    /* What is measured between blocks is this slot. */
     b->model->graph.residual = b->residual;
     return QMOE_OK;
 }
@@ -400,6 +430,7 @@ static qmoe_status build(
 {
     qmi_switch s;
     QMI_TRY(qmi_switch_configure(&s, json, file, err));
+    /* A sketch has no tensors to ask. */
     if (model->checkpoint != NULL)
         qmi_switch_settle(&s, model);
     model->shape = s.shape;
@@ -412,6 +443,8 @@ static qmoe_status build(
     return head(&b);
 }
 
+/* Published checkpoints of both names exist; the first is what the model asks
+ * for. */
 static const char *const other_names[][2] = {
     {"shared.weight", "encoder.embed_tokens.weight"},
     {"lm_head.weight", "decoder.lm_head.weight"},

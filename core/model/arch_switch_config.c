@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: the config.json of a Switch Transformer, not trusted.  Goes out:
- * what it says, every number in its range; what is not computed is refused by
- * name. */
+ * In: the config.json of a Switch Transformer, not trusted.  Out: what it says,
+ * every number in its range, so that products of dimensions fit 64 bits; what
+ * is not computed is refused by name.  Missing members get the defaults of the
+ * reference implementation. */
 #include "arch_switch.h"
 
 #include <float.h>
 #include <string.h>
 
+/* 2^24: far above every published model. */
 enum { MAX_DIMENSION = 1 << 24, MAX_BLOCKS = QMI_SWITCH_MAX_BLOCKS };
 
 typedef struct reader {
@@ -35,6 +37,7 @@ static qmoe_status read_shape(const reader *r, qmi_switch *c)
     QMI_TRY(need(r, &c->d_kv, "d_kv", 1, MAX_DIMENSION));
     QMI_TRY(need(r, &c->d_ff, "d_ff", 1, MAX_DIMENSION));
     QMI_TRY(need(r, &c->n_heads, "num_heads", 1, MAX_DIMENSION));
+    /* The product is a width, too, so it has the same bound. */
     if (c->n_heads * c->d_kv > MAX_DIMENSION)
         return qmi_fail(r->err, QMOE_E_FORMAT,
             "%s: num_heads * d_kv is above %d", r->file, MAX_DIMENSION);
@@ -51,8 +54,10 @@ static qmoe_status read_sparse_step(const reader *r, qmi_switch *c, int stack,
     const char *step_key, const char *count_key)
 {
     int64_t n_sparse = 0;
+    /* 3: the default of the reference for both counts. */
     QMI_TRY(may(r, &n_sparse, count_key, 3, 0, MAX_BLOCKS));
     int64_t step = n_sparse > 0 ? c->n_blocks[stack] / n_sparse : 0;
+    /* 0: no sparse block at all. */
     return may(r, &c->sparse_step[stack], step_key, step, 0, MAX_BLOCKS);
 }
 
@@ -91,6 +96,7 @@ static qmoe_status read_bias_and_ids(const reader *r, qmi_switch *c)
     int64_t last = c->shape.vocab_size - 1;
     QMI_TRY(may(
         r, &c->n_buckets, "relative_attention_num_buckets", 32, 4, 1 << 16));
+    /* At least one distance per bucket. */
     QMI_TRY(may(r, &c->max_distance, "relative_attention_max_distance", 128,
         c->n_buckets, 1 << 20));
     QMI_TRY(read_epsilon(r, c));
@@ -98,6 +104,7 @@ static qmoe_status read_bias_and_ids(const reader *r, qmi_switch *c)
         &c->tied_head, r->json, "tie_word_embeddings", true, r->file, r->err));
     QMI_TRY(may(r, &pad, "pad_token_id", 0, 0, last));
     QMI_TRY(may(r, &end, "eos_token_id", 1, 0, last));
+    /* The reference starts decoding with the padding token. */
     QMI_TRY(may(r, &start, "decoder_start_token_id", pad, 0, last));
     c->shape.objective = QMI_SPAN_CORRUPTION;
     c->shape.end_ids[0] = (int32_t)end;
@@ -119,6 +126,7 @@ static qmoe_status refuse_others(const reader *r)
         &projection, r->json, "feed_forward_proj", "relu", r->file, r->err));
     QMI_TRY(qmi_json_string(
         &act, r->json, "dense_act_fn", projection, r->file, r->err));
+    /* The message names the member that is wrong: both must say relu. */
     if (gated || strcmp(act, "relu") != 0 || strcmp(projection, "relu") != 0)
         return qmi_fail(r->err, QMOE_E_UNSUPPORTED,
             "%s: only the plain relu feed-forward is supported, not '%s'%s",
@@ -141,6 +149,7 @@ qmoe_status qmi_switch_configure(
     return refuse_others(&r);
 }
 
+/* As in the reference: every block, or the second of each `step`. */
 bool qmi_switch_is_sparse(const qmi_switch *s, int stack, int64_t block)
 {
     const int64_t step = s->sparse_step[stack];

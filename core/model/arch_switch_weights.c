@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: what a config.json says, and the tensors of its checkpoint or, when
- * there are none, the published models.  Goes out: what the model is.  Where the
+ * In: what a config.json says, and the tensors of its checkpoint or, when there
+ * are none, the published models.  Out: what the model is.  Where the
  * configuration of a published Switch checkpoint contradicts its weights, the
  * weights are right: blocks are counted and told dense from sparse by the
- * tensors that are there. */
+ * tensors that are there.  Every correction is said in a message. */
 #include "arch_switch.h"
 
 #include <stdio.h>
@@ -19,12 +19,14 @@ static bool has(const qmoe_model *model, const char *format, int stack,
     return qmi_checkpoint_find(model->checkpoint, name) != NULL;
 }
 
+/* Every block begins with a norm, dense or sparse. */
 static bool has_block(const qmoe_model *model, int stack, int64_t block)
 {
     return has(
         model, "%s.block.%d.layer.%d.layer_norm.weight", stack, block, 0);
 }
 
+/* The decoder has a layer of cross attention in between. */
 static int ffn_layer(int stack)
 {
     return stack == QMI_SWITCH_ENCODER ? 1 : 2;
@@ -47,6 +49,7 @@ static bool has_dense_ffn(const qmoe_model *model, int stack, int64_t block)
 static void settle_blocks(qmi_switch *s, const qmoe_model *model, int stack)
 {
     int64_t *n = &s->n_blocks[stack], found = 0;
+    /* Counted from 0 without gaps: a block behind a gap is none. */
     while (found < QMI_SWITCH_MAX_BLOCKS && has_block(model, stack, found))
         found++;
     if (found <= *n)
@@ -63,6 +66,7 @@ static void settle_blocks(qmi_switch *s, const qmoe_model *model, int stack)
 static bool step_fits(
     const qmi_switch *s, const qmoe_model *model, int stack, int64_t step)
 {
+    /* The other fields stay: only the step is tried. */
     qmi_switch c = *s;
     c.sparse_step[stack] = step;
     for (int64_t i = 0; i < c.n_blocks[stack]; i++) {
@@ -80,6 +84,8 @@ static void settle_sparsity(qmi_switch *s, const qmoe_model *model, int stack)
     int64_t n_blocks = s->n_blocks[stack];
     if (step_fits(s, model, stack, *step))
         return;
+    /* The smallest step that fits; if none does, loading the weights names what
+     * is missing. */
     for (int64_t other = 0; other <= n_blocks; other++) {
         if (!step_fits(s, model, stack, other))
             continue;
@@ -109,6 +115,7 @@ static void settle_head(qmi_switch *s, const qmoe_model *model)
 
 void qmi_switch_settle(qmi_switch *s, const qmoe_model *model)
 {
+    /* Blocks first: the step is judged over the blocks that are there. */
     for (int stack = 0; stack < QMI_SWITCH_STACKS; stack++) {
         settle_blocks(s, model, stack);
         settle_sparsity(s, model, stack);
@@ -118,6 +125,7 @@ void qmi_switch_settle(qmi_switch *s, const qmoe_model *model)
 
 /* ---- without weights ---- */
 
+/* What a config.json cannot get wrong without being another model. */
 static bool same_shapes(const qmi_switch_config *p, const qmoe_model *m)
 {
     const qmi_block *block = &m->blocks[0];
@@ -151,6 +159,8 @@ static bool same_blocks(const qmi_switch_config *p, const qmoe_model *m)
            p->tied_head == is_tied(m);
 }
 
+/* A configuration alone may be wrong in the same ways as the published ones, so
+ * the reader is told and chooses. */
 void qmi_switch_doubt(const qmoe_model *m, const char *file)
 {
     const qmi_switch_config *p;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of architectures, and nothing else: a test that adds one links a
+ * The table of architectures, and nothing else.  In: the objects of arch_*.c.
+ * Out: an array that ends with NULL.  A test that adds an architecture links a
  * table of its own in place of this file. */
 #include "arch.h"
 

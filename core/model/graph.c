@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: slots, caches, tables and steps, one after the other, from an
- * architecture.  Goes out: the graph of a model.  Numbers that were given out
- * stay valid: lists only grow. */
+ * In: slots, caches, tables and steps, one after the other, from an
+ * architecture.  Out: the graph of a model.  Numbers that were given out stay
+ * valid: lists only grow, and entry 0 stands for none, so a zeroed step names
+ * nothing. */
 #include "graph.h"
 
 #include "alloc.h"
@@ -25,6 +26,7 @@ qmoe_status qmi_graph_add_slot(
     if (grown == NULL)
         return QMOE_E_NOMEM;
     graph->slots = grown;
+    /* The number is given out after the entry is there. */
     graph->slots[++graph->n_slots] = slot;
     *out = (qmi_slot)graph->n_slots;
     return QMOE_OK;
@@ -61,6 +63,7 @@ qmoe_status qmi_graph_add_step(
 {
     qmi_steps *steps = &graph->programs[program];
     if (steps->n == steps->capacity) {
+        /* Steps are many; their lists begin larger. */
         size_t capacity = steps->capacity == 0 ? 64 : 2 * steps->capacity;
         qmi_step *items = qmi_regrow(
             steps->items, steps->n, capacity, sizeof *items, "the graph", err);
@@ -83,6 +86,8 @@ void qmi_graph_free(qmi_graph *graph)
     *graph = (qmi_graph){0};
 }
 
+/* Steps of a block are neighbours in their program; an empty range where it has
+ * none. */
 void qmi_steps_of_block(
     const qmi_steps *steps, int32_t block, size_t *first, size_t *last)
 {

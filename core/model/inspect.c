@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a model holds. */
+ * What a model holds.  In: an open model.  Out: a description per weight, and
+ * on demand the share of zeros and the entropy of its values.  Descriptions
+ * read no weights.  Values are counted as they are stored, chunk by chunk, so
+ * memory does not grow with the matrix. */
 #include "model.h"
 
 #include <math.h>
@@ -21,6 +24,7 @@ qmoe_status qmoe_model_weight(
     if (out == NULL)
         return QMOE_E_INVALID;
     *out = (qmoe_weight_info){0};
+    /* The list ends with an error, so that callers may count up to it. */
     if (model == NULL || index >= model->n_weights)
         return QMOE_E_INVALID;
     const qmi_weight *w = &model->weights[index];
@@ -49,8 +53,12 @@ static qmoe_status scan_matrix(const qmoe_model *model, const qmi_weight *w,
         QMI_TRY(qmi_check_cancel(err));
         qmi_weight_decode(w, mat, row, n, rows);
         for (int64_t i = 0; i < n * w->n_cols; i++)
+            /* Three symbols: zero, below, above.  For ternary rows these are
+             * the three levels. */
             counts[rows[i] == 0 ? 0 : rows[i] < 0 ? 1 : 2]++;
     }
+    /* Made or converted for this count alone: a model larger than memory must
+     * be countable. */
     if (w->fetch != NULL)
         qmi_checkpoint_release(model->checkpoint, qmi_weight_dense(w, mat),
             qmi_weight_bytes(w) / (uint64_t)w->n_mats);
@@ -62,6 +70,7 @@ static double entropy(const uint64_t counts[3])
     double total = (double)counts[0] + (double)counts[1] + (double)counts[2];
     double bits = 0;
     for (int i = 0; i < 3; i++)
+        /* 0 log 0 is 0. */
         if (counts[i] != 0)
             bits -= (double)counts[i] / total * log2((double)counts[i] / total);
     return bits;
@@ -73,8 +82,10 @@ static qmoe_status count(
     qmi_error *err = &model->hooks->error;
     if (index >= model->n_weights)
         return qmi_fail(err, QMOE_E_INVALID, "no weight %zu", index);
-    /* As stored: that is what can be skipped, and what the compressor counts. */
+    /* As stored: that is what can be skipped, and what the compressor
+     * counts. */
     qmi_weight stored = model->weights[index];
+    /* A rotated row has no zeros in the model's own columns. */
     stored.rotation = 0;
     const qmi_weight *w = &stored;
     float *rows = qmi_calloc(

@@ -1,4 +1,8 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ * In: one matrix of a stack in any format.  Out: its bytes in memory and
+ * checked, or given back.  All parts of a matrix come and go together; a
+ * failure in the middle leaves parts in memory, which cost space and nothing
+ * else. */
 #include "matrix_range.h"
 
 qmoe_status qmi_matrix_fetch(

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Opening and closing models. */
+ * Opening and closing models.  In: a directory, a specification of a synthetic
+ * model, or a configuration alone.  Out: a model with blocks, graph, weights
+ * and tokenizer, or an error and nothing.  What comes from files has been
+ * checked in size and shape before a weight is added; payloads are checked when
+ * they are first used.  A model lives while anybody uses it. */
 #include "model.h"
 
 #include <stdio.h>
@@ -17,8 +21,10 @@ static qmoe_status open_tokenizer(qmoe_model *model, qmi_error *err)
     if (path == NULL)
         return QMOE_E_NOMEM;
     qmoe_status status = QMOE_OK;
+    /* Models without a tokenizer can be run on ids. */
     if (access(path, F_OK) == 0)
         status = qmi_tokenizer_open(&model->tokenizer, path, err);
+    /* More ids than the embedding has rows would be read past its end. */
     if (status == QMOE_OK && model->tokenizer != NULL &&
         qmi_tokenizer_size(model->tokenizer) > model->shape.vocab_size)
         status = qmi_fail(err, QMOE_E_FORMAT,
@@ -46,6 +52,8 @@ qmoe_status qmi_model_need_objective(
         [QMI_NEXT_TOKEN] = "the next token",
         [QMI_SPAN_CORRUPTION] = "span corruption",
     };
+    /* Text would be cut and masked for another task, and a loss would mean
+     * nothing. */
     if (model->shape.objective == objective)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_UNSUPPORTED,
@@ -62,6 +70,7 @@ static qmoe_status check_uncompressed(const qmoe_model *model, qmi_error *err)
     for (size_t i = 0; i < qmi_checkpoint_file_count(checkpoint); i++) {
         const qmi_tensor_file *file = qmi_checkpoint_file(checkpoint, i);
         const char *format = qmi_tensor_file_metadata(file, "format");
+        /* Every shard that we write says so. */
         if (format != NULL && strcmp(format, "qmoe") == 0)
             return qmi_fail(err, QMOE_E_FORMAT,
                 "%s: quantization_config is missing, but %s belongs to a "
@@ -81,15 +90,18 @@ static qmoe_status read_quantization(qmoe_model *model, qmi_error *err)
         cJSON_GetObjectItemCaseSensitive(json, "quantization_config");
     const char *method = NULL;
     int64_t version = 0;
+    /* null is how some writers say "none". */
     if (q == NULL || cJSON_IsNull(q))
         return check_uncompressed(model, err);
     QMI_TRY(qmi_json_string(&method, q, "quant_method", "(none)", file, err));
+    /* Before the version: another method's numbers mean something else. */
     if (strcmp(method, "qmoe") != 0)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "%s: quantization_config.quant_method '%s' is not 'qmoe'", file,
             method);
     QMI_TRY(
         qmi_json_int(&version, q, "version", true, 0, 0, 1 << 20, file, err));
+    /* Newer versions may mean other things by the same members. */
     if (version != 1)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "%s: format version %lld; this program reads version 1", file,
@@ -101,6 +113,7 @@ static qmoe_status read_quantization(qmoe_model *model, qmi_error *err)
 static qmoe_status build(
     qmoe_model *model, const cJSON *json, const char *file, qmi_error *err)
 {
+    /* NULL as the default: a missing type is an error of its own. */
     const char *type = NULL;
     QMI_TRY(qmi_json_string(&type, json, "model_type", NULL, file, err));
     if (type == NULL)
@@ -110,6 +123,8 @@ static qmoe_status build(
     return model->arch->build(model, json, file, err);
 }
 
+/* Order: files, their digest, what they say, what they hold.  Text comes last,
+ * since its size is compared with the shape. */
 static qmoe_status fill(
     qmoe_model *model, const char *directory, bool checked, qmi_error *err)
 {
@@ -122,6 +137,7 @@ static qmoe_status fill(
     return open_tokenizer(model, err);
 }
 
+/* From here on qmoe_model_close can clean up, however far opening comes. */
 static qmoe_model *new_model(qmi_hooks *hooks)
 {
     qmoe_model *model = qmi_calloc(1, sizeof *model, "a model", &hooks->error);
@@ -156,6 +172,7 @@ qmoe_status qmi_model_open(
     if (model != NULL)
         status = hand_over(
             out, model, fill(model, directory, checked, &hooks->error));
+    /* Ends the call whatever happened: the context counts those that run. */
     return qmi_call_end(hooks, status);
 }
 
@@ -168,6 +185,8 @@ qmoe_status qmoe_model_open(
 /* The dtype that weights have unless the config names one we compute with. */
 static const qmi_format *sketch_format(const cJSON *config)
 {
+    /* Looked at leniently: a sketch computes sizes, and others are refused when
+     * weights are opened. */
     const char *name = cJSON_GetStringValue(
         cJSON_GetObjectItemCaseSensitive(config, "torch_dtype"));
     if (name != NULL && strcmp(name, "float32") == 0)
@@ -197,6 +216,8 @@ qmoe_status qmi_model_sketch(
         out, model, fill_sketch(model, config, file, &hooks->error));
 }
 
+/* Weights first: their data lie in the checkpoint's maps.  The hooks go last,
+ * since closing may free the context. */
 static void destroy(qmoe_model *model)
 {
     qmi_hooks *hooks = model->hooks;
@@ -218,11 +239,13 @@ static void destroy(qmoe_model *model)
 
 void qmi_model_retain(qmoe_model *model)
 {
+    /* Relaxed: who adds a user holds the model already. */
     __atomic_add_fetch(&model->n_users, 1, __ATOMIC_RELAXED);
 }
 
 void qmi_model_release(qmoe_model *model)
 {
+    /* Acquire and release: the last user sees what all others did. */
     if (__atomic_sub_fetch(&model->n_users, 1, __ATOMIC_ACQ_REL) == 0)
         destroy(model);
 }
@@ -238,6 +261,7 @@ qmoe_status qmi_model_call_begin(
 {
     if (model == NULL)
         return QMOE_E_INVALID;
+    /* The call before the model: its error text is the context's. */
     QMI_TRY(qmi_call_begin(model->hooks, function, lacks));
     qmi_model_retain(model);
     return QMOE_OK;
@@ -245,6 +269,7 @@ qmoe_status qmi_model_call_begin(
 
 qmoe_status qmi_model_call_end(qmoe_model *model, qmoe_status status)
 {
+    /* Read before the model may go. */
     qmi_hooks *hooks = model->hooks;
     qmi_model_release(model);
     return qmi_call_end(hooks, status);
@@ -257,6 +282,7 @@ void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
     *out = (qmoe_model_info){0};
     if (model == NULL)
         return;
+    /* What is said of one block is said of the first. */
     const qmi_block *first = &model->blocks[0];
     *out = (qmoe_model_info){
         .d_model = model->shape.d_model,
@@ -279,6 +305,7 @@ void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
 
 /* ---- blocks ---- */
 
+/* Doubling: the number of blocks may come from the weights. */
 qmoe_status qmi_model_add_block(
     qmoe_model *model, qmi_block block, qmi_error *err)
 {
@@ -312,6 +339,7 @@ int64_t qmi_model_sparse_count(const qmoe_model *model)
     return n;
 }
 
+/* The largest: dense blocks have none. */
 int64_t qmi_model_n_experts(const qmoe_model *model)
 {
     int64_t most = 0;
@@ -328,6 +356,8 @@ static qmoe_status tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
 {
     qmi_error *err = &model->hooks->error;
     int32_t *all = NULL;
+    /* Bytes that are no UTF-8 have no pieces; the error says where they
+     * begin. */
     const size_t n_valid = qmi_utf8_prefix(text, strlen(text));
     if (text[n_valid] != '\0')
         return qmi_fail(err, QMOE_E_INVALID,
@@ -335,6 +365,7 @@ static qmoe_status tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
     QMI_TRY(qmi_model_need_tokenizer(model, err));
     QMI_TRY(qmi_tokenizer_encode(
         model->tokenizer, &all, n, text, strlen(text), err));
+    /* *n is the full number, so that a caller can ask for the size first. */
     for (size_t i = 0; i < *n && i < capacity; i++)
         ids[i] = all[i];
     qmi_free(all);
@@ -359,6 +390,7 @@ static qmoe_status detokenize(qmoe_model *model, char *text, size_t capacity,
     QMI_TRY(qmi_model_need_tokenizer(model, err));
     QMI_TRY(qmi_tokenizer_decode(model->tokenizer, &all, ids, n_ids, err));
     *n = strlen(all);
+    /* Cut to the capacity, with its end; *n is the full length. */
     if (capacity != 0)
         snprintf(text, capacity, "%s", all);
     qmi_free(all);

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Finds the tensors of a weight, checks their shapes, and describes them as a
- * qmi_weight: a matrix, scattered expert matrices, or a compressed stack. */
+ * qmi_weight: a matrix, scattered expert matrices, or a compressed stack.  In:
+ * names and shapes from an architecture, tensors from files.  Out: entries of
+ * model->weights, whose numbers are final.  An entry that failed halfway stays
+ * in the list, so that closing the model frees it. */
 #include "model.h"
 
 #include <stdio.h>
@@ -22,6 +25,7 @@ static qmoe_status new_weight(qmoe_model *model, qmi_weight **out,
         model->weights = grown;
         model->weight_capacity = capacity;
     }
+    /* Counted only with its name: closing frees the names of all that count. */
     qmi_weight *w = &model->weights[model->n_weights];
     *w = (qmi_weight){.name = qmi_strdup(name, err), .role = role};
     if (w->name == NULL)
@@ -40,6 +44,7 @@ static void sketch_weight(const qmoe_model *model, qmi_weight *w,
     w->n_mats = n_mats;
     w->n_rows = n_rows;
     w->n_cols = n_cols;
+    /* 0 bits for a variable part: a sketch is dense. */
     w->parts[0].n_bytes = qmi_stack_size(w->format, n_mats, n_rows, n_cols, 0);
 }
 
@@ -47,6 +52,7 @@ static void sketch_weight(const qmoe_model *model, qmi_weight *w,
 static const char *shape_text(
     char *text, size_t capacity, const int64_t *shape, int rank)
 {
+    /* n may pass the capacity: snprintf says what it would have written. */
     size_t n = (size_t)snprintf(text, capacity, "[");
     for (int i = 0; i < rank && n < capacity; i++)
         n += (size_t)snprintf(text + n, capacity - n, "%s%lld",
@@ -73,6 +79,8 @@ static qmoe_status check_matrix(const qmoe_model *model, const qmi_tensor *t,
     char expected[96];
     snprintf(expected, sizeof expected, "a float matrix [%lld, %lld]",
         (long long)n_rows, (long long)n_cols);
+    /* Vectors are stored with one dimension; the model sees a matrix of one
+     * row. */
     bool vector = n_rows == 1 && t->rank == 1 && t->shape[0] == n_cols;
     bool matrix =
         t->rank == 2 && t->shape[0] == n_rows && t->shape[1] == n_cols;
@@ -97,6 +105,8 @@ static qmoe_status fetch_view(
     return qmi_checkpoint_fetch_view(checkpoint, data, n_bytes, err);
 }
 
+/* Data that their file holds in another order: made readable on first use
+ * (weight.h). */
 static void fetch_first(const qmoe_model *model, qmi_weight *w)
 {
     w->fetch = fetch_view;
@@ -139,6 +149,8 @@ static qmoe_status add_scattered(
         qmi_calloc((size_t)w->n_mats, sizeof *w->mats, "an expert list", err);
     if (w->mats == NULL)
         return QMOE_E_NOMEM;
+    /* Every expert is looked up now, so that a missing one shows when the model
+     * is opened. */
     for (int64_t e = 0; e < w->n_mats; e++) {
         char name[512];
         const qmi_tensor *t = NULL;
@@ -146,6 +158,7 @@ static qmoe_status add_scattered(
         QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
         QMI_TRY(check_matrix(model, t, w->n_rows, w->n_cols, err));
         const qmi_format *format = qmi_format_dense(t->dtype);
+        /* One format per stack: kernels take no mixture. */
         if (e != 0 && format != w->format)
             return wrong(model, t, "the dtype of expert 0", err);
         w->format = format;
@@ -172,6 +185,7 @@ static qmoe_status stack_format(
             "%s: quantization_config.tensors has no '%s'", file, w->name);
     QMI_TRY(qmi_json_string(&name, entry, "format", "", file, err));
     w->format = qmi_format_find(name);
+    /* A dense name is no format of a compressed stack. */
     if (w->format == NULL || w->format->dense)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "%s: '%s' has the unknown format '%s'", file, w->name, name);
@@ -179,6 +193,7 @@ static qmoe_status stack_format(
     const int64_t expected[3] = {w->n_mats, w->n_rows, w->n_cols};
     for (int i = 0; i < 3; i++) {
         uint64_t value = 0;
+        /* Read as u64: a JSON number may be negative, fractional or huge. */
         if (!qmi_json_to_u64(&value, cJSON_GetArrayItem(shape, i)) ||
             value != (uint64_t)expected[i] || cJSON_GetArraySize(shape) != 3)
             return qmi_fail(err, QMOE_E_FORMAT,
@@ -191,6 +206,8 @@ static qmoe_status stack_format(
 
 /* ---- parameters of a stack (docs/format.md) ---- */
 
+/* `*value` holds the default of the format and stays when the member is
+ * absent. */
 static qmoe_status read_number(
     const qmi_parameters *p, double *value, const char *key, qmi_error *err)
 {
@@ -210,6 +227,8 @@ static qmoe_status read_parameters(
 {
     const cJSON *tensors =
         cJSON_GetObjectItemCaseSensitive(model->quantization, "tensors");
+    /* `others` are the weights before this one: a dictionary may be shared with
+     * them. */
     const qmi_parameters from = {
         .file = qmi_checkpoint_config_path(model->checkpoint),
         .entry = cJSON_GetObjectItemCaseSensitive(tensors, w->name),
@@ -231,6 +250,7 @@ static qmoe_status check_part(const qmoe_model *model, const qmi_weight *w,
     int rank = spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
     bool same = t->dtype == spec->dtype && t->rank == rank;
     for (int i = 0; same && i < rank; i++)
+        /* -1: any size; the format's own check compares it with the offsets. */
         same = shape[i] < 0 || t->shape[i] == shape[i];
     if (same)
         return QMOE_OK;
@@ -256,6 +276,7 @@ static qmoe_status add_compressed(
     QMI_TRY(make_marks(w, err));
     qmoe_status status =
         w->format->open != NULL ? w->format->open(w, err) : QMOE_OK;
+    /* The format knows the tensor, the directory is known here. */
     if (status != QMOE_OK)
         return qmi_error_prefix(
             err, status, "%s", qmi_checkpoint_directory(model->checkpoint));
@@ -276,12 +297,14 @@ qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
     w->n_cols = n_cols;
     if (model->checkpoint == NULL)
         sketch_weight(model, w, w->n_mats, n_rows, n_cols);
+    /* One question for the whole model: compressed or not. */
     else if (model->quantization != NULL)
         QMI_TRY(add_compressed(model, w, err));
     else
         QMI_TRY(add_scattered(model, w, err));
     if (model->expert_format[0] == '\0')
         model->expert_format = w->format->name;
+    /* A word for people; every weight knows its own format. */
     else if (strcmp(model->expert_format, w->format->name) != 0)
         model->expert_format = "mixed";
     return QMOE_OK;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Questions to a shape. */
+ * Questions to a shape.  In: what an architecture has set.  Out: answers
+ * without a look at any weight. */
 #include "shape.h"
 
 const char *qmi_program_name(qmi_program program)

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Table of the published Switch Transformers (switch_configs.h). */
+ * Table of the published Switch Transformers (switch_configs.h).  In: a name or
+ * a number.  Out: dimensions, or a config.json made of them.  Dimensions and
+ * dtypes are those of the published checkpoints' weights, which contradict
+ * their configurations in places (arch_switch_weights.c). */
 #include "switch_configs.h"
 
 #include <string.h>
 
+/* The base models differ in the number of experts and the dtype. */
 #define BASE(experts, type)                                                    \
     {                                                                          \
         .name = "base-" #experts, .dtype = type, .d_model = 768, .d_ff = 3072, \
@@ -67,6 +71,7 @@ const qmi_switch_config *qmi_switch_config_find(const char *name)
 /* cJSON_Add... return NULL when out of memory. */
 static bool add_numbers(cJSON *json, const qmi_switch_config *c)
 {
+    /* Members from expert_capacity on are the same in all published files. */
     const struct {
         const char *key;
         double value;
@@ -98,6 +103,8 @@ static bool add_numbers(cJSON *json, const qmi_switch_config *c)
     return true;
 }
 
+/* Each addition is looked at: a configuration with a member missing would be
+ * another model. */
 cJSON *qmi_switch_config_json(const qmi_switch_config *c)
 {
     cJSON *json = cJSON_CreateObject();

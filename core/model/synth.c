@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Reading the specification of a synthetic checkpoint. */
+ * Reading the specification of a synthetic checkpoint:
+ * "synth:NAME?key=value&...".  In: the text a user gave.  Out: a published
+ * configuration with fewer experts or blocks, a seed, a tokenizer; or an error
+ * that names the key.  Nothing is larger than what was published, so sizes stay
+ * within those that are known to fit. */
 #include "synth.h"
 
 #include <ctype.h>
@@ -30,6 +34,7 @@ static qmoe_status take_name(
 {
     char text[32], known[256];
     const qmi_switch_config *found = NULL;
+    /* A name that does not fit is none of the table. */
     if (n < sizeof text) {
         memcpy(text, name, n);
         text[n] = '\0';
@@ -46,6 +51,7 @@ static qmoe_status take_name(
         scheme, (int)(n < 64 ? n : 64), name, known);
 }
 
+/* Digits only; strtoull would take signs and spaces. */
 static bool to_count(uint64_t *out, const char *text, size_t n)
 {
     char digits[24], *end;
@@ -82,6 +88,7 @@ static void count_sparse(qmi_switch_config *c, int stack)
 {
     int64_t step = c->sparse_step[stack];
     int64_t n = c->n_blocks[stack];
+    /* As qmi_switch_is_sparse: the second block of each `step`. */
     c->n_sparse[stack] = step <= 1 ? n * step : n / step;
 }
 
@@ -93,6 +100,7 @@ static bool is_key(const char *pair, size_t n_key, const char *key)
 static qmoe_status take_pair(qmi_synth *s, const char *pair, size_t n,
     const char *specification, qmi_error *err)
 {
+    /* A key without '=' has an empty value, which no key takes. */
     const char *equals = memchr(pair, '=', n);
     size_t n_key = equals != NULL ? (size_t)(equals - pair) : n;
     const char *value = equals != NULL ? equals + 1 : pair + n;
@@ -134,17 +142,21 @@ qmoe_status qmi_synth_parse(
     const char *name = specification + sizeof scheme - 1;
     size_t n = strcspn(name, "?");
     QMI_TRY(take_name(out, name, n, err));
+    /* A key may come again; the last one holds. */
     for (const char *at = name + n; *at != '\0';) {
         at++; /* '?' or '&' */
         n = strcspn(at, "&");
         QMI_TRY(take_pair(out, at, n, specification, err));
         at += n;
     }
+    /* After all keys: both counts follow from the blocks that are left. */
     for (int stack = 0; stack < QMI_SWITCH_STACKS; stack++)
         count_sparse(&out->config, stack);
     return QMOE_OK;
 }
 
+/* From here on a synthetic model is a checkpoint like any other: a
+ * configuration and a file of tensors. */
 static qmoe_status open_specification(
     qmi_checkpoint **out, const char *specification, qmi_error *err)
 {
@@ -159,8 +171,10 @@ static qmoe_status open_specification(
         cJSON_Delete(config);
         return status;
     }
+    /* Beside the specification there is no file, so no tokenizer is found. */
     const char *beside =
         synth.tokenizer[0] != '\0' ? synth.tokenizer : specification;
+    /* Takes the configuration and the file over, also when it fails. */
     return qmi_checkpoint_assemble(
         out, specification, beside, config, file, err);
 }

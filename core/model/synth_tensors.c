@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Tensors of a synthetic checkpoint: names and shapes, address space, and
- * values on demand. */
+ * values on demand.  In: a configuration and a seed.  Out: a tensor file whose
+ * values are made when they are first asked for.  A value depends on seed,
+ * tensor name and place alone, so every part can be made, dropped and made
+ * again, by any thread, with the same bits. */
 #include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
@@ -16,6 +19,7 @@
 #include "hash.h"
 #include "synth.h"
 
+/* Levels: as many as 16 random bits tell apart. */
 enum { PAGE = 4096, N_LEVELS = 1 << 16 };
 
 /* What a tensor's values are; one per tensor. */
@@ -43,6 +47,7 @@ typedef struct lister {
     char prefix[96];
 } lister;
 
+/* Both lists grow, or neither counts: capacity is set last. */
 static qmoe_status make_room(lister *l)
 {
     qmi_tensor_file *file = l->file;
@@ -72,6 +77,8 @@ static qmoe_status add_tensor(
     const char *kept = qmi_tensor_file_keep(file, name, l->err);
     if (kept == NULL)
         return QMOE_E_NOMEM;
+    /* bf16: two bytes each.  Dimensions are those of published models, so
+     * nothing overflows. */
     uint64_t n_bytes = (uint64_t)n_rows * (uint64_t)n_cols * 2;
     qmi_tensor *t = &file->tensors[file->n_tensors];
     *t = (qmi_tensor){.name = kept,
@@ -83,6 +90,7 @@ static qmoe_status add_tensor(
         .n_bytes = n_bytes,
         .is_view = values.is_expert};
     l->source->laws[file->n_tensors++] = values;
+    /* On pages of its own, so that it can be given back alone. */
     l->source->n_bytes += (n_bytes + PAGE - 1) / PAGE * PAGE;
     return QMOE_OK;
 }
@@ -101,6 +109,7 @@ static void add(lister *l, int64_t n_rows, int64_t n_cols, law values,
         l->status = add_tensor(l, name, n_rows, n_cols, values);
 }
 
+/* Sums of `width` products keep the size of their inputs. */
 static law spread(int64_t width)
 {
     return (law){.spread = 1.0f / sqrtf((float)width)};
@@ -111,6 +120,8 @@ static void add_attention(lister *l, const char *kind)
     const qmi_switch_config *c = &l->source->synth.config;
     int64_t inner = c->n_heads * c->d_kv;
     add(l, 1, c->d_model, (law){0}, "layer_norm.weight");
+    /* T5 has no scale in attention: its queries are smaller by the root of
+     * d_kv. */
     add(l, inner, c->d_model, spread(c->d_model * c->d_kv), "%s.q.weight",
         kind);
     add(l, inner, c->d_model, spread(c->d_model), "%s.k.weight", kind);
@@ -118,6 +129,7 @@ static void add_attention(lister *l, const char *kind)
     add(l, c->d_model, inner, spread(inner), "%s.o.weight", kind);
 }
 
+/* The router first, as it is used; experts as one tensor each, as published. */
 static void add_experts(lister *l)
 {
     const qmi_switch_config *c = &l->source->synth.config;
@@ -138,6 +150,8 @@ static void add_ffn(lister *l, int stack, int64_t block)
     const qmi_switch_config *c = &l->source->synth.config;
     int64_t step = c->sparse_step[stack];
     add(l, 1, c->d_model, (law){0}, "layer_norm.weight");
+    /* As qmi_switch_is_sparse: a checkpoint must match its own
+     * configuration. */
     if (step == 1 || (step > 1 && block % step == 1)) {
         add_experts(l);
         return;
@@ -152,6 +166,7 @@ static void add_block(lister *l, int stack, int64_t block)
     const char *name = stack == QMI_SWITCH_ENCODER ? "encoder" : "decoder";
     size_t n = sizeof l->prefix;
     int layer = 0;
+    /* One buffer for the prefix of a layer; names are built behind it. */
     snprintf(l->prefix, n, "%s.block.%d.layer.%d.", name, (int)block, layer++);
     add_attention(l, "SelfAttention");
     if (block == 0)
@@ -164,6 +179,7 @@ static void add_block(lister *l, int stack, int64_t block)
     }
     snprintf(l->prefix, n, "%s.block.%d.layer.%d.", name, (int)block, layer);
     add_ffn(l, stack, block);
+    /* Names behind the last block begin anew. */
     l->prefix[0] = '\0';
 }
 
@@ -191,10 +207,13 @@ static float quantiles[N_LEVELS];
 
 static void make_quantiles(void)
 {
+    /* Height of the density at 0: 1 / sqrt(2 pi). */
     const double root = sqrt(2.0), height = 1 / sqrt(8 * atan(1.0));
     double z = 0;
+    /* The upper half; the lower is its mirror image. */
     for (int i = N_LEVELS / 2; i < N_LEVELS; i++) {
         double wanted = (i + 0.5) / N_LEVELS;
+        /* A few rounds are enough: the previous quantile is close. */
         for (int k = 0; k < 20; k++) {
             double f = 0.5 * erfc(-z / root) - wanted;
             double step = f / (height * exp(-z * z / 2));
@@ -226,12 +245,16 @@ static qmoe_status fill_random(uint16_t *data, uint64_t first, uint64_t n,
         qmi_calloc(N_LEVELS, sizeof *table, "random weights", err);
     if (table == NULL)
         return QMOE_E_NOMEM;
+    /* Values of this tensor's spread, rounded once for all of its elements. */
     for (int i = 0; i < N_LEVELS; i++)
         table[i] = qmi_f32_to_bf16(quantiles[i] * spread);
     /* Four elements share a random number. */
     for (uint64_t i = first; i < first + n;) {
+        /* `first` may be inside of a group of four, so the look is at any of
+         * them. */
         if (i % LOOK_ELEMENTS < 4 && qmi_cancelled(err))
             break;
+        /* A start inside of a group takes the later bits of the same number. */
         uint64_t bits = random_at(key, i / 4) >> (i % 4 * 16);
         do
             data[i++ - first] = table[bits & 0xffff];
@@ -247,8 +270,11 @@ static qmoe_status fill(const qmi_tensor_file *file, const qmi_tensor *t,
     static const uint16_t one = 0x3f80;
     const source *s = file->own;
     const law *values = &s->laws[t - file->tensors];
+    /* Whole elements: a range may begin or end inside of one. */
     uint64_t first = begin / 2, n = (end + 1) / 2 - first;
     uint16_t *data = (uint16_t *)(uintptr_t)t->data + first;
+    /* By name and not by number: fewer blocks leave the other tensors as they
+     * were. */
     uint64_t key = s->synth.seed ^ qmi_hash64(t->name, strlen(t->name));
     if (values->spread != 0)
         return fill_random(data, first, n, key, values->spread, err);
@@ -263,6 +289,7 @@ static qmoe_status fill(const qmi_tensor_file *file, const qmi_tensor *t,
 static size_t tensor_at(const qmi_tensor_file *file, const void *data)
 {
     size_t low = 0, high = file->n_tensors;
+    /* Bisection: tensors lie in the order of the list. */
     while (high - low > 1) {
         size_t middle = low + (high - low) / 2;
         if (file->tensors[middle].data <= (const uint8_t *)data)
@@ -286,6 +313,7 @@ static qmoe_status check_memory(
     const qmi_tensor_file *file, uint64_t n_bytes, qmi_error *err)
 {
     static const uint64_t reserve = UINT64_C(64) << 20;
+    /* 0: the system does not say. */
     const uint64_t available = qmi_available_memory();
     if (available == 0 || available > n_bytes + reserve)
         return QMOE_OK;
@@ -300,10 +328,12 @@ static qmoe_status make(const qmi_tensor_file *file, const qmi_tensor *t,
 {
     const source *s = file->own;
     _Atomic(bool) *is_made = &s->is_made[t - file->tensors];
+    /* Two threads may both make it: the bytes are the same. */
     if (atomic_load_explicit(is_made, memory_order_acquire))
         return QMOE_OK;
     QMI_TRY(check_memory(file, end - begin, err));
     QMI_TRY(fill(file, t, begin, end, err));
+    /* Only a whole tensor is remembered; parts are made again. */
     if (begin == 0 && end == t->n_bytes)
         atomic_store_explicit(is_made, true, memory_order_release);
     return QMOE_OK;
@@ -312,6 +342,7 @@ static qmoe_status make(const qmi_tensor_file *file, const qmi_tensor *t,
 static qmoe_status fetch(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err)
 {
+    /* A range may reach over several tensors. */
     const uint8_t *begin = data, *end = begin + n_bytes;
     for (size_t i = tensor_at(file, data);
          i < file->n_tensors && file->tensors[i].data < end; i++) {
@@ -361,12 +392,15 @@ static const qmi_container container = {.fetch = fetch,
 static qmoe_status reserve(qmi_tensor_file *file, qmi_error *err)
 {
     const source *s = file->own;
+    /* Not counted against memory before it is written, whatever the size of the
+     * model. */
     void *data = mmap(NULL, (size_t)s->n_bytes, PROT_READ | PROT_WRITE,
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED)
         return qmi_fail_errno(err, "%s: cannot reserve %.1f GB of addresses",
             file->path, (double)s->n_bytes / 1e9);
     file->map = (qmi_map){.data = data, .n_bytes = s->n_bytes};
+    /* Offsets become addresses. */
     for (size_t i = 0; i < file->n_tensors; i++)
         file->tensors[i].data =
             file->map.data + (uintptr_t)file->tensors[i].data;
@@ -390,6 +424,7 @@ static qmoe_status open_source(
     if (s->is_made == NULL)
         return QMOE_E_NOMEM;
     pthread_once(&once, make_quantiles);
+    /* Stands for the header in digests: the specification says all of it. */
     file->header_hash = qmi_hash64(file->path, strlen(file->path));
     return qmi_tensor_file_index(file, err);
 }

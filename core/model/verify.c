@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Whether a model is intact: config.json, the small files, then the shards
- * (verify_tensors.c).  What is broken is noted, and the rest is looked at all
- * the same; a model that cannot be opened is looked at file by file. */
+ * (verify_tensors.c).  In: a directory.  Out: every fault, in the order of the
+ * files whichever thread found it when; the first is the error.  What is broken
+ * is noted, and the rest is looked at all the same; a model that cannot be
+ * opened is looked at file by file.  A failure that says nothing of the files,
+ * like no memory, ends the verification. */
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +16,8 @@
 
 /* ---- faults ---- */
 
+/* A file's own: everything else is a failure of the machine or a wish of the
+ * user. */
 static bool is_fault(qmoe_status status)
 {
     return status == QMOE_E_FORMAT || status == QMOE_E_CHECKSUM ||
@@ -39,6 +44,7 @@ static bool add_fault(
         v->fault_capacity = capacity;
     }
     qmi_fault *to = &v->faults[v->n_faults];
+    /* Names follow below: a copy that fails must find an entry to clean up. */
     *to = (qmi_fault){
         .file = fault->file, .place = fault->place, .error = *error};
     v->n_faults++;
@@ -46,6 +52,7 @@ static bool add_fault(
            copy_name(&to->tensor, fault->tensor, &v->failure);
 }
 
+/* OK after a fault: the verification goes on. */
 qmoe_status qmi_verify_note(qmi_verification *v, qmoe_status status,
     const qmi_fault *fault, const qmi_error *error)
 {
@@ -68,6 +75,7 @@ static qmoe_status note_small(qmi_verification *v, qmoe_status status,
     return qmi_verify_note(v, status, &fault, error);
 }
 
+/* By file, then by place in it: the order does not depend on threads. */
 static int compare_faults(const void *a, const void *b)
 {
     const qmi_fault *x = a, *y = b;
@@ -92,6 +100,8 @@ static qmoe_status load_config(qmi_verification *v)
     v->config_path = qmi_path_join(v->directory, "config.json", &v->failure);
     if (v->config_path == NULL)
         return QMOE_E_NOMEM;
+    /* Read again, though the model has read it: a broken one must be looked at,
+     * too. */
     qmoe_status status = qmi_json_load(&v->config, v->config_path, &error);
     if (status == QMOE_E_NOT_FOUND)
         return QMOE_OK; /* opening says more */
@@ -109,6 +119,7 @@ static qmoe_status check_small_files(qmi_verification *v)
     QMI_TRY(note_small(v, status, "config.json", &error));
     cJSON_ArrayForEach(entry, files)
     {
+        /* Shards have checksums of their own, tensor by tensor. */
         if (qmi_digest_is_shard(entry))
             continue;
         status =
@@ -137,11 +148,14 @@ static void name_others(const qmi_verification *v)
 {
     const cJSON *files = qmi_digest_files(v->config);
     struct dirent **entries = NULL;
+    /* Without a digest every file is unknown, and naming all would say
+     * nothing. */
     int n = v->report->has_digest
                 ? scandir(v->directory, &entries, NULL, alphasort)
                 : 0;
     for (int i = 0; i < n; i++) {
         const char *name = entries[i]->d_name;
+        /* Hidden files are those of other programs. */
         if (name[0] != '.' && strcmp(name, "config.json") != 0 &&
             cJSON_GetObjectItemCaseSensitive(files, name) == NULL &&
             !has_fault(v, name))
@@ -174,6 +188,7 @@ static qmoe_status open_shard(qmi_verification *v, const cJSON *entry)
     if (status == QMOE_E_NOT_FOUND)
         status = qmi_fail(&error, QMOE_E_FORMAT,
             "%s: missing, but config.json records it", path);
+    /* NULL takes its place: numbers of shards are places in the list. */
     qmi_free(path);
     v->shards[v->n_shards++] = shard;
     return qmi_verify_note(v, status, &fault, &error);
@@ -208,8 +223,10 @@ static qmoe_status list_shards(qmi_verification *v)
 
 static qmoe_status look(qmi_verification *v)
 {
+    /* Without the digest's check, which comes below fault by fault. */
     qmoe_status opened =
         qmi_model_open(&v->model, v->hooks, v->directory, false);
+    /* Later calls overwrite the context's error. */
     const qmi_error why = v->hooks->error;
     if (opened == QMOE_E_NOMEM)
         return note_small(v, opened, NULL, &why);
@@ -217,6 +234,7 @@ static qmoe_status look(qmi_verification *v)
     QMI_TRY(check_small_files(v));
     QMI_TRY(check_foreign_files(v));
     QMI_TRY(list_shards(v));
+    /* Threads run here; all other steps are this thread's. */
     QMI_TRY(qmi_verify_shards(v));
     name_others(v);
     v->report->compressed = v->compressed;
@@ -247,6 +265,7 @@ static qmoe_status tell(
 
 static void clean_up(qmi_verification *v)
 {
+    /* With a model, the shards are its checkpoint's. */
     for (size_t i = 0; v->model == NULL && i < v->n_shards; i++)
         qmi_tensor_file_close((qmi_tensor_file *)v->shards[i]);
     qmi_free(v->shards);
@@ -271,6 +290,8 @@ qmoe_status qmoe_verify(qmoe_context *context, qmoe_verify_report *report,
         qmi_call_begin(hooks, __func__, report == NULL || directory == NULL));
     qmi_verification v = {
         .hooks = hooks, .directory = directory, .report = report};
+    /* Faults are collected in errors beside the context's own, which threads
+     * share. */
     v.failure = qmi_error_beside(&hooks->error);
     pthread_mutex_init(&v.lock, NULL);
     qmoe_status status = look(&v);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The shards of a verification.  The work is cut into units, in the order of the
- * files: the header of a shard, a compressed stack with all its tensors, or any
- * other tensor.  Threads take unit after unit; data are read by system calls
- * through small buffers, since faulting in the pages of a map costs more than
- * the checksum.
+ * The shards of a verification.  In: the open shards and, if it could be
+ * opened, the model.  Out: faults, and counts of what was checked.  The work is
+ * cut into units, in the order of the files: the header of a shard, a
+ * compressed stack with all its tensors, or any other tensor.  Threads take
+ * unit after unit; data are read by system calls through small buffers, since
+ * faulting in the pages of a map costs more than the checksum.
  *
  * Rows are not decoded: what the check of a format accepts can be decoded
- * without further tests (core/formats/weight.h), and checking is far cheaper. */
+ * without further tests (core/formats/weight.h), and checking is far
+ * cheaper. */
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -46,6 +48,8 @@ typedef struct visitor {
 
 /* ---- progress ---- */
 
+/* Called by the thread that asked for the verification, while the others
+ * work. */
 static qmoe_status show(void *user)
 {
     sweep *s = user;
@@ -66,6 +70,7 @@ static qmoe_status note(visitor *a, qmoe_status status, size_t shard,
     const char *tensor, const uint8_t *data)
 {
     const qmi_tensor_file *file = a->s->v->shards[shard];
+    /* `place` orders the faults of one shard. */
     const qmi_fault fault = {
         .file = shard + 1,
         .place = data != NULL ? (uint64_t)(data - file->map.data) : 0,
@@ -78,11 +83,13 @@ static qmoe_status note(visitor *a, qmoe_status status, size_t shard,
 
 /* ---- tensors ---- */
 
+/* Bytes count as they are read, so the progress moves within large tensors. */
 static qmoe_status add_piece(void *user, const void *piece, size_t n_bytes)
 {
     visitor *a = user;
     qmi_hasher_add(a->hasher, piece, n_bytes);
     atomic_fetch_add(&a->s->done, n_bytes);
+    /* A failure of another thread ends this one's reading. */
     return (qmoe_status)atomic_load(&a->s->stop);
 }
 
@@ -108,6 +115,8 @@ static qmoe_status check_tensor(
     uint64_t hash = 0;
     snprintf(key, sizeof key, "xxh3:%s", t->name);
     const char *expected = qmi_tensor_file_metadata(file, key);
+    /* A plain checkpoint has none; a compressed one must have one for every
+     * tensor. */
     if (expected == NULL && !s->v->compressed) {
         atomic_fetch_add(&s->n_without_checksum, 1);
         atomic_fetch_add(&s->done, t->n_bytes);
@@ -117,6 +126,7 @@ static qmoe_status check_tensor(
     qmi_hash_hex(hex, hash);
     atomic_fetch_add(&s->n_tensors, 1);
     atomic_fetch_add(&s->n_bytes, t->n_bytes);
+    /* A missing checksum is a fault: removing it must not hide a change. */
     if (expected != NULL && strcmp(expected, hex) == 0)
         return QMOE_OK;
     return qmi_fail(&a->error, QMOE_E_CHECKSUM,
@@ -135,6 +145,8 @@ static qmoe_status verify_tensor(visitor *a, size_t shard, const qmi_tensor *t)
 static qmoe_status forget_tensor(visitor *a, size_t shard, const qmi_tensor *t)
 {
     const qmi_tensor_file *file = a->s->v->shards[shard];
+    /* Larger than half of the memory: what was read once is not worth the file
+     * cache of others. */
     if (a->s->forget)
         qmi_tensor_file_forget(file, t->data, t->n_bytes);
     else if (!t->is_view)
@@ -163,6 +175,8 @@ static qmoe_status each_part(visitor *a, const qmi_weight *w,
 static qmoe_status check_matrices(visitor *a, const qmi_weight *w)
 {
     sweep *s = a->s;
+    /* Matrix by matrix, each given back: memory does not grow with the
+     * stack. */
     for (int64_t mat = 0; mat < w->n_mats; mat++) {
         QMI_TRY(qmi_weight_check(w, mat, &a->error));
         qmi_matrix_release(s->v->model, w, mat);
@@ -213,6 +227,7 @@ static const qmi_weight *weight_with(
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
         for (int j = 0; !w->format->dense && j < w->format->n_parts; j++)
+            /* By address: a weight's parts are tensors of the map. */
             if (w->parts[j].data == t->data &&
                 w->parts[j].n_bytes == t->n_bytes)
                 return w;
@@ -222,6 +237,7 @@ static const qmi_weight *weight_with(
 
 static bool has_unit(const sweep *s, const qmi_weight *w)
 {
+    /* From the end: parts of one stack are mostly neighbours. */
     for (size_t i = s->n_units; i-- > 0;)
         if (s->units[i].weight == w)
             return true;
@@ -232,6 +248,7 @@ static void add_units(sweep *s, size_t shard)
 {
     const qmi_tensor_file *file = s->v->shards[shard];
     if (s->v->compressed)
+        /* Only a compressed model records headers. */
         s->units[s->n_units++] = (unit){.shard = shard};
     for (size_t i = 0; i < qmi_tensor_file_count(file); i++) {
         const qmi_tensor *t = qmi_tensor_file_at(file, i);
@@ -251,6 +268,7 @@ static qmoe_status list_units(sweep *s)
     size_t n = 0;
     for (size_t i = 0; i < v->n_shards; i++)
         if (v->shards[i] != NULL)
+            /* One for the header; stacks only make it fewer. */
             n += 1 + qmi_tensor_file_count(v->shards[i]);
     s->units =
         qmi_calloc(n, sizeof *s->units, "a list of tensors", &v->failure);
@@ -267,6 +285,7 @@ static void visit_unit(void *user, int64_t item, int thread)
     sweep *s = user;
     visitor a = {.s = s, .error = qmi_error_beside(&s->v->hooks->error)};
     (void)thread;
+    /* Units that have not begun are left out after a failure. */
     if (atomic_load(&s->stop) != QMOE_OK)
         return;
     qmoe_status status = verify_unit(&a, &s->units[item]);
@@ -284,14 +303,17 @@ static qmoe_status visit_units(sweep *s)
         .watch = show,
         .user = s,
     };
+    /* Half: the rest is for what else runs. */
     s->forget = v->compressed && s->total > qmi_available_memory() / 2;
     /* A small model is done before the loop shows anything. */
     QMI_TRY(show(s));
+    /* Faults are no failures: the loop ends early only for those. */
     const qmoe_status status = qmi_parallel(&loop, &v->failure);
     v->report->n_tensors = atomic_load(&s->n_tensors);
     v->report->n_bytes = atomic_load(&s->n_bytes);
     v->report->n_without_checksum = atomic_load(&s->n_without_checksum);
     v->report->n_rows_checked = atomic_load(&s->n_rows);
+    /* A thread's failure says more than the loop's. */
     QMI_TRY((qmoe_status)atomic_load(&s->stop));
     QMI_TRY(status);
     return v->n_faults != 0
