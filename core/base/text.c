@@ -11,7 +11,7 @@
 
 void qmi_text_bytes(qmi_text *t, const char *bytes, size_t n)
 {
-    if (t->failed)
+    if (t->failed || n == 0) /* of nothing, `data` may be NULL */
         return;
     if (n > t->capacity - t->n) {
         /* Doubling, with room for small pieces. */
