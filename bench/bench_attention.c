@@ -2,7 +2,8 @@
  * qmoe_bench_attention.  In: a shape, lists of key and thread counts.  Out: a
  * result per thread count, key count and variant.  Keys and values of many
  * sequences lie back to back in two buffers, and every call takes the next
- * sequence, so that none is still in a cache. */
+ * sequence, so that none is still in a cache.  Variants are timed in turn, so
+ * that all see the same machine. */
 #include "qmoe/bench.h"
 
 #include <inttypes.h>
@@ -16,6 +17,7 @@
 #include "context.h"
 #include "place.h"
 
+/* Bounds that keep products of them within 64 bits. */
 enum {
     MAX_VARIANTS = 8,
     MAX_HEADS = 1024,
@@ -24,6 +26,7 @@ enum {
 };
 
 static const int usual_keys[] = {1024, 4096, 16384}, one_thread[] = {1};
+/* Many times the largest caches of processors today. */
 static const uint64_t usual_cold_bytes = 600 * 1000 * 1000;
 
 typedef struct contender {
@@ -60,7 +63,8 @@ static double key_bytes(const bench *b)
     return 2.0 * (double)b->n_keys * (double)width_of(b) * sizeof(float);
 }
 
-/* Pairs of a query and a key that it sees. */
+/* Pairs of a query and a key that it sees.  The queries are the last of the
+ * sequence: the last sees all keys, each before it one less. */
 static double n_pairs(const bench *b)
 {
     const double n = b->options.n_queries;
@@ -93,15 +97,19 @@ static qmi_op operation(const bench *b, int64_t sequence)
 
 /* ---- operands ---- */
 
+/* Knuth's multiplicative hash: values of -1 to 1, the same on every machine. */
 static qmoe_status fill(bench *b, qmi_buffer **out, uint64_t n, uint32_t seed)
 {
     QMI_TRY(b->place.backend->buffer_alloc(out, b->device, n * 4, b->err));
     float *values = qmi_host_pointer((qmi_view){*out, 0});
+    /* Written by this thread, so the pages are there before anything is
+     * timed. */
     for (uint64_t i = 0; i < n; i++)
         values[i] = (float)((i + seed) * 2654435761u % 2001) * 1e-3f - 1.0f;
     return qmi_check_cancel(b->err);
 }
 
+/* A span per sequence: a call takes another by its offset alone. */
 static qmoe_status make_spans(bench *b)
 {
     const uint64_t n = (uint64_t)b->n_sequences;
@@ -131,9 +139,11 @@ static qmoe_status make_operands(bench *b)
 {
     const uint64_t width = (uint64_t)width_of(b);
     const uint64_t n_queries = (uint64_t)b->options.n_queries;
+    /* One more than the bytes say, so that there are two at least. */
     b->n_sequences =
         (int64_t)((double)b->options.cold_bytes / key_bytes(b)) + 1;
     const uint64_t n_rows = (uint64_t)b->n_sequences * (uint64_t)b->n_keys;
+    /* Rows are numbered in 32 bits. */
     if (n_rows > INT32_MAX)
         return qmi_fail(b->err, QMOE_E_INVALID,
             "%" PRIu64 " bytes of keys and values are too many for this shape",
@@ -147,6 +157,7 @@ static qmoe_status make_operands(bench *b)
 
 /* ---- timing ---- */
 
+/* Seconds of one call; `next` goes on from sample to sample. */
 static qmoe_status call(bench *b, contender *c, double *seconds)
 {
     const double begin = qmi_bench_now(b->options.thread_time);
@@ -161,6 +172,8 @@ static qmoe_status call(bench *b, contender *c, double *seconds)
     return QMOE_OK;
 }
 
+/* Doubling until a quarter of a sample is reached: from there the clock is
+ * exact enough to scale up. */
 static qmoe_status choose_n_calls(bench *b, contender *c)
 {
     const double wanted = 1e-3 * b->options.sample_ms;
@@ -174,6 +187,7 @@ static qmoe_status choose_n_calls(bench *b, contender *c)
     return QMOE_OK;
 }
 
+/* The first that takes the shape is the one a session would run. */
 static void choose_variants(bench *b)
 {
     const qmi_op op = operation(b, 0);
@@ -192,9 +206,13 @@ static void add_result(bench *b, contender *c)
     qmoe_bench_attention_report *r = b->report;
     const qmi_bench_spread seconds =
         qmi_bench_spread_of(c->samples, (size_t)b->options.n_rounds);
+    /* Multiply-adds: one for the score and one for the value per pair and
+     * channel. */
     const double gmacs = 2e-9 * n_pairs(b) * (double)width_of(b);
+    /* The bandwidth of this thread count was measured last. */
     const double memory = r->bandwidth[r->n_bandwidth - 1].gbytes_per_s;
     const double gbytes_per_s = 1e-9 * key_bytes(b) / seconds.median;
+    /* p10 of a speed is p90 of its time. */
     r->results[r->n_results++] = (qmoe_bench_attention_result){
         .variant = c->variant->name,
         .n_queries = b->options.n_queries,
@@ -213,6 +231,7 @@ static qmoe_status time_variants(bench *b)
     choose_variants(b);
     for (size_t i = 0; i < b->n_contenders; i++)
         QMI_TRY(choose_n_calls(b, &b->contenders[i]));
+    /* Rounds outside, variants inside: a disturbance hits all of them alike. */
     for (int round = 0; round < b->options.n_rounds; round++)
         for (size_t i = 0; i < b->n_contenders; i++) {
             contender *c = &b->contenders[i];
@@ -226,6 +245,7 @@ static qmoe_status time_variants(bench *b)
 static qmoe_status run_keys(bench *b, int n_keys)
 {
     char item[64];
+    /* Operands of one key count at a time: the buffers are large. */
     const qmoe_bench_attention_options *o = &b->options;
     snprintf(item, sizeof item, "%d keys, %d threads", n_keys, b->threads);
     QMI_TRY(qmi_progress(&b->context->hooks, "bench", item, b->n_done++,
@@ -238,6 +258,7 @@ static qmoe_status run_keys(bench *b, int n_keys)
     return status;
 }
 
+/* Bandwidth before the device is opened, so that no thread of it runs. */
 static qmoe_status run_threads(bench *b, int threads)
 {
     const qmoe_bench_attention_options *o = &b->options;
@@ -265,6 +286,8 @@ static qmoe_status run_all(bench *b)
     r->d_head = o->d_head;
     r->bandwidth =
         qmi_calloc(o->n_threads, sizeof *r->bandwidth, "results", b->err);
+    /* Room for every variant of every setting; what is not filled is not
+     * counted. */
     r->results = qmi_calloc(o->n_threads * o->n_keys * MAX_VARIANTS,
         sizeof *r->results, "results", b->err);
     if (r->bandwidth == NULL || r->results == NULL)
@@ -277,6 +300,7 @@ static qmoe_status run_all(bench *b)
 
 /* ---- options ---- */
 
+/* 0 stands for "not given". */
 static void fill_defaults(qmoe_bench_attention_options *o)
 {
     o->n_heads = o->n_heads != 0 ? o->n_heads : 12;
@@ -295,11 +319,13 @@ static void fill_defaults(qmoe_bench_attention_options *o)
     o->cold_bytes = o->cold_bytes != 0 ? o->cold_bytes : usual_cold_bytes;
 }
 
+/* Lists come from outside of the library. */
 static qmoe_status check_lists(const bench *b)
 {
     const qmoe_bench_attention_options *o = &b->options;
     if (o->keys == NULL || o->threads == NULL)
         return qmi_fail(b->err, QMOE_E_INVALID, "a list is NULL");
+    /* All queries are among the keys. */
     for (size_t i = 0; i < o->n_keys; i++)
         if (o->keys[i] < o->n_queries || o->keys[i] > MAX_KEYS)
             return qmi_fail(b->err, QMOE_E_INVALID,
@@ -346,6 +372,7 @@ qmoe_status qmoe_bench_attention(qmoe_context *context,
         *out = (qmoe_bench_attention_report){0};
     QMI_TRY(qmi_call_begin(qmi_hooks_of(context), __func__, out == NULL));
     qmi_hooks *hooks = &context->hooks;
+    /* On the heap: samples of all variants are too large for a stack. */
     bench *b = qmi_calloc(1, sizeof *b, "a bench", &hooks->error);
     if (b == NULL)
         return qmi_call_end(hooks, QMOE_E_NOMEM);

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Expected products (bench_expected.h). */
+ * Expected products (bench_expected.h).  In: a matrix in any format, inputs.
+ * Out: products in double, and for each the error that a sum in f32 may have.
+ * All rows are computed for the first token and a sample of rows for the
+ * others, since the reference is slow; what was not computed has an infinite
+ * bound and is not compared. */
 #include "bench_expected.h"
 
 #include <math.h>
 
 #include "alloc.h"
 
+/* A prime, so that no tile size meets the same rows. */
 enum { ROW_STEP = 61 };
 
 /* The bound of docs/numerics.md, section "A sum of products". */
@@ -19,6 +24,7 @@ static double allowed(double size, int64_t n_cols)
 static void product(
     qmi_bench_expected *e, const float *w, const float *x, int64_t r, int64_t n)
 {
+    /* The last row, too: it is where tiles end. */
     const bool every_token = r % ROW_STEP == 0 || r == e->n_rows - 1;
     for (int64_t t = 0; t < e->n_tokens; t++) {
         double sum = 0, size = 0;
@@ -52,6 +58,7 @@ qmoe_status qmi_bench_expected_make(qmi_bench_expected *out,
         qmi_bench_expected_free(out);
         return QMOE_E_NOMEM;
     }
+    /* Matrix 0 stands for all: the stack repeats it. */
     for (int64_t r = 0; r < w->n_rows; r++) {
         qmi_weight_decode(w, 0, r, 1, row);
         product(out, row, x, r, w->n_cols);

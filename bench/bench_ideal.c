@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The ideal uncompressed model (bench_ideal.h). */
+ * The ideal uncompressed model (bench_ideal.h).  In: a model and where its
+ * expert matrices come from.  Out: the same model, whose experts of a block
+ * share one bf16 matrix.  Weights other than experts are the model's own and
+ * are not copied.  Whatever failed, qmi_bench_ideal_free takes what was
+ * made. */
 #include "bench_ideal.h"
 
 #include <string.h>
@@ -19,6 +23,7 @@ static qmoe_status copy_matrix(
     uint16_t **out, const qmi_weight *from, qmi_error *err)
 {
     const size_t n_cols = (size_t)from->n_cols;
+    /* Untrusted until it was checked, like every matrix. */
     QMI_TRY(qmi_weight_check(from, 0, err));
     float *row = qmi_calloc(n_cols, sizeof *row, "a row", err);
     uint16_t *block = qmi_calloc(
@@ -49,11 +54,13 @@ static qmoe_status share(qmi_bench_ideal *ideal, size_t index,
             "the original has no '%s' of the same shape", w->name);
     const uint64_t n_bytes =
         (uint64_t)w->n_rows * (uint64_t)w->n_cols * sizeof(uint16_t);
+    /* Kept in `blocks` at once, so that a failure below frees it. */
     QMI_TRY(copy_matrix(&ideal->blocks[index], from, err));
     const void **mats =
         qmi_calloc((size_t)w->n_mats, sizeof *mats, "an expert list", err);
     if (mats == NULL)
         return QMOE_E_NOMEM;
+    /* Every expert has one address, which caches take as one matrix. */
     for (int64_t e = 0; e < w->n_mats; e++)
         mats[e] = ideal->blocks[index];
     *w = (qmi_weight){
@@ -74,7 +81,10 @@ qmoe_status qmi_bench_ideal_make(qmi_bench_ideal *out, const qmoe_model *model,
     const qmoe_model *original, qmi_error *err)
 {
     const size_t n = model->n_weights;
+    /* A copy of the struct: lists other than the weights are shared with the
+     * model. */
     *out = (qmi_bench_ideal){.model = *model};
+    /* The name that reports show. */
     out->model.expert_format = qmi_format_dense(QMI_BF16)->name;
     out->blocks = qmi_calloc(n, sizeof *out->blocks, "shared matrices", err);
     out->model.weights =

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe_bench_kernels: shapes, formats, settings. */
+ * qmoe_bench_kernels: shapes, formats, settings.  In: lists of what to combine.
+ * Out: a result for each combination that the backend can run.  A result is
+ * checked before it is timed; contenders of one setting are timed in turn;
+ * stacks of one shape exist at a time, since they are large. */
 #include "qmoe/bench.h"
 
 #include <inttypes.h>
@@ -23,6 +26,8 @@ enum {
     MAX_WEIGHTS = 1 << 28
 };
 
+/* Rows and columns of wi and wo of base, large and c-2048: the paper's
+ * shapes. */
 static const qmoe_bench_shape paper_shapes[] = {
     {768, 3072},
     {3072, 768},
@@ -71,6 +76,8 @@ static const qmi_variant *baselines(const bench *b, size_t *n)
                : NULL;
 }
 
+/* Asked for by name or with everything: they cost another set of expected
+ * results. */
 static bool wants_baselines(const bench *b)
 {
     size_t n = 0;
@@ -89,6 +96,8 @@ static qmoe_status round_inputs(bench *b, float *x, uint64_t n)
     uint16_t *rounded = qmi_calloc(n, sizeof *rounded, "inputs", b->err);
     if (rounded == NULL)
         return QMOE_E_NOMEM;
+    /* What is expected is computed from the rounded inputs, or the comparison
+     * would measure the rounding. */
     for (uint64_t i = 0; i < n; i++)
         rounded[i] = qmi_f32_to_bf16(x[i]);
     qmi_widen(x, rounded, QMI_BF16, n);
@@ -108,6 +117,7 @@ static qmoe_status prepare_baselines(bench *b, float *x, uint64_t n, int most)
     QMI_TRY(round_inputs(b, x, n));
     for (size_t i = 0; i < b->n_stacks; i++) {
         stack *s = &b->stacks[i];
+        /* The one format that the baselines take. */
         if (strcmp(s->host.weight.format->name, "bf16") == 0)
             QMI_TRY(qmi_bench_expected_make(
                 &s->expected_bf16, &s->host.weight, x, most, b->err));
@@ -122,6 +132,7 @@ static qmoe_status add_variants(bench *b, const qmi_bench_contender *like,
     int batch, const qmi_variant *variants, size_t n)
 {
     const char *wanted = b->options.variant;
+    /* Variants come best first, so the first is the one a session would run. */
     const bool first_only = !b->options.all_variants && wanted == NULL;
     const qmi_op op = qmi_bench_product(&b->place, like, 0, batch);
     for (size_t i = 0; i < n; i++) {
@@ -150,6 +161,7 @@ static qmoe_status add_contenders(bench *b, const stack *s, int batch)
     const qmi_variant *variants =
         b->place.backend->variants(b->place.device, QMI_OP_LINEAR, &n);
     QMI_TRY(add_variants(b, &one, batch, variants, n));
+    /* Only stacks of bf16 have a baseline. */
     if (s->expected_bf16.value == NULL)
         return QMOE_OK;
     variants = baselines(b, &n);
@@ -160,12 +172,14 @@ static qmoe_status run_setting(
     bench *b, const qmoe_bench_shape *shape, int batch, bool hot)
 {
     char item[96];
+    /* Ratios compare results of one setting: they begin here. */
     const size_t first = b->report->n_results;
     snprintf(item, sizeof item, "%" PRId64 "x%" PRId64 " batch %d %s",
         shape->rows, shape->cols, batch, hot ? "hot" : "cold");
     QMI_TRY(qmi_progress(
         &b->context->hooks, "bench", item, b->n_done++, b->n_settings));
     b->n_contenders = 0;
+    /* All formats of the setting together, so that they are timed in turn. */
     for (size_t i = 0; i < b->n_stacks; i++)
         QMI_TRY(add_contenders(b, &b->stacks[i], batch));
     QMI_TRY(qmi_bench_run_setting(
@@ -181,6 +195,7 @@ static qmoe_status run_setting(
 
 /* ---- one shape ---- */
 
+/* Whatever was made; the device is still open. */
 static void free_shape(bench *b)
 {
     const qmi_backend *backend = b->place.backend;
@@ -194,6 +209,7 @@ static void free_shape(bench *b)
         *s = (stack){0};
     }
     b->n_stacks = 0;
+    /* Absent ones are NULL, which buffer_free takes. */
     backend->buffer_free(b->place.device, b->place.src);
     backend->buffer_free(b->place.device, b->place.dst);
     backend->buffer_free(b->place.device, b->place.src_bf16);
@@ -206,6 +222,7 @@ static void free_shape(bench *b)
 static qmoe_status add_stack(bench *b, const qmi_format *format,
     const qmoe_bench_shape *shape, const float *x, int most)
 {
+    /* A GPU copies what it binds, so on the host all copies may be one. */
     stack *s = &b->stacks[b->n_stacks++];
     QMI_TRY(qmi_bench_stack_make(&s->host, format, shape->rows, shape->cols,
         b->options.cold_bytes,
@@ -213,6 +230,8 @@ static qmoe_status add_stack(bench *b, const qmi_format *format,
         b->err));
     qmoe_status status = b->place.backend->weight_bind(
         &s->bound, b->place.device, &s->host.weight, b->err);
+    /* Not every backend has every format: such a one is left out and is no
+     * error. */
     if (status == QMOE_E_UNSUPPORTED) {
         qmi_bench_stack_free(&s->host);
         b->n_stacks--;
@@ -225,6 +244,7 @@ static qmoe_status add_stack(bench *b, const qmi_format *format,
     return status;
 }
 
+/* Inputs for the largest batch; smaller ones use the beginning. */
 static qmoe_status make_shape(
     bench *b, const qmoe_bench_shape *shape, float *x, int most)
 {
@@ -236,6 +256,8 @@ static qmoe_status make_shape(
         return QMOE_E_NOMEM;
     QMI_TRY(p->backend->buffer_alloc(&p->src, p->device, n_x * 4, b->err));
     QMI_TRY(p->backend->buffer_alloc(&p->dst, p->device, n_y * 4, b->err));
+    /* Knuth's multiplicative hash: values of -1 to 1, the same on every
+     * machine. */
     for (uint64_t i = 0; i < n_x; i++)
         x[i] = (float)(i * 2654435761u % 2001) * 1e-3f - 1.0f;
     QMI_TRY(p->backend->buffer_write(
@@ -264,6 +286,7 @@ static qmoe_status run_shape(bench *b, const qmoe_bench_shape *shape)
     qmoe_status status = make_shape(b, shape, x, most);
     qmi_free(x);
     for (size_t i = 0; status == QMOE_OK && i < o->n_batches; i++) {
+        /* Hot and cold one after the other, on the same stacks. */
         if (o->cache != QMOE_BENCH_COLD)
             status = run_setting(b, shape, o->batches[i], true);
         if (o->cache != QMOE_BENCH_HOT && status == QMOE_OK)
@@ -275,6 +298,7 @@ static qmoe_status run_shape(bench *b, const qmoe_bench_shape *shape)
 
 /* ---- all ---- */
 
+/* A device per thread count: its threads are fixed when it is opened. */
 static qmoe_status run_threads(bench *b, int threads)
 {
     const qmoe_bench_kernels_options *o = &b->options;
@@ -284,6 +308,8 @@ static qmoe_status run_threads(bench *b, int threads)
     QMI_TRY(b->place.backend->device_open(
         &b->place.device, b->chosen.info.index, &device, b->err));
     qmoe_status status = QMOE_OK;
+    /* A GPU's memory is copied, once; a host's is read, by as many threads as
+     * the results that are compared with it. */
     if (report->device.is_gpu && report->copy_gbytes_per_s == 0) {
         status = qmi_bench_copy_bandwidth(&report->copy_gbytes_per_s,
             b->place.backend, b->place.device, o->cold_bytes, b->err);
@@ -310,10 +336,12 @@ static qmoe_status run_all(bench *b)
         qmi_calloc(o->n_threads, sizeof *report->bandwidth, "results", b->err);
     if (report->bandwidth == NULL)
         return QMOE_E_NOMEM;
+    /* What the progress counts. */
     b->n_settings = (uint64_t)o->n_threads * o->n_shapes * o->n_batches *
                     (o->cache == QMOE_BENCH_BOTH ? 2 : 1);
     for (size_t i = 0; i < o->n_threads; i++)
         QMI_TRY(run_threads(b, o->threads[i]));
+    /* Nothing fits the options: an empty table would look like a result. */
     if (report->n_results == 0)
         return qmi_fail(b->err, QMOE_E_UNSUPPORTED,
             "backend %s has no %s%s%sfor these options", b->place.backend->name,
@@ -330,6 +358,7 @@ static qmoe_status run_all(bench *b)
 
 /* ---- options ---- */
 
+/* Lists come from outside of the library. */
 static qmoe_status check_numbers(const bench *b)
 {
     const qmoe_bench_kernels_options *o = &b->options;
@@ -338,6 +367,7 @@ static qmoe_status check_numbers(const bench *b)
         return qmi_fail(b->err, QMOE_E_INVALID, "a list is NULL");
     for (size_t i = 0; i < o->n_shapes; i++) {
         const qmoe_bench_shape s = o->shapes[i];
+        /* Sides first, so that the product cannot overflow. */
         if (s.rows < 1 || s.cols < 1 || s.rows > MAX_SIDE ||
             s.cols > MAX_SIDE || s.rows * s.cols > MAX_WEIGHTS)
             return qmi_fail(b->err, QMOE_E_INVALID,
@@ -384,6 +414,7 @@ static qmoe_status take_formats(bench *b)
     return QMOE_OK;
 }
 
+/* 0 stands for "not given". */
 static void fill_defaults(qmoe_bench_kernels_options *o)
 {
     o->backend = o->backend != NULL ? o->backend : QMI_HOST_BACKEND;
@@ -413,6 +444,7 @@ static qmoe_status choose_cold_bytes(bench *b)
     qmoe_device_facts facts = {0};
     if (b->place.backend->facts != NULL)
         QMI_TRY(b->place.backend->facts(&facts, b->chosen.info.index, b->err));
+    /* Twice the least, so that the usual choice is safe. */
     if (*n_bytes == 0)
         *n_bytes = usual > USUAL_CACHES * facts.l2_bytes
                        ? usual
@@ -431,10 +463,13 @@ static qmoe_status prepare(bench *b)
     const qmoe_bench_kernels_options *o = &b->options;
     QMI_TRY(check_numbers(b));
     QMI_TRY(take_formats(b));
+    /* The device decides how much is cold and how calls are timed. */
     QMI_TRY(qmi_place_choose(
         &b->chosen, b->context, o->backend, o->device, o->device_name, b->err));
     b->place.backend = b->chosen.backend;
     QMI_TRY(choose_cold_bytes(b));
+    /* Processor time of this thread is the work only where it is done on this
+     * thread. */
     const bool host = strcmp(b->place.backend->name, QMI_HOST_BACKEND) == 0 ||
                       strcmp(b->place.backend->name, "reference") == 0;
     for (size_t i = 0; o->thread_time && i < o->n_threads; i++)
@@ -444,6 +479,7 @@ static qmoe_status prepare(bench *b)
     b->place.n_rounds = o->n_rounds;
     b->place.sample_seconds = 1e-3 * o->sample_ms;
     b->place.thread_time = o->thread_time;
+    /* GPUs are waited for between passes (bench_setting.h). */
     b->place.in_passes = b->chosen.info.is_gpu;
     return QMOE_OK;
 }

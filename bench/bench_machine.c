@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Where and from what a measurement comes. */
+ * Where and from what a measurement comes.  In: the system.  Out: version,
+ * commit, processor, BLAS: what a reader needs to judge a number, or "unknown"
+ * and "none".  Nothing here fails. */
 #include "qmoe/bench.h"
 
 #include <stdio.h>
@@ -39,6 +41,7 @@ void qmoe_bench_describe_machine(qmoe_bench_machine *out)
         .n_processors = qmi_usable_processors(),
     };
     read_cpu_name(out->cpu, sizeof out->cpu);
+    /* The kernels that OpenBLAS has chosen for this processor. */
     const bool blas = qmi_blas_load(1, NULL) == QMOE_OK;
     snprintf(out->blas_core, sizeof out->blas_core, "%s",
         blas ? qmi_blas_core() : "none");

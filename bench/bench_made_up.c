@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Stacks of random codes for a synthetic model (bench_made_up.h). */
+ * Stacks of random codes for a synthetic model (bench_made_up.h).  In: a model
+ * of generated weights and a compressed format.  Out: the same model with
+ * random experts in that format.  Compressing them would take long and change
+ * no speed.  Weights other than experts are the model's own and are not
+ * copied. */
 #include "bench_made_up.h"
 
 #include <inttypes.h>
@@ -22,6 +26,7 @@ static qmoe_status check_memory(const qmoe_model *model,
     const uint64_t available = qmi_available_memory();
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
+        /* Aliased copies are one in memory. */
         const int64_t n_mats = copies == QMI_BENCH_ALIASED ? 1 : w->n_mats;
         if (w->role == QMOE_ROLE_EXPERTS)
             n_bytes +=
@@ -42,11 +47,13 @@ static qmoe_status make_stack(qmi_bench_made_up *m, size_t index,
 {
     qmi_weight *w = &m->model.weights[index];
     qmi_bench_stack *s = &m->stacks[index];
+    /* Making a stack takes a while; the user may not want to wait. */
     QMI_TRY(qmi_check_cancel(err));
     QMI_TRY(qmi_bench_stack_make_count(
         s, format, w->n_rows, w->n_cols, w->n_mats, copies, err));
     s->weight.name = w->name;
     s->weight.role = QMOE_ROLE_EXPERTS;
+    /* Kernels rotate their inputs as for a compressed model. */
     s->weight.rotation = format->rotates ? QMI_ROTATION_DEFAULT : 0;
     *w = s->weight;
     return QMOE_OK;

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe_bench_model: a model against its ideal uncompressed run. */
+ * qmoe_bench_model: a model against its ideal uncompressed run.  In: a model,
+ * sizes of a batch, how experts are chosen.  Out: tokens per second of both, by
+ * phase, and their ratio.  Both get the same ids and, by one recorded routing,
+ * the same experts; they run in turn; times with a clock between roles are
+ * taken in runs of their own, so that the clock costs the speeds nothing. */
 #include "qmoe/bench.h"
 
 #include <stdio.h>
@@ -14,6 +18,7 @@
 #include "routing.h"
 #include "top_pass.h"
 
+/* Bounds that keep products of them within 64 bits. */
 enum { MAX_REPEATS = 101, MAX_TOKENS = 1 << 16, MAX_SEQUENCES = 1024 };
 
 /* Encoder and decoder, as session.part_seconds has them. */
@@ -47,6 +52,7 @@ static qmoe_status encode(bench *b, side *s, double *seconds)
     const double begin = qmi_bench_now(false);
     QMI_TRY(qmi_session_encode(
         s->session, b->ids, b->prompt_lengths, (size_t)o->n_sequences, b->err));
+    /* Encoding ends when the device has, not when all is launched. */
     QMI_TRY(s->session->stage.backend->sync(s->session->stage.device, b->err));
     *seconds = qmi_bench_now(false) - begin;
     return QMOE_OK;
@@ -61,6 +67,8 @@ static qmoe_status decode(bench *b, side *s, double *seconds)
         .sequences = b->active,
         .lengths = b->ones,
         .n = (size_t)o->n_sequences};
+    /* Each step takes the next ids: what the model would say is not fed back,
+     * so both sides decode the same tokens. */
     for (int t = 0; t < o->n_tokens; t++, batch.ids += o->n_sequences)
         QMI_TRY(qmi_session_decode_top(s->session, &top, 1, &batch, b->err));
     *seconds = qmi_bench_now(false) - begin;
@@ -69,12 +77,14 @@ static qmoe_status decode(bench *b, side *s, double *seconds)
 
 static qmoe_status run_once(bench *b, side *s, double seconds[N_PHASES])
 {
+    /* The recorded choices are taken from the front again. */
     b->routing.next = 0;
     qmi_probe probe = qmi_routing_probe(&b->routing);
     qmi_probe_attach(s->session, &probe);
     qmoe_status status = encode(b, s, &seconds[ENCODE]);
     if (status == QMOE_OK)
         status = decode(b, s, &seconds[DECODE]);
+    /* Also after a failure: the probe lives on this stack. */
     qmi_probe_detach(s->session, &probe);
     return status;
 }
@@ -94,6 +104,7 @@ static qmoe_status run_measured(bench *b, side *s, int repeat)
 {
     double seconds[N_PHASES];
     qmoe_role_times times;
+    /* Only between these two calls does the session read the clock per role. */
     qmoe_session_measure_roles(s->session, true);
     qmoe_status status = run_once(b, s, seconds);
     qmoe_session_measure_roles(s->session, false);
@@ -123,6 +134,7 @@ static qmoe_status run_repeats(bench *b, qmi_hooks *hooks)
 
 /* ---- routing ---- */
 
+/* Every expert is equally likely, whatever the router says. */
 static void make_uniform(bench *b, int64_t n_experts)
 {
     qmi_mt19937 rng;
@@ -142,6 +154,7 @@ static int64_t count_experts(const int32_t *first, int64_t n_passes,
     for (int64_t p = 0; p < n_passes; p++)
         for (int64_t t = 0; t < n_tokens; t++) {
             const int32_t e = first[p * n_blocks * n_tokens + t];
+            /* Distinct ones: what a cache would have to hold. */
             if (e >= 0 && !seen[e]) /* -1: beyond the capacity */
                 n += seen[e] = 1;
         }
@@ -180,6 +193,8 @@ static qmoe_status describe_routing(
     uint8_t *seen = qmi_calloc((size_t)n_experts, 1, "experts", b->err);
     if (seen == NULL)
         return QMOE_E_NOMEM;
+    /* The recording has the passes in the order in which they ran: all blocks
+     * of the encoder, then block by block for each decoded token. */
     const int32_t *at = b->routing.expert;
     for (int64_t i = 0; i < n_encoder; i++, at += width)
         n_encode += count_experts(at, 1, n_encoder, width, seen, n_experts);
@@ -212,7 +227,8 @@ static qmoe_bench_phase phase_of(side *s, int phase, int n, double n_tokens)
     return out;
 }
 
-/* Before the samples are sorted. */
+/* Before the samples are sorted: of runs that followed each other, since what
+ * slows the machine down slows both. */
 static double ratio_of(const bench *b, int phase)
 {
     double ratios[MAX_REPEATS];
@@ -222,6 +238,7 @@ static double ratio_of(const bench *b, int phase)
     return qmi_bench_spread_of(ratios, (size_t)b->options.n_repeats).median;
 }
 
+/* Ratios first, since the spreads below sort the samples. */
 static void fill_report(bench *b, qmoe_bench_model_report *out)
 {
     const qmoe_bench_model_options *o = &b->options;
@@ -266,6 +283,7 @@ static qmoe_status make_inputs(bench *b, int64_t vocab_size)
 {
     const qmoe_bench_model_options *o = &b->options;
     const size_t n = (size_t)o->n_sequences;
+    /* One list of ids serves both phases. */
     const int longer =
         o->n_prompt_tokens > o->n_tokens ? o->n_prompt_tokens : o->n_tokens;
     const size_t n_ids = n * (size_t)longer;
@@ -297,9 +315,12 @@ static qmoe_status warm_up(
     QMI_TRY(qmi_progress(model->hooks, "bench", "warming up", 0,
         (uint64_t)b->options.n_repeats + 1));
     QMI_TRY(run_once(b, &b->sides[0], seconds));
+    /* The first run has shown how many choices there are; their values are
+     * replaced. */
     if (b->options.routing == QMOE_BENCH_ROUTING_UNIFORM)
         make_uniform(b, qmi_model_n_experts(model));
     QMI_TRY(describe_routing(b, model, out));
+    /* From here on both sides take the recorded choices. */
     b->routing.imposes = true;
     QMI_TRY(run_once(b, &b->sides[0], seconds));
     return run_once(b, &b->sides[1], seconds);
@@ -318,6 +339,7 @@ static uint64_t expert_bytes(const qmoe_model *model)
 static qmoe_status make_models(bench *b, qmoe_model *given)
 {
     const qmoe_bench_model_options *o = &b->options;
+    /* A real model is used as it is. */
     b->compressed = given;
     if (qmi_model_sparse_count(given) == 0)
         return qmi_fail(
@@ -343,6 +365,7 @@ static qmoe_status make_models(bench *b, qmoe_model *given)
 
 static qmoe_status make_sessions(bench *b)
 {
+    /* One place, found once: both sides must run on the same device. */
     qmoe_session_options options = b->options.session;
     options.size = sizeof options;
     options.backend = b->place.backend->name;
@@ -367,6 +390,7 @@ static qmoe_status run_all(
     QMI_TRY(warm_up(b, model, out));
     QMI_TRY(run_repeats(b, model->hooks));
     fill_report(b, out);
+    /* Clocks as they are under this load. */
     if (b->place.backend->facts != NULL)
         QMI_TRY(
             b->place.backend->facts(&out->facts, b->place.info.index, b->err));
@@ -391,6 +415,7 @@ qmoe_status qmoe_bench_model(qmoe_model *model, qmoe_bench_model_report *out,
     b->err = err;
     qmi_copy_options(&b->options, sizeof b->options, options);
     qmoe_status status = run_all(b, model, out);
+    /* Sessions before the models they use. */
     for (int i = 0; i < 2; i++)
         qmoe_session_destroy(b->sides[i].session);
     qmi_bench_ideal_free(&b->ideal);

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The same pages of an unnamed file at many addresses (bench_repeat.h). */
+ * The same pages of an unnamed file at many addresses (bench_repeat.h).  In:
+ * one block.  Out: `count` copies of it, back to back in address space, of
+ * which few are in memory.  So a device's upload can read gigabytes that the
+ * host does not have.  Addresses are reserved as a whole first, then filled by
+ * maps of the file. */
 #include "bench_repeat.h"
 
 #include <stdint.h>
@@ -24,6 +28,7 @@ static size_t common_divisor(size_t a, size_t b)
 /* Copies that are in memory: whole pages, unless that are all of them. */
 static size_t group_of(size_t n_bytes, size_t count, size_t page)
 {
+    /* The fewest copies that end with a page. */
     const size_t unit = page / common_divisor(n_bytes, page);
     size_t n = unit;
     while (n < count && n <= GROUP_BYTES / n_bytes)
@@ -34,6 +39,7 @@ static size_t group_of(size_t n_bytes, size_t count, size_t page)
 /* A file of `n` copies; -1: there is none. */
 static int make_file(const void *data, size_t n_bytes, size_t n, size_t page)
 {
+    /* Rounded up: a map ends with a page. */
     const size_t size = (n * n_bytes + page - 1) / page * page;
     const int file = memfd_create("qmoe-bench", MFD_CLOEXEC);
     if (file < 0)
@@ -47,6 +53,7 @@ static int make_file(const void *data, size_t n_bytes, size_t n, size_t page)
     }
     for (size_t i = 0; i < n; i++)
         memcpy(view + i * n_bytes, data, n_bytes);
+    /* The file keeps the bytes. */
     munmap(view, size);
     return file;
 }
@@ -68,6 +75,8 @@ qmoe_status qmi_bench_repeat_make(qmi_bench_repeat *out, const void *data,
     size_t n_bytes, size_t count, qmi_error *err)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    /* Copies per map: many maps of few bytes would be beyond the system's
+     * limit. */
     const size_t group = group_of(n_bytes, count, page);
     uint64_t total = 0;
     *out = (qmi_bench_repeat){0};
@@ -78,6 +87,8 @@ qmoe_status qmi_bench_repeat_make(qmi_bench_repeat *out, const void *data,
     if (file < 0)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "one block of memory cannot be mapped repeatedly");
+    /* No memory, addresses alone; MAP_FIXED below then replaces only what is
+     * ours. */
     void *space = mmap(NULL, rounded, PROT_NONE,
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     bool fits = space != MAP_FAILED;
@@ -85,6 +96,7 @@ qmoe_status qmi_bench_repeat_make(qmi_bench_repeat *out, const void *data,
         *out = (qmi_bench_repeat){space, rounded};
         fits = map_all(out, file, group < count ? group * n_bytes : rounded);
     }
+    /* The maps hold the file. */
     close(file);
     if (fits)
         return QMOE_OK;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Results (bench_results.h). */
+ * Results (bench_results.h).  In: samples of a contender, in seconds per call.
+ * Out: speeds with their spread, and their ratios within a setting. 0 stands
+ * for what was not measured and is printed as such. */
 #include "bench_results.h"
 
 #include <string.h>
@@ -20,6 +22,7 @@ qmoe_status qmi_bench_add_result(qmoe_bench_kernels_report *report,
     const qmoe_bench_kernel *setting, qmi_error *err)
 {
     if (report->n_results == *capacity) {
+        /* Doubling: how many variants there will be is not known. */
         const size_t more = *capacity != 0 ? 2 * *capacity : 64;
         qmoe_bench_kernel *grown = qmi_regrow(
             report->results, *capacity, more, sizeof *grown, "results", err);
@@ -31,6 +34,7 @@ qmoe_status qmi_bench_add_result(qmoe_bench_kernels_report *report,
     const qmi_weight *w = c->weight->host;
     const double n =
         1e-9 * (double)w->n_rows * (double)w->n_cols * setting->batch;
+    /* Of one matrix, all parts: what a product has to read. */
     const double n_bytes = (double)qmi_weight_bytes(w) / (double)w->n_mats;
     const double memory = memory_speed(report, setting->threads);
     const qmi_bench_spread seconds =
@@ -42,6 +46,7 @@ qmoe_status qmi_bench_add_result(qmoe_bench_kernels_report *report,
     out->rows = w->n_rows;
     out->cols = w->n_cols;
     out->gweights_per_s = n / seconds.median;
+    /* Speeds: the slow end of the times is the low end. */
     out->p10 = n / seconds.p90;
     out->p90 = n / seconds.p10;
     out->gbytes_per_s = 1e-9 * n_bytes / seconds.median;
@@ -77,6 +82,7 @@ void qmi_bench_add_ratios(qmoe_bench_kernels_report *report, size_t first)
     const double own = speed_of_bf16(report, first);
     const double others = speed_of_variant(report, first, cublas);
     const double papers = speed_of_variant(report, first, paper);
+    /* A partner that was not measured leaves its ratio at 0. */
     for (size_t i = first; i < report->n_results; i++) {
         qmoe_bench_kernel *k = &report->results[i];
         k->ratio_bf16 = own > 0 ? k->gweights_per_s / own : 0;

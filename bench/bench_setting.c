@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Timing of one setting (bench_setting.h). */
+ * Timing of one setting (bench_setting.h).  In: contenders, which take the same
+ * product in their own formats.  Out: seconds per call of each round.  Every
+ * contender is checked on its first and last matrix before it is timed; rounds
+ * go through all contenders, so that a disturbance hits all of them alike. */
 #include "bench_setting.h"
 
 #include <inttypes.h>
@@ -10,6 +13,7 @@
 qmi_op qmi_bench_product(const qmi_bench_place *place,
     const qmi_bench_contender *contender, int64_t mat, int64_t n_tokens)
 {
+    /* A baseline has inputs of a type of its own. */
     const bool is_baseline = contender->is_baseline;
     return (qmi_op){
         .kind = QMI_OP_LINEAR,
@@ -34,6 +38,8 @@ static int64_t calls_of_pass(
         return 0;
     if (hot)
         return QMI_BENCH_PASS_CALLS;
+    /* Whole passes over the stack, so that every pass is as cold as the
+     * others. */
     return n_mats < QMI_BENCH_PASS_CALLS
                ? QMI_BENCH_PASS_CALLS / n_mats * n_mats
                : n_mats;
@@ -44,11 +50,13 @@ static qmoe_status call(const qmi_bench_place *p, qmi_bench_contender *c,
     int64_t n_calls, int64_t n_tokens, bool hot, qmi_error *err)
 {
     const int64_t pass = calls_of_pass(p, c, hot);
+    /* A sample begins where the others did. */
     if (p->in_passes)
         c->next_mat = 0;
     for (int64_t i = 0; i < n_calls; i++) {
         if (pass != 0 && i != 0 && i % pass == 0)
             QMI_TRY(p->backend->sync(p->device, err));
+        /* Long samples must not keep a user waiting. */
         QMI_TRY(qmi_check_cancel(err));
         const qmi_op op =
             qmi_bench_product(p, c, hot ? 0 : c->next_mat, n_tokens);
@@ -79,6 +87,8 @@ static qmoe_status check_mat(const qmi_bench_place *p,
         w->n_cols, n_tokens);
 }
 
+/* Doubling until a quarter of a sample is reached: from there the clock is
+ * exact enough to scale up.  These calls warm up, too. */
 static qmoe_status find_n_calls(const qmi_bench_place *p,
     qmi_bench_contender *c, int64_t n_tokens, bool hot, qmi_error *err)
 {
@@ -93,6 +103,7 @@ static qmoe_status find_n_calls(const qmi_bench_place *p,
     const double wanted = p->sample_seconds / seconds;
     c->n_calls = (int64_t)((double)c->n_calls * wanted) + 1;
     if (p->in_passes && !hot) {
+        /* Whole passes: each matrix as often as the others. */
         const int64_t round = c->weight->host->n_mats;
         c->n_calls = (c->n_calls + round - 1) / round * round;
     }
@@ -107,6 +118,7 @@ qmoe_status qmi_bench_run_setting(const qmi_bench_place *place,
         qmi_bench_contender *c = &contenders[i];
         const int64_t last = c->weight->host->n_mats - 1;
         QMI_TRY(check_mat(place, c, 0, n_tokens, err));
+        /* The last one, too: offsets grow with the number of the matrix. */
         QMI_TRY(check_mat(place, c, last, n_tokens, err));
         QMI_TRY(find_n_calls(place, c, n_tokens, hot, err));
     }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Order statistics (bench_stats.h). */
+ * Order statistics (bench_stats.h).  In: samples, which are sorted in place.
+ * Out: median, p10 and p90 by linear interpolation.  Medians, since what
+ * disturbs a measurement only makes it longer. */
 #include "bench_stats.h"
 
 #include <stdlib.h>
@@ -16,6 +18,7 @@ static double quantile(const double *sorted, size_t n, double q)
 {
     const double place = q * (double)(n - 1);
     const size_t below = (size_t)place;
+    /* n = 1: the only sample is every quantile. */
     const size_t above = below + 1 < n ? below + 1 : below;
     return sorted[below] +
            (place - (double)below) * (sorted[above] - sorted[below]);

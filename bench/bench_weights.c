@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Stacks for timing (bench_weights.h): one random matrix per stack, repeated
- * at other addresses, because making one is much slower than using it. */
+ * Stacks for timing (bench_weights.h): one random matrix per stack, repeated at
+ * other addresses, because making one is much slower than using it.  In: a
+ * format, a shape, a number of matrices or of bytes.  Out: a stack that passes
+ * the format's own checks.  The generator has a fixed seed, so every run times
+ * the same bytes. */
 #include "bench_weights.h"
 
 #include <string.h>
@@ -10,6 +13,8 @@
 #include "q2.h"
 #include "ternary_dict.h"
 
+/* xorshift64 (Marsaglia 2003): fast, and good enough for data nobody looks
+ * at. */
 static uint64_t next_random(uint64_t *state)
 {
     *state ^= *state << 13;
@@ -51,6 +56,7 @@ static void count_mats(qmi_bench_stack *s, size_t mat_bytes, uint64_t n_bytes)
     if (s->weight.n_mats != 0)
         return; /* given */
     s->weight.n_mats = (int64_t)((n_bytes + mat_bytes - 1) / mat_bytes);
+    /* Two at least: a cold product takes another matrix than the one before. */
     if (s->weight.n_mats < 2)
         s->weight.n_mats = 2;
 }
@@ -128,10 +134,12 @@ static size_t encode_rows(const qmi_weight *w, uint64_t *random,
         /* The zero rate of the paper's models. */
         for (int64_t c = 0; c < w->n_cols; c++) {
             const uint64_t draw = next_random(random) >> 32;
+            /* The two non-zero levels are equally likely. */
             codes[c] = draw % 1000 < 885 ? 0 : (uint8_t)(1 + (draw >> 30 & 1));
         }
         n += qmi_dict_encode_row(
             qmi_dict_generic(), words + n, codes, w->n_cols);
+        /* One level below and one above zero, as real rows have them. */
         levels[2 * r] = random_bf16(random) | 0x8000;
         levels[2 * r + 1] = random_bf16(random) & 0x7fff;
     }
@@ -153,13 +161,17 @@ static qmoe_status make_ternary_dict(
     if (words == NULL || offsets == NULL || levels == NULL || codes == NULL)
         goto cleanup;
     const size_t n = encode_rows(w, random, words, offsets, levels, codes);
+    /* The codewords decide the size, so matrices are counted after the
+     * encoding. */
     count_mats(s, 2 * n + 4 * (n_rows + 1) + 4 * n_rows, n_bytes);
     uint64_t *experts =
         qmi_calloc((size_t)w->n_mats + 1, sizeof *experts, "offsets", err);
     if (experts == NULL)
         goto cleanup;
+    /* All matrices have as many codewords: they are the same. */
     for (int64_t i = 0; i <= w->n_mats; i++)
         experts[i] = (uint64_t)i * n;
+    /* Owned by the stack from here on; the rest is copied. */
     s->blocks[QMI_TD_EXPERT_OFFSETS] = experts;
     w->parts[QMI_TD_EXPERT_OFFSETS] =
         (qmi_part){experts, ((size_t)w->n_mats + 1) * sizeof *experts};
@@ -202,6 +214,7 @@ static qmoe_status make(
 static qmoe_status make_stack(qmi_bench_stack *out, const qmi_weight *shape,
     uint64_t n_bytes, qmi_bench_copies copies, qmi_error *err)
 {
+    /* The golden ratio's bits: any number but 0 would do. */
     uint64_t random = 0x9e3779b97f4a7c15;
     const qmi_format *format = shape->format;
     *out = (qmi_bench_stack){.weight = *shape, .copies = copies};

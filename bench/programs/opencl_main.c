@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * bench-opencl: the OpenCL backend's products beside the CPU backend's and
- * beside CLBlast's dense product of the same shape, in turn, in one run.  For a
- * comparison on one processor: POCL_MAX_PTHREAD_COUNT=1 taskset -c 0. */
+ * beside CLBlast's dense product of the same shape, in turn, in one run.  In: a
+ * shape, a batch, a format.  Out: a line per contender: 1e9 multiply-adds per
+ * second, median and spread.  For a comparison on one processor:
+ * POCL_MAX_PTHREAD_COUNT=1 taskset -c 0.  A program for developers: it checks
+ * no results, which qmoe-check does. */
 #define CL_TARGET_OPENCL_VERSION 120
 
 #include <stdio.h>
@@ -56,6 +59,7 @@ static struct {
     cl_mem a, x, y;
 } dense;
 
+/* On the first device of the first platform; what was made is the process's. */
 static bool open_clblast(const options *o, int64_t n_mats)
 {
     cl_platform_id platform;
@@ -75,6 +79,8 @@ static bool open_clblast(const options *o, int64_t n_mats)
         (size_t)(o->batch * o->cols) * 4, NULL, NULL);
     dense.y = clCreateBuffer(dense.context, CL_MEM_READ_WRITE,
         (size_t)(o->batch * o->rows) * 4, NULL, NULL);
+    /* Values that stay finite; a dense product's time does not depend on
+     * them. */
     const float one = 1.0f / 64;
     clEnqueueFillBuffer(dense.queue, dense.a, &one, 4, 0, n, 0, NULL, NULL);
     clEnqueueFillBuffer(dense.queue, dense.x, &one, 4, 0,
@@ -99,6 +105,7 @@ static bool run_clblast(const options *o, int64_t mat)
     return status == CLBlastSuccess;
 }
 
+/* CLBlast only enqueues. */
 static bool finish_clblast(void)
 {
     return clFinish(dense.queue) == CL_SUCCESS;
@@ -143,7 +150,7 @@ static qmoe_status run_one(
     return qmi_run(c->place->backend, c->place->device, &op, err);
 }
 
-/* n calls and one wait: seconds. */
+/* n calls and one wait: seconds.  Hot: matrix 0 again and again. */
 static qmoe_status sample(
     double *seconds, contender *c, const options *o, int64_t n, qmi_error *err)
 {
@@ -163,9 +170,11 @@ static qmoe_status sample(
 static qmoe_status calibrate(contender *c, const options *o, qmi_error *err)
 {
     double seconds = 0;
+    /* The first call compiles and pages in. */
     QMI_TRY(sample(&seconds, c, o, 1, err));
     for (c->n_calls = 1;; c->n_calls *= 2) {
         QMI_TRY(sample(&seconds, c, o, c->n_calls, err));
+        /* A quarter of a sample is long enough to scale up from. */
         if (seconds * 4e3 >= o->sample_ms)
             break;
     }
@@ -185,6 +194,7 @@ static qmoe_status run_rounds(
 {
     for (int i = 0; i < n; i++)
         QMI_TRY(calibrate(&c[i], o, err));
+    /* Rounds outside, contenders inside: a disturbance hits both alike. */
     for (int round = 0; round < o->rounds; round++)
         for (int i = 0; i < n; i++) {
             double seconds;
@@ -194,6 +204,7 @@ static qmoe_status run_rounds(
     const double macs = 1e-9 * (double)(o->rows * o->cols * o->batch);
     for (int i = 0; i < n; i++) {
         double *s = c[i].samples;
+        /* The slow end of the times is the low end of the speeds. */
         qsort(s, (size_t)o->rounds, sizeof *s, compare_doubles);
         printf("%-22s %5lldx%-5lld batch %2lld %-4s %8.2f (%.2f-%.2f)\n",
             c[i].name, (long long)o->rows, (long long)o->cols,
@@ -220,6 +231,8 @@ static qmoe_status open_place(place *out, const qmi_backend *backend,
     if (x == NULL)
         return QMOE_E_NOMEM;
     for (uint64_t i = 0; i < n; i++)
+        /* Knuth's multiplicative hash: values of -1 to 1, the same on every
+         * machine. */
         x[i] = (float)(i * 2654435761u % 2001) * 1e-3f - 1.0f;
     const qmi_view view = {out->src, 0};
     qmoe_status status =
@@ -235,6 +248,7 @@ static qmoe_status compare_format(const qmi_format *format, const place *places,
     contender *c = qmi_calloc(2, sizeof *c, "contenders", err);
     if (c == NULL)
         return QMOE_E_NOMEM;
+    /* Beyond the caches of processors. */
     const uint64_t n_bytes = format->dense ? 300000000 : 200000000;
     qmoe_status status = qmi_bench_stack_make(
         &stack, format, o->rows, o->cols, n_bytes, QMI_BENCH_IN_MEMORY, err);
@@ -250,11 +264,13 @@ static qmoe_status compare_format(const qmi_format *format, const place *places,
     }
     if (status == QMOE_OK)
         status = run_rounds(c, 2, o, err);
+    /* Also after a failure: what was bound is unbound. */
     for (int i = 0; i < 2; i++)
         if (c[i].bound.host != NULL)
             c[i].place->backend->weight_unbind(c[i].place->device, &c[i].bound);
     qmi_bench_stack_free(&stack);
     qmi_free(c);
+    /* Not every backend has every format: such a one is left out. */
     return status == QMOE_E_UNSUPPORTED ? QMOE_OK : status;
 }
 
@@ -270,6 +286,7 @@ static qmoe_status compare_all(
         return QMOE_E_NOMEM;
     snprintf(clblast->name, sizeof clblast->name, "CLBlast/f32");
     clblast->n_mats = 300000000 / (o->rows * o->cols * 4) + 2;
+    /* Without CLBlast, or without a device for it, its line is missing. */
     if (open_clblast(o, clblast->n_mats))
         QMI_TRY(run_rounds(clblast, 1, o, err));
     qmi_free(clblast);
@@ -281,6 +298,7 @@ static qmoe_status compare_all(
 
 static bool parse(options *o, int argc, char **argv)
 {
+    /* Pairs of name and value; what is not known ends with the usage. */
     for (int i = 1; i + 1 < argc; i += 2) {
         const char *name = argv[i], *value = argv[i + 1];
         long long rows, cols;

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Compares quantisers on single matrices: relative output error on the tokens
  * they saw and on others of the same source, bits, and seconds of one core.
+ * In: synthetic or recorded matrices with their inputs' moments.  Out: a table
+ * in Markdown for docs/quantisers.md.  An error ends the program: a table with
+ * a gap would look like one without.
  *
  *   quantisers cases | passes | rotation | damping | time [ROWSxCOLS]
  *   quantisers TABLE --file FILE [EVERY]     on recorded matrices
@@ -39,6 +42,8 @@ static double held_out_error(const qmi_bench_problem *p, const qmi_encoded *e,
 {
     int64_t n = p->n_rows * p->n_cols;
     float *d = malloc((size_t)n * sizeof *d);
+    /* The encoded matrix as a stack of one, so that the format's own decoder is
+     * what is judged. */
     qmi_weight stack = {.format = e->format,
         .name = p->name,
         .n_mats = 1,
@@ -60,10 +65,13 @@ static double held_out_error(const qmi_bench_problem *p, const qmi_encoded *e,
     double error =
         qmi_quadratic_error(d, p->n_rows, p->n_cols, &p->held_out, NULL);
     free(d);
+    /* Relative: |(W - Q) X|^2 over |W X|^2. */
     return error /
            qmi_quadratic_error(p->w, p->n_rows, p->n_cols, &p->held_out, NULL);
 }
 
+/* The errors on the tokens that the quantiser saw are its own report; those
+ * on other tokens are computed here. */
 static outcome try_recipe(const qmi_bench_problem *p, const recipe *r)
 {
     const qmi_quantiser *q = qmi_quantiser_find("gptq", r->format);
@@ -72,6 +80,7 @@ static outcome try_recipe(const qmi_bench_problem *p, const recipe *r)
     qmi_error err = {0};
     if (q == NULL)
         stop("no such quantiser");
+    /* Processor time of this thread: BLAS runs with one. */
     double begin = qmi_thread_seconds();
     if (q->run(&encoded, &result, p->w, p->n_rows, p->n_cols, &p->calib,
             &r->options, &err) != QMOE_OK)
@@ -101,6 +110,7 @@ static void print_means(const qmi_bench_problem *problems, int n,
             sum.calib += o.calib / n;
             sum.held_out += o.held_out / n;
             sum.bits += o.bits / n;
+            /* Seconds are the sum over problems, the others means. */
             sum.seconds += o.seconds;
         }
         printf("| %s | %.4f | %.5f | %.5f | %.2f |\n", recipes[k].label,
@@ -145,6 +155,7 @@ static void add(recipe_list *l, const char *format, double damping,
     if (rotates)
         n += snprintf(label + n, sizeof l->labels[0] - (size_t)n,
             ", rotation %d, %d passes", rotation, passes);
+    /* Only what differs from the default stands in the label. */
     if (damping != 0.1)
         snprintf(label + n, sizeof l->labels[0] - (size_t)n, ", damping %g",
             damping);
@@ -162,6 +173,7 @@ static void add_table(recipe_list *l, const char *table)
     enum { N_PASSES = sizeof passes / sizeof *passes };
     static const int rotations[] = {0, 16, 32, 64, 128, 256};
     static const double dampings[] = {0.01, 0.03, 0.1, 0.3};
+    /* The paper's format is the yardstick of every table. */
     add(l, "ternary-dict", 0.1, 0, 0);
     if (strcmp(table, "cases") == 0) {
         add(l, "pvq", 0.1, 0, 4);
@@ -183,10 +195,13 @@ static void add_table(recipe_list *l, const char *table)
             for (int i = 0; i < N_PASSES; i += 5)
                 add(l, formats[f], 0.1, 64, passes[i]);
     }
+    /* No table of that name: nothing but the yardstick was added. */
     if (l->n == 1)
         stop("tables: cases passes rotation damping time");
 }
 
+/* Every `every`-th expert of the file, so that a long recording can be
+ * sampled. */
 static int load(qmi_bench_problem *problems, const char *path, int every)
 {
     FILE *file = fopen(path, "rb");
@@ -209,6 +224,8 @@ static int make_all(qmi_bench_problem *problems, int64_t n_rows, int64_t n_cols)
 {
     int n = 0;
     for (int w = 0; w < QMI_BENCH_N_WEIGHTS; w++)
+        /* Every kind of weights with every kind of inputs, each with a seed of
+         * its own. */
         for (int x = 0; x < QMI_BENCH_N_INPUTS; x++, n++)
             qmi_bench_problem_make(
                 &problems[n], w, x, n_rows, n_cols, (uint32_t)n);
@@ -224,6 +241,7 @@ int main(int argc, char **argv)
     if (argc < 2)
         stop("usage: quantisers TABLE [ROWSxCOLS | --file FILE [EVERY]]");
     if (qmi_blas_load(1, NULL) != QMOE_OK)
+        /* Without it there is no GPTQ. */
         stop("no OpenBLAS");
     add_table(&recipes, argv[1]);
     if (argc > 3 && strcmp(argv[2], "--file") == 0)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What a job of a team costs (core/base/team.h), in the implementation that
- * QMOE_THREADS names.  bench/threads.py runs it for each in turn.
+ * QMOE_THREADS names. bench/threads.py runs it for each in turn.  In: a number
+ * of threads.  Out: lines "name, microseconds per job (median, p10, p90),
+ * microseconds of processor time per job of all threads (median)".  Wall time
+ * says what a caller waits, processor time what waiting threads burn.
  *
- *   bench-threads [THREADS]
- *
- * Prints lines "name, microseconds per job (median, p10, p90), microseconds of
- * processor time per job of all threads (median)". */
+ *   bench-threads [THREADS] */
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,7 +15,9 @@
 #include "bench_stats.h"
 #include "team.h"
 
+/* Samples give the spread; a sample is as many jobs as the clock needs. */
 enum { N_SAMPLES = 31, N_JOBS = 500, N_ITEMS = 32 };
+/* About a tile of work (pvq_kernel.c). */
 static const double item_seconds = 1.2e-6;
 
 typedef struct setting {
@@ -43,6 +45,7 @@ static void meet(void *context, int64_t item, int thread)
         sched_yield();
 }
 
+/* volatile: the loop must not be folded. */
 static void count_up(long n)
 {
     for (volatile long i = 0; i < n;)
@@ -56,6 +59,7 @@ static void compute(void *context, int64_t item, int thread)
     count_up(((const setting *)context)->item_rounds);
 }
 
+/* Of all threads, waiting ones included. */
 static double process_seconds(void)
 {
     struct timespec t;

@@ -290,8 +290,7 @@ qmoe_status qmoe_verify(qmoe_context *context, qmoe_verify_report *report,
         qmi_call_begin(hooks, __func__, report == NULL || directory == NULL));
     qmi_verification v = {
         .hooks = hooks, .directory = directory, .report = report};
-    /* Faults are collected in errors beside the context's own, which threads
-     * share. */
+    /* Empty, with the same wish to end; the context gets its text last. */
     v.failure = qmi_error_beside(&hooks->error);
     pthread_mutex_init(&v.lock, NULL);
     qmoe_status status = look(&v);
