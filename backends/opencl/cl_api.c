@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Loading of libOpenCL.  It stays loaded: drivers keep threads. */
+ * Loading of libOpenCL.  In: the system's loader, if there is one.  Out: a
+ * table of its functions, all of them or none, or a text that says what is
+ * missing.  It stays loaded: drivers keep threads. */
 #include "cl_api.h"
 
 #include <dlfcn.h>
@@ -15,6 +17,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool loaded;
 static char failure[240];
 
+/* The last function that is missing is the one that is told. */
 static bool find(void *library, const char *name, void *function)
 {
     void *symbol = dlsym(library, name);
@@ -42,6 +45,7 @@ static bool has_room(void)
 
 static void load(void)
 {
+    /* Before anything of a driver can run. */
     if (!has_room())
         return;
     void *library = dlopen("libOpenCL.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -53,6 +57,7 @@ static void load(void)
         return;
     }
     loaded = true;
+/* Stops looking at the first that is missing. */
 #define X(name) loaded = loaded && find(library, "cl" #name, &qmi_cl.name);
     QOCL_MAP(X)
 #undef X
@@ -66,6 +71,8 @@ bool qocl_load(char *reason, size_t capacity)
     return loaded;
 }
 
+/* The library has no such table; names help where a driver's own log says
+ * nothing. */
 const char *qocl_error_name(cl_int status)
 {
     static const struct {

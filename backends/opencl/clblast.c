@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Loading of CLBlast and its one function that is used. */
+ * Loading of CLBlast and its one function that is used.  In: row-by-row
+ * operands on the device.  Out: the product, in order with the device's queue,
+ * or an error with CLBlast's number.  A build without its header has the same
+ * two functions, which say that there is none. */
 #include "clblast.h"
 
 #include <stdio.h>
@@ -10,6 +13,7 @@
 #include <pthread.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+/* The type comes from the header, the function from the library. */
 static __typeof__(&CLBlastSgemm) sgemm;
 
 static void load(void)

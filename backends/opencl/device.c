@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Memory of a device, its errors, and the tuning of its kernels. */
+ * Memory of a device, its errors, and the tuning of its kernels.  In: sizes and
+ * what they are for.  Out: buffers that count against the device's bound, or an
+ * error that says needed and available bytes.  Streamed experts make room when
+ * memory is asked for (stream.h), so the bound holds at every moment. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +35,8 @@ static uint64_t left_of(const qmi_device *device)
                : 0;
 }
 
+/* Three things can be missing: a buffer as large, room within the bound, and
+ * memory that others have taken. */
 qmoe_status qocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
     const char *what, qmi_error *err)
 {
@@ -42,6 +47,8 @@ qmoe_status qocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
             "OpenCL device '%s': '%s' needs a buffer of %" PRIu64
             " bytes, the largest has %" PRIu64,
             device->name, what, n_bytes, limits->max_alloc);
+    /* Experts that are not in use go first, the one used longest ago in
+     * front. */
     while (n_bytes > left_of(device)) {
         bool gone;
         QMI_TRY(qocl_evict(device, &gone, err));
@@ -52,9 +59,12 @@ qmoe_status qocl_alloc(cl_mem *out, qmi_device *device, uint64_t n_bytes,
                 device->name, what, n_bytes, left_of(device), limits->memory);
     }
     cl_int status;
+    /* Ends: each round sends one away, and without one the error stays. */
     bool evicted = true;
     /* Others use the device too: less may be there than it says. */
     do {
+        /* A buffer of no bytes is an error of OpenCL; an empty operand is none
+         * here. */
         *out = qmi_cl.CreateBuffer(device->context, CL_MEM_READ_WRITE,
             n_bytes != 0 ? (size_t)n_bytes : 4, NULL, &status);
         if (status == CL_MEM_OBJECT_ALLOCATION_FAILURE)
@@ -83,6 +93,7 @@ qmoe_status qocl_upload(qmi_device *device, cl_mem mem, uint64_t offset,
 {
     if (n_bytes == 0)
         return QMOE_OK;
+    /* Blocking: `src` may be a block that goes when this returns. */
     cl_int status = qmi_cl.EnqueueWriteBuffer(device->queue, mem, CL_TRUE,
         (size_t)offset, (size_t)n_bytes, src, 0, NULL, NULL);
     return status == CL_SUCCESS ? QMOE_OK
@@ -134,6 +145,7 @@ qmoe_status qocl_reserve(
     qmi_device *device, qocl_scratch which, uint64_t n_bytes, qmi_error *err)
 {
     qmi_buffer *b = &device->scratch[which];
+    /* Work space never shrinks: the next pass needs it again. */
     if (b->mem != NULL && n_bytes <= b->n_bytes)
         return poison(device, b, err);
     /* Kernels that still run keep the old memory alive themselves. */
@@ -155,14 +167,19 @@ qmoe_status qocl_choose_tuning(qmi_device *device, bool is_cpu, qmi_error *err)
 {
     qocl_tuning chosen;
     size_t n = 0;
+    /* From the general to the special: default of the kind, what was measured
+     * here, what the user says. */
     qocl_tuning_default(&device->tuning, &device->limits, is_cpu);
     if (device->forced != NULL) {
+        /* many 0: the default itself, which a measurement starts from. */
         if (device->forced->many != 0)
             device->tuning = *device->forced;
         return QMOE_OK;
     }
     char *kept = (char *)qocl_cache_load(&n, qocl_tuning_key(device));
+    /* From a file: it must end as text before it is read as text. */
     if (kept != NULL && n != 0 && kept[n - 1] == '\0') {
+        /* A text names a few parameters; the others stay. */
         chosen = device->tuning;
         if (qocl_tuning_parse(&chosen, kept, NULL) == QMOE_OK &&
             qocl_tuning_fits(&chosen, &device->limits))

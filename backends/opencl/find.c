@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Finding devices, and what can be said of one without opening it. */
+ * Finding devices, and what can be said of one without opening it.  In: all
+ * platforms of the loader.  Out: our numbers of devices, a description, and
+ * what keeps a device from being used.  Every call lists anew in the same
+ * order, so a number means the same device as long as the drivers do not
+ * change. */
 #include "find.h"
 
 #include <stdio.h>
@@ -14,6 +18,7 @@ cl_device_type qocl_type(cl_device_id id)
     static const cl_device_type kinds[] = {
         CL_DEVICE_TYPE_CPU, CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR};
     cl_device_type type = 0;
+    /* A device may have several kinds; the first of the table counts. */
     qmi_cl.GetDeviceInfo(id, CL_DEVICE_TYPE, sizeof type, &type, NULL);
     for (int i = 0; i < 3; i++)
         if ((type & kinds[i]) != 0)
@@ -38,6 +43,7 @@ static int list_devices(cl_device_id *out, char *reason, size_t capacity)
     cl_device_id found[MAX_DEVICES];
     cl_uint n_found = 0;
     for (cl_uint p = 0; p < n_platforms && n_found < MAX_DEVICES; p++) {
+        /* More platforms or devices than there is room for are left out. */
         cl_uint n = 0, room = MAX_DEVICES - n_found;
         if (qmi_cl.GetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, room,
                 found + n_found, &n) == CL_SUCCESS)
@@ -46,6 +52,7 @@ static int list_devices(cl_device_id *out, char *reason, size_t capacity)
     int n = 0;
     static const cl_device_type order[] = {
         CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ACCELERATOR, CL_DEVICE_TYPE_CPU};
+    /* Stable: devices of a kind stay in the loader's order. */
     for (int t = 0; t < 3; t++)
         for (cl_uint i = 0; i < n_found; i++)
             if (qocl_type(found[i]) == order[t])
@@ -85,6 +92,7 @@ qmoe_status qocl_device_at(cl_device_id *out, int index, qmi_error *err)
 void qocl_text_of(
     char *out, size_t capacity, cl_device_id id, cl_device_info what)
 {
+    /* Texts of drivers may be longer, or not end. */
     char text[512] = "";
     if (qmi_cl.GetDeviceInfo(id, what, sizeof text, text, NULL) != CL_SUCCESS)
         text[0] = '\0';
@@ -108,6 +116,8 @@ void qocl_missing(char *out, size_t capacity, cl_device_id id)
         id, CL_DEVICE_ENDIAN_LITTLE, sizeof little, &little, NULL);
     qocl_text_of(version, sizeof version, id, CL_DEVICE_VERSION);
     const char *what = "";
+    /* The first that applies: what the user has set, then what cannot be
+     * changed. */
     if (limits.problem[0] != '\0')
         what = limits.problem;
     else if (!available)
@@ -119,6 +129,7 @@ void qocl_missing(char *out, size_t capacity, cl_device_id id)
     else if (sscanf(version, "OpenCL %d.%d", &major, &minor) != 2 ||
              10 * major + minor < 12)
         what = "it is older than OpenCL 1.2";
+    /* Groups and local memory: can the default be lowered until it fits? */
     else if (!qocl_tuning_default(&tuning, &limits, limits.is_cpu))
         what = limits.max_group < 32 ? "its work-groups are smaller than 32"
                                      : "its local memory is too small";
@@ -135,6 +146,7 @@ qmoe_status qocl_describe(qmoe_device_info *out, int index, qmi_error *err)
     qocl_text_of(out->name, sizeof out->name, id, CL_DEVICE_NAME);
     qocl_text_of(version, sizeof version, id, CL_DEVICE_VERSION);
     qocl_text_of(driver, sizeof driver, id, CL_DRIVER_VERSION);
+    /* A device that cannot be used is listed, with the reason. */
     qocl_missing(out->detail, sizeof out->detail, id);
     out->usable = out->detail[0] == '\0';
     if (out->usable)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The weight formats by id (formats.h): which sources make their programs, and
- * how their kernels cut the work.  The only file of the host side that names
- * formats. */
+ * The weight formats by id (formats.h).  In: a format's id and a tuning.  Out:
+ * which sources and options make its program, and how a launch of it is cut.
+ * Sizes here must agree with what the kernels take per work-item, which the
+ * options of the same tuning tell them.  The only file of the host side that
+ * names formats. */
 #include "formats.h"
 
 #include <stdio.h>
@@ -41,7 +43,8 @@ int qocl_many(const qmi_device *device, qmi_format_id id)
                                   : device->tuning.many;
 }
 
-/* What the sources of the format want to know; "" when nothing. */
+/* What the sources of the format want to know; "" when nothing.  Macros, so
+ * that the compiler unrolls and folds. */
 static void add_options(
     char *text, size_t room, const qocl_tuning *t, const format *f)
 {
@@ -61,6 +64,8 @@ qocl_recipe qocl_format_recipe(
     const qocl_tuning *t, qmi_format_id id, bool many)
 {
     const format *f = &formats[id];
+    /* The pvq kernels have two forms: a work-item for 16 rows, or lanes that
+     * share rows. */
     const bool is_pvq = f->block != 0, by_rows = is_pvq && t->pvq_rows > 1;
     const int most = is_pvq ? t->pvq_many : t->many;
     qocl_recipe r = {
@@ -69,6 +74,7 @@ qocl_recipe qocl_format_recipe(
         .n_sources = 3,
     };
     if (is_pvq)
+        /* One form or the other is compiled in, not both. */
         r.sources[r.n_sources++] =
             by_rows ? qocl_source_pvq_rows : qocl_source_pvq_lanes;
     const int n = snprintf(r.options, sizeof r.options,
@@ -82,6 +88,7 @@ void qocl_product_size(int64_t *x, int64_t *local, const qocl_tuning *t,
     qmi_format_id id, int64_t n_rows)
 {
     const format *f = &formats[id];
+    /* pvq tiles hold 32 rows, and the last one is padded. */
     const int64_t tile_rows = (n_rows + 31) / 32 * 32;
     *local = t->lanes;
     if (f->is_row) {

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Arguments and launches of kernels. */
+ * Arguments and launches of kernels.  In: a kernel, its arguments in order,
+ * global sizes.  Out: the launch in the queue, cut where it would be long.  The
+ * first error of an argument is kept and told at the launch.  `queued_seconds`
+ * estimates what the device may still be doing; it is bounded, so that a wish
+ * to end early is heard in time. */
 #include "qocl_device.h"
 
 #include <stdio.h>
@@ -35,6 +39,7 @@ qocl_call qocl_begin(qmi_device *device, int program, int kernel)
 static void set(qocl_call *call, const void *value, size_t size)
 {
     cl_int status = qmi_cl.SetKernelArg(call->kernel, call->n++, size, value);
+    /* Later errors follow from the first. */
     if (call->status == CL_SUCCESS)
         call->status = status;
 }
@@ -63,6 +68,7 @@ void qocl_arg_float(qocl_call *call, float value)
 void qocl_arg_mem(qocl_call *call, cl_mem mem)
 {
     if (mem == NULL)
+        /* A kernel's argument must be a buffer, even where it reads none. */
         mem = call->device->dummy;
     set(call, &mem, sizeof mem);
 }
@@ -70,6 +76,7 @@ void qocl_arg_mem(qocl_call *call, cl_mem mem)
 void qocl_arg_view(qocl_call *call, qmi_view view)
 {
     qocl_arg_mem(call, view.buffer != NULL ? view.buffer->mem : NULL);
+    /* Kernels count elements of 4 bytes. */
     qocl_arg_ulong(call, view.offset / 4);
 }
 
@@ -83,6 +90,7 @@ static double estimate(const qocl_call *call, int64_t n_items)
 /* Rows of y to enqueue next.  One, when nothing is known of the kernel. */
 static int64_t portion_rows(const qocl_call *call, int64_t row_items, int64_t y)
 {
+    /* 0: never measured on this device. */
     const double row_seconds = estimate(call, row_items);
     if (row_seconds <= 0)
         return 1;
@@ -96,6 +104,7 @@ static int64_t portion_rows(const qocl_call *call, int64_t row_items, int64_t y)
 static qmoe_status settle(qocl_call *call, int64_t n_items, qmi_error *err)
 {
     qmi_device *device = call->device;
+    /* What else is in the queue was estimated when it came. */
     const double others = device->queued_seconds - estimate(call, n_items);
     const cl_int status = qmi_cl.Finish(device->queue);
     if (status != CL_SUCCESS)
@@ -109,7 +118,8 @@ static qmoe_status settle(qocl_call *call, int64_t n_items, qmi_error *err)
     return qmi_check_cancel(err);
 }
 
-/* Tests of which kernels ran set QMOE_OPENCL_LAUNCHES, for their build alone. */
+/* Tests of which kernels ran set QMOE_OPENCL_LAUNCHES, for their build
+ * alone. */
 static void tell_launch(const qocl_call *call)
 {
 #ifdef QMOE_OPENCL_BREAK
@@ -125,8 +135,10 @@ static cl_int enqueue(qocl_call *call, const size_t locals[3], int64_t first_y,
 {
     const size_t first[3] = {0, (size_t)first_y, 0};
     qmi_device *device = call->device;
+    /* The queue was empty: its time begins here. */
     if (device->queued_seconds == 0)
         device->queued_since = qmi_seconds();
+    /* Only the last portion's end is the end of the launch. */
     return qmi_cl.EnqueueNDRangeKernel(device->queue, call->kernel, 3, first,
         globals, locals, call->after != NULL,
         call->after != NULL ? &call->after : NULL,
@@ -141,6 +153,8 @@ static qmoe_status run_portion(qocl_call *call, const size_t locals[3],
     qmi_device *device = call->device;
     const int64_t n_items = (int64_t)(globals[0] * globals[1] * globals[2]);
     const bool is_known = *call->unit_seconds > 0;
+    /* Not known: this portion is waited for, so that the next can be
+     * estimated. */
     const cl_int status = enqueue(call, locals, first_y, globals, is_last);
     if (status != CL_SUCCESS) {
         char what[64];
@@ -156,6 +170,7 @@ static qmoe_status run_portion(qocl_call *call, const size_t locals[3],
 qmoe_status qocl_run(qocl_call *call, int64_t local, int64_t x, int64_t y,
     int64_t z, qmi_error *err)
 {
+    /* OpenCL refuses empty ranges; no items is no work. */
     if (x <= 0 || y <= 0 || z <= 0)
         return QMOE_OK;
     const size_t locals[3] = {(size_t)local, 1, 1};
@@ -167,8 +182,11 @@ qmoe_status qocl_run(qocl_call *call, int64_t local, int64_t x, int64_t y,
             "there are %zu",
             call->device->name, call->name, (long long)local,
             call->device->limits.max_group);
+    /* Arguments have been set before; the launch is where it is told. */
     if (call->status != CL_SUCCESS)
         return qocl_fail(call->device, call->name, call->status, err);
+    /* Along y: kernels take their row from the global id, so a cut changes no
+     * bit. */
     for (int64_t begin = 0, n; begin < y; begin += n) {
         n = portion_rows(call, (int64_t)(globals[0] * globals[2]), y - begin);
         globals[1] = (size_t)n;
@@ -190,6 +208,8 @@ void qocl_arg_chunk_place(qocl_call *call, const qocl_chunk *chunk)
 void qocl_arg_chunk_parts(
     qocl_call *call, const qocl_weight *weight, const qocl_chunk *chunk)
 {
+    /* A format's parts come first in its kernels' arguments; what others have
+     * is left out. */
     for (int i = 0; i < QMI_MAX_PARTS && chunk->parts[i] != NULL; i++)
         qocl_arg_mem(call, chunk->parts[i]);
     if (weight->dict != NULL)

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a device allows, and QMOE_OPENCL_LIMITS, which lowers it. */
+ * What a device allows, and QMOE_OPENCL_LIMITS, which lowers it.  In: what the
+ * driver says, and the variable.  Out: limits that everything else keeps to, so
+ * that a small device can be imitated on a large one in tests.  Memory sizes
+ * are only ever lowered: what the driver does not have is not promised.  A
+ * wrong variable is a problem of the device, told when it is opened. */
 #include "find.h"
 
 #include <stdio.h>
@@ -19,6 +23,7 @@ static bool parse_size(uint64_t *out, const char *text, size_t n)
                                                             : *end == 'M' ? 20
                                                                           : 30)
                                                       : -1;
+    /* The number, one unit at most, and the end of the item. */
     if (shift < 0 || value > UINT64_MAX >> shift ||
         end + (shift != 0) != text + n)
         return false;
@@ -39,8 +44,10 @@ static bool is_word(const char *text, size_t n, const char *word)
 /* One "key=value" of `n` characters; false when it is not understood. */
 static bool apply(qocl_limits *limits, const char *text, size_t n)
 {
+    /* max_group is a size_t: lowered in 64 bits and written back. */
     uint64_t value = 0, group = limits->max_group;
     const char *at = memchr(text, '=', n);
+    /* 'c' or 'g': the seventh letter. */
     if (is_word(text, n, "style=gpu") || is_word(text, n, "style=cpu")) {
         limits->is_cpu = text[6] == 'c';
         return true;
@@ -64,6 +71,7 @@ static bool apply(qocl_limits *limits, const char *text, size_t n)
     else if (is_word(text, n, "chunk"))
         limits->max_chunk = value;
     else if (is_word(text, n, "memory")) {
+        /* A budget: memory is counted even where it is the host's own. */
         lower(&limits->memory, value);
         limits->has_budget = true;
     } else
@@ -76,6 +84,7 @@ static void apply_environment(qocl_limits *limits)
 {
     const char *text = getenv("QMOE_OPENCL_LIMITS");
     while (text != NULL && *text != '\0') {
+        /* Items are separated by commas; empty ones are allowed. */
         const size_t n = strcspn(text, ",");
         if (n != 0 && !apply(limits, text, n)) {
             snprintf(limits->problem, sizeof limits->problem,
@@ -87,6 +96,8 @@ static void apply_environment(qocl_limits *limits)
     }
 }
 
+/* A question the driver does not answer leaves 0, which the checks below take
+ * for too little. */
 qocl_limits qocl_read_limits(cl_device_id id)
 {
     cl_ulong alloc = 0, memory = 0, local = 0;
@@ -112,6 +123,7 @@ qocl_limits qocl_read_limits(cl_device_id id)
         .is_cpu = qocl_type(id) == CL_DEVICE_TYPE_CPU,
     };
     apply_environment(&limits);
+    /* A chunk is a buffer, so it cannot be larger than one. */
     if (limits.max_chunk > limits.max_alloc)
         limits.max_chunk = limits.max_alloc;
     return limits;

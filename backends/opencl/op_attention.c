@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attention. */
+ * Attention.  In: operands of ops.h.  Out: one launch, a group of lanes per
+ * query and head.  The kernel goes once over the keys with an online softmax;
+ * rows of dst are independent, so a cut along the queries changes no bit. */
 #include "qocl_device.h"
 
 qmoe_status qocl_run_attention(
@@ -8,6 +10,7 @@ qmoe_status qocl_run_attention(
     const qmi_op_attention *o = &op->u.attention;
     const int64_t lanes = device->tuning.attention_lanes;
     qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_attention);
+    /* A query's time grows with its keys, which differ a lot between calls. */
     call.depth = o->max_keys;
     qocl_arg_view(&call, o->dst);
     qocl_arg_view(&call, o->q);

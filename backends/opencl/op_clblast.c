@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dense products of many tokens by CLBlast.  It multiplies float32: narrower
- * weights are widened slab by slab into work space for every product, so that
- * they take no more memory than they are stored in. */
+ * Dense products of many tokens by CLBlast.  In: dense weights of any dtype,
+ * float32 activations.  Out: dst, by products into work space and one kernel
+ * that finishes them.  It multiplies float32: narrower weights are widened slab
+ * by slab into work space for every product, so that they take no more memory
+ * than they are stored in. */
 #include "clblast.h"
 
+/* 32 MiB of widened rows. */
 enum { SLAB_BYTES = 1 << 25 };
 
 bool qocl_clblast_supports(const qmi_device *device, const qmi_op *op)
@@ -14,6 +17,8 @@ bool qocl_clblast_supports(const qmi_device *device, const qmi_op *op)
     const uint64_t row_bytes = (uint64_t)o->weight->host->n_cols * 4;
     const uint64_t out_bytes =
         (uint64_t)o->n_tokens * (uint64_t)o->weight->host->n_rows * 4;
+    /* Wanted at all, enough tokens, and nothing that only our kernels do:
+     * rotation, streaming. */
     return limits->clblast_tokens != 0 &&
            o->n_tokens >= (int64_t)limits->clblast_tokens &&
            o->weight->host->format->dense && w->entries == NULL &&
@@ -25,6 +30,7 @@ bool qocl_clblast_supports(const qmi_device *device, const qmi_op *op)
 static qmoe_status widen(qmi_device *device, qmi_format_id format, cl_mem src,
     uint64_t first, uint64_t n, qmi_error *err)
 {
+    /* Elements per row of the launch, so that it can be cut along y. */
     const int64_t x = 1 << 14;
     qocl_call call = qocl_begin(device, QOCL_GEMM_PROGRAM, QOCL_K_widen);
     qocl_arg_mem(&call, device->scratch[QOCL_PACKED].mem);
@@ -42,7 +48,9 @@ static qmoe_status multiply_chunk(qmi_device *device, const qmi_op_linear *o,
     const qocl_weight *w = o->weight->device;
     const uint64_t n_cols = (uint64_t)o->weight->host->n_cols;
     const uint64_t n_rows = (uint64_t)chunk->n_rows;
+    /* Matrices of a chunk lie back to back. */
     const uint64_t begin = (uint64_t)(o->mat - chunk->first_mat) * n_rows;
+    /* f32 is multiplied where it lies, in one piece. */
     uint64_t slab =
         w->format == QMI_FORMAT_F32 ? n_rows : SLAB_BYTES / (n_cols * 4);
     slab = slab < 1 ? 1 : slab > n_rows ? n_rows : slab;
@@ -55,6 +63,8 @@ static qmoe_status multiply_chunk(qmi_device *device, const qmi_op_linear *o,
         if (widens)
             QMI_TRY(widen(
                 device, w->format, chunk->parts[0], first, n * n_cols, err));
+        /* c is [tokens, rows] with all rows of the weight: a slab fills its own
+         * columns. */
         const qocl_gemm g = {
             .a = o->src.buffer->mem,
             .b = widens ? device->scratch[QOCL_PACKED].mem : chunk->parts[0],
@@ -83,12 +93,16 @@ qmoe_status qocl_clblast_linear(
     QMI_TRY(qocl_build(device, QOCL_GEMM_PROGRAM, err));
     QMI_TRY(qocl_reserve(
         device, QOCL_RESULTS, (uint64_t)(o->n_tokens * n_rows) * 4, err));
+    /* A matrix larger than a buffer is several chunks, each with some of its
+     * rows. */
     for (size_t i = 0; i < w->n_chunks; i++) {
         const qocl_chunk *chunk = &w->chunks[i];
         if (o->mat >= chunk->first_mat &&
             o->mat < chunk->first_mat + chunk->n_mats)
             QMI_TRY(multiply_chunk(device, o, chunk, err));
     }
+    /* alpha, relu and the residual, which CLBlast's product has no place
+     * for. */
     qocl_call call =
         qocl_begin(device, QOCL_GEMM_PROGRAM, QOCL_K_finish_product);
     qocl_arg_view(&call, o->dst);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Embedding, decoding, norm, cache rows, routing. */
+ * Embedding, decoding, norm, cache rows, routing.  In: operands of ops.h.  Out:
+ * one launch each, or one per chunk.  A work-item writes elements of its own;
+ * routing gives ties to the lowest expert, as the reference does. */
 #include "formats.h"
 #include "stream.h"
 
@@ -30,6 +32,7 @@ static qmoe_status decode_chunk(const rows *r, const qocl_chunk *chunk,
     qocl_arg_int(&call, host->n_rows);
     qocl_arg_chunk_place(&call, chunk);
     qocl_arg_chunk_parts(&call, w, chunk);
+    /* A whole row per work-item needs no groups. */
     const int64_t local = x > 1 ? r->device->tuning.group : 1;
     return qocl_run(&call, local, x, r->n, 1, err);
 }
@@ -46,12 +49,16 @@ static qmoe_status decode(rows *r, qmi_error *err)
     qmi_device *device = r->device;
     const qocl_weight *w = r->bound->device;
     const qmi_weight *host = r->bound->host;
+    /* A streamed matrix comes first; it has no chunks. */
     if (w->entries != NULL) {
         qocl_use use = {.weight = r->bound, .mat = r->mat};
         QMI_TRY(qocl_stream(device, &use, 1, decode_use, r, err));
     }
+    /* Chunks hold different matrices or rows: each kernel writes those it
+     * has. */
     for (size_t i = 0; i < w->n_chunks; i++)
         QMI_TRY(decode_chunk(r, &w->chunks[i], NULL, NULL, err));
+    /* Rows are stored rotated; the model's own are wanted. */
     if (host->rotation == 0)
         return QMOE_OK;
     qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_unrotate);
@@ -84,6 +91,7 @@ qmoe_status qocl_run_rmsnorm(
 {
     const qmi_op_rmsnorm *o = &op->u.rmsnorm;
     const qocl_weight *w = o->weight->device;
+    /* A group per token, whose lanes share the sum. */
     const int lanes = device->tuning.lanes;
     qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_rmsnorm);
     qocl_arg_view(&call, o->dst);
@@ -107,6 +115,8 @@ qmoe_status qocl_run_kv_store(
         &call, device->tuning.group, o->n_cols, o->n_tokens, 1, err);
 }
 
+/* The kernel counts what came before in the sequence, so it reads a copy: other
+ * work-items overwrite what they drop. */
 static qmoe_status drop(
     qmi_device *device, const qmi_op_route *o, qmi_error *err)
 {
@@ -127,6 +137,7 @@ static qmoe_status drop(
     qocl_arg_int(&call, o->top_k);
     /* More tokens than fit an int cannot be dropped. */
     qocl_arg_int(&call, o->capacity < INT32_MAX ? o->capacity : INT32_MAX);
+    /* A work-item per expert goes through the tokens in order. */
     return qocl_run(&call, device->tuning.group, o->n_experts, 1, 1, err);
 }
 

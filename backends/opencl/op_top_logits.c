@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operation top-logits. */
+ * Operation top-logits.  In: logits.  Out: the best top_k of each token, by a
+ * scan of a work-item or by segments in steps: the best of each segment, then
+ * of the segments' best.  The order of two keys is total (logit, then id), so
+ * the cut does not show in the result. */
 #include "qocl_device.h"
 #include "top_logits.h"
 
@@ -33,7 +36,8 @@ static int64_t segments(int64_t n)
     return (n + SEGMENT - 1) / SEGMENT;
 }
 
-/* Over n keys per row from scratch `from`, or over the logits. */
+/* Over n keys per row from scratch `from`, or over the logits.  A single group
+ * writes the result, several write keys. */
 static qmoe_status run_step(qmi_device *device, const qmi_op_top_logits *o,
     int64_t n, bool has_keys, qocl_scratch from, qocl_scratch to,
     qmi_error *err)
@@ -64,11 +68,13 @@ static qmoe_status run_segments(
     const qmi_op_top_logits *o = &op->u.top_logits;
     qocl_scratch from = QOCL_TOP, to = QOCL_TOP2;
     int64_t n = o->n_cols;
+    /* Ends: top_k is far less than a segment. */
     for (bool has_keys = false;; has_keys = true) {
         QMI_TRY(run_step(device, o, n, has_keys, from, to, err));
         if (segments(n) == 1)
             return QMOE_OK;
         n = segments(n) * o->top_k;
+        /* The two areas change places: no step overwrites what it reads. */
         const qocl_scratch written = to;
         to = from;
         from = written;

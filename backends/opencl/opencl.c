@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of the OpenCL backend: opening devices, buffers, variants. */
+ * The table of the OpenCL backend: opening devices, buffers, variants.  In:
+ * calls of backend.h from one thread per device.  Out: commands in one queue,
+ * which keeps their order; uploads of streamed experts in another (stream.h).
+ * A device that is opened has passed its self-test; whatever fails while it is
+ * opened, device_close takes what was made. */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,10 +18,14 @@ static uint64_t identity_of(cl_device_id id)
 {
     static const cl_device_info parts[] = {
         CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION, CL_DRIVER_VERSION};
+    /* With the platform's version: a driver may be updated without changing its
+     * own. */
     uint64_t hash = QOCL_HASH_START;
     char text[512];
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         qocl_text_of(text, sizeof text, id, parts[i]);
+        /* With the end of the text, so that two texts cannot run into each
+         * other. */
         hash = qocl_hash(hash, text, strlen(text) + 1);
     }
     cl_platform_id platform;
@@ -34,10 +42,12 @@ static void device_close(qmi_device *device)
     if (device == NULL)
         return;
     if (device->queue != NULL)
+        /* What runs may use everything below. */
         qmi_cl.Finish(device->queue);
     for (int i = 0; i < QOCL_N_SCRATCH; i++)
         qocl_release(
             device, device->scratch[i].mem, device->scratch[i].n_bytes);
+    /* The count of bytes is of no use any more. */
     qocl_release(device, device->generic_dict, 0);
     qocl_release(device, device->dummy, 0);
     for (int p = 0; p < QOCL_N_PROGRAMS; p++) {
@@ -61,14 +71,18 @@ static qmoe_status set_up(
 {
     char what[256];
     cl_int status;
+    /* The name first: every error below uses it. */
     qocl_text_of(device->name, sizeof device->name, device->id, CL_DEVICE_NAME);
     qocl_missing(what, sizeof what, device->id);
     if (what[0] != '\0')
         return qmi_fail(err, QMOE_E_NO_BACKEND,
             "OpenCL device '%s' cannot be used: %s", device->name, what);
     device->limits = qocl_read_limits(device->id);
+    /* 0 turns the variant off. */
     if (!qocl_clblast_load())
         device->limits.clblast_tokens = 0;
+    /* Before the context: a model that cannot fit is refused before anything is
+     * made. */
     QMI_TRY(qocl_plan(device, options, err));
     device->identity = identity_of(device->id);
     QMI_TRY(qocl_choose_tuning(device, device->limits.is_cpu, err));
@@ -86,7 +100,10 @@ static qmoe_status set_up(
         if (status != CL_SUCCESS)
             return qocl_fail(device, "no second command queue", status, err);
     }
+    /* One buffer for all absent operands. */
     QMI_TRY(qocl_alloc(&device->dummy, device, 16, "work space", err));
+    /* Without this program nothing runs; those of formats are built when a
+     * weight needs them. */
     QMI_TRY(qocl_build(device, QOCL_BASE_PROGRAM, err));
     return qocl_test_device(device, err);
 }
@@ -102,6 +119,7 @@ static qmoe_status open_with(qmi_device **out, int index,
     if (device == NULL)
         return QMOE_E_NOMEM;
     device->id = id;
+    /* Only while it is opened: the caller's tuning goes then. */
     device->forced = forced;
     qmoe_status status = set_up(device, options, err);
     device->forced = NULL;
@@ -119,6 +137,7 @@ static qmoe_status device_open(qmi_device **out, int index,
     return open_with(out, index, options, NULL, err);
 }
 
+/* For measuring: no cache of tunings, no bounds. */
 qmoe_status qocl_open_tuned(
     qmi_device **out, int index, const qocl_tuning *tuning, qmi_error *err)
 {
@@ -156,6 +175,7 @@ static void buffer_free(qmi_device *device, qmi_buffer *buffer)
     qmi_free(buffer);
 }
 
+/* Written without a sum that could overflow. */
 static bool in_range(qmi_view view, uint64_t n_bytes)
 {
     return view.buffer != NULL && view.offset <= view.buffer->n_bytes &&
@@ -179,6 +199,7 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
         return QMOE_OK;
     cl_int status = qmi_cl.EnqueueReadBuffer(device->queue, src.buffer->mem,
         CL_TRUE, (size_t)src.offset, (size_t)n_bytes, dst, 0, NULL, NULL);
+    /* A blocking read has waited for all before it. */
     device->queued_seconds = 0;
     return status == CL_SUCCESS ? QMOE_OK
                                 : qocl_fail(device, "a read", status, err);
@@ -208,7 +229,7 @@ static qmoe_status sync_device(qmi_device *device, qmi_error *err)
 
 /* ---- variants ---- */
 
-/* Kernels count rows, columns and items in int. */
+/* Kernels count rows, columns and items in int, rounded up by 64 at most. */
 static bool fits(int64_t a, int64_t b)
 {
     return a <= INT32_MAX - 64 && (b == 0 || a <= (INT32_MAX - 64) / b);
@@ -217,6 +238,8 @@ static bool fits(int64_t a, int64_t b)
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
+    /* Formats are not asked here: a weight without kernels was refused when it
+     * was bound. */
     switch (op->kind) {
     case QMI_OP_EMBED:
         return fits(op->u.embed.n_tokens, 1);
@@ -261,6 +284,7 @@ static const qmi_variant *variants(
         {"clblast", qocl_clblast_supports, qocl_clblast_linear},
         {"plain", supports, qocl_run_linear},
     };
+    /* Only where it is wanted: the first variant is what a session runs. */
     if (kind == QMI_OP_LINEAR && device->limits.clblast_tokens != 0) {
         *n = 2;
         return linear;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Products with a weight: linear layers and experts.  A product packs its
- * activations into tiles of tokens that share a matrix, then runs the format's
- * kernel once per chunk of the weight. */
+ * Products with a weight: linear layers and experts.  In: tokens, a stack, the
+ * experts of each token.  Out: dst.  A product packs its activations into tiles
+ * of tokens that share a matrix, then runs the format's kernel once per chunk
+ * of the weight.  Tiles are made on the device, so that the host need not wait
+ * for the router, but for streamed experts. */
 #include "product.h"
 
 #include "formats.h"
@@ -17,6 +19,8 @@ static int64_t padded_columns(const qmi_weight *w)
     return round_up(w->n_cols, 16);
 }
 
+/* Once per product, for all chunks.  Rotated weights meet rotated
+ * activations. */
 static qmoe_status pack(
     qmi_device *device, const qocl_product *p, int program, qmi_error *err)
 {
@@ -47,17 +51,21 @@ static qmoe_status pack(
     const int64_t lanes = device->tuning.pack_lanes;
     qocl_arg_int(&call, w->rotation);
     qocl_arg_uint(&call, w->rotation_seed);
+    /* A group of lanes per block of the rotation, token by token. */
     return qocl_run(&call, lanes,
         (w->n_cols + w->rotation - 1) / w->rotation * lanes,
         p->n_tiles * tokens, 1, err);
 }
 
+/* The kernel looks for the tiles whose matrix is in this chunk; the others are
+ * another launch's. */
 qmoe_status qocl_run_chunk(qmi_device *device, const qocl_product *p,
     const qocl_chunk *chunk, qmi_view packed, int program, qmi_error *err)
 {
     const qmi_weight *w = p->weight->host;
     const qocl_weight *bound = p->weight->device;
     qocl_call call = qocl_begin(device, program, QOCL_K_product);
+    /* A work-item's time grows with the columns. */
     call.depth = w->n_cols;
     call.first_y = p->first_tile;
     call.after = p->after;
@@ -104,6 +112,7 @@ static qmoe_status run_product(
     qmi_device *device, const qocl_product *p, qmi_error *err)
 {
     const qocl_weight *bound = p->weight->device;
+    /* Its matrices are not there: they come one by one. */
     if (bound->entries != NULL)
         return qocl_stream_product(device, p, err);
     int program;
@@ -111,6 +120,7 @@ static qmoe_status run_product(
     QMI_TRY(qocl_prepare_product(&packed, &program, device, p, err));
     for (size_t i = 0; i < bound->n_chunks; i++) {
         const qocl_chunk *chunk = &bound->chunks[i];
+        /* Known here: chunks without the matrix are not launched. */
         if (p->grouping == FIXED_MATRIX &&
             (p->mat < chunk->first_mat ||
                 p->mat >= chunk->first_mat + chunk->n_mats))
@@ -120,6 +130,7 @@ static qmoe_status run_product(
     return QMOE_OK;
 }
 
+/* One token has a program of its own, without padding. */
 static int64_t tile_items(
     const qmi_device *device, const qmi_bound_weight *weight, int64_t n_items)
 {
@@ -163,6 +174,8 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     int64_t n_pairs, int64_t many, int64_t *n_tiles, qmi_error *err)
 {
     const int64_t n_experts = o->wi->host->n_mats;
+    /* Full tiles, and at most one that is not full per expert: the host's
+     * bound; unused tiles are marked and do nothing. */
     const int64_t partial = n_experts < n_pairs ? n_experts : n_pairs;
     *n_tiles = n_pairs / many + partial;
     if (*n_tiles > n_pairs)
@@ -185,9 +198,12 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     qocl_arg_int(&call, n_experts);
     qocl_arg_int(&call, many);
     qocl_arg_int(&call, *n_tiles);
+    /* One more than the experts: it marks the tiles that are not used. */
     return qocl_run(&call, device->tuning.group, n_experts + 1, 1, 1, err);
 }
 
+/* Results of a token's choices are added in the order of choice, so that the
+ * sum has the same bits on every run. */
 static qmoe_status combine(
     qmi_device *device, const qmi_op_expert_ffn *o, qmi_error *err)
 {
@@ -212,6 +228,7 @@ qmoe_status qocl_run_expert_ffn(
     const int64_t n_pairs = o->n_tokens * o->top_k;
     const uint64_t d_ff = (uint64_t)o->wi->host->n_rows;
     const uint64_t d_model = (uint64_t)o->wo->host->n_rows;
+    /* A single pair is its own tile: its expert is read by the kernel. */
     qocl_product p = {
         .weight = o->wi,
         .src = o->src,
@@ -230,6 +247,7 @@ qmoe_status qocl_run_expert_ffn(
         qocl_reserve(device, QOCL_HIDDEN, (uint64_t)n_pairs * d_ff * 4, err));
     QMI_TRY(qocl_reserve(
         device, QOCL_RESULTS, (uint64_t)n_pairs * d_model * 4, err));
+    /* Both products go by one list, so the smaller of their tiles is taken. */
     if (n_pairs > 1) {
         const int64_t first = tile_items(device, o->wi, n_pairs);
         const int64_t second = tile_items(device, o->wo, n_pairs);
@@ -244,6 +262,8 @@ qmoe_status qocl_run_expert_ffn(
     second.dst = qocl_scratch_view(device, QOCL_RESULTS);
     second.divisor = 1;
     second.relu = false;
+    /* Both streamed: in turn, so that the second matrix comes while the first
+     * works. */
     if (qocl_is_streamed(o->wi) && qocl_is_streamed(o->wo)) {
         QMI_TRY(qocl_stream_experts(device, &p, &second, err));
     } else {

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Building of programs from the embedded sources, specialised by the device's
- * tuning. */
+ * tuning.  In: a program's number.  Out: its kernels, from the cache or the
+ * compiler, or an error with the compiler's log.  A program is built once per
+ * device; its key holds everything its binary depends on: device, driver,
+ * sources, options. */
 #include "formats.h"
 
 #include <inttypes.h>
@@ -52,6 +55,7 @@ static qocl_recipe gemm_recipe(void)
 
 static qocl_recipe format_recipe(const qmi_device *device, int number)
 {
+    /* Two programs per format: for one token and for many. */
     qocl_recipe r = qocl_format_recipe(
         &device->tuning, (qmi_format_id)(number / 2), number % 2 != 0);
     r.kernels = format_kernels;
@@ -82,6 +86,7 @@ static cl_int take_kernels(
     qocl_program *out, cl_program program, const qocl_recipe *r)
 {
     cl_int status = CL_SUCCESS;
+    /* What is there when one fails is released below. */
     *out = (qocl_program){.program = program};
     for (size_t i = 0; r->kernels[i] != NULL && status == CL_SUCCESS; i++)
         out->kernels[i] = qmi_cl.CreateKernel(program, r->kernels[i], &status);
@@ -107,8 +112,10 @@ static bool build_from_cache(
         qmi_cl.CreateProgramWithBinary(device->context, 1, &device->id, &n,
             (const unsigned char **)&binary, &binary_status, &status);
     qmi_free(binary);
+    /* Another driver than the one that wrote it: the source is compiled. */
     if (status != CL_SUCCESS)
         return false;
+    /* A binary must be "built", too, before its kernels can be taken. */
     status =
         qmi_cl.BuildProgram(program, 1, &device->id, r->options, NULL, NULL);
     if (status == CL_SUCCESS)
@@ -118,6 +125,7 @@ static bool build_from_cache(
     return status == CL_SUCCESS;
 }
 
+/* Nothing is told of a failure: the next process compiles again. */
 static void store_in_cache(cl_program program, uint64_t key)
 {
     size_t n = 0;
@@ -134,8 +142,9 @@ static void store_in_cache(cl_program program, uint64_t key)
 
 #ifdef QMOE_OPENCL_BREAK
 /* QMOE_OPENCL_BREAK="program|from|to", in the module of the tests alone: the
- * program is compiled with its first `from` replaced, as by a compiler that gets it
- * wrong.  *broken is the changed source, to be released by the caller. */
+ * program is compiled with its first `from` replaced, as by a compiler that
+ * gets it wrong. *broken is the changed source, to be released by the
+ * caller. */
 static qmoe_status break_source(qocl_recipe *r, char **broken, qmi_error *err)
 {
     const char *text = getenv("QMOE_OPENCL_BREAK");
@@ -174,6 +183,7 @@ static qmoe_status break_source(qocl_recipe *r, char **broken, qmi_error *err)
 static uint64_t key_of(const qmi_device *device, const qocl_recipe *r)
 {
     uint64_t key = device->identity;
+    /* Sources after the break: a broken program has a key of its own. */
     for (cl_uint i = 0; i < r->n_sources; i++)
         key = qocl_hash(key, r->sources[i], strlen(r->sources[i]));
     return qocl_hash(key, r->options, strlen(r->options));
@@ -181,6 +191,8 @@ static uint64_t key_of(const qmi_device *device, const qocl_recipe *r)
 
 uint64_t qocl_tuning_key(const qmi_device *device)
 {
+    /* All sources that a tuning has been measured with: a changed kernel may be
+     * fastest otherwise. */
     const char *const sources[] = {qocl_source_common, qocl_source_simple,
         qocl_source_attention, qocl_source_route, qocl_source_top_logits,
         qocl_source_pack, qocl_source_dense, qocl_source_ternary_dict,
@@ -233,12 +245,14 @@ static qmoe_status check_kernels(qmi_device *device, const qocl_program *built,
     return QMOE_OK;
 }
 
+/* Programs that are built stay. */
 qmoe_status qocl_build(qmi_device *device, int program, qmi_error *err)
 {
     qocl_program *out = &device->programs[program];
     if (out->program != NULL)
         return QMOE_OK;
     const int number = program - QOCL_FIRST_FORMAT_PROGRAM;
+    /* A recipe says all that a program is made of. */
     qocl_recipe r = program == QOCL_BASE_PROGRAM ? base_recipe(&device->tuning)
                     : program == QOCL_GEMM_PROGRAM
                         ? gemm_recipe()

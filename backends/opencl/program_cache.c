@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The program cache: one file per key, written aside and renamed, with a hash
- * of its contents because drivers trust the binaries they are given. */
+ * of its contents because drivers trust the binaries they are given.  In: a key
+ * and bytes.  Out: the same bytes later, or nothing.  Every failure counts as
+ * "not there": the cache saves time and must never cost a run.  Several
+ * processes may use it at once; nobody sees half a file. */
 #include "program_cache.h"
 
 #include <dirent.h>
@@ -27,6 +30,8 @@ enum { PATH_BYTES = 4096 };
 
 uint64_t qocl_hash(uint64_t hash, const void *data, size_t n)
 {
+    /* FNV-1a, 64 bits: against damage, not against attack; is_ours is for
+     * that. */
     const unsigned char *bytes = data;
     for (size_t i = 0; i < n; i++)
         hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
@@ -46,6 +51,7 @@ static bool folder_path(char *path, bool create)
     const char *base = getenv("XDG_CACHE_HOME");
     const char *own = getenv("QMOE_OPENCL_CACHE");
     char parent[PATH_BYTES];
+    /* "off", a folder, or the usual place of caches. */
     if (own != NULL && strcmp(own, "off") == 0)
         return false;
     if (own != NULL && own[0] == '/')
@@ -59,6 +65,7 @@ static bool folder_path(char *path, bool create)
             !fits(snprintf(parent, sizeof parent, "%s/.cache", home)))
             return false;
     }
+    /* An existing folder is no error; every other one shows below. */
     if (create)
         mkdir(parent, 0700);
     return fits(snprintf(path, PATH_BYTES, "%.4000s/qmoe", parent));
@@ -81,6 +88,7 @@ static int open_folder(bool create)
     if (create)
         mkdir(path, 0700);
     const int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    /* Opened first and looked at then: what was looked at is what is used. */
     if (fd < 0 || (fstat(fd, &info) == 0 && is_ours(&info)))
         return fd;
     close(fd);
@@ -106,12 +114,14 @@ static uint64_t measure(int folder, cached *oldest)
 {
     uint64_t total = 0;
     *oldest = (cached){.name = ""};
+    /* A descriptor of its own, which closedir closes. */
     const int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *directory = fd >= 0 ? fdopendir(fd) : NULL;
     if (directory == NULL)
         return 0;
     for (struct dirent *e; (e = readdir(directory)) != NULL;) {
         cached c;
+        /* Only files of this cache: the folder may hold others. */
         if (strncmp(e->d_name, "opencl-", 7) != 0 ||
             fstatat(folder, e->d_name, &c.info, AT_SYMLINK_NOFOLLOW) != 0 ||
             !S_ISREG(c.info.st_mode))
@@ -129,6 +139,7 @@ static uint64_t measure(int folder, cached *oldest)
 static void shrink(int folder)
 {
     cached oldest;
+    /* Measured anew after each removal: other processes remove, too. */
     while (measure(folder, &oldest) > largest_size() && oldest.name[0] != '\0')
         if (unlinkat(folder, oldest.name, 0) != 0)
             return;
@@ -144,6 +155,8 @@ static void name_of(char name[64], uint64_t key)
 /* NULL: no such file, or none that can be trusted. */
 static FILE *open_file(int folder, const char *name, uint64_t *n_bytes)
 {
+    /* Through the folder's descriptor: no part of the path can be exchanged in
+     * between. */
     struct stat info;
     /* O_NONBLOCK: a FIFO would wait for its other end. */
     const int fd =
@@ -165,6 +178,7 @@ static unsigned char *read_file(
     FILE *file, uint64_t n_bytes, size_t *n, uint64_t key)
 {
     header h;
+    /* Every field is compared with what is known before a byte is allocated. */
     if (fread(&h, sizeof h, 1, file) != 1 ||
         memcmp(h.magic, magic, sizeof magic) != 0 || h.key != key ||
         h.n_bytes == 0 || h.n_bytes > max_bytes ||
@@ -196,6 +210,7 @@ unsigned char *qocl_cache_load(size_t *n, uint64_t key)
         return NULL;
     unsigned char *binary = read_file(file, n_bytes, n, key);
     if (binary != NULL)
+        /* Loading counts as using, so that shrink takes the others. */
         futimens(fileno(file), NULL); /* used now */
     fclose(file);
     return binary;
@@ -221,6 +236,7 @@ static bool write_file(
         return false;
     const bool written = fwrite(h, sizeof *h, 1, file) == 1 &&
                          fwrite(binary, (size_t)h->n_bytes, 1, file) == 1;
+    /* fclose writes what was buffered, and can fail. */
     return fclose(file) == 0 && written;
 }
 
@@ -235,7 +251,9 @@ void qocl_cache_store(uint64_t key, const unsigned char *binary, size_t n)
     if (folder < 0)
         return;
     name_of(name, key);
+    /* By process: two may write the same key. */
     snprintf(aside, sizeof aside, "%s.%ld", name, (long)getpid());
+    /* Whole and in place, or not at all. */
     if (write_file(folder, aside, &h, binary) &&
         renameat(folder, aside, folder, name) == 0)
         shrink(folder);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Small known answers for every kernel.  Drivers do miscompile: a device whose
- * kernel computes something else is refused by that kernel's name.  Kernels
- * without a format are compared with the reference operations when a device
- * opens; those of a format with the host's decoder, on the first weight that
- * comes in it. */
+ * Small known answers for every kernel.  In: a device that has just been
+ * opened, or the first weight of a format.  Out: nothing, or an error that
+ * names the kernel.  Drivers do miscompile: a device whose kernel computes
+ * something else is refused by that kernel's name.  Kernels without a format
+ * are compared with the reference operations when a device opens; those of a
+ * format with the host's decoder, on the first weight that comes in it. */
 #include "qocl_device.h"
 
 #include <math.h>
@@ -29,6 +30,7 @@ static float pattern(int64_t i)
     return (float)((i * 37 + 11) % 101 - 50) / 64.0f;
 }
 
+/* Far above the rounding of a right kernel. */
 static bool close_to(double got, double want, double size)
 {
     return fabs(got - want) <= 1e-4 * size + 1e-30;
@@ -38,6 +40,7 @@ static bool close_to(double got, double want, double size)
 
 enum { TEST_ROWS = 40 };
 
+/* Some rows of a weight as the host has them, and what the device says. */
 typedef struct weight_test {
     const qmi_bound_weight *weight;
     int64_t n_rows, n_tokens;
@@ -61,6 +64,7 @@ static qmoe_status weight_test_prepare(
     const size_t n_rows = (size_t)w->n_rows, n_cols = (size_t)w->n_cols;
     const size_t n_tokens = (size_t)t->n_tokens;
     const size_t n_decoded = (size_t)t->n_rows * n_cols;
+    /* One buffer for both tests, so as large as the larger needs. */
     const size_t n_got =
         n_tokens * n_rows > n_decoded ? n_tokens * n_rows : n_decoded;
     t->rows = qmi_calloc(n_decoded, 4, "a self-test", err);
@@ -70,6 +74,7 @@ static qmoe_status weight_test_prepare(
         return QMOE_E_NOMEM;
     for (size_t i = 0; i < n_tokens * n_cols; i++)
         t->x[i] = pattern((int64_t)i);
+    /* The last rows: they are where tiles end. */
     qmi_weight_decode(w, 0, w->n_rows - t->n_rows, t->n_rows, t->rows);
     const qmi_backend *b = &qocl_backend;
     QMI_TRY(b->buffer_alloc(&t->src, device, n_tokens * n_cols * 4, err));
@@ -91,6 +96,7 @@ static qmoe_status test_decode(
     QMI_TRY(qocl_run_decode(device, &op, err));
     QMI_TRY(
         qocl_backend.buffer_read(device, t->got, op.u.decode.dst, n * 4, err));
+    /* Exactly: the decoder's roundings are fixed by the format. */
     for (size_t i = 0; i < n; i++)
         if (t->got[i] != t->rows[i] && !(isnan(t->got[i]) && isnan(t->rows[i])))
             return refuse(device, "decode_rows", w->format->name,
@@ -125,6 +131,7 @@ static qmoe_status test_product(weight_test *t, qmi_device *device, run_op run,
                 size += fabs(y);
             }
             const double got = t->got[token * w->n_rows + first + r];
+            /* Sums that overflow float have no right answer to compare with. */
             if (isfinite(size) && size < 1e37 && !close_to(got, sum, size))
                 return refuse(device, name, w->format->name, got, sum, err);
         }
@@ -135,6 +142,8 @@ qmoe_status qocl_test_weight(
     qmi_device *device, const qmi_bound_weight *weight, qmi_error *err)
 {
     const qmi_weight *w = weight->host;
+    /* More tokens than tiles of both kinds hold: full and partial tiles are
+     * met. */
     weight_test t = {
         .weight = weight,
         .n_rows = w->n_rows < TEST_ROWS ? w->n_rows : TEST_ROWS,
@@ -151,6 +160,7 @@ qmoe_status qocl_test_weight(
     if (status == QMOE_OK)
         status = test_product(&t, device, qocl_run_linear,
             "product of many tokens", t.n_tokens, err);
+    /* Streamed weights do not go there. */
     if (status == QMOE_OK && device->limits.clblast_tokens != 0 &&
         w->format->dense && !qocl_is_streamed(weight))
         status = test_product(&t, device, qocl_clblast_linear,
@@ -197,11 +207,13 @@ static void fill_test(device_test *t)
     float *const data[] = {t->norm, t->wi, t->wo};
     const int64_t shapes[][3] = {
         {1, 1, N_COLS}, {N_EXPERTS, N_FF, N_COLS}, {N_EXPERTS, N_COLS, N_FF}};
+    /* Operands of all operations from one pattern; integers are put on top. */
     for (int64_t i = 0; i < N_ELEMENTS; i++)
         t->data[i] = pattern(i);
     memcpy(t->data + AT_INTS, rows, sizeof rows);
     memcpy(t->data + AT_SPANS, spans, sizeof spans);
     for (int32_t i = 0; i < N_TOKENS; i++) {
+        /* Sequences of seven tokens: capacity is counted anew several times. */
         const int32_t sequence = i / 7;
         memcpy(t->data + AT_SEQUENCE + i, &sequence, sizeof sequence);
     }
@@ -218,6 +230,7 @@ static void fill_test(device_test *t)
     }
 }
 
+/* Elements of 4 bytes. */
 static qmi_view at(qmi_buffer *b, int element)
 {
     return (qmi_view){b, (uint64_t)element * 4};
@@ -226,6 +239,7 @@ static qmi_view at(qmi_buffer *b, int element)
 /* Operation `i` on a buffer; the route's results feed the experts. */
 static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
 {
+    /* Once without a capacity, once with one. */
     const qmi_view dst = at(b, AT_DST), src = at(b, AT_SRC);
     const qmi_op_route route = {.expert = at(b, AT_EXPERT),
         .weight = at(b, AT_WEIGHT),
@@ -292,6 +306,8 @@ typedef struct side {
     qmi_bound_weight weights[3];
 } side;
 
+/* Both sides begin with the same bytes, and each operation works on what the
+ * ones before have left. */
 static qmoe_status side_open(side *s, const device_test *t, qmi_error *err)
 {
     QMI_TRY(
@@ -310,6 +326,7 @@ static void side_close(side *s)
     s->backend->buffer_free(s->device, s->buffer);
 }
 
+/* The first variant is what a session would run. */
 static qmoe_status side_run(side *s, int i, float *out, qmi_error *err)
 {
     const qmi_op op = test_op(i, s->buffer, s->weights);
@@ -323,6 +340,7 @@ static qmoe_status side_run(side *s, int i, float *out, qmi_error *err)
 static qmoe_status compare_ops(
     side *device, side *reference, float *got, float *want, qmi_error *err)
 {
+    /* Stops at the first that differs: later ones read its results. */
     for (int i = 0; i < N_TEST_OPS; i++) {
         QMI_TRY(side_run(device, i, got, err));
         QMI_TRY(side_run(reference, i, want, err));
@@ -331,6 +349,7 @@ static qmoe_status compare_ops(
         /* Integers first: as floats they would all be near zero. */
         if (memcmp(got + AT_EXPERT, want + AT_EXPERT, 2 * N_TOKENS * 4) != 0)
             return refuse(device->device, name, "", 1, 0, err);
+        /* Up to AT_INTS: what lies behind is operands alone. */
         for (int e = 0; e < AT_INTS; e++) {
             const bool is_integer =
                 e >= AT_EXPERT && e < AT_EXPERT + 2 * N_TOKENS;
@@ -359,6 +378,7 @@ qmoe_status qocl_test_device(qmi_device *device, qmi_error *err)
     if (status == QMOE_OK)
         status =
             compare_ops(&ours, &reference, values, values + N_ELEMENTS, err);
+    /* Accept what was never opened. */
     side_close(&ours);
     side_close(&reference);
     qmi_free(values);

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The cache of streamed matrices. */
+ * The cache of streamed matrices.  In: the matrices an operation needs, and how
+ * to launch each.  Out: launches, each behind the upload of its matrix.  A
+ * matrix is here, on its way, or not here; what is pinned is not sent away;
+ * memory goes back only after the last kernel that reads it.  Bytes of what is
+ * here never exceed the device's limit (qocl_alloc). */
 #include "stream.h"
 
 #include "alloc.h"
@@ -24,6 +28,7 @@ static qocl_entry *entry_of(const qocl_use *use)
     return &((const qocl_weight *)use->weight->device)->entries[use->mat];
 }
 
+/* By two uses of one operation: the matrix counts once. */
 static void pin(qmi_device *device, qocl_entry *e)
 {
     if (e->n_pins++ == 0)
@@ -38,6 +43,7 @@ static void unpin(qmi_device *device, qocl_entry *e)
 
 /* ---- the list ---- */
 
+/* At the ends, the device's pointers take the place of a neighbour's. */
 static void unlink_entry(qmi_device *device, qocl_entry *e)
 {
     *(e->newer != NULL ? &e->newer->older : &device->newest) = e->older;
@@ -83,6 +89,7 @@ static cl_int drop(qmi_device *device, qocl_entry *e)
 
 void qocl_entries_destroy(qmi_device *device, qocl_entry *entries, size_t n)
 {
+    /* A status is of no use here: the memory goes in any case. */
     for (size_t i = 0; entries != NULL && i < n; i++)
         drop(device, &entries[i]);
     qmi_free(entries);
@@ -92,6 +99,7 @@ qmoe_status qocl_evict(qmi_device *device, bool *evicted, qmi_error *err)
 {
     *evicted = false;
     for (qocl_entry *e = device->oldest; e != NULL; e = e->newer) {
+        /* Needed by this operation. */
         if (e->n_pins != 0)
             continue;
         const cl_int status = drop(device, e);
@@ -111,8 +119,10 @@ static qmoe_status upload(
 {
     /* The device cannot validate. */
     QMI_TRY(qmi_weight_check(use->weight->host, use->mat, err));
+    /* The event is that of the last part's write; the queue keeps order. */
     qmoe_status status = qocl_chunk_fill(
         &e->chunk, device, use->weight, use->mat, 1, &e->uploaded, err);
+    /* Transfers must begin now, not when somebody waits. */
     const cl_int flushed = qmi_cl.Flush(device->transfers);
     if (status == QMOE_OK && flushed != CL_SUCCESS)
         status = qocl_fail(device, "an upload", flushed, err);
@@ -120,6 +130,8 @@ static qmoe_status upload(
         drop(device, e);
         return status;
     }
+    /* Counted only when all of it is on its way; a failure has given back what
+     * was made. */
     e->n_bytes = qocl_matrix_bytes(use->weight, use->mat);
     e->is_here = true;
     device->streamed_bytes += e->n_bytes;
@@ -143,7 +155,9 @@ static qmoe_status launch_use(qmi_device *device, const qocl_use *use,
 {
     qocl_entry *e = entry_of(use);
     cl_event finish = NULL;
+    /* The kernel waits for the upload on the device, not on the host. */
     QMI_TRY(launch(user, use, &e->chunk, e->uploaded, &finish, err));
+    /* Kernels run in order, so the last one's end is that of all. */
     if (finish != NULL) {
         release_event(&e->used);
         e->used = finish;
@@ -163,11 +177,15 @@ static qmoe_status sort_uses(
     size_t at = 0;
     if (sorted == NULL)
         return QMOE_E_NOMEM;
+    /* Before the uploads begin: what is needed now must not be sent away for
+     * them. */
     for (size_t i = 0; i < n; i++)
         if (entry_of(&uses[i])->is_here) {
             unlink_entry(device, entry_of(&uses[i]));
             push_newest(device, entry_of(&uses[i]));
         }
+    /* Phase 0 here, phase 0 not here, then phase 1: the second product reads
+     * what the first has written. */
     for (int pass = 0; pass < 4; pass++)
         for (size_t i = 0; i < n; i++)
             if (uses[i].phase == pass / 2 &&
@@ -183,6 +201,7 @@ static qmoe_status sort_uses(
  * operation still needs. */
 static bool has_room(const qmi_device *device, const qocl_use *use)
 {
+    /* What can never go: everything but streamed matrices. */
     const uint64_t fixed = device->allocated - device->streamed_bytes;
     return fixed + device->pinned_bytes +
                qocl_matrix_bytes(use->weight, use->mat) <=
@@ -192,9 +211,12 @@ static bool has_room(const qmi_device *device, const qocl_use *use)
 qmoe_status qocl_stream(qmi_device *device, qocl_use *uses, size_t n,
     qocl_launch_use launch, void *user, qmi_error *err)
 {
+    /* `fetched` runs ahead of `launched` as far as the memory allows: uploads
+     * go on while kernels run. */
     size_t fetched = 0, launched = 0;
     qmoe_status status = n != 0 ? sort_uses(device, uses, n, err) : QMOE_OK;
     for (; launched < n && status == QMOE_OK; launched++) {
+        /* Nothing fetched: this one must come now, whatever it sends away. */
         if (fetched == launched)
             status = fetch(device, &uses[fetched], err);
         if (status != QMOE_OK)
@@ -202,6 +224,8 @@ qmoe_status qocl_stream(qmi_device *device, qocl_use *uses, size_t n,
         fetched += fetched == launched;
         status = launch_use(device, &uses[launched], launch, user, err);
         unpin(device, entry_of(&uses[launched]));
+        /* What is here costs nothing; of the rest, as much as fits beside what
+         * is pinned. */
         while (status == QMOE_OK && fetched < n &&
                (entry_of(&uses[fetched])->is_here ||
                    has_room(device, &uses[fetched]))) {
@@ -209,6 +233,7 @@ qmoe_status qocl_stream(qmi_device *device, qocl_use *uses, size_t n,
             fetched += status == QMOE_OK;
         }
     }
+    /* After an error: what was fetched and will not be launched. */
     for (size_t i = launched; i < fetched; i++)
         unpin(device, entry_of(&uses[i]));
     return status;

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Products with streamed weights: the host learns the router's choice and
- * launches each expert's tiles when its matrix is on the way. */
+ * launches each expert's tiles when its matrix is on the way.  In: one product,
+ * or the two of an expert layer.  Out: the same launches as for weights that
+ * are there, tile by tile in another order.  Every item is in one tile, so the
+ * order does not show in the result. */
 #include "product.h"
 
 #include "alloc.h"
@@ -20,6 +23,9 @@ static qmoe_status launch(void *user, const qocl_use *use,
 {
     job *j = user;
     qocl_product p = *j->products[use->phase];
+    /* Packing waits for nothing but its input; the second product's input is
+     * complete when its first use comes, since all of phase 0 is launched
+     * before. */
     if (j->prepared <= use->phase) {
         QMI_TRY(
             qocl_prepare_product(&j->packed, &j->program, j->device, &p, err));
@@ -41,11 +47,13 @@ static size_t add_uses(qocl_use *uses, const qocl_product *p,
     const int64_t width = p->tile_items;
     size_t n = 0;
     int64_t tile = 0;
+    /* Counted anew for each phase: tiles may have other sizes. */
     for (int64_t e = 0; e < n_mats; e++)
         counts[e] = 0;
     for (int64_t i = 0; i < p->n_items; i++)
         if (expert[i] >= 0 && expert[i] < n_mats)
             counts[expert[i]]++;
+    /* Experts without tokens have no tile and are not uploaded. */
     for (int64_t e = 0; e < n_mats; e++) {
         const int64_t n_tiles = (counts[e] + width - 1) / width;
         if (n_tiles != 0)
@@ -74,6 +82,7 @@ static qmoe_status run(
     const qocl_product *p = j->products[0];
     const size_t n_mats = (size_t)p->weight->host->n_mats;
     const size_t n_items = (size_t)p->n_items;
+    /* No more experts than items. */
     const size_t most = n_mats < n_items ? n_mats : n_items;
     qocl_use *uses = qmi_calloc(2 * most, sizeof *uses, "experts", err);
     int32_t *counts = qmi_calloc(n_mats, sizeof *counts, "experts", err);
@@ -97,6 +106,7 @@ static qmoe_status run_by_expert(qmi_device *device, job *j, qmi_error *err)
         qmi_calloc((size_t)p->n_items, sizeof *expert, "experts", err);
     if (expert == NULL)
         return QMOE_E_NOMEM;
+    /* The only place where the host waits for the device's routing. */
     qmoe_status status =
         qocl_backend.buffer_read(device, expert, p->expert, n_bytes, err);
     if (status == QMOE_OK)
@@ -112,6 +122,7 @@ qmoe_status qocl_stream_product(
     if (p->n_items == 0)
         return QMOE_OK;
     QMI_TRY(reserve(device, p, err));
+    /* One matrix, known without asking the device. */
     if (p->grouping != FIXED_MATRIX)
         return run_by_expert(device, &j, err);
     qocl_use use = {p->weight, p->mat, 0, p->n_tiles, 0};
@@ -122,6 +133,7 @@ qmoe_status qocl_stream_experts(qmi_device *device, const qocl_product *first,
     const qocl_product *second, qmi_error *err)
 {
     job j = {.device = device, .products = {first, second}};
+    /* Both before anything is pinned. */
     QMI_TRY(reserve(device, first, err));
     QMI_TRY(reserve(device, second, err));
     return run_by_expert(device, &j, err);

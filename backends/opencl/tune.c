@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Measures candidates of the tuning on a device, one group of parameters after
- * the other, and keeps the winners on disk.  Every candidate gets a device of
- * its own, whose self-test refuses what the driver compiles wrongly. */
+ * the other, and keeps the winners on disk.  In: a device.  Out: a report per
+ * candidate, and a tuning that later runs load.  Every candidate gets a device
+ * of its own, whose self-test refuses what the driver compiles wrongly.
+ * Nothing is kept unless every group has a winner. */
 #include <float.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +13,8 @@
 #include "qocl_device.h"
 #include "pvq.h"
 
+/* wi of the base models; the larger batch is one where tiles of many tokens
+ * count. */
 enum { TUNE_ROWS = 3072, TUNE_COLS = 768, MAX_TOKENS = 16, N_SAMPLES = 5 };
 
 /* One group of parameters: assignments to try on a product. */
@@ -20,6 +24,8 @@ typedef struct tune_step {
     const char *candidates[9];
 } tune_step;
 
+/* In this order: later groups are measured with the winners of earlier ones.
+ * Parameters of a group depend on each other, so they are tried together. */
 static const tune_step steps[] = {
     {"pvq", 1,
         {"pvq_rows=16,pvq_lookup=2,pvq_split=1",
@@ -56,6 +62,8 @@ static qmoe_status make_weight(
         .parts = {{codes, n}, {scales, dense ? 0 : TUNE_ROWS * 2}}};
     if (codes == NULL || scales == NULL)
         return QMOE_E_NOMEM;
+    /* A linear congruential generator (Numerical Recipes): any bytes will
+     * do. */
     for (size_t i = 0; i < n; i++) {
         random = random * 1664525u + 1013904223u;
         /* bf16: sign and mantissa vary, the exponent stays. */
@@ -64,6 +72,7 @@ static qmoe_status make_weight(
             codes[i] = (unsigned char)((codes[i] & 0x80) | 0x3c);
     }
     for (size_t i = 0; i < TUNE_ROWS; i++)
+        /* A bf16 of 2^-7. */
         scales[i] = 0x3c00;
     return QMOE_OK;
 }
@@ -81,6 +90,8 @@ static qmoe_status time_product(
     const qmi_backend *b = &qocl_backend;
     int64_t n_runs = 1;
     *seconds = DBL_MAX;
+    /* Runs that are too short only double the next; the least sample is the one
+     * that nothing disturbed. */
     for (int i = 0; i < N_SAMPLES;) {
         const double begin = qmi_seconds();
         for (int64_t k = 0; k < n_runs; k++)
@@ -102,6 +113,7 @@ static qmoe_status measure_on(double *seconds, qmi_device *device,
     const qmi_weight *w, int64_t n_tokens, qmi_error *err)
 {
     const qmi_backend *b = &qocl_backend;
+    /* A product's time does not depend on its inputs. */
     static const float zeros[MAX_TOKENS * TUNE_COLS];
     qmi_bound_weight bound = {0};
     qmi_buffer *src = NULL, *dst = NULL;
@@ -136,6 +148,7 @@ static qmoe_status measure(double *seconds, int index, const qocl_tuning *t,
     qmoe_status status = qocl_open_tuned(&device, index, t, err);
     if (status == QMOE_OK)
         status = measure_on(seconds, device, w, step->n_tokens, err);
+    /* NULL when it could not be opened, which is accepted. */
     qocl_backend.device_close(device);
     return status;
 }
@@ -154,10 +167,12 @@ static qmoe_status run_step(qocl_tuning *best, int index,
         double seconds = 0;
         qmi_error why = {0};
         status = qocl_tuning_parse(&candidate, step->candidates[i], err);
+        /* A candidate that this device cannot have is no candidate. */
         if (status != QMOE_OK || !qocl_tuning_fits(&candidate, limits))
             continue;
         const qmoe_status measured =
             measure(&seconds, index, &candidate, step, &w, &why);
+        /* Told also when it fails: the reader sees what does not run here. */
         if (report != NULL)
             status = report(user, step->format, step->n_tokens,
                 step->candidates[i], measured == QMOE_OK ? seconds : -1);
@@ -167,6 +182,7 @@ static qmoe_status run_step(qocl_tuning *best, int index,
         }
     }
     free_weight(&w);
+    /* Without a winner the start would be kept as if it had been measured. */
     if (status == QMOE_OK && least == DBL_MAX)
         return qmi_fail(err, QMOE_E_DEVICE,
             "OpenCL tuning: no candidate for %s runs on this device",
@@ -178,6 +194,7 @@ qmoe_status qocl_run_tune(
     int index, qmi_tune_report *report, void *user, qmi_error *err)
 {
     qmi_device *device = NULL;
+    /* The default is the start: what no group sets stays as it is. */
     qmoe_status status = qocl_open_tuned(&device, index, NULL, err);
     if (status == QMOE_OK) {
         qocl_tuning best = device->tuning;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of tunings and their text form. */
+ * The table of tunings and their text form.  In: limits of a device, or a text.
+ * Out: values that are powers of two within the bounds of tuning.h, and whether
+ * a device can have them.  A default is lowered until it fits, so that every
+ * usable device has one. */
 #include "tuning.h"
 
 #include <stddef.h>
@@ -13,6 +16,7 @@ typedef struct parameter {
     int least, most;
 } parameter;
 
+/* By name and place, so that text and struct cannot differ. */
 static const parameter parameters[] = {
 #define X(member, least, most)                                                 \
     {#member, offsetof(qocl_tuning, member), least, most},
@@ -58,6 +62,7 @@ static const qocl_tuning lockstep = {
     .attention_lanes = 64,
 };
 
+/* Values are powers of two and stay so. */
 static void halve_to(int *value, size_t most)
 {
     while (*value > 1 && (size_t)*value > most)
@@ -69,8 +74,10 @@ bool qocl_tuning_default(
 {
     const size_t most = limits->max_group;
     *out = is_cpu ? processor : lockstep;
+    /* Groups first, then lanes until the local memory is enough. */
     halve_to(&out->group, most);
     halve_to(&out->lanes, most);
+    /* A group of the pvq kernels has 32 lanes per split. */
     halve_to(&out->pvq_split, most / 32);
     halve_to(&out->td_group, most);
     halve_to(&out->pack_lanes, most);
@@ -92,6 +99,7 @@ static uint64_t local_bytes(const qocl_tuning *t)
     const uint64_t attention = (uint64_t)t->attention_lanes + 16;
     const uint64_t top = 2 * (uint64_t)t->lanes;
     uint64_t most = dense > pvq ? dense : pvq;
+    /* Kernels run one after the other: the largest counts. */
     most = top > most ? top : most;
     most = pack > most ? pack : most;
     return 4 * (attention > most ? attention : most);
@@ -104,6 +112,7 @@ bool qocl_tuning_fits(const qocl_tuning *t, const qocl_limits *limits)
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
         if ((size_t)groups[i] > limits->max_group)
             return false;
+    /* The two forms of the pvq kernels. */
     return (t->pvq_rows == 1 || t->pvq_rows == 16) &&
            local_bytes(t) <= limits->local_memory;
 }
@@ -128,6 +137,8 @@ static const parameter *find(const char *name, size_t n)
     return NULL;
 }
 
+/* What the text does not name stays.  Assignments before a wrong one are made;
+ * callers parse into a copy or give up. */
 qmoe_status qocl_tuning_parse(qocl_tuning *t, const char *text, qmi_error *err)
 {
     while (*text != '\0') {

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Uploading of weights.  A stack that exceeds the largest buffer of the device
- * is cut into chunks of whole matrices, a dense matrix into rows; kernels run
- * once per chunk. */
+ * Uploading of weights.  In: a stack in the file map.  Out: buffers on the
+ * device and the place of each chunk, or, for a streamed stack, places that are
+ * filled later.  A stack that exceeds the largest buffer of the device is cut
+ * into chunks of whole matrices, a dense matrix into rows; kernels run once per
+ * chunk.  Every payload is checked before the device sees it.  A failure leaves
+ * a weight that qocl_weight_unbind takes. */
 #include <inttypes.h>
 
 #include "alloc.h"
@@ -23,6 +26,7 @@ static qmi_part part_range(
     const qmi_weight *w, int part, int64_t mat, int64_t n)
 {
     const uint8_t *data = w->parts[part].data;
+    /* One more than matrices: the end of the last one. */
     if (w->format->variable && part == w->format->offsets_part)
         return (qmi_part){data + 8 * mat, 8 * ((uint64_t)n + 1)};
     return qmi_matrix_range(w, part, mat, n);
@@ -59,6 +63,7 @@ bool qocl_is_streamed(const qmi_bound_weight *weight)
 /* ---- the plan ---- */
 
 typedef struct demand {
+    /* What stays for good, what may come and go. */
     uint64_t fixed, experts, largest; /* bytes; largest: of one matrix */
 } demand;
 
@@ -71,6 +76,7 @@ static demand demand_of(const qmi_device_options *o)
         const uint64_t n_bytes = qmi_weight_bytes(w);
         if (!qocl_has_format(w->format))
             continue; /* refused when it is bound */
+        /* One for all weights that share the generic one, one for each own. */
         if (w->format->needs_dictionary && (w->codebook != NULL || !has_dict)) {
             has_dict = has_dict || w->codebook == NULL;
             d.fixed += dict_bytes;
@@ -103,6 +109,8 @@ qmoe_status qocl_plan(
             limits->memory = options->memory_bytes;
     }
     device->streams = limits->stream_all;
+    /* Where the device works in the host's memory, a copy would only cost: no
+     * bound is asked for, so none is counted. */
     device->zero_copy =
         limits->is_unified && !limits->has_budget && !limits->stream_all;
     if (device->zero_copy)
@@ -111,12 +119,14 @@ qmoe_status qocl_plan(
     /* One matrix works while the next one comes. */
     const uint64_t least = d.fixed + 2 * d.largest;
     const uint64_t room = limits->memory - limits->memory / ACTIVATION_SHARE;
+    /* Refused before anything is uploaded. */
     if (least > room)
         return qmi_fail(err, QMOE_E_NOMEM,
             "OpenCL device '%s': needs %" PRIu64 " bytes for what is not an "
             "expert and two experts' matrices, %" PRIu64 " of %" PRIu64
             " are available for weights",
             device->name, least, room, limits->memory);
+    /* All experts or none: which of them a run needs is not known. */
     if (d.experts > room - d.fixed)
         device->streams = true;
     return QMOE_OK;
@@ -139,6 +149,7 @@ static qocl_chunk *add_chunk(qocl_weight *w, qmi_error *err)
 static bool use_in_place(
     cl_mem *mem, qmi_device *device, const qmi_part *r, uint64_t *n_bytes)
 {
+    /* The widest vector that kernels load. */
     enum { ALIGNMENT = 64 };
     cl_int status;
     if (!device->zero_copy || r->data == NULL || r->n_bytes == 0 ||
@@ -147,6 +158,7 @@ static bool use_in_place(
     *mem = qmi_cl.CreateBuffer(device->context,
         CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR, (size_t)r->n_bytes,
         (void *)(uintptr_t)r->data, &status);
+    /* A driver that cannot is no reason to fail: the bytes are copied. */
     if (status != CL_SUCCESS)
         *mem = NULL;
     *n_bytes = 0; /* nothing of the device's */
@@ -157,17 +169,21 @@ static qmoe_status upload_range(qmi_device *device, const qmi_weight *host,
     qocl_chunk *chunk, int part, qmi_part r, cl_event *uploaded, qmi_error *err)
 {
     cl_mem *mem = &chunk->parts[part];
+    /* Nothing is allocated, so nothing is counted. */
     if (use_in_place(mem, device, &r, &chunk->n_bytes[part]))
         return QMOE_OK;
     QMI_TRY(qocl_alloc(mem, device, r.n_bytes, host->name, err));
     chunk->n_bytes[part] = r.n_bytes;
+    /* A streamed matrix: its bytes stay in the map, so nobody waits. */
     if (uploaded != NULL && chunk->n_mats == 1) {
         const void *data =
             r.data != NULL ? r.data : qmi_weight_dense(host, chunk->first_mat);
         return qocl_upload_later(device, *mem, data, r.n_bytes, uploaded, err);
     }
+    /* Back to back in the file: one copy. */
     if (r.data != NULL)
         return qocl_upload(device, *mem, 0, r.data, r.n_bytes, err);
+    /* Scattered matrices become neighbours on the device. */
     const uint64_t each = r.n_bytes / (uint64_t)chunk->n_mats;
     for (int i = 0; i < chunk->n_mats; i++)
         QMI_TRY(qocl_upload(device, *mem, (uint64_t)i * each,
@@ -175,6 +191,7 @@ static qmoe_status upload_range(qmi_device *device, const qmi_weight *host,
     return QMOE_OK;
 }
 
+/* What was made before a failure is the caller's to release. */
 qmoe_status qocl_chunk_fill(qocl_chunk *chunk, qmi_device *device,
     const qmi_bound_weight *weight, int64_t mat, int64_t n, cl_event *uploaded,
     qmi_error *err)
@@ -207,6 +224,7 @@ static qmoe_status upload_rows(qmi_device *device, const qmi_weight *host,
             " bytes, a buffer holds %" PRIu64,
             device->name, host->name, row_bytes, device->limits.max_chunk);
     const uint8_t *data = qmi_weight_dense(host, mat);
+    /* Chunks of the same matrix: kernels write the rows that each has. */
     for (int64_t row = 0; row < host->n_rows; row += most) {
         const int64_t n = host->n_rows - row < most ? host->n_rows - row : most;
         qocl_chunk *chunk = add_chunk(w, err);
@@ -230,6 +248,7 @@ static qmoe_status upload_chunks(
     qocl_weight *w = weight->device;
     const uint64_t limit = device->limits.max_chunk;
     int64_t n = 1;
+    /* As many matrices as fit a buffer, at least one. */
     for (int64_t m = 0; m < host->n_mats; m += n) {
         n = 1;
         const uint64_t one = largest_part(host, m, 1);
@@ -242,6 +261,8 @@ static qmoe_status upload_chunks(
                 "OpenCL device '%s': matrix %" PRId64 " of '%s' needs %" PRIu64
                 " bytes, a buffer holds %" PRIu64,
                 device->name, m, host->name, one, limit);
+        /* The size of a range is not linear in formats of variable size, so it
+         * is asked for anew. */
         while (m + n < host->n_mats && largest_part(host, m, n + 1) <= limit)
             n++;
         qocl_chunk *chunk = add_chunk(w, err);
@@ -254,6 +275,8 @@ static qmoe_status upload_chunks(
 
 /* ---- the dictionary ---- */
 
+/* The word of the kernels (ternary_dict.cl): pairs in 4 bits, then three times
+ * position and code. */
 static uint32_t pack_entry(const qmi_dict_entry *e)
 {
     uint32_t word = e->n_weights / 2u;
@@ -289,6 +312,7 @@ static qmoe_status set_dict(
         w->own_dict = true;
         return upload_dict(&w->dict, device, host->codebook, err);
     }
+    /* The first weight that uses it pays. */
     if (device->generic_dict == NULL)
         QMI_TRY(upload_dict(
             &device->generic_dict, device, qmi_dict_generic(), err));
@@ -330,6 +354,8 @@ static qmoe_status upload_matrices(
     const qmi_weight *host = weight->host;
     qocl_weight *w = weight->device;
     if (is_to_stream(device, host)) {
+        /* Places only: matrices are checked and uploaded when they are
+         * needed. */
         w->entries = qocl_entries_create((size_t)host->n_mats, err);
         return w->entries != NULL ? QMOE_OK : QMOE_E_NOMEM;
     }
@@ -350,6 +376,8 @@ static qmoe_status upload(
     if (host->format->needs_dictionary)
         QMI_TRY(set_dict(device, host, w, err));
     w->tile_bytes = qocl_tile_bytes(host);
+    /* Both programs now: a compiler's failure should come when a model is
+     * opened. */
     QMI_TRY(qocl_build(device, qocl_format_program(w->format, false), err));
     return qocl_build(device, qocl_format_program(w->format, true), err);
 }
@@ -372,6 +400,8 @@ qmoe_status qocl_weight_bind(qmi_bound_weight *out, qmi_device *device,
     w->format = format;
     qmi_bound_weight bound = {.host = host, .device = w};
     qmoe_status status = upload(device, &bound, err);
+    /* Once per format and device: the programs are the same for every
+     * weight. */
     if (status == QMOE_OK && !device->tested[format]) {
         status = qocl_test_weight(device, &bound, err);
         device->tested[format] = status == QMOE_OK;
@@ -391,10 +421,12 @@ void qocl_weight_unbind(qmi_device *device, qmi_bound_weight *weight)
     *weight = (qmi_bound_weight){0};
     if (w == NULL)
         return;
+    /* A stack has chunks or entries, never both. */
     for (size_t i = 0; i < w->n_chunks; i++)
         qocl_chunk_release(device, &w->chunks[i]);
     qocl_entries_destroy(device, w->entries, (size_t)n_mats);
     qocl_release(device, w->vector, w->vector_bytes);
+    /* The generic one is the device's. */
     if (w->own_dict)
         qocl_release(device, w->dict, dict_bytes);
     qmi_free(w->chunks);
