@@ -130,6 +130,7 @@ whole_after_kill() {
 }
 
 case_killed_at_each_change_of_names() {
+    costly
     need_faults
     for verb in compress export import; do
         killed_at_each_change QMOE_FAULT_NO=1 $verb
@@ -137,6 +138,7 @@ case_killed_at_each_change_of_names() {
 }
 
 case_killed_at_each_change_without_exchange() {
+    costly
     need_faults
     killed_at_each_change QMOE_FAULT_NO_FLAGS=1 export
 }

@@ -26,7 +26,7 @@ handles_signals() {
 
 # Sanitizers are slow, and look for leaks at the end.
 most_ticks=100
-! grep -qa __asan_init "$qmoe" || most_ticks=1000
+! sanitized || most_ticks=1000
 
 # interrupted SIGNAL TICKS ARGUMENT...: runs the tool, sends the signal when it
 # has computed for that long (0: when it has run for a second), and expects exit
@@ -116,6 +116,7 @@ case_interrupted_calibration_text() {
 
 # One block's attention, with all tokens.
 case_interrupted_dense_part() {
+    costly
     documents 3000 >calib.txt
     interrupted TERM 500 compress -o out-m --calib calib.txt -t 1 \
         "synth:base-8?experts=1&encoder_blocks=2&decoder_blocks=1&tokenizer=$mini"
@@ -125,6 +126,7 @@ case_interrupted_dense_part() {
 # Matrices of 6144 columns: moments, factor, sweep, descent, and both formats
 # of a trial.
 case_interrupted_matrix() {
+    costly
     documents 8 >calib.txt
     interrupted INT 600 compress -o out-m --calib calib.txt -t 1 "$largest"
     nothing_left out-m
@@ -139,6 +141,7 @@ case_interrupted_matrix() {
 
 # The structure of a large model, most of whose bytes are holes of its files.
 case_interrupted_reading() {
+    costly
     make=$(dirname "$qmoe")/tests/make_hollow_model
     [ -x "$make" ] || skip "no make_hollow_model beside the tool"
     expect 0 "$make" "synth:c-2048?encoder_blocks=2&decoder_blocks=2&tokenizer=$mini" \
@@ -199,6 +202,7 @@ slow_group() {
 }
 
 case_progress_within_a_group() {
+    costly
     command -v script >/dev/null || skip "no script(1)"
     slow_group >job
     TERM=xterm COLUMNS=200 timeout 600 script -qec "stty cols 200; sh job" \
@@ -216,6 +220,7 @@ case_progress_within_a_group() {
 }
 
 case_progress_of_a_long_prompt() {
+    costly
     command -v script >/dev/null || skip "no script(1)"
     long_prompt 150 >prompt
     printf '%s' "exec $qmoe generate $mini --prompt-file prompt -b reference \
@@ -227,6 +232,7 @@ case_progress_of_a_long_prompt() {
 
 # Into a file goes a line every ten seconds.
 case_progress_without_a_terminal() {
+    costly
     set -m
     "$qmoe" compress -o out-m --calib <(documents 8) -t 1 "$largest" \
         >out 2>err </dev/null &

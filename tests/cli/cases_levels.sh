@@ -29,6 +29,13 @@ loss() {
 
 check_level() {
     use_level "$1" || skip "this processor has no $1"
+    if is_too_long; then
+        # Kernels that read or write too far do so with odd sizes.
+        expect 0 "$(dirname "$qmoe")/qmoe-check" --backend cpu --case 17x17/ \
+            --case 31x61/ --case 33x33/ --case x15/ --case /c17/ --case /h3x15/ \
+            --case route/ --case top-logits/v33/
+        return
+    fi
     expect 0 "$(dirname "$qmoe")/qmoe-check" --backend cpu
     expect 0 "$qmoe" compress "$mini" -o out-m --calib "$source_dir/README.md" \
         --samples 2
@@ -67,6 +74,7 @@ compress_on() {
 
 # docs/numerics.md, "Instruction sets".
 case_levels_agree() {
+    costly
     for level in avx2 avx512; do
         use_level $level || skip "this processor has no $level"
         for model in "$mini" "$m" "$pvq"; do

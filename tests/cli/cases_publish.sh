@@ -90,6 +90,7 @@ seconds_of() {
 # The estimate follows from counted work and from rates measured each time, which
 # other load and sanitizers change: what is compared differs by much more.
 case_plan_of_compression_time() {
+    costly
     base=$(seconds_of experts=2 --samples 100 --passes 0 -t 1)
     is_true "$(json threads out) == 1 && $(json passes out) == 0"
     is_true "$base > 10 * $(seconds_of experts=2 --samples 100 --passes 0 -t 100)"

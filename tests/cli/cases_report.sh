@@ -13,6 +13,7 @@ report_of() {
 }
 
 case_report_of_every_format() {
+    costly
     command -v python3 >/dev/null || skip "no python3"
     calibration
     for format in pvq pvq8 ternary-dict q2; do
@@ -90,6 +91,7 @@ PYTHON
 }
 
 case_provenance_repeats_the_result() {
+    costly
     command -v python3 >/dev/null || skip "no python3"
     calibration
     mkdir texts
@@ -113,6 +115,7 @@ case_provenance_repeats_the_result() {
 }
 
 case_provenance_names_no_paths() {
+    costly
     calibration
     expect 0 calibrated -o out-m
     ! grep -F "$PWD" out-m/*.json || fail "a path of this machine"
@@ -130,6 +133,7 @@ case_provenance_names_no_paths() {
 }
 
 case_fewer_documents_than_asked() {
+    costly
     calibration
     expect 0 calibrated -o out-m --samples 256 --json
     has err "only 40 of 256 documents"

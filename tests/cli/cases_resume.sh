@@ -55,11 +55,13 @@ case_compress_memory_limit() {
 
 # Killed five times at random moments, a run ends with the same bytes.
 case_compress_killed_and_resumed() {
+    costly
     killed_and_resumed
 }
 
 # The same while formats are tried, and after.
 case_compress_bits_killed_and_resumed() {
+    costly
     killed_and_resumed --bits 0.75
 }
 
@@ -107,6 +109,7 @@ killed_among_experts() {
 
 # Work is kept; damaged work is not; and another source is no continuation.
 case_compress_resume_believes_what_it_checked() {
+    costly
     local n_done i shard
     calibration
     cp -r "$mini" source

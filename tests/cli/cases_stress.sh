@@ -112,6 +112,7 @@ stress_foreign() {
 }
 
 case_output_survives_interruption() {
+    costly
     local round=0 got=absent last="" continued="" foreign
     local wanted=${QMOE_STRESS_KILLS:-5}
     local n_interrupted=0 n_killed=0 n_refused=0

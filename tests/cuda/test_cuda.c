@@ -14,6 +14,7 @@
 #include "alloc.h"
 #include "compare_models.h"
 #include "logits.h"
+#include "sanitized.h"
 
 static qmoe_context *context;
 static int n_loads;
@@ -36,6 +37,8 @@ static void test_uncompressed(void **state)
 static void test_compressed(void **state)
 {
     (void)state;
+    if (is_too_long())
+        skip();
     compare_compressed(context, "cuda");
 }
 

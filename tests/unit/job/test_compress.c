@@ -21,6 +21,7 @@
 #include "map.h"
 #include "qmoe/quant.h"
 #include "quantiser.h"
+#include "sanitized.h"
 
 #define MODEL QMOE_SOURCE_DIR "/models/switch-mini"
 
@@ -214,6 +215,8 @@ static void test_threads_and_groups(void **state)
 static void test_gptq_beats_rounding(void **state)
 {
     (void)state;
+    if (is_too_long())
+        skip();
     char text[768];
     qmoe_compress_report gptq, rtn;
     must_compress("gptq", 2, (qmoe_compress_options){.overwrite = true}, &gptq);
@@ -255,6 +258,8 @@ static uint64_t count_lines(const char *journal, const char *begin)
 static void test_resume(void **state)
 {
     (void)state;
+    if (is_too_long())
+        skip();
     qmoe_compress_report report;
     const qmoe_compress_options options = {
         .overwrite = true, .group_size = 4, .passes = 2};
@@ -350,6 +355,8 @@ static uint64_t shards_hash(const char *name)
 static void test_bits(void **state)
 {
     (void)state;
+    if (is_too_long())
+        skip();
     qmoe_compress_report r, pvq, pvq8;
     const qmoe_compress_options options = {.overwrite = true, .passes = 1};
     qmoe_compress_options o = options;
@@ -386,6 +393,8 @@ static void test_bits(void **state)
 static void test_bits_resume(void **state)
 {
     (void)state;
+    if (is_too_long())
+        skip();
     char error[512], path[768];
     qmoe_compress_report report;
     const qmoe_compress_options options = {.overwrite = true,

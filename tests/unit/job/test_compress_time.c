@@ -11,14 +11,10 @@
 #include "qmoe/quant.h"
 #include "scratch.h"
 
-#define MODEL QMOE_SOURCE_DIR "/models/switch-mini"
-
 /* Sanitizers slow some parts down more than others: nothing is to be learnt. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SANITIZED = 1 };
-#else
-enum { SANITIZED = 0 };
-#endif
+#include "sanitized.h"
+
+#define MODEL QMOE_SOURCE_DIR "/models/switch-mini"
 
 static const char *const texts[] = {QMOE_SOURCE_DIR "/README.md",
     QMOE_SOURCE_DIR "/docs/quantisers.md", QMOE_SOURCE_DIR "/docs/testing.md",
