@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Comes in: a context and what its caller asks of its devices.  Goes out: the
- * list of devices with the reasons of backends that are missing, and the way
- * to tune one. */
+ * list of devices with the reasons of backends that are missing, and the way to
+ * tune one.  Listing never fails: what goes wrong with a device is its
+ * description. */
 #include "place.h"
 
 #include <stdio.h>
@@ -18,16 +19,20 @@ static void list_backend(qmoe_device_info *out, size_t capacity, size_t *n,
         snprintf(why, sizeof why, "%s", reason);
     else if (backend->probe(&n_devices, why, sizeof why) != QMOE_OK)
         n_devices = 0;
+    /* Counted beyond the capacity, too, so that a caller can ask for the number
+     * first. */
     for (int i = 0; i < n_devices; i++, (*n)++) {
         if (*n >= capacity)
             continue;
         qmi_error err = {0};
         if (qmi_place_describe(&out[*n], backend, i, &err) == QMOE_OK)
             continue;
+        /* A device that cannot be described keeps its number. */
         out[*n] = (qmoe_device_info){.index = i};
         snprintf(out[*n].backend, sizeof out->backend, "%s", name);
         snprintf(out[*n].detail, sizeof out->detail, "%.255s", err.text);
     }
+    /* One line for a backend without devices, which holds the reason. */
     if (n_devices > 0)
         return;
     if (*n < capacity) {
@@ -45,6 +50,7 @@ qmoe_status qmoe_devices(
         *n = 0;
     QMI_TRY(qmi_call_begin(qmi_hooks_of(context), __func__,
         n == NULL || (out == NULL && capacity != 0)));
+    /* In the order of preference, as the registry has them. */
     for (size_t i = 0; i < qmi_registry_count(context->registry); i++) {
         const char *name, *reason;
         const qmi_backend *backend;
@@ -61,6 +67,7 @@ typedef struct tune_listener {
     void *user;
 } tune_listener;
 
+/* The user's function may be absent; tuning goes on without it. */
 static qmoe_status pass_on(void *user, const char *format, int64_t n_tokens,
     const char *candidate, double seconds)
 {

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Span-corruption loss of a text file: docs/evaluation.md. */
+ * Span-corruption loss of a text file: docs/evaluation.md.  In: a session and
+ * texts, or a seed for random ids.  Out: the loss over all samples and over
+ * each text.  Samples run one by one in the order of the texts, with sums in
+ * double, so that a loss depends neither on threads nor on what was evaluated
+ * before. */
 #include "logits.h"
 
 #include <math.h>
@@ -35,6 +39,8 @@ static qmoe_status show(const evaluation *e)
         e->all.n_samples, e->max_samples);
 }
 
+/* After every step: a sample of a large model takes a while, and a hook may
+ * want to end it. */
 static qmoe_status after_step(void *user, qmoe_session *session,
     const qmi_step *step, const qmi_pass *pass, qmi_error *err)
 {
@@ -46,6 +52,8 @@ static qmoe_status after_step(void *user, qmoe_session *session,
 static double cross_entropy(const float *logits, int64_t n, int32_t id)
 {
     double largest = -INFINITY, sum = 0;
+    /* Less the largest logit: no exponential overflows, and the sum is at least
+     * 1. */
     for (int64_t i = 0; i < n; i++)
         largest = fmax(largest, logits[i]);
     for (int64_t i = 0; i < n; i++)
@@ -56,6 +64,7 @@ static double cross_entropy(const float *logits, int64_t n, int32_t id)
 static qmoe_status reserve_logits(evaluation *e, size_t n_rows)
 {
     size_t width = (size_t)e->session->model->shape.vocab_size;
+    /* Grows and stays: samples have similar lengths. */
     if (n_rows <= e->logits_rows)
         return QMOE_OK;
     qmi_free(e->logits);
@@ -69,6 +78,8 @@ static qmoe_status reserve_logits(evaluation *e, size_t n_rows)
 
 static void count(sums *s, double sum, int32_t n_predicted, double weight)
 {
+    /* The loss is the mean of sample means, weighted by the length of their
+     * decoder list (docs/evaluation.md). */
     s->weighted += sum / n_predicted * weight;
     s->weight += weight;
     s->tokens += sum;
@@ -81,6 +92,7 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
 {
     int64_t vocab_size = e->session->model->shape.vocab_size;
     const int32_t n_encoder = (int32_t)sample->n_encoder;
+    /* The last token predicts nothing. */
     const int32_t n_predicted = (int32_t)sample->n_decoder - 1;
     const int32_t first = 0;
     const qmi_batch batch = {.ids = sample->decoder_ids,
@@ -88,6 +100,8 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
         .lengths = &n_predicted,
         .n = 1};
     QMI_TRY(reserve_logits(e, (size_t)n_predicted));
+    /* A batch of one: padding-free, and the same bits however many samples
+     * there are. */
     QMI_TRY(qmi_session_encode(
         e->session, sample->encoder_ids, &n_encoder, 1, e->err));
     QMI_TRY(qmi_session_decode(e->session, e->logits, &batch, e->err));
@@ -95,6 +109,8 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
     for (int32_t i = 0; i < n_predicted; i++)
         sum += cross_entropy(
             e->logits + i * vocab_size, vocab_size, sample->decoder_ids[i + 1]);
+    /* By the text that the sample's document came from, and in the sum of
+     * all. */
     count(&e->all, sum, n_predicted, (double)sample->n_decoder);
     if (e->samples != NULL)
         count(&e->texts[qmi_samples_path(e->samples)], sum, n_predicted,
@@ -115,9 +131,11 @@ static qmoe_status random_sample(evaluation *e, qmi_sample *out)
         qmi_sample_free(out);
         return QMOE_E_NOMEM;
     }
+    /* mt19937 by the seed: the same ids on every machine. */
     const uint32_t last = (uint32_t)(c->vocab_size - 1);
     for (size_t i = 0; i < out->n_encoder; i++)
         out->encoder_ids[i] = (int32_t)qmi_mt19937_interval(&e->rng, last);
+    /* As real samples begin. */
     out->decoder_ids[0] = c->start_id;
     for (size_t i = 1; i < out->n_decoder; i++)
         out->decoder_ids[i] = (int32_t)qmi_mt19937_interval(&e->rng, last);
@@ -133,6 +151,7 @@ static qmoe_status next_sample(evaluation *e, qmi_sample *out)
 
 static qmoe_status evaluate(evaluation *e)
 {
+    /* Without a bound until the texts end, which is a sample without ids. */
     while (e->max_samples == 0 || e->all.n_samples < e->max_samples) {
         qmi_sample sample;
         QMI_TRY(next_sample(e, &sample));
@@ -142,6 +161,7 @@ static qmoe_status evaluate(evaluation *e)
         qmi_sample_free(&sample);
         QMI_TRY(status);
         QMI_TRY(show(e));
+        /* A hook may have closed the session. */
         QMI_TRY(qmi_session_check(e->session, e->err));
     }
     return QMOE_OK;
@@ -160,6 +180,7 @@ static qmoe_status check_texts(qmoe_eval_options *o, qmi_error *err)
 {
     if (o->random_ids && o->text_path == NULL && o->n_text_paths == 0)
         return QMOE_OK;
+    /* Random ids and texts together would leave open which is meant. */
     if ((o->text_path != NULL && o->n_text_paths != 0) || o->random_ids)
         return qmi_fail(
             err, QMOE_E_INVALID, "texts to evaluate are given in two ways");
@@ -194,6 +215,7 @@ static qmoe_status open_texts(evaluation *e, const qmoe_eval_options *o)
 static qmoe_status evaluate_all(
     evaluation *e, qmoe_eval_result *out, const qmoe_eval_options *o)
 {
+    /* Enough to see a speed; the loss of random ids means nothing. */
     const uint64_t n_random = o->max_samples != 0 ? o->max_samples : 8;
     QMI_TRY(qmi_model_need_objective(
         e->session->model, QMI_SPAN_CORRUPTION, e->err));
@@ -201,10 +223,12 @@ static qmoe_status evaluate_all(
         qmi_mt19937_seed(&e->rng, o->seed);
     else
         QMI_TRY(open_texts(e, o));
+    /* The clock starts when the texts are open. */
     const double begin = qmi_seconds();
     e->max_samples = o->random_ids ? n_random : o->max_samples;
     QMI_TRY(evaluate(e));
     const double seconds = qmi_seconds() - begin;
+    /* A loss of nothing would read as a perfect one. */
     if (e->all.n_samples == 0)
         return qmi_fail(e->err, QMOE_E_FORMAT,
             "%s: no document of 2 to %d tokens", o->text_paths[0],
@@ -227,6 +251,7 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     evaluation e = {.session = session, .err = &session->model->hooks->error};
     qmoe_eval_options known = {0};
     qmi_copy_options(&known, sizeof known, options);
+    /* The first sample shows its progress, too. */
     qmi_probe probe = {.after = after_step, .user = &e};
     qmi_probe_attach(session, &probe);
     qmoe_status status = check_texts(&known, e.err);

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Text generation for a batch of prompts. */
+ * Text generation for a batch of prompts.  In: prompts as texts or ids, and how
+ * to choose.  Out: ids and texts, token by token through a hook and as a whole
+ * at the end.  All sequences that have not ended take part in each pass, in
+ * their order; a sequence's choices depend on its own logits and its own random
+ * numbers, so they do not depend on the others of the batch but by rounding. */
 #include "top_pass.h"
 
 #include <stdio.h>
@@ -53,6 +57,7 @@ static qmoe_status read_prompt(
         memcpy(*ids, r->options.prompt_ids[index], *n * sizeof **ids);
         return QMOE_OK;
     }
+    /* What is no UTF-8 has no pieces; the error says where it begins. */
     const char *prompt = prompts[index];
     const size_t n_valid = qmi_utf8_prefix(prompt, strlen(prompt));
     if (prompt[n_valid] != '\0')
@@ -71,6 +76,7 @@ static bool encodes(const run *r)
 static qmoe_status frame_prompt(run *r, sequence *s, int32_t *ids, size_t n)
 {
     const qmi_shape *shape = &r->session->model->shape;
+    /* One more: the end or the start. */
     s->prompt = qmi_regrow(ids, n, n + 1, sizeof *ids, "a prompt", r->err);
     if (s->prompt == NULL) {
         qmi_free(ids);
@@ -97,6 +103,7 @@ static qmoe_status start_sequence(
     s->ids = qmi_calloc(r->max_new, sizeof *s->ids, "generated ids", r->err);
     if (s->ids == NULL)
         return QMOE_E_NOMEM;
+    /* Without a hook nobody sees the text before its end. */
     if (r->options.on_token != NULL && model->tokenizer != NULL)
         QMI_TRY(qmi_token_stream_create(&s->stream, model->tokenizer, r->err));
     const qmi_sampler_options options = {
@@ -104,6 +111,7 @@ static qmoe_status start_sequence(
         .top_k = r->options.top_k,
         .top_p = r->options.top_p,
     };
+    /* Prompt i has seed + i: sequences draw from numbers of their own. */
     return qmi_sampler_create(&s->sampler, &options, model->shape.vocab_size,
         r->options.seed + index, r->err);
 }
@@ -120,15 +128,18 @@ static qmoe_status start(run *r, const char *const *prompts)
         return QMOE_E_NOMEM;
     for (size_t i = 0; i < n; i++)
         QMI_TRY(start_sequence(r, &r->sequences[i], prompts, i));
+    /* All samplers have the same options, so they need as many logits. */
     r->n_top = qmi_sampler_n_top(r->sequences[0].sampler);
     if (r->n_top >= 1 && r->n_top <= QMI_TOP_LOGITS_MAX)
         return QMOE_OK;
+    /* More candidates than a device sorts: all logits come to the host. */
     r->n_top = 0;
     const size_t vocab_size = (size_t)r->session->model->shape.vocab_size;
     r->logits = qmi_calloc(n * vocab_size, sizeof *r->logits, "logits", r->err);
     return r->logits != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
 
+/* Zeroed members are accepted: start may have failed anywhere. */
 static void finish(run *r)
 {
     for (size_t i = 0; r->sequences != NULL && i < r->n; i++) {
@@ -151,6 +162,7 @@ static qmoe_status show_encoding(void *user, qmoe_session *session,
     run *r = user;
     const qmoe_model *m = session->model;
     const qmi_steps *programs = m->graph.programs;
+    /* Progress by block: the number of steps means nothing to a user. */
     const int n_blocks = (int)qmi_model_block_count(m, pass->program);
     const size_t n = encodes(r) ? programs[QMI_ENCODE].n + programs[QMI_CROSS].n
                                 : programs[QMI_DECODE].n;
@@ -169,6 +181,7 @@ static qmoe_status show_encoding(void *user, qmoe_session *session,
 /* All prompts, one after the other: the first batch. */
 static qmoe_status pack_prompts(run *r)
 {
+    /* No padding: sequences lie back to back. */
     size_t n = 0;
     for (size_t i = 0; i < r->n; i++)
         n += r->sequences[i].n_prompt;
@@ -207,8 +220,10 @@ static qmoe_status show(run *r, size_t index, bool last)
     if (s->stream != NULL)
         QMI_TRY(qmi_token_stream_add(s->stream, &text, id, last, r->err));
     const int stop = r->options.on_token(r->options.user, index, id, text);
+    /* A hook may have closed the session. */
     QMI_TRY(qmi_session_check(r->session, r->err));
     if (stop == 0)
+        /* The caller's own wish, told as such. */
         return QMOE_OK;
     return qmi_fail(r->err, QMOE_E_CANCELLED, "cancelled");
 }
@@ -244,6 +259,7 @@ static qmoe_status pick_tokens(run *r, size_t *n_active)
 {
     const qmi_shape *shape = &r->session->model->shape;
     size_t n = 0;
+    /* Ended sequences leave the lists; the others keep their order. */
     for (size_t i = 0; i < *n_active; i++) {
         sequence *s = &r->sequences[r->active[i]];
         int32_t id = pick(r, s->sampler, i);
@@ -251,8 +267,10 @@ static qmoe_status pick_tokens(run *r, size_t *n_active)
         s->ended = qmi_shape_is_end(shape, id) && !r->options.ignore_eos;
         const bool last = s->ended || s->n_ids == r->max_new;
         QMI_TRY(show(r, (size_t)r->active[i], last));
+        /* Its last token is not decoded: nothing follows. */
         if (last)
             continue;
+        /* n never passes i, so nothing is overwritten that is still needed. */
         r->active[n] = r->active[i];
         r->next[n++] = id;
     }
@@ -271,6 +289,7 @@ static qmoe_status read_prompts(run *r)
     return decode_pass(r, r->prompts, r->n);
 }
 
+/* Only while prompts are read: decoding has the token hook. */
 static qmoe_status prefill(run *r)
 {
     QMI_TRY(pack_prompts(r));
@@ -284,6 +303,8 @@ static qmoe_status prefill(run *r)
 static qmoe_status decode_all(run *r, qmoe_timing *timing)
 {
     size_t n_active = r->n;
+    /* The decoder begins with its start token; without an encoder the prompts
+     * were its first pass. */
     for (size_t i = 0; i < r->n; i++) {
         r->next[i] = r->session->model->shape.start_id;
         r->lengths[i] = 1;
@@ -301,6 +322,7 @@ static qmoe_status decode_all(run *r, qmoe_timing *timing)
 /* Moves the results to the caller's array. */
 static qmoe_status hand_over(run *r, qmoe_generation **out)
 {
+    /* What was handed over is the caller's; the rest is freed by finish. */
     qmoe_generation *results =
         qmi_calloc(r->n, sizeof *results, "results", r->err);
     if (results == NULL)
@@ -333,10 +355,12 @@ static qmi_launch_counts launch_counts(const qmoe_session *session)
 static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
     const char *const *prompts)
 {
+    /* Before anything is launched: the session may have run before. */
     const qmi_launch_counts before = launch_counts(r->session);
     if (prompts != NULL)
         QMI_TRY(qmi_model_need_tokenizer(r->session->model, r->err));
     QMI_TRY(start(r, prompts));
+    /* Reading and framing of prompts is not counted as encoding. */
     double begin = qmi_seconds();
     QMI_TRY(prefill(r));
     double encoded = qmi_seconds();
@@ -345,6 +369,7 @@ static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
     QMI_TRY(decode_all(r, timing));
     timing->decode_seconds = qmi_seconds() - encoded;
     const qmi_launch_counts after = launch_counts(r->session);
+    /* Only what this call has launched. */
     timing->n_replayed = after.replayed - before.replayed;
     timing->n_launches = after.single - before.single + timing->n_replayed;
     return hand_over(r, out);
@@ -356,6 +381,7 @@ static qmoe_status check_arguments(const run *r, const char *const *prompts)
         return qmi_fail(r->err, QMOE_E_INVALID,
             "generate needs a prompt and non-negative limits");
     const qmoe_generate_options *o = &r->options;
+    /* Both or neither leaves open what is meant. */
     if ((prompts == NULL) == (o->prompt_ids == NULL))
         return qmi_fail(r->err, QMOE_E_INVALID,
             "prompts are given as texts or as ids, one of the two");
@@ -370,6 +396,7 @@ static qmoe_status check_arguments(const run *r, const char *const *prompts)
 static qmoe_status generate_checked(run *r, qmoe_generation **out,
     qmoe_timing *timing, const char *const *prompts)
 {
+    /* Before anything is allocated, so nothing has to be cleaned up. */
     QMI_TRY(check_arguments(r, prompts));
     r->max_new = r->options.max_new_tokens != 0
                      ? (size_t)r->options.max_new_tokens

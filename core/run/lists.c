@@ -16,6 +16,7 @@ static qmoe_status reserve(qmi_lists *lists, qmi_error *err)
 {
     if (lists->n_bytes <= lists->capacity)
         return QMOE_OK;
+    /* The old lists are of the pass before: their contents are not needed. */
     qmi_free(lists->host);
     lists->capacity = 0;
     lists->host =
@@ -39,11 +40,15 @@ qmoe_status qmi_lists_begin(
         [QMI_LIST_CROSS_SPANS] = spans,
     };
     lists->n_bytes = 0;
+    /* The same order in every pass; each list begins on a multiple of what
+     * devices align to. */
     for (int i = 0; i < QMI_LIST_COUNT; i++) {
         lists->offset[i] = lists->n_bytes;
         lists->n_bytes += (n_bytes[i] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     }
     QMI_TRY(reserve(lists, err));
+    /* Zeros behind the entries and between the lists: equal passes have equal
+     * bytes. */
     memset(lists->host, 0, (size_t)lists->n_bytes);
     return QMOE_OK;
 }
@@ -56,7 +61,9 @@ void *qmi_lists_host(const qmi_lists *lists, qmi_list list)
 qmoe_status qmi_lists_upload(qmi_lists *lists, const qmi_backend *backend,
     qmi_device *device, qmi_error *err)
 {
+    /* The capacity, not the bytes of this pass: both sides grow together. */
     QMI_TRY(qmi_grow(backend, device, &lists->device, lists->capacity, err));
+    /* One write for all lists: a pass costs one transfer. */
     return backend->buffer_write(device,
         (qmi_view){.buffer = lists->device.buffer}, lists->host, lists->n_bytes,
         err);

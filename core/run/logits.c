@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: decoder ids.  Goes out: their logits, finite, on the host. */
+ * Comes in: decoder ids.  Goes out: their logits, finite, on the host.  A logit
+ * that is not finite is never handed out: the pass is run again to find the
+ * step at fault, and that is the error. */
 #include "logits.h"
 
 #include "second_look.h"
@@ -23,6 +25,7 @@ static qmoe_status compute_logits(qmoe_session *session, float *logits,
 {
     qmi_error *err = &session->model->hooks->error;
     const bool encodes = qmi_graph_encodes(&session->model->graph);
+    /* Lengths are 32 bits in batches. */
     if ((encodes && n_encoder == 0) || n_decoder == 0 ||
         n_encoder > INT32_MAX || n_decoder > INT32_MAX)
         return qmi_fail(err, QMOE_E_INVALID, "empty or too long sequence");

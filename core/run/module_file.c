@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Checks before dlopen (module_file.h). */
+ * Checks before dlopen (module_file.h).  In: a path.  Out: whether the file can
+ * be loaded without risk, or one line that says why not. dlopen runs a module's
+ * code and ends the process on a damaged file, so both are looked at before:
+ * who can have written it, and whether all that the loader will map is
+ * there. */
 #include "module_file.h"
 
 #include <elf.h>
@@ -11,7 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Whoever owns the program decides what it does, modules or not. */
+/* Whoever owns the program decides what it does, modules or not: its owner, the
+ * user and root are trusted. */
 static bool is_trusted(const struct stat *info)
 {
     struct stat program;
@@ -20,6 +25,7 @@ static bool is_trusted(const struct stat *info)
                info->st_uid == program.st_uid);
 }
 
+/* Written without a sum that could overflow. */
 static bool within(uint64_t offset, uint64_t n_bytes, uint64_t size)
 {
     return offset <= size && n_bytes <= size - offset;
@@ -34,6 +40,7 @@ static bool read_at(int fd, void *to, size_t n_bytes, uint64_t offset)
 static bool is_whole(int fd, uint64_t size)
 {
     Elf64_Ehdr e;
+    /* 64-bit, a shared object, headers of the known size. */
     if (!read_at(fd, &e, sizeof e, 0) ||
         memcmp(e.e_ident, ELFMAG, SELFMAG) != 0 ||
         e.e_ident[EI_CLASS] != ELFCLASS64 || e.e_type != ET_DYN ||
@@ -41,6 +48,8 @@ static bool is_whole(int fd, uint64_t size)
         !within(e.e_phoff, (uint64_t)e.e_phnum * e.e_phentsize, size) ||
         !within(e.e_shoff, (uint64_t)e.e_shnum * e.e_shentsize, size))
         return false;
+    /* Every segment must lie in the file: a map past its end would be
+     * SIGBUS. */
     for (int i = 0; i < e.e_phnum; i++) {
         Elf64_Phdr p;
         if (!read_at(fd, &p, sizeof p, e.e_phoff + (uint64_t)i * sizeof p) ||
@@ -54,6 +63,7 @@ static bool is_whole(int fd, uint64_t size)
 static const char *fault(int fd)
 {
     struct stat info;
+    /* Of the open file, not of the path: it cannot be exchanged in between. */
     if (fstat(fd, &info) != 0)
         return strerror(errno);
     if (!S_ISREG(info.st_mode))

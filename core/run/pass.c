@@ -11,6 +11,8 @@
 #include "position_bias.h"
 #include "steps.h"
 
+/* Embedding reads a row per id: an id outside would read outside of the
+ * table. */
 static qmoe_status check_ids(
     const qmoe_session *s, const int32_t *ids, int64_t n, qmi_error *err)
 {
@@ -34,6 +36,8 @@ static uint64_t row_bytes(const qmoe_session *s, size_t cache)
 static qmoe_status grow_encoded_caches(qmoe_session *s, qmi_error *err)
 {
     const qmi_graph *graph = &s->model->graph;
+    /* Numbers begin with 1 (graph.h).  ENCODED caches are written anew for
+     * every batch. */
     for (size_t i = 1; i <= graph->n_caches; i++)
         if (graph->caches[i].rule == QMI_CACHE_ENCODED)
             QMI_TRY(
@@ -54,17 +58,20 @@ static qmoe_status grow_cache(
     if (s->n_rows == 0) /* of this batch nothing is there */
         return qmi_grow(s->stage.backend, s->stage.device, cache,
             after * s->n_sequences, err);
+    /* A new buffer: old rows are closer together than new ones. */
     QMI_TRY(qmi_grow(s->stage.backend, s->stage.device, &grown,
         after * s->n_sequences, err));
     qmoe_status status = QMOE_OK;
     for (size_t i = 0; status == QMOE_OK && i < s->n_sequences; i++) {
         const qmi_view from = {.buffer = cache->buffer, .offset = before * i};
         const qmi_view to = {.buffer = grown.buffer, .offset = after * i};
+        /* Only the tokens so far; the rest has not been written. */
         const uint64_t used = row * (uint64_t)s->sequences[i].position;
         if (used != 0)
             status = s->stage.backend->buffer_copy(
                 s->stage.device, to, from, used, err);
     }
+    /* One of both goes: the old one when all was copied, else the new one. */
     qmi_shrink(
         s->stage.backend, s->stage.device, status == QMOE_OK ? cache : &grown);
     if (status == QMOE_OK)
@@ -85,11 +92,13 @@ static qmoe_status grow_caches(qmoe_session *s, int64_t n_rows, qmi_error *err)
 static qmoe_status reserve_rows(qmoe_session *s, int64_t needed, qmi_error *err)
 {
     enum { LEAST = 64 };
+    /* Doubling: a sequence that grows token by token copies its rows seldom. */
     int64_t n_rows = 2 * s->n_rows > LEAST ? 2 * s->n_rows : LEAST;
     if (needed <= s->n_rows)
         return QMOE_OK;
     if (n_rows < needed)
         n_rows = needed;
+    /* Rows of the cache are numbered in 32 bits. */
     if (n_rows > INT32_MAX / (int64_t)s->n_sequences)
         return qmi_fail(err, QMOE_E_INVALID, "the batch is too long");
     /* What fails in between leaves caches of both sizes: no batch is left. */
@@ -110,6 +119,7 @@ qmoe_status qmi_session_start(
     if ((lengths != NULL) != qmi_graph_encodes(&s->model->graph))
         return qmi_fail(err, QMOE_E_INVALID, "the model has %s encoder",
             lengths != NULL ? "no" : "an");
+    /* The old batch is gone from here on, also when this one fails. */
     qmi_free(s->sequences);
     s->n_sequences = 0;
     s->sequences =
@@ -117,6 +127,7 @@ qmoe_status qmi_session_start(
     if (s->sequences == NULL)
         return QMOE_E_NOMEM;
     s->n_encoded = s->longest_encoder = s->n_rows = 0;
+    /* Sequences lie back to back, without padding. */
     for (size_t i = 0; lengths != NULL && i < n_sequences; i++) {
         if (lengths[i] < 1 || s->n_encoded + lengths[i] > INT32_MAX)
             return qmi_fail(err, QMOE_E_INVALID,
@@ -131,6 +142,7 @@ qmoe_status qmi_session_start(
     s->n_sequences = n_sequences;
     if (lengths == NULL)
         return QMOE_OK;
+    /* The bias for distances of this batch, before its first pass. */
     QMI_TRY(qmi_session_reach(s, QMI_ENCODE, s->longest_encoder - 1, err));
     return grow_encoded_caches(s, err);
 }
@@ -142,6 +154,8 @@ static void fill_encoder_lists(qmoe_session *s)
     qmi_attention_span *spans = qmi_lists_host(&s->stage.lists, QMI_LIST_SPANS);
     for (size_t i = 0; i < s->n_sequences; i++) {
         const qmi_sequence *q = &s->sequences[i];
+        /* Queries and keys are the same rows; q_pos 0: every query sees all
+         * keys. */
         spans[i] = (qmi_attention_span){
             .q_begin = q->begin,
             .q_len = q->n_encoded,
@@ -189,6 +203,7 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
     const int32_t *lengths, size_t n_sequences, qmi_error *err)
 {
     QMI_TRY(qmi_session_start(session, lengths, n_sequences, err));
+    /* Without an encoder there is nothing to run. */
     const size_t n = (size_t)session->n_encoded;
     if (n == 0)
         return QMOE_OK;
@@ -196,6 +211,7 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
     session->encoder_ids = qmi_calloc(n, sizeof *ids, "a batch", err);
     if (session->encoder_ids == NULL)
         return QMOE_E_NOMEM;
+    /* Kept: the pass may have to be run again (second_look.h). */
     memcpy(session->encoder_ids, ids, n * sizeof *ids);
     return qmi_session_encode_pass(session, err);
 }
@@ -208,6 +224,8 @@ qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err)
     QMI_TRY(
         qmi_session_prepare_encoder(session, &pass, session->encoder_ids, err));
     QMI_TRY(qmi_session_run_program(session, &pass, err));
+    /* Keys and values of the encoder's output: the same rows, another
+     * program. */
     pass.program = QMI_CROSS;
     return qmi_session_run_program(session, &pass, err);
 }
@@ -227,7 +245,10 @@ static void fill_decoder_lists(qmoe_session *s, const qmi_batch *batch)
     for (size_t i = 0; i < batch->n; i++) {
         const int32_t number = batch->sequences[i];
         const qmi_sequence *q = &s->sequences[number];
+        /* Each sequence has n_rows rows of the growing caches for itself. */
         const int32_t cache = (int32_t)(number * s->n_rows);
+        /* Keys: the tokens so far and those of this pass, which are stored
+         * before attention reads them. */
         spans[i] = (qmi_attention_span){
             .q_begin = row,
             .q_len = lengths[i],
@@ -235,6 +256,7 @@ static void fill_decoder_lists(qmoe_session *s, const qmi_batch *batch)
             .k_len = q->position + lengths[i],
             .q_pos = q->position,
         };
+        /* All of the encoder's rows, whatever has been decoded. */
         cross[i] = (qmi_attention_span){
             .q_begin = row,
             .q_len = lengths[i],
@@ -254,11 +276,13 @@ static qmoe_status measure(const qmoe_session *s, qmi_pass *pass,
 {
     for (size_t i = 0; i < batch->n; i++) {
         const int32_t number = batch->sequences[i];
+        /* Rising numbers: no sequence twice, and the order of the batch. */
         const bool known = number >= 0 && (size_t)number < s->n_sequences &&
                            (i == 0 || number > batch->sequences[i - 1]);
         if (!known || batch->lengths[i] < 1)
             return qmi_fail(err, QMOE_E_INVALID,
                 "decoder pass does not fit the encoded batch");
+        /* 64 bits: a sum of two lengths. */
         const int64_t n_keys =
             (int64_t)s->sequences[number].position + batch->lengths[i];
         pass->n_tokens += batch->lengths[i];
@@ -281,6 +305,7 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
     };
     QMI_TRY(measure(s, pass, batch, err));
     QMI_TRY(begin_lists(s, pass, batch->ids, err));
+    /* Before the lists are filled: they name rows of the caches. */
     QMI_TRY(reserve_rows(s, pass->max_keys, err));
     QMI_TRY(qmi_session_reach(s, QMI_DECODE, pass->max_keys - 1, err));
     pass->n_cache_rows = (int64_t)s->n_sequences * s->n_rows;
@@ -316,10 +341,12 @@ static qmoe_status run_decode(
 {
     const qmi_steps *steps = &s->model->graph.programs[QMI_DECODE];
     const size_t head = steps->n - 1;
+    /* Every sequence has one token: all rows are last ones. */
     if (!batch->last_only || pass->n_tokens == pass->n_spans)
         return qmi_session_run_program(s, pass, err);
     QMI_TRY(qmi_session_run(s, steps, 0, head, pass, err));
     QMI_TRY(gather_last(s, steps->items[head].src, batch, err));
+    /* A row per sequence from here on. */
     pass->n_tokens = pass->n_spans;
     return qmi_session_run(s, steps, head, steps->n, pass, err);
 }
@@ -330,6 +357,7 @@ qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_rows,
     qmi_pass pass;
     QMI_TRY(qmi_session_prepare_decoder(session, &pass, batch, err));
     QMI_TRY(run_decode(session, &pass, batch, err));
+    /* Only after success: a pass that failed has added no token. */
     for (size_t i = 0; i < batch->n; i++)
         session->sequences[batch->sequences[i]].position += batch->lengths[i];
     *n_rows = pass.n_tokens;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Devices by number, type or name. */
+ * Devices by number, type or name.  In: a backend's name or "auto", and a word
+ * for the device.  Out: one device, or an error that lists what there is.  A
+ * word that fits several devices is an error unless it is the whole name of
+ * one: the program does not choose silently. */
 #include "place.h"
 
 #include <ctype.h>
@@ -12,6 +15,7 @@ qmoe_status qmi_place_describe(qmoe_device_info *out,
     const qmi_backend *backend, int index, qmi_error *err)
 {
     QMI_TRY(backend->describe(out, index, err));
+    /* Backends of one kind of device do not say it. */
     if (out->type[0] == '\0')
         snprintf(
             out->type, sizeof out->type, "%s", out->is_gpu ? "gpu" : "cpu");
@@ -22,6 +26,7 @@ qmoe_status qmi_place_describe(qmoe_device_info *out,
 
 typedef enum meaning { FIRST, NUMBER, TYPE, NAME } meaning;
 
+/* Digits alone are a number, so a device cannot be named by them. */
 static meaning meaning_of(const char *word)
 {
     if (word == NULL || word[0] == '\0')
@@ -41,6 +46,7 @@ static bool fits(const qmoe_device_info *info, const char *word)
     case FIRST:
         return info->index == 0;
     case NUMBER:
+        /* "007" is 7, as a number, and huge ones fit none. */
         word += strspn(word, "0");
         snprintf(number, sizeof number, "%d", info->index);
         return strcmp(number, word[0] != '\0' ? word : "0") == 0;
@@ -68,11 +74,13 @@ static void append(matches *m, const qmoe_device_info *info)
         at != 0 ? ", " : "", info->index, info->name, info->type);
 }
 
+/* All devices when none fits, for the message. */
 static void list_matches(
     matches *m, const qmi_backend *backend, const char *word, bool all)
 {
     qmoe_device_info info;
     for (int i = 0; i < m->n_devices; i++) {
+        /* A device that cannot be described has no name to fit. */
         if (qmi_place_describe(&info, backend, i, NULL) != QMOE_OK)
             continue;
         const bool match = fits(&info, word);
@@ -82,6 +90,7 @@ static void list_matches(
             continue;
         if (m->n++ == 0)
             m->first = info;
+        /* The whole name, whatever other names contain it. */
         if (meaning_of(word) == NAME && strcasecmp(info.name, word) == 0 &&
             m->n_whole++ == 0)
             m->whole = info;
@@ -106,6 +115,7 @@ static qmoe_status match(
 static qmoe_status choose(qmi_place *out, const matches *m,
     const qmi_backend *backend, const char *word, qmi_error *err)
 {
+    /* Without a word the first is meant. */
     const char *named = word != NULL ? word : "0";
     *out = (qmi_place){.backend = backend, .info = m->first};
     if (m->n == 1)
@@ -129,11 +139,15 @@ static qmoe_status choose(qmi_place *out, const matches *m,
 static qmoe_status choose_auto(
     qmi_place *out, qmoe_context *context, const char *word, qmi_error *err)
 {
+    /* In the order of preference; the reference is for checks and must be
+     * named. */
     static const char *const order[] = {"cuda", "opencl", "cpu"};
     char known[600] = "";
     for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
         const qmi_backend *backend = NULL;
+        /* Why a backend is not there matters only if nothing else is. */
         qmi_error ignored = {0};
+        /* Its list of what there is goes into the message below. */
         matches m;
         if (qmi_registry_find(
                 context->registry, &backend, order[i], &ignored) != QMOE_OK ||
@@ -166,6 +180,7 @@ qmoe_status qmoe_find_device(qmoe_context *context, qmoe_device_info *out,
     QMI_TRY(qmi_call_begin(qmi_hooks_of(context), __func__, out == NULL));
     qmoe_status status =
         qmi_place_find(&place, context, backend, device, &context->hooks.error);
+    /* All zeros after a failure. */
     *out = place.info;
     return qmi_call_end(&context->hooks, status);
 }
@@ -196,6 +211,7 @@ qmoe_status qmi_place_choose(qmi_place *out, qmoe_context *context,
     return qmi_place_find(out, context, backend, number, err);
 }
 
+/* A bound without effect would let a user believe in one. */
 qmoe_status qmi_place_check_bounds(const qmi_place *place,
     uint64_t expert_cache_bytes, uint64_t memory_bytes, qmi_error *err)
 {

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * T5's relative position bias: buckets of distances, spread over the distances
- * that a batch has.  The table follows the sequences, not the configuration,
+ * that a batch has.  In: the learned row of each bucket, and the farthest
+ * distance.  Out: a table on the device with a column per distance, which
+ * attention clamps to.  The table follows the sequences, not the configuration,
  * whose relative_attention_max_distance no weight vouches for. */
 #include "position_bias.h"
 
@@ -12,6 +14,8 @@ int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,
     int64_t n_buckets, int64_t max_distance)
 {
     int64_t n = n_buckets, offset = 0, distance = -relative;
+    /* Half of the buckets for keys behind the query, half for those before
+     * it. */
     if (bidirectional) {
         n /= 2;
         if (relative > 0) {
@@ -19,11 +23,15 @@ int64_t qmi_relative_bucket(int64_t relative, bool bidirectional,
             distance = relative;
         }
     }
+    /* One direction: later keys are masked and share bucket 0. */
     if (distance < 0)
         distance = 0;
+    /* One bucket per distance for the near half, logarithmic ones beyond. */
     int64_t exact = n / 2;
     if (distance < exact)
         return offset + distance;
+    /* In float, as the reference computes it: a double would put some distances
+     * into another bucket. */
     float position = logf((float)distance / (float)exact) /
                      (float)log((double)max_distance / (double)exact) *
                      (float)(n - exact);
@@ -36,6 +44,7 @@ static void spread(float *bias, const float *learned,
     const qmi_table_spec *table, int64_t n_buckets, int64_t n_heads,
     int64_t reach)
 {
+    /* A column per distance, per head: what attention reads lies together. */
     const int64_t n_distances = 2 * reach + 1;
     for (int64_t d = 0; d < n_distances; d++) {
         int64_t bucket = qmi_relative_bucket(
@@ -75,12 +84,15 @@ static qmoe_status reach_over(
     enum { LEAST = 128 };
     const int64_t most = s->model->graph.tables[table].max_distance;
     int64_t reach = LEAST;
+    /* Doubling, so that growing sequences make it anew seldom; past `most` all
+     * distances have one bucket. */
     while (reach < distance && reach < most)
         reach *= 2;
     if (reach > most)
         reach = most;
     if (reach <= s->stage.tables[table].reach)
         return QMOE_OK;
+    /* A failure leaves no table that could be taken for this one. */
     s->stage.tables[table].reach = 0;
     QMI_TRY(upload_bias(s, table, reach, err));
     s->stage.tables[table].reach = reach;
@@ -91,6 +103,7 @@ qmoe_status qmi_session_reach(qmoe_session *session, qmi_program program,
     int64_t distance, qmi_error *err)
 {
     const qmi_graph *graph = &session->model->graph;
+    /* Numbers begin with 1 (graph.h). */
     for (size_t i = 1; i <= graph->n_tables; i++)
         if (graph->tables[i].program == program)
             QMI_TRY(reach_over(session, (qmi_table)i, distance, err));

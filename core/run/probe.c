@@ -11,6 +11,7 @@ void qmi_probe_attach(qmoe_session *session, qmi_probe *probe)
     session->probes = probe;
 }
 
+/* Probes are detached in the reverse order, since each lives on a stack. */
 void qmi_probe_detach(qmoe_session *session, qmi_probe *probe)
 {
     assert(session->probes == probe);
@@ -22,6 +23,7 @@ qmoe_status qmi_probe_all(qmoe_session *session, const qmi_step *step,
 {
     for (qmi_probe *p = session->probes; p != NULL; p = p->next) {
         QMI_TRY(p->after(p->user, session, step, pass, err));
+        /* A probe may call a hook, and that may close the session. */
         QMI_TRY(qmi_session_check(session, err));
     }
     return QMOE_OK;

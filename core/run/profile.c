@@ -7,7 +7,8 @@
 
 #include "clock.h"
 
-/* Measuring waits for the device before and after. */
+/* Measuring waits for the device before and after.  Every operation of a
+ * session goes through here, so that no time is without a role. */
 qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
     qmi_program program, qmoe_role role, qmi_error *err)
 {
@@ -36,6 +37,7 @@ void qmoe_session_measure_roles(qmoe_session *session, bool on)
 {
     if (session == NULL)
         return;
+    /* Switched on means measured from now on. */
     if (on)
         memset(session->role_seconds, 0, sizeof session->role_seconds);
     session->measures_roles = on;
@@ -48,6 +50,7 @@ void qmoe_session_role_times(const qmoe_session *session, qmoe_role_times *out)
     *out = (qmoe_role_times){0};
     if (session == NULL)
         return;
+    /* CROSS belongs to reading the prompt, whatever part of the model it is. */
     for (int i = 0; i < QMOE_ROLE_COUNT; i++) {
         out->encode[i] = session->role_seconds[QMI_ENCODE][i] +
                          session->role_seconds[QMI_CROSS][i];

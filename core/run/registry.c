@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Built-in backends and loadable modules, in order of preference. */
+ * Built-in backends and loadable modules, in order of preference.  In: the
+ * backends that are linked in, and a path for the others.  Out: for each name a
+ * backend, or the reason why it is missing.  A module is loaded only if nobody
+ * else can have changed it (module_file.h) and if it is of this version; it
+ * stays loaded as long as the registry. */
 #include "registry.h"
 
 #include <dlfcn.h>
@@ -51,6 +55,7 @@ typedef struct search_path {
 static void find_folders(search_path *path, const char *module_path)
 {
     enum { SIZE = sizeof *path->folders };
+    /* The caller's word, the user's word, the usual places. */
     if (module_path == NULL)
         module_path = getenv("QMOE_BACKEND_PATH");
     if (module_path != NULL) {
@@ -83,6 +88,8 @@ static void load_file(entry *e, const char *name, const char *path)
             e->reason, sizeof e->reason, "%.200s: no memory to load it", path);
         return;
     }
+    /* All symbols now: a missing one is an error here and not in the middle of
+     * a run. */
     e->module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (e->module == NULL) {
         snprintf(e->reason, sizeof e->reason, "%.999s", dlerror());
@@ -91,6 +98,8 @@ static void load_file(entry *e, const char *name, const char *path)
     qmi_backend_entry_fn entry_point;
     *(void **)&entry_point = dlsym(e->module, QMI_BACKEND_ENTRY);
     const qmi_backend *backend = entry_point != NULL ? entry_point() : NULL;
+    /* Another version has other structs: nothing of it but `api` may be
+     * read. */
     if (backend == NULL || backend->api != QMI_BACKEND_API ||
         strcmp(backend->name, name) != 0) {
         snprintf(e->reason, sizeof e->reason,
@@ -102,6 +111,7 @@ static void load_file(entry *e, const char *name, const char *path)
     e->backend = backend;
 }
 
+/* Where was looked is what the user has to mend. */
 static void say_where(entry *e, const char *name, const search_path *path)
 {
     int n = snprintf(e->reason, sizeof e->reason, "qmoe-%s.so is not %s", name,
@@ -124,6 +134,8 @@ static void load_module(entry *e, const char *name, const char *module_path)
         if (access(file, F_OK) != 0)
             continue;
         load_file(e, name, file);
+        /* The first file of that name is the one: a broken one is told and not
+         * passed over. */
         return;
     }
     say_where(e, name, &path);
@@ -143,6 +155,7 @@ qmoe_status qmi_registry_create(qmi_registry **out,
         for (size_t j = 0; j < n_builtin; j++)
             if (strcmp(builtin[j]->name, names[i]) == 0)
                 e->backend = builtin[j];
+        /* A name that is linked in is not looked for. */
         if (e->backend == NULL)
             load_module(e, names[i], module_path);
     }

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Noted and imposed routing (routing.h). */
+ * Noted and imposed routing (routing.h).  In: passes of a session.  Out: the
+ * experts that each route step chose, in the order of the steps; or, when it
+ * imposes, the noted ones in place of the router's.  The weights of the choices
+ * stay the router's own. */
 #include "routing.h"
 
 #include "alloc.h"
 
 static qmoe_status reserve(qmi_routing *r, size_t n, qmi_error *err)
 {
+    /* Doubling: the number of passes is not known. */
     size_t capacity = r->capacity != 0 ? r->capacity : 1024;
     while (capacity - r->n < n)
         capacity *= 2;
@@ -32,6 +36,7 @@ static qmoe_status after_step(void *user, qmoe_session *session,
     const size_t count = (size_t)(pass->n_tokens * step->u.route.top_k);
     const uint64_t n_bytes = count * sizeof *routing->expert;
     if (routing->imposes) {
+        /* A pass more than was recorded must not read past the end. */
         if (routing->n - routing->next < count)
             return qmi_fail(
                 err, QMOE_E_INVALID, "no routing was recorded for this pass");

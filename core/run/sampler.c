@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Greedy and random choice of the next token.  The kept candidates come off a
- * heap one by one, most likely first, so that top_k and top_p cost
- * O(n + kept log n) and not a sort of the vocabulary. */
+ * Greedy and random choice of the next token.  In: logits, or the likeliest of
+ * them with their ids.  Out: one id.  The kept candidates come off a heap one
+ * by one, most likely first, so that top_k and top_p cost O(n + kept log n) and
+ * not a sort of the vocabulary.  The same logits and the same seed give the
+ * same id on every machine: sums have a fixed order and exp is our own. */
 #include "sampler.h"
 
 #include <math.h>
@@ -41,6 +43,7 @@ qmoe_status qmi_sampler_create(qmi_sampler **out,
     /* Seeds below 2^32 are NumPy's; the upper half of others is folded in. */
     qmi_mt19937_seed(
         &sampler->rng, (uint32_t)seed ^ (uint32_t)(seed >> 32) * 0x9e3779b9u);
+    /* A greedy choice needs neither. */
     if (options->temperature > 0.0f) {
         sampler->order = qmi_calloc(
             (size_t)n, sizeof *sampler->order, "a sampler's candidates", err);
@@ -72,6 +75,7 @@ static double clean_logit(float logit)
 static int32_t pick_greedy(const float *logits, int32_t n)
 {
     int32_t best = 0;
+    /* Ties: the lowest id. */
     for (int32_t i = 1; i < n; i++) {
         if (clean_logit(logits[i]) > clean_logit(logits[best]))
             best = i;
@@ -92,11 +96,13 @@ static double portable_exp(double x)
     static const double INVERSE_FACTORIALS[] = {1.0, 1.0, 1.0 / 2, 1.0 / 6,
         1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
         1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+    /* Below, e^x is no double; NaN is none, either. */
     if (!(x > -745.0))
         return 0.0;
     double k = floor(x * LOG2E + 0.5);
     double r = (x - k * LN2_HIGH) - k * LN2_LOW;
     double sum = 0.0;
+    /* Horner's scheme: one rounding after the other, in a fixed order. */
     for (int i = 13; i >= 0; i--)
         sum = sum * r + INVERSE_FACTORIALS[i];
     return ldexp(sum, (int)k);
@@ -104,6 +110,8 @@ static double portable_exp(double x)
 
 static double weigh(qmi_sampler *s, float logit, double highest, int32_t id)
 {
+    /* Both are finite or the weight is 0: highest is not -infinity
+     * (is_certain). */
     double below = clean_logit(logit) - highest;
     s->weights[id] = portable_exp(below / (double)s->options.temperature);
     return s->weights[id];
@@ -135,6 +143,8 @@ static void make_heap(int32_t *heap, int32_t n, const float *logits)
 {
     for (int32_t i = 0; i < n; i++)
         heap[i] = i;
+    /* From the last parent up: every subtree is a heap before its root is
+     * placed. */
     for (int32_t i = n / 2; i-- > 0;)
         sift_down(heap, n, i, logits);
 }
@@ -177,6 +187,7 @@ static int32_t keep_top_p(qmi_sampler *s, const float *logits, int32_t limit,
         return limit;
     double needed = (double)s->options.top_p * *total, reached = 0.0;
     int32_t n = 0;
+    /* One candidate at least, whatever top_p is. */
     while (n < limit && (n == 0 || reached < needed)) {
         if (n == n_popped)
             pop(s->order, s->n - n_popped++, logits);
@@ -194,6 +205,7 @@ static int32_t keep_likely(
     int32_t limit = s->n, n_popped = 0;
     *total = 0.0;
     make_heap(s->order, s->n, logits);
+    /* Without top_k all ids carry weight, also those that top_p then drops. */
     if (has_top_k(s)) {
         limit = s->options.top_k;
         for (; n_popped < limit; n_popped++) {
@@ -214,7 +226,9 @@ static int32_t draw(qmi_sampler *s, int32_t n_kept, double total, int32_t best)
     double left = qmi_mt19937_double(&s->rng) * total;
     int32_t choice = best;
     for (int32_t i = 0; i < n_kept; i++) {
+        /* Without a filter the heap was never made: all ids in their order. */
         int32_t id = filtered ? s->order[s->n - 1 - i] : i;
+        /* Its share is nothing, and rounding must not give it one. */
         if (s->weights[id] == 0.0)
             continue;
         /* Rounding can leave a rest at the end: the last one stands then. */
@@ -256,9 +270,11 @@ int32_t qmi_sampler_pick_top(
         return ids[0];
     const int32_t k = s->options.top_k;
     for (int32_t i = 0; i < k; i++) {
+        /* As pop would have left them. */
         s->order[s->n - 1 - i] = ids[i];
         total += weigh(s, logits[i], highest, ids[i]);
     }
+    /* NULL: all k are there, so the heap is not asked. */
     int32_t n_kept = keep_top_p(s, NULL, k, k, &total);
     return draw(s, n_kept, total, ids[0]);
 }

@@ -18,13 +18,16 @@ static qmoe_status look(qmoe_session *s, const qmi_batch *batch, qmi_error *err)
 qmoe_status qmi_session_find_fault(
     qmoe_session *session, const qmi_batch *batch, qmi_error *err)
 {
+    /* The pass had counted its tokens; it is to be repeated where it was. */
     for (size_t i = 0; i < batch->n; i++)
         session->sequences[batch->sequences[i]].position -= batch->lengths[i];
+    /* Reads back what every step writes: slow, and only here. */
     qmi_probe probe = qmi_step_check();
     qmi_probe_attach(session, &probe);
     qmoe_status status = look(session, batch, err);
     qmi_probe_detach(session, &probe);
     if (status != QMOE_OK)
+        /* The step at fault, or what went wrong in looking for it. */
         return status;
     return qmi_fail(err, QMOE_E_DEVICE,
         "%s: logits are not finite, but are when computed again: device '%s' "

@@ -8,6 +8,7 @@
 
 #include "alloc.h"
 
+/* with_experts: the compressor's pass runs experts by itself and binds none. */
 static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
     bool with_experts, qmi_error *err)
 {
@@ -19,6 +20,7 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
         .n_weights = with_experts ? s->model->n_weights : 0,
     };
     qmi_place place;
+    /* The place first: what is refused below depends on it. */
     QMI_TRY(qmi_place_choose(&place, qmi_context_of(s->model->hooks),
         options->backend, options->device, options->device_name, err));
     /* Their pages come from no file: given back, they would be lost. */
@@ -32,6 +34,7 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
         &s->stage, s->model, &place, &device_options, with_experts, err);
 }
 
+/* Accepts what was opened halfway. */
 static void destroy(qmoe_session *session)
 {
     if (session->stage.device != NULL)
@@ -41,6 +44,7 @@ static void destroy(qmoe_session *session)
     qmi_free(session->encoder_ids);
     qmi_free(session->sequences);
     qmi_free(session->top_host);
+    /* The model last: the stage has its weights. */
     qmi_model_release(session->model);
     qmi_free(session);
 }
@@ -57,6 +61,7 @@ qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
     qmoe_session *s = qmi_calloc(1, sizeof *s, "a session", err);
     if (s == NULL)
         return QMOE_E_NOMEM;
+    /* From here on destroy can clean up. */
     s->model = model;
     qmi_model_retain(model);
     s->capacity = known.expert_capacity;
@@ -83,6 +88,7 @@ void qmoe_session_destroy(qmoe_session *session)
 {
     if (session == NULL)
         return;
+    /* In a hook of its own call: the call's end destroys it. */
     if (session->is_running)
         session->is_destroyed = true;
     else
@@ -102,6 +108,7 @@ qmoe_status qmi_session_call_begin(
 {
     if (session == NULL)
         return QMOE_E_INVALID;
+    /* A hook must not start a second pass in the middle of the first. */
     if (session->is_running)
         return qmi_fail(&session->model->hooks->error, QMOE_E_INVALID,
             "%s: the session is in use by the call whose hook this is",
@@ -113,6 +120,7 @@ qmoe_status qmi_session_call_begin(
 
 qmoe_status qmi_session_call_end(qmoe_session *session, qmoe_status status)
 {
+    /* Read before the session may go. */
     qmoe_model *model = session->model;
     session->is_running = false;
     if (session->is_destroyed)

@@ -13,6 +13,8 @@ static qmoe_status fetch_generated(const qmoe_model *m, qmi_error *err)
     if (!qmi_checkpoint_is_generated(m->checkpoint))
         return QMOE_OK;
     for (size_t i = 0; i < m->n_weights; i++) {
+        /* Experts are made when they are used; the rest is used by every
+         * pass. */
         const qmi_weight *w = &m->weights[i];
         if (w->role != QMOE_ROLE_EXPERTS)
             QMI_TRY(qmi_checkpoint_fetch(
@@ -32,12 +34,16 @@ static qmoe_status bind_weights(qmi_stage *s, bool with_experts, qmi_error *err)
         qmi_calloc(m->n_weights, sizeof *s->bound, "weight bindings", err);
     if (s->bound == NULL)
         return QMOE_E_NOMEM;
+    /* Before the first upload: what does not fit is refused at once. */
     QMI_TRY(s->backend->weights_plan(
         s->device, m->weights, m->n_weights, with_experts, err));
+    /* Bytes, so that the progress moves evenly. */
     uint64_t done = 0, total = 0, reported = 0;
     for (size_t i = 0; i < m->n_weights; i++)
         if (with_experts || m->weights[i].role != QMOE_ROLE_EXPERTS)
             total += qmi_weight_bytes(&m->weights[i]);
+    /* n_bound counts what is bound, so that a failure unbinds that much; what
+     * was left out is zero, which unbinding accepts. */
     for (; s->n_bound < m->n_weights; s->n_bound++) {
         const qmi_weight *w = &m->weights[s->n_bound];
         if (w->role == QMOE_ROLE_EXPERTS && !with_experts)
@@ -58,6 +64,7 @@ static qmoe_status list_buffers(qmi_stage *s, qmi_error *err)
 {
     const qmi_graph *graph = &s->model->graph;
     const char what[] = "the buffers of a stage";
+    /* Entry 0 stands for none. */
     s->slots = qmi_calloc(graph->n_slots + 1, sizeof *s->slots, what, err);
     s->caches = qmi_calloc(graph->n_caches + 1, sizeof *s->caches, what, err);
     s->tables = qmi_calloc(graph->n_tables + 1, sizeof *s->tables, what, err);
@@ -78,6 +85,7 @@ qmoe_status qmi_stage_open(qmi_stage *out, const qmoe_model *model,
     return bind_weights(out, with_experts, err);
 }
 
+/* Buffers and weights before their device. */
 static void release_buffers(qmi_stage *s)
 {
     const qmi_graph *graph = &s->model->graph;

@@ -27,12 +27,14 @@ static qmoe_status check(void *user, qmoe_session *session,
     const qmoe_model *model = session->model;
     const qmi_growing *g = &session->stage.slots[step->dst];
     const int64_t width = model->graph.slots[step->dst].width;
+    /* A step that writes a cache alone: its source was looked at. */
     if (step->dst == QMI_NONE)
         return QMOE_OK;
     const int64_t n = pass->n_tokens * width;
     int64_t at = n;
     QMI_TRY(qmi_buffer_non_finite(
         session->stage.backend, session->stage.device, &at, g, n, err));
+    /* Where it stops being finite says which token. */
     if (at == n)
         return QMOE_OK;
     char text[512];

@@ -14,6 +14,7 @@ static qmi_view view_of(const qmi_growing *g)
 
 static qmi_view slot_view(const qmoe_session *s, qmi_slot slot)
 {
+    /* Steps without an operand have QMI_NONE. */
     if (slot == QMI_NONE)
         return (qmi_view){0};
     return view_of(&s->stage.slots[slot]);
@@ -25,6 +26,7 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
     const qmi_cache k = step->u.attention.k_cache;
     const qmi_cache v = step->u.attention.v_cache;
     const qmi_table bias = step->u.attention.bias;
+    /* Which cache is read decides which spans say where keys are. */
     const bool cross =
         k != QMI_NONE && s->model->graph.caches[k].rule == QMI_CACHE_ENCODED;
     *o = (qmi_op_attention){
@@ -46,6 +48,7 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
     };
     if (bias == QMI_NONE)
         return;
+    /* The table's own reach: attention clamps distances to it. */
     o->bias = view_of(&s->stage.tables[bias].values);
     o->max_distance = s->stage.tables[bias].reach;
 }
@@ -53,8 +56,11 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
 static qmi_op make_op(
     const qmoe_session *s, const qmi_step *step, const qmi_pass *pass)
 {
+    /* Of a step without a weight this is some other's, which it does not look
+     * at. */
     const qmi_bound_weight *w = &s->stage.bound[step->weights[0]];
     const qmi_graph *graph = &s->model->graph;
+    /* Members a step does not set are absent operands. */
     qmi_op op = {.kind = step->kind};
     switch (step->kind) {
     case QMI_OP_EMBED:
@@ -121,6 +127,7 @@ static qmi_op make_op(
     return op;
 }
 
+/* A row per token of the pass. */
 static qmoe_status reserve_slot(
     qmoe_session *s, qmi_slot slot, const qmi_pass *pass, qmi_error *err)
 {
@@ -137,6 +144,7 @@ static qmoe_status reserve(
 {
     if (step->kind == QMI_OP_ROUTE)
         QMI_TRY(reserve_slot(s, step->u.route.chosen, pass, err));
+    /* A residual that is written in place must keep what it holds. */
     if (step->dst == QMI_NONE || step->dst == step->residual)
         return QMOE_OK;
     return reserve_slot(s, step->dst, pass, err);
@@ -155,6 +163,7 @@ qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
 {
     for (size_t i = first; i < last; i++) {
         const qmi_step *step = &steps->items[i];
+        /* An error ends the pass: later steps would read what is not there. */
         QMI_TRY(run_step(session, step, pass, err));
         QMI_TRY(qmi_probe_all(session, step, pass, err));
     }

@@ -17,6 +17,7 @@ static qmoe_status reserve(qmoe_session *s, size_t n, qmi_error *err)
         2 * sizeof(uint32_t) * (uint64_t)n, err));
     if (n <= s->n_top_host)
         return QMOE_OK;
+    /* The old results are of the pass before. */
     qmi_free(s->top_host);
     s->n_top_host = 0;
     s->top_host = qmi_calloc(2 * n, sizeof(uint32_t), "top logits", err);
@@ -26,7 +27,8 @@ static qmoe_status reserve(qmoe_session *s, size_t n, qmi_error *err)
     return QMOE_OK;
 }
 
-/* A device at fault must not make the host write elsewhere. */
+/* A device at fault must not make the host write elsewhere: ids become indices
+ * of the sampler. */
 static qmoe_status check_ids(
     const qmoe_session *s, const int32_t *ids, size_t n, qmi_error *err)
 {
@@ -42,6 +44,8 @@ static qmoe_status check_ids(
 static bool all_finite(const float *logits, size_t n)
 {
     for (size_t i = 0; i < n; i++)
+        /* FLT_MAX stands for +infinity there, so it is none of the finite ones
+         * here. */
         if (!(fabsf(logits[i]) < FLT_MAX))
             return false;
     return true;
@@ -57,6 +61,7 @@ qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
     const size_t n = (size_t)(n_rows * k);
     QMI_TRY(reserve(s, n, err));
     const qmi_view top = {.buffer = s->top.buffer};
+    /* Values first, ids behind them: one read for both. */
     const qmi_op op = {.kind = QMI_OP_TOP_LOGITS,
         .u.top_logits = {.value = top,
             .id = {.buffer = s->top.buffer, .offset = 4 * (uint64_t)n},
@@ -72,6 +77,7 @@ qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
     QMI_TRY(check_ids(s, out->ids, n, err));
     if (all_finite(out->logits, n))
         return QMOE_OK;
+    /* What is not finite is not handed out. */
     *out = (qmi_top){0};
     return qmi_session_find_fault(s, batch, err);
 }
