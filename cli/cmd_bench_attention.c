@@ -71,6 +71,7 @@ static cJSON *json_result(const qmoe_bench_attention_result *a)
     return json;
 }
 
+/* The numbers of the table, unrounded, after what they were measured on. */
 static void print_json(const qmoe_bench_attention_report *r)
 {
     cJSON *json = cJSON_CreateObject();

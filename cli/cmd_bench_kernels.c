@@ -217,6 +217,8 @@ static void print_table(const qmoe_bench_kernels_report *r)
     }
 }
 
+/* A header and a line per result, without the machine: for sheets that hold
+ * several runs. */
 static void print_csv(const qmoe_bench_kernels_report *r)
 {
     puts("format,variant,rows,cols,batch,threads,cache,gweights_per_s,p10,p90,"

@@ -171,6 +171,8 @@ static cli_exit take_routing(qmoe_bench_routing *out, const request *r)
         r->routing);
 }
 
+/* Prints once all repetitions are there: a table of half of them would be
+ * trusted like a whole one. */
 static cli_exit measure(const request *r, const cli_session *s,
     qmoe_model *original, qmoe_bench_routing routing)
 {

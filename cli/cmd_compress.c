@@ -227,6 +227,8 @@ static void print_resumed(const request *q, const qmoe_compress_report *r)
     putchar('\n');
 }
 
+/* What came of it: sizes, the experts' share, and what a reader should know
+ * before he trusts it, such as experts that were only rounded. */
 static void print_text(const request *q, const qmoe_compress_report *r)
 {
     cli_clear_progress();

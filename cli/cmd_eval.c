@@ -57,6 +57,7 @@ static void json_losses(cJSON *json, const qmoe_eval_result *result)
     cli_json_count(json, "samples", result->n_samples);
 }
 
+/* The sum over all texts first, then each text with the same members. */
 static void print_json(const request *r, const qmoe_eval_result *result,
     const qmoe_eval_result *per_text, const qmoe_device_info *device)
 {

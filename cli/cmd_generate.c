@@ -148,6 +148,7 @@ static double tokens_per_second(const qmoe_timing *t)
     return t->decode_seconds > 0 ? (double)t->n_decoded / t->decode_seconds : 0;
 }
 
+/* One prompt and what came of it; `ended` tells an end token from the limit. */
 static cJSON *json_generation(const char *prompt, const qmoe_generation *g)
 {
     cJSON *json = cJSON_CreateObject();

@@ -62,6 +62,7 @@ static void print_json(
     cli_json_print(json);
 }
 
+/* The line on re-coding appears only when the codes were not kept. */
 static void print_text(
     const char *source, const char *output, const qmoe_import_report *r)
 {

@@ -273,6 +273,7 @@ static void json_formats(cJSON *json, const inspection *in)
     }
 }
 
+/* Everything that the text shows, and every weight by itself. */
 static void print_json(const char *model, const inspection *in)
 {
     cJSON *json = cJSON_CreateObject();

@@ -70,7 +70,6 @@ static const char help[] =
     "  qmoe plan models/switch-mini/config.json --format {default} --json\n"
     "  qmoe plan synth:c-2048 --format {default} --memory 32G --disk-rate 3G\n";
 
-/* A plan of more machines than that is a mistake in the list. */
 enum { MAX_GPUS = 1024 };
 
 typedef struct request {
@@ -101,7 +100,7 @@ static const char *listed_format(size_t index)
     return index == n ? "bf16" : NULL;
 }
 
-/* 0 for "no such thing", which the printers leave out. */
+/* 0 where there is nothing to divide by. */
 static double per(double a, double b)
 {
     return b > 0 ? a / b : 0;
@@ -115,8 +114,6 @@ static cli_exit add_gpus(request *q, const char *item, size_t n)
     char text[64];
     uint64_t count = 1, n_bytes = 0;
     char *size = text;
-    /* 63 characters and the end; what is longer is no size and is refused as
-     * such. */
     snprintf(text, sizeof text, "%.*s", (int)(n < 63 ? n : 63), item);
     char *cross = strchr(text, 'x');
     if (cross != NULL) {
@@ -210,7 +207,6 @@ static cli_exit find_device(request *q, const cli_session *s)
 
 /* ---- JSON ---- */
 
-/* Where experts and the rest would lie: bytes on each kind of memory. */
 static void json_place(cJSON *json, const char *key, const qmoe_plan_place *p)
 {
     cJSON *place = cJSON_AddObjectToObject(json, key);
@@ -261,7 +257,6 @@ static void json_rate(cJSON *json, const char *key, double rate)
 static void json_fit(cJSON *json, const request *q, const qmoe_plan_report *r)
 {
     cli_json_count(json, "memory_bytes", r->memory_bytes);
-    /* Only when a device of this machine was meant. */
     if (q->here.name[0] != '\0') {
         cJSON *device = cJSON_AddObjectToObject(json, "device");
         cli_json_text(device, "backend", q->here.backend);
@@ -299,8 +294,6 @@ static void json_roles(cJSON *json, const qmoe_plan_report *r)
     }
 }
 
-/* Only for something to compress; recorded rates of other machines stand beside
- * the estimate, to judge it by. */
 static void json_compression(cJSON *json, const qmoe_plan_report *r)
 {
     cJSON *c = cJSON_AddObjectToObject(json, "compression");
@@ -336,7 +329,6 @@ static void print_json(const request *q, const qmoe_plan_report *r,
     if (r->compress_seconds > 0)
         json_compression(json, r);
     cJSON *list = cJSON_AddArrayToObject(json, "formats");
-    /* Only sizes: places and speeds are those of the one format above. */
     for (size_t i = 0; i < n_others; i++) {
         cJSON *item = cJSON_CreateObject();
         json_sizes(item, &others[i]);
@@ -362,7 +354,6 @@ static const char *duration(char text[32], double seconds)
     return text;
 }
 
-/* Roles that the model does not have are left out. */
 static void print_roles(const qmoe_plan_report *r)
 {
     printf("\n  %-14s  %18s  %10s  %14s\n", "role", "weights", "bytes",
@@ -380,8 +371,6 @@ static void print_roles(const qmoe_plan_report *r)
     printf("%14s\n", cli_human_bytes(r->token_bytes).text);
 }
 
-/* Sizes of the whole model and of its experts in each format,
- * as the library lists them. */
 static void print_formats(const qmoe_plan_report *plans, size_t n)
 {
     printf("\n  %-14s  %10s  %10s  %11s  %8s\n", "format", "all", "experts",
@@ -403,7 +392,6 @@ static void print_place(
 {
     printf("  %-8s  %s of experts, ", name, cli_human_bytes(experts).text);
     printf("%s of the rest", cli_human_bytes(others).text);
-    /* The disk has no bound that the plan knows. */
     if (usable != 0)
         printf(", of %s usable", cli_human_bytes(usable).text);
     putchar('\n');
@@ -431,7 +419,6 @@ static void print_fit(const request *q, const qmoe_plan_report *r)
     if (r->experts.disk_bytes + r->others.disk_bytes != 0)
         print_place("disk", r->experts.disk_bytes, r->others.disk_bytes, 0);
     if (r->seconds_per_token > 0)
-        /* One sequence: a batch reads an expert once for all of its tokens. */
         printf("  speed     at most %.3g tokens/s (one sequence, reading "
                "alone)\n",
             1 / r->seconds_per_token);
@@ -555,7 +542,6 @@ static cli_exit plan(request *q)
                 break;
             status = qmoe_plan(s.context, &others[n_others], q->source, &o);
         }
-        /* One error for both loops: the context holds its text. */
         if (status != QMOE_OK)
             code = cli_fail_status(&s, status);
         else if (q->as_json)

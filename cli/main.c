@@ -68,6 +68,7 @@ static cli_exit fail_verb(const char *word)
     return cli_fail(CLI_USAGE, "unknown command '%s'; see 'qmoe --help'", word);
 }
 
+/* The verb reads its own options: its argv begins with its name. */
 static cli_exit dispatch(int argc, char **argv)
 {
     /* Not the help: a script that lost its arguments must see an error. */

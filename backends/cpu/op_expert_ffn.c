@@ -104,8 +104,6 @@ enum { ENOUGH_ROUNDS = 4 }; /* for threads to finish at about the same time */
 /* Moves shared groups to the front, keeping the order of both kinds. */
 static void put_shared_first(experts *e, int64_t share)
 {
-    /* Insertion: the order of experts stays, so a run does not depend on how
-     * large the groups are. */
     for (int32_t i = 0; i < e->n_groups; i++) {
         group g = e->groups[i];
         if (g.n <= share)
@@ -298,7 +296,7 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
         status = qmi_team_run(
             device->team, e.n_groups - e.n_shared, run_own, &e, err);
     }
-    /* Also after an error: the step has ended, whatever came of it. */
+    /* Also when the run has failed: the step has ended. */
     if (device->experts != NULL)
         qcpu_expert_cache_end_step(device->experts);
     /* One thread: adding up takes far less than the products. */

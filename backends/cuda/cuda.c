@@ -38,8 +38,8 @@ static void find_devices(void)
     for (int i = 0; i < n; i++) {
         qdrv_info info;
         candidates[i] = (qcuda_candidate){.number = i};
-        /* Too old a device keeps its number, so that it can be described, but
-         * comes after every one that is usable. */
+        /* Too old a device is numbered, so that it can be described, and
+         * becomes the default only if all are. */
         if (qdrv_describe(&info, i) != NULL || info.major < OLDEST_MAJOR)
             continue;
         candidates[i].usable = true;

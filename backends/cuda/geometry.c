@@ -2,8 +2,8 @@
  * Sizes of launches (geometry.h).  In: arguments of a kernel, a count of tiles,
  * the number of multiprocessors.  Out: the grid, and the fields of the
  * arguments that must agree with it.  Pure functions of shape and device, so
- * that equal calls give equal bits.  Numbers without a source are estimates;
- * docs/kernels/cuda.md says what was measured. */
+ * that equal calls give equal bits.  Numbers without a source are estimates
+ * (docs/kernels/cuda.md). */
 #include "geometry.h"
 
 enum {
