@@ -139,7 +139,7 @@ static qmoe_status make_operands(bench *b)
 {
     const uint64_t width = (uint64_t)width_of(b);
     const uint64_t n_queries = (uint64_t)b->options.n_queries;
-    /* One more than the bytes say, so that there are two at least. */
+    /* Rounded up: at least the bytes that were asked for. */
     b->n_sequences =
         (int64_t)((double)b->options.cold_bytes / key_bytes(b)) + 1;
     const uint64_t n_rows = (uint64_t)b->n_sequences * (uint64_t)b->n_keys;

@@ -2,7 +2,7 @@
  * qmoe bench: finds what is to be measured; where results come from.  In: the
  * command line after "bench".  Out: the verb of that kind runs; and for all of
  * them, the parts of a document that say on what machine and by which build it
- * was measured.  A result without its machine is not printed. */
+ * was measured. */
 #include "bench.h"
 
 #include <ctype.h>

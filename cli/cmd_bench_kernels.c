@@ -124,7 +124,7 @@ static cli_exit take_formats(request *r)
     return n != 0 ? CLI_OK : fail_list("format", r->formats);
 }
 
-/* Neither word: both are measured. */
+/* Both are measured unless one is named. */
 static cli_exit take_cache(request *r)
 {
     if (r->cache == NULL)

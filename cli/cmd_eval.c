@@ -65,8 +65,7 @@ static void print_json(const request *r, const qmoe_eval_result *result,
     cli_json_text(json, "model", r->model);
     cJSON_AddBoolToObject(json, "synthetic", cli_is_synthetic(r->model));
     cJSON_AddBoolToObject(json, "random_ids", r->random_ids);
-    /* One text: its name stands at the top, as before there could be
-     * several. */
+    /* A single text is named at the top, too. */
     if (r->texts.n == 1)
         cli_json_text(json, "text", r->texts.items[0]);
     json_losses(json, result);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pvq and pvq8 on AVX-512, without and with VBMI, whose byte permutes look up
- * more at once (pvq_avx512_template.h).  In: codes of a tile, packed tokens.
- * Out: sums of its rows.  Both sets compile one text. */
+ * pvq and pvq8 on AVX-512, without and with VBMI, whose byte permutes and
+ * multishifts prepare the indices (pvq_avx512_template.h).  In: codes of a
+ * tile, packed tokens.  Out: sums of its rows.  Both sets compile one text. */
 #include "pvq_kernel.h"
 
 #if defined(__x86_64__)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pvq and pvq8 in portable C: the row form, for one token and for many.  In:
  * codes of a tile, tokens packed with their negatives.  Out: sums of the rows.
- * What every processor can run, and what the others are compared with. */
+ * Every processor can run it. */
 #include "pvq_kernel.h"
 
 #define ISA

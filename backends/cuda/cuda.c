@@ -244,7 +244,6 @@ static qmoe_status buffer_read(qmi_device *device, void *dst, qmi_view src,
         qdrv_read(device->driver, dst, qcuda_pointer(src), n_bytes);
     if (failure != NULL)
         return qcuda_fail(device, "a read", failure, err);
-    /* read waits, so nothing is under way */
     device->given = 0; /* reading waits */
     return QMOE_OK;
 }

@@ -33,7 +33,6 @@ int qdrv_count(char *reason, size_t capacity)
             "no NVIDIA driver is installed, or it is older than this build "
             "(CUDA %d.%d)",
             CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-    /* Any other failure keeps the driver's own words. */
     else if (status == cudaErrorNoDevice || status == cudaSuccess)
         snprintf(reason, capacity, "the NVIDIA driver has no device");
     else

@@ -129,7 +129,6 @@ void qocl_missing(char *out, size_t capacity, cl_device_id id)
     else if (sscanf(version, "OpenCL %d.%d", &major, &minor) != 2 ||
              10 * major + minor < 12)
         what = "it is older than OpenCL 1.2";
-    /* Groups and local memory: can the default be lowered until it fits? */
     else if (!qocl_tuning_default(&tuning, &limits, limits.is_cpu))
         what = limits.max_group < 32 ? "its work-groups are smaller than 32"
                                      : "its local memory is too small";

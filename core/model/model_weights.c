@@ -297,14 +297,13 @@ qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
     w->n_cols = n_cols;
     if (model->checkpoint == NULL)
         sketch_weight(model, w, w->n_mats, n_rows, n_cols);
-    /* One question for the whole model: compressed or not. */
     else if (model->quantization != NULL)
         QMI_TRY(add_compressed(model, w, err));
     else
         QMI_TRY(add_scattered(model, w, err));
+    /* A word for people; every weight knows its own format. */
     if (model->expert_format[0] == '\0')
         model->expert_format = w->format->name;
-    /* A word for people; every weight knows its own format. */
     else if (strcmp(model->expert_format, w->format->name) != 0)
         model->expert_format = "mixed";
     return QMOE_OK;
