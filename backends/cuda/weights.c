@@ -26,11 +26,11 @@ static qmoe_status upload_scattered(qmi_device *device, const qmi_weight *host,
     return QMOE_OK;
 }
 
+/* Kernels read what is stored: nothing is converted. */
 static qmoe_status upload_parts(
     qmi_device *device, const qmi_weight *host, qcuda_weight *w, qmi_error *err)
 {
     if (host->format->dense && host->mats != NULL)
-        /* Stored as kernels read it: nothing is converted. */
         return upload_scattered(device, host, &w->parts[0], err);
     for (int i = 0; i < host->format->n_parts; i++) {
         const qmi_part *part = &host->parts[i];

@@ -17,7 +17,6 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool loaded;
 static char failure[240];
 
-/* The last function that is missing is the one that is told. */
 static bool find(void *library, const char *name, void *function)
 {
     void *symbol = dlsym(library, name);

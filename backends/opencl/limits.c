@@ -96,8 +96,8 @@ static void apply_environment(qocl_limits *limits)
     }
 }
 
-/* A question the driver does not answer leaves 0, which the checks below take
- * for too little. */
+/* A question that the driver does not answer leaves the least: later checks
+ * refuse the device. */
 qocl_limits qocl_read_limits(cl_device_id id)
 {
     cl_ulong alloc = 0, memory = 0, local = 0;

@@ -122,9 +122,9 @@ qmoe_status qocl_stream_product(
     if (p->n_items == 0)
         return QMOE_OK;
     QMI_TRY(reserve(device, p, err));
-    /* One matrix, known without asking the device. */
     if (p->grouping != FIXED_MATRIX)
         return run_by_expert(device, &j, err);
+    /* One matrix, known without asking the device. */
     qocl_use use = {p->weight, p->mat, 0, p->n_tiles, 0};
     return qocl_stream(device, &use, 1, launch, &j, err);
 }

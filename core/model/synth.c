@@ -142,7 +142,7 @@ qmoe_status qmi_synth_parse(
     const char *name = specification + sizeof scheme - 1;
     size_t n = strcspn(name, "?");
     QMI_TRY(take_name(out, name, n, err));
-    /* A key may come again; the last one holds. */
+    /* A key may come again; a size can then not grow. */
     for (const char *at = name + n; *at != '\0';) {
         at++; /* '?' or '&' */
         n = strcspn(at, "&");

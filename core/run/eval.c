@@ -251,7 +251,7 @@ qmoe_status qmoe_session_eval(qmoe_session *session, qmoe_eval_result *out,
     evaluation e = {.session = session, .err = &session->model->hooks->error};
     qmoe_eval_options known = {0};
     qmi_copy_options(&known, sizeof known, options);
-    /* The first sample shows its progress, too. */
+    /* Progress and a wish to stop are looked at within a sample, too. */
     qmi_probe probe = {.after = after_step, .user = &e};
     qmi_probe_attach(session, &probe);
     qmoe_status status = check_texts(&known, e.err);

@@ -223,8 +223,8 @@ static qmoe_status show(run *r, size_t index, bool last)
     /* A hook may have closed the session. */
     QMI_TRY(qmi_session_check(r->session, r->err));
     if (stop == 0)
-        /* The caller's own wish, told as such. */
         return QMOE_OK;
+    /* The caller's own wish, told as such. */
     return qmi_fail(r->err, QMOE_E_CANCELLED, "cancelled");
 }
 
