@@ -148,6 +148,6 @@ case_run_verified() {
     expect_error 2 "is not compressed" generate "$mini" -p "$prompt" --verify
     for verb in generate eval; do
         expect 0 "$qmoe" $verb --help
-        has out "--verify" "the data of tensors are not"
+        has out "--verify" "checked, not the data"
     done
 }
