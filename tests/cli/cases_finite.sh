@@ -32,10 +32,13 @@ not_finite_fails() {
     nothing_left out-m
 }
 
-# Every tensor that is not an expert's.
+# Every tensor that is not an expert's; every seventh with sanitizers.
 case_not_finite_weights() {
+    local step=1
+    ! is_too_long || step=7
     tensors "$mini/model.safetensors" | awk '!/expert_/ { print $1 }' >names
     is_true "$(wc -l <names) > 30"
+    sed -i -n "1~${step}p" names
     while read -r name; do
         broken_weights "$name" "$nan" 1
         not_finite_fails "'$name', matrix 0: row 0, column 0: is not finite"
