@@ -24,7 +24,7 @@ typedef struct qmoe_format_info {
 
 /* Describes a format, the default one (NULL in the options) first; false past the
  * end. */
-bool qmoe_format_describe(qmoe_format_info *out, size_t index);
+QMOE_API bool qmoe_format_describe(qmoe_format_info *out, size_t index);
 
 typedef struct qmoe_compress_options {
     size_t size;
