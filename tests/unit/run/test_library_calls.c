@@ -73,6 +73,8 @@ static void null_contexts_and_devices(void)
     HARMLESS(qmoe_context_cancel, NULL, true);
     assert_string_equal(qmoe_context_error(NULL), "");
     note("qmoe_context_error");
+    assert_false(qmoe_format_describe(NULL, 0));
+    note("qmoe_format_describe");
     REFUSED_WITHOUT_TEXT(qmoe_devices, NULL, &info, 1, &n);
     REFUSED(qmoe_devices, context, NULL, 1, &n);
     REFUSED(qmoe_devices, context, &info, 1, NULL);
