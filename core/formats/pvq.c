@@ -235,20 +235,6 @@ static bool record(const qmi_weight *w, qmi_put_parameter *put, void *entry)
                put(entry, "rotation_seed", w->rotation_seed));
 }
 
-/* `fits` false: the expected size does not fit 64 bits, so no file can have
- * it. */
-static qmoe_status check_size(
-    const qmi_weight *w, int part, bool fits, uint64_t expected, qmi_error *err)
-{
-    if (fits && w->parts[part].n_bytes == expected)
-        return QMOE_OK;
-    return qmi_fail(err, QMOE_E_FORMAT,
-        "tensor '%s.%s': %" PRIu64 " bytes do not fit a stack of "
-        "[%" PRId64 ", %" PRId64 ", %" PRId64 "]",
-        w->name, w->format->parts[part].suffix, w->parts[part].n_bytes,
-        w->n_mats, w->n_rows, w->n_cols);
-}
-
 /* The last place where sizes are doubted: everything behind it computes without
  * checks. */
 static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
@@ -271,10 +257,10 @@ static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
     uint64_t n_mats = (uint64_t)w->n_mats, n = 0;
     bool fits = qmi_mul_u64(n_mats, (uint64_t)s.n_tiles, &n) &&
                 qmi_mul_u64(n, s.tile_bytes, &n);
-    QMI_TRY(check_size(w, QMI_PVQ_CODES, fits, n, err));
+    QMI_TRY(qmi_weight_check_size(w, QMI_PVQ_CODES, fits, n, err));
     fits =
         qmi_mul_u64(n_mats, (uint64_t)w->n_rows, &n) && qmi_mul_u64(n, 2, &n);
-    return check_size(w, QMI_PVQ_SCALES, fits, n, err);
+    return qmi_weight_check_size(w, QMI_PVQ_SCALES, fits, n, err);
 }
 
 /* Any code is a block; a scale that is not finite would spread into every

@@ -38,13 +38,7 @@ static qmoe_status check_size(const qmi_weight *w, int part, qmi_error *err)
     spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
     for (int i = 0; i < 3; i++)
         fits = fits && shape[i] > 0 && qmi_mul_u64(n, (uint64_t)shape[i], &n);
-    if (fits && w->parts[part].n_bytes == n)
-        return QMOE_OK;
-    return qmi_fail(err, QMOE_E_FORMAT,
-        "tensor '%s.%s': %" PRIu64 " bytes do not fit a stack of "
-        "[%" PRId64 ", %" PRId64 ", %" PRId64 "]",
-        w->name, spec->suffix, w->parts[part].n_bytes, w->n_mats, w->n_rows,
-        w->n_cols);
+    return qmi_weight_check_size(w, part, fits, n, err);
 }
 
 static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)

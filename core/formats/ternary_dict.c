@@ -194,29 +194,17 @@ static bool record(const qmi_weight *w, qmi_put_parameter *put, void *entry)
 
 /* ---- open ---- */
 
-static qmoe_status check_size(
-    const qmi_weight *w, int part, bool fits, uint64_t expected, qmi_error *err)
-{
-    if (fits && w->parts[part].n_bytes == expected)
-        return QMOE_OK;
-    return qmi_fail(err, QMOE_E_FORMAT,
-        "tensor '%s.%s': %" PRIu64 " bytes do not fit a stack of "
-        "[%" PRId64 ", %" PRId64 ", %" PRId64 "]",
-        w->name, w->format->parts[part].suffix, w->parts[part].n_bytes,
-        w->n_mats, w->n_rows, w->n_cols);
-}
-
 /* Each product with overflow checks: the dimensions come from the file. */
 static qmoe_status check_sizes(const qmi_weight *w, qmi_error *err)
 {
     uint64_t n_mats = (uint64_t)w->n_mats, n_rows = (uint64_t)w->n_rows;
     uint64_t n = 0;
     bool fits = qmi_mul_u64(n_mats + 1, 8, &n);
-    QMI_TRY(check_size(w, QMI_TD_EXPERT_OFFSETS, fits, n, err));
+    QMI_TRY(qmi_weight_check_size(w, QMI_TD_EXPERT_OFFSETS, fits, n, err));
     fits = qmi_mul_u64(n_mats, n_rows + 1, &n) && qmi_mul_u64(n, 4, &n);
-    QMI_TRY(check_size(w, QMI_TD_ROW_OFFSETS, fits, n, err));
+    QMI_TRY(qmi_weight_check_size(w, QMI_TD_ROW_OFFSETS, fits, n, err));
     fits = qmi_mul_u64(n_mats, n_rows, &n) && qmi_mul_u64(n, 4, &n);
-    QMI_TRY(check_size(w, QMI_TD_LEVELS, fits, n, err));
+    QMI_TRY(qmi_weight_check_size(w, QMI_TD_LEVELS, fits, n, err));
     if (w->parts[QMI_TD_CODES].n_bytes % 2 != 0)
         return qmi_fail(err, QMOE_E_FORMAT,
             "tensor '%s.codes': %" PRIu64 " bytes are not a whole number of "

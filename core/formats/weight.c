@@ -148,3 +148,15 @@ void qmi_weight_decode(
 {
     w->format->decode(w, mat, row, n, dst);
 }
+
+qmoe_status qmi_weight_check_size(
+    const qmi_weight *w, int part, bool fits, uint64_t expected, qmi_error *err)
+{
+    if (fits && w->parts[part].n_bytes == expected)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_FORMAT,
+        "tensor '%s.%s': %" PRIu64 " bytes do not fit a stack of "
+        "[%" PRId64 ", %" PRId64 ", %" PRId64 "]",
+        w->name, w->format->parts[part].suffix, w->parts[part].n_bytes,
+        w->n_mats, w->n_rows, w->n_cols);
+}

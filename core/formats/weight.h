@@ -149,6 +149,11 @@ const void *qmi_weight_dense(const qmi_weight *w, int64_t mat);
  * in order where its file holds it otherwise: must precede every use of the
  * data.  Thread-safe; cheap when already done.  The error names weight and matrix. */
 qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err);
+/* For `open` of a format: part `part` must have `expected` bytes.  `fits` false:
+ * that does not fit 64 bits, so no file can have it.  E_FORMAT names the tensor
+ * and the shape. */
+qmoe_status qmi_weight_check_size(const qmi_weight *w, int part, bool fits,
+    uint64_t expected, qmi_error *err);
 
 /* Frees what the format keeps for the stack (`configure`). */
 void qmi_weight_release(qmi_weight *w);
