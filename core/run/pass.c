@@ -33,13 +33,20 @@ static uint64_t row_bytes(const qmoe_session *s, size_t cache)
     return (uint64_t)s->model->graph.caches[cache].width * sizeof(float);
 }
 
+/* Whether the stage runs the block of a cache that has this rule. */
+static bool has_cache(const qmoe_session *s, size_t cache, qmi_cache_rule rule)
+{
+    const qmi_cache_spec *spec = &s->model->graph.caches[cache];
+    return spec->rule == rule && qmi_stage_has_block(&s->stage, spec->block);
+}
+
 static qmoe_status grow_encoded_caches(qmoe_session *s, qmi_error *err)
 {
     const qmi_graph *graph = &s->model->graph;
     /* Numbers begin with 1 (graph.h).  ENCODED caches are written anew for
      * every batch. */
     for (size_t i = 1; i <= graph->n_caches; i++)
-        if (graph->caches[i].rule == QMI_CACHE_ENCODED)
+        if (has_cache(s, i, QMI_CACHE_ENCODED))
             QMI_TRY(
                 qmi_grow(s->stage.backend, s->stage.device, &s->stage.caches[i],
                     row_bytes(s, i) * (uint64_t)s->n_encoded, err));
@@ -83,7 +90,7 @@ static qmoe_status grow_caches(qmoe_session *s, int64_t n_rows, qmi_error *err)
 {
     const qmi_graph *graph = &s->model->graph;
     for (size_t i = 1; i <= graph->n_caches; i++)
-        if (graph->caches[i].rule == QMI_CACHE_GROWING)
+        if (has_cache(s, i, QMI_CACHE_GROWING))
             QMI_TRY(grow_cache(s, i, n_rows, err));
     return QMOE_OK;
 }

@@ -2,7 +2,7 @@
  * Comes in: a model and a device.  Goes out: the device opened, the model's
  * weights bound to it, and lists of buffers that have no memory until a step
  * needs it.  Whatever was opened is closed again, also after a failure half
- * way. */
+ * way.  Each step of a program belongs to the stage of one block. */
 #include "stage.h"
 
 #include "alloc.h"
@@ -77,12 +77,38 @@ qmoe_status qmi_stage_open(qmi_stage *out, const qmoe_model *model,
     const qmi_place *place, const qmi_device_options *options,
     bool with_experts, qmi_error *err)
 {
-    *out = (qmi_stage){
-        .model = model, .backend = place->backend, .info = place->info};
+    *out = (qmi_stage){.model = model,
+        .backend = place->backend,
+        .info = place->info,
+        .end_block = model->n_blocks};
     QMI_TRY(place->backend->device_open(
         &out->device, place->info.index, options, err));
     QMI_TRY(list_buffers(out, err));
     return bind_weights(out, with_experts, err);
+}
+
+/* The block that step i goes with. */
+static int32_t owner_of(const qmi_steps *steps, size_t i)
+{
+    /* To the nearest step of a block: forward from those before the blocks, back
+     * from those behind. */
+    const bool before = steps->items[i].block == QMI_BEFORE_BLOCKS;
+    while (i < steps->n && steps->items[i].block < 0)
+        i = before ? i + 1 : i - 1;
+    /* Past either end: a program without blocks goes with the model's first. */
+    return i < steps->n ? steps->items[i].block : 0;
+}
+
+void qmi_stage_steps(
+    const qmi_stage *stage, const qmi_steps *steps, size_t *first, size_t *last)
+{
+    size_t i = 0;
+    while (i < steps->n && !qmi_stage_has_block(stage, owner_of(steps, i)))
+        i++;
+    *first = i;
+    while (i < steps->n && qmi_stage_has_block(stage, owner_of(steps, i)))
+        i++;
+    *last = i;
 }
 
 /* Buffers and weights before their device. */

@@ -161,7 +161,9 @@ static qmoe_status run_step(
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
     size_t first, size_t last, const qmi_pass *pass, qmi_error *err)
 {
-    for (size_t i = first; i < last; i++) {
+    size_t begin, end;
+    qmi_stage_steps(&session->stage, steps, &begin, &end);
+    for (size_t i = first > begin ? first : begin; i < last && i < end; i++) {
         const qmi_step *step = &steps->items[i];
         /* An error ends the pass: later steps would read what is not there. */
         QMI_TRY(run_step(session, step, pass, err));

@@ -5,7 +5,8 @@
 
 #include "session.h"
 
-/* Runs steps [first, last) in order.  Inputs are uploaded. */
+/* Runs in order those of steps [first, last) that the stage has.  Inputs are
+ * uploaded. */
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
     size_t first, size_t last, const qmi_pass *pass, qmi_error *err);
 /* All steps of the pass's program. */
