@@ -21,7 +21,7 @@
 /* Bounds that keep products of them within 64 bits. */
 enum { MAX_REPEATS = 101, MAX_TOKENS = 1 << 16, MAX_SEQUENCES = 1024 };
 
-/* Encoder and decoder, as session.part_seconds has them. */
+/* As qmoe_role_times has them. */
 enum { ENCODE, DECODE, N_PHASES };
 
 /* One of the two that are compared. */

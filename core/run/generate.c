@@ -168,6 +168,9 @@ static qmoe_status show_encoding(void *user, qmoe_session *session,
                                 : programs[QMI_DECODE].n;
     (void)err;
     char item[80];
+    /* The first choice of tokens belongs to no block. */
+    if (step->kind == QMI_OP_TOP_LOGITS)
+        return QMOE_OK;
     r->n_encoding_steps++;
     if (pass->program == QMI_CROSS)
         snprintf(item, sizeof item, "keys and values of the decoder");

@@ -1,25 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: operations to run, each with its role.  Goes out: the
- * time of each role, while it is asked for. */
-#include "profile.h"
-
+ * Comes in: steps as they run, each with its role.  Goes out: the time of each
+ * role, while it is asked for.  Measuring waits for the device before and after
+ * an operation. */
 #include <string.h>
 
 #include "clock.h"
+#include "probe.h"
 
-/* Measuring waits for the device before and after.  Every operation of a
- * session goes through here, so that no time is without a role. */
-qmoe_status qmi_session_run_op(qmoe_session *session, const qmi_op *op,
-    qmi_program program, qmoe_role role, qmi_error *err)
+static qmoe_status before_step(
+    void *user, qmoe_session *session, qmi_error *err)
 {
-    qmoe_session *s = session;
-    if (!s->measures_roles)
-        return qmi_run(s->stage.backend, s->stage.device, op, err);
-    QMI_TRY(s->stage.backend->sync(s->stage.device, err));
-    const double begin = qmi_seconds();
-    QMI_TRY(qmi_run(s->stage.backend, s->stage.device, op, err));
-    QMI_TRY(s->stage.backend->sync(s->stage.device, err));
-    s->role_seconds[program][role] += qmi_seconds() - begin;
+    qmi_profile *profile = user;
+    profile->begin = 0;
+    if (!profile->is_on)
+        return QMOE_OK;
+    QMI_TRY(session->stage.backend->sync(session->stage.device, err));
+    profile->begin = qmi_seconds();
+    return QMOE_OK;
+}
+
+static qmoe_status after_step(void *user, qmoe_session *session,
+    const qmi_step *step, const qmi_pass *pass, qmi_error *err)
+{
+    qmi_profile *profile = user;
+    /* Of an operation that began before the switch, no begin is known. */
+    if (!profile->is_on || profile->begin == 0)
+        return QMOE_OK;
+    QMI_TRY(session->stage.backend->sync(session->stage.device, err));
+    profile->seconds[pass->program][step->role] +=
+        qmi_seconds() - profile->begin;
     return QMOE_OK;
 }
 
@@ -37,10 +46,16 @@ void qmoe_session_measure_roles(qmoe_session *session, bool on)
 {
     if (session == NULL)
         return;
+    qmi_profile *profile = &session->profile;
     /* Switched on means measured from now on. */
     if (on)
-        memset(session->role_seconds, 0, sizeof session->role_seconds);
-    session->measures_roles = on;
+        memset(profile->seconds, 0, sizeof profile->seconds);
+    profile->is_on = on;
+    if (!on || profile->probe.after != NULL)
+        return;
+    profile->probe = (qmi_probe){
+        .before = before_step, .after = after_step, .user = profile};
+    qmi_probe_attach_for_life(session, &profile->probe);
 }
 
 void qmoe_session_role_times(const qmoe_session *session, qmoe_role_times *out)
@@ -52,8 +67,8 @@ void qmoe_session_role_times(const qmoe_session *session, qmoe_role_times *out)
         return;
     /* CROSS belongs to reading the prompt, whatever part of the model it is. */
     for (int i = 0; i < QMOE_ROLE_COUNT; i++) {
-        out->encode[i] = session->role_seconds[QMI_ENCODE][i] +
-                         session->role_seconds[QMI_CROSS][i];
-        out->decode[i] = session->role_seconds[QMI_DECODE][i];
+        out->encode[i] = session->profile.seconds[QMI_ENCODE][i] +
+                         session->profile.seconds[QMI_CROSS][i];
+        out->decode[i] = session->profile.seconds[QMI_DECODE][i];
     }
 }

@@ -12,6 +12,39 @@ typedef struct qmi_sequence {
     int32_t begin, n_encoded; /* rows in the caches of the encoder's output */
 } qmi_sequence;
 
+/* One pass over a list of steps. */
+typedef struct qmi_pass {
+    qmi_program program;
+    int64_t n_tokens;
+    int64_t n_spans; /* sequences of this pass */
+    int64_t max_keys, max_cross_keys;
+    int64_t n_cache_rows; /* of the caches stored to */
+} qmi_pass;
+
+/* Hooks at a step (probe.h).  The owner's, from attaching to detaching. */
+typedef struct qmi_probe {
+    /* After each step of each pass, and after the choice of the likeliest
+     * tokens (QMI_OP_TOP_LOGITS), which is a step of no program; what it wrote
+     * is on the device, perhaps not finished.  What is not QMOE_OK ends the
+     * pass.  It may let a hook of the caller destroy the session, which goes
+     * when the call ends. */
+    qmoe_status (*after)(void *user, qmoe_session *session,
+        const qmi_step *step, const qmi_pass *pass, qmi_error *err);
+    /* NULL, or just before the step's operation, for those who measure it.  It
+     * runs no hook of the caller. */
+    qmoe_status (*before)(void *user, qmoe_session *session, qmi_error *err);
+    void *user;
+    struct qmi_probe *next; /* attached before */
+} qmi_probe;
+
+/* Time by role (profile.c). */
+typedef struct qmi_profile {
+    qmi_probe probe; /* attached when it is first switched on */
+    bool is_on;
+    double begin; /* of the operation that runs; 0: it is not measured */
+    double seconds[QMI_N_PROGRAMS][QMOE_ROLE_COUNT];
+} qmi_profile;
+
 struct qmoe_session {
     qmoe_model *model;
     bool is_running;   /* a call runs: a hook may not make another */
@@ -22,10 +55,8 @@ struct qmoe_session {
     void *top_host;    /* the same; room for n_top_host of each */
     size_t n_top_host;
 
-    struct qmi_probe *probes; /* told of each step (probe.h); NULL: none */
-
-    bool measures_roles;
-    double role_seconds[QMI_N_PROGRAMS][QMOE_ROLE_COUNT];
+    qmi_probe *probes; /* told of each step */
+    qmi_profile profile;
 
     /* What was encoded together. */
     qmi_sequence *sequences;
@@ -57,14 +88,5 @@ static inline qmi_view qmi_session_output(
     const qmi_slot slot = session->model->graph.programs[program].output;
     return (qmi_view){.buffer = session->stage.slots[slot].buffer};
 }
-
-/* One pass over a list of steps. */
-typedef struct qmi_pass {
-    qmi_program program;
-    int64_t n_tokens;
-    int64_t n_spans; /* sequences of this pass */
-    int64_t max_keys, max_cross_keys;
-    int64_t n_cache_rows; /* of the caches stored to */
-} qmi_pass;
 
 #endif

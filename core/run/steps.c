@@ -5,7 +5,6 @@
 #include "steps.h"
 
 #include "probe.h"
-#include "profile.h"
 
 static qmi_view view_of(const qmi_growing *g)
 {
@@ -155,7 +154,7 @@ static qmoe_status run_step(
 {
     QMI_TRY(reserve(s, step, pass, err));
     const qmi_op op = make_op(s, step, pass);
-    return qmi_session_run_op(s, &op, pass->program, step->role, err);
+    return qmi_probe_run(s, &op, step, pass, err);
 }
 
 qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
@@ -167,7 +166,6 @@ qmoe_status qmi_session_run(qmoe_session *session, const qmi_steps *steps,
         const qmi_step *step = &steps->items[i];
         /* An error ends the pass: later steps would read what is not there. */
         QMI_TRY(run_step(session, step, pass, err));
-        QMI_TRY(qmi_probe_all(session, step, pass, err));
     }
     return QMOE_OK;
 }

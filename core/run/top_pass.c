@@ -7,7 +7,7 @@
 #include <math.h>
 
 #include "alloc.h"
-#include "profile.h"
+#include "probe.h"
 #include "second_look.h"
 
 /* Room for values and ids of n logits, on both sides. */
@@ -69,7 +69,11 @@ qmoe_status qmi_session_decode_top(qmoe_session *session, qmi_top *out,
             .n_tokens = n_rows,
             .n_cols = s->model->shape.vocab_size,
             .top_k = k}};
-    QMI_TRY(qmi_session_run_op(s, &op, QMI_DECODE, QMOE_ROLE_HEAD, err));
+    static const qmi_step choice = {.kind = QMI_OP_TOP_LOGITS,
+        .role = QMOE_ROLE_HEAD,
+        .block = QMI_AFTER_BLOCKS};
+    const qmi_pass pass = {.program = QMI_DECODE, .n_tokens = n_rows};
+    QMI_TRY(qmi_probe_run(s, &op, &choice, &pass, err));
     QMI_TRY(s->stage.backend->buffer_read(
         s->stage.device, s->top_host, top, 8 * (uint64_t)n, err));
     out->logits = s->top_host;

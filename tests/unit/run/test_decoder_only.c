@@ -19,6 +19,19 @@ static const int32_t prompt_ids[] = {
     2099, 90, 2098, 2095, 2099, 3, 2098, 90, 2097, 17};
 static const size_t prompt_lengths[N_PROMPTS] = {3, 1, 6};
 
+/* Blocks of a prompt are reported up to the last step, no further. */
+static uint64_t reported;
+
+static int on_progress(void *user, const qmoe_progress *progress)
+{
+    (void)user;
+    if (strcmp(progress->stage, "encode") != 0)
+        return 0;
+    assert_true(progress->done <= progress->total);
+    reported = progress->done;
+    return 0;
+}
+
 static qmoe_context *context;
 static qmoe_model *model;
 
@@ -97,7 +110,9 @@ static void test_generate(void **state)
     static const char *const backends[] = {"cpu", "reference"};
     for (int b = 0; b < 2; b++) {
         qmoe_session *session = open_session(backends[b]);
+        reported = 0;
         qmoe_generation *out = generate(session, 0);
+        assert_int_equal(reported, model->graph.programs[QMI_DECODE].n);
         for (size_t i = 0, at = 0; i < N_PROMPTS; at += prompt_lengths[i++]) {
             int32_t ids[MOST];
             size_t n = prompt_lengths[i] + 1;
@@ -150,7 +165,9 @@ static void test_last_only(void **state)
 static int set_up(void **state)
 {
     (void)state;
-    if (qmoe_context_create(&context, NULL) != QMOE_OK ||
+    const qmoe_context_options options = {
+        .size = sizeof options, .progress = on_progress};
+    if (qmoe_context_create(&context, &options) != QMOE_OK ||
         qmoe_model_open(
             &model, context, QMOE_SOURCE_DIR "/models/switch-mini") != QMOE_OK)
         return -1;
