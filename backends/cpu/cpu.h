@@ -6,6 +6,8 @@
 #ifndef QCPU_CPU_H
 #define QCPU_CPU_H
 
+#include <math.h>
+
 #include "backend.h"
 #include "expert_cache.h"
 #include "read_ahead.h"
@@ -35,14 +37,25 @@ static inline size_t qcpu_align(size_t n_bytes)
     return (n_bytes + 63) / 64 * 64;
 }
 
-const qmi_variant *qcpu_embed(size_t *n);
-const qmi_variant *qcpu_rmsnorm(size_t *n);
-const qmi_variant *qcpu_linear(size_t *n);
-const qmi_variant *qcpu_kv_store(size_t *n);
-const qmi_variant *qcpu_attention(size_t *n);
-const qmi_variant *qcpu_route(size_t *n);
-const qmi_variant *qcpu_expert_ffn(size_t *n);
-const qmi_variant *qcpu_decode(size_t *n);
-const qmi_variant *qcpu_top_logits(size_t *n);
+static inline float qcpu_act(qmi_act act, float x)
+{
+    switch (act) {
+    case QMI_ACT_RELU:
+        return x < 0 ? 0 : x;
+    case QMI_ACT_SILU:
+        return x / (1 + expf(-x));
+    case QMI_ACT_SIGMOID:
+        return 1 / (1 + expf(-x));
+    case QMI_ACT_NONE:
+    case QMI_ACT_COUNT:
+        break;
+    }
+    return x;
+}
+
+/* Ways to run each operation, best first. */
+#define X(name, member, text) const qmi_variant *qcpu_##member(size_t *n);
+QMI_OP_MAP(X)
+#undef X
 
 #endif

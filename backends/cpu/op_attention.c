@@ -11,6 +11,7 @@
 #include "attention.h"
 #include "cancel.h"
 #include "cpu.h"
+#include "plain_op.h"
 
 enum {
     /* New tokens of a span from which on they are the lanes of a block.  Fewer
@@ -56,7 +57,7 @@ static int64_t divide_up(int64_t a, int64_t b)
  * pieces. */
 static int64_t step_heads(const qmi_op_attention *o)
 {
-    const int64_t n = divide_up(MIN_PIECE, o->d_head);
+    const int64_t n = divide_up(MIN_PIECE, o->d_key);
     return n < o->n_heads ? n : o->n_heads;
 }
 
@@ -99,9 +100,9 @@ static qcpu_attention_task attention_of(const job *j,
     int64_t head, int64_t n_heads)
 {
     const qmi_op_attention *o = j->op;
-    const int64_t width = o->n_heads * o->d_head;
-    const int64_t row = (span->q_begin + query) * width + head * o->d_head;
-    const int64_t key = span->k_begin * width + head * o->d_head;
+    const int64_t width = o->n_heads * o->d_key;
+    const int64_t row = (span->q_begin + query) * width + head * o->d_key;
+    const int64_t key = span->k_begin * width + head * o->d_key;
     return (qcpu_attention_task){
         .q = j->q + row,
         .k = j->k + key,
@@ -114,8 +115,8 @@ static qcpu_attention_task attention_of(const job *j,
         .n_queries = n_queries,
         .n_keys = span->k_len,
         .n_heads = n_heads,
-        .d_key = o->d_head,
-        .d_value = o->d_head,
+        .d_key = o->d_key,
+        .d_value = o->d_key,
         .q_pos = span->q_pos + query,
         .scale = o->scale,
         .bias =
@@ -195,7 +196,7 @@ static void run_unit(void *context, int64_t unit, int thread)
 static void merge(
     const job *j, const plan *p, float *dst, int64_t query, int64_t head)
 {
-    const int64_t d = j->op->d_head;
+    const int64_t d = j->op->d_key;
     float largest = -FLT_MAX, sum = 0;
     /* The largest over all chunks first: every factor is at most 1. */
     for (int64_t i = 0; i < p->n_parts; i++) {
@@ -221,7 +222,7 @@ static void merge(
 
 static void merge_all(const job *j)
 {
-    const int64_t n_heads = j->op->n_heads, d = j->op->d_head;
+    const int64_t n_heads = j->op->n_heads, d = j->op->d_key;
     for (int64_t s = 0; s < j->op->n_spans; s++) {
         const qmi_attention_span *span = &j->spans[s];
         for (int64_t i = 0; j->plans[s].steps && i < span->q_len; i++)
@@ -245,9 +246,9 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
         .spans = qmi_host_pointer(o->spans),
         .step_heads = step_heads(o),
         .partial_bytes =
-            sizeof(qcpu_partial) + (size_t)o->d_head * sizeof(float),
+            sizeof(qcpu_partial) + (size_t)o->d_key * sizeof(float),
         .scratch_bytes =
-            qcpu_attention_scratch_bytes(step_heads(o), o->d_head, o->d_head),
+            qcpu_attention_scratch_bytes(step_heads(o), o->d_key, o->d_key),
         .err = err,
     };
     /* Twice: how much room the plans and partials need is known only when they
@@ -264,7 +265,7 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
     j.partials = j.scratch + threads_bytes + plan_bytes;
     all = plan_batch(&j, plans);
     j.plans = plans;
-    const double n_products = 2.0 * (double)(o->n_heads * o->d_head) *
+    const double n_products = 2.0 * (double)(o->n_heads * o->d_key) *
                               (double)o->n_queries * (double)o->max_keys;
     if (n_products < MIN_PARALLEL)
         for (int64_t unit = 0; unit < all.n_units; unit++)
@@ -281,8 +282,7 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
     static bool can_##symbol(const qmi_device *device, const qmi_op *op)       \
     {                                                                          \
         (void)device;                                                          \
-        (void)op;                                                              \
-        return true;                                                           \
+        return qmi_is_plain_attention(&op->u.attention);                       \
     }                                                                          \
     static qmoe_status run_##symbol(                                           \
         qmi_device *device, const qmi_op *op, qmi_error *err)                  \

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The operation `expert_ffn`.  In: tokens and the experts each was routed to.
  * Out: dst, each token's experts added up in the order of choice.  Tokens are
- * grouped by expert and each expert runs both of its products on its tokens
+ * grouped by expert and each expert runs its products on its tokens
  * while they are in the cache.  An expert with more than a thread's share of
  * the tokens is computed by all threads together, the others by one thread
  * each, at the same time; a row's sum is the same either way. */
@@ -45,6 +45,7 @@ static size_t larger(size_t a, size_t b)
 typedef struct lane {
     float *x; /* [n, d_model] */
     float *h; /* [n, d_ff] */
+    float *g; /* [n, d_ff], of the gate */
     void *input;
     uint8_t *threads;
     size_t n_bytes;
@@ -53,18 +54,23 @@ typedef struct lane {
 /* base NULL: sizes only. */
 static lane lay_out_lane(const experts *e, uint8_t *base, int64_t n)
 {
-    const qmi_weight *wi = e->o->wi->host, *wo = e->o->wo->host;
-    const size_t x = qcpu_align((size_t)(n * wi->n_cols) * sizeof(float));
-    const size_t h = qcpu_align((size_t)(n * wi->n_rows) * sizeof(float));
-    const size_t input = larger(qcpu_product_input_bytes(e->kernel, wi, n),
-        qcpu_product_input_bytes(e->kernel, wo, n));
-    lane l = {.n_bytes = x + h + input + e->thread_stride};
+    const qmi_weight *up = e->o->up->host, *down = e->o->down->host;
+    const size_t x = qcpu_align((size_t)(n * up->n_cols) * sizeof(float));
+    const size_t h = qcpu_align((size_t)(n * up->n_rows) * sizeof(float));
+    size_t input = larger(qcpu_product_input_bytes(e->kernel, up, n),
+        qcpu_product_input_bytes(e->kernel, down, n));
+    if (e->o->gate != NULL)
+        input = larger(
+            input, qcpu_product_input_bytes(e->kernel, e->o->gate->host, n));
+    const size_t g = e->o->gate != NULL ? h : 0;
+    lane l = {.n_bytes = x + h + g + input + e->thread_stride};
     if (base == NULL)
         return l;
     l.x = (float *)(void *)base;
     l.h = (float *)(void *)(base + x);
-    l.input = base + x + h;
-    l.threads = base + x + h + input;
+    l.g = (float *)(void *)(base + x + h);
+    l.input = base + x + h + g;
+    l.threads = base + x + h + g + input;
     return l;
 }
 
@@ -80,18 +86,21 @@ static void *take(uint8_t *base, size_t *at, size_t n_bytes)
  * space is laid out twice; most == 0 asks for the part that sorting needs. */
 static size_t lay_out(experts *e, uint8_t *base, int n_threads)
 {
-    const qmi_weight *wi = e->o->wi->host, *wo = e->o->wo->host;
+    const qmi_weight *up = e->o->up->host, *down = e->o->down->host;
     const size_t n_slots = (size_t)(e->o->n_tokens * e->o->top_k);
     size_t at = 0;
     e->order = take(base, &at, n_slots * sizeof *e->order);
     e->place = take(base, &at, n_slots * sizeof *e->place);
-    e->groups = take(base, &at, (size_t)(wi->n_mats + 1) * sizeof *e->groups);
+    e->groups = take(base, &at, (size_t)(up->n_mats + 1) * sizeof *e->groups);
     if (e->most == 0)
         return at;
-    e->thread_stride = larger(qcpu_product_thread_bytes(e->kernel, wi, e->most),
-        qcpu_product_thread_bytes(e->kernel, wo, e->most));
+    e->thread_stride = larger(qcpu_product_thread_bytes(e->kernel, up, e->most),
+        qcpu_product_thread_bytes(e->kernel, down, e->most));
+    if (e->o->gate != NULL)
+        e->thread_stride = larger(e->thread_stride,
+            qcpu_product_thread_bytes(e->kernel, e->o->gate->host, e->most));
     e->lane_bytes = lay_out_lane(e, NULL, e->most).n_bytes;
-    e->y = take(base, &at, n_slots * (size_t)wo->n_rows * sizeof *e->y);
+    e->y = take(base, &at, n_slots * (size_t)down->n_rows * sizeof *e->y);
     e->lanes = take(base, &at, e->lane_bytes * (size_t)e->n_lanes);
     e->threads = take(base, &at, e->thread_stride * (size_t)n_threads);
     return at;
@@ -118,7 +127,7 @@ static void put_shared_first(experts *e, int64_t share)
 static void sort_slots(experts *e, int n_threads)
 {
     const int32_t *expert = qmi_host_pointer(e->o->expert);
-    const int32_t n_experts = (int32_t)e->o->wi->host->n_mats;
+    const int32_t n_experts = (int32_t)e->o->up->host->n_mats;
     const int32_t n_slots = (int32_t)(e->o->n_tokens * e->o->top_k);
     /* Counting sort: counts, places, then the slots in their order.  The last
      * bin is that of dropped tokens. */
@@ -164,33 +173,42 @@ static void run_expert(
     const experts *e, const group *g, const lane *l, qmi_team *team)
 {
     const qmi_op_expert_ffn *o = e->o;
-    const qmi_weight *wi = o->wi->host, *wo = o->wo->host;
+    const qmi_weight *up = o->up->host, *down = o->down->host;
     const float *src = qmi_host_pointer(o->src);
-    const int64_t d_model = wi->n_cols;
+    const int64_t d_model = up->n_cols;
     for (int64_t i = 0; i < g->n; i++)
         memcpy(l->x + i * d_model,
             src + e->order[g->first + i] / o->top_k * d_model,
             (size_t)d_model * sizeof *src);
     /* Without a team the lane's own space, since lanes run side by side. */
     uint8_t *threads = team != NULL ? e->threads : l->threads;
-    const qcpu_product in = {
+    qcpu_product in = {
         .kernel = e->kernel,
-        .w = wi,
+        .w = up,
         .mat = g->expert,
         .x = l->x,
         .n_tokens = g->n,
         .dst = l->h,
         .alpha = 1.0f,
-        .relu = true,
+        .act = o->gate == NULL ? o->act : QMI_ACT_NONE,
     };
     qcpu_product_run(&in, team, l->input, threads, e->thread_stride, e->err);
+    if (o->gate != NULL) {
+        in.w = o->gate->host;
+        in.dst = l->g;
+        in.act = o->act;
+        qcpu_product_run(
+            &in, team, l->input, threads, e->thread_stride, e->err);
+        for (int64_t i = 0; i < g->n * up->n_rows; i++)
+            l->h[i] *= l->g[i];
+    }
     const qcpu_product out = {
         .kernel = e->kernel,
-        .w = wo,
+        .w = down,
         .mat = g->expert,
         .x = l->h,
         .n_tokens = g->n,
-        .dst = e->y + (int64_t)g->first * wo->n_rows,
+        .dst = e->y + (int64_t)g->first * down->n_rows,
         .alpha = 1.0f,
     };
     qcpu_product_run(&out, team, l->input, threads, e->thread_stride, e->err);
@@ -212,7 +230,7 @@ static void combine_token(void *context, int64_t t, int thread)
 {
     const experts *e = context;
     const qmi_op_expert_ffn *o = e->o;
-    const int64_t d_model = o->wo->host->n_rows;
+    const int64_t d_model = o->down->host->n_rows;
     const int32_t *expert = qmi_host_pointer(o->expert);
     const float *weight = qmi_host_pointer(o->weight);
     const float *src = qmi_host_pointer(o->src);
@@ -266,8 +284,10 @@ static void announce_experts(qmi_device *device, const experts *e)
     if (device->experts != NULL)
         qcpu_expert_cache_begin_step(device->experts);
     for (int32_t i = 0; i < e->n_groups; i++) {
-        announce_matrix(device, e->o->wi, e->groups[i].expert);
-        announce_matrix(device, e->o->wo, e->groups[i].expert);
+        if (e->o->gate != NULL)
+            announce_matrix(device, e->o->gate, e->groups[i].expert);
+        announce_matrix(device, e->o->up, e->groups[i].expert);
+        announce_matrix(device, e->o->down, e->groups[i].expert);
     }
     if (device->experts != NULL)
         qcpu_expert_cache_evict(device->experts);
@@ -285,8 +305,10 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
     /* On this thread, before the others read: a check may fail, and only here
      * can it be told. */
     for (int32_t i = 0; i < e.n_groups; i++) {
-        QMI_TRY(qmi_weight_check(o->wi->host, e.groups[i].expert, err));
-        QMI_TRY(qmi_weight_check(o->wo->host, e.groups[i].expert, err));
+        if (o->gate != NULL)
+            QMI_TRY(qmi_weight_check(o->gate->host, e.groups[i].expert, err));
+        QMI_TRY(qmi_weight_check(o->up->host, e.groups[i].expert, err));
+        QMI_TRY(qmi_weight_check(o->down->host, e.groups[i].expert, err));
     }
     if (e.n_groups != 0) {
         const lane l = lay_out_lane(&e, e.lanes, e.most);
@@ -307,7 +329,8 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
 
 static bool takes(const qmi_op_expert_ffn *o, const qcpu_matmul *kernel)
 {
-    return kernel->takes(o->wi->host) && kernel->takes(o->wo->host);
+    return kernel->takes(o->up->host) && kernel->takes(o->down->host) &&
+           (o->gate == NULL || kernel->takes(o->gate->host));
 }
 
 /* A variant's functions know their kernel by name only: the table of backend.h

@@ -12,13 +12,20 @@ static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
     const qmi_weight *w = o->weight->host;
     QMI_TRY(qmi_weight_check(w, o->mat, err));
     QMI_TRY(qcpu_product_begin(kernel, device->n_threads, err));
-    /* One block: the input for all threads, then a space for each. */
+    /* One block: the input for all threads, a space for each, the bias. */
     size_t input = qcpu_product_input_bytes(kernel, w, o->n_tokens);
     size_t stride = qcpu_product_thread_bytes(kernel, w, o->n_tokens);
-    uint8_t *scratch =
-        qcpu_scratch(device, input + stride * (size_t)device->n_threads, err);
+    const size_t threads = stride * (size_t)device->n_threads;
+    uint8_t *scratch = qcpu_scratch(
+        device, input + threads + (size_t)w->n_rows * sizeof(float), err);
     if (scratch == NULL)
         return QMOE_E_NOMEM;
+    float *bias = NULL;
+    if (o->bias != NULL) {
+        bias = (float *)(void *)(scratch + input + threads);
+        QMI_TRY(qmi_weight_check(o->bias->host, 0, err));
+        qmi_weight_decode(o->bias->host, 0, 0, 1, bias);
+    }
     const qcpu_product p = {
         .kernel = kernel,
         .w = w,
@@ -28,7 +35,8 @@ static qmoe_status linear(qmi_device *device, const qmi_op_linear *o,
         .dst = qmi_host_pointer(o->dst),
         .residual = qmi_host_pointer(o->residual),
         .alpha = o->alpha,
-        .relu = o->relu,
+        .bias = bias,
+        .act = o->act,
     };
     qcpu_product_run(&p, device->team, scratch, scratch + input, stride, err);
     return qmi_check_cancel(err);

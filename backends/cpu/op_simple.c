@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The cheap operations: embedding rows, norm, cache stores, routing, decode.
+ * The cheap operations: embedding rows, norm, rotation of positions,
+ * gates, cache stores, decode.
  * In: operands of ops.h.  Out: their results, by the calling thread alone:
  * waking others would cost more than it saves.  Sums have a fixed order. */
 #include "cpu.h"
@@ -8,6 +9,7 @@
 #include <string.h>
 
 #include "cancel.h"
+#include "kv_rows.h"
 
 /* Tokens between two looks at the wish to end early: at most a few
  * milliseconds of work. */
@@ -88,88 +90,60 @@ static qmoe_status run_kv_store(
     const qmi_op_kv_store *o = &op->u.kv_store;
     const float *src = qmi_host_pointer(o->src);
     const int32_t *rows = qmi_host_pointer(o->rows);
-    float *cache = qmi_host_pointer(o->cache);
+    uint8_t *cache = qmi_host_pointer(o->cache);
+    const uint64_t row = qmi_kv_row_bytes(o->type, o->n_cols);
     for (int64_t t = 0; t < o->n_tokens; t++)
-        memcpy(cache + rows[t] * o->n_cols, src + t * o->n_cols,
-            (size_t)o->n_cols * sizeof *src);
+        qmi_kv_pack(cache + (uint64_t)rows[t] * row, o->type,
+            src + t * o->n_cols, o->n_cols);
     return QMOE_OK;
 }
 
-/* Inserts expert e into the token's list of the best top_k, kept in
- * descending order; equal logits keep the lower index first. */
-static void insert_best(
-    int32_t *best, float *value, int64_t n, int32_t e, float logit)
-{
-    /* From the end: an equal logit stays behind, and most experts never get
-     * past the last place. */
-    int64_t at = n;
-    while (at > 0 && (best[at - 1] < 0 || logit > value[at - 1]))
-        at--;
-    if (at == n)
-        return;
-    for (int64_t i = n - 1; i > at; i--) {
-        best[i] = best[i - 1];
-        value[i] = value[i - 1];
-    }
-    best[at] = e;
-    value[at] = logit;
-}
-
-static void route_token(
-    const qmi_op_route *o, const float *logits, int32_t *expert, float *weight)
-{
-    float largest = -INFINITY;
-    /* -1: a free place. */
-    for (int64_t j = 0; j < o->top_k; j++)
-        expert[j] = -1;
-    for (int64_t e = 0; e < o->n_experts; e++) {
-        largest = fmaxf(largest, logits[e]);
-        /* `weight` holds logits until the sum is known. */
-        insert_best(expert, weight, o->top_k, (int32_t)e, logits[e]);
-    }
-    float sum = 0;
-    for (int64_t e = 0; e < o->n_experts; e++)
-        sum += expf(logits[e] - largest);
-    for (int64_t j = 0; j < o->top_k; j++)
-        weight[j] = expf(weight[j] - largest) / sum;
-}
-
-static void drop_over_capacity(const qmi_op_route *o, int64_t *used)
-{
-    int32_t *expert = qmi_host_pointer(o->expert);
-    const int32_t *sequence = qmi_host_pointer(o->sequence);
-    /* Tokens of a sequence are neighbours (ops.h): counts begin anew where the
-     * number changes, and earlier tokens win. */
-    for (int64_t t = 0; t < o->n_tokens; t++) {
-        if (t == 0 || sequence[t] != sequence[t - 1])
-            memset(used, 0, (size_t)o->n_experts * sizeof *used);
-        for (int64_t j = 0; j < o->top_k; j++) {
-            int32_t *e = &expert[t * o->top_k + j];
-            if (++used[*e] > o->capacity)
-                *e = -1;
-        }
-    }
-}
-
-static qmoe_status run_route(
+static qmoe_status run_rope(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
-    const qmi_op_route *o = &op->u.route;
-    const float *logits = qmi_host_pointer(o->logits);
-    int32_t *expert = qmi_host_pointer(o->expert);
-    float *weight = qmi_host_pointer(o->weight);
+    (void)device;
+    const qmi_op_rope *o = &op->u.rope;
+    const int64_t n_pairs = o->d_rotary / 2, n_rest = o->d_head - o->d_rotary;
+    /* From one pair to the next, and from its first value to its second. */
+    const int64_t step = o->interleaved ? 2 : 1;
+    const int64_t apart = o->interleaved ? 1 : n_pairs;
     for (int64_t t = 0; t < o->n_tokens; t++) {
         QMI_TRY(look(t, err));
-        route_token(o, logits + t * o->n_experts, expert + t * o->top_k,
-            weight + t * o->top_k);
+        const float *c = (float *)qmi_host_pointer(o->turns) + t * o->d_rotary;
+        const float *s = c + n_pairs;
+        const int64_t at = t * o->n_heads * o->d_head;
+        const float *x = (float *)qmi_host_pointer(o->src) + at;
+        float *y = (float *)qmi_host_pointer(o->dst) + at;
+        for (int64_t h = 0; h < o->n_heads;
+             h++, x += o->d_head, y += o->d_head) {
+            for (int64_t m = 0; m < n_pairs; m++) {
+                const float a = x[step * m], b = x[step * m + apart];
+                y[step * m] = a * c[m] - b * s[m];
+                y[step * m + apart] = b * c[m] + a * s[m];
+            }
+            if (x != y)
+                memcpy(y + o->d_rotary, x + o->d_rotary,
+                    (size_t)n_rest * sizeof *y);
+        }
     }
-    if (o->capacity <= 0)
-        return QMOE_OK;
-    int64_t *used =
-        qcpu_scratch(device, (size_t)o->n_experts * sizeof *used, err);
-    if (used == NULL)
-        return QMOE_E_NOMEM;
-    drop_over_capacity(o, used);
+    return QMOE_OK;
+}
+
+static qmoe_status run_glu(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    (void)device;
+    const qmi_op_glu *o = &op->u.glu;
+    /* 0: one gate for the whole row. */
+    const int64_t step = o->n_gate_cols == o->n_cols ? 1 : 0;
+    for (int64_t t = 0; t < o->n_tokens; t++) {
+        QMI_TRY(look(t, err));
+        const float *gate =
+            (float *)qmi_host_pointer(o->gate) + t * o->n_gate_cols;
+        const float *up = (float *)qmi_host_pointer(o->up) + t * o->n_cols;
+        float *dst = (float *)qmi_host_pointer(o->dst) + t * o->n_cols;
+        for (int64_t c = 0; c < o->n_cols; c++)
+            dst[c] = qcpu_act(o->act, gate[step * c]) * up[c];
+    }
     return QMOE_OK;
 }
 
@@ -195,5 +169,6 @@ static qmoe_status run_decode(
 SIMPLE_OP(embed)
 SIMPLE_OP(rmsnorm)
 SIMPLE_OP(kv_store)
-SIMPLE_OP(route)
+SIMPLE_OP(rope)
+SIMPLE_OP(glu)
 SIMPLE_OP(decode)

@@ -97,21 +97,31 @@ typedef struct run {
     size_t stride, y_bytes;
 } run;
 
+/* y of one token into dst, with a bias or an activation. */
+static void combine_activated(
+    const qcpu_product *p, const float *y, int64_t at, int64_t n_rows)
+{
+    float *dst = p->dst + at;
+    const float *bias = p->bias != NULL ? p->bias + at % p->w->n_rows : NULL;
+    for (int64_t r = 0; r < n_rows; r++) {
+        const float sum = p->alpha * y[r] + (bias != NULL ? bias[r] : 0.0f);
+        const float value = qcpu_act(p->act, sum);
+        dst[r] = p->residual != NULL ? p->residual[at + r] + value : value;
+    }
+}
+
 /* y of one token into dst; `at` offsets of its first row. */
 static void combine(
     const qcpu_product *p, const float *y, int64_t at, int64_t n_rows)
 {
     float *dst = p->dst + at;
     const float alpha = p->alpha;
-    /* Three loops without branches inside, since the compiler vectorises
-     * each. */
-    if (p->relu)
-        for (int64_t r = 0; r < n_rows; r++) {
-            float value = alpha * y[r];
-            dst[r] = p->residual != NULL ? p->residual[at + r] : 0;
-            dst[r] += value < 0 ? 0 : value;
-        }
-    else if (p->residual != NULL)
+    if (p->bias != NULL || p->act != QMI_ACT_NONE) {
+        combine_activated(p, y, at, n_rows);
+        return;
+    }
+    /* Loops without branches inside, since the compiler vectorises each. */
+    if (p->residual != NULL)
         for (int64_t r = 0; r < n_rows; r++)
             dst[r] = p->residual[at + r] + alpha * y[r];
     else

@@ -7,7 +7,7 @@
 #include "cpu.h"
 #include "matmul.h"
 
-/* dst[t, r] = residual[t, r] + act(alpha * sum_c x[t, c] * W[r, c]) */
+/* dst[t, r] = residual[t, r] + act(alpha * sum_c x[t, c] * W[r, c] + bias[r]) */
 typedef struct qcpu_product {
     const qcpu_matmul *kernel;
     const qmi_weight *w; /* matrix `mat` is checked */
@@ -16,8 +16,9 @@ typedef struct qcpu_product {
     int64_t n_tokens;
     float *dst;            /* f32 [n_tokens, n_rows] */
     const float *residual; /* or NULL */
+    const float *bias;     /* f32 [n_rows], or NULL */
     float alpha;
-    bool relu;
+    qmi_act act;
 } qcpu_product;
 
 /* What a kernel needs before its products run on n_threads threads. */

@@ -6,12 +6,13 @@
 #include "product.h"
 
 #include "launches.h"
+#include "plain_op.h"
 
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_expert_ffn *o = &op->u.expert_ffn;
     (void)device;
-    return o->n_tokens * o->top_k < INT32_MAX;
+    return qmi_is_plain_expert_ffn(o) && o->n_tokens * o->top_k < INT32_MAX;
 }
 
 /* Both products go by one list, so the smaller of their tiles is taken. */
@@ -19,9 +20,9 @@ static int32_t tile_items(const qmi_op_expert_ffn *o)
 {
     const int64_t n_pairs = o->n_tokens * o->top_k;
     const int32_t of_wi =
-        qcuda_tile_items(&qcuda_weight_of(o->wi)->stack, n_pairs);
+        qcuda_tile_items(&qcuda_weight_of(o->up)->stack, n_pairs);
     const int32_t of_wo =
-        qcuda_tile_items(&qcuda_weight_of(o->wo)->stack, n_pairs);
+        qcuda_tile_items(&qcuda_weight_of(o->down)->stack, n_pairs);
     return of_wi < of_wo ? of_wi : of_wo;
 }
 
@@ -30,7 +31,7 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     qcuda_product_args *args, int64_t *n_tiles, qmi_error *err)
 {
     const int64_t n_pairs = args->n_items;
-    const int64_t n_experts = o->wi->host->n_mats;
+    const int64_t n_experts = o->up->host->n_mats;
     /* The dropped pairs count as one more expert. */
     const int64_t partial = n_experts + 1 < n_pairs ? n_experts + 1 : n_pairs;
     /* Full tiles, and at most one that is not full per expert: the host's
@@ -84,7 +85,7 @@ static qmoe_status combine(qmi_device *device, const qmi_op_expert_ffn *o,
         .result = result,
         .expert = qcuda_pointer(o->expert),
         .weight = qcuda_pointer(o->weight),
-        .d_model = (int32_t)o->wo->host->n_rows,
+        .d_model = (int32_t)o->down->host->n_rows,
         .top_k = (int32_t)o->top_k,
     };
     const qcuda_grid grid = {
@@ -100,8 +101,8 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_expert_ffn *o = &op->u.expert_ffn;
     const int64_t n_pairs = o->n_tokens * o->top_k;
-    const uint64_t d_ff = (uint64_t)o->wi->host->n_rows;
-    const uint64_t d_model = (uint64_t)o->wo->host->n_rows;
+    const uint64_t d_ff = (uint64_t)o->up->host->n_rows;
+    const uint64_t d_model = (uint64_t)o->down->host->n_rows;
     void *hidden, *results = NULL;
     /* No pair, no work: grids must not be empty. */
     if (n_pairs == 0)
@@ -109,7 +110,7 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
     QMI_TRY(qcuda_reserve(
         &hidden, device, QCUDA_HIDDEN, (uint64_t)n_pairs * d_ff * 4, err));
     qcuda_product_args args = {
-        .w = qcuda_weight_of(o->wi)->stack,
+        .w = qcuda_weight_of(o->up)->stack,
         .dst = hidden,
         .src = qcuda_pointer(o->src),
         .expert = qcuda_pointer(o->expert),
@@ -124,7 +125,7 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
     if (n_pairs > 1)
         QMI_TRY(group(device, o, &args, &n_tiles, err));
     QMI_TRY(qcuda_run_product(device, args, n_tiles, err));
-    args.w = qcuda_weight_of(o->wo)->stack;
+    args.w = qcuda_weight_of(o->down)->stack;
     args.src = hidden;
     args.divisor = 1;
     args.relu = false;

@@ -7,6 +7,7 @@
 #include "op_gemm.h"
 
 #include "launches.h"
+#include "plain_op.h"
 #include "portions.h"
 
 enum {
@@ -53,8 +54,8 @@ bool qcuda_gemm_supports(const qmi_device *device, const qmi_op *op)
     const bool wanted =
         (w->format == QMI_FORMAT_BF16 && o->n_tokens >= LEAST_TOKENS_BF16) ||
         (w->format == QMI_FORMAT_F32 && o->n_tokens >= LEAST_TOKENS_F32);
-    return wanted && w->rotation == 0 && is_aligned(w) &&
-           qdrv_has_gemm(device->driver);
+    return wanted && qmi_is_plain_linear(o) && w->rotation == 0 &&
+           is_aligned(w) && qdrv_has_gemm(device->driver);
 }
 
 /* ---- one product ---- */
@@ -194,7 +195,7 @@ static qmoe_status run_slab(
         .sum = s.sums,
         .n = n,
         .alpha = o->alpha,
-        .relu = o->relu,
+        .relu = o->act == QMI_ACT_RELU,
     };
     return qcuda_launch(
         device, &qcuda_kernel_finish, element_grid(n), &args, err);
@@ -233,7 +234,8 @@ static bool supports_bf16(const qmi_device *device, const qmi_op *op)
     const qmi_op_linear *o = &op->u.linear;
     const qcuda_stack *w = stack_of(o);
     return w->format == QMI_FORMAT_BF16 && w->rotation == 0 && is_aligned(w) &&
-           o->n_tokens <= INT32_MAX && o->residual.buffer == NULL && !o->relu &&
+           o->n_tokens <= INT32_MAX && o->residual.buffer == NULL &&
+           o->act == QMI_ACT_NONE && o->bias == NULL &&
            o->src.offset % 16 == 0 && o->dst.offset % 16 == 0 &&
            qdrv_has_gemm(device->driver);
 }

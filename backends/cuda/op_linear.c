@@ -4,13 +4,15 @@
  * paper's design, which is there to be compared with. */
 #include "op_gemm.h"
 #include "launches.h"
+#include "plain_op.h"
 #include "product.h"
 #include "ternary_dict.h"
 
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
-    return op->u.linear.n_tokens < INT32_MAX;
+    return qmi_is_plain_linear(&op->u.linear) &&
+           op->u.linear.n_tokens < INT32_MAX;
 }
 
 /* A product whose items are the tokens: no list, no experts. */
@@ -25,7 +27,7 @@ static qcuda_product_args product_of(const qmi_op_linear *o, int32_t tile_items)
         .n_items = (int32_t)o->n_tokens,
         .tile_items = tile_items,
         .divisor = 1,
-        .relu = o->relu,
+        .relu = o->act == QMI_ACT_RELU,
         .alpha = o->alpha,
     };
 }
@@ -48,7 +50,7 @@ static bool supports_paper(const qmi_device *device, const qmi_op *op)
     const qmi_op_linear *o = &op->u.linear;
     const qcuda_stack *w = &qcuda_weight_of(o->weight)->stack;
     qcuda_product_args args = {.w = *w};
-    return w->format == QMI_FORMAT_TERNARY_DICT &&
+    return w->format == QMI_FORMAT_TERNARY_DICT && qmi_is_plain_linear(o) &&
            o->weight->host->codebook == NULL && w->n_cols < 1 << 20 &&
            o->n_tokens <= QCUDA_MAX_GRID_Y &&
            qcuda_paper_grid(&args, 1, &device->info).shared_bytes <=

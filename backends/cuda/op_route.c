@@ -5,11 +5,13 @@
 #include "qcuda_device.h"
 
 #include "launches.h"
+#include "plain_op.h"
 
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
-    return op->u.route.n_experts < INT32_MAX &&
+    return qmi_is_plain_route(&op->u.route) &&
+           op->u.route.n_experts < INT32_MAX &&
            op->u.route.n_tokens * op->u.route.top_k < INT32_MAX;
 }
 

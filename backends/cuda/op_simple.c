@@ -5,6 +5,7 @@
  * them. */
 #include "qcuda_device.h"
 #include "launches.h"
+#include "plain_op.h"
 #include "portions.h"
 
 /* Shapes that the kernels cannot take were refused when the weight was
@@ -79,6 +80,12 @@ static qmoe_status run_rmsnorm(
 
 /* ---- kv_store ---- */
 
+static bool supports_kv_store(const qmi_device *device, const qmi_op *op)
+{
+    (void)device;
+    return op->u.kv_store.type == QMI_KV_F32;
+}
+
 static qmoe_status run_kv_store(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
@@ -105,14 +112,15 @@ enum { ATTENTION_COST = 16 };
 static uint64_t attention_shared_bytes(const qmi_op_attention *o)
 {
     /* Query, sums, weights; the span and a value per warp. */
-    return (2 * (uint64_t)o->d_head + QCUDA_ATTENTION_THREADS) * 4 + 5 * 4 +
+    return (2 * (uint64_t)o->d_key + QCUDA_ATTENTION_THREADS) * 4 + 5 * 4 +
            8 * 4;
 }
 
 static bool supports_attention(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_attention *o = &op->u.attention;
-    return attention_shared_bytes(o) <= device->info.max_shared_bytes &&
+    return qmi_is_plain_attention(o) &&
+           attention_shared_bytes(o) <= device->info.max_shared_bytes &&
            o->n_queries * o->n_heads <= INT32_MAX;
 }
 
@@ -129,7 +137,7 @@ static qmoe_status run_attention(
         .bias = qcuda_pointer(o->bias),
         .n_spans = (int32_t)o->n_spans,
         .n_heads = (int32_t)o->n_heads,
-        .d_head = (int32_t)o->d_head,
+        .d_head = (int32_t)o->d_key,
         .causal = o->causal,
         .max_distance = o->max_distance,
         .scale = o->scale,
@@ -144,7 +152,7 @@ static qmoe_status run_attention(
         .n_items = o->n_queries,
         .n_units = o->n_queries,
         .cost = 2.0 * ATTENTION_COST * (double)o->n_queries *
-                (double)o->max_keys * (double)(o->n_heads * o->d_head),
+                (double)o->max_keys * (double)(o->n_heads * o->d_key),
     };
     /* The only operation here that can take long: its cost grows with the
      * square of the length.  Queries are the units, so a cut changes no bit. */
@@ -160,6 +168,19 @@ static qmoe_status run_attention(
 
 /* ---- tables ---- */
 
+/* Not there yet: a model that needs them is refused. */
+const qmi_variant *qcuda_variants_rope(size_t *n)
+{
+    *n = 0;
+    return NULL;
+}
+
+const qmi_variant *qcuda_variants_glu(size_t *n)
+{
+    *n = 0;
+    return NULL;
+}
+
 #define ONE_VARIANT(member, text, is_supported)                                \
     const qmi_variant *qcuda_variants_##member(size_t *n)                      \
     {                                                                          \
@@ -171,5 +192,5 @@ static qmoe_status run_attention(
 ONE_VARIANT(embed, "rows", always)
 ONE_VARIANT(decode, "rows", always)
 ONE_VARIANT(rmsnorm, "block", supports_rmsnorm)
-ONE_VARIANT(kv_store, "rows", always)
+ONE_VARIANT(kv_store, "rows", supports_kv_store)
 ONE_VARIANT(attention, "online", supports_attention)

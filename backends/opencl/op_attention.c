@@ -20,7 +20,7 @@ qmoe_status qocl_run_attention(
     qocl_arg_view(&call, o->bias);
     qocl_arg_int(&call, o->n_spans);
     qocl_arg_int(&call, o->n_heads);
-    qocl_arg_int(&call, o->d_head);
+    qocl_arg_int(&call, o->d_key);
     qocl_arg_int(&call, o->max_distance);
     qocl_arg_float(&call, o->scale);
     qocl_arg_int(&call, o->causal);

@@ -6,6 +6,8 @@
  * than they are stored in. */
 #include "clblast.h"
 
+#include "plain_op.h"
+
 /* 32 MiB of widened rows. */
 enum { SLAB_BYTES = 1 << 25 };
 
@@ -19,7 +21,7 @@ bool qocl_clblast_supports(const qmi_device *device, const qmi_op *op)
         (uint64_t)o->n_tokens * (uint64_t)o->weight->host->n_rows * 4;
     /* Wanted at all, enough tokens, and nothing that only our kernels do:
      * rotation, streaming. */
-    return limits->clblast_tokens != 0 &&
+    return limits->clblast_tokens != 0 && qmi_is_plain_linear(o) &&
            o->n_tokens >= (int64_t)limits->clblast_tokens &&
            o->weight->host->format->dense && w->entries == NULL &&
            o->weight->host->rotation == 0 && o->n_tokens <= INT32_MAX - 64 &&
@@ -110,7 +112,7 @@ qmoe_status qocl_clblast_linear(
     qocl_arg_view(&call, o->residual);
     qocl_arg_int(&call, n_rows);
     qocl_arg_float(&call, o->alpha);
-    qocl_arg_int(&call, o->relu);
+    qocl_arg_int(&call, o->act == QMI_ACT_RELU);
     qocl_arg_int(&call, o->residual.buffer != NULL);
     return qocl_run(&call, device->tuning.group, n_rows, o->n_tokens, 1, err);
 }

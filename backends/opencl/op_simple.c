@@ -156,3 +156,16 @@ qmoe_status qocl_run_route(qmi_device *device, const qmi_op *op, qmi_error *err)
         return QMOE_OK;
     return drop(device, o, err);
 }
+
+/* Not there yet; opencl.c offers no variant of them. */
+qmoe_status qocl_run_rope(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    (void)device, (void)op;
+    return qmi_fail(err, QMOE_E_UNSUPPORTED, "opencl: no rope");
+}
+
+qmoe_status qocl_run_glu(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    (void)device, (void)op;
+    return qmi_fail(err, QMOE_E_UNSUPPORTED, "opencl: no glu");
+}

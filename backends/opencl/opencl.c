@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "plain_op.h"
 #include "alloc.h"
 #include "clblast.h"
 #include "find.h"
@@ -248,22 +249,30 @@ static bool supports(const qmi_device *device, const qmi_op *op)
                    NULL &&
                fits(op->u.rmsnorm.n_tokens, 64);
     case QMI_OP_LINEAR:
-        return fits(op->u.linear.n_tokens, 1);
+        return qmi_is_plain_linear(&op->u.linear) &&
+               fits(op->u.linear.n_tokens, 1);
     case QMI_OP_KV_STORE:
-        return fits(op->u.kv_store.n_tokens, 1) &&
+        return op->u.kv_store.type == QMI_KV_F32 &&
+               fits(op->u.kv_store.n_tokens, 1) &&
                fits(op->u.kv_store.n_cols, 1);
     case QMI_OP_ATTENTION:
-        return fits(op->u.attention.n_heads, op->u.attention.d_head) &&
+        return qmi_is_plain_attention(&op->u.attention) &&
+               fits(op->u.attention.n_heads, op->u.attention.d_key) &&
                fits(op->u.attention.n_queries, op->u.attention.n_heads) &&
                fits(op->u.attention.max_keys, 1) &&
                fits(op->u.attention.max_distance, 2);
     case QMI_OP_ROUTE:
-        return fits(op->u.route.n_tokens, op->u.route.top_k) &&
+        return qmi_is_plain_route(&op->u.route) &&
+               fits(op->u.route.n_tokens, op->u.route.top_k) &&
                fits(op->u.route.n_experts, 1);
     case QMI_OP_EXPERT_FFN:
-        return fits(op->u.expert_ffn.n_tokens, op->u.expert_ffn.top_k);
+        return qmi_is_plain_expert_ffn(&op->u.expert_ffn) &&
+               fits(op->u.expert_ffn.n_tokens, op->u.expert_ffn.top_k);
     case QMI_OP_DECODE:
         return true;
+    case QMI_OP_ROPE:
+    case QMI_OP_GLU:
+        break; /* not there */
     case QMI_OP_TOP_LOGITS:
         break; /* qocl_variants_top_logits */
     case QMI_OP_COUNT:
@@ -291,7 +300,7 @@ static const qmi_variant *variants(
     }
     if (kind == QMI_OP_TOP_LOGITS)
         return qocl_variants_top_logits(device, n);
-    *n = 1;
+    *n = kind != QMI_OP_ROPE && kind != QMI_OP_GLU;
     return &table[kind];
 }
 

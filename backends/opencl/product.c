@@ -161,7 +161,7 @@ qmoe_status qocl_run_linear(
         .tile_items = tile_items(device, o->weight, o->n_tokens),
         .divisor = 1,
         .alpha = o->alpha,
-        .relu = o->relu,
+        .relu = o->act == QMI_ACT_RELU,
     };
     return run_product(device, &p, err);
 }
@@ -173,7 +173,7 @@ qmoe_status qocl_run_linear(
 static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
     int64_t n_pairs, int64_t many, int64_t *n_tiles, qmi_error *err)
 {
-    const int64_t n_experts = o->wi->host->n_mats;
+    const int64_t n_experts = o->up->host->n_mats;
     /* Full tiles, and at most one that is not full per expert: the host's
      * bound; unused tiles are marked and do nothing. */
     const int64_t partial = n_experts < n_pairs ? n_experts : n_pairs;
@@ -207,7 +207,7 @@ static qmoe_status group(qmi_device *device, const qmi_op_expert_ffn *o,
 static qmoe_status combine(
     qmi_device *device, const qmi_op_expert_ffn *o, qmi_error *err)
 {
-    const int64_t d_model = o->wo->host->n_rows;
+    const int64_t d_model = o->down->host->n_rows;
     qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_combine);
     qocl_arg_view(&call, o->dst);
     qocl_arg_view(&call, o->residual);
@@ -226,11 +226,11 @@ qmoe_status qocl_run_expert_ffn(
 {
     const qmi_op_expert_ffn *o = &op->u.expert_ffn;
     const int64_t n_pairs = o->n_tokens * o->top_k;
-    const uint64_t d_ff = (uint64_t)o->wi->host->n_rows;
-    const uint64_t d_model = (uint64_t)o->wo->host->n_rows;
+    const uint64_t d_ff = (uint64_t)o->up->host->n_rows;
+    const uint64_t d_model = (uint64_t)o->down->host->n_rows;
     /* A single pair is its own tile: its expert is read by the kernel. */
     qocl_product p = {
-        .weight = o->wi,
+        .weight = o->up,
         .src = o->src,
         .expert = o->expert,
         .grouping = ONLY_EXPERT,
@@ -249,22 +249,22 @@ qmoe_status qocl_run_expert_ffn(
         device, QOCL_RESULTS, (uint64_t)n_pairs * d_model * 4, err));
     /* Both products go by one list, so the smaller of their tiles is taken. */
     if (n_pairs > 1) {
-        const int64_t first = tile_items(device, o->wi, n_pairs);
-        const int64_t second = tile_items(device, o->wo, n_pairs);
+        const int64_t first = tile_items(device, o->up, n_pairs);
+        const int64_t second = tile_items(device, o->down, n_pairs);
         p.grouping = BY_TILES;
         p.tile_items = first < second ? first : second;
         QMI_TRY(group(device, o, n_pairs, p.tile_items, &p.n_tiles, err));
     }
     p.dst = qocl_scratch_view(device, QOCL_HIDDEN);
     qocl_product second = p;
-    second.weight = o->wo;
+    second.weight = o->down;
     second.src = p.dst;
     second.dst = qocl_scratch_view(device, QOCL_RESULTS);
     second.divisor = 1;
     second.relu = false;
     /* Both streamed: in turn, so that the second matrix comes while the first
      * works. */
-    if (qocl_is_streamed(o->wi) && qocl_is_streamed(o->wo)) {
+    if (qocl_is_streamed(o->up) && qocl_is_streamed(o->down)) {
         QMI_TRY(qocl_stream_experts(device, &p, &second, err));
     } else {
         QMI_TRY(run_product(device, &p, err));

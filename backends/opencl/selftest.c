@@ -258,7 +258,9 @@ static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
         .n_spans = 2,
         .n_queries = N_ROWS,
         .n_heads = 4,
-        .d_head = 8,
+        .n_kv_heads = 4,
+        .d_key = 8,
+        .d_value = 8,
         .max_distance = 3,
         .max_keys = 5,
         .scale = 0.5f,
@@ -291,10 +293,11 @@ static qmi_op test_op(int i, qmi_buffer *b, const qmi_bound_weight *w)
                 .residual = src,
                 .expert = at(b, AT_EXPERT),
                 .weight = at(b, AT_WEIGHT),
-                .wi = &w[1],
-                .wo = &w[2],
+                .up = &w[1],
+                .down = &w[2],
                 .n_tokens = N_TOKENS,
-                .top_k = 2}};
+                .top_k = 2,
+                .act = QMI_ACT_RELU}};
     }
 }
 

@@ -57,6 +57,30 @@ float qmi_f16_to_f32(uint16_t h)
     return f;
 }
 
+uint16_t qmi_f32_to_f16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    const uint16_t sign = (uint16_t)(u >> 16 & 0x8000u);
+    const uint32_t size = u & 0x7fffffffu;
+    if (size > 0x7f800000u)
+        return sign | 0x7e00u;
+    /* 65520 is halfway between the largest and what would be the next. */
+    if (size >= 0x477ff000u)
+        return sign | 0x7c00u;
+    if (size < 0x38800000u) {
+        /* Subnormal: adding 0.5 leaves the multiples of 2^-24, rounded by the
+         * addition, in the low bits. */
+        float value;
+        memcpy(&value, &size, sizeof value);
+        value += 0.5f;
+        memcpy(&u, &value, sizeof u);
+        return (uint16_t)(sign | (u - 0x3f000000u));
+    }
+    const uint32_t odd = size >> 13 & 1u;
+    return (uint16_t)(sign | ((size - 0x38000000u + 0xfffu + odd) >> 13));
+}
+
 /* Bytes are loaded one element at a time: files promise no alignment. */
 static void widen_bf16(float *dst, const uint8_t *src, size_t n)
 {

@@ -88,6 +88,8 @@ static inline uint16_t qmi_f32_to_bf16(float f)
 }
 
 float qmi_f16_to_f32(uint16_t h);
+/* Round to nearest even; beyond the range infinity; NaN stays NaN. */
+uint16_t qmi_f32_to_f16(float f);
 
 /* dst[i] = (float)src[i] for n elements of BF16, F16 or F32 at any alignment.
  * Any other dtype is a broken contract (checked by an assert). */

@@ -143,8 +143,11 @@ static qmoe_status attention(const builder *b, int layer, bool cross)
     qmi_step attend = {.kind = QMI_OP_ATTENTION,
         .dst = b->attended,
         .src = b->q,
-        .u.attention = {
-            .n_heads = shape->n_heads, .d_head = shape->d_key, .scale = 1.0f}};
+        .u.attention = {.n_heads = shape->n_heads,
+            .n_kv_heads = shape->n_kv_heads,
+            .d_key = shape->d_key,
+            .d_value = shape->d_value,
+            .scale = 1.0f}};
     /* The encoder's keys have no bias: distances to it mean nothing. */
     if (cross) {
         attend.u.attention.k_cache = b->cross_k_cache;
@@ -179,7 +182,8 @@ static qmoe_status cross_program(builder *b)
 static qmoe_status dense_ffn(const builder *b, const char *prefix)
 {
     QMI_TRY(linear(b, QMOE_ROLE_DENSE_FFN, prefix, "wi.weight",
-        (qmi_step){.dst = b->hidden, .src = b->normed, .u.linear.relu = true}));
+        (qmi_step){
+            .dst = b->hidden, .src = b->normed, .u.linear.act = QMI_ACT_RELU}));
     return linear(b, QMOE_ROLE_DENSE_FFN, prefix, "wo.weight",
         (qmi_step){
             .dst = b->residual, .src = b->hidden, .residual = b->residual});
@@ -219,8 +223,10 @@ static qmoe_status sparse_ffn(const builder *b, const char *prefix)
         .src = b->normed,
         .residual = b->residual,
         .n_weights = 2,
-        .u.expert_ffn = {
-            .chosen = b->chosen, .scale = b->scale, .top_k = ffn->top_k}};
+        .u.expert_ffn = {.chosen = b->chosen,
+            .scale = b->scale,
+            .top_k = ffn->top_k,
+            .act = QMI_ACT_RELU}};
     /* wi first, wo second: EXPERT_FFN takes them in this order. */
     QMI_TRY(experts(b, &step.weights[0], prefix, "wi", ffn->d_ff, d_model));
     QMI_TRY(experts(b, &step.weights[1], prefix, "wo", d_model, ffn->d_ff));

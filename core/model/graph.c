@@ -58,6 +58,19 @@ qmoe_status qmi_graph_add_table(
     return QMOE_OK;
 }
 
+qmoe_status qmi_graph_add_rotary(qmi_graph *graph, qmi_rotary *out,
+    const qmi_rotary_spec *rotary, qmi_error *err)
+{
+    void *grown = one_more(
+        graph->rotaries, graph->n_rotaries, sizeof *graph->rotaries, err);
+    if (grown == NULL)
+        return QMOE_E_NOMEM;
+    graph->rotaries = grown;
+    graph->rotaries[++graph->n_rotaries] = *rotary;
+    *out = (qmi_rotary)graph->n_rotaries;
+    return QMOE_OK;
+}
+
 qmoe_status qmi_graph_add_step(
     qmi_graph *graph, qmi_program program, qmi_step step, qmi_error *err)
 {
@@ -81,6 +94,7 @@ void qmi_graph_free(qmi_graph *graph)
     qmi_free(graph->slots);
     qmi_free(graph->caches);
     qmi_free(graph->tables);
+    qmi_free(graph->rotaries);
     for (int p = 0; p < QMI_N_PROGRAMS; p++)
         qmi_free(graph->programs[p].items);
     *graph = (qmi_graph){0};

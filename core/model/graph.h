@@ -11,6 +11,7 @@
 
 #include "dtype.h"
 #include "ops.h"
+#include "rotary.h"
 #include "shape.h"
 
 enum { QMI_NONE };
@@ -47,9 +48,12 @@ typedef struct qmi_table_spec {
     bool bidirectional;
 } qmi_table_spec;
 
+/* Angles of a rotary position embedding (rotary.h). */
+typedef int32_t qmi_rotary;
+
 /* `block` of a step that belongs to none. */
 enum { QMI_BEFORE_BLOCKS = -1, QMI_AFTER_BLOCKS = -2 };
-enum { QMI_MAX_STEP_WEIGHTS = 2 };
+enum { QMI_MAX_STEP_WEIGHTS = 3 };
 
 typedef struct qmi_step {
     qmi_op_kind kind;
@@ -61,29 +65,40 @@ typedef struct qmi_step {
     union {
         struct {
             float epsilon;
+            int64_t n_groups; /* of a row, each normed by itself; 0: one */
         } rmsnorm;
         struct {
+            qmi_rotary rotary;
+            int64_t n_heads, d_head;
+        } rope;
+        struct { /* weights: the matrix, and perhaps a bias */
             float alpha;
-            bool relu;
+            qmi_act act;
         } linear;
+        struct { /* src: what is gated */
+            qmi_slot gate;
+            qmi_act act;
+        } glu;
         struct {
             qmi_cache cache;
         } kv_store;
-        struct {
+        struct {           /* weights: perhaps sinks */
             qmi_slot k, v; /* or, from passes before: */
             qmi_cache k_cache, v_cache;
             qmi_table bias;
-            int64_t n_heads, d_head;
+            int64_t n_heads, n_kv_heads, d_key, d_value, window;
             float scale;
             bool causal;
         } attention;
-        struct { /* dst: the weights of the chosen */
+        struct { /* dst: the weights of the chosen; weights: perhaps a bias */
             qmi_slot chosen;
             int64_t n_experts, top_k;
+            qmi_router router;
         } route;
-        struct { /* weights: of the layer in, of the layer out */
+        struct { /* weights: up, down, and perhaps gate */
             qmi_slot chosen, scale;
             int64_t top_k;
+            qmi_act act;
         } expert_ffn;
     } u;
 } qmi_step;
@@ -98,7 +113,8 @@ typedef struct qmi_graph {
     qmi_slot_spec *slots; /* [n_slots + 1], number 0 is none; so below */
     qmi_cache_spec *caches;
     qmi_table_spec *tables;
-    size_t n_slots, n_caches, n_tables;
+    qmi_rotary_spec *rotaries;
+    size_t n_slots, n_caches, n_tables, n_rotaries;
     qmi_steps programs[QMI_N_PROGRAMS]; /* empty: the model has none */
     qmi_slot residual;                  /* what one block hands to the next */
 } qmi_graph;
@@ -109,6 +125,8 @@ qmoe_status qmi_graph_add_cache(
     qmi_graph *graph, qmi_cache *out, qmi_cache_spec cache, qmi_error *err);
 qmoe_status qmi_graph_add_table(
     qmi_graph *graph, qmi_table *out, qmi_table_spec table, qmi_error *err);
+qmoe_status qmi_graph_add_rotary(qmi_graph *graph, qmi_rotary *out,
+    const qmi_rotary_spec *rotary, qmi_error *err);
 qmoe_status qmi_graph_add_step(
     qmi_graph *graph, qmi_program program, qmi_step step, qmi_error *err);
 void qmi_graph_free(qmi_graph *graph);
@@ -117,6 +135,15 @@ void qmi_graph_free(qmi_graph *graph);
  * neighbours: architectures list a block's steps one after the other. */
 void qmi_steps_of_block(
     const qmi_steps *steps, int32_t block, size_t *first, size_t *last);
+
+/* Values of a position's turns in the first n rotary embeddings. */
+static inline int64_t qmi_turns_width(const qmi_graph *graph, size_t n)
+{
+    int64_t width = 0;
+    for (size_t i = 1; i <= n; i++)
+        width += graph->rotaries[i].width;
+    return width;
+}
 
 /* Whether a model has an encoder. */
 static inline bool qmi_graph_encodes(const qmi_graph *graph)

@@ -17,7 +17,7 @@ static const qmi_bound_weight *weight_of(const qmi_op *op)
     case QMI_OP_LINEAR:
         return op->u.linear.weight;
     case QMI_OP_EXPERT_FFN:
-        return op->u.expert_ffn.wi;
+        return op->u.expert_ffn.up;
     case QMI_OP_DECODE:
         return op->u.decode.weight;
     default:

@@ -27,8 +27,8 @@ static qmoe_status reserve(qmi_lists *lists, qmi_error *err)
     return QMOE_OK;
 }
 
-qmoe_status qmi_lists_begin(
-    qmi_lists *lists, int64_t n_tokens, int64_t n_spans, qmi_error *err)
+qmoe_status qmi_lists_begin(qmi_lists *lists, int64_t n_tokens, int64_t n_spans,
+    int64_t n_turns, qmi_error *err)
 {
     const uint64_t tokens = (uint64_t)n_tokens * sizeof(int32_t);
     const uint64_t spans = (uint64_t)n_spans * sizeof(qmi_attention_span);
@@ -38,6 +38,7 @@ qmoe_status qmi_lists_begin(
         [QMI_LIST_ROWS] = tokens,
         [QMI_LIST_SPANS] = spans,
         [QMI_LIST_CROSS_SPANS] = spans,
+        [QMI_LIST_TURNS] = (uint64_t)(n_tokens * n_turns) * sizeof(float),
     };
     lists->n_bytes = 0;
     /* The same order in every pass; each list begins on a multiple of what

@@ -13,6 +13,7 @@ typedef enum qmi_list {
     QMI_LIST_ROWS,        /* i32 [n_tokens], of the caches stored to */
     QMI_LIST_SPANS,       /* qmi_attention_span [n_spans]: over own keys */
     QMI_LIST_CROSS_SPANS, /* the same, over the encoder's */
+    QMI_LIST_TURNS,       /* f32 [n_tokens, width] of each rotary embedding */
     QMI_LIST_COUNT
 } qmi_list;
 
@@ -25,9 +26,10 @@ typedef struct qmi_lists {
     qmi_growing device;
 } qmi_lists;
 
-/* Lays the lists of a pass out, all zero. */
-qmoe_status qmi_lists_begin(
-    qmi_lists *lists, int64_t n_tokens, int64_t n_spans, qmi_error *err);
+/* Lays the lists of a pass out, all zero; n_turns: widths of all rotary
+ * embeddings together. */
+qmoe_status qmi_lists_begin(qmi_lists *lists, int64_t n_tokens, int64_t n_spans,
+    int64_t n_turns, qmi_error *err);
 /* To be filled before the upload; valid until the next begin. */
 void *qmi_lists_host(const qmi_lists *lists, qmi_list list);
 qmoe_status qmi_lists_upload(qmi_lists *lists, const qmi_backend *backend,

@@ -180,8 +180,8 @@ static void fill_encoder_lists(qmoe_session *s)
 static qmoe_status begin_lists(
     qmoe_session *s, const qmi_pass *pass, const int32_t *ids, qmi_error *err)
 {
-    QMI_TRY(
-        qmi_lists_begin(&s->stage.lists, pass->n_tokens, pass->n_spans, err));
+    QMI_TRY(qmi_lists_begin(&s->stage.lists, pass->n_tokens, pass->n_spans,
+        qmi_turns_width(&s->model->graph, s->model->graph.n_rotaries), err));
     if (ids == NULL)
         return QMOE_OK;
     QMI_TRY(check_ids(s, ids, pass->n_tokens, err));
@@ -277,6 +277,24 @@ static void fill_decoder_lists(qmoe_session *s, const qmi_batch *batch)
     }
 }
 
+/* Cosines and sines of each row's position, for every rotary embedding. */
+static void fill_turns(
+    qmoe_session *s, const qmi_pass *pass, const qmi_batch *batch)
+{
+    const qmi_graph *graph = &s->model->graph;
+    float *turns = qmi_lists_host(&s->stage.lists, QMI_LIST_TURNS);
+    for (size_t r = 1; r <= graph->n_rotaries; r++) {
+        const qmi_rotary_spec *rotary = &graph->rotaries[r];
+        float *row = turns + pass->n_tokens * qmi_turns_width(graph, r - 1);
+        for (size_t i = 0; i < batch->n; i++) {
+            const int32_t position = s->sequences[batch->sequences[i]].position;
+            const int32_t n = batch->lengths[i];
+            for (int32_t t = 0; t < n; t++, row += rotary->width)
+                qmi_rotary_turn(row, rotary, position + t, position + n);
+        }
+    }
+}
+
 /* Tokens of a pass and keys of its longest sequence. */
 static qmoe_status measure(const qmoe_session *s, qmi_pass *pass,
     const qmi_batch *batch, qmi_error *err)
@@ -317,6 +335,7 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
     QMI_TRY(qmi_session_reach(s, QMI_DECODE, pass->max_keys - 1, err));
     pass->n_cache_rows = (int64_t)s->n_sequences * s->n_rows;
     fill_decoder_lists(s, batch);
+    fill_turns(s, pass, batch);
     return qmi_lists_upload(
         &s->stage.lists, s->stage.backend, s->stage.device, err);
 }

@@ -19,6 +19,13 @@ static qmi_view slot_view(const qmoe_session *s, qmi_slot slot)
     return view_of(&s->stage.slots[slot]);
 }
 
+/* NULL when the step has fewer. */
+static const qmi_bound_weight *weight_of(
+    const qmoe_session *s, const qmi_step *step, int i)
+{
+    return i < step->n_weights ? &s->stage.bound[step->weights[i]] : NULL;
+}
+
 static void make_attention(qmi_op_attention *o, const qmoe_session *s,
     const qmi_step *step, const qmi_pass *pass)
 {
@@ -40,7 +47,11 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
         .n_spans = pass->n_spans,
         .n_queries = pass->n_tokens,
         .n_heads = step->u.attention.n_heads,
-        .d_head = step->u.attention.d_head,
+        .n_kv_heads = step->u.attention.n_kv_heads,
+        .d_key = step->u.attention.d_key,
+        .d_value = step->u.attention.d_value,
+        .window = step->u.attention.window,
+        .sinks = weight_of(s, step, 0),
         .max_keys = cross ? pass->max_cross_keys : pass->max_keys,
         .scale = step->u.attention.scale,
         .causal = step->u.attention.causal,
@@ -52,12 +63,37 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
     o->max_distance = s->stage.tables[bias].reach;
 }
 
+static void make_rope(qmi_op_rope *o, const qmoe_session *s,
+    const qmi_step *step, const qmi_pass *pass)
+{
+    const qmi_graph *graph = &s->model->graph;
+    const size_t number = (size_t)step->u.rope.rotary;
+    *o = (qmi_op_rope){
+        .dst = slot_view(s, step->dst),
+        .src = slot_view(s, step->src),
+        .turns = qmi_lists_view(&s->stage.lists, QMI_LIST_TURNS),
+        .n_tokens = pass->n_tokens,
+        .n_heads = step->u.rope.n_heads,
+        .d_head = step->u.rope.d_head,
+        .d_rotary = graph->rotaries[number].width,
+        .interleaved = graph->rotaries[number].interleaved,
+    };
+    /* Those of the embeddings before it come first (fill_turns). */
+    o->turns.offset +=
+        (uint64_t)(pass->n_tokens * qmi_turns_width(graph, number - 1)) *
+        sizeof(float);
+}
+
+/* Parts of a row that are normed by themselves. */
+static int64_t groups_of(const qmi_step *step)
+{
+    return step->u.rmsnorm.n_groups != 0 ? step->u.rmsnorm.n_groups : 1;
+}
+
 static qmi_op make_op(
     const qmoe_session *s, const qmi_step *step, const qmi_pass *pass)
 {
-    /* Of a step without a weight this is some other's, which it does not look
-     * at. */
-    const qmi_bound_weight *w = &s->stage.bound[step->weights[0]];
+    const qmi_bound_weight *w = weight_of(s, step, 0);
     const qmi_graph *graph = &s->model->graph;
     /* Members a step does not set are absent operands. */
     qmi_op op = {.kind = step->kind};
@@ -72,8 +108,20 @@ static qmi_op make_op(
         op.u.rmsnorm = (qmi_op_rmsnorm){.dst = slot_view(s, step->dst),
             .src = slot_view(s, step->src),
             .weight = w,
-            .n_tokens = pass->n_tokens,
+            .n_tokens = pass->n_tokens * groups_of(step),
             .epsilon = step->u.rmsnorm.epsilon};
+        break;
+    case QMI_OP_GLU:
+        op.u.glu = (qmi_op_glu){.dst = slot_view(s, step->dst),
+            .up = slot_view(s, step->src),
+            .gate = slot_view(s, step->u.glu.gate),
+            .n_tokens = pass->n_tokens,
+            .n_cols = graph->slots[step->dst].width,
+            .n_gate_cols = graph->slots[step->u.glu.gate].width,
+            .act = step->u.glu.act};
+        break;
+    case QMI_OP_ROPE:
+        make_rope(&op.u.rope, s, step, pass);
         break;
     case QMI_OP_LINEAR:
         op.u.linear = (qmi_op_linear){.dst = slot_view(s, step->dst),
@@ -82,7 +130,8 @@ static qmi_op make_op(
             .weight = w,
             .n_tokens = pass->n_tokens,
             .alpha = step->u.linear.alpha,
-            .relu = step->u.linear.relu};
+            .bias = weight_of(s, step, 1),
+            .act = step->u.linear.act};
         break;
     case QMI_OP_KV_STORE:
         op.u.kv_store = (qmi_op_kv_store){
@@ -105,7 +154,9 @@ static qmi_op make_op(
                 .n_tokens = pass->n_tokens,
                 .n_experts = step->u.route.n_experts,
                 .top_k = step->u.route.top_k,
-                .capacity = s->capacity};
+                .capacity = s->capacity,
+                .bias = weight_of(s, step, 0),
+                .router = step->u.route.router};
         break;
     case QMI_OP_EXPERT_FFN:
         op.u.expert_ffn = (qmi_op_expert_ffn){.dst = slot_view(s, step->dst),
@@ -113,10 +164,12 @@ static qmi_op make_op(
             .residual = slot_view(s, step->residual),
             .expert = slot_view(s, step->u.expert_ffn.chosen),
             .weight = slot_view(s, step->u.expert_ffn.scale),
-            .wi = w,
-            .wo = &s->stage.bound[step->weights[1]],
+            .up = w,
+            .down = weight_of(s, step, 1),
+            .gate = weight_of(s, step, 2),
             .n_tokens = pass->n_tokens,
-            .top_k = step->u.expert_ffn.top_k};
+            .top_k = step->u.expert_ffn.top_k,
+            .act = step->u.expert_ffn.act};
         break;
     case QMI_OP_DECODE:
     case QMI_OP_TOP_LOGITS: /* no step: top_pass.c */
@@ -144,7 +197,8 @@ static qmoe_status reserve(
     if (step->kind == QMI_OP_ROUTE)
         QMI_TRY(reserve_slot(s, step->u.route.chosen, pass, err));
     /* A residual that is written in place must keep what it holds. */
-    if (step->dst == QMI_NONE || step->dst == step->residual)
+    if (step->dst == QMI_NONE || step->dst == step->residual ||
+        step->dst == step->src)
         return QMOE_OK;
     return reserve_slot(s, step->dst, pass, err);
 }

@@ -214,7 +214,7 @@ static qmoe_status hidden(
             .mat = expert,
             .n_tokens = n,
             .alpha = 1.0f,
-            .relu = true}};
+            .act = QMI_ACT_RELU}};
     return qmi_run(p->backend, w->device, &op, &w->error);
 }
 
@@ -296,8 +296,9 @@ static qmoe_status apply_chunk(const qmi_expert_pass *p, qmi_expert_worker *w,
             .residual = at(w->residual),
             .expert = at(w->expert),
             .weight = at(w->weight),
-            .wi = wi,
-            .wo = wo,
+            .act = QMI_ACT_RELU,
+            .up = wi,
+            .down = wo,
             .n_tokens = n,
             .top_k = 1}};
     QMI_TRY(qmi_run(p->backend, w->device, &op, &w->error));

@@ -103,7 +103,9 @@ static qmoe_status time_attention(
             .n_spans = 1,
             .n_queries = TOKENS,
             .n_heads = n_heads,
-            .d_head = d_head,
+            .n_kv_heads = n_heads,
+            .d_key = d_head,
+            .d_value = d_head,
             .max_distance = 128,
             .max_keys = TOKENS,
             .scale = 1.0f / (float)d_head}};

@@ -249,6 +249,11 @@ bool check_supported(const problem *p, const target *t, size_t variant);
  * leave, in units of UNIT_ROUNDOFF * sum |terms|, in any order of adding. */
 double sum_growth(int64_t n);
 
+/* |act(x)|, and how far a float32 activation of a value that is within `error`
+ * of x may be from it. */
+double act_size(qmi_act act, double x);
+double act_error(qmi_act act, double x, double error);
+
 /* sum |a[i]| */
 double sum_abs(const float *a, int64_t n);
 /* sum |a[i] * b[i]| */

@@ -223,7 +223,7 @@ static qmoe_status off_by_tolerance(
     QMI_TRY(run_reference(device, op, err));
     array y = output_of(op);
     int64_t i = finite_element(&y);
-    if (y.bound == NULL)
+    if (y.bound == NULL || y.bound[i] == 0)
         flip_lowest_bit(&y.at[i]);
     else
         y.at[i] = (float)((double)y.at[i] + 1.5 * y.bound[i]);

@@ -34,7 +34,7 @@ static double score_of(const row *r, int64_t k, int64_t block)
     const qmi_op_attention *o = r->o;
     const int64_t m = o->max_distance;
     double score = 0;
-    for (int64_t i = 0; i < o->d_head; i++)
+    for (int64_t i = 0; i < o->d_key; i++)
         score += (double)r->q[i] * r->k[k * r->width + i];
     score *= o->scale;
     if (r->bias == NULL)
@@ -51,7 +51,7 @@ static void rescale(row *r, double largest)
     r->largest = largest;
     if (r->wrong != STALE_SUM)
         r->sum *= factor;
-    for (int64_t i = 0; i < r->o->d_head && r->wrong != STALE_VALUES; i++)
+    for (int64_t i = 0; i < r->o->d_key && r->wrong != STALE_VALUES; i++)
         r->values[i] *= factor;
 }
 
@@ -67,7 +67,7 @@ static void meet(row *r, int64_t begin, int64_t end)
     for (int64_t k = begin; k < end; k++) {
         const double weight = exp(score_of(r, k, begin) - r->largest);
         r->sum += weight;
-        for (int64_t i = 0; i < r->o->d_head; i++)
+        for (int64_t i = 0; i < r->o->d_key; i++)
             r->values[i] += weight * r->v[k * r->width + i];
     }
 }
@@ -80,7 +80,7 @@ static void attend(row *r, float *dst, int64_t k_len)
     }
     r->largest = -DBL_MAX;
     r->sum = 0;
-    for (int64_t i = 0; i < r->o->d_head; i++)
+    for (int64_t i = 0; i < r->o->d_key; i++)
         r->values[i] = 0;
     for (int64_t k = 0; k < r->n_keys; k += r->block) {
         int64_t end = k + r->block < r->n_keys ? k + r->block : r->n_keys;
@@ -90,7 +90,7 @@ static void attend(row *r, float *dst, int64_t k_len)
             end--;
         meet(r, k, end);
     }
-    for (int64_t i = 0; i < r->o->d_head; i++)
+    for (int64_t i = 0; i < r->o->d_key; i++)
         dst[i] = (float)(r->values[i] / r->sum);
 }
 
@@ -100,8 +100,8 @@ static void attend_span(row *r, const qmi_attention_span *s)
     const float *bias = qmi_host_pointer(o->bias);
     for (int64_t i = 0; i < s->q_len; i++)
         for (int64_t h = 0; h < o->n_heads; h++) {
-            const int64_t at = (s->q_begin + i) * r->width + h * o->d_head;
-            const int64_t keys = s->k_begin * r->width + h * o->d_head;
+            const int64_t at = (s->q_begin + i) * r->width + h * o->d_key;
+            const int64_t keys = s->k_begin * r->width + h * o->d_key;
             r->q = (const float *)qmi_host_pointer(o->q) + at;
             r->k = (const float *)qmi_host_pointer(o->k) + keys;
             r->v = (const float *)qmi_host_pointer(o->v) + keys;
@@ -120,10 +120,10 @@ static qmoe_status run_wrong(const qmi_op *op, mistake wrong, int64_t block)
     const qmi_op_attention *o = &op->u.attention;
     const qmi_attention_span *spans = qmi_host_pointer(o->spans);
     row r = {.o = o,
-        .width = o->n_heads * o->d_head,
+        .width = o->n_heads * o->d_key,
         .wrong = wrong,
         .block = block,
-        .values = check_calloc((size_t)o->d_head, sizeof(double))};
+        .values = check_calloc((size_t)o->d_key, sizeof(double))};
     for (int64_t s = 0; s < o->n_spans; s++)
         attend_span(&r, &spans[s]);
     free(r.values);

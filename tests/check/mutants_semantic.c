@@ -48,7 +48,7 @@ static qmoe_status run_replaced(
 
 ALTERED(linear_no_residual, o.u.linear.residual.buffer = NULL)
 ALTERED(linear_no_alpha, o.u.linear.alpha = 1)
-ALTERED(linear_no_relu, o.u.linear.relu = false)
+ALTERED(linear_no_relu, o.u.linear.act = QMI_ACT_NONE)
 ALTERED(linear_first_matrix, o.u.linear.mat = 0)
 ALTERED(linear_one_tile_of_tokens,
     o.u.linear.n_tokens = o.u.linear.n_tokens > 16 ? 16 : o.u.linear.n_tokens)
@@ -112,11 +112,11 @@ static qmoe_status linear_relu_last(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     qmi_op o = *op;
-    o.u.linear.relu = false;
+    o.u.linear.act = QMI_ACT_NONE;
     QMI_TRY(run_reference(device, &o, err));
     float *y = qmi_host_pointer(op->u.linear.dst);
     int64_t n = op->u.linear.n_tokens * op->u.linear.weight->host->n_rows;
-    for (int64_t i = 0; i < n && op->u.linear.relu; i++)
+    for (int64_t i = 0; i < n && op->u.linear.act == QMI_ACT_RELU; i++)
         if (y[i] < 0)
             y[i] = 0;
     return QMOE_OK;
@@ -165,8 +165,8 @@ TURNED(linear_other_signs, linear, weight, SAME_PARTS, 1)
 TURNED(decode_not_rotated, decode, weight, 0, 0)
 TURNED(decode_other_signs, decode, weight, SAME_PARTS, 1)
 TURNED(embed_not_rotated, embed, table, 0, 0)
-TURNED(experts_wi_not_rotated, expert_ffn, wi, 0, 0)
-TURNED(experts_wo_not_rotated, expert_ffn, wo, 0, 0)
+TURNED(experts_wi_not_rotated, expert_ffn, up, 0, 0)
+TURNED(experts_wo_not_rotated, expert_ffn, down, 0, 0)
 
 /* ---- embed, rmsnorm, kv_store, decode ---- */
 

@@ -223,7 +223,8 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     o->n_spans = c->n_spans;
     o->n_queries = n_queries;
     o->n_heads = c->n_heads;
-    o->d_head = c->d_head;
+    o->n_kv_heads = c->n_heads;
+    o->d_key = o->d_value = c->d_head;
     o->max_distance = c->max_distance;
     o->scale = c->alpha;
     o->causal = c->causal;
@@ -365,7 +366,7 @@ static check_cost cost(const problem *p)
         pairs += (double)spans[s].q_len * (double)spans[s].k_len;
     return (check_cost){
         .bytes = operand_bytes(p),
-        .flops = 4 * pairs * (double)(o->n_heads * o->d_head),
+        .flops = 4 * pairs * (double)(o->n_heads * o->d_key),
     };
 }
 

@@ -164,8 +164,8 @@ static qmoe_status add_experts(problem *p, rng *r, qmi_error *err)
         c->weight, c->layout, c->w, c->n_mats, c->n_rows, c->n_cols};
     const weight_request wo = {
         c->weight, c->layout, second, c->n_mats, c->n_cols, c->n_rows};
-    QMI_TRY(add_weight(p, offsetof(qmi_op, u.expert_ffn.wi), &wi, r, err));
-    return add_weight(p, offsetof(qmi_op, u.expert_ffn.wo), &wo, r, err);
+    QMI_TRY(add_weight(p, offsetof(qmi_op, u.expert_ffn.up), &wi, r, err));
+    return add_weight(p, offsetof(qmi_op, u.expert_ffn.down), &wo, r, err);
 }
 
 static qmoe_status build(problem *p, rng *r, qmi_error *err)
@@ -174,6 +174,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     QMI_TRY(add_experts(p, r, err));
     p->body.u.expert_ffn.n_tokens = c->n_tokens;
     p->body.u.expert_ffn.top_k = c->top_k;
+    p->body.u.expert_ffn.act = QMI_ACT_RELU;
     operand *src =
         add_floats(p, "src", VIEW_AT(expert_ffn.src), c->n_tokens, c->n_cols);
     fill_values(src->data.floats, c->n_tokens * c->n_cols, r,

@@ -162,7 +162,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     p->body.u.linear.mat = c->mat;
     p->body.u.linear.n_tokens = c->n_tokens;
     p->body.u.linear.alpha = c->alpha;
-    p->body.u.linear.relu = c->relu;
+    p->body.u.linear.act = c->relu ? QMI_ACT_RELU : QMI_ACT_NONE;
     /* 0 * infinity in the sum would be NaN for a dense kernel and nothing for
      * a sparse one; ops.h does not decide, so sums stay finite. */
     value_kind x = c->x == VALUES_SPECIAL ? VALUES_RANDOM : c->x;

@@ -216,6 +216,38 @@ double sum_growth(int64_t n)
     return 1 + (worst < likely ? worst : likely);
 }
 
+double act_size(qmi_act act, double x)
+{
+    const double sigmoid = 1 / (1 + exp(-x));
+    switch (act) {
+    case QMI_ACT_RELU:
+        return fmax(x, 0);
+    case QMI_ACT_SILU:
+        return fabs(x) * sigmoid;
+    case QMI_ACT_SIGMOID:
+        return sigmoid;
+    case QMI_ACT_NONE:
+    case QMI_ACT_COUNT:
+        break;
+    }
+    return fabs(x);
+}
+
+double act_error(qmi_act act, double x, double error)
+{
+    if (act != QMI_ACT_SILU && act != QMI_ACT_SIGMOID)
+        return error;
+    /* The exponential's relative error counts by how much of the denominator it
+     * is; a sum and a division.  Where it overflows at least 2^-128 is lost per
+     * unit of x. */
+    const double rest = 1 / (1 + exp(x));
+    const double own =
+        UNIT_ROUNDOFF * act_size(act, x) * (rest * (2 * fabs(x) + 4) + 4);
+    const double flushed = SMALLEST_NORMAL * (fmin(fabs(x), 128) + 2);
+    /* Steepest: silu below 1.1, sigmoid 1/4. */
+    return own + flushed + (act == QMI_ACT_SILU ? 1.1 : 0.25) * error;
+}
+
 double sum_abs(const float *a, int64_t n)
 {
     double sum = 0;

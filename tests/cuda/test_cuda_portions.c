@@ -166,7 +166,9 @@ static void make_attention(bench *b, int64_t n)
         .n_spans = 2,
         .n_queries = n,
         .n_heads = HEADS,
-        .d_head = WIDTH / HEADS,
+        .n_kv_heads = HEADS,
+        .d_key = WIDTH / HEADS,
+        .d_value = WIDTH / HEADS,
         .max_keys = first,
         .scale = 1.0f,
         .causal = true};
@@ -217,8 +219,9 @@ static void make_ffn(bench *b, int64_t n, const char *format, int64_t d_model)
     *o = (qmi_op_expert_ffn){.src = add_numbers(b, (size_t)(n * d_model)),
         .expert = add(b, expert, (size_t)n * TOP_K * sizeof *expert),
         .weight = add_numbers(b, (size_t)n * TOP_K),
-        .wi = add_weight(b, format, EXPERTS, INNER, d_model),
-        .wo = add_weight(b, format, EXPERTS, d_model, INNER),
+        .act = QMI_ACT_RELU,
+        .up = add_weight(b, format, EXPERTS, INNER, d_model),
+        .down = add_weight(b, format, EXPERTS, d_model, INNER),
         .n_tokens = n,
         .top_k = TOP_K};
     add_dst(b, &o->dst, n * d_model);

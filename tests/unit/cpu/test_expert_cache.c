@@ -311,8 +311,9 @@ static void run_one(runner *r, int32_t expert, float *y)
             .src = {r->src, 0},
             .expert = {r->expert, 0},
             .weight = {r->weight, 0},
-            .wi = &r->wi,
-            .wo = &r->wo,
+            .act = QMI_ACT_RELU,
+            .up = &r->wi,
+            .down = &r->wo,
             .n_tokens = 1,
             .top_k = 1},
     };

@@ -49,7 +49,7 @@ static void put_attention(FILE *out, const qmoe_model *m, const qmi_step *s)
     put_cache(out, m, "k", s->u.attention.k_cache);
     put_cache(out, m, "v", s->u.attention.v_cache);
     fprintf(out, " heads=%d width=%d scale=%g causal=%d",
-        (int)s->u.attention.n_heads, (int)s->u.attention.d_head,
+        (int)s->u.attention.n_heads, (int)s->u.attention.d_key,
         (double)s->u.attention.scale, s->u.attention.causal);
     if (s->u.attention.bias == QMI_NONE)
         return;
@@ -67,7 +67,7 @@ static void put_parameters(FILE *out, const qmoe_model *m, const qmi_step *s)
         break;
     case QMI_OP_LINEAR:
         fprintf(out, " alpha=%.9g relu=%d", (double)s->u.linear.alpha,
-            s->u.linear.relu);
+            s->u.linear.act == QMI_ACT_RELU);
         break;
     case QMI_OP_KV_STORE:
         put_cache(out, m, "cache", s->u.kv_store.cache);
@@ -147,7 +147,7 @@ static void check_step(const qmoe_model *m, const qmi_step *s)
         check_cache(m, s, s->u.attention.k_cache);
         check_cache(m, s, s->u.attention.v_cache);
         assert_int_equal(slots[s->dst].width,
-            s->u.attention.n_heads * s->u.attention.d_head);
+            s->u.attention.n_heads * s->u.attention.d_key);
     }
 }
 

@@ -102,7 +102,7 @@ static qmoe_status product(builder *b, qmoe_role role, const char *name,
             .dst = dst,
             .src = src,
             .residual = residual,
-            .u.linear = {.alpha = 1.0f, .relu = relu}});
+            .u.linear = {.alpha = 1.0f, .act = relu ? QMI_ACT_RELU : QMI_ACT_NONE}});
 }
 
 static qmoe_status norm(builder *b, const char *name)
@@ -131,7 +131,9 @@ static qmoe_status attention(builder *b)
         .dst = b->attended,
         .src = b->q,
         .u.attention = {.n_heads = b->n_heads,
-            .d_head = b->d_head,
+            .n_kv_heads = b->n_heads,
+            .d_key = b->d_head,
+            .d_value = b->d_head,
             .scale = 0.5f,
             .causal = true}};
     QMI_TRY(norm(b, "before"));

@@ -118,8 +118,9 @@ static void compute(const qmi_backend *backend, const qmi_weight *w,
             .src = src,
             .expert = expert,
             .weight = weight,
-            .wi = &bound,
-            .wo = &bound,
+            .act = QMI_ACT_RELU,
+            .up = &bound,
+            .down = &bound,
             .n_tokens = 1,
             .top_k = 1};
     } else {

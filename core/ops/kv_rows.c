@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * In: values.  Out: rows of a cache, and back (kv_rows.h).  A value depends on
+ * its own block alone, so that rows can be read from any column on. */
+#include "kv_rows.h"
+
+#include <math.h>
+#include <string.h>
+
+static void pack_f16(uint8_t *row, const float *src, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const uint16_t h = qmi_f32_to_f16(src[i]);
+        memcpy(row + 2 * i, &h, sizeof h);
+    }
+    /* Rows end on a multiple of 4: what is there is the same every time. */
+    if (n % 2 != 0)
+        memset(row + 2 * n, 0, 2);
+}
+
+static void pack_q8_block(uint8_t *block, const float *src, int64_t n)
+{
+    float largest = 0;
+    for (int64_t i = 0; i < n; i++)
+        largest = fmaxf(largest, fabsf(src[i]));
+    const float scale = largest / 127.0f;
+    memcpy(block, &scale, sizeof scale);
+    int8_t *codes = (int8_t *)(block + sizeof scale);
+    memset(codes, 0, QMI_KV_BLOCK);
+    for (int64_t i = 0; i < n && scale > 0; i++)
+        codes[i] = (int8_t)nearbyintf(src[i] / scale);
+}
+
+void qmi_kv_pack(void *row, qmi_kv_type type, const float *src, int64_t n)
+{
+    if (type == QMI_KV_F32)
+        memcpy(row, src, (size_t)n * sizeof *src);
+    else if (type == QMI_KV_F16)
+        pack_f16(row, src, n);
+    else
+        for (int64_t i = 0; i < n; i += QMI_KV_BLOCK)
+            pack_q8_block(
+                (uint8_t *)row + i / QMI_KV_BLOCK * QMI_KV_BLOCK_BYTES, src + i,
+                n - i < QMI_KV_BLOCK ? n - i : QMI_KV_BLOCK);
+}
+
+static float unpack_q8(const uint8_t *row, int64_t col)
+{
+    const uint8_t *block = row + col / QMI_KV_BLOCK * QMI_KV_BLOCK_BYTES;
+    float scale;
+    memcpy(&scale, block, sizeof scale);
+    const int8_t *codes = (const int8_t *)(block + sizeof scale);
+    return scale * (float)codes[col % QMI_KV_BLOCK];
+}
+
+void qmi_kv_unpack(
+    float *dst, const void *row, qmi_kv_type type, int64_t first, int64_t n)
+{
+    const uint8_t *bytes = row;
+    if (type == QMI_KV_F32)
+        memcpy(dst, bytes + 4 * first, (size_t)n * sizeof *dst);
+    else if (type == QMI_KV_F16)
+        qmi_widen(dst, bytes + 2 * first, QMI_F16, (size_t)n);
+    else
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = unpack_q8(bytes, first + i);
+}

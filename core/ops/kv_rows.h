@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Rows of keys and values in the types of qmi_kv_type, on the host.  Plain: the
+ * reference, and what backends on the host have no faster code for. */
+#ifndef QMI_KV_ROWS_H
+#define QMI_KV_ROWS_H
+
+#include "ops.h"
+
+/* Writes qmi_kv_row_bytes(type, n) bytes; `row` is aligned to 4. */
+void qmi_kv_pack(void *row, qmi_kv_type type, const float *src, int64_t n);
+/* Columns [first, first + n) of a row. */
+void qmi_kv_unpack(
+    float *dst, const void *row, qmi_kv_type type, int64_t first, int64_t n);
+
+#endif
