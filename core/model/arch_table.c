@@ -4,9 +4,24 @@
  * table of its own in place of this file. */
 #include "arch.h"
 
-extern const qmi_arch qmi_arch_switch;
+#define QMI_ARCHITECTURES(X)                                                   \
+    X(switch)                                                                  \
+    X(olmoe)                                                                   \
+    X(mixtral)                                                                 \
+    X(qwen2_moe)                                                               \
+    X(qwen3_moe)                                                               \
+    X(llama)                                                                   \
+    X(mistral)                                                                 \
+    X(qwen2)                                                                   \
+    X(qwen3)
+
+#define X(symbol) extern const qmi_arch qmi_arch_##symbol;
+QMI_ARCHITECTURES(X)
+#undef X
 
 const qmi_arch *const qmi_architectures[] = {
-    &qmi_arch_switch,
-    NULL,
+#define X(symbol) &qmi_arch_##symbol,
+    QMI_ARCHITECTURES(X)
+#undef X
+        NULL,
 };

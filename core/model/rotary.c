@@ -216,6 +216,10 @@ static qmoe_status fill(qmi_rotary_spec *s, const reader *r)
     case QMI_ROPE_LINEAR:
         return linear(s, r);
     case QMI_ROPE_DYNAMIC:
+        /* One pair has nothing to stretch: width - 2 divides. */
+        if (s->width == 2)
+            return qmi_fail(r->err, QMOE_E_UNSUPPORTED,
+                "%s: rope type 'dynamic' with heads of width 2", r->file);
         return positive(r, &s->factor, "factor", true);
     case QMI_ROPE_LLAMA3:
         return llama3(s, r);
@@ -259,9 +263,12 @@ qmoe_status qmi_rotary_configure(qmi_rotary_spec *out, const cJSON *config,
     if (out->base <= 1)
         return qmi_fail(
             err, QMOE_E_FORMAT, "%s: 'rope_theta' is not above 1", file);
-    QMI_TRY(qmi_json_int(&out->original_positions, r.scaling,
-        "original_max_position_embeddings", false, max_positions, 1, INT32_MAX,
-        file, err));
+    /* Beside the others, or among them. */
+    static const char original[] = "original_max_position_embeddings";
+    const cJSON *const places[] = {config, r.scaling};
+    for (int i = 0; i < 2; i++)
+        QMI_TRY(qmi_json_int(&out->original_positions, places[i], original,
+            false, out->original_positions, 1, INT32_MAX, file, err));
     QMI_TRY(read_type(out, &r));
     return fill(out, &r);
 }

@@ -72,23 +72,21 @@ static bool encodes(const run *r)
     return qmi_graph_encodes(&r->session->model->graph);
 }
 
-/* An encoder reads a prompt up to its end, a decoder from a start on. */
+/* An encoder reads a prompt up to its end.  A decoder reads it as it is: the
+ * tokenizer knows whether texts begin with a start; but it needs a token. */
 static qmoe_status frame_prompt(run *r, sequence *s, int32_t *ids, size_t n)
 {
     const qmi_shape *shape = &r->session->model->shape;
-    /* One more: the end or the start. */
     s->prompt = qmi_regrow(ids, n, n + 1, sizeof *ids, "a prompt", r->err);
     if (s->prompt == NULL) {
         qmi_free(ids);
         return QMOE_E_NOMEM;
     }
-    s->n_prompt = n + 1;
-    if (encodes(r)) {
-        s->prompt[n] = shape->end_ids[0];
-        return QMOE_OK;
-    }
-    memmove(s->prompt + 1, s->prompt, n * sizeof *ids);
-    s->prompt[0] = shape->start_id;
+    s->n_prompt = n;
+    if (encodes(r))
+        s->prompt[s->n_prompt++] = shape->end_ids[0];
+    else if (n == 0)
+        s->prompt[s->n_prompt++] = shape->start_id;
     return QMOE_OK;
 }
 

@@ -57,8 +57,13 @@ KINDS = {
         },
     ),
     "architecture": (
-        re.compile(r"(?<![A-Za-z0-9])(?:qmi_|arch_)?switch_[a-z]|arch_switch|QMI_SWITCH"),
-        r"/(?:arch_)?switch(?:_\w+)?\.\w+$",
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:qmi_|arch_)?switch_[a-z]|arch_switch|QMI_SWITCH"
+            r"|arch_decoder|qmi_decoder_"
+            r"|(?<![A-Za-z0-9_])(?:olmoe|mixtral|mistral|llama|qwen[23](?:_moe)?)"
+            r"(?![A-Za-z0-9])"
+        ),
+        r"/(?:arch_)?(?:switch|decoder)(?:_\w+)?\.\w+$",
         {
             "core/model/arch_table.c": "the table",
             "core/model/synth.c": "synthetic checkpoints have the shapes of published ones",

@@ -98,7 +98,7 @@ static qmoe_generation *generate(qmoe_session *session, int top_k)
             session, &out, &timing, NULL, N_PROMPTS, &options) != QMOE_OK)
         fail_msg("%s", qmoe_context_error(context));
     assert_int_equal(
-        timing.n_encoded, N_PROMPTS + sizeof prompt_ids / sizeof *prompt_ids);
+        timing.n_encoded, sizeof prompt_ids / sizeof *prompt_ids);
     assert_int_equal(timing.n_decoded, N_PROMPTS * (N_NEW - 1));
     return out;
 }
@@ -115,9 +115,8 @@ static void test_generate(void **state)
         assert_int_equal(reported, model->graph.programs[QMI_DECODE].n);
         for (size_t i = 0, at = 0; i < N_PROMPTS; at += prompt_lengths[i++]) {
             int32_t ids[MOST];
-            size_t n = prompt_lengths[i] + 1;
-            ids[0] = model->shape.start_id;
-            memcpy(ids + 1, prompt_ids + at, prompt_lengths[i] * sizeof *ids);
+            size_t n = prompt_lengths[i];
+            memcpy(ids, prompt_ids + at, n * sizeof *ids);
             assert_int_equal(out[i].n_prompt_ids, n);
             assert_int_equal(out[i].n_ids, N_NEW);
             for (size_t t = 0; t < N_NEW; t++, n++) {
