@@ -293,24 +293,30 @@ static void announce_experts(qmi_device *device, const experts *e)
         qcpu_expert_cache_evict(device->experts);
 }
 
+/* On this thread, before the others read: a check may fail, and only here can it
+ * be told. */
+static qmoe_status check_experts(const experts *e, qmi_error *err)
+{
+    const qmi_op_expert_ffn *o = e->o;
+    for (int32_t i = 0; i < e->n_groups; i++) {
+        if (o->gate != NULL)
+            QMI_TRY(qmi_weight_check(o->gate->host, e->groups[i].expert, err));
+        QMI_TRY(qmi_weight_check(o->up->host, e->groups[i].expert, err));
+        QMI_TRY(qmi_weight_check(o->down->host, e->groups[i].expert, err));
+    }
+    return QMOE_OK;
+}
+
 static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
     const qcpu_matmul *kernel, qmi_error *err)
 {
     experts e = {
         .o = o, .kernel = kernel, .n_lanes = device->n_threads, .err = err};
-    qmoe_status status = QMOE_OK;
     QMI_TRY(qcpu_product_begin(kernel, device->n_threads, err));
     QMI_TRY(prepare(&e, device, err));
     announce_experts(device, &e);
-    /* On this thread, before the others read: a check may fail, and only here
-     * can it be told. */
-    for (int32_t i = 0; i < e.n_groups; i++) {
-        if (o->gate != NULL)
-            QMI_TRY(qmi_weight_check(o->gate->host, e.groups[i].expert, err));
-        QMI_TRY(qmi_weight_check(o->up->host, e.groups[i].expert, err));
-        QMI_TRY(qmi_weight_check(o->down->host, e.groups[i].expert, err));
-    }
-    if (e.n_groups != 0) {
+    qmoe_status status = check_experts(&e, err);
+    if (status == QMOE_OK && e.n_groups != 0) {
         const lane l = lay_out_lane(&e, e.lanes, e.most);
         /* Shared groups first: they need all threads at once. */
         for (int32_t i = 0; i < e.n_shared; i++)
@@ -318,7 +324,7 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
         status = qmi_team_run(
             device->team, e.n_groups - e.n_shared, run_own, &e, err);
     }
-    /* Also when the run has failed: the step has ended. */
+    /* Also when a check or the run has failed: the step has ended. */
     if (device->experts != NULL)
         qcpu_expert_cache_end_step(device->experts);
     /* One thread: adding up takes far less than the products. */

@@ -38,7 +38,8 @@ typedef struct file_stack {
 } file_stack;
 
 /* Levels first, so that matrices begin inside of windows. */
-static file_stack open_stack(int64_t n_mats, int64_t n_rows, int64_t n_cols)
+static file_stack open_levels(
+    int64_t n_mats, int64_t n_rows, int64_t n_cols, uint8_t level)
 {
     const size_t levels = (size_t)(n_mats * n_rows) * QMI_Q2_VALUES * 2;
     const size_t codes = (size_t)(n_mats * n_rows * n_cols / 4);
@@ -52,7 +53,7 @@ static file_stack open_stack(int64_t n_mats, int64_t n_rows, int64_t n_cols)
         bytes[i] = (uint8_t)(random >> 24);
     }
     for (size_t i = 1; i < levels; i += 2)
-        bytes[i] = 0x3f; /* levels of about 1 */
+        bytes[i] = level;
     assert_int_equal(write(fd, bytes, s.n_bytes), s.n_bytes);
     free(bytes);
     s.map = mmap(NULL, s.n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -70,6 +71,19 @@ static file_stack open_stack(int64_t n_mats, int64_t n_rows, int64_t n_cols)
         .role = QMOE_ROLE_EXPERTS,
     };
     return s;
+}
+
+/* Levels of about 1. */
+static file_stack open_stack(int64_t n_mats, int64_t n_rows, int64_t n_cols)
+{
+    return open_levels(n_mats, n_rows, n_cols, 0x3f);
+}
+
+/* Levels that are not finite, in every matrix. */
+static file_stack open_broken_stack(
+    int64_t n_mats, int64_t n_rows, int64_t n_cols)
+{
+    return open_levels(n_mats, n_rows, n_cols, 0x7f);
 }
 
 static void close_stack(file_stack *s)
@@ -302,7 +316,7 @@ static void close_runner(runner *r)
     cpu->device_close(r->device);
 }
 
-static void run_one(runner *r, int32_t expert, float *y)
+static qmoe_status try_one(runner *r, int32_t expert, qmi_error *err)
 {
     const qmi_backend *cpu = qmi_backend_cpu();
     const qmi_op op = {
@@ -317,11 +331,17 @@ static void run_one(runner *r, int32_t expert, float *y)
             .n_tokens = 1,
             .top_k = 1},
     };
-    qmi_error err = {0};
     assert_int_equal(cpu->buffer_write(r->device, (qmi_view){r->expert, 0},
                          &expert, sizeof expert, NULL),
         0);
-    assert_int_equal(qmi_run(cpu, r->device, &op, &err), QMOE_OK);
+    return qmi_run(cpu, r->device, &op, err);
+}
+
+static void run_one(runner *r, int32_t expert, float *y)
+{
+    const qmi_backend *cpu = qmi_backend_cpu();
+    qmi_error err = {0};
+    assert_int_equal(try_one(r, expert, &err), QMOE_OK);
     assert_int_equal(cpu->buffer_read(r->device, y, (qmi_view){r->dst, 0},
                          N_COLS * sizeof *y, NULL),
         0);
@@ -368,6 +388,31 @@ static void test_mapped_memory_is_bounded(void **state)
     close_stack(&wi);
 }
 
+/* A step that is refused is over, too: what was read for it is bounded. */
+static void test_refused_steps_are_bounded(void **state)
+{
+    const uint64_t budget = 4 << 20;
+    (void)state;
+    file_stack wi = open_stack(N_EXPERTS, N_ROWS, N_COLS);
+    file_stack wo = open_broken_stack(N_EXPERTS, N_COLS, N_ROWS);
+    runner r;
+    long most = 0;
+    open_runner(&r, &wi, &wo, budget);
+    for (int32_t i = 0; i < N_EXPERTS; i++) {
+        qmi_error err = {0};
+        assert_int_equal(try_one(&r, i * 5 % N_EXPERTS, &err), QMOE_E_FORMAT);
+        if (i % LOOK_EVERY != 0)
+            continue;
+        const long now = mapped_kilobytes(&wi) + mapped_kilobytes(&wo);
+        most = now > most ? now : most;
+    }
+    close_runner(&r);
+    print_message("mapped: %ld KB\n", most);
+    assert_true(most <= (long)(budget >> 10));
+    close_stack(&wo);
+    close_stack(&wi);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -377,6 +422,7 @@ int main(void)
         cmocka_unit_test(test_random_steps),
         cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_mapped_memory_is_bounded),
+        cmocka_unit_test(test_refused_steps_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
