@@ -158,7 +158,7 @@ KERNEL(portable, 0);
 #define MAX(a, b) _mm512_max_ps(a, b)
 #define SUM(v) _mm512_reduce_add_ps(v)
 #include "attention_template.h"
-KERNEL(avx512, QCPU_AVX512);
+KERNEL(avx512, QMI_CPU_AVX512);
 #undef ISA
 #undef NAME
 #undef LANES
@@ -185,7 +185,7 @@ ISA static inline float sum_avx2(__m256 v)
 }
 
 #include "attention_template.h"
-KERNEL(avx2, QCPU_AVX2);
+KERNEL(avx2, QMI_CPU_AVX2);
 
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -198,5 +198,5 @@ KERNEL(avx2, QCPU_AVX2);
 #define MAX(a, b) vmaxq_f32(a, b)
 #define SUM(v) vaddvq_f32(v)
 #include "attention_template.h"
-KERNEL(neon, QCPU_NEON);
+KERNEL(neon, QMI_CPU_NEON);
 #endif

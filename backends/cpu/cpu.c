@@ -50,7 +50,7 @@ static qmoe_status describe(qmoe_device_info *out, int index, qmi_error *err)
         out->memory_bytes = (uint64_t)pages * (uint64_t)page;
     snprintf(out->detail, sizeof out->detail,
         "%ld processors, threads: %s, kernels: %s",
-        sysconf(_SC_NPROCESSORS_ONLN), qmi_team_kind_name(), qcpu_level());
+        sysconf(_SC_NPROCESSORS_ONLN), qmi_team_kind_name(), qmi_cpu_level());
     return QMOE_OK;
 }
 
@@ -72,7 +72,7 @@ static qmoe_status device_open(qmi_device **out, int index,
     if (index != 0)
         return qmi_fail(err, QMOE_E_INVALID, "cpu: no device %d", index);
     /* A wish in QMOE_CPU that cannot be met is an error, not a slow run. */
-    QMI_TRY(qcpu_check_level(err));
+    QMI_TRY(qmi_cpu_check_level(err));
     qmi_device *device = qmi_calloc(1, sizeof *device, "a device", err);
     if (device == NULL)
         return QMOE_E_NOMEM;

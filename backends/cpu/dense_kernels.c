@@ -84,7 +84,7 @@ static void dense_pack(float *dst, const qmi_weight *w, const float *x,
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define SUM(v) _mm512_reduce_add_ps(v)
 #include "dense_template.h"
-KERNEL(avx512, QCPU_AVX512, QCPU_ANY_TOKENS);
+KERNEL(avx512, QMI_CPU_AVX512, QCPU_ANY_TOKENS);
 #undef ISA
 #undef NAME
 #undef LANES
@@ -114,7 +114,7 @@ ISA static inline float sum_avx2(__m256 v)
 
 #include "dense_template.h"
 /* OpenBLAS is faster beyond it. */
-KERNEL(avx2, QCPU_AVX2, 256);
+KERNEL(avx2, QMI_CPU_AVX2, 256);
 
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -128,5 +128,5 @@ KERNEL(avx2, QCPU_AVX2, 256);
 #define FMA(a, b, c) vfmaq_f32(c, a, b)
 #define SUM(v) vaddvq_f32(v)
 #include "dense_template.h"
-KERNEL(neon, QCPU_NEON, QCPU_ANY_TOKENS);
+KERNEL(neon, QMI_CPU_NEON, QCPU_ANY_TOKENS);
 #endif

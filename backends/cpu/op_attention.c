@@ -313,7 +313,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void select_usable(void)
 {
     for (size_t i = 0; i < N_VARIANTS; i++)
-        if ((variants[i].kernel->needs & ~qcpu_features()) == 0)
+        if ((variants[i].kernel->needs & ~qmi_cpu_features()) == 0)
             usable[n_usable++] = variants[i].variant;
 }
 

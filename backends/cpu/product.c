@@ -219,7 +219,7 @@ size_t qcpu_usable_variants(
 {
     size_t n_usable = 0;
     for (size_t i = 0; i < n; i++)
-        if ((all[i].kernel->needs & ~qcpu_features()) == 0)
+        if ((all[i].kernel->needs & ~qmi_cpu_features()) == 0)
             out[n_usable++] = all[i].variant;
     return n_usable;
 }

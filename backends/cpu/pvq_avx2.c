@@ -191,7 +191,7 @@ ISA static void few_tokens(float *sums, const uint8_t *codes,
 QCPU_PVQ_FEW_OR_ROWS(avx2, few_tokens, rows_tile_avx2)
 
 const qcpu_matmul qcpu_matmul_pvq_avx2 = {
-    .needs = QCPU_AVX2,
+    .needs = QMI_CPU_AVX2,
     .takes = qcpu_pvq_takes,
     .max_tokens = QCPU_ANY_TOKENS,
     .speed = 60,

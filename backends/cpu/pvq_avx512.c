@@ -37,8 +37,8 @@ enum { PREFETCH_BYTES = 4096 };
 #define HAVE_VBMI 1
 #include "pvq_avx512_template.h"
 
-KERNEL(pvq_avx512, QCPU_AVX512, run_avx512);
-KERNEL(pvq_avx512vbmi, QCPU_AVX512 | QCPU_AVX512VBMI, run_avx512vbmi);
+KERNEL(pvq_avx512, QMI_CPU_AVX512, run_avx512);
+KERNEL(pvq_avx512vbmi, QMI_CPU_AVX512 | QMI_CPU_AVX512VBMI, run_avx512vbmi);
 
 #else
 typedef int qcpu_no_avx512; /* a file must not be empty */

@@ -184,7 +184,7 @@ static void few_tokens(float *sums, const uint8_t *codes,
 QCPU_PVQ_FEW_OR_ROWS(neon, few_tokens, qcpu_pvq_rows_tile)
 
 const qcpu_matmul qcpu_matmul_pvq_neon = {
-    .needs = QCPU_NEON,
+    .needs = QMI_CPU_NEON,
     .takes = qcpu_pvq_takes,
     .max_tokens = QCPU_ANY_TOKENS,
     .speed = 30,

@@ -179,7 +179,7 @@ ISA static inline float sum_avx2(__m256 v)
 }
 
 #include "q2_template.h"
-KERNEL(avx2, QCPU_AVX2, 20);
+KERNEL(avx2, QMI_CPU_AVX2, 20);
 #undef ISA
 #undef NAME
 #undef LANES
@@ -227,7 +227,7 @@ ISA static inline vec_avx512 look_up_avx512(
 }
 
 #include "q2_template.h"
-KERNEL(avx512, QCPU_AVX512, 28);
+KERNEL(avx512, QMI_CPU_AVX512, 28);
 
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -272,5 +272,5 @@ static inline vec_neon look_up_neon(
 }
 
 #include "q2_template.h"
-KERNEL(neon, QCPU_NEON, 8);
+KERNEL(neon, QMI_CPU_NEON, 8);
 #endif

@@ -129,7 +129,7 @@ KERNEL(portable, 0, 8);
 #define VEC_BYTES 32
 #define FMA(a, b, c) __builtin_fmaf(a, b, c)
 #include "ternary_dict_template.h"
-KERNEL(avx2, QCPU_AVX2, 9);
+KERNEL(avx2, QMI_CPU_AVX2, 9);
 #undef ISA
 #undef NAME
 #undef VEC_BYTES
@@ -189,5 +189,5 @@ ISA static float one_avx512(const qcpu_td_row *row, const float *x)
 }
 
 #include "ternary_dict_template.h"
-KERNEL(avx512, QCPU_AVX512, 14);
+KERNEL(avx512, QMI_CPU_AVX512, 14);
 #endif

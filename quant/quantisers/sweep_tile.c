@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * In: rows of a matrix as they lie.  Out: tiles [column][row] and back, and the
  * update of columns by the errors of earlier ones.  Every variant adds in the
- * same order, column by column, so the bits do not depend on the processor. */
+ * same order, column by column, so the bits do not depend on the processor or on
+ * QMOE_CPU. */
 #include "sweep_tile.h"
 
 #include <string.h>
+
+#include "cpu_features.h"
 
 enum { ROWS = QMI_SWEEP_ROWS, BLOCK = QMI_SWEEP_BLOCK, STEP = QMI_SWEEP_STEP };
 
@@ -183,9 +186,9 @@ __attribute__((target("avx512f"))) static void update_avx512(
 qmi_tile_update_fn qmi_tile_update(void)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f"))
+    if ((qmi_cpu_features() & QMI_CPU_AVX512) != 0)
         return update_avx512;
-    if (__builtin_cpu_supports("avx2"))
+    if ((qmi_cpu_features() & QMI_CPU_AVX2) != 0)
         return update_avx2;
 #endif
     return update_plain;

@@ -31,7 +31,7 @@ void qmi_tile_store_codes(uint8_t *dst, int64_t stride, const qmi_code_tile src,
  * variant runs. */
 typedef void (*qmi_tile_update_fn)(float (*c)[QMI_SWEEP_ROWS],
     const float (*d)[QMI_SWEEP_ROWS], const float *f, int n);
-/* The fastest one this CPU has. */
+/* The fastest one for the instruction sets in use (cpu_features.h). */
 qmi_tile_update_fn qmi_tile_update(void);
 
 #endif

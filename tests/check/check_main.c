@@ -244,7 +244,7 @@ int main(int argc, char **argv)
     if (optind < argc)
         fail_usage("unexpected argument", argv[optind]);
     qmi_error err = {0};
-    if (qcpu_check_level(&err) != QMOE_OK ||
+    if (qmi_cpu_check_level(&err) != QMOE_OK ||
         qmi_team_check_kind(&err) != QMOE_OK) {
         fprintf(stderr, "qmoe-check: error: %s\n", err.text);
         return 2;

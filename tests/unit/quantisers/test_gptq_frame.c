@@ -4,9 +4,13 @@
 #include "quant_matrix.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "alloc.h"
 #include "blas.h"
+#include "cpu_features.h"
 #include "gptq_frame.h"
 #include "sweep_tile.h"
 
@@ -21,6 +25,35 @@ static double mean_diagonal(const qmi_hessian *h)
     for (int64_t i = 0; i < h->n_cols; i++)
         mean += h->sum[i * h->n_cols + i] / (double)h->n_cols;
     return mean;
+}
+
+/* QMOE_CPU masks the update of tiles as it masks kernels.  In processes of their
+ * own, since levels are chosen once. */
+static void update_keeps_to_the_level(void **state)
+{
+    (void)state;
+    qmi_tile_update_fn masked[2];
+    static const char *const levels[] = {"portable", "avx2"};
+    for (int i = 0; i < 2; i++) {
+        int ends[2];
+        assert_int_equal(pipe(ends), 0);
+        const pid_t child = fork();
+        if (child == 0) {
+            setenv("QMOE_CPU", levels[i], 1);
+            const qmi_tile_update_fn update = qmi_tile_update();
+            _exit(write(ends[1], &update, sizeof update) != sizeof update);
+        }
+        assert_int_equal(
+            read(ends[0], &masked[i], sizeof masked[i]), sizeof masked[i]);
+        waitpid(child, NULL, 0);
+        close(ends[0]);
+        close(ends[1]);
+    }
+    /* Addresses are the same in all of them. */
+    const unsigned found = qmi_cpu_features();
+    assert_true((masked[0] == masked[1]) == ((found & QMI_CPU_AVX2) == 0));
+    assert_true(
+        (masked[1] == qmi_tile_update()) == ((found & QMI_CPU_AVX512) == 0));
 }
 
 /* U^T U (H + d I) = I. */
@@ -373,6 +406,7 @@ static void update_keeps_the_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(update_keeps_to_the_level), /* before any update */
         cmocka_unit_test(u_factors_the_inverse),
         cmocka_unit_test(unusable_hessians_are_refused),
         cmocka_unit_test(damping_makes_few_tokens_enough),

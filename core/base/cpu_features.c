@@ -18,10 +18,10 @@ typedef struct level {
 /* Those of other processors are names to mask with, too. */
 static const level levels[] = {
     {"portable", 0},
-    {"avx2", QCPU_AVX2},
-    {"avx512", QCPU_AVX2 | QCPU_AVX512},
-    {"avx512vbmi", QCPU_AVX2 | QCPU_AVX512 | QCPU_AVX512VBMI},
-    {"neon", QCPU_NEON},
+    {"avx2", QMI_CPU_AVX2},
+    {"avx512", QMI_CPU_AVX2 | QMI_CPU_AVX512},
+    {"avx512vbmi", QMI_CPU_AVX2 | QMI_CPU_AVX512 | QMI_CPU_AVX512VBMI},
+    {"neon", QMI_CPU_NEON},
 };
 
 enum { N_LEVELS = sizeof levels / sizeof *levels };
@@ -37,22 +37,22 @@ static unsigned detect(void)
     /* The compiler's own test: it asks the system about the registers, too. */
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        found |= QCPU_AVX2;
+        found |= QMI_CPU_AVX2;
     if (__builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        found |= QCPU_AVX512;
+        found |= QMI_CPU_AVX512;
     if (__builtin_cpu_supports("avx512vbmi"))
-        found |= QCPU_AVX512VBMI;
+        found |= QMI_CPU_AVX512VBMI;
 #elif defined(__aarch64__)
-    found |= QCPU_NEON; /* part of the architecture */
+    found |= QMI_CPU_NEON; /* part of the architecture */
 #endif
     return found;
 }
 
 /* The best level found up to the limit.  Names of another processor's levels,
- * and unknown ones, limit nothing here; qcpu_check_level has refused the
+ * and unknown ones, limit nothing here; qmi_cpu_check_level has refused the
  * unknown. */
 static void choose(void)
 {
@@ -68,7 +68,7 @@ static void choose(void)
 }
 
 /* Asked by every opening of a device, since choose() cannot fail. */
-qmoe_status qcpu_check_level(qmi_error *err)
+qmoe_status qmi_cpu_check_level(qmi_error *err)
 {
     const char *limit = getenv("QMOE_CPU");
     char known[128] = "";
@@ -86,13 +86,13 @@ qmoe_status qcpu_check_level(qmi_error *err)
         known);
 }
 
-unsigned qcpu_features(void)
+unsigned qmi_cpu_features(void)
 {
     pthread_once(&once, choose);
     return used->features;
 }
 
-const char *qcpu_level(void)
+const char *qmi_cpu_level(void)
 {
     pthread_once(&once, choose);
     return used->name;
