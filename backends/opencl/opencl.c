@@ -51,13 +51,8 @@ static void device_close(qmi_device *device)
     /* The count of bytes is of no use any more. */
     qocl_release(device, device->generic_dict, 0);
     qocl_release(device, device->dummy, 0);
-    for (int p = 0; p < QOCL_N_PROGRAMS; p++) {
-        for (int k = 0; k < QOCL_MAX_KERNELS; k++)
-            if (device->programs[p].kernels[k] != NULL)
-                qmi_cl.ReleaseKernel(device->programs[p].kernels[k]);
-        if (device->programs[p].program != NULL)
-            qmi_cl.ReleaseProgram(device->programs[p].program);
-    }
+    for (int p = 0; p < QOCL_N_PROGRAMS; p++)
+        qocl_release_program(&device->programs[p]);
     if (device->transfers != NULL)
         qmi_cl.ReleaseCommandQueue(device->transfers);
     if (device->queue != NULL)

@@ -81,6 +81,21 @@ static qmoe_status build_error(qmi_device *device, cl_program program,
     return QMOE_E_DEVICE;
 }
 
+static void release_kernels(qocl_program *p)
+{
+    for (size_t i = 0; i < QOCL_MAX_KERNELS; i++)
+        if (p->kernels[i] != NULL)
+            qmi_cl.ReleaseKernel(p->kernels[i]);
+}
+
+void qocl_release_program(qocl_program *program)
+{
+    release_kernels(program);
+    if (program->program != NULL)
+        qmi_cl.ReleaseProgram(program->program);
+    *program = (qocl_program){0};
+}
+
 /* Kernel objects of a built program; false leaves *out empty. */
 static cl_int take_kernels(
     qocl_program *out, cl_program program, const qocl_recipe *r)
@@ -92,9 +107,7 @@ static cl_int take_kernels(
         out->kernels[i] = qmi_cl.CreateKernel(program, r->kernels[i], &status);
     if (status == CL_SUCCESS)
         return status;
-    for (size_t i = 0; i < QOCL_MAX_KERNELS; i++)
-        if (out->kernels[i] != NULL)
-            qmi_cl.ReleaseKernel(out->kernels[i]);
+    release_kernels(out);
     *out = (qocl_program){0};
     return status;
 }
@@ -245,7 +258,8 @@ static qmoe_status check_kernels(qmi_device *device, const qocl_program *built,
     return QMOE_OK;
 }
 
-/* Programs that are built stay. */
+/* Programs that are built stay; one that is refused does not, or the next call
+ * would find it. */
 qmoe_status qocl_build(qmi_device *device, int program, qmi_error *err)
 {
     qocl_program *out = &device->programs[program];
@@ -264,5 +278,9 @@ qmoe_status qocl_build(qmi_device *device, int program, qmi_error *err)
     if (!build_from_cache(out, device, &r, key))
         status = build_from_source(out, device, &r, key, err);
     qmi_free(broken);
-    return status == QMOE_OK ? check_kernels(device, out, &r, err) : status;
+    if (status == QMOE_OK)
+        status = check_kernels(device, out, &r, err);
+    if (status != QMOE_OK)
+        qocl_release_program(out);
+    return status;
 }

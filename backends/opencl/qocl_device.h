@@ -136,6 +136,8 @@ int qocl_format_program(qmi_format_id format, bool many);
 int qocl_many(const qmi_device *device, qmi_format_id format);
 /* Builds, or loads from the cache, unless that was done before. */
 qmoe_status qocl_build(qmi_device *device, int program, qmi_error *err);
+/* One that is not built is fine; so is every one afterwards. */
+void qocl_release_program(qocl_program *program);
 
 /* Of the device and all kernel sources. */
 uint64_t qocl_tuning_key(const qmi_device *device);
