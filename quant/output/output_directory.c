@@ -271,6 +271,9 @@ qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
      * and only then the journal goes.  A crash before the exchange leaves an
      * interrupted run, a crash behind it a complete result with a journal in
      * it. */
+    /* Half a minute: another process that is replacing the output gets time to
+     * finish. */
+    enum { WAIT_MS = 30000 };
     qmi_replaced old;
     qmoe_status status = qmi_check_only(
         output->lock, output->partial, output->files, output->n_files, err);
@@ -281,7 +284,7 @@ qmoe_status qmi_output_commit(qmi_output *output, qmi_error *err)
     if (fsync(output->lock) != 0)
         return qmi_fail_errno(err, "%s", output->partial);
     QMI_TRY(qmi_swap_directory(&old, output->parent, working_name(output),
-        output->path, output->overwrite, err));
+        output->path, output->overwrite, WAIT_MS, err));
     /* Under its final name it is no working directory that close might
      * remove. */
     output->keep = true;

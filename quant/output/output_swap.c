@@ -165,13 +165,15 @@ static void unmark(int directory)
 }
 
 static qmoe_status replace(qmi_replaced *old, int parent, const char *from,
-    const char *path, qmi_error *err)
+    const char *path, int wait_ms, qmi_error *err)
 {
-    /* Half a minute: another process that is replacing it gets time to
-     * finish. */
-    enum { WAIT_MS = 30000 };
     const char *name = qmi_last_component(path);
-    old->directory = qmi_lock_directory(parent, name, WAIT_MS);
+    old->directory = qmi_lock_directory(parent, name, wait_ms);
+    if (old->directory < 0 && errno == EWOULDBLOCK)
+        return qmi_fail(err, QMOE_E_EXISTS,
+            "%s: cannot be replaced: another process has had a lock on it for "
+            "%g seconds",
+            path, wait_ms / 1000.0);
     if (old->directory < 0)
         return qmi_fail_errno(err, "%s: cannot be locked", path);
     /* Checked under the lock, since it may have changed since the output was
@@ -184,7 +186,7 @@ static qmoe_status replace(qmi_replaced *old, int parent, const char *from,
 }
 
 qmoe_status qmi_swap_directory(qmi_replaced *out, int parent, const char *from,
-    const char *path, bool overwrite, qmi_error *err)
+    const char *path, bool overwrite, int wait_ms, qmi_error *err)
 {
     *out = (qmi_replaced){.directory = -1};
     /* The common case: nothing has the name, so none has to be locked. */
@@ -195,7 +197,7 @@ qmoe_status qmi_swap_directory(qmi_replaced *out, int parent, const char *from,
     if (!overwrite)
         return qmi_fail(err, QMOE_E_EXISTS,
             "%s: another process has made it meanwhile", path);
-    qmoe_status status = replace(out, parent, from, path, err);
+    qmoe_status status = replace(out, parent, from, path, wait_ms, err);
     /* The lock goes with the descriptor. */
     if (status != QMOE_OK && out->directory >= 0) {
         close(out->directory);

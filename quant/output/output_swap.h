@@ -19,9 +19,10 @@ typedef struct qmi_replaced {
 
 /* Gives the directory `from` the last component of `path`, both under `parent`.
  * A directory that had the name is exchanged and gets a name of its own.
- * E_EXISTS: something had the name and !overwrite, or is not qmoe's. */
+ * E_EXISTS: something had the name and !overwrite, or is not qmoe's, or another
+ * process has had a lock on it for `wait_ms`. */
 qmoe_status qmi_swap_directory(qmi_replaced *out, int parent, const char *from,
-    const char *path, bool overwrite, qmi_error *err);
+    const char *path, bool overwrite, int wait_ms, qmi_error *err);
 /* Removes it, and what killed processes left of earlier ones. */
 qmoe_status qmi_remove_replaced(
     qmi_replaced *replaced, int parent, const char *path, qmi_error *err);

@@ -7,10 +7,12 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "alloc.h"
 #include "output_directory.h"
+#include "output_swap.h"
 
 static const char config[] =
     "{\"quantization_config\": {\"quant_method\": \"qmoe\", \"files\": "
@@ -171,12 +173,38 @@ static void leaves_what_appeared_meanwhile(void **state)
     }
 }
 
+/* A lock that is not given up ends in an error that says so. */
+static void says_who_has_the_lock(void **state)
+{
+    (void)state;
+    const char *path = QMOE_TEST_DIR "/output-locked";
+    const char *from = QMOE_TEST_DIR "/output-locked-new";
+    qmi_replaced old;
+    qmi_error err = {0};
+    mkdir(path, 0700);
+    mkdir(from, 0700);
+    const int parent = open(QMOE_TEST_DIR, O_RDONLY | O_DIRECTORY);
+    const int lock = open(path, O_RDONLY | O_DIRECTORY);
+    assert_int_equal(flock(lock, LOCK_EX), 0);
+    assert_int_equal(qmi_swap_directory(&old, parent, "output-locked-new", path,
+                         true, 60, &err),
+        QMOE_E_EXISTS);
+    assert_non_null(strstr(
+        err.text, "another process has had a lock on it for 0.06 seconds"));
+    assert_int_equal(old.directory, -1);
+    close(lock);
+    close(parent);
+    rmdir(path);
+    rmdir(from);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(survives_failing_allocations),
         cmocka_unit_test(takes_up_an_interrupted_run),
         cmocka_unit_test(leaves_what_appeared_meanwhile),
+        cmocka_unit_test(says_who_has_the_lock),
     };
     return cmocka_run_group_tests_name("output_directory", tests, NULL, NULL);
 }
