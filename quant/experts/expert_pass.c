@@ -224,8 +224,11 @@ static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
     for (int64_t e = n_experts; e > 0; e--)
         p->begin[e] = p->begin[e - 1];
     p->begin[0] = 0;
-    /* The same number for all experts of the block: a multiple of the mean. */
+    /* The same number for all experts of the block: a multiple of the mean, but
+     * with few tokens each expert keeps one that it has. */
     p->cap = TOKEN_CAP * n_tokens / n_experts;
+    if (p->cap == 0)
+        p->cap = 1;
     return QMOE_OK;
 }
 

@@ -144,3 +144,15 @@ case_fewer_documents_than_asked() {
     expect 0 calibrated -o out-m --force --samples 40
     ! grep "only" err || fail "enough documents"
 }
+
+# Fewer tokens than a quarter of the experts: those that have one use it.
+case_few_calibration_tokens() {
+    echo Lord >word
+    expect 0 "$qmoe" compress "$mini" -o out-m --calib word --samples 1 --passes 0 --json
+    # Three tokens of the encoder, at most three of 16 experts.
+    [ "$(json encoder_tokens out)" -lt 4 ] || fail "$(json encoder_tokens out) tokens"
+    for block in encoder decoder; do
+        ! grep -q "$block block 1: 16 expert(s) got no calibration token" err ||
+            fail "$(cat err)"
+    done
+}
