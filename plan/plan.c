@@ -13,6 +13,7 @@
 #include "alloc.h"
 #include "available_memory.h"
 #include "blas.h"
+#include "cancel.h"
 #include "compress_job.h"
 #include "compress_time.h"
 #include "dictionary_rate.h"
@@ -272,7 +273,7 @@ static qmoe_status work_seconds(
 {
     /* An error of its own: without OpenBLAS the plan goes on without this
      * time. */
-    qmi_error unknown = {0};
+    qmi_error unknown = qmi_error_beside(p->err);
     const qmi_workload work = workload(p);
     qmi_stack_recipe recipe = {
         .quantiser = quantiser, .quant.passes = p->report->passes};
@@ -283,6 +284,7 @@ static qmoe_status work_seconds(
     if (status == QMOE_OK)
         status = qmi_compression_seconds(
             seconds, p->model, &work, &recipe, &unknown);
+    QMI_TRY(qmi_check_cancel(p->err));
     if (status != QMOE_OK)
         qmi_message(&p->context->hooks, "time of compression unknown: %s",
             unknown.text);
@@ -400,7 +402,8 @@ static qmoe_status run(planner *p, const char *source)
     fill_places(p);
     plan_speed(p);
     plan_compression(p);
-    return QMOE_OK;
+    /* Both measure, and a plan that lacks what was not measured is none. */
+    return qmi_check_cancel(p->err);
 }
 
 qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,

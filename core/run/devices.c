@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Comes in: a context and what its caller asks of its devices.  Goes out: the
  * list of devices with the reasons of backends that are missing, and the way to
- * tune one.  Listing never fails: what goes wrong with a device is its
- * description. */
+ * tune one.  What goes wrong with a device is its description, so listing fails
+ * only when it is cancelled. */
 #include "place.h"
 
 #include <stdio.h>
+
+#include "cancel.h"
 
 /* ---- devices ---- */
 
@@ -51,13 +53,17 @@ qmoe_status qmoe_devices(
     QMI_TRY(qmi_call_begin(qmi_hooks_of(context), __func__,
         n == NULL || (out == NULL && capacity != 0)));
     /* In the order of preference, as the registry has them. */
-    for (size_t i = 0; i < qmi_registry_count(context->registry); i++) {
+    const size_t count = qmi_registry_count(context->registry);
+    qmoe_status status = QMOE_OK;
+    for (size_t i = 0; status == QMOE_OK && i < count; i++) {
         const char *name, *reason;
         const qmi_backend *backend;
         qmi_registry_at(context->registry, i, &name, &backend, &reason);
         list_backend(out, capacity, n, name, backend, reason);
+        /* A driver may have taken long to start. */
+        status = qmi_check_cancel(&context->hooks.error);
     }
-    return qmi_call_end(&context->hooks, QMOE_OK);
+    return qmi_call_end(&context->hooks, status);
 }
 
 /* ---- tuning ---- */

@@ -168,6 +168,32 @@ case_interrupted_measurements() {
     interrupted INT 0 selftest -b cpu
 }
 
+case_interrupted_plan() {
+    interrupted INT 30 plan synth:c-2048 -t 1
+    is_empty out
+}
+
+# A driver that takes long to start.
+case_interrupted_devices() {
+    expect 0 "$qmoe" devices
+    grep -q '^opencl' out && ! grep -q 'no OpenCL loader' out || skip "no OpenCL loader"
+    mkdir vendors
+    mkfifo vendors/slow.icd
+    set -m
+    OCL_ICD_VENDORS=$PWD/vendors "$qmoe" devices >out 2>err </dev/null &
+    job=$!
+    set +m
+    handles_signals $job
+    sleep 0.5 # now the loader waits for the pipe
+    kill -INT $job
+    code=0
+    timeout 10 sh -c ': >vendors/slow.icd' || fail "nobody reads the driver's name"
+    wait $job || code=$?
+    [ "$code" = 130 ] || fail "exit code $code: $(cat err)"
+    one_error interrupted
+    is_empty out
+}
+
 # The first signal cannot end a wait for a file that nobody writes; the second
 # one, also of the other kind, does.
 case_second_signal() {

@@ -102,6 +102,26 @@ static void test_own_sizes(void **state)
     }
 }
 
+/* Without a number of rounds the quantiser's own is planned. */
+static void test_rounds(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *format;
+        int wish, rounds;
+    } cases[] = {{"pvq", 0, 16}, {"pvq", -1, 0}, {"pvq", 3, 3},
+        {"ternary-dict", 0, 4}, {"q2", 0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const qmoe_plan_options options = {.size = sizeof options,
+            .format = cases[i].format,
+            .weight_rate = 1e6,
+            .passes = cases[i].wish};
+        qmoe_plan_report r;
+        assert_int_equal(qmoe_plan(context, &r, MINI, &options), QMOE_OK);
+        assert_int_equal(r.passes, cases[i].rounds);
+    }
+}
+
 static void test_places(void **state)
 {
     (void)state;
@@ -204,6 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_sizes),
         cmocka_unit_test(test_own_sizes),
+        cmocka_unit_test(test_rounds),
         cmocka_unit_test(test_places),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_stack_sizes),
