@@ -14,10 +14,6 @@
 #include "step_check.h"
 #include "steps.h"
 
-/* Tokens of a chunk, unless one sequence alone is longer.  Fixed, so that
- * results do not depend on memory or threads. */
-enum { CHUNK_TOKENS = 4096 };
-
 /* Sequences [first, first + n) of the batch being run. */
 typedef struct chunk {
     size_t first, n;
@@ -83,7 +79,7 @@ static size_t chunk_size(const qmi_calibration *c, size_t first)
         int64_t more = qmi_sequence_length(encoder, first + n);
         if (qmi_sequence_length(decoder, first + n) > more)
             more = qmi_sequence_length(decoder, first + n);
-        if (n != 0 && tokens + more > CHUNK_TOKENS)
+        if (n != 0 && tokens + more > QMI_FORWARD_TOKENS)
             break;
         tokens += more;
         n++;

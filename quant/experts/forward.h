@@ -10,6 +10,9 @@
 #include "pass.h"
 #include "token_states.h"
 
+/* Tokens of a chunk, unless one sequence alone is longer.  Fixed, so that
+ * results do not depend on memory or threads. */
+enum { QMI_FORWARD_TOKENS = 4096 };
 /* States moved at a time between their storage and the device. */
 enum { QMI_PIECE_TOKENS = 256 };
 

@@ -38,8 +38,6 @@ static uint64_t token_values(const qmoe_model *m)
 /* Activations of a chunk of calibration tokens. */
 static uint64_t chunk_bytes(const qmi_job *job)
 {
-    /* As CHUNK_TOKENS in forward.c. */
-    enum { CHUNK_TOKENS = 4096 };
     const qmoe_compress_report *r = job->report;
     /* States wait on the host before and after. */
     uint64_t per_token =
@@ -47,7 +45,8 @@ static uint64_t chunk_bytes(const qmi_job *job)
     uint64_t n = r->n_encoder_tokens > r->n_decoder_tokens
                      ? r->n_encoder_tokens
                      : r->n_decoder_tokens;
-    return (n < CHUNK_TOKENS ? n : CHUNK_TOKENS) * per_token * sizeof(float);
+    return (n < QMI_FORWARD_TOKENS ? n : QMI_FORWARD_TOKENS) * per_token *
+           sizeof(float);
 }
 
 /* Compressed experts wait for the rest of their group.  With a budget any stack

@@ -18,11 +18,10 @@ typedef struct routes {
  * stay those of `all`.  The first sample is always taken. */
 static qmi_calibration first_samples(const qmi_calibration *all)
 {
-    enum { MOST_TOKENS = 4096 };
     qmi_calibration few = *all;
     const int64_t *begin = all->sets[QMI_ENCODE].begin;
     size_t n = 1;
-    while (n < all->n_samples && begin[n + 1] <= MOST_TOKENS)
+    while (n < all->n_samples && begin[n + 1] <= QMI_FORWARD_TOKENS)
         n++;
     few.n_samples = n;
     for (int p = 0; p < QMI_N_PROGRAMS; p++) {

@@ -10,11 +10,12 @@
 #include "alloc.h"
 #include "clock.h"
 #include "context.h"
+#include "forward.h"
 #include "hessian.h"
 
 /* Tokens that experts take at once, and that the dense parts do: too many for
  * the caches. */
-enum { TOKENS = 256, CHUNK = 4096, ROUNDS = 3 };
+enum { TOKENS = 256, CHUNK = QMI_FORWARD_TOKENS, ROUNDS = 3 };
 
 /* One device of one thread with buffers. */
 typedef struct bench {
