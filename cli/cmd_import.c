@@ -20,7 +20,8 @@ static const char help[] =
     "\n"
     "Options:\n"
     "  -o, --output OUT     the directory to write (required)\n"
-    "  --tokenizer DIR      copy spiece.model from DIR; published models have\n"
+    "  --tokenizer DIR      copy the tokenizer from DIR; published models "
+    "have\n"
     "                       none, and text cannot be used without it\n"
     "  --format FORMAT      convert the experts ({formats}): they\n"
     "                       are decoded and rounded to nearest, which adds an "
@@ -78,8 +79,7 @@ static void print_text(
         printf("  re-coded relative weight error %.4f\n", r->weight_error);
     /* Not an error: ids can be used without it. */
     if (!r->has_tokenizer)
-        printf(
-            "  note     no spiece.model: give --tokenizer DIR to use text\n");
+        printf("  note     no tokenizer: give --tokenizer DIR to use text\n");
     printf("  time     %.1f s\n", r->seconds);
 }
 

@@ -443,12 +443,16 @@ bool qmi_checkpoint_is_generated(const qmi_checkpoint *checkpoint)
            checkpoint->files[0]->container->is_generated;
 }
 
+const char *qmi_checkpoint_side_directory(const qmi_checkpoint *checkpoint)
+{
+    return checkpoint->beside != NULL ? checkpoint->beside
+                                      : checkpoint->directory;
+}
+
 char *qmi_checkpoint_beside(
     const qmi_checkpoint *checkpoint, const char *name, qmi_error *err)
 {
-    const char *folder =
-        checkpoint->beside != NULL ? checkpoint->beside : checkpoint->directory;
-    return qmi_path_join(folder, name, err);
+    return qmi_path_join(qmi_checkpoint_side_directory(checkpoint), name, err);
 }
 
 /* What lies in a map can be read there: only views have to be fetched. */

@@ -48,6 +48,7 @@ void qmi_checkpoint_release(
 bool qmi_checkpoint_is_generated(const qmi_checkpoint *checkpoint);
 /* Path of a file beside the weights, there or not; release with qmi_free.
  * NULL: out of memory. */
+const char *qmi_checkpoint_side_directory(const qmi_checkpoint *checkpoint);
 char *qmi_checkpoint_beside(
     const qmi_checkpoint *checkpoint, const char *name, qmi_error *err);
 /* As fetch, but does nothing for data that can be read where they lie. */

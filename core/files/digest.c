@@ -17,6 +17,10 @@
  * settings. */
 enum { DIGITS = 16, MAX_SMALL_BYTES = 256 << 20 };
 
+const char *const qmi_tokenizer_files[QMI_N_TOKENIZER_FILES] = {"spiece.model",
+    "tokenizer.json", "tokenizer.model", "tiktoken.model",
+    "tokenizer_config.json"};
+
 static const cJSON *quantization(const cJSON *config)
 {
     return cJSON_GetObjectItemCaseSensitive(config, "quantization_config");
@@ -219,7 +223,9 @@ qmoe_status qmi_digest_check(const qmi_checkpoint *checkpoint, qmi_error *err)
             strcmp(entry->string, QMI_REPORT_NAME) != 0)
             QMI_TRY(qmi_digest_check_small(directory, path, entry, err));
     }
-    QMI_TRY(qmi_digest_check_foreign(directory, files, "spiece.model", err));
+    for (int i = 0; i < QMI_N_TOKENIZER_FILES; i++)
+        QMI_TRY(qmi_digest_check_foreign(
+            directory, files, qmi_tokenizer_files[i], err));
     for (size_t i = 0; i < qmi_checkpoint_file_count(checkpoint); i++)
         QMI_TRY(qmi_digest_check_shard(
             qmi_checkpoint_file(checkpoint, i), path, files, err));

@@ -25,6 +25,9 @@ qmoe_status qmi_digest_check_small(const char *directory,
 /* Size and header of an open shard.  E_CHECKSUM; E_FORMAT: it has no entry. */
 qmoe_status qmi_digest_check_shard(const qmi_tensor_file *shard,
     const char *config_path, const cJSON *files, qmi_error *err);
+/* The tokenizer's files: what a model reads beside config.json and shards. */
+enum { QMI_N_TOKENIZER_FILES = 5 };
+extern const char *const qmi_tokenizer_files[QMI_N_TOKENIZER_FILES];
 /* A file that models read must have an entry when it is there.  E_FORMAT. */
 qmoe_status qmi_digest_check_foreign(const char *directory, const cJSON *files,
     const char *name, qmi_error *err);

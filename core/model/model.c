@@ -8,7 +8,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "alloc.h"
 #include "arch.h"
@@ -17,32 +16,36 @@
 
 static qmoe_status open_tokenizer(qmoe_model *model, qmi_error *err)
 {
-    char *path = qmi_checkpoint_beside(model->checkpoint, "spiece.model", err);
-    if (path == NULL)
-        return QMOE_E_NOMEM;
-    qmoe_status status = QMOE_OK;
-    /* Models without a tokenizer can be run on ids. */
-    if (access(path, F_OK) == 0)
-        status = qmi_tokenizer_open(&model->tokenizer, path, err);
+    const char *directory = qmi_checkpoint_side_directory(model->checkpoint);
+    qmoe_status status =
+        qmi_tokenizer_open_directory(&model->tokenizer, directory, err);
+    /* Models without a tokenizer can be run on ids.  One that we do not compute
+     * is named when it is needed. */
+    if (status == QMOE_E_UNSUPPORTED)
+        return QMOE_OK;
+    QMI_TRY(status);
     /* More ids than the embedding has rows would be read past its end. */
-    if (status == QMOE_OK && model->tokenizer != NULL &&
-        qmi_tokenizer_size(model->tokenizer) > model->shape.vocab_size)
-        status = qmi_fail(err, QMOE_E_FORMAT,
-            "%s: %d pieces and sentinels, but the model's vocab_size is %lld",
-            path, (int)qmi_tokenizer_size(model->tokenizer),
-            (long long)model->shape.vocab_size);
-    qmi_free(path);
-    return status;
+    if (model->tokenizer == NULL ||
+        qmi_tokenizer_size(model->tokenizer) <= model->shape.vocab_size)
+        return QMOE_OK;
+    return qmi_fail(err, QMOE_E_FORMAT,
+        "%s: the tokenizer has ids below %d, but the model's vocab_size is "
+        "%lld",
+        directory, (int)qmi_tokenizer_size(model->tokenizer),
+        (long long)model->shape.vocab_size);
 }
 
 qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err)
 {
+    const char *directory = qmi_checkpoint_side_directory(model->checkpoint);
+    qmi_tokenizer *tokenizer = NULL;
     if (model->tokenizer != NULL)
         return QMOE_OK;
+    /* It may be there and unsupported: opened once more for the reason. */
+    QMI_TRY(qmi_tokenizer_open_directory(&tokenizer, directory, err));
+    qmi_tokenizer_close(tokenizer);
     return qmi_fail(err, QMOE_E_NOT_FOUND,
-        "%s/spiece.model: not found; text needs the tokenizer's file, which "
-        "every original checkpoint has (tokenizer.json is not read)",
-        qmi_checkpoint_directory(model->checkpoint));
+        "%s: no tokenizer: text needs one of " QMI_TOKENIZER_FILES, directory);
 }
 
 qmoe_status qmi_model_need_objective(
@@ -364,7 +367,7 @@ static qmoe_status tokenize(qmoe_model *model, int32_t *ids, size_t capacity,
             "a text is not UTF-8 from byte %zu on", n_valid);
     QMI_TRY(qmi_model_need_tokenizer(model, err));
     QMI_TRY(qmi_tokenizer_encode(
-        model->tokenizer, &all, n, text, strlen(text), err));
+        model->tokenizer, &all, n, text, strlen(text), NULL, err));
     /* *n is the full number, so that a caller can ask for the size first. */
     for (size_t i = 0; i < *n && i < capacity; i++)
         ids[i] = all[i];
@@ -388,7 +391,8 @@ static qmoe_status detokenize(qmoe_model *model, char *text, size_t capacity,
     qmi_error *err = &model->hooks->error;
     char *all = NULL;
     QMI_TRY(qmi_model_need_tokenizer(model, err));
-    QMI_TRY(qmi_tokenizer_decode(model->tokenizer, &all, ids, n_ids, err));
+    QMI_TRY(
+        qmi_tokenizer_decode(model->tokenizer, &all, ids, n_ids, false, err));
     *n = strlen(all);
     /* Cut to the capacity, with its end; *n is the full length. */
     if (capacity != 0)

@@ -16,7 +16,7 @@ struct qmoe_model {
     int n_users;      /* the caller's handle, sessions, calls that run */
     qmi_checkpoint *checkpoint; /* NULL: a sketch */
     const qmi_format *sketch_format;
-    qmi_tokenizer *tokenizer; /* NULL when there is no spiece.model */
+    qmi_tokenizer *tokenizer; /* NULL when there is none that we read */
     const qmi_arch *arch;
     qmi_shape shape;
     qmi_block *blocks; /* [n_blocks] in the order of execution */
@@ -64,7 +64,8 @@ qmoe_status qmi_model_call_begin(
     qmoe_model *model, const char *function, bool lacks);
 qmoe_status qmi_model_call_end(qmoe_model *model, qmoe_status status);
 
-/* E_NOT_FOUND naming spiece.model when the model has no tokenizer. */
+/* E_NOT_FOUND naming the files when the model has no tokenizer; E_UNSUPPORTED
+ * when it has one that we do not compute. */
 qmoe_status qmi_model_need_tokenizer(const qmoe_model *model, qmi_error *err);
 /* E_UNSUPPORTED naming the architecture when it was trained for another one. */
 qmoe_status qmi_model_need_objective(

@@ -132,13 +132,14 @@ static qmoe_status check_small_files(qmi_verification *v)
 /* What models would read, but was put there later. */
 static qmoe_status check_foreign_files(qmi_verification *v)
 {
-    static const char *const names[] = {"spiece.model", "model.safetensors"};
     const cJSON *files = qmi_digest_files(v->config);
     qmi_error error = {0};
-    for (int i = 0; v->report->has_digest && i < 2; i++) {
+    for (int i = 0; v->report->has_digest && i <= QMI_N_TOKENIZER_FILES; i++) {
+        const char *name = i < QMI_N_TOKENIZER_FILES ? qmi_tokenizer_files[i]
+                                                     : "model.safetensors";
         qmoe_status status =
-            qmi_digest_check_foreign(v->directory, files, names[i], &error);
-        QMI_TRY(note_small(v, status, names[i], &error));
+            qmi_digest_check_foreign(v->directory, files, name, &error);
+        QMI_TRY(note_small(v, status, name, &error));
     }
     return QMOE_OK;
 }

@@ -45,6 +45,11 @@ typedef struct run {
     qmi_error *err;
 } run;
 
+static bool encodes(const run *r)
+{
+    return qmi_graph_encodes(&r->session->model->graph);
+}
+
 /* The ids of prompt number `index` in a new array. */
 static qmoe_status read_prompt(
     run *r, int32_t **ids, size_t *n, const char *const *prompts, size_t index)
@@ -63,13 +68,9 @@ static qmoe_status read_prompt(
     if (prompt[n_valid] != '\0')
         return qmi_fail(r->err, QMOE_E_INVALID,
             "prompt %zu is not UTF-8 text from byte %zu on", index, n_valid);
-    return qmi_tokenizer_encode(
-        r->session->model->tokenizer, ids, n, prompt, strlen(prompt), r->err);
-}
-
-static bool encodes(const run *r)
-{
-    return qmi_graph_encodes(&r->session->model->graph);
+    const qmi_encode_options options = {.frame = !encodes(r)};
+    return qmi_tokenizer_encode(r->session->model->tokenizer, ids, n, prompt,
+        strlen(prompt), &options, r->err);
 }
 
 /* An encoder reads a prompt up to its end.  A decoder reads it as it is: the
@@ -205,7 +206,8 @@ static qmoe_status read_text(run *r, char **text, const sequence *s)
 {
     const qmi_tokenizer *tokenizer = r->session->model->tokenizer;
     if (tokenizer != NULL)
-        return qmi_tokenizer_decode(tokenizer, text, s->ids, s->n_ids, r->err);
+        return qmi_tokenizer_decode(
+            tokenizer, text, s->ids, s->n_ids, false, r->err);
     *text = qmi_strdup("", r->err);
     return *text != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }

@@ -78,7 +78,8 @@ static qmoe_status tokenize(qmi_samples *s, int32_t **ids, size_t *n,
 {
     int32_t *plain = NULL;
     *ids = NULL;
-    QMI_TRY(qmi_tokenizer_encode(s->tokenizer, &plain, n, text, n_bytes, err));
+    QMI_TRY(qmi_tokenizer_encode(
+        s->tokenizer, &plain, n, text, n_bytes, NULL, err));
     /* The end token counts, too.  Skipped documents are counted, for a
      * message. */
     if (*n < 1 || *n + 1 > QMI_MAX_DOCUMENT_TOKENS) {

@@ -4,6 +4,7 @@
 #include "span_corruption.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
@@ -11,6 +12,20 @@
 /* The values of T5's pre-training objective (docs/evaluation.md). */
 static const double NOISE_DENSITY = 0.15;
 static const double MEAN_NOISE_SPAN = 3.0;
+
+int32_t qmi_sentinel(const qmi_tokenizer *tokenizer, int k)
+{
+    char name[24];
+    snprintf(name, sizeof name, "<extra_id_%d>", k);
+    return qmi_tokenizer_id(tokenizer, name);
+}
+
+/* T5's ids fall from the first to the last. */
+bool qmi_is_sentinel(const qmi_tokenizer *tokenizer, int32_t id)
+{
+    return id >= 0 && id <= qmi_sentinel(tokenizer, 0) &&
+           id >= qmi_sentinel(tokenizer, QMI_N_SENTINELS - 1);
+}
 
 static void span_counts(int32_t *n_noise, int32_t *n_spans, int32_t n_tokens)
 {
@@ -71,7 +86,7 @@ static void write_sample(qmi_sample *out, const qmi_tokenizer *tokenizer,
     for (int32_t k = 0; k < n_spans; k++) {
         size_t n_kept = (size_t)kept_parts[k];
         size_t n_noise = (size_t)noise_parts[k];
-        int32_t sentinel = qmi_tokenizer_sentinel(tokenizer, k);
+        int32_t sentinel = qmi_sentinel(tokenizer, k);
         memcpy(encoder, ids, n_kept * sizeof *ids);
         encoder += n_kept;
         *encoder++ = sentinel;
@@ -81,7 +96,7 @@ static void write_sample(qmi_sample *out, const qmi_tokenizer *tokenizer,
         ids += n_kept + n_noise;
     }
     *encoder++ = end_id;
-    *decoder++ = qmi_tokenizer_sentinel(tokenizer, n_spans);
+    *decoder++ = qmi_sentinel(tokenizer, n_spans);
     out->n_encoder = (size_t)(encoder - out->encoder_ids);
     out->n_decoder = (size_t)(decoder - out->decoder_ids);
 }

@@ -16,6 +16,12 @@ typedef struct qmi_sample {
     size_t n_encoder, n_decoder;
 } qmi_sample;
 
+/* The sentinels <extra_id_k>, which stand for spans: how many there may be, and
+ * their ids; -1: the tokenizer has none. */
+enum { QMI_N_SENTINELS = 100 };
+int32_t qmi_sentinel(const qmi_tokenizer *tokenizer, int k);
+bool qmi_is_sentinel(const qmi_tokenizer *tokenizer, int32_t id);
+
 /* Draws the span lengths for a document of n_tokens >= 2: noise and kept parts
  * alternate starting with a kept one.  Arrays of n_tokens entries each. */
 void qmi_span_mask(qmi_mt19937 *rng, int32_t *noise_parts, int32_t *kept_parts,

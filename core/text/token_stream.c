@@ -1,196 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Comes in: ids, one at a time.  Goes out: the text each adds.
- *
- * A piece is not decoded by itself: the first of a run drops its space, and
- * bytes join to characters.  So a window of ids is decoded, of which a base was
- * given out before: its text is left out.  Invariant: whatever ids follow, the
- * window with them gives the text of the base and then what all ids so far have
- * still to give.  The base is the ids since the last sentinel until one of them
- * has text, then that one for good: from there on all spaces are kept, and only
- * the bytes of a character depend on each other.  A last byte of a character,
- * or one that belongs to none, can join no later byte. */
+ * Comes in: ids, one at a time.  Goes out: the text each adds, as the kind of
+ * the tokenizer decodes it. */
 #include "token_stream.h"
 
-#include <string.h>
-
 #include "alloc.h"
+#include "tokenizer_type.h"
 
 struct qmi_token_stream {
     const qmi_tokenizer *tokenizer;
-    int32_t *ids; /* the window: base, then bytes of a character */
-    size_t n, capacity;
-    size_t n_base, base_bytes; /* ids of the base, and bytes of their text */
-    bool anchored;             /* the base stays */
-    size_t n_held, n_missing;  /* bytes of the last character, if incomplete */
-    bool has_text, ends_in_space; /* what was given out */
-    qmi_text read, out;           /* of some ids; of one call */
+    void *state;  /* of the tokenizer's type */
+    qmi_text out; /* of one call */
 };
 
 qmoe_status qmi_token_stream_create(
     qmi_token_stream **out, const qmi_tokenizer *tokenizer, qmi_error *err)
 {
-    *out = qmi_calloc(1, sizeof **out, "a token stream", err);
-    if (*out == NULL)
+    *out = NULL;
+    qmi_token_stream *s = qmi_calloc(1, sizeof *s, "a token stream", err);
+    if (s == NULL)
         return QMOE_E_NOMEM;
-    (*out)->tokenizer = tokenizer;
-    return QMOE_OK;
+    s->tokenizer = tokenizer;
+    qmoe_status status =
+        tokenizer->type->stream_create(&s->state, tokenizer, err);
+    if (status == QMOE_OK)
+        *out = s;
+    else
+        qmi_free(s);
+    return status;
 }
 
 void qmi_token_stream_destroy(qmi_token_stream *stream)
 {
     if (stream == NULL)
         return;
-    qmi_free(stream->ids);
-    qmi_free(stream->read.data);
+    stream->tokenizer->type->stream_destroy(stream->state);
     qmi_free(stream->out.data);
     qmi_free(stream);
-}
-
-/* ---- text ---- */
-
-static qmoe_status read_ids(
-    qmi_token_stream *s, const int32_t *ids, size_t n, qmi_error *err)
-{
-    s->read = (qmi_text){
-        .data = s->read.data, .capacity = s->read.capacity, .err = err};
-    return qmi_tokenizer_append(s->tokenizer, &s->read, ids, n, err);
-}
-
-/* Gives out what was read, without its first n_bytes. */
-static void give(qmi_token_stream *s, size_t n_bytes)
-{
-    if (s->read.n <= n_bytes)
-        return;
-    qmi_text_bytes(&s->out, s->read.data + n_bytes, s->read.n - n_bytes);
-    s->has_text = true;
-    s->ends_in_space = s->read.data[s->read.n - 1] == ' ';
-}
-
-/* ---- the window ---- */
-
-static qmoe_status push(qmi_token_stream *s, int32_t id, qmi_error *err)
-{
-    if (s->n == s->capacity) {
-        const size_t capacity = 2 * s->capacity + 8;
-        int32_t *grown = qmi_regrow(
-            s->ids, s->n, capacity, sizeof *grown, "a token stream", err);
-        if (grown == NULL)
-            return QMOE_E_NOMEM;
-        s->ids = grown;
-        s->capacity = capacity;
-    }
-    s->ids[s->n++] = id;
-    return QMOE_OK;
-}
-
-/* Makes the first n_base ids the base and drops those up to number m. */
-static void set_base(
-    qmi_token_stream *s, size_t n_base, size_t n_bytes, size_t m)
-{
-    memmove(s->ids + n_base, s->ids + m, (s->n - m) * sizeof *s->ids);
-    s->n = n_base + s->n - m;
-    s->n_base = n_base;
-    s->base_bytes = n_bytes;
-}
-
-/* Follows the bytes of a character (UTF-8). */
-static void follow(qmi_token_stream *s, qmi_token_kind kind, uint8_t byte)
-{
-    const bool joins = kind == QMI_TOKEN_BYTE && (byte & 0xc0) == 0x80;
-    if (joins && s->n_missing != 0) {
-        s->n_held++;
-        s->n_missing--;
-    } else {
-        s->n_missing = 0;
-        if (kind == QMI_TOKEN_BYTE && byte >= 0xc0 && byte < 0xf8)
-            s->n_missing = 1 + (byte >= 0xe0) + (byte >= 0xf0);
-        s->n_held = 1;
-    }
-    if (s->n_missing == 0)
-        s->n_held = 0;
-}
-
-/* Gives out all ids of the window that are not held back.  The last of it is of
- * `kind`; so is the last given out, since bytes alone are held back. */
-static qmoe_status give_window(
-    qmi_token_stream *s, qmi_token_kind kind, qmi_error *err)
-{
-    const size_t m = s->n - s->n_held;
-    if (m == s->n_base)
-        return QMOE_OK;
-    QMI_TRY(read_ids(s, s->ids, m, err));
-    give(s, s->base_bytes);
-    const size_t n_bytes = s->read.n;
-    if (s->anchored) {
-        set_base(s, s->n_base, s->base_bytes, m);
-        return QMOE_OK;
-    }
-    const int32_t last = s->ids[m - 1];
-    QMI_TRY(read_ids(s, &last, 1, err));
-    if (s->read.n != 0 || kind == QMI_TOKEN_BYTE) {
-        /* Before a byte that is held back stands one that may join others: it
-         * is a base until that is settled. */
-        s->anchored = s->n_held == 0;
-        s->ids[0] = last;
-        set_base(s, 1, s->read.n, m);
-    } else if (s->n_base != 0 && s->ids[s->n_base - 1] == last) {
-        /* A second space changes nothing for what follows. */
-        set_base(s, s->n_base, s->base_bytes, m);
-    } else {
-        set_base(s, m, n_bytes, m);
-    }
-    return QMOE_OK;
-}
-
-/* What is held back is no character. */
-static qmoe_status give_held(qmi_token_stream *s, qmi_error *err)
-{
-    if (s->n_held == 0)
-        return QMOE_OK;
-    QMI_TRY(read_ids(s, s->ids, s->n, err));
-    give(s, s->base_bytes);
-    return QMOE_OK;
-}
-
-static qmoe_status add_sentinel(qmi_token_stream *s, int32_t id, qmi_error *err)
-{
-    QMI_TRY(give_held(s, err));
-    if (s->has_text && !s->ends_in_space)
-        qmi_text_bytes(&s->out, " ", 1);
-    QMI_TRY(read_ids(s, &id, 1, err));
-    give(s, 0);
-    s->n = 0;
-    s->n_held = s->n_missing = 0;
-    s->anchored = false;
-    QMI_TRY(push(s, id, err));
-    set_base(s, 1, s->read.n, 1);
-    return QMOE_OK;
 }
 
 qmoe_status qmi_token_stream_add(qmi_token_stream *stream, const char **text,
     int32_t id, bool last, qmi_error *err)
 {
-    qmi_token_stream *s = stream;
-    uint8_t byte;
+    qmi_text *out = &stream->out;
     *text = "";
     if (id < 0)
         return qmi_fail(
             err, QMOE_E_INVALID, "token id %d is negative", (int)id);
-    s->out = (qmi_text){
-        .data = s->out.data, .capacity = s->out.capacity, .err = err};
-    const qmi_token_kind kind = qmi_tokenizer_kind(s->tokenizer, id, &byte);
-    if (kind == QMI_TOKEN_SENTINEL) {
-        QMI_TRY(add_sentinel(s, id, err));
-    } else if (kind != QMI_TOKEN_NOTHING) {
-        follow(s, kind, byte);
-        QMI_TRY(push(s, id, err));
-        QMI_TRY(give_window(s, kind, err));
-    }
-    if (last)
-        QMI_TRY(give_held(s, err));
-    qmi_text_bytes(&s->out, "", 1);
-    if (s->out.failed)
+    *out = (qmi_text){.data = out->data, .capacity = out->capacity, .err = err};
+    QMI_TRY(
+        stream->tokenizer->type->stream_add(stream->state, out, id, last, err));
+    qmi_text_bytes(out, "", 1);
+    if (out->failed)
         return QMOE_E_NOMEM;
-    *text = s->out.data;
+    *text = out->data;
     return QMOE_OK;
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Text of a sequence that grows by one id at a time.  What the stream has given
- * out is, after the last id, what qmi_tokenizer_decode gives for all of them; the work of an id does not grow with their number.  (A tokenizer
- * with a denormalizer of its own, which T5 has not, sees one id at a time.) */
+ * out is, after the last id, what qmi_tokenizer_decode gives for all of them,
+ * without special tokens; the work of an id does not grow with their number.
+ * (A spiece.model with a denormalizer of its own, which T5 has not, sees one id
+ * at a time.) */
 #ifndef QMI_TOKEN_STREAM_H
 #define QMI_TOKEN_STREAM_H
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The C++ side of tokenizer.h.  Every entry point catches all exceptions: none
- * may reach the C callers.  Sentinels are handled here, everything else is
+ * In: a spiece.model of T5, text, ids.  Out: ids, text.  Every entry point
+ * catches all exceptions: none may reach the C callers.  T5's added tokens, the
+ * sentinels <extra_id_k>, are handled here, everything else is
  * SentencePiece's. */
 #include <algorithm>
 #include <climits>
@@ -18,7 +19,7 @@ extern "C" {
 #include "alloc.h"
 #include "map.h"
 #include "spiece_check.h"
-#include "tokenizer.h"
+#include "tokenizer_type.h"
 }
 
 namespace sentencepiece
@@ -31,14 +32,21 @@ __attribute__((weak)) void SetMinLogLevel(int level);
 } // namespace logging
 } // namespace sentencepiece
 
-struct qmi_tokenizer {
+namespace
+{
+
+struct spiece : qmi_tokenizer {
     sentencepiece::SentencePieceProcessor processor;
     int32_t n_pieces = 0;
     size_t max_text_bytes = 0;
 };
 
-namespace
+const int N_SENTINELS = 100;
+
+const spiece *as_spiece(const qmi_tokenizer *tokenizer)
 {
+    return static_cast<const spiece *>(tokenizer);
+}
 
 using std::string_view;
 
@@ -128,7 +136,7 @@ void silence_library()
     (void)done;
 }
 
-qmoe_status load(qmi_tokenizer *tokenizer, const char *data, size_t n_bytes,
+qmoe_status load(spiece *tokenizer, const char *data, size_t n_bytes,
     const char *path, qmi_error *err)
 {
     qmi_spiece_info info;
@@ -145,6 +153,9 @@ qmoe_status load(qmi_tokenizer *tokenizer, const char *data, size_t n_bytes,
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: %d pieces counted, but SentencePiece reads %d", path,
             (int)info.n_pieces, (int)tokenizer->n_pieces);
+    tokenizer->size = tokenizer->n_pieces + N_SENTINELS;
+    tokenizer->eos = tokenizer->processor.eos_id();
+    tokenizer->pad = tokenizer->processor.pad_id();
     /* The library counts the bytes of normalized text in an int. */
     tokenizer->max_text_bytes =
         (size_t)(INT_MAX - 16) / (size_t)info.max_growth;
@@ -220,25 +231,28 @@ size_t match_sentinel(string_view text, int *k)
     bool padded = n_digits == 2 && value < 10;
     if (n_digits == 0 || padded || at >= text.size() || text[at] != '>')
         return 0;
-    static_assert(QMI_N_SENTINELS == 100, "two digits name every sentinel");
+    static_assert(N_SENTINELS == 100, "two digits name every sentinel");
     *k = value;
     return at + 1;
 }
 
-/* Position of the next sentinel (npos: none), its length and number. */
-size_t find_sentinel(string_view text, size_t *length, int *k)
+/* Position of the next sentinel (npos: none), its length and number.  None has
+ * a byte marked in `literal` (NULL: nothing is). */
+size_t find_sentinel(
+    string_view text, const uint8_t *literal, size_t *length, int *k)
 {
     size_t at = text.find(SENTINEL_START);
     while (at != string_view::npos) {
         *length = match_sentinel(text.substr(at), k);
-        if (*length != 0)
+        if (*length != 0 && (literal == nullptr || std::memchr(literal + at, 1,
+                                                       *length) == nullptr))
             return at;
         at = text.find(SENTINEL_START, at + 1);
     }
     return at;
 }
 
-qmoe_status append_chunk(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
+qmoe_status append_chunk(const spiece *tokenizer, std::vector<int> *ids,
     string_view chunk, qmi_error *err)
 {
     std::vector<int> chunk_ids;
@@ -252,9 +266,10 @@ qmoe_status append_chunk(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
     return QMOE_OK;
 }
 
-qmoe_status encode(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
-    string_view text, qmi_error *err)
+qmoe_status encode(const spiece *tokenizer, std::vector<int> *ids,
+    string_view text, const qmi_encode_options *options, qmi_error *err)
 {
+    const uint8_t *literal = options->literal;
     if (text.size() > tokenizer->max_text_bytes)
         return qmi_fail(err, QMOE_E_INVALID,
             "a text of %zu bytes is too long for the tokenizer: at most %zu",
@@ -262,13 +277,18 @@ qmoe_status encode(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
     for (;;) {
         size_t length = 0;
         int k = 0;
-        size_t at = find_sentinel(text, &length, &k);
+        size_t at = options->all_literal
+                        ? string_view::npos
+                        : find_sentinel(text, literal, &length, &k);
         if (at == string_view::npos)
             return append_chunk(tokenizer, ids, text, err);
         QMI_TRY(
             append_chunk(tokenizer, ids, strip_right(text.substr(0, at)), err));
-        ids->push_back(qmi_tokenizer_sentinel(tokenizer, k));
-        text = strip_left(text.substr(at + length));
+        ids->push_back(tokenizer->size - 1 - k);
+        const string_view rest = strip_left(text.substr(at + length));
+        if (literal != nullptr)
+            literal += text.size() - rest.size();
+        text = rest;
     }
 }
 
@@ -276,7 +296,7 @@ qmoe_status encode(const qmi_tokenizer *tokenizer, std::vector<int> *ids,
 
 /* Appends the text of a run of pieces.  SentencePiece drops the space that the
  * first piece brings; behind a sentinel it has to stay. */
-qmoe_status append_run(const qmi_tokenizer *tokenizer, std::string *text,
+qmoe_status append_run(const spiece *tokenizer, std::string *text,
     const std::vector<int> &run, qmi_error *err)
 {
     const string_view space_symbol = "\xe2\x96\x81";
@@ -295,28 +315,24 @@ qmoe_status append_run(const qmi_tokenizer *tokenizer, std::string *text,
     return QMOE_OK;
 }
 
-void append_sentinel(
-    const qmi_tokenizer *tokenizer, std::string *text, int32_t id)
+void append_sentinel(const spiece *tokenizer, std::string *text, int32_t id)
 {
     if (!text->empty() && text->back() != ' ')
         *text += ' ';
     *text += SENTINEL_START;
-    *text += std::to_string(qmi_tokenizer_size(tokenizer) - 1 - id);
+    *text += std::to_string(tokenizer->size - 1 - id);
     *text += '>';
 }
 
-qmoe_status decode(const qmi_tokenizer *tokenizer, std::string *text,
+qmoe_status decode(const spiece *tokenizer, std::string *text,
     const int32_t *ids, size_t n, qmi_error *err)
 {
     std::vector<int> run;
     for (size_t i = 0; i < n; i++) {
-        if (ids[i] < 0)
-            return qmi_fail(
-                err, QMOE_E_INVALID, "token id %d is negative", (int)ids[i]);
         /* A model's vocabulary is padded beyond the tokenizer's. */
-        if (ids[i] >= qmi_tokenizer_size(tokenizer))
+        if (ids[i] >= tokenizer->size)
             continue;
-        if (qmi_tokenizer_is_sentinel(tokenizer, ids[i])) {
+        if (ids[i] >= tokenizer->n_pieces) {
             QMI_TRY(append_run(tokenizer, text, run, err));
             run.clear();
             append_sentinel(tokenizer, text, ids[i]);
@@ -327,23 +343,94 @@ qmoe_status decode(const qmi_tokenizer *tokenizer, std::string *text,
     return append_run(tokenizer, text, run, err);
 }
 
+/* ---- the table ----------------------------------------------------------- */
+
+void close_spiece(qmi_tokenizer *tokenizer)
+{
+    spiece *self = static_cast<spiece *>(tokenizer);
+    self->~spiece();
+    qmi_free(self);
+}
+
+int32_t spiece_id(const qmi_tokenizer *tokenizer, const char *text, size_t n)
+{
+    const spiece *self = as_spiece(tokenizer);
+    int k = 0;
+    if (starts_with(string_view(text, n), SENTINEL_START) &&
+        match_sentinel(string_view(text, n), &k) == n)
+        return self->size - 1 - k;
+    const int id = self->processor.PieceToId(string_view(text, n));
+    /* What is no piece has the id of the unknown piece. */
+    return self->processor.IdToPiece(id) == string_view(text, n) ? id : -1;
+}
+
+qmi_token_kind spiece_kind(
+    const qmi_tokenizer *tokenizer, int32_t id, uint8_t *byte)
+{
+    const spiece *self = as_spiece(tokenizer);
+    if (id >= self->n_pieces)
+        return QMI_TOKEN_ADDED;
+    if (self->processor.IsControl(id))
+        return QMI_TOKEN_CONTROL;
+    if (!self->processor.IsByte(id))
+        return QMI_TOKEN_PIECE;
+    /* "<0x41>": the library refuses byte pieces of other names. */
+    const char *digits = self->processor.IdToPiece(id).c_str() + 3;
+    *byte = (uint8_t)std::strtoul(digits, nullptr, 16);
+    return QMI_TOKEN_BYTE;
+}
+
+qmoe_status encode_spiece(const qmi_tokenizer *tokenizer, qmi_id_list *ids,
+    const char *text, size_t n_bytes, const qmi_encode_options *options,
+    qmi_error *err)
+{
+    return guarded(err, QMOE_E_INTERNAL, "encoding text", [&]() -> qmoe_status {
+        const spiece *self = as_spiece(tokenizer);
+        std::vector<int> found;
+        QMI_TRY(with_reserve(err, n_bytes, "encoding text", [&] {
+            return encode(
+                self, &found, string_view(text, n_bytes), options, err);
+        }));
+        if (options->frame && self->eos >= 0)
+            found.push_back(self->eos);
+        return qmi_id_list_add(ids, found.data(), found.size(), err);
+    });
+}
+
+qmoe_status decode_spiece(const qmi_tokenizer *tokenizer, qmi_text *text,
+    const int32_t *ids, size_t n, bool, qmi_error *err)
+{
+    return guarded(err, QMOE_E_INTERNAL, "decoding ids", [&]() -> qmoe_status {
+        std::string joined;
+        QMI_TRY(with_reserve(err, n * sizeof *ids, "decoding ids", [&] {
+            return decode(as_spiece(tokenizer), &joined, ids, n, err);
+        }));
+        qmi_text_bytes(text, joined.data(), joined.size());
+        return text->failed ? QMOE_E_NOMEM : QMOE_OK;
+    });
+}
+
+const qmi_tokenizer_type SPIECE = {close_spiece, spiece_id, spiece_kind,
+    encode_spiece, decode_spiece, qmi_spiece_stream_create,
+    qmi_spiece_stream_destroy, qmi_spiece_stream_add};
+
 } // namespace
 
-/* ---- the C face ---------------------------------------------------------- */
-
-qmoe_status qmi_tokenizer_open(
+qmoe_status qmi_tokenizer_open_spiece(
     qmi_tokenizer **out, const char *path, qmi_error *err)
 {
     *out = nullptr;
     char *data = nullptr;
     size_t n_bytes = 0;
     QMI_TRY(qmi_read_file(&data, &n_bytes, path, MAX_FILE_BYTES, err));
-    qmi_tokenizer *tokenizer = nullptr;
+    spiece *tokenizer = nullptr;
     qmoe_status status = QMOE_E_NOMEM;
     void *memory = qmi_calloc(1, sizeof *tokenizer, "a tokenizer", err);
     if (memory != nullptr)
         status = guarded(err, QMOE_E_FORMAT, path, [&] {
-            tokenizer = new (memory) qmi_tokenizer;
+            tokenizer = new (memory) spiece{};
+            tokenizer->type = &SPIECE;
+            tokenizer->bos = tokenizer->eos = tokenizer->pad = -1;
             return with_reserve(err, n_bytes, path,
                 [&] { return load(tokenizer, data, n_bytes, path, err); });
         });
@@ -353,97 +440,8 @@ qmoe_status qmi_tokenizer_open(
         return QMOE_OK;
     }
     if (tokenizer != nullptr)
-        qmi_tokenizer_close(tokenizer);
+        close_spiece(tokenizer);
     else
         qmi_free(memory);
-    return status;
-}
-
-void qmi_tokenizer_close(qmi_tokenizer *tokenizer)
-{
-    if (tokenizer == nullptr)
-        return;
-    tokenizer->~qmi_tokenizer();
-    qmi_free(tokenizer);
-}
-
-int32_t qmi_tokenizer_size(const qmi_tokenizer *tokenizer)
-{
-    return tokenizer->n_pieces + QMI_N_SENTINELS;
-}
-
-int32_t qmi_tokenizer_sentinel(const qmi_tokenizer *tokenizer, int k)
-{
-    return qmi_tokenizer_size(tokenizer) - 1 - k;
-}
-
-bool qmi_tokenizer_is_sentinel(const qmi_tokenizer *tokenizer, int32_t id)
-{
-    return id >= tokenizer->n_pieces && id < qmi_tokenizer_size(tokenizer);
-}
-
-qmi_token_kind qmi_tokenizer_kind(
-    const qmi_tokenizer *tokenizer, int32_t id, uint8_t *byte)
-{
-    *byte = 0;
-    if (qmi_tokenizer_is_sentinel(tokenizer, id))
-        return QMI_TOKEN_SENTINEL;
-    if (id >= tokenizer->n_pieces || tokenizer->processor.IsControl(id))
-        return QMI_TOKEN_NOTHING;
-    if (!tokenizer->processor.IsByte(id))
-        return QMI_TOKEN_PIECE;
-    /* "<0x41>": the library refuses byte pieces of other names. */
-    const char *digits = tokenizer->processor.IdToPiece(id).c_str() + 3;
-    *byte = static_cast<uint8_t>(std::strtoul(digits, nullptr, 16));
-    return QMI_TOKEN_BYTE;
-}
-
-qmoe_status qmi_tokenizer_encode(const qmi_tokenizer *tokenizer, int32_t **ids,
-    size_t *n, const char *text, size_t n_bytes, qmi_error *err)
-{
-    *ids = nullptr;
-    *n = 0;
-    return guarded(err, QMOE_E_INTERNAL, "encoding text", [&]() -> qmoe_status {
-        std::vector<int> found;
-        QMI_TRY(with_reserve(err, n_bytes, "encoding text", [&] {
-            return encode(tokenizer, &found, string_view(text, n_bytes), err);
-        }));
-        int32_t *copy = static_cast<int32_t *>(
-            qmi_calloc(found.size(), sizeof *copy, "token ids", err));
-        if (copy == nullptr)
-            return QMOE_E_NOMEM;
-        for (size_t i = 0; i < found.size(); i++)
-            copy[i] = found[i];
-        *ids = copy;
-        *n = found.size();
-        return QMOE_OK;
-    });
-}
-
-qmoe_status qmi_tokenizer_append(const qmi_tokenizer *tokenizer, qmi_text *text,
-    const int32_t *ids, size_t n, qmi_error *err)
-{
-    return guarded(err, QMOE_E_INTERNAL, "decoding ids", [&]() -> qmoe_status {
-        std::string joined;
-        QMI_TRY(with_reserve(err, n * sizeof *ids, "decoding ids",
-            [&] { return decode(tokenizer, &joined, ids, n, err); }));
-        qmi_text_bytes(text, joined.data(), joined.size());
-        return text->failed ? QMOE_E_NOMEM : QMOE_OK;
-    });
-}
-
-qmoe_status qmi_tokenizer_decode(const qmi_tokenizer *tokenizer, char **text,
-    const int32_t *ids, size_t n, qmi_error *err)
-{
-    qmi_text joined = {nullptr, 0, 0, false, err};
-    *text = nullptr;
-    qmoe_status status = qmi_tokenizer_append(tokenizer, &joined, ids, n, err);
-    qmi_text_bytes(&joined, "", 1);
-    if (status == QMOE_OK && joined.failed)
-        status = QMOE_E_NOMEM;
-    if (status == QMOE_OK)
-        *text = joined.data;
-    else
-        qmi_free(joined.data);
     return status;
 }

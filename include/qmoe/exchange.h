@@ -54,7 +54,7 @@ typedef struct qmoe_import_options {
     /* NULL or "ternary-dict": the codewords as they are, bit for bit.  Another
      * format: every matrix is decoded and rounded to it without data. */
     const char *format;
-    /* Directory to take spiece.model and other tokenizer files from, since
+    /* Directory to take the tokenizer and other small files from, since
      * published directories have none; NULL: the source itself. */
     const char *tokenizer;
 } qmoe_import_options;

@@ -207,7 +207,7 @@ QMOE_API const char *qmoe_role_name(qmoe_role role);
 typedef struct qmoe_model qmoe_model;
 
 /* Opens a model directory: an uncompressed Hugging Face checkpoint
- * (config.json, safetensors, spiece.model) or a compressed directory written
+ * (config.json, safetensors, tokenizer) or a compressed directory written
  * by qmoe_compress (docs/format.md).  Weights are memory-mapped, not read.
  * Of a compressed model the digests of configuration, tokenizer, index and
  * headers are checked, which costs no more than reading them; the data of

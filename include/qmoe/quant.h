@@ -33,7 +33,7 @@ typedef struct qmoe_compress_options {
      * NULL = "gptq" when calibration is given, else E_INVALID. */
     const char *method;
     bool overwrite; /* replace an existing output directory */
-    /* Allow a source without spiece.model (the result runs on ids only). */
+    /* Allow a source without a tokenizer (the result runs on ids only). */
     bool without_tokenizer;
 
     /* Calibration texts: one document per line, or JSON lines with "text".

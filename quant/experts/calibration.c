@@ -105,14 +105,14 @@ static qmoe_status mark_counted(
     const qmi_token_set *encoder = &c->sets[QMI_ENCODE];
     for (int64_t t = 0; t < encoder->n_tokens; t++)
         encoder->counted[t] =
-            !qmi_tokenizer_is_sentinel(tokenizer, encoder->ids[t]);
+            !qmi_is_sentinel(tokenizer, encoder->ids[t]);
     const qmi_token_set *decoder = &c->sets[QMI_DECODE];
     /* The last position of a sequence predicts nothing, so it is not
      * counted. */
     for (size_t s = 0; s < decoder->n_sequences; s++)
         for (int64_t t = decoder->begin[s]; t + 1 < decoder->begin[s + 1]; t++)
             decoder->counted[t] =
-                !qmi_tokenizer_is_sentinel(tokenizer, decoder->ids[t + 1]);
+                !qmi_is_sentinel(tokenizer, decoder->ids[t + 1]);
     return QMOE_OK;
 }
 

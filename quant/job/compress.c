@@ -331,7 +331,7 @@ static qmoe_status open_journal(qmi_job *job)
 
 /* Opens the output, which must not lie in or over what the job reads. */
 static qmoe_status open_beside(
-    qmi_job *job, const char *source, const char *tokenizer, const char *output)
+    qmi_job *job, const char *source, const char *output)
 {
     const qmoe_compress_options *o = &job->options;
     /* The source, its tokenizer, the work directory: three beside the texts. */
@@ -341,7 +341,9 @@ static qmoe_status open_beside(
         return QMOE_E_NOMEM;
     size_t n = 0;
     sources[n++] = (qmi_output_source){source, false};
-    sources[n++] = (qmi_output_source){tokenizer, false};
+    /* Of a synthetic checkpoint the tokenizer lies elsewhere. */
+    sources[n++] = (qmi_output_source){
+        qmi_checkpoint_side_directory(job->model->checkpoint), true};
     for (size_t i = 0; i < o->n_calibration; i++)
         sources[n++] = (qmi_output_source){o->calibration[i], false};
     if (o->work_dir != NULL)
@@ -358,18 +360,10 @@ static qmoe_status open_beside(
     return status;
 }
 
-/* The tokenizer of a synthetic checkpoint lies outside of the source, so it is
- * protected by itself. */
 static qmoe_status open_output(
     qmi_job *job, const char *source, const char *output)
 {
-    char *tokenizer =
-        qmi_checkpoint_beside(job->model->checkpoint, "spiece.model", job->err);
-    if (tokenizer == NULL)
-        return QMOE_E_NOMEM;
-    qmoe_status status = open_beside(job, source, tokenizer, output);
-    qmi_free(tokenizer);
-    QMI_TRY(status);
+    QMI_TRY(open_beside(job, source, output));
     /* What an interrupted run did must survive any failure from here on. */
     job->output.keep = job->output.resumed;
     if (job->options.resume && !job->output.resumed)

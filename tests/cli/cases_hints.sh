@@ -90,7 +90,7 @@ case_hint_no_model() {
     expect_error 3 "bad/config.json: No such file or directory; weights need it beside them" inspect bad
     copy "$mini" bad
     rm bad/spiece.model
-    expect_error 3 "every original checkpoint has (tokenizer.json is not read)" generate bad -p x
+    expect_error 3 "no tokenizer: text needs one of spiece.model, tokenizer.json" generate bad -p x
 }
 
 # snapshots/REVISION holds links to blobs.

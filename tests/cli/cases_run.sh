@@ -35,7 +35,7 @@ case_compress() {
 
 case_compress_synthetic() {
     synth="synth:base-8?experts=1&encoder_blocks=2&decoder_blocks=1"
-    expect_error 3 "spiece.model: not found" \
+    expect_error 3 "no tokenizer: text needs one of spiece.model" \
         compress --method rtn "$synth" -o out-m
     expect 0 "$qmoe" compress --method rtn --format ternary-dict \
         --no-tokenizer "$synth" -o out-m
@@ -89,7 +89,7 @@ case_synthetic_runs() {
     is_true "($(json loss out) / $loss - 1) ^ 2 < 1e-8"
     expect 0 "$qmoe" eval "$synth" --samples 1
     has out "means nothing"
-    expect_error 3 "spiece.model: not found" generate "$synth" -p x
+    expect_error 3 "no tokenizer: text needs one of spiece.model" generate "$synth" -p x
     expect 0 "$qmoe" generate "$synth&tokenizer=$mini" -p x --max-new-tokens 2
     expect_error 2 "no prompt" generate "$m"
     expect_error 2 "--text" eval "$m"

@@ -55,7 +55,7 @@ static qmoe_status open_config(const char *path, qmi_error *err)
 static qmoe_status open_spiece(const char *path, qmi_error *err)
 {
     qmi_tokenizer *tokenizer = NULL;
-    qmoe_status status = qmi_tokenizer_open(&tokenizer, path, err);
+    qmoe_status status = qmi_tokenizer_open_spiece(&tokenizer, path, err);
     qmi_tokenizer_close(tokenizer);
     return status;
 }

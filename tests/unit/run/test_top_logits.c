@@ -114,7 +114,7 @@ static void choose_from_all(int32_t out[N_NEW], qmoe_session *session,
     size_t n_ids = 0;
     qmi_error err = {0};
     assert_int_equal(qmi_tokenizer_encode(model->tokenizer, &ids, &n_ids,
-                         prompt, strlen(prompt), &err),
+                         prompt, strlen(prompt), NULL, &err),
         QMOE_OK);
     int32_t *whole = qmi_calloc(n_ids + 1, sizeof *whole, "ids", NULL);
     memcpy(whole, ids, n_ids * sizeof *ids);

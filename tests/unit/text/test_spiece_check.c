@@ -111,7 +111,7 @@ static qmi_tokenizer *open_good(const buffer *b)
     qmi_tokenizer *tokenizer = NULL;
     qmi_error err = {0};
     save(b->data, b->n);
-    if (qmi_tokenizer_open(&tokenizer, PATH, &err) != QMOE_OK)
+    if (qmi_tokenizer_open_spiece(&tokenizer, PATH, &err) != QMOE_OK)
         fail_msg("%s", err.text);
     return tokenizer;
 }
@@ -122,7 +122,7 @@ static void check_refused(const void *data, size_t n, const char *part)
     qmi_tokenizer *tokenizer = NULL;
     qmi_error err = {0};
     save(data, n);
-    qmoe_status status = qmi_tokenizer_open(&tokenizer, PATH, &err);
+    qmoe_status status = qmi_tokenizer_open_spiece(&tokenizer, PATH, &err);
     if (status == QMOE_OK)
         fail_msg("accepted, but: %s", part);
     assert_int_equal(status, QMOE_E_FORMAT);
@@ -137,7 +137,8 @@ static void first_ids(const qmi_tokenizer *t, int32_t *first, const char *text)
     int32_t *ids = NULL;
     size_t n = 0;
     assert_int_equal(
-        qmi_tokenizer_encode(t, &ids, &n, text, strlen(text), NULL), QMOE_OK);
+        qmi_tokenizer_encode(t, &ids, &n, text, strlen(text), NULL, NULL),
+        QMOE_OK);
     assert_true(n > 0);
     *first = ids[0];
     qmi_free(ids);
@@ -339,7 +340,7 @@ static void growth_is_bounded(void **state)
     size_t n = 0;
     qmi_error err = {0};
     assert_int_equal(qmi_tokenizer_encode(tokenizer, &ids, &n, "a",
-                         (size_t)INT32_MAX / 3 + 1, &err),
+                         (size_t)INT32_MAX / 3 + 1, NULL, &err),
         QMOE_E_INVALID);
     assert_non_null(strstr(err.text, "too long"));
     qmi_tokenizer_close(tokenizer);
@@ -451,7 +452,7 @@ static void flipped(void **state)
         qmi_error err = {0};
         data[at] = (char)qmi_mt19937_u32(&rng);
         save(data, n);
-        qmoe_status status = qmi_tokenizer_open(&tokenizer, PATH, &err);
+        qmoe_status status = qmi_tokenizer_open_spiece(&tokenizer, PATH, &err);
         data[at] = kept;
         assert_true(status == QMOE_OK || status == QMOE_E_FORMAT);
         if (status != QMOE_OK)
@@ -460,8 +461,8 @@ static void flipped(void **state)
         size_t n_ids = 0;
         const char *text = "\xef\xbc\xa1 \xc2\xbd caf\xc3\xa9 \xef\xac\x81ne "
                            "\xef\xb7\xba \xff The LORD <extra_id_0>";
-        assert_int_equal(qmi_tokenizer_encode(
-                             tokenizer, &ids, &n_ids, text, strlen(text), &err),
+        assert_int_equal(qmi_tokenizer_encode(tokenizer, &ids, &n_ids, text,
+                             strlen(text), NULL, &err),
             QMOE_OK);
         qmi_free(ids);
         qmi_tokenizer_close(tokenizer);
@@ -474,17 +475,18 @@ static void paths(void **state)
     (void)state;
     qmi_tokenizer *tokenizer = (qmi_tokenizer *)&tokenizer;
     qmi_error err = {0};
-    assert_int_equal(qmi_tokenizer_open(&tokenizer,
+    assert_int_equal(qmi_tokenizer_open_spiece(&tokenizer,
                          QMOE_TEST_DIR "/no/such/spiece.model", &err),
         QMOE_E_NOT_FOUND);
     assert_null(tokenizer);
     assert_non_null(strstr(err.text, "/no/such/spiece.model"));
     assert_int_equal(
-        qmi_tokenizer_open(&tokenizer, QMOE_TEST_DIR, &err), QMOE_E_IO);
+        qmi_tokenizer_open_spiece(&tokenizer, QMOE_TEST_DIR, &err), QMOE_E_IO);
     assert_non_null(strstr(err.text, QMOE_TEST_DIR));
     save("", 0);
     assert_int_equal(truncate(PATH, (64 << 20) + 1), 0);
-    assert_int_equal(qmi_tokenizer_open(&tokenizer, PATH, &err), QMOE_E_FORMAT);
+    assert_int_equal(
+        qmi_tokenizer_open_spiece(&tokenizer, PATH, &err), QMOE_E_FORMAT);
     assert_non_null(strstr(err.text, PATH));
     qmi_tokenizer_close(NULL);
 }
@@ -508,7 +510,7 @@ static void silent(void **state)
     assert_int_equal(dup2(fileno(file), STDERR_FILENO), STDERR_FILENO);
     qmi_tokenizer *tokenizer = NULL;
     save(model.data, model.n);
-    qmoe_status status = qmi_tokenizer_open(&tokenizer, PATH, NULL);
+    qmoe_status status = qmi_tokenizer_open_spiece(&tokenizer, PATH, NULL);
     fflush(stderr);
     dup2(kept, STDERR_FILENO);
     close(kept);

@@ -86,7 +86,7 @@ static qmi_tokenizer *open_tokenizer(const char *path)
 {
     qmi_tokenizer *t = NULL;
     qmi_error err = {0};
-    if (qmi_tokenizer_open(&t, path, &err) != QMOE_OK)
+    if (qmi_tokenizer_open_spiece(&t, path, &err) != QMOE_OK)
         fail_msg("%s", err.text);
     return t;
 }
@@ -108,7 +108,8 @@ static void check_stream(const qmi_tokenizer *t, const int32_t *ids, size_t n)
     char *expected = NULL;
     const char *added;
     assert_int_equal(qmi_token_stream_create(&stream, t, NULL), QMOE_OK);
-    assert_int_equal(qmi_tokenizer_decode(t, &expected, ids, n, NULL), QMOE_OK);
+    assert_int_equal(
+        qmi_tokenizer_decode(t, &expected, ids, n, false, NULL), QMOE_OK);
     for (size_t i = 0; i < n; i++) {
         assert_int_equal(
             qmi_token_stream_add(stream, &added, ids[i], i + 1 == n, NULL),
