@@ -150,6 +150,7 @@ cli_exit cli_open_session(
         .expert_capacity = (int)place->expert_capacity,
         .expert_cache_bytes = place->expert_cache,
         .device_memory_bytes = place->device_memory,
+        .kv_type = place->kv_type,
     };
     qmoe_status status = qmoe_session_create(&s->session, s->model, &options);
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);

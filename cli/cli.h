@@ -60,7 +60,7 @@ cli_exit cli_open_model(
     cli_session *s, uint64_t n_threads, const char *directory);
 /* Where and within which bounds a model is to run. */
 typedef struct cli_place {
-    const char *backend, *device;
+    const char *backend, *device, *kv_type;
     uint64_t expert_capacity, n_threads;
     uint64_t expert_cache, device_memory; /* bytes, 0 = no bound */
     bool verify;                          /* all of the model first */
@@ -71,6 +71,7 @@ typedef struct cli_place {
         {"device", 0, CLI_TEXT, &(place).device, 0, 0},                        \
         {"device-memory", 0, CLI_SIZE, &(place).device_memory, 0, 0},          \
         {"expert-cache", 0, CLI_SIZE, &(place).expert_cache, 0, 0},            \
+        {"kv-type", 0, CLI_TEXT, &(place).kv_type, 0, 0},                      \
         {"expert-capacity", 0, CLI_COUNT, &(place).expert_capacity, 0,         \
             INT32_MAX},                                                        \
     {                                                                          \
@@ -97,6 +98,8 @@ typedef struct cli_place {
     "                       experts beyond it are uploaded on demand\n"        \
     "  --expert-cache SIZE  keep at most this much of the experts in host\n"   \
     "                       memory, e.g. 4G (default: the system decides)\n"   \
+    "  --kv-type TYPE       keep keys and values as f32, f16 or q8, 8 bits\n"   \
+    "                       with a scale per 32 values (default: f32)\n"        \
     "  --expert-capacity N  tokens that an expert accepts per sequence; "      \
     "further\n"                                                                \
     "                       tokens skip it (default 0: no limit)\n"            \

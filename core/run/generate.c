@@ -12,6 +12,7 @@
 #include "alloc.h"
 #include "clock.h"
 #include "logits.h"
+#include "prefill.h"
 #include "probe.h"
 #include "sampler.h"
 #include "token_stream.h"
@@ -42,6 +43,9 @@ typedef struct run {
     size_t n_prompts;
     int32_t *next, *active, *lengths; /* [n] of the coming pass */
     size_t n_encoding_steps;          /* done */
+    size_t n_passes;                  /* of prompts through a decoder */
+    size_t n_encoded;                 /* tokens of prompts */
+    bool goes_on; /* the caches have the prompt's first tokens */
     qmi_error *err;
 } run;
 
@@ -164,7 +168,7 @@ static qmoe_status show_encoding(void *user, qmoe_session *session,
     /* Progress by block: the number of steps means nothing to a user. */
     const int n_blocks = (int)qmi_model_block_count(m, pass->program);
     const size_t n = encodes(r) ? programs[QMI_ENCODE].n + programs[QMI_CROSS].n
-                                : programs[QMI_DECODE].n;
+                                : programs[QMI_DECODE].n * r->n_passes;
     (void)err;
     char item[80];
     /* The first choice of tokens belongs to no block. */
@@ -239,7 +243,7 @@ static qmoe_status decode_pass(run *r, const int32_t *ids, size_t n_active)
         .sequences = r->active,
         .lengths = r->lengths,
         .n = n_active,
-        .last_only = true};
+        .rows = QMI_LAST_ROWS};
     if (r->n_top != 0)
         return qmi_session_decode_top(
             r->session, &r->top, r->n_top, &batch, r->err);
@@ -281,6 +285,51 @@ static qmoe_status pick_tokens(run *r, size_t *n_active)
     return QMOE_OK;
 }
 
+/* Rows that the caches have of the only prompt's first tokens are used again.
+ * Its last token is not among them: a choice needs its logits. */
+static qmoe_status skip_cached(run *r)
+{
+    const qmoe_session *s = r->session;
+    size_t n = 0;
+    if (!r->options.reuse_cache || r->n != 1 || encodes(r))
+        return QMOE_OK;
+    while (n < s->n_cached_ids && n + 1 < r->n_prompts &&
+           s->cached_ids[n] == r->prompts[n])
+        n++;
+    if (n == 0)
+        return QMOE_OK;
+    QMI_TRY(qmi_session_rewind(r->session, n, r->err));
+    /* Whatever happens: rows behind them are no longer what was noted. */
+    r->session->n_cached_ids = n;
+    r->goes_on = true;
+    r->lengths[0] -= (int32_t)n;
+    memmove(
+        r->prompts, r->prompts + n, (size_t)r->lengths[0] * sizeof *r->prompts);
+    return QMOE_OK;
+}
+
+/* Notes what the caches have: all but the last token, which nothing has
+ * followed. */
+static qmoe_status note_cached(run *r)
+{
+    qmoe_session *session = r->session;
+    const sequence *s = r->sequences;
+    session->n_cached_ids = 0;
+    if (r->n != 1 || encodes(r))
+        return QMOE_OK;
+    const size_t n = (size_t)session->sequences[0].position;
+    qmi_free(session->cached_ids);
+    session->cached_ids =
+        qmi_calloc(n + 1, sizeof *session->cached_ids, "ids", r->err);
+    if (session->cached_ids == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n; i++)
+        session->cached_ids[i] =
+            i < s->n_prompt ? s->prompt[i] : s->ids[i - s->n_prompt];
+    session->n_cached_ids = n;
+    return QMOE_OK;
+}
+
 /* Takes the prompts through the encoder.  Without one they go through the
  * decoder, which then has logits for a first choice. */
 static qmoe_status read_prompts(run *r)
@@ -288,7 +337,10 @@ static qmoe_status read_prompts(run *r)
     if (encodes(r))
         return qmi_session_encode(
             r->session, r->prompts, r->lengths, r->n, r->err);
-    QMI_TRY(qmi_session_start(r->session, NULL, r->n, r->err));
+    if (!r->goes_on)
+        QMI_TRY(qmi_session_start(r->session, NULL, r->n, r->err));
+    QMI_TRY(
+        qmi_session_prefill(r->session, r->prompts, r->lengths, r->n, r->err));
     return decode_pass(r, r->prompts, r->n);
 }
 
@@ -296,6 +348,10 @@ static qmoe_status read_prompts(run *r)
 static qmoe_status prefill(run *r)
 {
     QMI_TRY(pack_prompts(r));
+    QMI_TRY(skip_cached(r));
+    for (size_t i = 0; i < r->n; i++)
+        r->n_encoded += (size_t)r->lengths[i];
+    r->n_passes = (size_t)qmi_prefill_passes(r->lengths, r->n);
     qmi_probe probe = {.after = show_encoding, .user = r};
     qmi_probe_attach(r->session, &probe);
     qmoe_status status = read_prompts(r);
@@ -368,9 +424,10 @@ static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
     QMI_TRY(prefill(r));
     double encoded = qmi_seconds();
     timing->encode_seconds = encoded - begin;
-    timing->n_encoded = r->n_prompts;
+    timing->n_encoded = r->n_encoded;
     QMI_TRY(decode_all(r, timing));
     timing->decode_seconds = qmi_seconds() - encoded;
+    QMI_TRY(note_cached(r));
     const qmi_launch_counts after = launch_counts(r->session);
     /* Only what this call has launched. */
     timing->n_replayed = after.replayed - before.replayed;

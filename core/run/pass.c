@@ -30,7 +30,7 @@ static qmoe_status check_ids(
 
 static uint64_t row_bytes(const qmoe_session *s, size_t cache)
 {
-    return (uint64_t)s->model->graph.caches[cache].width * sizeof(float);
+    return qmi_kv_row_bytes(s->kv_type, s->model->graph.caches[cache].width);
 }
 
 /* Whether the stage runs the block of a cache that has this rule. */
@@ -134,6 +134,7 @@ qmoe_status qmi_session_start(
     if (s->sequences == NULL)
         return QMOE_E_NOMEM;
     s->n_encoded = s->longest_encoder = s->n_rows = 0;
+    s->n_cached_ids = 0;
     /* Sequences lie back to back, without padding. */
     for (size_t i = 0; lengths != NULL && i < n_sequences; i++) {
         if (lengths[i] < 1 || s->n_encoded + lengths[i] > INT32_MAX)
@@ -361,6 +362,15 @@ static qmoe_status gather_last(
     return QMOE_OK;
 }
 
+qmoe_status qmi_session_rewind(qmoe_session *s, size_t n_tokens, qmi_error *err)
+{
+    if (s->n_sequences != 1 || s->sequences[0].position < (int64_t)n_tokens)
+        return qmi_fail(err, QMOE_E_INVALID, "nothing to go on from");
+    /* The rows behind are overwritten before they are read. */
+    s->sequences[0].position = (int32_t)n_tokens;
+    return QMOE_OK;
+}
+
 /* Runs DECODE; the head, its last step, for the rows that are wanted. */
 static qmoe_status run_decode(
     qmoe_session *s, qmi_pass *pass, const qmi_batch *batch, qmi_error *err)
@@ -368,9 +378,14 @@ static qmoe_status run_decode(
     const qmi_steps *steps = &s->model->graph.programs[QMI_DECODE];
     const size_t head = steps->n - 1;
     /* Every sequence has one token: all rows are last ones. */
-    if (!batch->last_only || pass->n_tokens == pass->n_spans)
+    if (batch->rows == QMI_ALL_ROWS ||
+        (batch->rows == QMI_LAST_ROWS && pass->n_tokens == pass->n_spans))
         return qmi_session_run_program(s, pass, err);
     QMI_TRY(qmi_session_run(s, steps, 0, head, pass, err));
+    if (batch->rows == QMI_NO_ROWS) {
+        pass->n_tokens = 0;
+        return QMOE_OK;
+    }
     QMI_TRY(gather_last(s, steps->items[head].src, batch, err));
     /* A row per sequence from here on. */
     pass->n_tokens = pass->n_spans;

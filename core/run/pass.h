@@ -5,19 +5,29 @@
 
 #include "session.h"
 
+/* Of which tokens of a batch logits are wanted. */
+typedef enum qmi_rows {
+    QMI_ALL_ROWS,
+    QMI_LAST_ROWS, /* of each sequence's last token */
+    QMI_NO_ROWS    /* only their keys and values are kept */
+} qmi_rows;
+
 /* Tokens that go through DECODE together. */
 typedef struct qmi_batch {
     const int32_t *ids;       /* packed; NULL: no step embeds */
     const int32_t *sequences; /* [n] of those started, ascending */
     const int32_t *lengths;   /* [n], tokens of each, >= 1 */
     size_t n;
-    bool last_only; /* logits are wanted of each sequence's last token alone */
+    qmi_rows rows;
 } qmi_batch;
 
 /* Starts sequences: number s has lengths[s] >= 1 encoder tokens.  Of a model
  * without an encoder `lengths` is NULL, else E_INVALID. */
 qmoe_status qmi_session_start(qmoe_session *session, const int32_t *lengths,
     size_t n_sequences, qmi_error *err);
+/* The only sequence goes on behind its first n_tokens, of those decoded. */
+qmoe_status qmi_session_rewind(
+    qmoe_session *session, size_t n_tokens, qmi_error *err);
 /* Uploads the lists of a pass over the encoder tokens of all sequences.  `ids` may
  * be NULL when no step embeds. */
 qmoe_status qmi_session_prepare_encoder(
@@ -36,7 +46,7 @@ qmoe_status qmi_session_encode(qmoe_session *session, const int32_t *ids,
 qmoe_status qmi_session_encode_pass(qmoe_session *session, qmi_error *err);
 
 /* Takes a batch through DECODE.  The logits are then in their slot, *n_rows of
- * them: one for each token, or each sequence if last_only. */
+ * them, as the batch wants them. */
 qmoe_status qmi_session_decode_pass(qmoe_session *session, int64_t *n_rows,
     const qmi_batch *batch, qmi_error *err);
 

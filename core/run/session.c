@@ -43,10 +43,25 @@ static void destroy(qmoe_session *session)
     qmi_stage_close(&session->stage);
     qmi_free(session->encoder_ids);
     qmi_free(session->sequences);
+    qmi_free(session->cached_ids);
     qmi_free(session->top_host);
     /* The model last: the stage has its weights. */
     qmi_model_release(session->model);
     qmi_free(session);
+}
+
+/* NULL is the widest. */
+static qmoe_status find_kv_type(
+    qmi_kv_type *out, const char *name, qmi_error *err)
+{
+    static const char *const names[QMI_KV_COUNT] = {"f32", "f16", "q8"};
+    for (int i = 0; i < QMI_KV_COUNT; i++)
+        if (strcmp(name != NULL ? name : names[0], names[i]) == 0) {
+            *out = (qmi_kv_type)i;
+            return QMOE_OK;
+        }
+    return qmi_fail(err, QMOE_E_INVALID,
+        "'%.40s' is no type of keys and values; there are f32, f16, q8", name);
 }
 
 qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
@@ -65,7 +80,9 @@ qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
     s->model = model;
     qmi_model_retain(model);
     s->capacity = known.expert_capacity;
-    qmoe_status status = set_up(s, &known, with_experts, err);
+    qmoe_status status = find_kv_type(&s->kv_type, known.kv_type, err);
+    if (status == QMOE_OK)
+        status = set_up(s, &known, with_experts, err);
     if (status != QMOE_OK) {
         destroy(s);
         return status;

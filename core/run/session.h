@@ -47,12 +47,13 @@ typedef struct qmi_profile {
 
 struct qmoe_session {
     qmoe_model *model;
-    bool is_running;   /* a call runs: a hook may not make another */
-    bool is_destroyed; /* in a hook, to go when that call ends */
-    qmi_stage stage;   /* all blocks are on one device */
-    int64_t capacity;  /* expert capacity, 0 = none */
-    qmi_growing top;   /* values, then ids of the likeliest tokens */
-    void *top_host;    /* the same; room for n_top_host of each */
+    bool is_running;     /* a call runs: a hook may not make another */
+    bool is_destroyed;   /* in a hook, to go when that call ends */
+    qmi_stage stage;     /* all blocks are on one device */
+    int64_t capacity;    /* expert capacity, 0 = none */
+    qmi_kv_type kv_type; /* of all caches */
+    qmi_growing top;     /* values, then ids of the likeliest tokens */
+    void *top_host;      /* the same; room for n_top_host of each */
     size_t n_top_host;
 
     qmi_probe *probes; /* told of each step */
@@ -64,6 +65,10 @@ struct qmoe_session {
     int32_t *encoder_ids; /* [n_encoded], for second looks */
     int64_t n_encoded;    /* rows of the cross caches */
     int64_t longest_encoder;
+    /* Tokens whose rows the self caches have, when that was one sequence; for a
+     * later one that begins with them. */
+    int32_t *cached_ids;
+    size_t n_cached_ids;
     int64_t n_rows; /* each sequence's in the self caches, sequence by sequence;
                      * grows by doubling */
 };

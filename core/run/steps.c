@@ -53,6 +53,8 @@ static void make_attention(qmi_op_attention *o, const qmoe_session *s,
         .window = step->u.attention.window,
         .sinks = weight_of(s, step, 0),
         .max_keys = cross ? pass->max_cross_keys : pass->max_keys,
+        /* Slots are never narrower. */
+        .kv_type = k != QMI_NONE ? s->kv_type : QMI_KV_F32,
         .scale = step->u.attention.scale,
         .causal = step->u.attention.causal,
     };
@@ -140,7 +142,8 @@ static qmi_op make_op(
             .rows = qmi_lists_view(&s->stage.lists, QMI_LIST_ROWS),
             .n_tokens = pass->n_tokens,
             .n_cols = graph->caches[step->u.kv_store.cache].width,
-            .n_cache_rows = pass->n_cache_rows};
+            .n_cache_rows = pass->n_cache_rows,
+            .type = s->kv_type};
         break;
     case QMI_OP_ATTENTION:
         make_attention(&op.u.attention, s, step, pass);

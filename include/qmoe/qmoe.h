@@ -332,6 +332,9 @@ typedef struct qmoe_session_options {
     /* Not NULL: the device by number, type ("gpu", "cpu", "accelerator") or a
      * part of its name in any case, instead of `device`. */
     const char *device_name;
+    /* How keys and values are kept: "f32" (or NULL), "f16", or "q8", 8 bits and
+     * a scale per 32 values. */
+    const char *kv_type;
 } qmoe_session_options;
 
 /* E_NO_BACKEND: the backend or device asked for is absent (the text says what
@@ -361,6 +364,10 @@ typedef struct qmoe_generate_options {
      * tokenizer, without which texts are "".  `prompts` must be NULL then. */
     const int32_t *const *prompt_ids; /* [n_prompts] */
     const size_t *n_prompt_ids;       /* [n_prompts] */
+    /* One prompt of a decoder-only model: as far as it begins with the tokens
+     * of the session's call before, prompt and result, their keys and values
+     * are used again.  For turns of a conversation. */
+    bool reuse_cache;
 } qmoe_generate_options;
 
 typedef struct qmoe_generation {

@@ -103,8 +103,9 @@ static void counts_weights(void **state)
 }
 
 #define TINY                                                                   \
-    SPARSE("qwen3_moe", 64, 2, 4, 2, 4, 2, 96) ", \"moe_intermediate_size\": " \
-                                               "8"
+    SPARSE("qwen3_moe", 64, 2, 4, 2, 4, 2, 96)                                 \
+    ", \"moe_intermediate_size\": "                                            \
+    "8"
 
 /* What is added to a good configuration, and what the error names. */
 static const struct {

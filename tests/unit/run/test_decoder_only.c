@@ -148,7 +148,7 @@ static void test_last_only(void **state)
     qmi_error err = {0};
     assert_int_equal(qmi_session_start(session, NULL, N_PROMPTS, &err), 0);
     assert_int_equal(qmi_session_decode(session, all, &batch, &err), 0);
-    batch.last_only = true;
+    batch.rows = QMI_LAST_ROWS;
     assert_int_equal(qmi_session_start(session, NULL, N_PROMPTS, &err), 0);
     assert_int_equal(qmi_session_decode(session, last, &batch, &err), 0);
     for (size_t i = 0, end = 0; i < N_PROMPTS; i++) {
