@@ -44,7 +44,7 @@ row "rtn, q2" --method rtn --format q2
 row "gptq, q2" --format q2
 row "rtn, pvq" --method rtn
 row "gptq, pvq, no rotation" --rotation 0
-row "gptq, pvq, 4 passes" --passes 4
+row "gptq, pvq, 4 passes" --rounds 4
 row "gptq, pvq (the default)"
 row "gptq, pvq and pvq8, --bits 0.7" --bits 0.7
 row "gptq, pvq8" --format pvq8

@@ -3,7 +3,7 @@
 """Compares the two implementations of threads, QMOE_THREADS=pool and =openmp.
 
     cmake --build build --target qmoe_cli bench-threads
-    bench/threads.py [BUILD] [--rounds N] [--threads N]
+    bench/threads.py [BUILD] [--repeat N] [--threads N]
 
 In each round every measurement is run with both, one right after the other, in
 alternating order: the cost of a job (bench-threads), products of two shapes of
@@ -67,7 +67,7 @@ def main():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", nargs="?", default="build")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     o = parser.parse_args()
     results, loads = {}, []
@@ -78,7 +78,7 @@ def main():
         measurements = (lambda kind: jobs(o.build, o.threads, kind),
                         lambda kind: kernels(o.build, o.threads, kind),
                         lambda kind: decode(o.build, o.threads, kind, model))
-        for round_number in range(o.rounds):
+        for round_number in range(o.repeat):
             loads.append(os.getloadavg()[0])
             for measure in measurements:
                 for kind in KINDS[::1 if round_number % 2 else -1]:
@@ -86,10 +86,10 @@ def main():
                         row = results.setdefault(
                             name, {k: [] for k in KINDS})
                         row[kind].append(value)
-            print(f"round {round_number + 1} of {o.rounds}, load {loads[-1]}",
+            print(f"round {round_number + 1} of {o.repeat}, load {loads[-1]}",
                   file=sys.stderr)
     version = run("pool", f"{o.build}/qmoe", "--version").splitlines()[0]
-    print(f"{version}; {o.threads} threads; {o.rounds} rounds; load "
+    print(f"{version}; {o.threads} threads; {o.repeat} rounds; load "
           f"{min(loads):.1f} to {max(loads):.1f}\n")
     print(f"| | {' | '.join(KINDS)} |\n|---|---|---|")
     for name, row in results.items():

@@ -286,7 +286,7 @@ huge=synth:c-2048
 huge_sizes=(--prompt-tokens 128 --tokens 32 --repeat 3)
 if $tiny; then
     small="synth:base-8?experts=2&encoder_blocks=2&decoder_blocks=2"
-    kernel_sizes=(--shape 24x40 --cold-bytes 4K --sample-ms 1 --rounds 3)
+    kernel_sizes=(--shape 24x40 --cold-bytes 4K --sample-ms 1 --repeat 3)
     model_sizes=(--prompt-tokens 1 --tokens 1 --repeat 1)
     models=()
     huge=$small

@@ -144,8 +144,8 @@ typedef struct cli_option {
 } cli_option;
 
 enum { CLI_MAX_THREADS = 1024 };
-/* Of --passes; CLI_NO_PASSES: the option was not given. */
-enum { CLI_MAX_PASSES = 256, CLI_NO_PASSES = CLI_MAX_PASSES + 1 };
+/* Of --rounds; CLI_NO_ROUNDS: the option was not given. */
+enum { CLI_MAX_ROUNDS = 256, CLI_NO_ROUNDS = CLI_MAX_ROUNDS + 1 };
 
 /* Reads a verb's arguments: options (and --help, which every verb has), then
  * exactly one argument named `what`, or none when `what` is NULL.  Returns

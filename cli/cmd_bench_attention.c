@@ -26,7 +26,7 @@ static const char help[] =
     "  --width N            width of a head (default 64)\n"
     "  --all-variants       every implementation, not only the preferred one\n"
     "  --cold-bytes SIZE    keys and values in memory (default 0.6e9 bytes)\n"
-    "  --rounds N           samples of each result (default 9)\n"
+    "  --repeat N           samples of each result (default 9)\n"
     "  --sample-ms N        length of a sample (default 30)\n"
     "  --thread-time        count processor time instead of wall time, for a\n"
     "                       busy machine; one thread only\n"
@@ -120,7 +120,7 @@ static cli_exit run(int argc, char **argv)
         {"width", 0, CLI_COUNT, &width, 1, MAX_SIDE},
         {"all-variants", 0, CLI_SET, &o.all_variants, 0, 0},
         {"cold-bytes", 0, CLI_SIZE, &o.cold_bytes, 0, 0},
-        {"rounds", 0, CLI_COUNT, &n_rounds, 1, MAX_ROUNDS},
+        {"repeat", 0, CLI_COUNT, &n_rounds, 1, MAX_ROUNDS},
         {"sample-ms", 0, CLI_COUNT, &sample_ms, 1, MAX_SAMPLE_MS},
         {"thread-time", 0, CLI_SET, &o.thread_time, 0, 0},
         {"threads", 't', CLI_TEXT, &thread_text, 0, 0},

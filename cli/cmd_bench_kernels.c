@@ -41,7 +41,7 @@ static const char help[] =
     "  --cold-bytes SIZE    packed weights per format (default 0.6e9 bytes); "
     "on\n"
     "                       a GPU at least 4 times its cache\n"
-    "  --rounds N           samples of each result (default 9)\n"
+    "  --repeat N           samples of each result (default 9)\n"
     "  --sample-ms N        length of a sample (default 30)\n"
     "  --thread-time        count processor time instead of wall time, for a\n"
     "                       busy machine; one CPU thread only\n"
@@ -330,7 +330,7 @@ static cli_exit run(int argc, char **argv)
         {"all-variants", 0, CLI_SET, &o->all_variants, 0, 0},
         {"cache", 0, CLI_TEXT, &r.cache, 0, 0},
         {"cold-bytes", 0, CLI_SIZE, &o->cold_bytes, 0, 0},
-        {"rounds", 0, CLI_COUNT, &r.n_rounds, 1, MAX_ROUNDS},
+        {"repeat", 0, CLI_COUNT, &r.n_rounds, 1, MAX_ROUNDS},
         {"sample-ms", 0, CLI_COUNT, &r.sample_ms, 1, MAX_SAMPLE_MS},
         {"thread-time", 0, CLI_SET, &o->thread_time, 0, 0},
         {"backend", 'b', CLI_TEXT, &o->backend, 0, 0},

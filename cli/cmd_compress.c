@@ -55,8 +55,8 @@ static const char help[] =
     "                       two up to 1024; 0: no rotation; auto (default): "
     "the\n"
     "                       largest up to 64 that divides the matrix's width\n"
-    "  --passes N           rounds of descent after the sweep (default 16 for\n"
-    "                       {passes}, 4 for --levels fit); more rounds "
+    "  --rounds N           rounds of descent after the sweep (default 16 for\n"
+    "                       {rounds}, 4 for --levels fit); more rounds "
     "take\n"
     "                       longer and lower the error a little\n"
     "\n"
@@ -114,7 +114,7 @@ typedef struct request {
     const char *source, *output;
     const char *levels, *dict, *rotation;
     cli_texts calibration;
-    uint64_t n_threads, seed, group_size, passes;
+    uint64_t n_threads, seed, group_size, rounds;
     float damping, bits;
     bool as_json;
     qmoe_compress_options options;
@@ -330,8 +330,8 @@ static cli_exit refuse_idle(const request *q)
         {rounds && o->n_calibration == 0,
             "samples seed work-dir backend device device-memory",
             "--method rtn without --calib uses no text"},
-        {rounds, "damping passes", "--method rtn rounds to nearest"},
-        {!cli_format_makes_passes(&format, o->fit_levels), "passes",
+        {rounds, "damping rounds", "--method rtn rounds to nearest"},
+        {!cli_format_makes_rounds(&format, o->fit_levels), "rounds",
             format.passes_fit_levels ? "only with --levels fit does the format "
                                        "have rounds of descent"
                                      : "the format has no rounds of descent"},
@@ -368,9 +368,9 @@ static cli_exit finish_options(request *q)
                 (double)q->bits);
     }
     /* The library's zero means "default". */
-    o->passes = q->passes == 0               ? -1
-                : q->passes == CLI_NO_PASSES ? 0
-                                             : (int)q->passes;
+    o->passes = q->rounds == 0               ? -1
+                : q->rounds == CLI_NO_ROUNDS ? 0
+                                             : (int)q->rounds;
     cli_exit code = read_rotation(&o->rotation, q->rotation);
     if (code == CLI_OK)
         code = choose(&o->fit_levels, "levels", q->levels, "minmax", "fit");
@@ -387,7 +387,7 @@ static cli_exit run(int argc, char **argv)
         .levels = "minmax",
         .dict = "paper",
         .rotation = "auto",
-        .passes = CLI_NO_PASSES,
+        .rounds = CLI_NO_ROUNDS,
         .bits = no_bits,
         .damping = 0.1f};
     qmoe_compress_options *o = &q.options;
@@ -400,7 +400,7 @@ static cli_exit run(int argc, char **argv)
         {"damping", 0, CLI_REAL, &q.damping, 0, 100},
         {"bits", 0, CLI_REAL, &q.bits, 0, 16},
         {"rotation", 0, CLI_TEXT, &q.rotation, 0, 0},
-        {"passes", 0, CLI_COUNT, &q.passes, 0, CLI_MAX_PASSES},
+        {"rounds", 0, CLI_COUNT, &q.rounds, 0, CLI_MAX_ROUNDS},
         {"calib", 0, CLI_TEXTS, &q.calibration, 0, 0},
         {"samples", 0, CLI_COUNT, &o->max_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &q.seed, 0, UINT32_MAX},

@@ -52,7 +52,7 @@ static const char help[] =
     "                       experts, as in the paper)\n"
     "  --rate N             expert weights compressed per second (default:\n"
     "                       from a short measurement of this machine)\n"
-    "  --passes N           rounds of descent, as for compress (default 16)\n"
+    "  --rounds N           rounds of descent, as for compress (default 16)\n"
     "  -t, --threads N      CPU threads that compress (default: all\n"
     "                       processors); may be those of another machine\n"
     "  --json               print the plan as JSON\n"
@@ -79,7 +79,7 @@ typedef struct request {
     qmoe_device_info here; /* the device of this machine; "" if none is meant */
     uint64_t device_memory;
     float bits;
-    uint64_t n_threads, gpu_rate, memory_rate, disk_rate, weight_rate, passes;
+    uint64_t n_threads, gpu_rate, memory_rate, disk_rate, weight_rate, rounds;
     bool as_json;
     qmoe_plan_options options;
 } request;
@@ -300,7 +300,7 @@ static void json_compression(cJSON *json, const qmoe_plan_report *r)
     cli_json_count(c, "samples", r->n_samples);
     json_rate(c, "weights_per_second", r->weight_rate);
     json_rate(c, "seconds", r->compress_seconds);
-    cli_json_count(c, "passes", (uint64_t)r->passes);
+    cli_json_count(c, "rounds", (uint64_t)r->passes);
     cli_json_count(c, "threads", (uint64_t)r->n_threads);
     cJSON *list = cJSON_AddArrayToObject(c, "recorded");
     const qmoe_recorded_rate *rate;
@@ -484,7 +484,7 @@ static cli_exit refuse_idle_places(const request *q)
     const cli_idle rules[] = {
         {q->options.n_gpus == 0, "gpu-rate device-memory",
             "the plan has no GPU"},
-        {q->weight_rate != 0, "samples passes",
+        {q->weight_rate != 0, "samples rounds",
             "--rate says how fast experts are compressed"},
         {q->weight_rate != 0 && q->memory_rate != 0, "threads",
             "--rate and --memory-rate leave nothing to measure"},
@@ -499,9 +499,9 @@ static cli_exit refuse_idle_compression(const qmoe_plan_report *r)
     const bool mixed = strcmp(r->model.format, "mixed") == 0;
     cli_find_format(&format, r->model.format);
     const cli_idle rules[] = {
-        {r->compress_seconds <= 0, "rate samples passes",
+        {r->compress_seconds <= 0, "rate samples rounds",
             "there is nothing to compress"},
-        {!mixed && !cli_format_makes_passes(&format, false), "passes",
+        {!mixed && !cli_format_makes_rounds(&format, false), "rounds",
             "the format has no rounds of descent"},
     };
     return cli_refuse_idle(&cli_verb_plan, rules, sizeof rules / sizeof *rules);
@@ -565,7 +565,7 @@ static cli_exit run(int argc, char **argv)
         {"backend", 'b', CLI_TEXT, &q.backend, 0, 0},
         {"device", 0, CLI_TEXT, &q.device, 0, 0},
         {"device-memory", 0, CLI_SIZE, &q.device_memory, 0, 0},
-        {"passes", 0, CLI_COUNT, &q.passes, 0, CLI_MAX_PASSES},
+        {"rounds", 0, CLI_COUNT, &q.rounds, 0, CLI_MAX_ROUNDS},
         {"memory", 0, CLI_SIZE, &o->memory_bytes, 0, 0},
         {"gpu-rate", 0, CLI_SIZE, &q.gpu_rate, 0, 0},
         {"memory-rate", 0, CLI_SIZE, &q.memory_rate, 0, 0},
@@ -576,7 +576,7 @@ static cli_exit run(int argc, char **argv)
         {"json", 0, CLI_SET, &q.as_json, 0, 0},
     };
     cli_exit code = CLI_OK;
-    q.passes = CLI_NO_PASSES;
+    q.rounds = CLI_NO_ROUNDS;
     if (!cli_parse(&code, &q.source, "CONFIG_OR_MODEL", &cli_verb_plan, argc,
             argv, table, sizeof table / sizeof *table))
         return code;
@@ -588,9 +588,9 @@ static cli_exit run(int argc, char **argv)
     o->disk_rate = (double)q.disk_rate;
     o->weight_rate = (double)q.weight_rate;
     /* 0 and "not given" change places: the library's zero means its default. */
-    o->passes = q.passes == 0               ? -1
-                : q.passes == CLI_NO_PASSES ? 0
-                                            : (int)q.passes;
+    o->passes = q.rounds == 0               ? -1
+                : q.rounds == CLI_NO_ROUNDS ? 0
+                                            : (int)q.rounds;
     code = choose_places(&q);
     return code == CLI_OK ? plan(&q) : code;
 }

@@ -19,7 +19,7 @@ bool cli_find_format(qmoe_format_info *out, const char *name)
 }
 
 /* Formats have rounds always, never, or only when their levels are fitted. */
-bool cli_format_makes_passes(const qmoe_format_info *f, bool fit_levels)
+bool cli_format_makes_rounds(const qmoe_format_info *f, bool fit_levels)
 {
     return f->passes != 0 && (fit_levels || !f->passes_fit_levels);
 }
@@ -57,9 +57,9 @@ static bool is_variable(const qmoe_format_info *f)
     return f->is_variable;
 }
 
-static bool makes_passes(const qmoe_format_info *f)
+static bool makes_rounds(const qmoe_format_info *f)
 {
-    return cli_format_makes_passes(f, false);
+    return cli_format_makes_rounds(f, false);
 }
 
 /* A key of help texts: the formats that have the trait, and what stands between
@@ -77,7 +77,7 @@ static const list lists[] = {
     {"{dictionary}", has_dictionary, ", "},
     {"{budget}", is_in_budget, " and "},
     {"{variable}", is_variable, ", "},
-    {"{passes}", makes_passes, ", "},
+    {"{rounds}", makes_rounds, ", "},
 };
 
 static void print_list(const list *l)

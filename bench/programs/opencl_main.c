@@ -24,7 +24,7 @@ enum { MAX_ROUNDS = 200 };
 
 static const char usage[] =
     "Usage: bench-opencl [--shape RxC] [--batch N] [--threads N] [--device N]\n"
-    "       [--format F] [--cache hot|cold] [--rounds N] [--sample-ms N]\n";
+    "       [--format F] [--cache hot|cold] [--repeat N] [--sample-ms N]\n";
 
 typedef struct options {
     int64_t rows, cols, batch;
@@ -316,7 +316,7 @@ static bool parse(options *o, int argc, char **argv)
             o->format = value;
         else if (strcmp(name, "--cache") == 0)
             o->hot = strcmp(value, "hot") == 0;
-        else if (strcmp(name, "--rounds") == 0)
+        else if (strcmp(name, "--repeat") == 0)
             o->rounds = atoi(value);
         else if (strcmp(name, "--sample-ms") == 0)
             o->sample_ms = atof(value);

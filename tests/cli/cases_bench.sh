@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2154,SC2094
 # Measuring: that results are complete and well-formed, not how fast.
 
-rounds="--sample-ms 1 --rounds 3"
+rounds="--sample-ms 1 --repeat 3"
 quick="--shape 33x70 --cold-bytes 1M $rounds"
 
 case_bench_kernels() {
@@ -56,7 +56,7 @@ emulated() {
 case_bench_kernels_gpu() {
     small="--backend cuda --shape 24x40 --cold-bytes 4K --sample-ms 1"
     # shellcheck disable=SC2086 # a list of options
-    emulated expect 0 "$qmoe" bench kernels $small --rounds 3 --batch 1,100 \
+    emulated expect 0 "$qmoe" bench kernels $small --repeat 3 --batch 1,100 \
         --format pvq,ternary-dict,bf16 --cache cold --all-variants --json
     is_empty err
     valid_json out
@@ -77,7 +77,7 @@ case_bench_kernels_gpu() {
     fi
     # Named only: neither by default nor without the library.
     # shellcheck disable=SC2086 # a list of options
-    emulated expect 0 "$qmoe" bench kernels $small --rounds 3 --batch 1 \
+    emulated expect 0 "$qmoe" bench kernels $small --repeat 3 --batch 1 \
         --format bf16 --cache cold --csv
     [ "$(wc -l <out)" = 2 ] || fail "$(cat out)"
     grep -q '^bf16,cuda,' out || fail "$(cat out)"

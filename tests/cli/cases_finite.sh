@@ -28,7 +28,7 @@ not_finite_fails() {
     expect_error 4 "$text" generate bad -b cpu -p "The LORD is" --max-new-tokens 2 \
         --temperature 1
     expect_error 4 "$text" eval bad -b cpu --text text
-    expect_error 4 "$text" compress bad -o out-m --calib text --passes 0
+    expect_error 4 "$text" compress bad -o out-m --calib text --rounds 0
     nothing_left out-m
 }
 
@@ -86,17 +86,17 @@ case_epsilon() {
 # The directory is made if it is missing, and nothing stays of it.
 case_work_directory() {
     echo "The LORD is my shepherd; I shall not want." >text
-    expect 0 "$qmoe" compress "$mini" -o with --calib text --passes 0 --work-dir states
+    expect 0 "$qmoe" compress "$mini" -o with --calib text --rounds 0 --work-dir states
     [ ! -e states ] || fail "the work directory is still there"
-    expect 0 "$qmoe" compress "$mini" -o without --calib text --passes 0
+    expect 0 "$qmoe" compress "$mini" -o without --calib text --rounds 0
     for file in with/*.safetensors with/config.json; do
         same "$file" "without/${file#*/}"
     done
     mkdir states
-    expect 0 "$qmoe" compress "$mini" -o with --force --calib text --passes 0 \
+    expect 0 "$qmoe" compress "$mini" -o with --force --calib text --rounds 0 \
         --work-dir states
     [ -z "$(ls -A states)" ] || fail "files in the work directory: $(ls states)"
-    expect_error 3 no/such/folder compress "$mini" -o out-m --calib text --passes 0 \
+    expect_error 3 no/such/folder compress "$mini" -o out-m --calib text --rounds 0 \
         --work-dir no/such/folder
     nothing_left out-m
 }

@@ -10,7 +10,7 @@ verbs() {
     head -c 3000 "$source_dir/README.md" >text
     [ -d published ] || "$qmoe" export "$m" -o published --layout qmoe >log
     cat <<END
-compress $mini -o made --calib text --samples 2 --passes 1 --threads 2 --force
+compress $mini -o made --calib text --samples 2 --rounds 1 --threads 2 --force
 compress $mini -o made --method rtn --force
 verify $m
 inspect $m
@@ -101,7 +101,7 @@ case_two_processes() {
     # shellcheck disable=SC2086 # a command
     starts $as
     for line in "verify m" "inspect m" devices "generate m -p x" \
-        "compress $mini -o made --calib $source_dir/README.md --samples 2 --passes 1"; do
+        "compress $mini -o made --calib $source_dir/README.md --samples 2 --rounds 1"; do
         # shellcheck disable=SC2086 # commands
         (cd theirs && ends_soon $as "$qmoe" $line 2>../err >../log) || exit 1
     done
@@ -128,7 +128,7 @@ case_without_openblas() {
 # be loaded for more than one thread.
 case_old_openblas_is_corrected() {
     grep -q ' avx2 ' /proc/cpuinfo || skip "no processor that needs correcting"
-    local bench="bench kernels --shape 16x16 --batch 1 --format f32 --rounds 1
+    local bench="bench kernels --shape 16x16 --batch 1 --format f32 --repeat 1
         --sample-ms 1 --cache hot --json"
     export QMOE_OPENBLAS=$build/tests/fake_openblas.so
     unset OPENBLAS_CORETYPE

@@ -22,9 +22,9 @@ compress | none -o o --method rtn --format ternary-dict | --dict fit | 3 | none
 compress | none -o o --calib t | --damping 0.2 | 3 | none
 compress | none -o o --method rtn | --rotation 32 | 3 | none
 compress | none -o o --method rtn --bits 0.7 | --rotation 32 | 3 | none
-compress | none -o o --calib t | --passes 1 | 3 | none
-compress | none -o o --calib t --bits 0.7 | --passes 1 | 3 | none
-compress | none -o o --calib t --format ternary-dict --levels fit | --passes 1 | 3 | none
+compress | none -o o --calib t | --rounds 1 | 3 | none
+compress | none -o o --calib t --bits 0.7 | --rounds 1 | 3 | none
+compress | none -o o --calib t --format ternary-dict --levels fit | --rounds 1 | 3 | none
 compress | none -o o --method rtn | --calib t | 3 | none
 compress | none -o o --method rtn --calib t | --samples 1 | 3 | none
 compress | none -o o --method rtn --calib t | --seed 1 | 3 | none
@@ -48,9 +48,9 @@ compress | none -o o --method rtn | --device-memory 1G | 2 | without --calib use
 compress | none -o o --calib t | --device-memory 1G | 2 | device memory has no effect on backend cpu
 compress | none -o o --calib t -b reference | --device-memory 1G | 2 | device memory has no effect on backend reference
 compress | none -o o --method rtn --calib t | --damping 0.2 | 2 | rounds to nearest
-compress | none -o o --method rtn --calib t | --passes 1 | 2 | rounds to nearest
-compress | none -o o --calib t --format q2 | --passes 1 | 2 | rounds of descent
-compress | none -o o --calib t --format ternary-dict | --passes 1 | 2 | rounds of descent
+compress | none -o o --method rtn --calib t | --rounds 1 | 2 | rounds to nearest
+compress | none -o o --calib t --format q2 | --rounds 1 | 2 | rounds of descent
+compress | none -o o --calib t --format ternary-dict | --rounds 1 | 2 | rounds of descent
 compress | none -o o --calib t --format q2 | --rotation auto | 2 | not for q2
 compress | none -o o --calib t --format ternary-dict | --rotation 0 | 2 | not for ternary-dict
 compress | none -o o --calib t | --levels minmax | 2 | not for pvq
@@ -126,7 +126,7 @@ plan | none | --memory-rate 1G | 3 | none
 plan | none | --disk-rate 1G | 3 | none
 plan | none | --samples 1 | 3 | none
 plan | none | --rate 1e6 | 3 | none
-plan | none | --passes 1 | 3 | none
+plan | none | --rounds 1 | 3 | none
 plan | none | --threads 1 | 3 | none
 plan | none | --json | 3 | none
 plan | none | --gpu-rate 1G | 2 | the plan has no GPU
@@ -135,14 +135,14 @@ plan | none | --device-memory 1G | 2 | the plan has no GPU
 plan | none --device 1G | --gpu 1G | 2 | both list GPUs
 plan | none --gpu 1G | --backend cpu | 2 | exclude each other
 plan | none --rate 1e6 | --samples 1 | 2 | how fast experts are compressed
-plan | none --rate 1e6 | --passes 1 | 2 | how fast experts are compressed
+plan | none --rate 1e6 | --rounds 1 | 2 | how fast experts are compressed
 plan | none --rate 1e6 --memory-rate 1G | --threads 1 | 2 | nothing to measure
 plan | $tiny | --rate 1e6 | 2 | nothing to compress
 plan | $tiny | --samples 1 | 2 | nothing to compress
-plan | $tiny | --passes 1 | 2 | nothing to compress
+plan | $tiny | --rounds 1 | 2 | nothing to compress
 plan | $mini --format bf16 | --rate 1e6 | 2 | nothing to compress
-plan | $mini --format q2 | --passes 1 | 2 | rounds of descent
-plan | $mini --format ternary-dict | --passes 1 | 2 | rounds of descent
+plan | $mini --format q2 | --rounds 1 | 2 | rounds of descent
+plan | $mini --format ternary-dict | --rounds 1 | 2 | rounds of descent
 plan | $mini --format pvq | --bits 0.7 | 2 | fixed size
 import | none | --output o | 3 | none
 import | none -o o | --tokenizer none | 3 | none
@@ -170,7 +170,7 @@ bench kernels | -b abacus | --variant v | 2 | abacus
 bench kernels | -b abacus | --all-variants | 2 | abacus
 bench kernels | -b abacus | --cache cold | 2 | abacus
 bench kernels | -b abacus | --cold-bytes 1M | 2 | abacus
-bench kernels | -b abacus | --rounds 1 | 2 | abacus
+bench kernels | -b abacus | --repeat 1 | 2 | abacus
 bench kernels | -b abacus | --sample-ms 1 | 2 | abacus
 bench kernels | -b abacus | --thread-time | 2 | abacus
 bench kernels | | --backend abacus | 2 | abacus
@@ -189,7 +189,7 @@ bench attention | | --heads 0 | 2 | from 1 to 1024
 bench attention | | --width 2000 | 2 | from 1 to 1024
 bench attention | --keys 8 --queries 9 | --all-variants | 2 | 8 keys
 bench attention | --keys 8 --queries 9 | --cold-bytes 1K | 2 | 8 keys
-bench attention | | --rounds 200 | 2 | from 1 to 101
+bench attention | | --repeat 200 | 2 | from 1 to 101
 bench attention | | --sample-ms 0 | 2 | from 1 to 60000
 bench attention | --threads 1,2 | --thread-time | 2 | one thread of the CPU
 bench attention | --thread-time | --threads 2 | 2 | one thread of the CPU

@@ -139,7 +139,7 @@ case_output_over_other_inputs() {
     expect_error 2 "which is read" import published -o m --tokenizer m.partial --force
     unchanged m.partial
     # A work directory may hold the output.
-    expect 0 "$qmoe" compress "$mini" -o work-m --calib calib.txt --passes 0 --work-dir .
+    expect 0 "$qmoe" compress "$mini" -o work-m --calib calib.txt --rounds 0 --work-dir .
 }
 
 case_output_needs_a_name() {

@@ -91,13 +91,13 @@ seconds_of() {
 # other load and sanitizers change: what is compared differs by much more.
 case_plan_of_compression_time() {
     costly
-    base=$(seconds_of experts=2 --samples 100 --passes 0 -t 1)
+    base=$(seconds_of experts=2 --samples 100 --rounds 0 -t 1)
     is_true "$(json threads out) == 1 && $(json passes out) == 0"
-    is_true "$base > 10 * $(seconds_of experts=2 --samples 100 --passes 0 -t 100)"
-    is_true "$(seconds_of experts=2 --samples 100000 --passes 0 -t 1) > 10 * $base"
-    many=$(seconds_of experts=64 --samples 100 --passes 0 -t 1)
+    is_true "$base > 10 * $(seconds_of experts=2 --samples 100 --rounds 0 -t 100)"
+    is_true "$(seconds_of experts=2 --samples 100000 --rounds 0 -t 1) > 10 * $base"
+    many=$(seconds_of experts=64 --samples 100 --rounds 0 -t 1)
     is_true "$many > 2 * $base"
-    is_true "$(seconds_of experts=64 --samples 100 --passes 256 -t 1) > 2 * $many"
+    is_true "$(seconds_of experts=64 --samples 100 --rounds 256 -t 1) > 2 * $many"
     is_true "$(json passes out) == 256"
     is_near "$(seconds_of experts=2 --rate 2000000) * 2e6" "$(json expert_weights out)"
 }

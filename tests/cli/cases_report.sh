@@ -61,7 +61,7 @@ import json, pathlib, sys
 q = json.load(open(sys.argv[1]))["quantization_config"]
 options = {"method": q["method"]}
 options["bits" if q["bits"] else "format"] = q["bits"] or q["format"]
-for key, name in (("damping", "damping"), ("passes", "passes"),
+for key, name in (("damping", "damping"), ("passes", "rounds"),
                   ("rotation", "rotation"), ("levels", "levels"),
                   ("dictionary", "dict")):
     if q[key] is not None and not (q["bits"] and key == "format"):
@@ -102,10 +102,10 @@ case_provenance_repeats_the_result() {
     again "$mini" --method rtn --format ternary-dict --levels fit --dict fit
     # shellcheck disable=SC2086 # words of options
     {
-        again "$mini" $text --passes 3 --damping 0.03 --rotation 32 --seed 7 --samples 30
-        again "$mini" $text --format ternary-dict --levels fit --passes 2 --dict fit
+        again "$mini" $text --rounds 3 --damping 0.03 --rotation 32 --seed 7 --samples 30
+        again "$mini" $text --format ternary-dict --levels fit --rounds 2 --dict fit
         again "$mini" $text --format q2 --damping 0.2
-        again "$mini" $text --bits 0.8 --passes 1
+        again "$mini" $text --bits 0.8 --rounds 1
     }
     # Each of them decides.
     expect 0 "$qmoe" compress "$mini" -o other --calib texts/a.txt --seed 8
@@ -128,7 +128,7 @@ case_provenance_names_no_paths() {
     has out-m/config.json '"name":	"caf?.txt"'
     expect 0 "$qmoe" verify out-m
     # A pipe can be read only once.
-    expect 0 "$qmoe" compress "$mini" -o out-m --force --passes 1 --calib <(cat calib.txt)
+    expect 0 "$qmoe" compress "$mini" -o out-m --force --rounds 1 --calib <(cat calib.txt)
     has out-m/config.json '"xxh3":	null'
 }
 
@@ -148,7 +148,7 @@ case_fewer_documents_than_asked() {
 # Fewer tokens than a quarter of the experts: those that have one use it.
 case_few_calibration_tokens() {
     echo Lord >word
-    expect 0 "$qmoe" compress "$mini" -o out-m --calib word --samples 1 --passes 0 --json
+    expect 0 "$qmoe" compress "$mini" -o out-m --calib word --samples 1 --rounds 0 --json
     # Three tokens of the encoder, at most three of 16 experts.
     [ "$(json encoder_tokens out)" -lt 4 ] || fail "$(json encoder_tokens out) tokens"
     for block in encoder decoder; do

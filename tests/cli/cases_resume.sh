@@ -11,7 +11,7 @@ calibration() {
 }
 
 calibrated() {
-    "$qmoe" compress "$mini" --calib calib.txt --passes 2 --group-size 2 -t 1 "$@"
+    "$qmoe" compress "$mini" --calib calib.txt --rounds 2 --group-size 2 -t 1 "$@"
 }
 
 case_compress_calibrated() {
@@ -71,7 +71,7 @@ killed_and_resumed() {
     expect 0 calibrated -o whole "$@"
     for _ in 1 2 3 4 5; do
         # Not the function: the signal is for the tool, not for a subshell.
-        "$qmoe" compress "$mini" --calib calib.txt --passes 2 --group-size 2 -t 1 \
+        "$qmoe" compress "$mini" --calib calib.txt --rounds 2 --group-size 2 -t 1 \
             -o out-m --resume --json "$@" >out 2>err </dev/null &
         job=$!
         sleep "0.$((RANDOM % 6))$((RANDOM % 10))"
@@ -96,7 +96,7 @@ finished_experts() {
 # Leaves a run of `$1` killed after some experts in out-m.partial.
 killed_among_experts() {
     local job
-    "$qmoe" compress "$1" --calib calib.txt --passes 2 --group-size 2 -t 1 \
+    "$qmoe" compress "$1" --calib calib.txt --rounds 2 --group-size 2 -t 1 \
         -o out-m >out 2>err </dev/null &
     job=$!
     while [ "$(finished_experts)" -lt 6 ] && kill -0 $job 2>/dev/null; do
@@ -117,7 +117,7 @@ case_compress_resume_believes_what_it_checked() {
     killed_among_experts source
     n_done=$(finished_experts)
     cp -r out-m.partial saved
-    expect 0 "$qmoe" compress source --calib calib.txt --passes 2 --group-size 2 \
+    expect 0 "$qmoe" compress source --calib calib.txt --rounds 2 --group-size 2 \
         -o out-m --resume
     diff -r whole out-m || fail "the resumed run differs"
     has out "resumed  $n_done of 32 experts were done"
@@ -136,16 +136,16 @@ case_compress_resume_believes_what_it_checked() {
 
     cp -r saved out-m.partial
     sed -i 's/"layer_norm_epsilon": [^,]*/"layer_norm_epsilon": 0.001/' source/config.json
-    expect_error 2 "config.json is" compress source --calib calib.txt --passes 2 \
+    expect_error 2 "config.json is" compress source --calib calib.txt --rounds 2 \
         -o out-m --resume
     cp "$mini/config.json" source
     cp calib.txt other.txt
     expect_error 2 "record of the calibration files is" compress source --calib other.txt \
-        --passes 2 -o out-m --resume
+        --rounds 2 -o out-m --resume
     # 393,216 weights.
     head -c 786432 /dev/urandom |
         dd of=source/model.safetensors bs=4096 seek=2000 conv=notrunc status=none
-    expect_error 2 "model.safetensors is" compress source --calib calib.txt --passes 2 \
+    expect_error 2 "model.safetensors is" compress source --calib calib.txt --rounds 2 \
         -o out-m --resume
     [ "$(finished_experts)" = "$n_done" ] || fail "the interrupted run was touched"
 }
@@ -160,7 +160,7 @@ case_compress_resume_refusals() {
     printf 'qmoe-journal 2\nrubbish\nrubbish\n' >out-m.partial/journal
     expect_error 4 journal compress "$mini" --calib calib.txt -o out-m --resume
     [ -e out-m.partial/journal ] || fail "the interrupted run was removed"
-    expect 0 "$qmoe" compress "$mini" --calib calib.txt --passes 2 -o out-m --force
+    expect 0 "$qmoe" compress "$mini" --calib calib.txt --rounds 2 -o out-m --force
 }
 
 # A full disk in the middle: an error, then --resume on a larger one.
@@ -172,12 +172,12 @@ case_compress_full_disk_then_resume() {
         set -e
         mount -t tmpfs -o size=5500k tmpfs disk || exit 77
         code=0
-        "$1" compress "$2" --calib calib.txt --passes 2 --group-size 2 -t 1 -o disk/m \
+        "$1" compress "$2" --calib calib.txt --rounds 2 --group-size 2 -t 1 -o disk/m \
             >out 2>err || code=$?
         [ $code = 3 ] || exit 1
         [ ! -e disk/m ] || exit 1
         mount -o remount,size=64m disk
-        "$1" compress "$2" --calib calib.txt --passes 2 --group-size 2 -t 1 -o disk/m \
+        "$1" compress "$2" --calib calib.txt --rounds 2 --group-size 2 -t 1 -o disk/m \
             --resume >>out 2>>err
         "$1" verify disk/m >>out 2>>err' bash "$qmoe" "$mini" 2>unshare.err ||
         code=$?

@@ -27,7 +27,7 @@ stress_set_up() {
     expect 0 "$qmoe" export packed -o published --layout qmoe
     mkdir reference neighbour out-m.partial.d
     stress_verb rounded compress src --method rtn -t 1
-    stress_verb calibrated compress src --calib calib.txt --samples 4 --passes 0 \
+    stress_verb calibrated compress src --calib calib.txt --samples 4 --rounds 0 \
         --group-size 2 -t 1
     stress_verb plain export packed --dequantize -t 1
     stress_verb published export packed --layout qmoe

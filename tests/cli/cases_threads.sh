@@ -44,7 +44,7 @@ case_threads_agree() {
         for n in 1 3; do
             export QMOE_THREADS=$kind
             expect 0 "$qmoe" compress "$mini" -o $kind-$n --calib text \
-                --samples 2 --passes 1 --threads $n
+                --samples 2 --rounds 1 --threads $n
             expect 0 "$qmoe" verify $kind-$n --threads $n
             expect 0 "$qmoe" generate "$pvq" -p "$(cat text)" --threads $n \
                 --max-new-tokens 8 --backend cpu
@@ -83,5 +83,5 @@ case_threads_refused() {
     expect 0 "$qmoe" verify "$pvq" --threads 4
     expect 0 "$qmoe" generate "$pvq" -p x --threads 4
     expect 0 "$qmoe" compress "$mini" -o made --calib text --samples 2 \
-        --passes 1 --threads 4
+        --rounds 1 --threads 4
 }
