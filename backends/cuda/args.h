@@ -19,6 +19,13 @@ struct uint2; /* CUDA's: two u32 */
 #pragma GCC diagnostic error "-Wpadded"
 #endif
 
+/* qmi_act, qmi_kv_type, qmi_scoring and sizes of ops.h, which kernels cannot
+ * include; cuda.c compares them. */
+enum { QCUDA_ACT_NONE, QCUDA_ACT_RELU, QCUDA_ACT_SILU, QCUDA_ACT_SIGMOID };
+enum { QCUDA_KV_F32, QCUDA_KV_F16, QCUDA_KV_Q8 };
+enum { QCUDA_KV_BLOCK = 32, QCUDA_KV_BLOCK_BYTES = 36 };
+enum { QCUDA_SOFTMAX, QCUDA_SIGMOID };
+
 /* A weight on the device: the stored parts, unchanged. */
 typedef struct qcuda_stack {
     const uint8_t *codes;        /* dense: the elements */
@@ -53,20 +60,50 @@ typedef struct qcuda_rmsnorm_args {
     float epsilon;
 } qcuda_rmsnorm_args;
 
+/* A block takes `blockDim` values, or pairs, of a token; block token *
+ * token_blocks + part. */
+typedef struct qcuda_rope_args {
+    float *dst;
+    const float *src;   /* [n_tokens, n_heads, d_head] */
+    const float *turns; /* [n_tokens, d_rotary] */
+    int32_t n_heads, d_head, d_rotary, interleaved;
+    int32_t token_blocks, unused;
+} qcuda_rope_args;
+
+typedef struct qcuda_glu_args {
+    float *dst;
+    const float *up;   /* [n_tokens, n_cols] */
+    const float *gate; /* [n_tokens, n_gate_cols] */
+    int32_t n_cols, n_gate_cols, act;
+    int32_t token_blocks;
+} qcuda_glu_args;
+
 typedef struct qcuda_kv_store_args {
-    float *cache;
-    const float *src;
+    uint8_t *cache;
+    const float *src; /* [grid.x, n_cols] */
     const int32_t *rows;
-    int64_t n_cols;
+    int64_t row_bytes;
+    int32_t n_cols, type;
 } qcuda_kv_store_args;
 
+/* Most heads of queries that a block takes together. */
+enum { QCUDA_ATTENTION_HEADS = 8 };
+
+/* Block (query - first) * n_kv_heads * parts + kv_head * parts + part, of
+ * ceil(group / block_heads) parts. */
 typedef struct qcuda_attention_args {
     float *dst;
-    const float *q, *k, *v;
+    const float *q;
+    const uint8_t *k, *v; /* rows of the kernel's type */
+    int64_t k_row_bytes, v_row_bytes;
     const int32_t *spans; /* qmi_attention_span */
     const float *bias;    /* or NULL */
-    int32_t n_spans, n_heads, d_head, causal;
+    const float *sinks;   /* or NULL */
     int64_t max_distance;
+    int32_t n_spans, n_kv_heads, d_key, d_value;
+    int32_t group;       /* heads of queries to a head of keys */
+    int32_t block_heads; /* of them in a block */
+    int32_t causal, window;
     float scale;
     int32_t first; /* query of the first block */
 } qcuda_attention_args;
@@ -75,7 +112,11 @@ typedef struct qcuda_route_args {
     int32_t *expert;
     float *weight;
     const float *logits;
+    const float *bias; /* [n_experts], or NULL */
     int32_t n_experts, top_k;
+    int32_t scoring, n_groups, top_groups, group_best; /* qmi_router */
+    int32_t normalises;
+    float scale;
 } qcuda_route_args;
 
 typedef struct qcuda_drop_args {
@@ -130,16 +171,20 @@ typedef struct qcuda_group_args {
 } qcuda_group_args;
 
 /* dst[item, r] = finish(sum_c W[mat][r, c] * src[item / divisor, c]) for the
- * items of a tile (grid.y).  Where the matrix comes from: tiles of `order` if
- * `tiles`, else expert[0] if `expert`, else `mat`; without `tiles`, tile i is
+ * items of a tile (grid.y), where finish(s) is act(alpha * s + bias[r]) times
+ * the factors, plus the residual.  Where the matrix comes from: tiles of `order`
+ * if `tiles`, else expert[0] if `expert`, else `mat`; without `tiles`, tile i is
  * items [i * tile_items, ...). */
 typedef struct qcuda_product_args {
     qcuda_stack w;
     float *dst;
     const float *src;
-    const float *residual; /* or NULL */
-    const float *gate;     /* factor of each item, or NULL */
-    const float *skip;     /* gate: rows that stand for W x of dropped items */
+    const float *residual;    /* like dst, or NULL */
+    const float *bias;        /* [n_rows], or NULL */
+    const float *factor;      /* like dst (it may be dst), or NULL */
+    const float *item_factor; /* of each item, or NULL */
+    const float
+        *skip; /* item_factor: rows that stand for W x of dropped items */
     const qcuda_tile *tiles;
     const int32_t *order;
     const int32_t *expert;
@@ -155,7 +200,7 @@ typedef struct qcuda_product_args {
     int32_t row_tiles;   /* pvq: tiles of 32 rows per block */
     int32_t block_rows;  /* row kernels: rows per block */
     int32_t staged;      /* src is staged in shared memory */
-    int32_t relu;
+    int32_t act;
     float alpha;
     int32_t unused;
 } qcuda_product_args;
@@ -182,14 +227,16 @@ typedef struct qcuda_split_args {
     int64_t n;
 } qcuda_split_args;
 
-/* dst = residual + act(alpha * sum), element by element. */
+/* dst = residual + act(alpha * sum + bias), element by element. */
 typedef struct qcuda_finish_args {
     float *dst;
     const float *residual; /* or NULL */
-    const float *sum;
+    const float *sum;      /* n values of rows of n_cols */
+    const float *bias;     /* [n_cols], or NULL */
     int64_t n;
+    int32_t n_cols;
     float alpha;
-    int32_t relu;
+    int32_t act, unused;
 } qcuda_finish_args;
 
 #if defined(__GNUC__) && !defined(__CUDACC__)
@@ -200,8 +247,12 @@ typedef struct qcuda_finish_args {
 #define QCUDA_KERNEL_MAP(X)                                                    \
     X(decode_rows)                                                             \
     X(rmsnorm)                                                                 \
+    X(rope)                                                                    \
+    X(glu)                                                                     \
     X(kv_store)                                                                \
-    X(attention)                                                               \
+    X(attention_f32)                                                           \
+    X(attention_f16)                                                           \
+    X(attention_q8)                                                            \
     X(route)                                                                   \
     X(drop)                                                                    \
     X(top_logits)                                                              \

@@ -21,6 +21,24 @@
 /* 8.0: the oldest the kernels are built for. */
 enum { MAX_DEVICES = 64, OLDEST_MAJOR = 8 };
 
+/* Kernels count as ops.h does. */
+_Static_assert((int)QCUDA_ACT_NONE == (int)QMI_ACT_NONE &&
+                   (int)QCUDA_ACT_RELU == (int)QMI_ACT_RELU &&
+                   (int)QCUDA_ACT_SILU == (int)QMI_ACT_SILU &&
+                   (int)QCUDA_ACT_SIGMOID == (int)QMI_ACT_SIGMOID &&
+                   (int)QMI_ACT_COUNT == 4,
+    "activations");
+_Static_assert((int)QCUDA_KV_F32 == (int)QMI_KV_F32 &&
+                   (int)QCUDA_KV_F16 == (int)QMI_KV_F16 &&
+                   (int)QCUDA_KV_Q8 == (int)QMI_KV_Q8 &&
+                   (int)QMI_KV_COUNT == 3 &&
+                   (int)QCUDA_KV_BLOCK == (int)QMI_KV_BLOCK &&
+                   (int)QCUDA_KV_BLOCK_BYTES == (int)QMI_KV_BLOCK_BYTES,
+    "rows of caches");
+_Static_assert((int)QCUDA_SOFTMAX == (int)QMI_SOFTMAX &&
+                   (int)QCUDA_SIGMOID == (int)QMI_SIGMOID,
+    "scores");
+
 /* ---- finding ---- */
 
 /* The driver's numbers of devices in the order of ours.  Found once, so that a

@@ -18,6 +18,42 @@ static int64_t ceil_div(int64_t n, int64_t unit)
     return (n + unit - 1) / unit;
 }
 
+/* As the kernel lays it out. */
+static uint64_t attention_shared_bytes(
+    const qcuda_attention_args *args, int64_t heads)
+{
+    /* Weights of a run of keys, for as many heads as the code is made for; then
+     * queries, sums and a value per warp of each head; then the span. */
+    const int64_t of_key = heads == 1 ? 1 : QCUDA_ATTENTION_HEADS;
+    const int64_t of_head =
+        (int64_t)args->d_key + args->d_value + QCUDA_ATTENTION_THREADS / 32;
+    return (uint64_t)(of_key * QCUDA_ATTENTION_THREADS + heads * of_head + 5) *
+           4;
+}
+
+/* Heads that share keys share a block, which reads them once, unless that
+ * leaves multiprocessors without one. */
+qcuda_grid qcuda_attention_grid(
+    qcuda_attention_args *args, int64_t n_queries, const qdrv_info *device)
+{
+    const int64_t most = QCUDA_ATTENTION_HEADS;
+    int64_t heads = args->group < most ? args->group : most;
+    while (heads > 1 &&
+           (attention_shared_bytes(args, heads) > device->max_shared_bytes ||
+               n_queries * args->n_kv_heads * ceil_div(args->group, heads) <
+                   device->n_multiprocessors))
+        heads = ceil_div(heads, 2);
+    args->block_heads = (int32_t)heads;
+    return (qcuda_grid){
+        .x = (uint32_t)(n_queries * args->n_kv_heads *
+                        ceil_div(args->group, heads)),
+        .y = 1,
+        .z = 1,
+        .threads = QCUDA_ATTENTION_THREADS,
+        .shared_bytes = (uint32_t)attention_shared_bytes(args, heads),
+    };
+}
+
 /* Work for every multiprocessor comes first from rows, then from splitting the
  * columns; when rows alone are plenty, blocks take more of them, since each
  * block rotates its inputs anew. */

@@ -14,6 +14,10 @@ enum {
     QCUDA_PRODUCT_THREADS = 256
 };
 
+/* Attention of all queries; sets block_heads.  shared_bytes may exceed what the
+ * device has. */
+qcuda_grid qcuda_attention_grid(
+    qcuda_attention_args *args, int64_t n_queries, const qdrv_info *device);
 /* A product of at most `n_tiles` tiles; sets the fields of `args` that depend
  * on the cut: split_cols, row_tiles, block_rows, staged. */
 qcuda_grid qcuda_product_grid(

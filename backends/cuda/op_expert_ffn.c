@@ -6,24 +6,26 @@
 #include "product.h"
 
 #include "launches.h"
-#include "plain_op.h"
 
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     const qmi_op_expert_ffn *o = &op->u.expert_ffn;
     (void)device;
-    return qmi_is_plain_expert_ffn(o) && o->n_tokens * o->top_k < INT32_MAX;
+    return o->n_tokens * o->top_k < INT32_MAX;
 }
 
-/* Both products go by one list, so the smaller of their tiles is taken. */
+/* All products go by one list, so the smallest of their tiles is taken. */
 static int32_t tile_items(const qmi_op_expert_ffn *o)
 {
     const int64_t n_pairs = o->n_tokens * o->top_k;
-    const int32_t of_wi =
-        qcuda_tile_items(&qcuda_weight_of(o->up)->stack, n_pairs);
-    const int32_t of_wo =
-        qcuda_tile_items(&qcuda_weight_of(o->down)->stack, n_pairs);
-    return of_wi < of_wo ? of_wi : of_wo;
+    const qmi_bound_weight *const stacks[] = {o->up, o->down, o->gate};
+    int32_t least = QCUDA_MANY_ITEMS;
+    for (int i = 0; i < (o->gate != NULL ? 3 : 2); i++) {
+        const int32_t n =
+            qcuda_tile_items(&qcuda_weight_of(stacks[i])->stack, n_pairs);
+        least = n < least ? n : least;
+    }
+    return least;
 }
 
 /* The list of tiles; *n_tiles bounds their number, whatever was chosen. */
@@ -97,6 +99,22 @@ static qmoe_status combine(qmi_device *device, const qmi_op_expert_ffn *o,
     return qcuda_launch(device, &qcuda_kernel_combine, grid, &args, err);
 }
 
+/* The hidden vectors of all pairs: a product with a gate leaves act(gate x),
+ * which the next one multiplies its own by. */
+static qmoe_status run_hidden(qmi_device *device, const qmi_op_expert_ffn *o,
+    qcuda_product_args args, int64_t n_tiles, qmi_error *err)
+{
+    args.act = o->act;
+    if (o->gate != NULL) {
+        args.w = qcuda_weight_of(o->gate)->stack;
+        QMI_TRY(qcuda_run_product(device, args, n_tiles, err));
+        args.act = QMI_ACT_NONE;
+        args.factor = args.dst;
+    }
+    args.w = qcuda_weight_of(o->up)->stack;
+    return qcuda_run_product(device, args, n_tiles, err);
+}
+
 static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_expert_ffn *o = &op->u.expert_ffn;
@@ -110,32 +128,29 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
     QMI_TRY(qcuda_reserve(
         &hidden, device, QCUDA_HIDDEN, (uint64_t)n_pairs * d_ff * 4, err));
     qcuda_product_args args = {
-        .w = qcuda_weight_of(o->up)->stack,
         .dst = hidden,
         .src = qcuda_pointer(o->src),
         .expert = qcuda_pointer(o->expert),
         .n_items = (int32_t)n_pairs,
         .tile_items = tile_items(o),
         .divisor = (int32_t)o->top_k,
-        .relu = true,
         .alpha = 1.0f,
     };
     int64_t n_tiles = 1;
     /* A single pair needs no list: it is the only tile. */
     if (n_pairs > 1)
         QMI_TRY(group(device, o, &args, &n_tiles, err));
-    QMI_TRY(qcuda_run_product(device, args, n_tiles, err));
+    QMI_TRY(run_hidden(device, o, args, n_tiles, err));
     args.w = qcuda_weight_of(o->down)->stack;
     args.src = hidden;
     args.divisor = 1;
-    args.relu = false;
-    /* One choice: the second product scales, adds the residual and passes a
+    /* One choice: the last product scales, adds the residual and passes a
      * dropped token itself, which saves a kernel and the results' way through
      * memory. */
     if (o->top_k == 1) {
         args.dst = qcuda_pointer(o->dst);
         args.residual = qcuda_pointer(o->residual);
-        args.gate = qcuda_pointer(o->weight);
+        args.item_factor = qcuda_pointer(o->weight);
         args.skip = qcuda_pointer(o->src);
         return qcuda_run_product(device, args, n_tiles, err);
     }

@@ -7,7 +7,6 @@
 #include "op_gemm.h"
 
 #include "launches.h"
-#include "plain_op.h"
 #include "portions.h"
 
 enum {
@@ -54,8 +53,8 @@ bool qcuda_gemm_supports(const qmi_device *device, const qmi_op *op)
     const bool wanted =
         (w->format == QMI_FORMAT_BF16 && o->n_tokens >= LEAST_TOKENS_BF16) ||
         (w->format == QMI_FORMAT_F32 && o->n_tokens >= LEAST_TOKENS_F32);
-    return wanted && qmi_is_plain_linear(o) && w->rotation == 0 &&
-           is_aligned(w) && qdrv_has_gemm(device->driver);
+    return wanted && w->rotation == 0 && is_aligned(w) &&
+           qdrv_has_gemm(device->driver);
 }
 
 /* ---- one product ---- */
@@ -187,15 +186,17 @@ static qmoe_status run_slab(
         QMI_TRY(multiply_bf16(device, o, &s, err));
     else
         QMI_TRY(multiply_f32(device, o, &s, err));
-    /* alpha, relu and the residual once all sums are there, as in the other
+    /* What follows the products once all sums are there, as in the other
      * variants. */
     const qcuda_finish_args args = {
         .dst = s.dst,
         .residual = s.residual,
         .sum = s.sums,
+        .bias = o->bias != NULL ? qcuda_weight_of(o->bias)->vector : NULL,
         .n = n,
+        .n_cols = stack_of(o)->n_rows,
         .alpha = o->alpha,
-        .relu = o->act == QMI_ACT_RELU,
+        .act = o->act,
     };
     return qcuda_launch(
         device, &qcuda_kernel_finish, element_grid(n), &args, err);

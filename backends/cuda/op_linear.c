@@ -4,15 +4,13 @@
  * paper's design, which is there to be compared with. */
 #include "op_gemm.h"
 #include "launches.h"
-#include "plain_op.h"
 #include "product.h"
 #include "ternary_dict.h"
 
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
-    return qmi_is_plain_linear(&op->u.linear) &&
-           op->u.linear.n_tokens < INT32_MAX;
+    return op->u.linear.n_tokens < INT32_MAX;
 }
 
 /* A product whose items are the tokens: no list, no experts. */
@@ -23,11 +21,12 @@ static qcuda_product_args product_of(const qmi_op_linear *o, int32_t tile_items)
         .dst = qcuda_pointer(o->dst),
         .src = qcuda_pointer(o->src),
         .residual = qcuda_pointer(o->residual),
+        .bias = o->bias != NULL ? qcuda_weight_of(o->bias)->vector : NULL,
         .mat = o->mat,
         .n_items = (int32_t)o->n_tokens,
         .tile_items = tile_items,
         .divisor = 1,
-        .relu = o->act == QMI_ACT_RELU,
+        .act = o->act,
         .alpha = o->alpha,
     };
 }
@@ -50,7 +49,7 @@ static bool supports_paper(const qmi_device *device, const qmi_op *op)
     const qmi_op_linear *o = &op->u.linear;
     const qcuda_stack *w = &qcuda_weight_of(o->weight)->stack;
     qcuda_product_args args = {.w = *w};
-    return w->format == QMI_FORMAT_TERNARY_DICT && qmi_is_plain_linear(o) &&
+    return w->format == QMI_FORMAT_TERNARY_DICT &&
            o->weight->host->codebook == NULL && w->n_cols < 1 << 20 &&
            o->n_tokens <= QCUDA_MAX_GRID_Y &&
            qcuda_paper_grid(&args, 1, &device->info).shared_bytes <=

@@ -5,14 +5,18 @@
 #include "qcuda_device.h"
 
 #include "launches.h"
-#include "plain_op.h"
+
+/* What decides of each expert, and the groups' scores. */
+static uint64_t shared_bytes(const qmi_op_route *o)
+{
+    return (uint64_t)(o->n_experts + o->router.n_groups) * sizeof(float);
+}
 
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
-    (void)device;
-    return qmi_is_plain_route(&op->u.route) &&
-           op->u.route.n_experts < INT32_MAX &&
-           op->u.route.n_tokens * op->u.route.top_k < INT32_MAX;
+    const qmi_op_route *o = &op->u.route;
+    return shared_bytes(o) <= device->info.max_shared_bytes &&
+           o->n_tokens * o->top_k < INT32_MAX;
 }
 
 /* Counts what came before in the sequence, so it reads a copy: other threads
@@ -45,16 +49,29 @@ static qmoe_status drop(
 static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_route *o = &op->u.route;
+    const qmi_router *router = &o->router;
     const qcuda_route_args args = {
         .expert = qcuda_pointer(o->expert),
         .weight = qcuda_pointer(o->weight),
         .logits = qcuda_pointer(o->logits),
+        .bias = o->bias != NULL ? qcuda_weight_of(o->bias)->vector : NULL,
         .n_experts = (int32_t)o->n_experts,
         .top_k = (int32_t)o->top_k,
+        .scoring = router->scoring,
+        .n_groups = (int32_t)router->n_groups,
+        .top_groups = (int32_t)router->top_groups,
+        .group_best = router->group_best,
+        .normalises = router->normalises,
+        .scale = router->scale != 0 ? router->scale : 1.0f,
     };
     /* A warp per token. */
     const qcuda_grid grid = {
-        .x = (uint32_t)o->n_tokens, .y = 1, .z = 1, .threads = 32};
+        .x = (uint32_t)o->n_tokens,
+        .y = 1,
+        .z = 1,
+        .threads = 32,
+        .shared_bytes = (uint32_t)shared_bytes(o),
+    };
     QMI_TRY(qcuda_launch(device, &qcuda_kernel_route, grid, &args, err));
     if (o->capacity <= 0 || o->n_tokens == 0)
         return QMOE_OK;

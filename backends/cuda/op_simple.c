@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operations that are one kernel: embed, decode, rmsnorm, kv_store, attention.
- * In: operands of ops.h.  Out: one launch, or as many as portions.h wants.
- * Blocks write rows of their own, so results depend on no order between
- * them. */
+ * Operations that are one kernel: embed, decode, rmsnorm, rope, glu, kv_store.
+ * In: operands of ops.h.  Out: one launch.  Blocks write elements of their own,
+ * so results depend on no order between them. */
 #include "qcuda_device.h"
 #include "launches.h"
-#include "plain_op.h"
-#include "portions.h"
 
 /* Shapes that the kernels cannot take were refused when the weight was
  * bound. */
@@ -78,12 +75,80 @@ static qmoe_status run_rmsnorm(
     return qcuda_launch(device, &qcuda_kernel_rmsnorm, grid, &args, err);
 }
 
+/* ---- rope, glu ---- */
+
+/* A thread per element; blocks that each belong to one token. */
+static int64_t token_blocks(int64_t n)
+{
+    return (n + QCUDA_ROW_THREADS - 1) / QCUDA_ROW_THREADS;
+}
+
+static bool fits_grid(int64_t n_tokens, int64_t n)
+{
+    return n <= INT32_MAX && n_tokens <= INT32_MAX / token_blocks(n);
+}
+
+/* Pairs, and the values that are copied. */
+static int64_t rope_elements(const qmi_op_rope *o)
+{
+    return o->n_heads * (o->d_head - o->d_rotary / 2);
+}
+
+static bool supports_rope(const qmi_device *device, const qmi_op *op)
+{
+    const qmi_op_rope *o = &op->u.rope;
+    (void)device;
+    return fits_grid(o->n_tokens, rope_elements(o));
+}
+
+static qmoe_status run_rope(
+    qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_rope *o = &op->u.rope;
+    const qcuda_rope_args args = {
+        .dst = qcuda_pointer(o->dst),
+        .src = qcuda_pointer(o->src),
+        .turns = qcuda_pointer(o->turns),
+        .n_heads = (int32_t)o->n_heads,
+        .d_head = (int32_t)o->d_head,
+        .d_rotary = (int32_t)o->d_rotary,
+        .interleaved = o->interleaved,
+        .token_blocks = (int32_t)token_blocks(rope_elements(o)),
+    };
+    qcuda_grid grid = row_blocks;
+    grid.x = (uint32_t)(o->n_tokens * args.token_blocks);
+    return qcuda_launch(device, &qcuda_kernel_rope, grid, &args, err);
+}
+
+static bool supports_glu(const qmi_device *device, const qmi_op *op)
+{
+    (void)device;
+    return fits_grid(op->u.glu.n_tokens, op->u.glu.n_cols);
+}
+
+static qmoe_status run_glu(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_glu *o = &op->u.glu;
+    const qcuda_glu_args args = {
+        .dst = qcuda_pointer(o->dst),
+        .up = qcuda_pointer(o->up),
+        .gate = qcuda_pointer(o->gate),
+        .n_cols = (int32_t)o->n_cols,
+        .n_gate_cols = (int32_t)o->n_gate_cols,
+        .act = o->act,
+        .token_blocks = (int32_t)token_blocks(o->n_cols),
+    };
+    qcuda_grid grid = row_blocks;
+    grid.x = (uint32_t)(o->n_tokens * args.token_blocks);
+    return qcuda_launch(device, &qcuda_kernel_glu, grid, &args, err);
+}
+
 /* ---- kv_store ---- */
 
 static bool supports_kv_store(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
-    return op->u.kv_store.type == QMI_KV_F32;
+    return op->u.kv_store.n_cols <= INT32_MAX - QMI_KV_BLOCK;
 }
 
 static qmoe_status run_kv_store(
@@ -94,92 +159,16 @@ static qmoe_status run_kv_store(
         .cache = qcuda_pointer(o->cache),
         .src = qcuda_pointer(o->src),
         .rows = qcuda_pointer(o->rows),
-        .n_cols = o->n_cols,
+        .row_bytes = (int64_t)qmi_kv_row_bytes(o->type, o->n_cols),
+        .n_cols = (int32_t)o->n_cols,
+        .type = o->type,
     };
     qcuda_grid grid = row_blocks;
     grid.x = (uint32_t)o->n_tokens;
     return qcuda_launch(device, &qcuda_kernel_kv_store, grid, &args, err);
 }
 
-/* ---- attention ---- */
-
-/* Products of one key and query cost so many of a matrix product's: a thread
- * goes along a key of its own, whose reads share no line.  An estimate, not
- * measured. */
-enum { ATTENTION_COST = 16 };
-
-/* As the kernel lays it out. */
-static uint64_t attention_shared_bytes(const qmi_op_attention *o)
-{
-    /* Query, sums, weights; the span and a value per warp. */
-    return (2 * (uint64_t)o->d_key + QCUDA_ATTENTION_THREADS) * 4 + 5 * 4 +
-           8 * 4;
-}
-
-static bool supports_attention(const qmi_device *device, const qmi_op *op)
-{
-    const qmi_op_attention *o = &op->u.attention;
-    return qmi_is_plain_attention(o) &&
-           attention_shared_bytes(o) <= device->info.max_shared_bytes &&
-           o->n_queries * o->n_heads <= INT32_MAX;
-}
-
-static qmoe_status run_attention(
-    qmi_device *device, const qmi_op *op, qmi_error *err)
-{
-    const qmi_op_attention *o = &op->u.attention;
-    qcuda_attention_args args = {
-        .dst = qcuda_pointer(o->dst),
-        .q = qcuda_pointer(o->q),
-        .k = qcuda_pointer(o->k),
-        .v = qcuda_pointer(o->v),
-        .spans = qcuda_pointer(o->spans),
-        .bias = qcuda_pointer(o->bias),
-        .n_spans = (int32_t)o->n_spans,
-        .n_heads = (int32_t)o->n_heads,
-        .d_head = (int32_t)o->d_key,
-        .causal = o->causal,
-        .max_distance = o->max_distance,
-        .scale = o->scale,
-    };
-    qcuda_grid grid = {
-        .y = 1,
-        .z = 1,
-        .threads = QCUDA_ATTENTION_THREADS,
-        .shared_bytes = (uint32_t)attention_shared_bytes(o),
-    };
-    const qcuda_work work = {
-        .n_items = o->n_queries,
-        .n_units = o->n_queries,
-        .cost = 2.0 * ATTENTION_COST * (double)o->n_queries *
-                (double)o->max_keys * (double)(o->n_heads * o->d_key),
-    };
-    /* The only operation here that can take long: its cost grows with the
-     * square of the length.  Queries are the units, so a cut changes no bit. */
-    for (int64_t first = 0, n; first < o->n_queries; first += n) {
-        QMI_TRY(qcuda_begin_portion(&n, device, &work, first, err));
-        args.first = (int32_t)first;
-        grid.x = (uint32_t)(n * o->n_heads);
-        QMI_TRY(
-            qcuda_launch(device, &qcuda_kernel_attention, grid, &args, err));
-    }
-    return QMOE_OK;
-}
-
 /* ---- tables ---- */
-
-/* Not there yet: a model that needs them is refused. */
-const qmi_variant *qcuda_variants_rope(size_t *n)
-{
-    *n = 0;
-    return NULL;
-}
-
-const qmi_variant *qcuda_variants_glu(size_t *n)
-{
-    *n = 0;
-    return NULL;
-}
 
 #define ONE_VARIANT(member, text, is_supported)                                \
     const qmi_variant *qcuda_variants_##member(size_t *n)                      \
@@ -192,5 +181,6 @@ const qmi_variant *qcuda_variants_glu(size_t *n)
 ONE_VARIANT(embed, "rows", always)
 ONE_VARIANT(decode, "rows", always)
 ONE_VARIANT(rmsnorm, "block", supports_rmsnorm)
+ONE_VARIANT(rope, "elements", supports_rope)
+ONE_VARIANT(glu, "elements", supports_glu)
 ONE_VARIANT(kv_store, "rows", supports_kv_store)
-ONE_VARIANT(attention, "online", supports_attention)

@@ -12,8 +12,8 @@
 
 /* Work space that grows and stays. */
 typedef enum qcuda_scratch {
-    QCUDA_HIDDEN,  /* results of an expert's first product */
-    QCUDA_RESULTS, /* and of its second */
+    QCUDA_HIDDEN,  /* what goes into an expert's last product */
+    QCUDA_RESULTS, /* and its results */
     QCUDA_COUNTS,
     QCUDA_ORDER,
     QCUDA_TILES,

@@ -140,6 +140,44 @@ static void test_top_logits(void **state)
         }
 }
 
+static qcuda_attention_args attention(int n_kv_heads, int group, int width)
+{
+    return (qcuda_attention_args){.n_kv_heads = n_kv_heads,
+        .group = group,
+        .d_key = width,
+        .d_value = width};
+}
+
+/* Heads share a block where there are blocks enough and room for them. */
+static void test_attention(void **state)
+{
+    (void)state;
+    static const struct {
+        int n_kv_heads, group, width, n_queries, heads, blocks;
+    } cases[] = {
+        {12, 1, 64, 1, 1, 12},
+        {4, 8, 128, 1, 1, 32},
+        {4, 8, 128, 17, 4, 136},
+        {4, 8, 128, 33, 8, 132},
+        {4, 9, 128, 512, 8, 4096},
+        {4, 16, 128, 512, 8, 4096},
+        {9, 3, 64, 512, 3, 4608},
+        {1, 128, 576, 512, 8, 8192},
+        {1, 64, 2048, 512, 4, 8192},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const qdrv_info device = {
+            .n_multiprocessors = 132, .max_shared_bytes = 99 << 10};
+        qcuda_attention_args args =
+            attention(cases[i].n_kv_heads, cases[i].group, cases[i].width);
+        const qcuda_grid grid =
+            qcuda_attention_grid(&args, cases[i].n_queries, &device);
+        assert_int_equal(args.block_heads, cases[i].heads);
+        assert_int_equal(grid.x, cases[i].blocks);
+        assert_true(grid.shared_bytes <= device.max_shared_bytes);
+    }
+}
+
 static void test_blocks_of_memory(void **state)
 {
     (void)state;
@@ -172,6 +210,7 @@ int main(void)
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_fills_the_device),
         cmocka_unit_test(test_top_logits),
+        cmocka_unit_test(test_attention),
         cmocka_unit_test(test_blocks_of_memory),
         cmocka_unit_test(test_order),
     };

@@ -17,7 +17,13 @@
 
 const qmi_backend *qmoe_backend_entry(void);
 
-enum { LONG = 200, VERY_LONG = 2100, TOP_K = 2, MAX_BUFFERS = 8 };
+enum {
+    LONG = 200,
+    VERY_LONG = 2100,
+    TOP_K = 2,
+    MAX_BUFFERS = 8,
+    MAX_WEIGHTS = 3
+};
 
 /* ---- what the driver is given ---- */
 
@@ -54,9 +60,9 @@ typedef struct bench {
     qmi_op op;
     qmi_buffer *buffers[MAX_BUFFERS];
     size_t n_buffers;
-    qmi_weight host[2];
-    void *parts[2][QMI_MAX_PARTS];
-    qmi_bound_weight bound[2];
+    qmi_weight host[MAX_WEIGHTS];
+    void *parts[MAX_WEIGHTS][QMI_MAX_PARTS];
+    qmi_bound_weight bound[MAX_WEIGHTS];
     size_t n_weights;
     qmi_view dst;
     size_t n_dst; /* floats */
@@ -149,10 +155,10 @@ static const qmi_bound_weight *add_weight(bench *b, const char *format,
     return &b->bound[at];
 }
 
-/* Two sequences, the second short. */
+/* Two sequences, the second short; two heads that share keys. */
 static void make_attention(bench *b, int64_t n)
 {
-    enum { HEADS = 2, WIDTH = HEADS * 8 };
+    enum { HEADS = 2, D_HEAD = 8, WIDTH = HEADS * D_HEAD };
     const int32_t first = (int32_t)(n - n / 8), rest = (int32_t)n - first;
     const qmi_attention_span spans[] = {
         {0, first, 0, first, 0}, {first, rest, first, rest, 0}};
@@ -160,15 +166,15 @@ static void make_attention(bench *b, int64_t n)
     const size_t n_numbers = (size_t)n * WIDTH;
     b->op.kind = QMI_OP_ATTENTION;
     *o = (qmi_op_attention){.q = add_numbers(b, n_numbers),
-        .k = add_numbers(b, n_numbers),
-        .v = add_numbers(b, n_numbers),
+        .k = add_numbers(b, (size_t)n * D_HEAD),
+        .v = add_numbers(b, (size_t)n * D_HEAD),
         .spans = add(b, spans, sizeof spans),
         .n_spans = 2,
         .n_queries = n,
         .n_heads = HEADS,
-        .n_kv_heads = HEADS,
-        .d_key = WIDTH / HEADS,
-        .d_value = WIDTH / HEADS,
+        .n_kv_heads = 1,
+        .d_key = D_HEAD,
+        .d_value = D_HEAD,
         .max_keys = first,
         .scale = 1.0f,
         .causal = true};
@@ -219,7 +225,8 @@ static void make_ffn(bench *b, int64_t n, const char *format, int64_t d_model)
     *o = (qmi_op_expert_ffn){.src = add_numbers(b, (size_t)(n * d_model)),
         .expert = add(b, expert, (size_t)n * TOP_K * sizeof *expert),
         .weight = add_numbers(b, (size_t)n * TOP_K),
-        .act = QMI_ACT_RELU,
+        .act = QMI_ACT_SILU,
+        .gate = add_weight(b, format, EXPERTS, INNER, d_model),
         .up = add_weight(b, format, EXPERTS, INNER, d_model),
         .down = add_weight(b, format, EXPERTS, d_model, INNER),
         .n_tokens = n,

@@ -217,6 +217,16 @@ DEVICE void mma_bf16(float d[4], const uint32_t a[4], uint2 b)
 #endif
 }
 
+/* One of QCUDA_ACT_*. */
+DEVICE float activated(float x, int act)
+{
+    if (act == QCUDA_ACT_NONE)
+        return x;
+    if (act == QCUDA_ACT_RELU)
+        return x < 0.0f ? 0.0f : x; /* a NaN stays */
+    return (act == QCUDA_ACT_SILU ? x : 1.0f) / (1.0f + expf(-x));
+}
+
 /* x with its sign flipped if bit 31 of `flip` is set. */
 DEVICE float flipped(float x, uint32_t flip)
 {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What all products share: which items a block computes, and what becomes of
- * its sums (splits merged in a fixed order, then factor, relu, router weight,
- * residual). */
+ * its sums (splits merged in a fixed order, then what args.h says). */
 #ifndef QCUDA_PRODUCT_CUH
 #define QCUDA_PRODUCT_CUH
 
@@ -23,14 +22,14 @@ DEVICE product_tile product_find_tile(const qcuda_product_args &p)
         t.begin = found.begin;
         t.count = found.count;
         t.slot = found.slot;
-        if (t.mat < 0 && p.gate == nullptr)
+        if (t.mat < 0 && p.item_factor == nullptr)
             t.count = 0;
     } else {
         t.mat = p.expert != nullptr ? p.expert[0] : p.mat;
         t.begin = index * p.tile_items;
         t.slot = index * (p.tile_items / 8);
         t.count = min(p.tile_items, p.n_items - t.begin);
-        if (t.mat < 0 && p.gate == nullptr)
+        if (t.mat < 0 && p.item_factor == nullptr)
             t.count = 0;
     }
     if (t.count < p.least || t.count > p.most)
@@ -59,16 +58,19 @@ DEVICE void product_finish(
 {
     const int64_t at = int64_t(item) * p.w.n_rows + row;
     float y = p.alpha * sum;
-    if (p.relu != 0)
-        y = y < 0.0f ? 0.0f : y;
-    if (p.gate != nullptr)
-        y *= p.gate[item];
+    if (p.bias != nullptr)
+        y += p.bias[row];
+    y = activated(y, p.act);
+    if (p.factor != nullptr)
+        y *= p.factor[at];
+    if (p.item_factor != nullptr)
+        y *= p.item_factor[item];
     if (p.residual != nullptr)
         y += p.residual[at];
     p.dst[at] = y;
 }
 
-/* Tokens no expert took pass their input on.  Needs p.gate. */
+/* Tokens no expert took pass their input on.  Needs p.item_factor. */
 DEVICE void product_pass_through(const qcuda_product_args &p,
     const product_tile &t, int first_row, int n_rows)
 {
@@ -77,7 +79,7 @@ DEVICE void product_pass_through(const qcuda_product_args &p,
     for (int i = int(threadIdx.x); i < n_rows * t.count; i += int(blockDim.x)) {
         const int item = product_item(p, t, i / n_rows);
         const int64_t at = int64_t(item) * p.w.n_rows + first_row + i % n_rows;
-        float y = p.gate[item] * p.skip[at];
+        float y = p.item_factor[item] * p.skip[at];
         if (p.residual != nullptr)
             y += p.residual[at];
         p.dst[at] = y;

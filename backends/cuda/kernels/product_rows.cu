@@ -178,14 +178,18 @@ DEVICE void rows_product(const qcuda_product_args &p, const product_tile &t,
         }
         rows_sum<F, T>(
             sums, rows, x, p.w.n_cols, rows[0].whole_vectors(p), aligned);
+        /* A lane finishes each sum, all of them at once. */
+        const int own_row = lane_of_thread() / T, own = lane_of_thread() % T;
+        float sum = 0.0f;
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
 #pragma unroll
             for (int i = 0; i < T; i++) {
-                const float sum = warp_sum(sums[r][i]);
-                if (lane_of_thread() == 0 && row + r < last_row && i < t.count)
-                    product_finish(p, product_item(p, t, i), row + r, sum);
+                const float one = warp_sum(sums[r][i]);
+                sum = own_row == r && own == i ? one : sum;
             }
+        if (own_row < ROWS && row + own_row < last_row && own < t.count)
+            product_finish(p, product_item(p, t, own), row + own_row, sum);
     }
 }
 

@@ -86,11 +86,11 @@ DEVICE void dict_fetch(
     }
 }
 
-/* sums of one row; `code` holds its first codewords, and then the first of the
- * next row: a warp waits for memory once, not once per row and run.  No row is
- * without codewords. */
+/* The sum of one row for the item that has the lane's number; `code` holds the
+ * row's first codewords, and then the first of the next row: a warp waits for
+ * memory once, not once per row and run.  No row is without codewords. */
 template <int T>
-DEVICE void dict_sum(float sums[T], const qcuda_stack &w, const uint16_t *codes,
+DEVICE float dict_sum(const qcuda_stack &w, const uint16_t *codes,
     const dict_row &row, const dict_row &next, uint16_t code[RUNS],
     const dict_inputs<T> &x)
 {
@@ -122,10 +122,14 @@ DEVICE void dict_sum(float sums[T], const qcuda_stack &w, const uint16_t *codes,
     }
     const float level_low = bf16_value(row.low);
     const float level_high = bf16_value(row.high);
+    float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < T; i++)
-        sums[i] =
+    for (int i = 0; i < T; i++) {
+        const float one =
             fused(level_low, warp_sum(low[i]), level_high * warp_sum(high[i]));
+        sum = lane_of_thread() == i ? one : sum;
+    }
+    return sum;
 }
 
 /* The items' inputs, all of them, into shared memory [n_cols, T]; a thread has
@@ -174,12 +178,10 @@ DEVICE void dict_product(const qcuda_product_args &p, const product_tile &t,
     for (; row < last_row; row += step) {
         const dict_row next =
             dict_ask(p.w, t.mat, min(row + step, last_row - 1));
-        float sums[T];
-        dict_sum<T>(sums, p.w, codes, now, next, code, x);
-#pragma unroll
-        for (int i = 0; i < T; i++)
-            if (lane_of_thread() == 0 && i < t.count)
-                product_finish(p, product_item(p, t, i), row, sums[i]);
+        const float sum = dict_sum<T>(p.w, codes, now, next, code, x);
+        const int own = lane_of_thread();
+        if (own < T && own < t.count)
+            product_finish(p, product_item(p, t, own), row, sum);
         now = next;
     }
 }

@@ -5,12 +5,12 @@
 
 /* Index of the largest value after (value, index) in the order "larger first,
  * of equals the lower index"; -1: none.  In every lane. */
-DEVICE int next_largest(const float *logits, int n, float value, int index)
+DEVICE int next_largest(const float *values, int n, float value, int index)
 {
     int best = -1;
     float best_value = 0.0f;
     for (int i = lane_of_thread(); i < n; i += WARP) {
-        const float v = logits[i];
+        const float v = values[i];
         if (index >= 0 && !(v < value || (v == value && i > index)))
             continue;
         if (best < 0 || v > best_value) {
@@ -30,29 +30,95 @@ DEVICE int next_largest(const float *logits, int n, float value, int index)
     return best;
 }
 
+/* What the softmax needs to know of a token's logits. */
+struct route_scale {
+    float largest, sum;
+};
+
+DEVICE float route_score(
+    const qcuda_route_args &p, const route_scale &s, float logit)
+{
+    return p.scoring == QCUDA_SIGMOID ? activated(logit, QCUDA_ACT_SIGMOID)
+                                      : expf(logit - s.largest) / s.sum;
+}
+
+DEVICE route_scale route_scale_of(
+    const qcuda_route_args &p, const float *logits)
+{
+    route_scale s = {-INFINITY, 0.0f};
+    for (int e = lane_of_thread(); e < p.n_experts; e += WARP)
+        s.largest = fmaxf(s.largest, logits[e]);
+    s.largest = warp_max(s.largest);
+    for (int e = lane_of_thread(); e < p.n_experts; e += WARP)
+        s.sum += expf(logits[e] - s.largest);
+    s.sum = warp_sum(s.sum);
+    return s;
+}
+
+/* Sum of the one or two largest. */
+DEVICE float route_group_score(const float *order, int n, int n_best)
+{
+    float first = -INFINITY, second = -INFINITY;
+    for (int e = 0; e < n; e++) {
+        second = fmaxf(second, fminf(first, order[e]));
+        first = fmaxf(first, order[e]);
+    }
+    return n_best == 2 && n > 1 ? first + second : first;
+}
+
+/* Leaves the experts of the best groups a choice; a lane per group. */
+DEVICE void route_drop_groups(
+    const qcuda_route_args &p, float *order, float *group)
+{
+    const int size = p.n_experts / p.n_groups;
+    for (int g = lane_of_thread(); g < p.n_groups; g += WARP)
+        group[g] = route_group_score(order + g * size, size, p.group_best);
+    __syncwarp();
+    for (int g = lane_of_thread(); g < p.n_groups; g += WARP) {
+        int better = 0;
+        for (int i = 0; i < p.n_groups; i++)
+            better += group[i] > group[g] || (group[i] == group[g] && i < g);
+        for (int e = 0; better >= p.top_groups && e < size; e++)
+            order[g * size + e] = -INFINITY;
+    }
+}
+
 QCUDA_KERNEL(route, qcuda_route_args, 32, 1)
 {
-    const int64_t token = blockIdx.x;
-    const float *logits = p.logits + token * p.n_experts;
-    float largest = -INFINITY, sum = 0.0f;
+    QCUDA_SHARED(float, order); /* what decides, [n_experts] */
+    float *group = order + p.n_experts;
+    const float *logits = p.logits + int64_t(blockIdx.x) * p.n_experts;
+    int32_t *expert = p.expert + int64_t(blockIdx.x) * p.top_k;
+    float *weight = p.weight + int64_t(blockIdx.x) * p.top_k;
+    const route_scale s = route_scale_of(p, logits);
+    /* Without a bias or groups logits decide: scores rise with them, but not
+     * where they are rounded to 0 or 1. */
+    const bool plain = p.bias == nullptr && p.n_groups == 0;
     for (int e = lane_of_thread(); e < p.n_experts; e += WARP)
-        largest = fmaxf(largest, logits[e]);
-    largest = warp_max(largest);
-    for (int e = lane_of_thread(); e < p.n_experts; e += WARP)
-        sum += expf(logits[e] - largest);
-    sum = warp_sum(sum);
+        order[e] = plain ? logits[e]
+                         : route_score(p, s, logits[e]) +
+                               (p.bias != nullptr ? p.bias[e] : 0.0f);
+    __syncwarp();
+    if (p.n_groups != 0)
+        route_drop_groups(p, order, group);
+    __syncwarp();
     int chosen = -1;
+    float total = 0.0f;
     for (int j = 0; j < p.top_k; j++) {
-        const float before = chosen >= 0 ? logits[chosen] : 0.0f;
+        const float before = chosen >= 0 ? order[chosen] : 0.0f;
         if (j == 0 || chosen >= 0) /* else: logits that are not numbers */
-            chosen = next_largest(logits, p.n_experts, before, chosen);
-        if (lane_of_thread() == 0) {
-            const int64_t at = token * p.top_k + j;
-            p.expert[at] = chosen;
-            p.weight[at] =
-                chosen >= 0 ? expf(logits[chosen] - largest) / sum : 0.0f;
+            chosen = next_largest(order, p.n_experts, before, chosen);
+        const float score =
+            chosen >= 0 ? route_score(p, s, logits[chosen]) : 0.0f;
+        total += score;
+        if (lane_of_thread() == j % WARP) {
+            expert[j] = chosen;
+            weight[j] = score * p.scale;
         }
     }
+    /* A lane reads what it wrote. */
+    for (int j = lane_of_thread(); p.normalises != 0 && j < p.top_k; j += WARP)
+        weight[j] /= total;
 }
 
 /* Drops a pair when as many earlier ones of its sequence as an expert takes
