@@ -173,7 +173,7 @@ typedef struct qcuda_group_args {
 /* dst[item, r] = finish(sum_c W[mat][r, c] * src[item / divisor, c]) for the
  * items of a tile (grid.y), where finish(s) is act(alpha * s + bias[r]) times
  * the factors, plus the residual.  Where the matrix comes from: tiles of `order`
- * if `tiles`, else expert[0] if `expert`, else `mat`; without `tiles`, tile i is
+ * if `tiles`, else expert[i] of tile i if `expert`, else `mat`; without `tiles`, tile i is
  * items [i * tile_items, ...). */
 typedef struct qcuda_product_args {
     qcuda_stack w;
@@ -183,8 +183,7 @@ typedef struct qcuda_product_args {
     const float *bias;        /* [n_rows], or NULL */
     const float *factor;      /* like dst (it may be dst), or NULL */
     const float *item_factor; /* of each item, or NULL */
-    const float
-        *skip; /* item_factor: rows that stand for W x of dropped items */
+    const float *skip; /* with item_factor: stands for W x of dropped items */
     const qcuda_tile *tiles;
     const int32_t *order;
     const int32_t *expert;

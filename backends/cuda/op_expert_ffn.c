@@ -14,15 +14,15 @@ static bool supports(const qmi_device *device, const qmi_op *op)
     return o->n_tokens * o->top_k < INT32_MAX;
 }
 
-/* All products go by one list, so the smallest of their tiles is taken. */
+/* All products go by one list, so the smallest of their tiles is taken.  A
+ * token's choices differ: no expert gets more pairs than there are tokens. */
 static int32_t tile_items(const qmi_op_expert_ffn *o)
 {
-    const int64_t n_pairs = o->n_tokens * o->top_k;
     const qmi_bound_weight *const stacks[] = {o->up, o->down, o->gate};
     int32_t least = QCUDA_MANY_ITEMS;
     for (int i = 0; i < (o->gate != NULL ? 3 : 2); i++) {
         const int32_t n =
-            qcuda_tile_items(&qcuda_weight_of(stacks[i])->stack, n_pairs);
+            qcuda_tile_items(&qcuda_weight_of(stacks[i])->stack, o->n_tokens);
         least = n < least ? n : least;
     }
     return least;
@@ -136,9 +136,9 @@ static qmoe_status run(qmi_device *device, const qmi_op *op, qmi_error *err)
         .divisor = (int32_t)o->top_k,
         .alpha = 1.0f,
     };
-    int64_t n_tiles = 1;
-    /* A single pair needs no list: it is the only tile. */
-    if (n_pairs > 1)
+    int64_t n_tiles = n_pairs;
+    /* One token needs no list: each of its pairs is a tile. */
+    if (o->n_tokens > 1)
         QMI_TRY(group(device, o, &args, &n_tiles, err));
     QMI_TRY(run_hidden(device, o, args, n_tiles, err));
     args.w = qcuda_weight_of(o->down)->stack;

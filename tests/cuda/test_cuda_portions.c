@@ -382,6 +382,18 @@ static void test_step_is_whole(void **state)
     }
 }
 
+/* A token's experts, each with a gate, need no list: three products and their
+ * sum. */
+static void test_one_token(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_LONG_OPS; i++)
+        if (strstr(long_ops[i].name, "experts") != NULL) {
+            free(result_of(&long_ops[i], 1, unbounded));
+            assert_int_equal(n_launches, 4);
+        }
+}
+
 /* Operations that are less than a portion each are waited for, too. */
 static void test_queue_is_bounded(void **state)
 {
@@ -403,6 +415,7 @@ int main(void)
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_cancelled),
         cmocka_unit_test(test_step_is_whole),
+        cmocka_unit_test(test_one_token),
         cmocka_unit_test(test_queue_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

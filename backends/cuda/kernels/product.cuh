@@ -25,7 +25,7 @@ DEVICE product_tile product_find_tile(const qcuda_product_args &p)
         if (t.mat < 0 && p.item_factor == nullptr)
             t.count = 0;
     } else {
-        t.mat = p.expert != nullptr ? p.expert[0] : p.mat;
+        t.mat = p.expert != nullptr ? p.expert[index] : p.mat;
         t.begin = index * p.tile_items;
         t.slot = index * (p.tile_items / 8);
         t.count = min(p.tile_items, p.n_items - t.begin);
