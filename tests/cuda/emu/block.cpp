@@ -274,8 +274,9 @@ static float add_truncated(const double term[TERMS + 1])
         return float(plain);
     int exponent; /* largest < 2^exponent */
     frexp(largest, &exponent);
+    const double up = ldexp(1.0, 25 - exponent), down = 1.0 / up;
     for (int i = 0; i <= TERMS; i++)
-        sum += ldexp(trunc(ldexp(term[i], 25 - exponent)), exponent - 25);
+        sum += trunc(term[i] * up) * down;
     return cut_to_float(sum);
 }
 
@@ -284,27 +285,28 @@ static float add_truncated(const double term[TERMS + 1])
 void mma_m16n8k16(
     float d[4], const uint32_t a[4], const uint32_t b[2], const char *where)
 {
-    float left[16][16], right[16][8];
+    /* Of A this lane's rows, group + {0, 8}; of B its columns, member * 2 + {0,
+     * 1}.  Element k of a row or column is with member k % 8 / 2. */
+    const int group = int(lane()) / 4, member = int(lane()) % 4;
+    float left[2][16], right[2][16];
     for (int half = 0; half < 2; half++) {
         const uint64_t *all =
             exchange(uint64_t(a[2 * half + 1]) << 32 | a[2 * half], where);
-        for (int l = 0; l < WARP_SIZE; l++)
-            for (int i = 0; i < 4; i++) /* register i / 2, element i % 2 */
-                left[l / 4 + 8 * (i / 2)][l % 4 * 2 + i % 2 + 8 * half] =
-                    bf16(uint32_t(all[l] >> 16 * i));
+        for (int k = 0; k < 8; k++)
+            for (int i = 0; i < 2; i++) /* register i, element k % 2 */
+                left[i][8 * half + k] = bf16(uint32_t(
+                    all[4 * group + k / 2] >> (32 * i + 16 * (k % 2))));
     }
     const uint64_t *all = exchange(uint64_t(b[1]) << 32 | b[0], where);
-    for (int l = 0; l < WARP_SIZE; l++)
-        for (int i = 0; i < 4; i++)
-            right[l % 4 * 2 + i % 2 + 8 * (i / 2)][l / 4] =
-                bf16(uint32_t(all[l] >> 16 * i));
-    const int row = int(lane()) / 4, col = int(lane()) % 4 * 2;
+    for (int k = 0; k < 16; k++)
+        for (int i = 0; i < 2; i++)
+            right[i][k] = bf16(uint32_t(all[4 * (2 * member + i) + k % 8 / 2] >>
+                                        (32 * (k / 8) + 16 * (k % 2))));
     for (int i = 0; i < 4; i++)
         for (int first = 0; first < 16; first += TERMS) {
             double term[TERMS + 1] = {d[i]};
-            for (int k = 0; k < TERMS; k++)
-                term[1 + k] = double(left[row + 8 * (i / 2)][first + k]) *
-                              right[first + k][col + i % 2];
+            for (int k = first; k < first + TERMS; k++)
+                term[1 + k - first] = double(left[i / 2][k]) * right[i % 2][k];
             d[i] = add_truncated(term);
         }
 }
