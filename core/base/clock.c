@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Two clocks in seconds: one that only goes forwards, for waiting times, and
+ * Three clocks in seconds: one that only goes forwards, for waiting times,
  * processor time of the calling thread, for work that other load must not count
- * in. */
+ * in, and the time of day. */
 #include "clock.h"
 
 #include <time.h>
@@ -21,4 +21,9 @@ double qmi_seconds(void)
 double qmi_thread_seconds(void)
 {
     return read_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
+int64_t qmi_unix_seconds(void)
+{
+    return (int64_t)time(NULL);
 }
