@@ -348,7 +348,8 @@ static qmi_jcall without(const qmi_jcall *call, size_t n)
     return rest;
 }
 
-/* A generator looks at what it walks only when it is walked itself. */
+/* A generator looks at what it walks only when it is walked itself, and finds
+ * nothing in what is false. */
 static qmoe_status walk_later(
     qmi_jrun *run, qmi_jvalue self, const qmi_jlist **all)
 {
@@ -358,7 +359,7 @@ static qmoe_status walk_later(
     if (walkable)
         return qmi_jiterate(run, self, all);
     QMI_TRY(qmi_jnew_list(run, QMI_J_ITERATOR, 0, &broken));
-    broken->is_broken = true;
+    broken->is_broken = qmi_jtruth(self);
     *all = broken;
     return QMOE_OK;
 }

@@ -95,6 +95,16 @@ static void test_provenance(void **state)
         "^Ab c,D$.^c,D$.^D$");
 }
 
+/* Filters that are generators in jinja2 walk only what is true, and later. */
+static void test_generators(void **state)
+{
+    (void)state;
+    check("{{ none|selectattr('a')|list }}{{ 0|map('upper')|list }}", "[][]");
+    check("{% set g = 1|select %}-", "-");
+    refuse("{{ 1|select|list }}", QMOE_E_FORMAT, "cannot be walked");
+    check("{% set g = [1]|select %}{{ g|list }}{{ g|list }}", "[1][]");
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -197,6 +207,7 @@ static void test_limits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_provenance),
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_limits)};
+        cmocka_unit_test(test_generators), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_limits)};
     return cmocka_run_group_tests_name("jinja", tests, NULL, NULL);
 }
