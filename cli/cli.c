@@ -131,6 +131,20 @@ static cli_exit verify(const cli_session *s, const char *directory)
     return CLI_OK;
 }
 
+/* Zeros of options that were not given mean the library's defaults. */
+qmoe_session_options cli_session_options(const cli_place *place)
+{
+    return (qmoe_session_options){
+        .size = sizeof(qmoe_session_options),
+        .backend = place->backend,
+        .device_name = place->device,
+        .expert_capacity = (int)place->expert_capacity,
+        .expert_cache_bytes = place->expert_cache,
+        .device_memory_bytes = place->device_memory,
+        .kv_type = place->kv_type,
+    };
+}
+
 /* --verify comes first: nothing of a broken model is used. */
 cli_exit cli_open_session(
     cli_session *s, const char *directory, const cli_place *place)
@@ -142,16 +156,7 @@ cli_exit cli_open_session(
         code = open_model(s, directory);
     if (code != CLI_OK)
         return code;
-    /* Zeros of options that were not given mean the library's defaults. */
-    const qmoe_session_options options = {
-        .size = sizeof options,
-        .backend = place->backend,
-        .device_name = place->device,
-        .expert_capacity = (int)place->expert_capacity,
-        .expert_cache_bytes = place->expert_cache,
-        .device_memory_bytes = place->device_memory,
-        .kv_type = place->kv_type,
-    };
+    const qmoe_session_options options = cli_session_options(place);
     qmoe_status status = qmoe_session_create(&s->session, s->model, &options);
     return status == QMOE_OK ? CLI_OK : cli_fail_status(s, status);
 }

@@ -98,14 +98,15 @@ typedef struct cli_place {
     "                       experts beyond it are uploaded on demand\n"        \
     "  --expert-cache SIZE  keep at most this much of the experts in host\n"   \
     "                       memory, e.g. 4G (default: the system decides)\n"   \
-    "  --kv-type TYPE       keep keys and values as f32, f16 or q8, 8 bits\n"   \
-    "                       with a scale per 32 values (default: f32)\n"        \
+    "  --kv-type TYPE       keep keys and values as f32, f16 or q8, 8 bits\n"  \
+    "                       with a scale per 32 values (default: f32)\n"       \
     "  --expert-capacity N  tokens that an expert accepts per sequence; "      \
     "further\n"                                                                \
     "                       tokens skip it (default 0: no limit)\n"            \
     "  -t, --threads N      CPU threads (default: all processors)\n"
 /* A synthetic model, "synth:..."? */
 bool cli_is_synthetic(const char *model);
+qmoe_session_options cli_session_options(const cli_place *place);
 /* cli_open_model, then a session on it. */
 cli_exit cli_open_session(
     cli_session *s, const char *directory, const cli_place *place);

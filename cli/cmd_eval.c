@@ -1,23 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe eval: span-corruption loss of a text.  In: a model and texts, or random
- * ids for a synthetic model.  Out: the losses as text or JSON.  Losses are
+ * qmoe eval: the loss of a text for what the model was trained to do.  In: a
+ * model and texts, or random ids for a synthetic model.  Out: the losses as
+ * text or JSON; those of models that predict the next token: eval_next.c.  Losses are
  * printed with 9 digits, so that small differences between runs show. */
-#include "cli.h"
+#include "eval_next.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char help[] =
     "Usage: qmoe eval MODEL --text FILE [options]\n"
     "\n"
-    "Computes the span-corruption loss of T5: the mean cross entropy in nats,\n"
-    "with 15 % of the tokens masked in spans of three on average.  FILE has\n"
-    "one document per line, or one JSON record per line with a member "
-    "\"text\".\n"
-    "The masks depend on the seed alone, so losses before and after\n"
-    "compression can be compared.  Losses on different processors differ only\n"
-    "by rounding (below 1e-6).\n"
+    "Computes the loss of a text for what the model was trained to do: the\n"
+    "mean cross entropy in nats.\n"
+    "\n"
+    "Decoder-only models predict the next token.  The text is tokenised as a\n"
+    "whole and cut into windows.  With the convention 'gptq' of most papers "
+    "on\n"
+    "compression a window has 2048 tokens and all its predictions count; with\n"
+    "'llama.cpp' it has 512 and those of its second half count.  Numbers of\n"
+    "different conventions, lengths or tokenizers cannot be compared.\n"
+    "--against compares with another model, prediction by prediction: the\n"
+    "divergence KL(MODEL2 || MODEL), how often both find the same token\n"
+    "likeliest, and by block the experts they choose and the error of what "
+    "the\n"
+    "block hands on.\n"
+    "\n"
+    "T5 models fill gaps: 15 % of the tokens are masked in spans of three on\n"
+    "average.  FILE has one document per line, or one JSON record per line\n"
+    "with a member \"text\".  The masks depend on the seed alone, so losses\n"
+    "before and after compression can be compared.\n"
+    "\n"
+    "Losses on different processors differ only by rounding (below 1e-6).\n"
     "\n"
     "A synthetic model (synth:NAME, see 'qmoe compress --help') has true\n"
     "shapes and speed, but random weights.  Without --text its input is 8\n"
@@ -28,14 +44,22 @@ static const char help[] =
     "are\n"
     "                       used one after the other, and the loss of each is\n"
     "                       printed, too\n"
-    "  -n, --samples N      stop after N documents (default: all)\n"
-    "  --seed N             seed of the masks (default 0)\n" CLI_PLACE_HELP
+    "  -n, --samples N      stop after N documents or windows (default: all)\n"
+    "  --seed N             seed of the masks (default 0)\n"
+    "  --context N          tokens of a window (default 2048, llama.cpp: 512)\n"
+    "  --convention C       gptq (default) or llama.cpp\n"
+    "  --documents          each line of FILE is a document, or a JSON record\n"
+    "                       with one, as for T5; the end token stands between\n"
+    "                       them (default: FILE is one text)\n"
+    "  --against MODEL2     compare with this model\n" CLI_PLACE_HELP
         CLI_VERIFY_HELP "  --json               print the result as JSON\n"
     "  -h, --help           print this text\n"
     "\n"
     "Examples:\n"
     "  qmoe eval models/switch-mini --text build/corpus/valid.txt\n"
     "  qmoe eval build/m --text build/corpus/valid.txt --samples 20 --json\n"
+    "  qmoe eval build/m --text wiki.test.raw --context 2048\n"
+    "  qmoe eval build/m --text wiki.test.raw --against base-model\n"
     "  qmoe eval 'synth:base-8?experts=2' --samples 1\n";
 
 /* What the options say; random_ids: there is no text, and none is needed. */
@@ -45,6 +69,8 @@ typedef struct request {
     uint64_t n_samples, seed;
     cli_place place;
     bool as_json, random_ids;
+    cli_eval_next next; /* of models that predict the next token */
+    const char *convention;
 } request;
 
 static void json_losses(cJSON *json, const qmoe_eval_result *result)
@@ -137,13 +163,61 @@ static cli_exit evaluate(const request *r, cli_session *s)
     return code;
 }
 
+/* Options of the other kind of model would have no effect. */
+static cli_exit refuse_idle(const request *r, bool predicts_next)
+{
+    static const char spans[] = "seed", next[] = "context convention documents "
+                                                 "against";
+    const cli_idle rules[] = {
+        {predicts_next, spans, "the model predicts the next token"},
+        {!predicts_next, next, "the model fills gaps in documents"},
+        {r->random_ids, next, "there is no text"},
+    };
+    return cli_refuse_idle(&cli_verb_eval, rules, sizeof rules / sizeof *rules);
+}
+
+static cli_exit evaluate_objective(request *r, cli_session *s)
+{
+    qmoe_model_info info;
+    qmoe_model_describe(s->model, &info);
+    cli_exit code = refuse_idle(r, info.predicts_next);
+    if (code != CLI_OK)
+        return code;
+    if (!info.predicts_next || r->random_ids)
+        return evaluate(r, s);
+    r->next.model = r->model;
+    r->next.texts = &r->texts;
+    r->next.place = &r->place;
+    r->next.max_windows = r->n_samples;
+    r->next.as_json = r->as_json;
+    return cli_run_eval_next(&r->next, s);
+}
+
+/* gptq is what is not said. */
+static cli_exit read_convention(request *r)
+{
+    if (r->convention == NULL || strcmp(r->convention, "gptq") == 0)
+        return CLI_OK;
+    r->next.second_half = strcmp(r->convention, "llama.cpp") == 0;
+    return r->next.second_half
+               ? CLI_OK
+               : cli_fail(CLI_USAGE,
+                     "eval: --convention '%s' is not gptq or llama.cpp",
+                     r->convention);
+}
+
 static cli_exit run(int argc, char **argv)
 {
+    enum { MAX_CONTEXT = 1 << 20 };
     request r = {.place.backend = "auto"};
     const cli_option table[] = {
         {"text", 0, CLI_TEXTS, &r.texts, 0, 0},
         {"samples", 'n', CLI_COUNT, &r.n_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &r.seed, 0, UINT32_MAX},
+        {"context", 0, CLI_COUNT, &r.next.n_context, 2, MAX_CONTEXT},
+        {"convention", 0, CLI_TEXT, &r.convention, 0, 0},
+        {"documents", 0, CLI_SET, &r.next.documents, 0, 0},
+        {"against", 0, CLI_TEXT, &r.next.against, 0, 0},
         CLI_PLACE_OPTIONS(r.place),
         CLI_VERIFY_OPTION(r.place),
         {"json", 0, CLI_SET, &r.as_json, 0, 0},
@@ -158,9 +232,11 @@ static cli_exit run(int argc, char **argv)
             code =
                 cli_fail(CLI_USAGE, "eval: the text is missing; give --text");
         if (code == CLI_OK)
+            code = read_convention(&r);
+        if (code == CLI_OK)
             code = cli_open_session(&s, r.model, &r.place);
         if (code == CLI_OK)
-            code = evaluate(&r, &s);
+            code = evaluate_objective(&r, &s);
         /* A session that was never opened is zeroed. */
         cli_close(&s);
     }
@@ -169,4 +245,4 @@ static cli_exit run(int argc, char **argv)
 }
 
 const cli_verb cli_verb_eval = {
-    "eval", "compute the span-corruption loss of a text", help, run};
+    "eval", "compute the loss of a text, or compare two models", help, run};

@@ -34,13 +34,20 @@ static const char help[] =
     "is\n"
     "                       standard input; these follow the prompts of -p\n"
     "  --max-new-tokens N   stop after N tokens (default 64)\n"
-    "  --temperature F      0: take the likeliest token (default 0); the next\n"
-    "                       three options need more\n"
+    "  --temperature F      0: take the likeliest token (default 0); --top-k,\n"
+    "                       --top-p, --min-p and --seed need more\n"
     "  --top-k N            choose among the N likeliest tokens (default 0: "
     "all)\n"
     "  --top-p F            choose among the likeliest tokens that together "
     "have\n"
     "                       this probability (default 0: all)\n"
+    "  --min-p F            choose among the tokens at least F times as "
+    "likely\n"
+    "                       as the likeliest (default 0: all)\n"
+    "  --repetition-penalty F\n"
+    "                       divide the logits of tokens that the text has by "
+    "F\n"
+    "                       (multiply negative ones; default 1: do not)\n"
     "  --seed N             seed of the choice, and of random token ids "
     "(default\n"
     "                       0); prompt i has seed N + i\n"
@@ -364,11 +371,11 @@ static cli_exit generate_from(request *r)
  * there it has an effect. */
 static cli_exit refuse_idle(const request *r)
 {
-    static const char all[] = "top-k top-p seed";
+    static const char all[] = "top-k top-p min-p seed";
     const cli_idle rules[] = {
-        {r->options.temperature == 0, r->random_ids ? "top-k top-p" : all,
+        {r->options.temperature == 0, r->random_ids ? "top-k top-p min-p" : all,
             "--temperature 0 takes the likeliest token"},
-        {r->top_k == 1, r->random_ids ? "top-p" : "top-p seed",
+        {r->top_k == 1, r->random_ids ? "top-p min-p" : "top-p min-p seed",
             "--top-k 1 leaves one token to choose"},
     };
     return cli_refuse_idle(
@@ -377,7 +384,11 @@ static cli_exit refuse_idle(const request *r)
 
 static cli_exit run(int argc, char **argv)
 {
-    enum { MAX_NEW_TOKENS = 1 << 20, MAX_TEMPERATURE = 1000 };
+    enum {
+        MAX_NEW_TOKENS = 1 << 20,
+        MAX_TEMPERATURE = 1000,
+        MAX_PENALTY = 1000
+    };
     /* Speeds are printed unasked only to a person at a terminal. */
     request r = {
         .place.backend = "auto",
@@ -393,6 +404,9 @@ static cli_exit run(int argc, char **argv)
             MAX_TEMPERATURE},
         {"top-k", 0, CLI_COUNT, &r.top_k, 0, INT32_MAX},
         {"top-p", 0, CLI_REAL, &r.options.top_p, 0, 1},
+        {"min-p", 0, CLI_REAL, &r.options.min_p, 0, 1},
+        {"repetition-penalty", 0, CLI_REAL, &r.options.repetition_penalty, 0,
+            MAX_PENALTY},
         {"seed", 0, CLI_COUNT, &r.options.seed, 0, UINT64_MAX},
         {"ignore-eos", 0, CLI_SET, &r.options.ignore_eos, 0, 0},
         CLI_PLACE_OPTIONS(r.place),

@@ -137,6 +137,8 @@ static qmoe_status fill(
     QMI_TRY(read_quantization(model, err));
     QMI_TRY(build(model, qmi_checkpoint_config(model->checkpoint),
         qmi_checkpoint_config_path(model->checkpoint), err));
+    QMI_TRY(qmi_generation_read(
+        &model->shape, &model->sampling, model->checkpoint, err));
     return open_tokenizer(model, err);
 }
 
@@ -298,12 +300,28 @@ void qmoe_model_describe(const qmoe_model *model, qmoe_model_info *out)
         .n_decoder_blocks = qmi_model_block_count(model, QMI_DECODE),
         .n_sparse_blocks = qmi_model_sparse_count(model),
         .compressed = model->quantization != NULL,
+        .predicts_next = model->shape.objective == QMI_NEXT_TOKEN,
         .synthetic = model->checkpoint != NULL &&
                      qmi_checkpoint_is_generated(model->checkpoint),
     };
     snprintf(out->architecture, sizeof out->architecture, "%s",
         model->arch->model_type);
     snprintf(out->format, sizeof out->format, "%s", model->expert_format);
+}
+
+void qmoe_model_generation_defaults(
+    const qmoe_model *model, qmoe_generate_options *out)
+{
+    if (out == NULL)
+        return;
+    *out = (qmoe_generate_options){.size = sizeof *out};
+    if (model == NULL)
+        return;
+    out->temperature = model->sampling.temperature;
+    out->top_k = model->sampling.top_k;
+    out->top_p = model->sampling.top_p;
+    out->min_p = model->sampling.min_p;
+    out->repetition_penalty = model->sampling.repetition_penalty;
 }
 
 /* ---- blocks ---- */

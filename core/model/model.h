@@ -5,6 +5,7 @@
 #define QMI_MODEL_H
 
 #include "checkpoint.h"
+#include "generation.h"
 #include "graph.h"
 #include "hooks.h"
 #include "tokenizer.h"
@@ -22,6 +23,7 @@ struct qmoe_model {
     qmi_block *blocks; /* [n_blocks] in the order of execution */
     int32_t n_blocks, block_capacity;
     qmi_graph graph;
+    qmi_sampling sampling;
     const cJSON *quantization; /* of config.json; NULL: not compressed */
     const char *expert_format; /* name of the experts' format */
     qmi_weight *weights;

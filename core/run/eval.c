@@ -6,13 +6,13 @@
  * before. */
 #include "logits.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "alloc.h"
 #include "clock.h"
 #include "probe.h"
 #include "samples.h"
+#include "windows.h"
 
 /* Sums over the samples of one text, or of all. */
 typedef struct sums {
@@ -46,19 +46,6 @@ static qmoe_status after_step(void *user, qmoe_session *session,
 {
     (void)session, (void)step, (void)pass, (void)err;
     return show(user);
-}
-
-/* -log softmax(logits)[id] of one position. */
-static double cross_entropy(const float *logits, int64_t n, int32_t id)
-{
-    double largest = -INFINITY, sum = 0;
-    /* Less the largest logit: no exponential overflows, and the sum is at least
-     * 1. */
-    for (int64_t i = 0; i < n; i++)
-        largest = fmax(largest, logits[i]);
-    for (int64_t i = 0; i < n; i++)
-        sum += exp(logits[i] - largest);
-    return log(sum) + largest - logits[id];
 }
 
 static qmoe_status reserve_logits(evaluation *e, size_t n_rows)
@@ -105,10 +92,10 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
     QMI_TRY(qmi_session_encode(
         e->session, sample->encoder_ids, &n_encoder, 1, e->err));
     QMI_TRY(qmi_session_decode(e->session, e->logits, &batch, e->err));
-    double sum = 0;
+    double sum = 0, log_sum;
     for (int32_t i = 0; i < n_predicted; i++)
-        sum += cross_entropy(
-            e->logits + i * vocab_size, vocab_size, sample->decoder_ids[i + 1]);
+        sum += qmi_cross_entropy(e->logits + i * vocab_size, vocab_size,
+            sample->decoder_ids[i + 1], &log_sum);
     /* By the text that the sample's document came from, and in the sum of
      * all. */
     count(&e->all, sum, n_predicted, (double)sample->n_decoder);

@@ -38,6 +38,7 @@ typedef struct run {
     size_t max_new;
     int64_t n_top;    /* logits the choice needs; 0: all */
     float *logits;    /* [n, vocab_size] of all */
+    bool *seen;       /* [vocab_size], to penalise repetitions */
     qmi_top top;      /* [n, n_top] else */
     int32_t *prompts; /* packed */
     size_t n_prompts;
@@ -113,10 +114,17 @@ static qmoe_status start_sequence(
         .temperature = r->options.temperature,
         .top_k = r->options.top_k,
         .top_p = r->options.top_p,
+        .min_p = r->options.min_p,
     };
     /* Prompt i has seed + i: sequences draw from numbers of their own. */
     return qmi_sampler_create(&s->sampler, &options, model->shape.vocab_size,
         r->options.seed + index, r->err);
+}
+
+static bool penalises(const run *r)
+{
+    return r->options.repetition_penalty > 0 &&
+           r->options.repetition_penalty != 1;
 }
 
 static qmoe_status start(run *r, const char *const *prompts)
@@ -133,13 +141,14 @@ static qmoe_status start(run *r, const char *const *prompts)
         QMI_TRY(start_sequence(r, &r->sequences[i], prompts, i));
     /* All samplers have the same options, so they need as many logits. */
     r->n_top = qmi_sampler_n_top(r->sequences[0].sampler);
-    if (r->n_top >= 1 && r->n_top <= QMI_TOP_LOGITS_MAX)
+    if (r->n_top >= 1 && r->n_top <= QMI_TOP_LOGITS_MAX && !penalises(r))
         return QMOE_OK;
     /* More candidates than a device sorts: all logits come to the host. */
     r->n_top = 0;
     const size_t vocab_size = (size_t)r->session->model->shape.vocab_size;
     r->logits = qmi_calloc(n * vocab_size, sizeof *r->logits, "logits", r->err);
-    return r->logits != NULL ? QMOE_OK : QMOE_E_NOMEM;
+    r->seen = qmi_calloc(vocab_size, sizeof *r->seen, "seen tokens", r->err);
+    return r->logits != NULL && r->seen != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
 
 /* Zeroed members are accepted: start may have failed anywhere. */
@@ -154,6 +163,7 @@ static void finish(run *r)
     qmi_free(r->sequences);
     qmi_free(r->prompts);
     qmi_free(r->logits);
+    qmi_free(r->seen);
     qmi_free(r->next);
     qmi_free(r->active);
     qmi_free(r->lengths);
@@ -250,15 +260,36 @@ static qmoe_status decode_pass(run *r, const int32_t *ids, size_t n_active)
     return qmi_session_decode(r->session, r->logits, &batch, r->err);
 }
 
-/* The choice for sequence number i of the pass. */
-static int32_t pick(const run *r, qmi_sampler *sampler, size_t i)
+/* Each token once, however often it has come (CTRL, arXiv 1909.05858). */
+static void penalise(const run *r, const sequence *s, float *logits)
 {
+    const float penalty = r->options.repetition_penalty;
+    const size_t vocab_size = (size_t)r->session->model->shape.vocab_size;
+    const size_t n = s->n_prompt + s->n_ids;
+    memset(r->seen, 0, vocab_size * sizeof *r->seen);
+    for (size_t i = 0; i < n; i++) {
+        const int32_t id =
+            i < s->n_prompt ? s->prompt[i] : s->ids[i - s->n_prompt];
+        if (r->seen[id])
+            continue;
+        r->seen[id] = true;
+        logits[id] =
+            logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+    }
+}
+
+/* The choice for sequence number i of the pass. */
+static int32_t pick(const run *r, const sequence *s, size_t i)
+{
+    qmi_sampler *sampler = s->sampler;
     const size_t n_top = (size_t)r->n_top;
     if (n_top != 0)
         return qmi_sampler_pick_top(
             sampler, r->top.logits + i * n_top, r->top.ids + i * n_top);
-    const int64_t vocab_size = r->session->model->shape.vocab_size;
-    return qmi_sampler_pick(sampler, r->logits + i * (size_t)vocab_size);
+    float *logits = r->logits + i * (size_t)r->session->model->shape.vocab_size;
+    if (penalises(r))
+        penalise(r, s, logits);
+    return qmi_sampler_pick(sampler, logits);
 }
 
 /* Picks the next token of every active sequence; fills the next pass. */
@@ -269,7 +300,7 @@ static qmoe_status pick_tokens(run *r, size_t *n_active)
     /* Ended sequences leave the lists; the others keep their order. */
     for (size_t i = 0; i < *n_active; i++) {
         sequence *s = &r->sequences[r->active[i]];
-        int32_t id = pick(r, s->sampler, i);
+        int32_t id = pick(r, s, i);
         s->ids[s->n_ids++] = id;
         s->ended = qmi_shape_is_end(shape, id) && !r->options.ignore_eos;
         const bool last = s->ended || s->n_ids == r->max_new;
@@ -437,7 +468,8 @@ static qmoe_status generate(run *r, qmoe_generation **out, qmoe_timing *timing,
 
 static qmoe_status check_arguments(const run *r, const char *const *prompts)
 {
-    if (r->n == 0 || r->options.max_new_tokens < 0 || r->options.top_k < 0)
+    if (r->n == 0 || r->options.max_new_tokens < 0 || r->options.top_k < 0 ||
+        !(r->options.repetition_penalty >= 0))
         return qmi_fail(r->err, QMOE_E_INVALID,
             "generate needs a prompt and non-negative limits");
     const qmoe_generate_options *o = &r->options;

@@ -31,6 +31,8 @@ qmoe_status qmi_sampler_create(qmi_sampler **out,
         return qmi_fail(err, QMOE_E_INVALID, "temperature is not finite");
     if (isnan(options->top_p))
         return qmi_fail(err, QMOE_E_INVALID, "top_p is not a number");
+    if (isnan(options->min_p) || options->min_p > 1.0f)
+        return qmi_fail(err, QMOE_E_INVALID, "min_p is not in 0..1");
     if (options->top_k < 0)
         return qmi_fail(
             err, QMOE_E_INVALID, "top_k is negative: %d", options->top_k);
@@ -219,15 +221,35 @@ static int32_t keep_likely(
     return keep_top_p(s, logits, limit, n_popped, total);
 }
 
-/* One of the n_kept first candidates, or of all ids in their order. */
+/* Candidate number i of those kept.  Without a filter the heap was never made:
+ * all ids in their order. */
+static int32_t candidate(const qmi_sampler *s, int32_t i)
+{
+    return has_top_k(s) || has_top_p(s) ? s->order[s->n - 1 - i] : i;
+}
+
+/* Weights are shares of the likeliest token's: those below min_p become 0. */
+static void keep_min_p(qmi_sampler *s, int32_t n_kept, double *total)
+{
+    const double least = (double)s->options.min_p;
+    if (!(least > 0.0))
+        return;
+    *total = 0.0;
+    for (int32_t i = 0; i < n_kept; i++) {
+        double *weight = &s->weights[candidate(s, i)];
+        if (*weight < least)
+            *weight = 0.0;
+        *total += *weight;
+    }
+}
+
+/* One of the n_kept first candidates. */
 static int32_t draw(qmi_sampler *s, int32_t n_kept, double total, int32_t best)
 {
-    bool filtered = has_top_k(s) || has_top_p(s);
     double left = qmi_mt19937_double(&s->rng) * total;
     int32_t choice = best;
     for (int32_t i = 0; i < n_kept; i++) {
-        /* Without a filter the heap was never made: all ids in their order. */
-        int32_t id = filtered ? s->order[s->n - 1 - i] : i;
+        int32_t id = candidate(s, i);
         /* Its share is nothing, and rounding must not give it one. */
         if (s->weights[id] == 0.0)
             continue;
@@ -258,6 +280,7 @@ int32_t qmi_sampler_pick(qmi_sampler *sampler, const float *logits)
     else
         for (int32_t id = 0; id < s->n; id++)
             total += weigh(s, logits[id], highest, id);
+    keep_min_p(s, n_kept, &total);
     return draw(s, n_kept, total, best);
 }
 
@@ -276,5 +299,6 @@ int32_t qmi_sampler_pick_top(
     }
     /* NULL: all k are there, so the heap is not asked. */
     int32_t n_kept = keep_top_p(s, NULL, k, k, &total);
+    keep_min_p(s, n_kept, &total);
     return draw(s, n_kept, total, ids[0]);
 }

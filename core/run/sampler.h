@@ -10,6 +10,7 @@ typedef struct qmi_sampler_options {
     float temperature; /* <= 0: greedy (ties: lowest id) */
     int top_k;         /* 0 = all */
     float top_p;       /* <= 0 or >= 1: all */
+    float min_p;       /* <= 0: all; of the likeliest token's probability */
 } qmi_sampler_options;
 
 typedef struct qmi_sampler qmi_sampler;
@@ -21,7 +22,8 @@ qmoe_status qmi_sampler_create(qmi_sampler **out,
     qmi_error *err);
 void qmi_sampler_destroy(qmi_sampler *sampler);
 /* logits f32 [n], finite.  Order of filters: temperature, top_k, top_p (the
- * smallest set of most likely tokens whose probability reaches top_p). */
+ * smallest set of most likely tokens whose probability reaches top_p), min_p
+ * (those at least min_p times as likely as the likeliest). */
 int32_t qmi_sampler_pick(qmi_sampler *sampler, const float *logits);
 
 /* How many of the largest logits decide the choice; 0: all are needed

@@ -227,6 +227,9 @@ typedef struct qmoe_model_info {
     int64_t n_sparse_blocks; /* of encoder and decoder */
     bool compressed;
     bool synthetic; /* "synth:...": random weights, made when they are used */
+    /* Trained to predict the next token (qmoe_session_perplexity), else span
+     * corruption (qmoe_session_eval). */
+    bool predicts_next;
 } qmoe_model_info;
 
 QMOE_API void qmoe_model_describe(
@@ -368,7 +371,16 @@ typedef struct qmoe_generate_options {
      * of the session's call before, prompt and result, their keys and values
      * are used again.  For turns of a conversation. */
     bool reuse_cache;
+    float min_p; /* 0 = no limit; of the likeliest token's probability */
+    /* Logits of tokens that the prompt or the result has are divided by it, or
+     * multiplied when negative; 0 or 1 = not. */
+    float repetition_penalty;
 } qmoe_generate_options;
+
+/* What the model's generation_config.json recommends: temperature, top_k,
+ * top_p, min_p, repetition_penalty; 0 temperature where it does not sample. */
+QMOE_API void qmoe_model_generation_defaults(
+    const qmoe_model *model, qmoe_generate_options *out);
 
 typedef struct qmoe_generation {
     char *text;   /* detokenized, NUL-terminated */
@@ -451,6 +463,60 @@ typedef struct qmoe_eval_options {
 
 QMOE_API qmoe_status qmoe_session_eval(qmoe_session *session,
     qmoe_eval_result *out, const qmoe_eval_options *options) QMOE_MUST_CHECK;
+
+/* Texts for models that predict the next token.  They are tokenised as a whole
+ * and cut into windows that know nothing of each other; what is left is
+ * dropped. */
+typedef struct qmoe_text_options {
+    size_t size;
+    const char *const *text_paths; /* [n_text_paths], one after the other */
+    size_t n_text_paths;
+    /* Each line is a document, or a JSON record with "text", and the end token
+     * stands between documents; else files are texts as they are. */
+    bool documents;
+    /* false: all predictions of a window count, as in the papers on GPTQ; true:
+     * those of its second half, as in llama.cpp. */
+    bool second_half;
+    int n_context;        /* tokens of a window; 0: 2048, or 512 of llama.cpp */
+    uint64_t max_windows; /* 0: all */
+} qmoe_text_options;
+
+typedef struct qmoe_perplexity {
+    double loss;       /* mean cross entropy in nats */
+    double perplexity; /* exp(loss) */
+    uint64_t n_tokens; /* predictions that counted */
+    uint64_t n_windows;
+    int n_context;
+    double seconds;
+} qmoe_perplexity;
+
+/* E_UNSUPPORTED: the model was trained for another task (qmoe_session_eval). */
+QMOE_API qmoe_status qmoe_session_perplexity(qmoe_session *session,
+    qmoe_perplexity *out, const qmoe_text_options *options) QMOE_MUST_CHECK;
+
+/* What a block of one model does otherwise than the same block of another. */
+typedef struct qmoe_block_difference {
+    /* Share of tokens for which both choose the same experts; NAN: none. */
+    double router_agreement;
+    /* Squared difference of what the block hands on, of its squares. */
+    double residual_error;
+} qmoe_block_difference;
+
+typedef struct qmoe_comparison {
+    qmoe_perplexity base, other; /* of the same predictions */
+    /* Of the divergences D(base || other) of all predictions, in nats. */
+    double mean_kl, median_kl, kl_99, largest_kl;
+    double top_agreement; /* share of equal likeliest tokens */
+    size_t n_blocks;
+    qmoe_block_difference *blocks; /* [n_blocks]; qmoe_comparison_free */
+} qmoe_comparison;
+
+/* Both sessions have models of one shape and vocabulary, else E_INVALID; texts
+ * are tokenised by that of `base`, errors told by the context of `other`. */
+QMOE_API qmoe_status qmoe_session_compare(qmoe_session *other,
+    qmoe_session *base, qmoe_comparison *out,
+    const qmoe_text_options *options) QMOE_MUST_CHECK;
+QMOE_API void qmoe_comparison_free(qmoe_comparison *comparison);
 
 #ifdef __cplusplus
 }

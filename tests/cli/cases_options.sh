@@ -75,6 +75,9 @@ generate | none -p x -b cpu | --device 0 | 3 | none
 generate | none -p x -b cpu | --device-memory 1G | 3 | none
 generate | none -p x -b cpu | --expert-cache 1G | 3 | none
 generate | none -p x | --expert-capacity 1 | 3 | none
+generate | none -p x | --kv-type f16 | 3 | none
+generate | none -p x --temperature 1 | --min-p 0.1 | 3 | none
+generate | none -p x | --repetition-penalty 1.1 | 3 | none
 generate | none -p x | --threads 1 | 3 | none
 generate | none -p x | --verbose | 3 | none
 generate | none -p x | --profile | 3 | none
@@ -102,6 +105,11 @@ eval | none --text t -b cpu | --device 0 | 3 | none
 eval | none --text t -b cpu | --device-memory 1G | 3 | none
 eval | none --text t -b cpu | --expert-cache 1G | 3 | none
 eval | none --text t | --expert-capacity 1 | 3 | none
+eval | none --text t | --kv-type f16 | 3 | none
+eval | none --text t | --context 32 | 3 | none
+eval | none --text t | --convention gptq | 3 | none
+eval | none --text t | --documents | 3 | none
+eval | none --text t | --against other | 3 | none
 eval | none --text t | --threads 1 | 3 | none
 eval | none --text t | --verify | 3 | none
 eval | none --text t | --json | 3 | none
@@ -208,6 +216,7 @@ bench model | none | --device-memory 1G | 3 | none
 bench model | none | --expert-cache 1G | 3 | none
 bench model | synth:base-8?experts=2 -b cpu | --expert-cache 1G | 2 | no effect on synthetic experts
 bench model | none | --expert-capacity 1 | 3 | none
+bench model | none | --kv-type f16 | 3 | none
 bench model | none | --threads 1 | 3 | none
 bench model | none | --json | 3 | none
 bench model | $tiny -b cpu | --device-memory 1G | 2 | device memory has no effect on backend cpu

@@ -60,7 +60,7 @@ KINDS = {
         re.compile(
             r"(?<![A-Za-z0-9])(?:qmi_|arch_)?switch_[a-z]|arch_switch|QMI_SWITCH"
             r"|arch_decoder|qmi_decoder_"
-            r"|(?<![A-Za-z0-9_])(?:olmoe|mixtral|mistral|llama|qwen[23](?:_moe)?)"
+            r"|(?<![A-Za-z0-9_])(?:olmoe|mixtral|mistral|llama(?!\.cpp)|qwen[23](?:_moe)?)"
             r"(?![A-Za-z0-9])"
         ),
         r"/(?:arch_)?(?:switch|decoder)(?:_\w+)?\.\w+$",

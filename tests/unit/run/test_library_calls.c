@@ -166,6 +166,16 @@ static void null_sessions(void)
     REFUSED(qmoe_session_eval, session, NULL, &eval);
     REFUSED(qmoe_session_eval, session, &result, NULL);
     REFUSED(qmoe_session_eval, session, &result, &holes);
+    qmoe_perplexity perplexity;
+    qmoe_comparison comparison;
+    REFUSED_WITHOUT_TEXT(qmoe_session_perplexity, NULL, &perplexity, NULL);
+    REFUSED(qmoe_session_perplexity, session, NULL, NULL);
+    REFUSED_WITHOUT_TEXT(
+        qmoe_session_compare, NULL, session, &comparison, NULL);
+    REFUSED(qmoe_session_compare, session, NULL, &comparison, NULL);
+    REFUSED(qmoe_session_compare, session, session, &comparison, NULL);
+    HARMLESS(qmoe_comparison_free, NULL);
+    HARMLESS(qmoe_model_generation_defaults, NULL, NULL);
 }
 
 static void null_work(void)

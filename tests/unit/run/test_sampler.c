@@ -396,6 +396,24 @@ static void one_token(void **state)
     qmi_sampler_destroy(sampler);
 }
 
+/* Likelihoods 1, e^-1, e^-2 of the first; the others are below. */
+static void min_p_drops_the_unlikely(void **state)
+{
+    (void)state;
+    static const float logits[] = {1, 3, -4, 2, 3 - 1.5f};
+    const qmi_sampler_options options = {.temperature = 1, .min_p = 0.3f};
+    bool seen[5] = {false};
+    qmi_sampler *sampler;
+    qmi_error err = {0};
+    assert_int_equal(qmi_sampler_create(&sampler, &options, 5, 1, &err), 0);
+    for (int i = 0; i < 200; i++)
+        seen[qmi_sampler_pick(sampler, logits)] = true;
+    qmi_sampler_destroy(sampler);
+    /* e^-1 = 0.37 is kept, e^-1.5 = 0.22 is not. */
+    assert_true(seen[1] && seen[3]);
+    assert_false(seen[0] || seen[2] || seen[4]);
+}
+
 static void refused_options(void **state)
 {
     (void)state;
@@ -444,6 +462,7 @@ int main(void)
         cmocka_unit_test(weights_are_exponentials),
         cmocka_unit_test(top_gives_the_same),
         cmocka_unit_test(one_token),
+        cmocka_unit_test(min_p_drops_the_unlikely),
         cmocka_unit_test(refused_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2154
+# Models that predict the next token: loss, comparison, sampling.
+speaker=$source_dir/models/moe-mini
+
+# A text of a few hundred tokens, in lines.
+write_text() {
+    local i
+    for i in 1 2 3 4 5 6 7 8; do
+        echo "And the LORD spake unto Moses in the wilderness of Sinai, saying, $i"
+        echo "Take ye the sum of all the congregation of the children of Israel"
+    done >text
+}
+
+# number FILE NAME...: a number inside of a JSON document.
+number() {
+    python3 - "$@" <<'PY'
+import json, sys
+value = json.load(open(sys.argv[1]))
+for key in sys.argv[2:]:
+    value = value[int(key) if key.isdigit() else key]
+print(value)
+PY
+}
+
+case_next_token_loss() {
+    write_text
+    expect 0 "$qmoe" eval "$speaker" --text text --context 32 --json
+    mv out loss
+    [ "$(number loss convention)" = gptq ] || fail "convention"
+    [ "$(number loss tokens)" = $(($(number loss windows) * 31)) ] ||
+        fail "31 of 32 tokens are predicted"
+    python3 -c 'import math, sys
+loss, perplexity = map(float, sys.argv[1:])
+assert 1 < loss < 6 and abs(math.exp(loss) / perplexity - 1) < 1e-9' \
+        "$(number loss loss)" "$(number loss perplexity)" || fail "perplexity"
+    # The same text as documents has an end token between its lines.
+    expect 0 "$qmoe" eval "$speaker" --text text --context 32 --documents --json
+    [ "$(number out loss)" != "$(number loss loss)" ] || fail "documents"
+    # Whatever the number of threads.
+    expect 0 "$qmoe" eval "$speaker" --text text --context 32 -t 1 --json
+    [ "$(number out loss)" = "$(number loss loss)" ] || fail "threads"
+}
+
+case_next_token_conventions() {
+    write_text
+    expect 0 "$qmoe" eval "$speaker" --text text --context 64 \
+        --convention llama.cpp --json
+    [ "$(number out convention)" = llama.cpp ] || fail "convention"
+    # 64 - 32 - 1, as llama.cpp counts.
+    [ "$(number out tokens)" = $(($(number out windows) * 31)) ] ||
+        fail "the second half is scored"
+}
+
+case_compares_models() {
+    write_text
+    expect 0 "$qmoe" eval "$speaker" --text text --context 64 -n 1 \
+        --against "$speaker" --json
+    for name in "kl mean" "kl largest" "blocks 0 residual_error"; do
+        # shellcheck disable=SC2086 # words of a path
+        python3 -c 'import sys; assert float(sys.argv[1]) == 0' \
+            "$(number out $name)" || fail "$name of a model and itself"
+    done
+    [ "$(number out top_agreement)" = 1 ] || fail "top agreement"
+    [ "$(number out blocks 3 router_agreement)" = 1 ] || fail "routers"
+    # 8-bit keys and values change the second model only in the last digits.
+    expect 0 "$qmoe" eval "$speaker" --text text --context 64 -n 1 \
+        --against "$speaker"
+    grep -q "top-1       1.0000" out || fail "text form"
+    expect_error 2 "are not the same model" eval "$speaker" --text text \
+        --context 64 --against "$source_dir/tests/golden/decoders/qwen3-moe"
+}
+
+case_next_token_mistakes() {
+    write_text
+    expect_error 2 "--seed has no effect" eval "$speaker" --text text --seed 1
+    expect_error 2 "--context has no effect" eval "$mini" --text text \
+        --context 32
+    expect_error 2 "is not gptq or llama.cpp" eval "$speaker" --text text \
+        --convention wikitext
+    expect_error 4 "tokens, but a window has 2048" eval "$speaker" --text text
+    expect_error 3 "No such file" eval "$speaker" --text nowhere
+    printf 'abc\xff' >broken
+    expect_error 4 "not UTF-8 text from byte 3" eval "$speaker" --text broken
+    expect_error 2 "f32, f16, q8" generate "$speaker" -p x --kv-type q3
+}
+
+# More than a portion of 512 tokens.
+case_long_prompts() {
+    write_text
+    cat text text text text | tr '\n' ' ' >long
+    expect 0 "$qmoe" generate "$speaker" --prompt-file long \
+        --max-new-tokens 4 --json
+    [ "$(number out generations 0 n_prompt_tokens)" -gt 1024 ] || fail "length"
+    mv out long.json
+    expect 0 "$qmoe" generate "$speaker" --prompt-file long \
+        --max-new-tokens 4 --kv-type f16 --json
+    [ "$(number out generations 0 ids)" = "$(number long.json generations 0 ids)" ] ||
+        fail "f16 keys and values"
+}
+
+case_samples_with_min_p() {
+    local prompt="In the beginning"
+    expect 0 "$qmoe" generate "$speaker" -p "$prompt" --max-new-tokens 12
+    mv out greedy
+    # Nothing but the likeliest token is as likely as itself.
+    expect 0 "$qmoe" generate "$speaker" -p "$prompt" --max-new-tokens 12 \
+        --temperature 1 --min-p 1 --seed 5
+    same greedy out
+    expect 0 "$qmoe" generate "$speaker" -p "$prompt" --max-new-tokens 12 \
+        --repetition-penalty 1.5
+    ! cmp -s greedy out || fail "the penalty changes nothing"
+    expect_error 2 "--min-p has no effect" generate "$speaker" -p x --min-p 0.1
+}
