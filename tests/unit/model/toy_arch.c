@@ -173,7 +173,10 @@ static qmoe_status experts(builder *b)
         .src = b->normed,
         .residual = b->residual,
         .n_weights = 2,
-        .u.expert_ffn = {.chosen = b->chosen, .scale = b->scale, .top_k = 2}};
+        .u.expert_ffn = {.chosen = b->chosen,
+            .scale = b->scale,
+            .top_k = 2,
+            .act = QMI_ACT_RELU}};
     QMI_TRY(product(
         b, QMOE_ROLE_ROUTER, "choose", b->scores, b->normed, QMI_NONE, false));
     QMI_TRY(add(b, QMOE_ROLE_ROUTER,
