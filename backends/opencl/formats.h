@@ -5,7 +5,7 @@
 
 #include "qocl_device.h"
 
-enum { QOCL_MAX_SOURCES = 5, QOCL_MAX_OPTIONS = 256 };
+enum { QOCL_MAX_SOURCES = 6, QOCL_MAX_OPTIONS = 256 };
 
 /* What one program is made of. */
 typedef struct qocl_recipe {

@@ -80,6 +80,13 @@ void qocl_arg_view(qocl_call *call, qmi_view view)
     qocl_arg_ulong(call, view.offset / 4);
 }
 
+void qocl_arg_vector(qocl_call *call, const qmi_bound_weight *weight)
+{
+    const qocl_weight *w = weight != NULL ? weight->device : NULL;
+    qocl_arg_mem(call, w != NULL ? w->vector : NULL);
+    qocl_arg_int(call, w != NULL);
+}
+
 /* ---- portions ---- */
 
 static double estimate(const qocl_call *call, int64_t n_items)

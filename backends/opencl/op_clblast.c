@@ -6,8 +6,6 @@
  * than they are stored in. */
 #include "clblast.h"
 
-#include "plain_op.h"
-
 /* 32 MiB of widened rows. */
 enum { SLAB_BYTES = 1 << 25 };
 
@@ -21,7 +19,7 @@ bool qocl_clblast_supports(const qmi_device *device, const qmi_op *op)
         (uint64_t)o->n_tokens * (uint64_t)o->weight->host->n_rows * 4;
     /* Wanted at all, enough tokens, and nothing that only our kernels do:
      * rotation, streaming. */
-    return limits->clblast_tokens != 0 && qmi_is_plain_linear(o) &&
+    return limits->clblast_tokens != 0 && qocl_has_vector(o->bias) &&
            o->n_tokens >= (int64_t)limits->clblast_tokens &&
            o->weight->host->format->dense && w->entries == NULL &&
            o->weight->host->rotation == 0 && o->n_tokens <= INT32_MAX - 64 &&
@@ -103,8 +101,8 @@ qmoe_status qocl_clblast_linear(
             o->mat < chunk->first_mat + chunk->n_mats)
             QMI_TRY(multiply_chunk(device, o, chunk, err));
     }
-    /* alpha, relu and the residual, which CLBlast's product has no place
-     * for. */
+    /* alpha, bias, activation and residual, which CLBlast's product has no
+     * place for. */
     qocl_call call =
         qocl_begin(device, QOCL_GEMM_PROGRAM, QOCL_K_finish_product);
     qocl_arg_view(&call, o->dst);
@@ -112,7 +110,8 @@ qmoe_status qocl_clblast_linear(
     qocl_arg_view(&call, o->residual);
     qocl_arg_int(&call, n_rows);
     qocl_arg_float(&call, o->alpha);
-    qocl_arg_int(&call, o->act == QMI_ACT_RELU);
+    qocl_arg_vector(&call, o->bias);
+    qocl_arg_int(&call, o->act);
     qocl_arg_int(&call, o->residual.buffer != NULL);
     return qocl_run(&call, device->tuning.group, n_rows, o->n_tokens, 1, err);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Embedding, decoding, norm, cache rows, routing.  In: operands of ops.h.  Out:
- * one launch each, or one per chunk.  A work-item writes elements of its own;
- * routing gives ties to the lowest expert, as the reference does. */
+ * Embedding, decoding, norm, rotary positions, gates, routing.  In: operands of
+ * ops.h.  Out: one launch each, or one per chunk.  A work-item writes elements
+ * of its own; routing gives ties to the lowest expert, as the reference
+ * does. */
 #include "formats.h"
 #include "stream.h"
 
@@ -102,15 +103,32 @@ qmoe_status qocl_run_rmsnorm(
     return qocl_run(&call, lanes, lanes * o->n_tokens, 1, 1, err);
 }
 
-qmoe_status qocl_run_kv_store(
-    qmi_device *device, const qmi_op *op, qmi_error *err)
+qmoe_status qocl_run_rope(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
-    const qmi_op_kv_store *o = &op->u.kv_store;
-    qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_kv_store);
-    qocl_arg_view(&call, o->cache);
+    const qmi_op_rope *o = &op->u.rope;
+    const int64_t n_pairs = o->d_rotary / 2;
+    qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_rope);
+    qocl_arg_view(&call, o->dst);
     qocl_arg_view(&call, o->src);
-    qocl_arg_view(&call, o->rows);
+    qocl_arg_view(&call, o->turns);
+    qocl_arg_int(&call, o->n_heads);
+    qocl_arg_int(&call, o->d_head);
+    qocl_arg_int(&call, n_pairs);
+    qocl_arg_int(&call, o->interleaved);
+    return qocl_run(&call, device->tuning.group, o->d_head - n_pairs,
+        o->n_tokens, o->n_heads, err);
+}
+
+qmoe_status qocl_run_glu(qmi_device *device, const qmi_op *op, qmi_error *err)
+{
+    const qmi_op_glu *o = &op->u.glu;
+    qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_glu);
+    qocl_arg_view(&call, o->dst);
+    qocl_arg_view(&call, o->up);
+    qocl_arg_view(&call, o->gate);
     qocl_arg_int(&call, o->n_cols);
+    qocl_arg_int(&call, o->n_gate_cols == 1);
+    qocl_arg_int(&call, o->act);
     return qocl_run(
         &call, device->tuning.group, o->n_cols, o->n_tokens, 1, err);
 }
@@ -144,28 +162,28 @@ static qmoe_status drop(
 qmoe_status qocl_run_route(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     const qmi_op_route *o = &op->u.route;
+    const qmi_router *r = &o->router;
+    const int64_t lanes = device->tuning.lanes;
+    /* Where the logits themselves do not decide: what does, and of groups. */
+    if (o->bias != NULL || r->n_groups != 0)
+        QMI_TRY(qocl_reserve(device, QOCL_SCORES,
+            (uint64_t)(o->n_tokens * o->n_experts) * 8, err));
     qocl_call call = qocl_begin(device, QOCL_BASE_PROGRAM, QOCL_K_route);
     qocl_arg_view(&call, o->expert);
     qocl_arg_view(&call, o->weight);
     qocl_arg_view(&call, o->logits);
-    qocl_arg_int(&call, o->n_tokens);
+    qocl_arg_mem(&call, device->scratch[QOCL_SCORES].mem);
+    qocl_arg_vector(&call, o->bias);
     qocl_arg_int(&call, o->n_experts);
     qocl_arg_int(&call, o->top_k);
-    QMI_TRY(qocl_run(&call, device->tuning.group, o->n_tokens, 1, 1, err));
+    qocl_arg_int(&call, r->scoring);
+    qocl_arg_int(&call, r->n_groups);
+    qocl_arg_int(&call, r->top_groups);
+    qocl_arg_int(&call, r->group_best);
+    qocl_arg_int(&call, r->normalises);
+    qocl_arg_float(&call, r->scale != 0 ? r->scale : 1);
+    QMI_TRY(qocl_run(&call, lanes, lanes, o->n_tokens, 1, err));
     if (o->capacity <= 0 || o->n_tokens == 0)
         return QMOE_OK;
     return drop(device, o, err);
-}
-
-/* Not there yet; opencl.c offers no variant of them. */
-qmoe_status qocl_run_rope(qmi_device *device, const qmi_op *op, qmi_error *err)
-{
-    (void)device, (void)op;
-    return qmi_fail(err, QMOE_E_UNSUPPORTED, "opencl: no rope");
-}
-
-qmoe_status qocl_run_glu(qmi_device *device, const qmi_op *op, qmi_error *err)
-{
-    (void)device, (void)op;
-    return qmi_fail(err, QMOE_E_UNSUPPORTED, "opencl: no glu");
 }

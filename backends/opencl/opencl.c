@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "plain_op.h"
 #include "alloc.h"
 #include "clblast.h"
 #include "find.h"
@@ -231,6 +230,16 @@ static bool fits(int64_t a, int64_t b)
     return a <= INT32_MAX - 64 && (b == 0 || a <= (INT32_MAX - 64) / b);
 }
 
+static bool fits_attention(const qmi_op_attention *o)
+{
+    /* Rows of keys and values are no wider than four bytes a value, but for
+     * blocks that are filled up. */
+    return qocl_has_vector(o->sinks) && fits(o->n_heads, o->d_key) &&
+           fits(o->n_heads, o->d_value) && fits(o->n_queries, o->n_heads) &&
+           fits(o->max_keys, 1) && fits(o->max_distance, 2) &&
+           fits(o->window, 1);
+}
+
 static bool supports(const qmi_device *device, const qmi_op *op)
 {
     (void)device;
@@ -240,34 +249,29 @@ static bool supports(const qmi_device *device, const qmi_op *op)
     case QMI_OP_EMBED:
         return fits(op->u.embed.n_tokens, 1);
     case QMI_OP_RMSNORM:
-        return ((const qocl_weight *)op->u.rmsnorm.weight->device)->vector !=
-                   NULL &&
+        return qocl_has_vector(op->u.rmsnorm.weight) &&
                fits(op->u.rmsnorm.n_tokens, 64);
+    case QMI_OP_ROPE:
+        return fits(op->u.rope.n_tokens, 1) &&
+               fits(op->u.rope.n_heads, op->u.rope.d_head);
     case QMI_OP_LINEAR:
-        return qmi_is_plain_linear(&op->u.linear) &&
+        return qocl_has_vector(op->u.linear.bias) &&
                fits(op->u.linear.n_tokens, 1);
+    case QMI_OP_GLU:
+        return fits(op->u.glu.n_tokens, 1) && fits(op->u.glu.n_cols, 1);
     case QMI_OP_KV_STORE:
-        return op->u.kv_store.type == QMI_KV_F32 &&
-               fits(op->u.kv_store.n_tokens, 1) &&
+        return fits(op->u.kv_store.n_tokens, 1) &&
                fits(op->u.kv_store.n_cols, 1);
     case QMI_OP_ATTENTION:
-        return qmi_is_plain_attention(&op->u.attention) &&
-               fits(op->u.attention.n_heads, op->u.attention.d_key) &&
-               fits(op->u.attention.n_queries, op->u.attention.n_heads) &&
-               fits(op->u.attention.max_keys, 1) &&
-               fits(op->u.attention.max_distance, 2);
+        return fits_attention(&op->u.attention);
     case QMI_OP_ROUTE:
-        return qmi_is_plain_route(&op->u.route) &&
+        return qocl_has_vector(op->u.route.bias) &&
                fits(op->u.route.n_tokens, op->u.route.top_k) &&
                fits(op->u.route.n_experts, 1);
     case QMI_OP_EXPERT_FFN:
-        return qmi_is_plain_expert_ffn(&op->u.expert_ffn) &&
-               fits(op->u.expert_ffn.n_tokens, op->u.expert_ffn.top_k);
+        return fits(op->u.expert_ffn.n_tokens, op->u.expert_ffn.top_k);
     case QMI_OP_DECODE:
         return true;
-    case QMI_OP_ROPE:
-    case QMI_OP_GLU:
-        break; /* not there */
     case QMI_OP_TOP_LOGITS:
         break; /* qocl_variants_top_logits */
     case QMI_OP_COUNT:
@@ -295,7 +299,7 @@ static const qmi_variant *variants(
     }
     if (kind == QMI_OP_TOP_LOGITS)
         return qocl_variants_top_logits(device, n);
-    *n = kind != QMI_OP_ROPE && kind != QMI_OP_GLU;
+    *n = 1;
     return &table[kind];
 }
 

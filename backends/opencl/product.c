@@ -57,6 +57,15 @@ static qmoe_status pack(
         p->n_tiles * tokens, 1, err);
 }
 
+/* What the result does with the residual, as in pack.cl. */
+static int join_of(const qocl_product *p)
+{
+    enum { JOIN_NONE, JOIN_ADD, JOIN_MULTIPLY };
+    if (p->residual.buffer == NULL)
+        return JOIN_NONE;
+    return p->multiplies ? JOIN_MULTIPLY : JOIN_ADD;
+}
+
 /* The kernel looks for the tiles whose matrix is in this chunk; the others are
  * another launch's. */
 qmoe_status qocl_run_chunk(qmi_device *device, const qocl_product *p,
@@ -83,8 +92,9 @@ qmoe_status qocl_run_chunk(qmi_device *device, const qocl_product *p,
     qocl_arg_int(&call, padded_columns(w));
     qocl_arg_int(&call, w->n_rows);
     qocl_arg_float(&call, p->alpha);
-    qocl_arg_int(&call, p->relu);
-    qocl_arg_int(&call, p->residual.buffer != NULL);
+    qocl_arg_vector(&call, p->bias);
+    qocl_arg_int(&call, p->act);
+    qocl_arg_int(&call, join_of(p));
     qocl_arg_chunk_place(&call, chunk);
     qocl_arg_chunk_parts(&call, bound, chunk);
     int64_t x, local;
@@ -161,7 +171,8 @@ qmoe_status qocl_run_linear(
         .tile_items = tile_items(device, o->weight, o->n_tokens),
         .divisor = 1,
         .alpha = o->alpha,
-        .relu = o->act == QMI_ACT_RELU,
+        .bias = o->bias,
+        .act = o->act,
     };
     return run_product(device, &p, err);
 }
@@ -221,6 +232,66 @@ static qmoe_status combine(
     return qocl_run(&call, device->tuning.group, d_model, o->n_tokens, 1, err);
 }
 
+/* Both products of a pair go by one list of tiles, so the smallest of their
+ * tiles is taken. */
+static int64_t expert_tile_items(
+    const qmi_device *device, const qmi_op_expert_ffn *o, int64_t n_pairs)
+{
+    const qmi_bound_weight *const stacks[] = {o->down, o->gate};
+    int64_t least = tile_items(device, o->up, n_pairs);
+    for (int i = 0; i < 2; i++) {
+        if (stacks[i] == NULL)
+            continue;
+        const int64_t n = tile_items(device, stacks[i], n_pairs);
+        least = n < least ? n : least;
+    }
+    return least;
+}
+
+/* The products of an expert in their order; `p` is what they share.  A gate
+ * leaves its result where the product with `up` goes, which is multiplied by
+ * it. */
+static int list_products(qocl_product products[QOCL_MAX_PHASES],
+    qmi_device *device, const qmi_op_expert_ffn *o, qocl_product p)
+{
+    int n = 0;
+    p.dst = qocl_scratch_view(device, QOCL_HIDDEN);
+    p.src = o->src;
+    p.divisor = o->top_k;
+    p.act = o->act;
+    if (o->gate != NULL) {
+        p.weight = o->gate;
+        products[n++] = p;
+        p.act = QMI_ACT_NONE;
+        p.residual = p.dst;
+        p.multiplies = true;
+    }
+    p.weight = o->up;
+    products[n++] = p;
+    p.weight = o->down;
+    p.src = p.dst;
+    p.dst = qocl_scratch_view(device, QOCL_RESULTS);
+    p.residual = (qmi_view){0};
+    p.divisor = 1;
+    p.act = QMI_ACT_NONE;
+    products[n++] = p;
+    return n;
+}
+
+static qmoe_status run_products(
+    qmi_device *device, const qocl_product *products, int n, qmi_error *err)
+{
+    bool all_streamed = true;
+    for (int i = 0; i < n; i++)
+        all_streamed = all_streamed && qocl_is_streamed(products[i].weight);
+    /* In turn, so that the next matrix comes while the one before works. */
+    if (all_streamed)
+        return qocl_stream_experts(device, products, n, err);
+    for (int i = 0; i < n; i++)
+        QMI_TRY(run_product(device, &products[i], err));
+    return QMOE_OK;
+}
+
 qmoe_status qocl_run_expert_ffn(
     qmi_device *device, const qmi_op *op, qmi_error *err)
 {
@@ -228,18 +299,15 @@ qmoe_status qocl_run_expert_ffn(
     const int64_t n_pairs = o->n_tokens * o->top_k;
     const uint64_t d_ff = (uint64_t)o->up->host->n_rows;
     const uint64_t d_model = (uint64_t)o->down->host->n_rows;
+    qocl_product products[QOCL_MAX_PHASES];
     /* A single pair is its own tile: its expert is read by the kernel. */
     qocl_product p = {
-        .weight = o->up,
-        .src = o->src,
         .expert = o->expert,
         .grouping = ONLY_EXPERT,
         .n_items = n_pairs,
         .n_tiles = n_pairs,
         .tile_items = 1,
-        .divisor = o->top_k,
         .alpha = 1.0f,
-        .relu = true,
     };
     if (n_pairs == 0)
         return QMOE_OK;
@@ -247,28 +315,12 @@ qmoe_status qocl_run_expert_ffn(
         qocl_reserve(device, QOCL_HIDDEN, (uint64_t)n_pairs * d_ff * 4, err));
     QMI_TRY(qocl_reserve(
         device, QOCL_RESULTS, (uint64_t)n_pairs * d_model * 4, err));
-    /* Both products go by one list, so the smaller of their tiles is taken. */
     if (n_pairs > 1) {
-        const int64_t first = tile_items(device, o->up, n_pairs);
-        const int64_t second = tile_items(device, o->down, n_pairs);
         p.grouping = BY_TILES;
-        p.tile_items = first < second ? first : second;
+        p.tile_items = expert_tile_items(device, o, n_pairs);
         QMI_TRY(group(device, o, n_pairs, p.tile_items, &p.n_tiles, err));
     }
-    p.dst = qocl_scratch_view(device, QOCL_HIDDEN);
-    qocl_product second = p;
-    second.weight = o->down;
-    second.src = p.dst;
-    second.dst = qocl_scratch_view(device, QOCL_RESULTS);
-    second.divisor = 1;
-    second.relu = false;
-    /* Both streamed: in turn, so that the second matrix comes while the first
-     * works. */
-    if (qocl_is_streamed(o->up) && qocl_is_streamed(o->down)) {
-        QMI_TRY(qocl_stream_experts(device, &p, &second, err));
-    } else {
-        QMI_TRY(run_product(device, &p, err));
-        QMI_TRY(run_product(device, &second, err));
-    }
+    const int n = list_products(products, device, o, p);
+    QMI_TRY(run_products(device, products, n, err));
     return combine(device, o, err);
 }

@@ -18,7 +18,9 @@ typedef struct qocl_product {
     int64_t tile_items;       /* of one matrix, put into a tile at most */
     int64_t divisor;          /* items per row of src */
     float alpha;
-    bool relu;
+    const qmi_bound_weight *bias; /* one row, or NULL */
+    qmi_act act;
+    bool multiplies; /* dst = residual * result; else the sum */
     /* Of a part of the tiles, for streamed weights; as in qocl_call. */
     int64_t first_tile;
     cl_event after;
@@ -38,9 +40,12 @@ qmoe_status qocl_run_chunk(qmi_device *device, const qocl_product *p,
 /* A product with one or more matrices of a streamed stack. */
 qmoe_status qocl_stream_product(
     qmi_device *device, const qocl_product *p, qmi_error *err);
-/* Both products of experts, so that the second's matrices come during the
- * first.  Waits for the router's choice. */
-qmoe_status qocl_stream_experts(qmi_device *device, const qocl_product *first,
-    const qocl_product *second, qmi_error *err);
+enum { QOCL_MAX_PHASES = 3 };
+
+/* The n products of experts, each of which reads what those before have
+ * written, so that the matrices of one come during the one before.  Waits for
+ * the router's choice. */
+qmoe_status qocl_stream_experts(
+    qmi_device *device, const qocl_product *products, int n, qmi_error *err);
 
 #endif

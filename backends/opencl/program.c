@@ -31,9 +31,9 @@ static qocl_recipe base_recipe(const qocl_tuning *t)
 {
     qocl_recipe r = {
         .name = "base",
-        .sources = {qocl_source_common, qocl_source_simple,
+        .sources = {qocl_source_common, qocl_source_simple, qocl_source_kv_rows,
             qocl_source_attention, qocl_source_route, qocl_source_top_logits},
-        .n_sources = 5,
+        .n_sources = 6,
         .kernels = base_kernels,
     };
     snprintf(r.options, sizeof r.options,
@@ -207,10 +207,10 @@ uint64_t qocl_tuning_key(const qmi_device *device)
     /* All sources that a tuning has been measured with: a changed kernel may be
      * fastest otherwise. */
     const char *const sources[] = {qocl_source_common, qocl_source_simple,
-        qocl_source_attention, qocl_source_route, qocl_source_top_logits,
-        qocl_source_pack, qocl_source_dense, qocl_source_ternary_dict,
-        qocl_source_q2, qocl_source_pvq, qocl_source_pvq_lanes,
-        qocl_source_pvq_rows};
+        qocl_source_kv_rows, qocl_source_attention, qocl_source_route,
+        qocl_source_top_logits, qocl_source_pack, qocl_source_dense,
+        qocl_source_ternary_dict, qocl_source_q2, qocl_source_pvq,
+        qocl_source_pvq_lanes, qocl_source_pvq_rows};
     uint64_t key = qocl_hash(device->identity, "tuning", sizeof "tuning");
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
         key = qocl_hash(key, sources[i], strlen(sources[i]));

@@ -21,6 +21,8 @@ enum {
 
 #define QOCL_BASE_KERNELS(X)                                                   \
     X(rmsnorm)                                                                 \
+    X(rope)                                                                    \
+    X(glu)                                                                     \
     X(kv_store)                                                                \
     X(unrotate)                                                                \
     X(group_count)                                                             \
@@ -67,7 +69,8 @@ typedef enum qocl_scratch {
     QOCL_ORDER,
     QOCL_TILES,
     QOCL_CHOSEN,
-    QOCL_TOP, /* keys between the steps of top_segments, in turn */
+    QOCL_SCORES, /* biased, of experts, then those of groups */
+    QOCL_TOP,    /* keys between the steps of top_segments, in turn */
     QOCL_TOP2,
     QOCL_N_SCRATCH
 } qocl_scratch;
@@ -177,6 +180,8 @@ qmoe_status qocl_chunk_fill(qocl_chunk *chunk, qmi_device *device,
 void qocl_chunk_release(qmi_device *device, qocl_chunk *chunk);
 
 bool qocl_is_streamed(const qmi_bound_weight *weight);
+/* Absent, or of one row, whose float32 values are on the device. */
+bool qocl_has_vector(const qmi_bound_weight *weight);
 /* Bytes that one matrix takes on the device. */
 uint64_t qocl_matrix_bytes(const qmi_bound_weight *weight, int64_t mat);
 
@@ -208,6 +213,8 @@ void qocl_arg_float(qocl_call *call, float value);
 void qocl_arg_mem(qocl_call *call, cl_mem mem); /* NULL: the dummy */
 /* Buffer and first element. */
 void qocl_arg_view(qocl_call *call, qmi_view view);
+/* The float32 values of a weight of one row, and whether there is one. */
+void qocl_arg_vector(qocl_call *call, const qmi_bound_weight *weight);
 /* Global sizes x, y, z; x is rounded up to a multiple of `local`.  A long launch
  * is cut along y, so kernels ask for get_global_id(1), and the queue never holds
  * much more than 20 ms of work.  E_CANCELLED: part of it was left out. */

@@ -5,6 +5,7 @@
 
 extern const char qocl_source_common[];
 extern const char qocl_source_simple[];
+extern const char qocl_source_kv_rows[];
 extern const char qocl_source_attention[];
 extern const char qocl_source_route[];
 extern const char qocl_source_top_logits[];

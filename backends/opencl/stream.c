@@ -184,9 +184,9 @@ static qmoe_status sort_uses(
             unlink_entry(device, entry_of(&uses[i]));
             push_newest(device, entry_of(&uses[i]));
         }
-    /* Phase 0 here, phase 0 not here, then phase 1: the second product reads
-     * what the first has written. */
-    for (int pass = 0; pass < 4; pass++)
+    /* Phase 0 here, phase 0 not here, then phase 1: a product reads what those
+     * before have written. */
+    for (int pass = 0; at < n; pass++)
         for (size_t i = 0; i < n; i++)
             if (uses[i].phase == pass / 2 &&
                 entry_of(&uses[i])->is_here == (pass % 2 == 0))

@@ -19,8 +19,8 @@ void qocl_entries_destroy(qmi_device *device, qocl_entry *entries, size_t n);
  * is none that could be. */
 qmoe_status qocl_evict(qmi_device *device, bool *evicted, qmi_error *err);
 
-/* A matrix of a streamed stack that a kernel is to read.  All uses of phase 0
- * are launched before those of phase 1. */
+/* A matrix of a streamed stack that a kernel is to read.  All uses of a phase
+ * are launched before those of the next. */
 typedef struct qocl_use {
     const qmi_bound_weight *weight;
     int64_t mat, first_tile, n_tiles;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Products with streamed weights: the host learns the router's choice and
  * launches each expert's tiles when its matrix is on the way.  In: one product,
- * or the two of an expert layer.  Out: the same launches as for weights that
+ * or those of an expert layer.  Out: the same launches as for weights that
  * are there, tile by tile in another order.  Every item is in one tile, so the
  * order does not show in the result. */
 #include "product.h"
@@ -9,11 +9,12 @@
 #include "alloc.h"
 #include "stream.h"
 
-/* One or two products whose uses are launched in turn. */
+/* Products whose uses are launched in turn. */
 typedef struct job {
     qmi_device *device;
-    const qocl_product *products[2]; /* by phase */
-    int prepared;                    /* of them */
+    const qocl_product *products; /* by phase */
+    int n_products;
+    int prepared; /* of them */
     qmi_view packed;
     int program;
 } job;
@@ -22,10 +23,9 @@ static qmoe_status launch(void *user, const qocl_use *use,
     const qocl_chunk *chunk, cl_event after, cl_event *finish, qmi_error *err)
 {
     job *j = user;
-    qocl_product p = *j->products[use->phase];
-    /* Packing waits for nothing but its input; the second product's input is
-     * complete when its first use comes, since all of phase 0 is launched
-     * before. */
+    qocl_product p = j->products[use->phase];
+    /* Packing waits for nothing but its input, which is complete when a
+     * product's first use comes: all phases before are launched before. */
     if (j->prepared <= use->phase) {
         QMI_TRY(
             qocl_prepare_product(&j->packed, &j->program, j->device, &p, err));
@@ -79,18 +79,19 @@ static qmoe_status reserve(
 static qmoe_status run(
     qmi_device *device, job *j, const int32_t *expert, qmi_error *err)
 {
-    const qocl_product *p = j->products[0];
+    const qocl_product *p = j->products;
     const size_t n_mats = (size_t)p->weight->host->n_mats;
     const size_t n_items = (size_t)p->n_items;
     /* No more experts than items. */
     const size_t most = n_mats < n_items ? n_mats : n_items;
-    qocl_use *uses = qmi_calloc(2 * most, sizeof *uses, "experts", err);
+    qocl_use *uses =
+        qmi_calloc((size_t)j->n_products * most, sizeof *uses, "experts", err);
     int32_t *counts = qmi_calloc(n_mats, sizeof *counts, "experts", err);
     qmoe_status status = QMOE_E_NOMEM;
     if (uses != NULL && counts != NULL) {
         size_t n = 0;
-        for (int phase = 0; phase < 2 && j->products[phase] != NULL; phase++)
-            n += add_uses(uses + n, j->products[phase], expert, counts, phase);
+        for (int phase = 0; phase < j->n_products; phase++)
+            n += add_uses(uses + n, &p[phase], expert, counts, phase);
         status = qocl_stream(device, uses, n, launch, j, err);
     }
     qmi_free(uses);
@@ -100,7 +101,7 @@ static qmoe_status run(
 
 static qmoe_status run_by_expert(qmi_device *device, job *j, qmi_error *err)
 {
-    const qocl_product *p = j->products[0];
+    const qocl_product *p = j->products;
     const uint64_t n_bytes = (uint64_t)p->n_items * sizeof(int32_t);
     int32_t *expert =
         qmi_calloc((size_t)p->n_items, sizeof *expert, "experts", err);
@@ -118,7 +119,7 @@ static qmoe_status run_by_expert(qmi_device *device, job *j, qmi_error *err)
 qmoe_status qocl_stream_product(
     qmi_device *device, const qocl_product *p, qmi_error *err)
 {
-    job j = {.device = device, .products = {p}};
+    job j = {.device = device, .products = p, .n_products = 1};
     if (p->n_items == 0)
         return QMOE_OK;
     QMI_TRY(reserve(device, p, err));
@@ -129,12 +130,12 @@ qmoe_status qocl_stream_product(
     return qocl_stream(device, &use, 1, launch, &j, err);
 }
 
-qmoe_status qocl_stream_experts(qmi_device *device, const qocl_product *first,
-    const qocl_product *second, qmi_error *err)
+qmoe_status qocl_stream_experts(
+    qmi_device *device, const qocl_product *products, int n, qmi_error *err)
 {
-    job j = {.device = device, .products = {first, second}};
-    /* Both before anything is pinned. */
-    QMI_TRY(reserve(device, first, err));
-    QMI_TRY(reserve(device, second, err));
+    job j = {.device = device, .products = products, .n_products = n};
+    /* All before anything is pinned. */
+    for (int i = 0; i < n; i++)
+        QMI_TRY(reserve(device, &products[i], err));
     return run_by_expert(device, &j, err);
 }

@@ -60,6 +60,12 @@ bool qocl_is_streamed(const qmi_bound_weight *weight)
     return ((const qocl_weight *)weight->device)->entries != NULL;
 }
 
+bool qocl_has_vector(const qmi_bound_weight *weight)
+{
+    return weight == NULL ||
+           ((const qocl_weight *)weight->device)->vector != NULL;
+}
+
 /* ---- the plan ---- */
 
 typedef struct demand {
@@ -322,7 +328,7 @@ static qmoe_status set_dict(
 
 /* ---- binding ---- */
 
-/* Norm weights are read as f32 whatever their format. */
+/* Norm weights, biases and sinks are read as f32 whatever their format. */
 static qmoe_status upload_vector(
     qmi_device *device, const qmi_weight *host, qocl_weight *w, qmi_error *err)
 {

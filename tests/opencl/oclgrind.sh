@@ -116,9 +116,10 @@ check_tunings()
 
 # Few and small cases of every operation and format.
 cases=()
-for name in /c17/ route/ attention/step/h5x7/t2 \
-    attention/encoder/h2x17/t2 attention/decoder/h3x15/t33 top-logits/v33/t1/ \
-    top-logits/v2049/t3/top2/ /17x17/t2 /2x1031/t1/ /2x1031/t7 /e5x61x15/t2 \
+for name in /c17/ route/e17/ route/e36/ route/e160/ attention/step/h5x7/t2 \
+    attention/encoder/h2x17/t2 attention/decoder/h3x15/t33 \
+    attention/chunk/h14x16/t70 attention/chunk/h3x17/t90 rope/h3x15/r10/t2 \
+    top-logits/v33/t1/ top-logits/v2049/t3/top2/ /17x17/t2 /2x1031/t1/ /2x1031/t7 /e5x61x15/t2 \
     /31x61/t2 /33x33/; do
     cases+=(--case "$name")
 done
@@ -131,7 +132,8 @@ planted)
         'base|rows[rows_at + t]|rows[rows_at + t] + 100000' kv-store/c1/
     planted 'data race' 'base|        WAIT;|        ;' kv-store/c1/
     # Read before it is written: a variable, work space, local memory.
-    planted 'attention .*nan instead' 'base|total = 0;|total;' kv-store/c1/
+    planted 'attention .*nan instead' \
+        'base|total = has_sinks ? 1.0f : 0.0f;|total;' kv-store/c1/
     planted 'format pvq .*nan instead' \
         'pvq|packed[PLACE(c, i)] = x;|if (c < n_cols) packed[PLACE(c, i)] = x;' \
         linear/pvq/17x17/t2

@@ -33,71 +33,94 @@ span find_span(__global const int *spans, int n_spans, int query)
     return out;
 }
 
-float dot_product(__global const float *a, __global const float *b, int n)
+/* What a kernel reads of one head of keys or values: rows of `stride` words,
+ * columns [first, first + width). */
+typedef struct kv_head {
+    __global const uint *rows;
+    ulong stride;
+    int type, first, width;
+} kv_head;
+
+/* How many columns are read as vectors: in q8 these must not cross blocks. */
+int vector_columns(kv_head h)
 {
-    float sum = 0;
-    int i = 0;
 #if ATTENTION_LANES == 1
+    if (h.type != KV_Q8 || h.width % 16 == 0)
+        return h.width / 16 * 16;
+#endif
+    return 0;
+}
+
+float dot_product(__global const float *q, kv_head k, int key)
+{
+    __global const uint *row = k.rows + key * k.stride;
+    const int n_vectors = vector_columns(k);
     float16 sums = (float16)0.0f;
-    for (; i + 16 <= n; i += 16)
-        sums += vload16(0, a + i) * vload16(0, b + i);
+    for (int i = 0; i < n_vectors; i += 16)
+        sums += vload16(0, q + i) * load_values(row, k.type, k.first + i);
     const float8 s8 = sums.lo + sums.hi;
     const float4 s4 = s8.lo + s8.hi;
-    sum = s4.x + s4.y + (s4.z + s4.w);
-#endif
-    for (; i < n; i++)
-        sum += a[i] * b[i];
+    float sum = s4.x + s4.y + (s4.z + s4.w);
+    for (int i = n_vectors; i < k.width; i++)
+        sum += q[i] * load_value(row, k.type, k.first + i);
     return sum;
 }
 
-/* dst = dst * keep + sum p[j] * v[j], then times `factor`; v has rows of
- * `stride`.  `fresh`: dst is taken as zero. */
-void add_values(__global float *dst, __global const float *v, ulong stride,
-    SHARED const float *p, int n, int d_head, int lane, int fresh, float keep,
-    float factor)
+/* dst = dst * keep + sum p[j] * v[key + j], then times `factor`.  `fresh`: dst
+ * is taken as zero. */
+void add_values(__global float *dst, kv_head v, int key, SHARED const float *p,
+    int n, int lane, int fresh, float keep, float factor)
 {
-    int c = lane;
-#if ATTENTION_LANES == 1
-    for (; c + 16 <= d_head; c += 16) {
+    const int n_vectors = vector_columns(v);
+    v.rows += key * v.stride;
+    for (int c = 0; c < n_vectors; c += 16) {
         float16 sum = fresh ? (float16)0.0f : vload16(0, dst + c) * keep;
         for (int j = 0; j < n; j++)
-            sum += p[j] * vload16(0, v + j * stride + c);
+            sum += p[j] *
+                   load_values(v.rows + j * v.stride, v.type, v.first + c);
         vstore16(sum * factor, 0, dst + c);
     }
-#endif
-    for (; c < d_head; c += ATTENTION_LANES) {
+    for (int c = n_vectors + lane; c < v.width; c += ATTENTION_LANES) {
         float sum = fresh ? 0.0f : dst[c] * keep;
         for (int j = 0; j < n; j++)
-            sum += p[j] * v[j * stride + c];
+            sum +=
+                p[j] * load_value(v.rows + j * v.stride, v.type, v.first + c);
         dst[c] = sum * factor;
     }
 }
 
 __kernel __attribute__((reqd_work_group_size(ATTENTION_LANES, 1, 1))) void
 attention(__global float *dst, ulong dst_at, __global const float *q,
-    ulong q_at, __global const float *k, ulong k_at, __global const float *v,
+    ulong q_at, __global const uint *k, ulong k_at, __global const uint *v,
     ulong v_at, __global const int *spans, ulong spans_at,
-    __global const float *bias, ulong bias_at, int n_spans, int n_heads,
-    int d_head, int max_distance, float scale, int causal, int has_bias)
+    __global const float *bias, ulong bias_at, int has_bias,
+    __global const float *sinks, int has_sinks, int n_spans, int n_heads,
+    int n_kv_heads, int d_key, int d_value, int k_words, int v_words, int type,
+    int max_distance, int window, float scale, int causal)
 {
     SHARED float p[KEYS];
     const int lane = (int)get_local_id(0);
     const int head = (int)get_group_id(0), query = (int)get_global_id(1);
     const span s = find_span(spans + spans_at, n_spans, query);
     const int position = s.q_pos + query - s.q_begin;
-    const int n_keys = causal ? min(s.k_len, position + 1) : s.k_len;
-    const ulong width = (ulong)n_heads * d_head;
-    dst += dst_at + query * width + (ulong)head * d_head;
-    q += q_at + query * width + (ulong)head * d_head;
-    k += k_at + s.k_begin * width + (ulong)head * d_head;
-    v += v_at + s.k_begin * width + (ulong)head * d_head;
+    const int first = window > 0 ? max(0, position + 1 - window) : 0;
+    const int last = causal ? min(s.k_len, position + 1) : s.k_len;
+    const int kv = head / (n_heads / n_kv_heads);
+    const kv_head keys = {k + k_at + (ulong)s.k_begin * k_words, k_words, type,
+        kv * d_key, d_key};
+    const kv_head values = {v + v_at + (ulong)s.k_begin * v_words, v_words,
+        type, kv * d_value, d_value};
+    dst += dst_at + ((ulong)query * n_heads + head) * d_value;
+    q += q_at + ((ulong)query * n_heads + head) * d_key;
     bias += bias_at + (ulong)head * (2 * max_distance + 1) + max_distance;
-    float largest = -INFINITY, total = 0;
-    for (int begin = 0; begin < n_keys; begin += KEYS) {
-        const int n = min(KEYS, n_keys - begin);
+    /* A sink is a score that comes first and has no value. */
+    float largest = has_sinks ? sinks[head] : -INFINITY;
+    float total = has_sinks ? 1.0f : 0.0f;
+    for (int begin = first; begin < last; begin += KEYS) {
+        const int n = min(KEYS, last - begin);
         for (int j = lane; j < n; j += ATTENTION_LANES) {
             const int key = begin + j;
-            float score = dot_product(q, k + key * width, d_head) * scale;
+            float score = dot_product(q, keys, key) * scale;
             if (has_bias)
                 score +=
                     bias[clamp(key - position, -max_distance, max_distance)];
@@ -111,13 +134,13 @@ attention(__global float *dst, ulong dst_at, __global const float *q,
         for (int j = lane; j < n; j += ATTENTION_LANES)
             p[j] = exp(p[j] - most);
         WAIT;
-        const float keep = begin == 0 ? 0.0f : exp(largest - most);
+        const float keep = exp(largest - most);
         total *= keep;
         for (int j = 0; j < n; j++)
             total += p[j];
         largest = most;
-        add_values(dst, v + begin * width, width, p, n, d_head, lane,
-            begin == 0, keep, begin + KEYS >= n_keys ? 1.0f / total : 1.0f);
+        add_values(dst, values, begin, p, n, lane, begin == first, keep,
+            begin + KEYS >= last ? 1.0f / total : 1.0f);
         WAIT;
     }
 }

@@ -10,6 +10,26 @@
 
 #define BF16(bits) as_float((uint)(bits) << 16)
 
+/* ---- activations: the numbers of qmi_act ---- */
+
+#define ACT_RELU 1
+#define ACT_SILU 2
+#define ACT_SIGMOID 3
+
+/* A function for one value, or for each of a vector. */
+#define DEFINE_ACTIVATE(name, type)                                            \
+    type name(type x, int act)                                                 \
+    {                                                                          \
+        if (act == ACT_RELU)                                                   \
+            return x < 0.0f ? (type)0.0f : x;                                  \
+        if (act == ACT_SILU)                                                   \
+            return x / (1.0f + exp(-x));                                       \
+        if (act == ACT_SIGMOID)                                                \
+            return 1.0f / (1.0f + exp(-x));                                    \
+        return x;                                                              \
+    }
+DEFINE_ACTIVATE(activate, float)
+
 /* ---- the sign hash: core/formats/rotation_hash.h lies before this ---- */
 
 uint mix_bits(uint x)

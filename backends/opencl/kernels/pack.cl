@@ -27,7 +27,12 @@ typedef struct tile_info {
         __global const int4 *tiles, __global const int *order,                 \
         __global const int *expert, ulong expert_at, int grouping,             \
         int fixed_mat, int n_items, int n_cols, int n_padded, int n_rows,      \
-        float alpha, int relu, int has_residual, CHUNK_ARGS
+        float alpha, __global const float *bias, int has_bias, int act,        \
+        int join, CHUNK_ARGS
+
+/* join: what the result does with the residual. */
+#define JOIN_ADD 1
+#define JOIN_MULTIPLY 2
 
 /* grouping: 0 the matrix is fixed_mat; 1 it is the expert of the only item;
  * 2 tiles and order say. */
@@ -57,21 +62,23 @@ tile_info tile_of(int tile, __global const int4 *tiles,
 /* Results of one row for the tokens of a tile; `row` counts in the matrix. */
 #define STORE_ROW(t, row, sum)                                                 \
     store_row(dst + dst_at, residual + residual_at, order, grouping, t, row,   \
-        n_rows, sum, alpha, relu, has_residual)
+        n_rows, sum, alpha, has_bias ? bias[row] : 0.0f, act, join)
 
 void store_row(__global float *dst, __global const float *residual,
     __global const int *order, int grouping, tile_info t, int row, int n_rows,
-    tokens sum, float alpha, int relu, int has_residual)
+    tokens sum, float alpha, float bias, int act, int join)
 {
     float values[TT];
     STORE_TOKENS(sum, values, 0);
     for (int i = 0; i < t.count; i++) {
         const int item = grouping == 2 ? order[t.begin + i] : t.begin + i;
         const ulong at = (ulong)item * n_rows + row;
-        float y = alpha * values[i];
-        if (relu && y < 0.0f)
-            y = 0.0f;
-        dst[at] = has_residual ? residual[at] + y : y;
+        float y = activate(alpha * values[i] + bias, act);
+        if (join == JOIN_ADD)
+            y += residual[at];
+        if (join == JOIN_MULTIPLY)
+            y *= residual[at];
+        dst[at] = y;
     }
 }
 

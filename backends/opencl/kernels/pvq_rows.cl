@@ -99,28 +99,41 @@ void add_rows(float16 *sum, __global const uchar *codes, int lane,
             min(4, tail - 4 * g));
 }
 
-/* Results of 16 rows for token `i` of a tile. */
-#define STORE_ROWS(t, i, row, values)                                          \
-    store_rows(dst + dst_at, residual + residual_at,                           \
-        grouping == 2 ? order[(t).begin + (i)] : (t).begin + (i), row, n_rows, \
-        values, relu, has_residual)
-
-void store_rows(__global float *dst, __global const float *residual, int item,
-    int row, int n_rows, float16 y, int relu, int has_residual)
+/* 16 values, or the first n of them and zeros. */
+float16 load_some(__global const float *x, int n)
 {
-    const ulong at = (ulong)item * n_rows + row;
-    if (relu)
-        y = y < 0.0f ? (float16)0.0f : y;
-    if (row + 16 <= n_rows) {
-        if (has_residual)
-            y = vload16(0, residual + at) + y;
-        vstore16(y, 0, dst + at);
+    float values[16];
+    if (n >= 16)
+        return vload16(0, x);
+    for (int i = 0; i < 16; i++)
+        values[i] = i < n ? x[i] : 0.0f;
+    return vload16(0, values);
+}
+
+void store_some(float16 y, __global float *x, int n)
+{
+    float values[16];
+    if (n >= 16) {
+        vstore16(y, 0, x);
         return;
     }
-    float values[16];
     vstore16(y, 0, values);
-    for (int i = 0; row + i < n_rows; i++)
-        dst[at + i] = has_residual ? residual[at + i] + values[i] : values[i];
+    for (int i = 0; i < n; i++)
+        x[i] = values[i];
+}
+
+DEFINE_ACTIVATE(activate_rows, float16)
+
+/* Results of n <= 16 rows for one token. */
+void store_rows(__global float *dst, __global const float *residual, int n,
+    float16 y, int act, int join)
+{
+    y = activate_rows(y, act);
+    if (join == JOIN_ADD)
+        y += load_some(residual, n);
+    if (join == JOIN_MULTIPLY)
+        y *= load_some(residual, n);
+    store_some(y, dst, n);
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void product(
@@ -142,6 +155,13 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void product(
         scale[i] = row + i < n_rows
                        ? alpha * BF16(scales[mat * n_rows + row + i])
                        : 0.0f;
-    for (int i = 0; i < t.count; i++)
-        STORE_ROWS(t, i, row, vload16(0, scale) * sum[i]);
+    const int n = min(16, n_rows - row);
+    const float16 added =
+        has_bias ? load_some(bias + row, n) : (float16)0.0f;
+    for (int i = 0; i < t.count; i++) {
+        const int item = grouping == 2 ? order[t.begin + i] : t.begin + i;
+        const ulong at = (ulong)item * n_rows + row;
+        store_rows(dst + dst_at + at, residual + residual_at + at, n,
+            vload16(0, scale) * sum[i] + added, act, join);
+    }
 }

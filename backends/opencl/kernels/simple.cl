@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Norm, cache rows, the inverse rotation of decoded rows, and what surrounds
- * the products of experts: grouping of (token, slot) pairs by expert and the
- * weighted sum of their results. */
+ * Norm, rotary positions, gates, the inverse rotation of decoded rows, and what
+ * surrounds the products of experts: grouping of (token, slot) pairs by expert
+ * and the weighted sum of their results. */
 
 /* One work-group per token. */
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void rmsnorm(
@@ -27,14 +27,44 @@ __kernel __attribute__((reqd_work_group_size(LANES, 1, 1))) void rmsnorm(
         y[c] = x[c] * factor * weight[c];
 }
 
-__kernel void kv_store(__global uint *cache, ulong cache_at,
-    __global const uint *src, ulong src_at, __global const int *rows,
-    ulong rows_at, int n_cols)
+/* Of each head a work-item takes a pair that rotates, or a value that does
+ * not, which is moved as bits.  dst may be src: a work-item reads what it
+ * writes, and nothing else. */
+__kernel void rope(__global uint *dst, ulong dst_at, __global const uint *src,
+    ulong src_at, __global const float *turns, ulong turns_at, int n_heads,
+    int d_head, int n_pairs, int interleaved)
 {
-    const int c = (int)get_global_id(0), t = (int)get_global_id(1);
-    if (c < n_cols)
-        cache[cache_at + (ulong)rows[rows_at + t] * n_cols + c] =
-            src[src_at + (ulong)t * n_cols + c];
+    const int m = (int)get_global_id(0);
+    const ulong t = get_global_id(1), head = get_global_id(2);
+    if (m >= d_head - n_pairs)
+        return;
+    const ulong at = (t * n_heads + head) * d_head;
+    src += src_at + at;
+    dst += dst_at + at;
+    if (m >= n_pairs) {
+        dst[n_pairs + m] = src[n_pairs + m];
+        return;
+    }
+    turns += turns_at + t * 2 * n_pairs;
+    const float c = turns[m], s = turns[n_pairs + m];
+    const int first = interleaved ? 2 * m : m;
+    const int second = interleaved ? 2 * m + 1 : m + n_pairs;
+    const float a = as_float(src[first]), b = as_float(src[second]);
+    dst[first] = as_uint(a * c - b * s);
+    dst[second] = as_uint(b * c + a * s);
+}
+
+__kernel void glu(__global float *dst, ulong dst_at, __global const float *up,
+    ulong up_at, __global const float *gate, ulong gate_at, int n_cols,
+    int has_one_gate, int act)
+{
+    const int c = (int)get_global_id(0);
+    const ulong t = get_global_id(1);
+    if (c >= n_cols)
+        return;
+    const ulong at = t * n_cols + c;
+    dst[dst_at + at] =
+        activate(gate[gate_at + (has_one_gate ? t : at)], act) * up[up_at + at];
 }
 
 /* The inverse rotation of one block of one row, in the order of operations of
