@@ -11,6 +11,7 @@
 #include "alloc.h"
 #include "hints.h"
 #include "json.h"
+#include "protobuf.h"
 
 enum { MAX_PIECES = INT32_MAX - 1000 };
 
@@ -22,83 +23,11 @@ enum { MAX_PIECE_BYTES = 512, MAX_USER_PIECE_BYTES = 64, MAX_MATCHES = 32 };
  * replacements of 33 bytes at most. */
 enum { MAX_UNITS = 1 << 20, MAX_KEY_BYTES = 200, MAX_REPLACEMENT_BYTES = 255 };
 
-enum { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
-
 /* Field numbers of sentencepiece_model.proto. */
 enum { MODEL_PIECES = 1, MODEL_NORMALIZER = 3, MODEL_DENORMALIZER = 5 };
 enum { PIECE_TEXT = 1, PIECE_SCORE = 2, PIECE_TYPE = 3 };
 enum { NORMALIZER_CHARSMAP = 2 };
 enum { TYPE_USER_DEFINED = 4 };
-
-typedef struct message {
-    const uint8_t *next, *end;
-} message;
-
-typedef struct field {
-    uint32_t number, wire;
-    uint64_t value; /* of WIRE_VARINT */
-    message bytes;  /* of the other kinds */
-} field;
-
-static size_t length_of(message bytes)
-{
-    return (size_t)(bytes.end - bytes.next);
-}
-
-static uint32_t load_u32(const uint8_t *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-           (uint32_t)p[3] << 24;
-}
-
-/* Ten bytes at most: more cannot be a 64-bit number. */
-static bool read_varint(message *in, uint64_t *out)
-{
-    uint64_t value = 0;
-    for (int shift = 0; shift < 64 && in->next != in->end; shift += 7) {
-        uint8_t byte = *in->next++;
-        value |= (uint64_t)(byte & 0x7f) << shift;
-        if (byte < 0x80) {
-            *out = value;
-            return true;
-        }
-    }
-    return false;
-}
-
-/* False when the field breaks the wire format.  Groups (obsolete, never
- * written) are refused with the rest. */
-static bool read_field(message *in, field *out)
-{
-    uint64_t tag = 0, n = 0;
-    /* Field number 0 does not exist. */
-    if (!read_varint(in, &tag) || tag > UINT32_MAX || tag < 8)
-        return false;
-    out->number = (uint32_t)tag >> 3;
-    out->wire = (uint32_t)tag & 7;
-    switch (out->wire) {
-    case WIRE_VARINT:
-        return read_varint(in, &out->value);
-    case WIRE_64:
-        n = 8;
-        break;
-    case WIRE_32:
-        n = 4;
-        break;
-    case WIRE_BYTES:
-        if (!read_varint(in, &n))
-            return false;
-        break;
-    default:
-        return false;
-    }
-    /* Before the pointer is made: n may be anything. */
-    if (n > length_of(*in))
-        return false;
-    out->bytes = (message){in->next, in->next + n};
-    in->next += n;
-    return true;
-}
 
 /* ---- character map ------------------------------------------------------- */
 
@@ -149,20 +78,20 @@ static bool visit_unit(charsmap *map, uint32_t at, int depth)
         return true;
     if (depth > MAX_KEY_BYTES)
         return break_rule(map, "a key is too long");
-    uint32_t unit = load_u32(map->units + 4 * (size_t)at);
+    uint32_t unit = qmi_load_u32(map->units + 4 * (size_t)at);
     uint32_t base = at ^ ((unit >> 10) << ((unit & 0x200) >> 6));
     /* All 256 children at once. */
     if ((base | 0xff) >= map->n_units)
         return break_rule(map, "a unit points outside of the trie");
     bool has_leaf = (unit & 0x100) != 0;
-    uint32_t leaf = load_u32(map->units + 4 * (size_t)base) & 0x7fffffff;
+    uint32_t leaf = qmi_load_u32(map->units + 4 * (size_t)base) & 0x7fffffff;
     if (has_leaf && !check_replacement(map, leaf))
         return false;
 
     int most = 0;
     for (uint32_t label = 0; label < 256; label++) {
         uint32_t child = base ^ label;
-        uint32_t child_unit = load_u32(map->units + 4 * (size_t)child);
+        uint32_t child_unit = qmi_load_u32(map->units + 4 * (size_t)child);
         if ((child_unit & 0x800000ff) != label)
             continue;
         if (!visit_unit(map, child, depth + 1))
@@ -178,12 +107,12 @@ static bool visit_unit(charsmap *map, uint32_t at, int depth)
 }
 
 static qmoe_status check_charsmap(
-    qmi_spiece_info *out, message bytes, const char *file, qmi_error *err)
+    qmi_spiece_info *out, qmi_message bytes, const char *file, qmi_error *err)
 {
-    size_t n = length_of(bytes);
+    size_t n = qmi_message_bytes(bytes);
     if (n == 0)
         return QMOE_OK;
-    uint32_t trie_bytes = n < 4 ? 0 : load_u32(bytes.next);
+    uint32_t trie_bytes = n < 4 ? 0 : qmi_load_u32(bytes.next);
     /* Tries are built in blocks of 256 units, so that no label leads out. */
     if (trie_bytes == 0 || trie_bytes % 1024 != 0 || trie_bytes > n - 4 ||
         trie_bytes / 4 > MAX_UNITS)
@@ -218,22 +147,22 @@ static qmoe_status broken_wire(const char *file, qmi_error *err)
 }
 
 static qmoe_status check_normalizer(
-    qmi_spiece_info *out, message in, const char *file, qmi_error *err)
+    qmi_spiece_info *out, qmi_message in, const char *file, qmi_error *err)
 {
-    field f = {0};
+    qmi_field f = {0};
     while (in.next != in.end) {
-        if (!read_field(&in, &f))
+        if (!qmi_read_field(&in, &f))
             return broken_wire(file, err);
-        if (f.number == NORMALIZER_CHARSMAP && f.wire == WIRE_BYTES)
+        if (f.number == NORMALIZER_CHARSMAP && f.wire == QMI_WIRE_BYTES)
             QMI_TRY(check_charsmap(out, f.bytes, file, err));
     }
     return QMOE_OK;
 }
 
 static const char *piece_rule(
-    message text, bool has_score, float score, bool user_defined)
+    qmi_message text, bool has_score, float score, bool user_defined)
 {
-    size_t n = length_of(text);
+    size_t n = qmi_message_bytes(text);
     if (n == 0)
         return "is empty";
     if (n > (user_defined ? MAX_USER_PIECE_BYTES : MAX_PIECE_BYTES))
@@ -246,26 +175,26 @@ static const char *piece_rule(
 }
 
 static qmoe_status check_piece(
-    message in, int32_t index, const char *file, qmi_error *err)
+    qmi_message in, int32_t index, const char *file, qmi_error *err)
 {
-    field f = {0};
-    message text = {in.next, in.next};
+    qmi_field f = {0};
+    qmi_message text = {in.next, in.next};
     float score = 0.0f;
     bool has_score = false;
     bool user_defined = false;
     while (in.next != in.end) {
-        if (!read_field(&in, &f))
+        if (!qmi_read_field(&in, &f))
             return broken_wire(file, err);
-        if (f.number == PIECE_TEXT && f.wire == WIRE_BYTES)
+        if (f.number == PIECE_TEXT && f.wire == QMI_WIRE_BYTES)
             text = f.bytes;
         /* Any occurrence counts: a later value that is no type is ignored
          * by the library. */
-        if (f.number == PIECE_TYPE && f.wire == WIRE_VARINT &&
+        if (f.number == PIECE_TYPE && f.wire == QMI_WIRE_VARINT &&
             (uint32_t)f.value == TYPE_USER_DEFINED)
             user_defined = true;
-        if (f.number != PIECE_SCORE || f.wire != WIRE_32)
+        if (f.number != PIECE_SCORE || f.wire != QMI_WIRE_32)
             continue;
-        uint32_t bits = load_u32(f.bytes.next);
+        uint32_t bits = qmi_load_u32(f.bytes.next);
         memcpy(&score, &bits, sizeof score);
         has_score = true;
     }
@@ -285,17 +214,17 @@ qmoe_status qmi_spiece_check(qmi_spiece_info *out, const void *data,
     const uint8_t *start = data;
     /* Fields of other numbers are the library's own business; their lengths
      * were checked. */
-    message in = {start, start + n_bytes};
+    qmi_message in = {start, start + n_bytes};
     bool has_normalizer = false;
-    field f = {0};
+    qmi_field f = {0};
     const char *hint = qmi_hint_contents(data, n_bytes);
     if (hint != NULL)
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: not a SentencePiece model, but %s", file, hint);
     while (in.next != in.end) {
-        if (!read_field(&in, &f))
+        if (!qmi_read_field(&in, &f))
             return broken_wire(file, err);
-        if (f.wire != WIRE_BYTES)
+        if (f.wire != QMI_WIRE_BYTES)
             continue;
         if (f.number == MODEL_PIECES) {
             if (info.n_pieces == MAX_PIECES)

@@ -41,5 +41,12 @@ qmoe_status qmi_bpe_tokenizer_seal(
  * `path`. */
 qmoe_status qmi_tokenizer_open_json(
     qmi_tokenizer **out, const char *path, qmi_error *err);
+qmoe_status qmi_tokenizer_open_piece_bpe(
+    qmi_tokenizer **out, const char *path, qmi_error *err);
+qmoe_status qmi_tokenizer_open_tiktoken(
+    qmi_tokenizer **out, const char *path, qmi_error *err);
+/* After tokenizer_config.json: the special tokens that it did not name. */
+qmoe_status qmi_tokenizer_end_tiktoken(
+    qmi_tokenizer *tokenizer, const char *path, qmi_error *err);
 
 #endif

