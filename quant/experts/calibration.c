@@ -104,8 +104,7 @@ static qmoe_status mark_counted(
     }
     const qmi_token_set *encoder = &c->sets[QMI_ENCODE];
     for (int64_t t = 0; t < encoder->n_tokens; t++)
-        encoder->counted[t] =
-            !qmi_is_sentinel(tokenizer, encoder->ids[t]);
+        encoder->counted[t] = !qmi_is_sentinel(tokenizer, encoder->ids[t]);
     const qmi_token_set *decoder = &c->sets[QMI_DECODE];
     /* The last position of a sequence predicts nothing, so it is not
      * counted. */
