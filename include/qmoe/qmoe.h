@@ -298,14 +298,14 @@ QMOE_API qmoe_status qmoe_verify(qmoe_context *context,
 
 /* ---- text ------------------------------------------------------------- */
 
-/* Text to ids with the model's SentencePiece file; "<extra_id_k>" in the text
- * becomes the sentinel k.  No end token is appended.  Writes up to `capacity`
+/* Text to ids with the model's tokenizer.  Special tokens in the text are
+ * recognised, T5's sentinels "<extra_id_k>" among them; none is added.  Writes up to `capacity`
  * ids, *n is the full count. */
 QMOE_API qmoe_status qmoe_tokenize(qmoe_model *model, int32_t *ids,
     size_t capacity, size_t *n, const char *text) QMOE_MUST_CHECK;
 /* Ids to text, NUL-terminated and cut at `capacity` bytes; *n is the full
- * length without NUL.  Pad and end tokens are left out,
- * as are ids beyond the tokenizer's. */
+ * length without NUL.  Special tokens are left out, as
+ * are ids beyond the tokenizer's. */
 QMOE_API qmoe_status qmoe_detokenize(qmoe_model *model, char *text,
     size_t capacity, size_t *n, const int32_t *ids,
     size_t n_ids) QMOE_MUST_CHECK;

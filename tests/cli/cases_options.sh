@@ -120,6 +120,8 @@ inspect | none | --stats | 3 | none
 inspect | none | --no-stats | 3 | none
 inspect | none | --json | 3 | none
 inspect | none --stats | --no-stats | 2 | exclude each other
+tokenize | none -p x | --json | 3 | none
+tokenize | none | --prompt x | 3 | none
 verify | none | --threads 1 | 3 | none
 verify | none | --json | 3 | none
 plan | none | --format pvq | 3 | none
@@ -253,7 +255,7 @@ case_options_have_an_effect() {
 # An option without a line above is one nobody thought about.
 case_options_are_all_in_the_table() {
     option_table >table
-    for verb in compress generate eval inspect verify plan import export \
+    for verb in compress generate eval tokenize inspect verify plan import export \
         devices "bench kernels" "bench attention" "bench model" "bench tune" \
         selftest; do
         # shellcheck disable=SC2086 # words of a command

@@ -516,3 +516,19 @@ case_eval_texts_that_fail() {
     echo '{"body": "x"}' >records
     expect_error 4 records:1 eval "$m" --text records
 }
+
+# Ids with their texts; texts cannot drive a terminal.
+case_tokenize() {
+    moe=$source_dir/models/moe-mini
+    expect 0 "$qmoe" tokenize "$moe" -p "And the LORD said unto Moses," --json
+    valid_json out
+    [ "$(tr -d ' \n\t' <out)" = '{"ids":[507,258,340,391,320,674,11]}' ] || fail "other ids"
+    expect 0 "$qmoe" tokenize "$moe" -p "And<|im_end|>"
+    printf '507\tAnd\n2047\t\n' >expected
+    same expected out
+    expect 0 "$qmoe" tokenize "$mini" -p "<extra_id_0>"
+    printf '2099\t<extra_id_0>\n' >expected
+    same expected out
+    expect_error 2 "a text is needed" tokenize "$mini"
+    expect_error 2 "not UTF-8 from byte 1" tokenize "$moe" -p "$(printf 'a\377')"
+}
