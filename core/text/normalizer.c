@@ -30,30 +30,78 @@ static utf8proc_option_t form_options(qmi_normal_kind kind)
            (compat ? UTF8PROC_COMPAT : 0);
 }
 
+/* Code points of the decomposed text, in the order of the text, in
+ * points[0..capacity); returns how many there are. */
+static size_t decompose(int32_t *points, size_t capacity, const char *text,
+    size_t n, utf8proc_option_t options)
+{
+    size_t count = 0;
+    int bound_class = 0;
+    for (size_t at = 0; at < n;) {
+        int32_t point = 0;
+        at += qmi_character(text + at, n - at, &point);
+        const size_t room = count < capacity ? capacity - count : 0;
+        const utf8proc_ssize_t n_points =
+            utf8proc_decompose_char(point, room != 0 ? points + count : NULL,
+                (utf8proc_ssize_t)room, options, &bound_class);
+        count += n_points > 0 ? (size_t)n_points : 0;
+    }
+    return count;
+}
+
+static size_t mark_class(int32_t point)
+{
+    return (size_t)utf8proc_get_property(point)->combining_class & 0xff;
+}
+
+/* Orders the marks of one character by their class; marks of one class keep
+ * their order.  Counting, not utf8proc's exchanges: a text may have any number
+ * of marks in a row. */
+static void order_marks(int32_t *points, int32_t *work, size_t n)
+{
+    size_t starts[257] = {0};
+    for (size_t i = 0; i < n; i++)
+        starts[mark_class(points[i]) + 1]++;
+    for (size_t c = 0; c < 256; c++)
+        starts[c + 1] += starts[c];
+    for (size_t i = 0; i < n; i++)
+        work[starts[mark_class(points[i])]++] = points[i];
+    memcpy(points, work, n * sizeof *points);
+}
+
+static void order_all(int32_t *points, int32_t *work, size_t n)
+{
+    for (size_t at = 0; at < n;) {
+        size_t end = at;
+        while (end < n && mark_class(points[end]) != 0)
+            end++;
+        if (end - at > 1)
+            order_marks(points + at, work, end - at);
+        at = end + 1;
+    }
+}
+
 /* A stretch that no character outside of it can change. */
 static qmoe_status put_form(qmi_text *out, const char *text, size_t n,
     utf8proc_option_t options, qmi_error *err)
 {
-    const utf8proc_uint8_t *in = (const utf8proc_uint8_t *)text;
-    utf8proc_ssize_t n_points =
-        utf8proc_decompose(in, (utf8proc_ssize_t)n, NULL, 0, options);
+    const size_t n_points = decompose(NULL, 0, text, n, options);
     /* Re-encoding writes a byte more than it has code points for. */
-    utf8proc_int32_t *points = n_points < 0
-                                   ? NULL
-                                   : qmi_calloc((size_t)n_points + 1,
-                                         sizeof *points, "a normal form", err);
-    if (n_points < 0)
-        return qmi_fail(err, QMOE_E_INVALID, "a text has no normal form: %s",
-            utf8proc_errmsg(n_points));
+    int32_t *points =
+        qmi_calloc(2 * n_points + 1, sizeof *points, "a normal form", err);
     if (points == NULL)
         return QMOE_E_NOMEM;
-    utf8proc_decompose(in, (utf8proc_ssize_t)n, points, n_points + 1, options);
+    decompose(points, n_points, text, n, options);
+    order_all(points, points + n_points, n_points);
     const utf8proc_ssize_t n_bytes =
-        utf8proc_reencode(points, n_points, options);
+        utf8proc_reencode(points, (utf8proc_ssize_t)n_points, options);
     if (n_bytes > 0)
         qmi_text_bytes(out, (const char *)points, (size_t)n_bytes);
     qmi_free(points);
-    return QMOE_OK;
+    return n_bytes >= 0
+               ? QMOE_OK
+               : qmi_fail(err, QMOE_E_INVALID, "a text has no normal form: %s",
+                     utf8proc_errmsg(n_bytes));
 }
 
 /* The first byte of a character that the form may change. */
