@@ -118,7 +118,7 @@ check_tunings()
 cases=()
 for name in /c17/ route/e17/ route/e36/ route/e160/ attention/step/h5x7/t2 \
     attention/encoder/h2x17/t2 attention/decoder/h3x15/t33 \
-    attention/chunk/h14x16/t70 attention/chunk/h3x17/t90 rope/h3x15/r10/t2 \
+    attention/step/h4x20/ attention/step/h3x7/ rope/h3x15/r10/t2 \
     top-logits/v33/t1/ top-logits/v2049/t3/top2/ /17x17/t2 /2x1031/t1/ /2x1031/t7 /e5x61x15/t2 \
     /31x61/t2 /33x33/; do
     cases+=(--case "$name")
