@@ -76,7 +76,16 @@ typedef struct check_case {
     int64_t top_k, capacity;
     int64_t n_heads, d_head, n_spans, max_distance;
     float alpha; /* linear's factor, attention's scale */
-    bool relu, causal, bias;
+    bool causal, bias;
+    qmi_act act;
+    /* Of linear's and route's bias, attention's sinks, the experts' gate; NULL:
+     * there is none. */
+    const weight_kind *second;
+    int64_t n_kv_heads, d_value, window;
+    qmi_kv_type kv_type;
+    qmi_router router;
+    /* Beyond what T5 needs.  Backends may decline it for now. */
+    bool wide;
     /* The first weight's payload is broken: the backend must say E_FORMAT. */
     bool corrupt;
     int mode; /* the operation's own */
@@ -93,10 +102,16 @@ void case_list_free(case_list *list);
 /* "<op>/<weight format>/" of a case, to begin its name. */
 void case_name(check_case *c, qmi_op_kind kind, const char *format, ...)
     QMI_PRINTF(3, 4);
+/* Appends to it. */
+void case_name_add(check_case *c, const char *format, ...) QMI_PRINTF(2, 3);
+const char *act_name(qmi_act act);
+const char *kv_type_name(qmi_kv_type type);
+/* A kind of dense weight: of vectors such as biases. */
+const weight_kind *choose_dense(size_t index, unsigned salt);
 
 /* ---- problems ---- */
 
-enum { MAX_OPERANDS = 8, MAX_WEIGHTS = 2, NO_VIEW = -1 };
+enum { MAX_OPERANDS = 8, MAX_WEIGHTS = 3, NO_VIEW = -1 };
 
 /* One array in device memory, of 4-byte elements. */
 typedef struct operand {
@@ -177,9 +192,15 @@ void add_output_with_residual(problem *p, int64_t dst_at, int64_t residual_at,
 qmoe_status add_weight(problem *p, size_t place, const weight_request *request,
     rng *r, qmi_error *err);
 
+/* A vector of the case's `second` kind; none when that is NULL. */
+qmoe_status add_vector(problem *p, size_t place, int64_t n, value_kind values,
+    rng *r, qmi_error *err);
+
 /* For bound, judge and cost: NULL when there is no such operand. */
 const operand *find_operand(const problem *p, const char *name);
 const float *find_floats(const problem *p, const char *name);
+/* Its values, or NULL: add_vector's weight is the problem's last. */
+const float *find_vector(const problem *p);
 /* A zeroed bound per element of an output. */
 double *make_bound(problem *p, const char *name);
 /* Bytes of all operands. */

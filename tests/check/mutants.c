@@ -238,7 +238,7 @@ static qmoe_status within_tolerance(
     array y = output_of(op);
     for (int64_t i = 0; i < y.n && y.bound != NULL; i++) {
         double step = (i % 2 == 0 ? 0.45 : -0.45) * y.bound[i];
-        if (isfinite(step))
+        if (isfinite(step) && step != 0)
             y.at[i] = (float)((double)y.at[i] + step);
     }
     return QMOE_OK;

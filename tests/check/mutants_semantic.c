@@ -1,48 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Ways to get one operation wrong.  That each is caught shows that the case
  * lists hold what tells right from wrong. */
-#include "selftest.h"
+#include "mutants.h"
 
 #include <float.h>
 #include <math.h>
 
 #include "top_logits.h"
-
-/* An operand replaced by an altered copy for one run. */
-typedef struct stand_in {
-    qmi_buffer *buffer;
-    void *data;
-} stand_in;
-
-static qmoe_status replace(
-    stand_in *out, qmi_view *view, int64_t n, qmi_error *err)
-{
-    uint64_t n_bytes = 4 * (uint64_t)n;
-    const void *original = qmi_host_pointer(*view);
-    QMI_TRY(qmi_host_buffer_alloc(&out->buffer, NULL, n_bytes, err));
-    *view = (qmi_view){out->buffer, 0};
-    out->data = qmi_host_pointer(*view);
-    memcpy(out->data, original, n_bytes);
-    return QMOE_OK;
-}
-
-static qmoe_status run_replaced(
-    stand_in *s, qmi_device *device, const qmi_op *op, qmi_error *err)
-{
-    qmoe_status status = run_reference(device, op, err);
-    qmi_host_buffer_free(NULL, s->buffer);
-    return status;
-}
-
-/* A mutant that runs an altered description of the operation. */
-#define ALTERED(name, statement)                                               \
-    static qmoe_status name(                                                   \
-        qmi_device *device, const qmi_op *op, qmi_error *err)                  \
-    {                                                                          \
-        qmi_op o = *op;                                                        \
-        statement;                                                             \
-        return run_reference(device, &o, err);                                 \
-    }
 
 /* ---- linear ---- */
 
@@ -446,12 +410,6 @@ static qmoe_status top_unsorted(
     }
     return QMOE_OK;
 }
-
-#define WRONG(text, kind, function)                                            \
-    {                                                                          \
-        text, QMI_OP_##kind, NULL, function, SOMETIMES, CHECK_VALUE,           \
-            CHECK_REPEAT                                                       \
-    }
 
 #define NOT_ROTATED(text, kind, function)                                      \
     {                                                                          \

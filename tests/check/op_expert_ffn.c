@@ -57,6 +57,7 @@ static check_case *add_case(
     c->n_tokens = n_tokens;
     c->top_k = 1;
     c->residual = RESIDUAL_IN_PLACE;
+    c->act = QMI_ACT_RELU;
     return c;
 }
 
@@ -68,6 +69,36 @@ static void name_case(check_case *c)
         (long long)c->top_k, to_names[c->mode], value_kind_name(c->x),
         value_kind_name(c->w), weight_layout_name(c->layout),
         residual_name(c->residual));
+    if (c->wide)
+        case_name_add(c, "/gate-%s/%s",
+            c->second != NULL ? c->second->name : "none", act_name(c->act));
+}
+
+/* Formats mix where one kernel takes both: dense ones, and the same with and
+ * without a rotation. */
+static const weight_kind *other_kind(const weight_kind *kind, size_t i)
+{
+    const size_t n = weight_kind_count(), from = choose(i, 10, n);
+    for (size_t k = 0; k < n; k++) {
+        const weight_kind *other = weight_kind_at((from + k) % n);
+        if (other != kind && ((other->dense && kind->dense) ||
+                                 strcmp(other->format, kind->format) == 0))
+            return other;
+    }
+    return kind;
+}
+
+/* A gate, mostly of the weights' own format, or another activation; up to eight
+ * experts of a token. */
+static void widen(check_case *c, size_t i)
+{
+    static const qmi_act acts[] = {QMI_ACT_SILU, QMI_ACT_SILU, QMI_ACT_RELU};
+    c->act = acts[choose(i, 7, COUNT(acts))];
+    c->wide = true;
+    if (choose(i, 8, 8) != 0)
+        c->second = choose(i, 9, 4) != 0 ? c->weight : other_kind(c->weight, i);
+    if (c->n_mats >= 8 && choose(i, 11, 2) == 0)
+        c->top_k = 8;
 }
 
 static void vary(check_case *c, size_t i)
@@ -78,6 +109,8 @@ static void vary(check_case *c, size_t i)
     c->residual = (residual_mode)choose(i, 4, RESIDUAL_COUNT);
     c->top_k = c->n_mats > 1 ? 1 + (int64_t)choose(i, 5, 2) : 1;
     c->mode = (int)choose(i, 6, TO_DRAWN_COUNT);
+    if (choose(i, 12, 3) == 0)
+        widen(c, i);
     name_case(c);
 }
 
@@ -106,6 +139,8 @@ static void list_even(case_list *list, const weight_kind *kind)
                 add_case(list, kind, &s, (EACH * e + top_k - 1) / top_k);
             c->top_k = top_k;
             c->mode = TO_EVEN;
+            if (e == MOST)
+                widen(c, list->n);
             name_case(c);
         }
 }
@@ -157,15 +192,25 @@ static qmoe_status add_experts(problem *p, rng *r, qmi_error *err)
 {
     const check_case *c = p->c;
     /* Two large factors leave no room for a third within float32. */
-    value_kind second = c->w;
+    value_kind first = c->w, second = c->w;
     if (c->w == VALUES_LARGE && c->x != VALUES_TINY && c->x != VALUES_ZEROS)
         second = VALUES_RANDOM;
+    if (c->second != NULL &&
+        (c->w == VALUES_LARGE || c->w == VALUES_STRUCTURED))
+        second = VALUES_RANDOM;
+    if (c->second != NULL && (c->x == VALUES_LARGE || c->x == VALUES_MIXED))
+        first = second = VALUES_RANDOM;
     const weight_request wi = {
-        c->weight, c->layout, c->w, c->n_mats, c->n_rows, c->n_cols};
+        c->weight, c->layout, first, c->n_mats, c->n_rows, c->n_cols};
     const weight_request wo = {
         c->weight, c->layout, second, c->n_mats, c->n_cols, c->n_rows};
     QMI_TRY(add_weight(p, offsetof(qmi_op, u.expert_ffn.up), &wi, r, err));
-    return add_weight(p, offsetof(qmi_op, u.expert_ffn.down), &wo, r, err);
+    QMI_TRY(add_weight(p, offsetof(qmi_op, u.expert_ffn.down), &wo, r, err));
+    if (c->second == NULL)
+        return QMOE_OK;
+    const weight_request gate = {
+        c->second, c->layout, VALUES_RANDOM, c->n_mats, c->n_rows, c->n_cols};
+    return add_weight(p, offsetof(qmi_op, u.expert_ffn.gate), &gate, r, err);
 }
 
 static qmoe_status build(problem *p, rng *r, qmi_error *err)
@@ -174,7 +219,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     QMI_TRY(add_experts(p, r, err));
     p->body.u.expert_ffn.n_tokens = c->n_tokens;
     p->body.u.expert_ffn.top_k = c->top_k;
-    p->body.u.expert_ffn.act = QMI_ACT_RELU;
+    p->body.u.expert_ffn.act = c->act;
     operand *src =
         add_floats(p, "src", VIEW_AT(expert_ffn.src), c->n_tokens, c->n_cols);
     fill_values(src->data.floats, c->n_tokens * c->n_cols, r,
@@ -194,30 +239,63 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     return QMOE_OK;
 }
 
-/* Hidden values of one token in one expert, and the error of each. */
+/* Products of one token with all rows of an expert, and the error of each. */
+static void multiply(double *h, double *error, const gen_weight *w,
+    int64_t expert, const float *x)
+{
+    const int64_t n_rows = w->host.n_rows, n_cols = w->host.n_cols;
+    double growth = UNIT_ROUNDOFF * (sum_growth(n_cols) + 2);
+    float *x_stored = stored_x(w, x, 1);
+    double x_sum = sum_abs(x_stored, n_cols);
+    for (int64_t r = 0; r < n_rows; r++) {
+        const int64_t at = expert * n_rows + r;
+        const float *values = w->values + at * n_cols;
+        const float *row = stored_row(w, at);
+        const rotation_error e = rotation_error_of(w, at, x);
+        h[r] = 0;
+        for (int64_t i = 0; i < n_cols; i++)
+            h[r] += (double)values[i] * x[i];
+        error[r] = growth * sum_abs_products(row, x_stored, n_cols) +
+                   UNIT_ROUNDOFF * e.roundings +
+                   SMALLEST_NORMAL * (x_sum + sum_abs(row, n_cols) +
+                                         (double)n_cols + e.flushed);
+    }
+    free(x_stored);
+}
+
+static double activate(qmi_act act, double x)
+{
+    return x < 0 && act != QMI_ACT_SIGMOID ? -act_size(act, x)
+                                           : act_size(act, x);
+}
+
+/* Hidden values of one token in one expert, and the error of each: of
+ * act(gate) times up, each with its own. */
 static void hidden(
     double *h, double *error, const problem *p, int64_t expert, const float *x)
 {
     const check_case *c = p->c;
-    double growth = UNIT_ROUNDOFF * (sum_growth(c->n_cols) + 2);
-    const gen_weight *w = p->weights[0];
-    float *x_stored = stored_x(w, x, 1);
-    double x_sum = sum_abs(x_stored, c->n_cols);
+    multiply(h, error, p->weights[0], expert, x);
+    double *gate = check_calloc(2 * (size_t)c->n_rows, sizeof *gate);
+    double *gate_error = gate + c->n_rows;
+    if (c->second != NULL)
+        multiply(gate, gate_error, p->weights[2], expert, x);
     for (int64_t r = 0; r < c->n_rows; r++) {
-        const int64_t at = expert * c->n_rows + r;
-        const float *values = w->values + at * c->n_cols;
-        const float *row = stored_row(w, at);
-        const rotation_error e = rotation_error_of(w, at, x);
-        double sum = 0;
-        for (int64_t i = 0; i < c->n_cols; i++)
-            sum += (double)values[i] * x[i];
-        h[r] = fmax(sum, 0);
-        error[r] = growth * sum_abs_products(row, x_stored, c->n_cols) +
-                   UNIT_ROUNDOFF * e.roundings +
-                   SMALLEST_NORMAL * (x_sum + sum_abs(row, c->n_cols) +
-                                         (double)c->n_cols + e.flushed);
+        const double z = c->second != NULL ? gate[r] : h[r];
+        const double acted = activate(c->act, z);
+        const double e =
+            act_error(c->act, z, c->second != NULL ? gate_error[r] : error[r]) +
+            2 * UNIT_ROUNDOFF * fabs(acted) * (c->act > QMI_ACT_RELU);
+        if (c->second == NULL) {
+            h[r] = acted;
+            error[r] = e;
+            continue;
+        }
+        error[r] = fabs(acted) * error[r] + fabs(h[r]) * e + e * error[r] +
+                   2 * UNIT_ROUNDOFF * fabs(acted * h[r]) + SMALLEST_NORMAL;
+        h[r] *= acted;
     }
-    free(x_stored);
+    free(gate);
 }
 
 /* out[i] += the error of weight * F_expert(x)[i]; size[i] += its terms. */
@@ -299,11 +377,13 @@ static check_cost cost(const problem *p)
         n_products++;
     }
     free(used);
-    double stack = (double)qmi_weight_bytes(&p->weights[0]->host) +
-                   (double)qmi_weight_bytes(&p->weights[1]->host);
+    double stack = 0;
+    for (size_t i = 0; i < p->n_weights; i++)
+        stack += (double)qmi_weight_bytes(&p->weights[i]->host);
     return (check_cost){
         .bytes = operand_bytes(p) + stack * n_used / (double)c->n_mats,
-        .flops = 4 * n_products * (double)(c->n_rows * c->n_cols),
+        .flops = 2 * (double)p->n_weights * n_products *
+                 (double)(c->n_rows * c->n_cols),
     };
 }
 

@@ -8,19 +8,17 @@ static const int64_t widths[] = {1, 15, 16, 17, 33, 127, 1031};
 static const int64_t token_counts[] = {1, 2, 7, 33};
 static const value_kind kinds[] = {
     VALUES_RANDOM, VALUES_RANDOM, VALUES_MIXED, VALUES_TINY, VALUES_ZEROS};
-static const char *const act_names[QMI_ACT_COUNT] = {
-    "none", "relu", "silu", "sigmoid"};
 enum { APART, OVER_GATE, OVER_UP, PLACE_COUNT };
 static const char *const place_names[] = {"apart", "over-gate", "over-up"};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-/* top_k: the activation; n_rows: columns of the gate. */
+/* n_rows: columns of the gate. */
 static void name_case(check_case *c)
 {
     case_name(c, QMI_OP_GLU, "c%lld/g%lld/t%lld/%s/%s*%s/%s",
         (long long)c->n_cols, (long long)c->n_rows, (long long)c->n_tokens,
-        act_names[c->top_k], value_kind_name(c->x), value_kind_name(c->w),
+        act_name(c->act), value_kind_name(c->x), value_kind_name(c->w),
         place_names[c->mode]);
 }
 
@@ -30,7 +28,7 @@ static void list_cases(case_list *list, bool bench)
         check_case *c = case_add(list);
         c->n_cols = c->n_rows = 6144;
         c->n_tokens = 33;
-        c->top_k = QMI_ACT_SILU;
+        c->act = QMI_ACT_SILU;
         name_case(c);
         return;
     }
@@ -40,7 +38,7 @@ static void list_cases(case_list *list, bool bench)
                 check_case *c = case_add(list);
                 c->n_cols = widths[w];
                 c->n_tokens = token_counts[t];
-                c->top_k = act;
+                c->act = (qmi_act)act;
                 c->n_rows = choose(list->n, 1, 3) == 0 ? 1 : c->n_cols;
                 c->x = kinds[choose(list->n, 2, COUNT(kinds))];
                 c->w = kinds[choose(list->n, 3, COUNT(kinds))];
@@ -75,7 +73,7 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     o->n_tokens = c->n_tokens;
     o->n_cols = c->n_cols;
     o->n_gate_cols = c->n_rows;
-    o->act = (qmi_act)c->top_k;
+    o->act = c->act;
     add_input(p, name_of(c, "gate", OVER_GATE), VIEW_AT(glu.gate), c->n_rows, r,
         c->x);
     add_input(
@@ -97,8 +95,8 @@ static void bound(problem *p)
                 (double)gate[c->n_rows == 1 ? t : t * c->n_cols + i];
             const double u = fabs((double)up[t * c->n_cols + i]);
             out[t * c->n_cols + i] =
-                (act_error((qmi_act)c->top_k, z, 0) +
-                    2 * UNIT_ROUNDOFF * act_size((qmi_act)c->top_k, z)) *
+                (act_error(c->act, z, 0) +
+                    2 * UNIT_ROUNDOFF * act_size(c->act, z)) *
                     u +
                 (u + 2) * SMALLEST_NORMAL;
         }

@@ -71,8 +71,9 @@ static void name_case(check_case *c)
         (long long)c->n_rows, (long long)c->n_cols, (long long)c->n_tokens,
         value_kind_name(c->x), value_kind_name(c->w),
         weight_layout_name(c->layout), (long long)c->mat, (long long)c->n_mats,
-        residual_name(c->residual), c->relu ? "relu" : "linear",
-        (double)c->alpha);
+        residual_name(c->residual), act_name(c->act), (double)c->alpha);
+    if (c->second != NULL)
+        case_name_add(c, "/bias-%s", c->second->name);
 }
 
 static check_case *add_case(
@@ -92,7 +93,12 @@ static void vary(check_case *c, size_t i)
     c->w = w_kinds[choose(i, 2, COUNT(w_kinds))];
     c->layout = (weight_layout)choose(i, 3, LAYOUT_COUNT);
     c->residual = (residual_mode)choose(i, 4, RESIDUAL_COUNT);
-    c->relu = choose(i, 5, 3) == 0;
+    c->act = choose(i, 5, 3) == 0 ? QMI_ACT_RELU : QMI_ACT_NONE;
+    if (choose(i, 9, 4) == 0)
+        c->second = choose_dense(i, 10);
+    if (choose(i, 11, 6) < 2)
+        c->act = choose(i, 11, 6) == 0 ? QMI_ACT_SILU : QMI_ACT_SIGMOID;
+    c->wide = c->second != NULL || c->act > QMI_ACT_RELU;
     c->alpha = alphas[choose(i, 6, COUNT(alphas))];
     c->n_mats = choose(i, 7, 3) == 0 ? 3 : 1;
     c->mat = (int64_t)choose(i, 8, (size_t)c->n_mats);
@@ -162,7 +168,9 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     p->body.u.linear.mat = c->mat;
     p->body.u.linear.n_tokens = c->n_tokens;
     p->body.u.linear.alpha = c->alpha;
-    p->body.u.linear.act = c->relu ? QMI_ACT_RELU : QMI_ACT_NONE;
+    p->body.u.linear.act = c->act;
+    QMI_TRY(add_vector(
+        p, offsetof(qmi_op, u.linear.bias), c->n_rows, c->w, r, err));
     /* 0 * infinity in the sum would be NaN for a dense kernel and nothing for
      * a sparse one; ops.h does not decide, so sums stay finite. */
     value_kind x = c->x == VALUES_SPECIAL ? VALUES_RANDOM : c->x;
@@ -174,32 +182,53 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
     return QMOE_OK;
 }
 
+/* What the activation takes, without rounding. */
+static double before_act(
+    const problem *p, int64_t row, const float *x, double bias)
+{
+    const check_case *c = p->c;
+    const float *w =
+        p->weights[0]->values + (c->mat * c->n_rows + row) * c->n_cols;
+    double sum = 0;
+    for (int64_t i = 0; i < c->n_cols; i++)
+        sum += (double)w[i] * x[i];
+    return (double)c->alpha * sum + bias;
+}
+
 static void bound(problem *p)
 {
     const check_case *c = p->c;
-    const float *src = find_floats(p, "src");
+    const float *src = find_floats(p, "src"), *bias = find_vector(p);
     const float *residual = find_floats(p, "residual");
     const gen_weight *w = p->weights[0];
     float *x_stored = stored_x(w, src, c->n_tokens);
     double *out = make_bound(p, "dst");
     double alpha = fabs((double)c->alpha);
-    double growth = sum_growth(c->n_cols) + 3;
+    double growth = sum_growth(c->n_cols) + 3 + (bias != NULL);
     for (int64_t row = 0; row < c->n_rows; row++) {
         const int64_t w_at = c->mat * c->n_rows + row;
         const float *w_row = stored_row(w, w_at);
         double w_sum = sum_abs(w_row, c->n_cols);
+        const double b = bias != NULL ? (double)bias[row] : 0;
         for (int64_t t = 0; t < c->n_tokens; t++) {
             const float *x = x_stored + t * c->n_cols;
-            rotation_error e = rotation_error_of(w, w_at, src + t * c->n_cols);
+            const float *x_plain = src + t * c->n_cols;
+            rotation_error e = rotation_error_of(w, w_at, x_plain);
             int64_t at = t * c->n_rows + row;
             double sum = alpha * sum_abs_products(x, w_row, c->n_cols);
             double tiny = alpha * (w_sum + sum_abs(x, c->n_cols) +
                                       (double)c->n_cols + e.flushed) +
-                          2;
+                          2 + (bias != NULL);
             double r = residual != NULL ? fabs((double)residual[at]) : 0;
-            out[at] =
-                UNIT_ROUNDOFF * (growth * sum + alpha * e.roundings + 2 * r) +
-                SMALLEST_NORMAL * tiny;
+            out[at] = UNIT_ROUNDOFF *
+                          (growth * sum + alpha * e.roundings + 2 * fabs(b)) +
+                      SMALLEST_NORMAL * tiny;
+            if (c->act > QMI_ACT_RELU) {
+                const double z = before_act(p, row, x_plain, b);
+                out[at] = act_error(c->act, z, out[at]) +
+                          2 * UNIT_ROUNDOFF * act_size(c->act, z);
+            }
+            out[at] += 2 * UNIT_ROUNDOFF * r;
         }
     }
     free(x_stored);

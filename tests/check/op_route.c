@@ -16,14 +16,43 @@ enum {
     LOGITS_LARGE,
     LOGITS_CLOSE,
     LOGITS_SPACED,
+    LOGITS_APART, /* what decides is further apart than its errors */
     LOGITS_COUNT
 };
 static const char *const logit_names[LOGITS_COUNT] = {
-    "random", "ties", "equal", "large", "close", "spaced"};
+    "random", "ties", "equal", "large", "close", "spaced", "apart"};
 
 static const int64_t expert_counts[] = {1, 2, 15, 16, 17, 31, 33, 61, 128, 257};
 static const int64_t token_counts[] = {1, 2, 7, 33};
 static const int64_t capacities[] = {1, 2, 5};
+
+/* Rules of decoder-only models; their numbers of experts and others. */
+static const struct {
+    int64_t n_experts, n_tokens, top_k;
+    qmi_router router;
+    bool bias;
+} wide_shapes[] = {
+    {64, 7, 8, {QMI_SOFTMAX, 0, 0, 0, true, 0}, false},
+    {8, 33, 2, {QMI_SOFTMAX, 0, 0, 0, true, 0}, false},
+    {33, 2, 6, {QMI_SOFTMAX, 0, 0, 0, false, 16}, false},
+    {32, 33, 4, {QMI_SOFTMAX, 0, 0, 0, true, 2.5f}, true},
+    {61, 7, 3, {QMI_SOFTMAX, 0, 0, 0, false, 0}, true},
+    {160, 2, 6, {QMI_SOFTMAX, 8, 3, 1, false, 16}, false},
+    {40, 33, 8, {QMI_SOFTMAX, 8, 2, 1, true, 0}, false},
+    {24, 7, 4, {QMI_SOFTMAX, 4, 2, 2, false, 0.5f}, true},
+    {16, 33, 1, {QMI_SIGMOID, 0, 0, 0, false, 0}, false},
+    {128, 7, 8, {QMI_SIGMOID, 0, 0, 0, true, 0}, true},
+    {31, 33, 5, {QMI_SIGMOID, 0, 0, 0, true, 2.5f}, false},
+    {256, 7, 8, {QMI_SIGMOID, 8, 4, 2, true, 2.5f}, true},
+    {32, 33, 8, {QMI_SIGMOID, 8, 4, 2, true, 2.446f}, true},
+    {36, 7, 3, {QMI_SIGMOID, 12, 1, 2, false, 0}, true},
+    {8, 33, 2, {QMI_SIGMOID, 8, 2, 1, true, 0}, true},
+    {17, 7, 3, {QMI_SIGMOID, 1, 1, 2, true, 0}, true},
+    {384, 2, 8, {QMI_SIGMOID, 1, 1, 2, true, 2.827f}, true},
+    {257, 1, 7, {QMI_SIGMOID, 0, 0, 0, false, 3}, true},
+    {2, 33, 2, {QMI_SIGMOID, 2, 2, 1, true, 0}, true},
+    {1, 7, 1, {QMI_SIGMOID, 0, 0, 0, true, 0}, false},
+};
 
 static const struct {
     int64_t n_experts, n_tokens, top_k;
@@ -43,6 +72,25 @@ static void add_case(case_list *list, int64_t n_experts, int64_t n_tokens,
     case_name(c, QMI_OP_ROUTE, "e%lld/t%lld/top%lld/capacity%lld/%s",
         (long long)n_experts, (long long)n_tokens, (long long)top_k,
         (long long)capacity, logit_names[mode]);
+}
+
+static void list_wide(case_list *list)
+{
+    for (size_t i = 0; i < COUNT(wide_shapes); i++) {
+        const qmi_router *r = &wide_shapes[i].router;
+        add_case(list, wide_shapes[i].n_experts, wide_shapes[i].n_tokens,
+            wide_shapes[i].top_k, LOGITS_APART, 0);
+        check_case *c = &list->cases[list->n - 1];
+        c->wide = true;
+        c->router = *r;
+        if (wide_shapes[i].bias)
+            c->second = choose_dense(list->n, 4);
+        case_name_add(c, "/%s/g%lld.%lld.%d/%s/x%g/%s",
+            r->scoring == QMI_SIGMOID ? "sigmoid" : "softmax",
+            (long long)r->n_groups, (long long)r->top_groups, r->group_best,
+            r->normalises ? "normalised" : "plain", (double)r->scale,
+            c->second != NULL ? c->second->name : "no-bias");
+    }
 }
 
 static void list_cases(case_list *list, bool bench)
@@ -70,6 +118,7 @@ static void list_cases(case_list *list, bool bench)
                 capacities[choose(list->n, 3, COUNT(capacities))]);
         }
     }
+    list_wide(list);
 }
 
 static void draw_logits(float *dst, int64_t n, int mode, rng *r)
@@ -94,6 +143,9 @@ static void draw_logits(float *dst, int64_t n, int mode, rng *r)
         case LOGITS_SPACED:
             dst[e] = 0.25f * (float)order[e] - 7;
             break;
+        case LOGITS_APART:
+            dst[e] = 8 * ((float)order[e] + 0.3f * random) / (float)n - 4;
+            break;
         default:
             dst[e] = 6 * random;
         }
@@ -101,30 +153,7 @@ static void draw_logits(float *dst, int64_t n, int mode, rng *r)
     free(order);
 }
 
-static qmoe_status build(problem *p, rng *r, qmi_error *err)
-{
-    const check_case *c = p->c;
-    (void)err;
-    qmi_op_route *o = &p->body.u.route;
-    o->n_tokens = c->n_tokens;
-    o->n_experts = c->n_cols;
-    o->top_k = c->top_k;
-    o->capacity = c->capacity;
-    float *logits =
-        add_floats(p, "logits", VIEW_AT(route.logits), c->n_tokens, c->n_cols)
-            ->data.floats;
-    for (int64_t t = 0; t < c->n_tokens; t++)
-        draw_logits(logits + t * c->n_cols, c->n_cols, c->mode, r);
-    int32_t *sequence =
-        add_ints(p, "sequence", VIEW_AT(route.sequence), c->n_tokens, 1)
-            ->data.ints;
-    for (int64_t t = 1; t < c->n_tokens; t++)
-        sequence[t] = sequence[t - 1] + (rng_below(r, 8) == 0);
-    add_output(p, "expert", VIEW_AT(route.expert), c->n_tokens, c->top_k)
-        ->is_integer = true;
-    add_output(p, "weight", VIEW_AT(route.weight), c->n_tokens, c->top_k);
-    return QMOE_OK;
-}
+/* ---- scores, and whether it is plain who is chosen ---- */
 
 /* Probabilities of one token and how far float32 may be off. */
 static void probabilities(
@@ -147,6 +176,101 @@ static void probabilities(
             2 * (p[e] > 0 ? d : 0) + 2 * spread + sum_growth(n) + 10;
         error[e] = UNIT_ROUNDOFF * relative * p[e] + 2 * SMALLEST_NORMAL;
     }
+}
+
+/* Scores of one token, softmax or sigmoid, and how far float32 may be off. */
+static void score_experts(
+    double *p, double *error, const check_case *c, const float *logits)
+{
+    if (c->router.scoring == QMI_SOFTMAX) {
+        probabilities(p, error, logits, c->n_cols);
+        return;
+    }
+    for (int64_t e = 0; e < c->n_cols; e++) {
+        const double z = (double)logits[e];
+        p[e] = act_size(QMI_ACT_SIGMOID, z);
+        error[e] = act_error(QMI_ACT_SIGMOID, z, 0) + UNIT_ROUNDOFF * p[e];
+    }
+}
+
+/* Whether each two values differ by several times their errors. */
+static bool are_apart(const double *value, const double *error, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < i; j++)
+            if (fabs(value[i] - value[j]) < 4 * (error[i] + error[j]))
+                return false;
+    return true;
+}
+
+/* A group's score, and its error: of its `best` largest. */
+static double score_group(double *error, const double *order,
+    const double *errors, int64_t size, int best)
+{
+    double first = -INFINITY, second = -INFINITY, worst = 0;
+    for (int64_t e = 0; e < size; e++) {
+        second = fmax(second, fmin(first, order[e]));
+        first = fmax(first, order[e]);
+        worst = fmax(worst, errors[e]);
+    }
+    const double sum = best == 2 && size > 1 ? first + second : first;
+    *error = 2 * worst + UNIT_ROUNDOFF * fabs(sum);
+    return sum;
+}
+
+static bool is_plain_choice(
+    const check_case *c, const float *logits, const float *bias)
+{
+    const int64_t n = c->n_cols, n_groups = c->router.n_groups;
+    double *order = check_calloc(4 * (size_t)n, sizeof *order);
+    double *error = order + n, *group = error + n, *group_error = group + n;
+    score_experts(order, error, c, logits);
+    for (int64_t e = 0; e < n && bias != NULL; e++) {
+        order[e] += (double)bias[e];
+        error[e] += UNIT_ROUNDOFF * fabs(order[e]);
+    }
+    for (int64_t g = 0; g < n_groups; g++)
+        group[g] = score_group(&group_error[g], order + g * (n / n_groups),
+            error + g * (n / n_groups), n / n_groups, c->router.group_best);
+    const bool is_plain =
+        are_apart(order, error, n) && are_apart(group, group_error, n_groups);
+    free(order);
+    return is_plain;
+}
+
+static void draw_token(
+    float *dst, const check_case *c, const float *bias, rng *r)
+{
+    do
+        draw_logits(dst, c->n_cols, c->mode, r);
+    while (c->mode == LOGITS_APART && !is_plain_choice(c, dst, bias));
+}
+
+static qmoe_status build(problem *p, rng *r, qmi_error *err)
+{
+    const check_case *c = p->c;
+    QMI_TRY(add_vector(
+        p, offsetof(qmi_op, u.route.bias), c->n_cols, VALUES_RANDOM, r, err));
+    qmi_op_route *o = &p->body.u.route;
+    o->n_tokens = c->n_tokens;
+    o->n_experts = c->n_cols;
+    o->top_k = c->top_k;
+    o->capacity = c->capacity;
+    o->router = c->router;
+    float *logits =
+        add_floats(p, "logits", VIEW_AT(route.logits), c->n_tokens, c->n_cols)
+            ->data.floats;
+    for (int64_t t = 0; t < c->n_tokens; t++)
+        draw_token(logits + t * c->n_cols, c, find_vector(p), r);
+    int32_t *sequence =
+        add_ints(p, "sequence", VIEW_AT(route.sequence), c->n_tokens, 1)
+            ->data.ints;
+    for (int64_t t = 1; t < c->n_tokens; t++)
+        sequence[t] = sequence[t - 1] + (rng_below(r, 8) == 0);
+    add_output(p, "expert", VIEW_AT(route.expert), c->n_tokens, c->top_k)
+        ->is_integer = true;
+    add_output(p, "weight", VIEW_AT(route.weight), c->n_tokens, c->top_k);
+    return QMOE_OK;
 }
 
 static bool listed_before(const int32_t *expert, int64_t j, int64_t e)
@@ -213,6 +337,11 @@ static void judge(const problem *p, const void *const *got, verdict *v)
     const operand *weight = find_operand(p, "weight");
     const int32_t *got_expert = got[expert - p->operands];
     const float *got_weight = got[weight - p->operands];
+    if (c->wide) {
+        judge_operand(expert, got_expert, v);
+        judge_operand(weight, got_weight, v);
+        return;
+    }
     double *chance = check_calloc((size_t)c->n_cols, sizeof *chance);
     double *error = check_calloc((size_t)c->n_cols, sizeof *error);
     for (int64_t t = 0; t < c->n_tokens; t++) {
@@ -238,17 +367,43 @@ static void judge(const problem *p, const void *const *got, verdict *v)
     free(error);
 }
 
+/* Weights of the experts that the reference chose: which they are is plain. */
+static void bound_chosen(double *out, const check_case *c,
+    const int32_t *expert, const double *p, const double *error)
+{
+    const double scale =
+        c->router.scale != 0 ? fabs((double)c->router.scale) : 1;
+    double sum = 0, sum_error = 0;
+    for (int64_t j = 0; j < c->top_k; j++) {
+        sum += p[expert[j]];
+        sum_error += error[expert[j]];
+    }
+    for (int64_t j = 0; j < c->top_k; j++) {
+        double weight = p[expert[j]], e = error[expert[j]];
+        if (c->router.normalises) {
+            e = e / sum + weight / (sum * sum) * sum_error;
+            weight /= sum;
+        }
+        out[j] = scale * (e + UNIT_ROUNDOFF * (double)(c->top_k + 4) * weight) +
+                 SMALLEST_NORMAL;
+    }
+}
+
 static void bound(problem *p)
 {
     const check_case *c = p->c;
+    const int32_t *expert = find_operand(p, "expert")->want.ints;
     const float *logits = find_floats(p, "logits");
     const operand *weight = find_operand(p, "weight");
     double *out = make_bound(p, "weight");
     double *chance = check_calloc((size_t)c->n_cols, sizeof *chance);
     double *error = check_calloc((size_t)c->n_cols, sizeof *error);
     for (int64_t t = 0; t < c->n_tokens; t++) {
-        probabilities(chance, error, logits + t * c->n_cols, c->n_cols);
-        for (int64_t j = 0; j < c->top_k; j++) {
+        score_experts(chance, error, c, logits + t * c->n_cols);
+        if (c->wide)
+            bound_chosen(
+                out + t * c->top_k, c, expert + t * c->top_k, chance, error);
+        for (int64_t j = 0; j < c->top_k && !c->wide; j++) {
             /* Equal weights have equal errors, so any expert of that weight
              * will do; a dropped one is not named in `expert`. */
             int64_t at = t * c->top_k + j, nearest = 0;

@@ -61,6 +61,38 @@ void case_name(check_case *c, qmi_op_kind kind, const char *format, ...)
     va_end(args);
 }
 
+void case_name_add(check_case *c, const char *format, ...)
+{
+    const size_t n = strlen(c->name);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(c->name + n, sizeof c->name - n, format, args);
+    va_end(args);
+}
+
+const char *act_name(qmi_act act)
+{
+    static const char *const names[QMI_ACT_COUNT] = {
+        "linear", "relu", "silu", "sigmoid"};
+    return names[act];
+}
+
+const char *kv_type_name(qmi_kv_type type)
+{
+    static const char *const names[QMI_KV_COUNT] = {"f32", "f16", "q8"};
+    return names[type];
+}
+
+const weight_kind *choose_dense(size_t index, unsigned salt)
+{
+    const weight_kind *dense[8];
+    size_t n = 0;
+    for (size_t k = 0; k < weight_kind_count(); k++)
+        if (weight_kind_at(k)->dense && n < sizeof dense / sizeof *dense)
+            dense[n++] = weight_kind_at(k);
+    return dense[choose(index, salt, n)];
+}
+
 static bool has_corrupt_case(const case_list *list, const weight_kind *kind)
 {
     for (size_t i = 0; i < list->n; i++)
@@ -159,6 +191,21 @@ qmoe_status add_weight(problem *p, size_t place, const weight_request *request,
     p->weight_hash[p->n_weights] = weight_hash(w);
     p->n_weights++;
     return QMOE_OK;
+}
+
+qmoe_status add_vector(problem *p, size_t place, int64_t n, value_kind values,
+    rng *r, qmi_error *err)
+{
+    const check_case *c = p->c;
+    const weight_request request = {c->second, c->layout, values, 1, 1, n};
+    if (c->second == NULL)
+        return QMOE_OK;
+    return add_weight(p, place, &request, r, err);
+}
+
+const float *find_vector(const problem *p)
+{
+    return p->c->second != NULL ? p->weights[p->n_weights - 1]->values : NULL;
 }
 
 const operand *find_operand(const problem *p, const char *name)

@@ -129,9 +129,10 @@ static void test_semantic(
 {
     outcome o = {0};
     for (size_t i = 0; i < cases->n && o.n_caught == 0; i++) {
-        if (!is_small(&cases->cases[i]))
+        const check_case *c = &cases->cases[i];
+        if (!is_small(c) || (m->often == SOMETIMES_WIDE && !c->wide))
             continue;
-        problem *p = create(m->op, &cases->cases[i], seed);
+        problem *p = create(m->op, c, seed);
         if (p == NULL)
             continue;
         run_mutant(&o, m, p, toy);
@@ -301,6 +302,7 @@ int run_selftest(const check_options *options)
         test_general(op, &cases, &toy, options->seed);
         test_table(semantic_mutant_at, op, &cases, &toy, options->seed);
         test_table(attention_mutant_at, op, &cases, &toy, options->seed);
+        test_table(decoder_mutant_at, op, &cases, &toy, options->seed);
         case_list_free(&cases);
     }
     target_close(&toy);

@@ -14,7 +14,11 @@ int run_selftest(const check_options *options);
 void expect(bool holds, const char *format, ...) QMI_PRINTF(2, 3);
 
 /* How often over the cases a mutant must be caught. */
-typedef enum how_often { SOMETIMES, ALWAYS } how_often;
+typedef enum how_often {
+    SOMETIMES,
+    SOMETIMES_WIDE, /* on those beyond T5's forms, the only ones that run */
+    ALWAYS
+} how_often;
 
 /* A way to be wrong. */
 typedef struct mutant {
@@ -32,6 +36,7 @@ typedef struct mutant {
 const mutant *mutant_at(size_t index);           /* mutants.c: any operation */
 const mutant *semantic_mutant_at(size_t index);  /* mutants_semantic.c */
 const mutant *attention_mutant_at(size_t index); /* mutants_attention.c */
+const mutant *decoder_mutant_at(size_t index);   /* mutants_decoder.c */
 
 /* The problem being run, for mutants that need its operands and bounds. */
 extern const problem *mutant_problem;
