@@ -37,9 +37,9 @@ typedef struct cli_verb {
 } cli_verb;
 
 extern const cli_verb cli_verb_compress, cli_verb_generate, cli_verb_eval,
-    cli_verb_inspect, cli_verb_verify, cli_verb_devices, cli_verb_bench,
-    cli_verb_selftest, cli_verb_plan, cli_verb_import, cli_verb_export,
-    cli_verb_tokenize;
+    cli_verb_chat, cli_verb_tokenize, cli_verb_inspect, cli_verb_verify,
+    cli_verb_devices, cli_verb_bench, cli_verb_selftest, cli_verb_plan,
+    cli_verb_import, cli_verb_export;
 
 /* ---- cli.c: errors and the library's objects --------------------------- */
 
@@ -202,6 +202,11 @@ cli_exit cli_flush(cli_exit code);
 /* From here on SIGINT and SIGTERM ask the running work to stop; a second one,
  * of either, ends the program at once. */
 void cli_catch_signals(void);
+/* Signals end the process again, while it has nothing to undo. */
+void cli_release_signals(void);
+/* Whether Ctrl-C came (SIGINT); if so it is forgotten, and `context` works again: for
+ * verbs in which it ends one of several works. */
+bool cli_take_interruption(qmoe_context *context);
 bool cli_interrupted(void);
 /* The context whose calls they cancel, from its creation until just before it
  * is destroyed; NULL: none. */

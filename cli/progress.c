@@ -26,7 +26,7 @@ static const int numbers[] = {SIGINT, SIGTERM};
 enum { N_SIGNALS = sizeof numbers / sizeof *numbers };
 
 static bool caught[N_SIGNALS];
-static atomic_bool interrupted;
+static atomic_int interrupted; /* the first signal that came; 0: none */
 static _Atomic(qmoe_context *) running;
 static atomic_int n_in_handler;
 
@@ -40,18 +40,22 @@ static struct {
 
 /* ---- signals ---- */
 
-static void on_signal(int number)
+void cli_release_signals(void)
 {
-    (void)number;
-    /* Counted, so that cli_cancel_on_signal can wait for it. */
-    atomic_fetch_add(&n_in_handler, 1);
-    /* The default again: the second signal is the system's. */
     for (size_t i = 0; i < N_SIGNALS; i++) {
         struct sigaction action = {.sa_handler = SIG_DFL};
         if (caught[i])
             sigaction(numbers[i], &action, NULL);
     }
-    atomic_store(&interrupted, true);
+}
+
+static void on_signal(int number)
+{
+    /* Counted, so that cli_cancel_on_signal can wait for it. */
+    atomic_fetch_add(&n_in_handler, 1);
+    /* The second signal is the system's. */
+    cli_release_signals();
+    atomic_store(&interrupted, number);
     qmoe_context *context = atomic_load(&running);
     if (context != NULL)
         qmoe_context_cancel(context, true);
@@ -75,7 +79,19 @@ void cli_catch_signals(void)
 
 bool cli_interrupted(void)
 {
-    return atomic_load(&interrupted);
+    return atomic_load(&interrupted) != 0;
+}
+
+bool cli_take_interruption(qmoe_context *context)
+{
+    /* Whoever terminates a program means all of it. */
+    if (atomic_load(&interrupted) != SIGINT)
+        return false;
+    atomic_store(&interrupted, 0);
+    qmoe_context_cancel(context, false);
+    /* The first signal gave the second to the system. */
+    cli_catch_signals();
+    return true;
 }
 
 void cli_cancel_on_signal(qmoe_context *context)

@@ -236,6 +236,7 @@ static void destroy(qmoe_model *model)
     qmi_free(model->weights);
     qmi_free(model->blocks);
     qmi_graph_free(&model->graph);
+    qmi_chat_template_close(model->chat);
     qmi_tokenizer_close(model->tokenizer);
     qmi_checkpoint_close(model->checkpoint);
     qmi_free(model);

@@ -4,6 +4,7 @@
 #ifndef QMI_MODEL_H
 #define QMI_MODEL_H
 
+#include "chat.h"
 #include "checkpoint.h"
 #include "generation.h"
 #include "graph.h"
@@ -17,6 +18,7 @@ struct qmoe_model {
     int n_users;      /* the caller's handle, sessions, calls that run */
     qmi_checkpoint *checkpoint; /* NULL: a sketch */
     const qmi_format *sketch_format;
+    qmi_chat_template *chat;  /* NULL: not asked for yet */
     qmi_tokenizer *tokenizer; /* NULL when there is none that we read */
     const qmi_arch *arch;
     qmi_shape shape;

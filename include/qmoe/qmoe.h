@@ -310,6 +310,29 @@ QMOE_API qmoe_status qmoe_detokenize(qmoe_model *model, char *text,
     size_t capacity, size_t *n, const int32_t *ids,
     size_t n_ids) QMOE_MUST_CHECK;
 
+/* One turn of a conversation. */
+typedef struct qmoe_chat_message {
+    const char *role;    /* "system", "user", "assistant" */
+    const char *content; /* UTF-8 */
+} qmoe_chat_message;
+
+typedef struct qmoe_chat_options {
+    size_t size;
+    bool add_generation_prompt; /* end where the answer begins */
+    /* JSON object of variables for the template, like
+     * {"enable_thinking": false}; NULL: none. */
+    const char *variables;
+} qmoe_chat_options;
+
+/* The ids of a conversation as the model's own chat template renders it.  What
+ * messages say is text: special tokens in it are not recognised.  *n is their
+ * number; at most `capacity` of them are written.  E_NOT_FOUND: the model has
+ * no template; E_INVALID: the template refuses the conversation;
+ * E_UNSUPPORTED: it asks for what we do not render (docs/chat.md). */
+QMOE_API qmoe_status qmoe_chat_tokenize(qmoe_model *model, int32_t *ids,
+    size_t capacity, size_t *n, const qmoe_chat_message *messages,
+    size_t n_messages, const qmoe_chat_options *options) QMOE_MUST_CHECK;
+
 /* ---- sessions --------------------------------------------------------- */
 
 /* A model placed on one device, with its caches.  One thread at a time. */

@@ -62,6 +62,24 @@ compress | none -o o --calib t --dry-run | --resume | 2 | --dry-run writes nothi
 compress | none -o o --calib t --dry-run | --force | 2 | --dry-run writes nothing
 compress | none -o o --calib t | --no-tokenizer | 2 | needs a tokenizer
 compress | none -o o --calib t --format pvq | --format q2 | 2 | given twice
+chat | none | --system x | 3 | none
+chat | none | --variables {} | 3 | none
+chat | none | --max-new-tokens 1 | 3 | none
+chat | none | --temperature 1 | 3 | none
+chat | none | --top-k 2 | 3 | none
+chat | none | --top-p 0.5 | 3 | none
+chat | none | --min-p 0.1 | 3 | none
+chat | none | --repetition-penalty 1.1 | 3 | none
+chat | none | --seed 1 | 3 | none
+chat | none | --backend reference | 3 | none
+chat | none -b cpu | --device 0 | 3 | none
+chat | none -b cpu | --device-memory 1G | 3 | none
+chat | none -b cpu | --expert-cache 1G | 3 | none
+chat | none | --kv-type f16 | 3 | none
+chat | none | --expert-capacity 1 | 3 | none
+chat | none | --threads 1 | 3 | none
+chat | none | --verify | 3 | none
+chat | none | --verbose | 3 | none
 generate | none | --prompt x | 3 | none
 generate | none -p x | --prompt-file /dev/null | 3 | none
 generate | none -p x | --max-new-tokens 1 | 3 | none
@@ -255,7 +273,7 @@ case_options_have_an_effect() {
 # An option without a line above is one nobody thought about.
 case_options_are_all_in_the_table() {
     option_table >table
-    for verb in compress generate eval tokenize inspect verify plan import export \
+    for verb in compress generate chat eval tokenize inspect verify plan import export \
         devices "bench kernels" "bench attention" "bench model" "bench tune" \
         selftest; do
         # shellcheck disable=SC2086 # words of a command

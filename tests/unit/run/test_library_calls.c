@@ -118,6 +118,10 @@ static void null_texts(void)
     int32_t id;
     char text[8];
     size_t n;
+    REFUSED_WITHOUT_TEXT(qmoe_chat_tokenize, NULL, NULL, 0, &n, NULL, 0, NULL);
+    REFUSED(qmoe_chat_tokenize, model, NULL, 0, NULL, NULL, 0, NULL);
+    REFUSED(qmoe_chat_tokenize, model, NULL, 1, &n, NULL, 0, NULL);
+    REFUSED(qmoe_chat_tokenize, model, NULL, 0, &n, NULL, 1, NULL);
     REFUSED_WITHOUT_TEXT(qmoe_tokenize, NULL, &id, 1, &n, "x");
     REFUSED(qmoe_tokenize, model, NULL, 1, &n, "x");
     REFUSED(qmoe_tokenize, model, &id, 1, NULL, "x");
