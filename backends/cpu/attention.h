@@ -7,6 +7,7 @@
 #define QCPU_ATTENTION_H
 
 #include "cpu_features.h"
+#include "ops.h"
 
 enum {
     QCPU_QUERIES = 64, /* of a block */
@@ -14,19 +15,26 @@ enum {
     QCPU_CHUNK = 256   /* keys of one step */
 };
 
-/* Rows begin at the first head wanted; strides are floats between rows. */
+/* Rows of q and dst begin at the first head wanted; strides are floats between
+ * rows.  Keys and values are rows of kv_type, whose strides are bytes; the
+ * first head's values begin in columns k_first and v_first. */
 typedef struct qcpu_attention_task {
-    const float *q; /* [n_queries] rows of n_heads * d_key */
-    const float *k; /* [n_keys] rows of n_heads * d_key */
-    const float *v; /* [n_keys] rows of n_heads * d_value */
-    float *dst;     /* [n_queries] rows of n_heads * d_value */
-    int64_t q_stride, k_stride, v_stride, dst_stride;
+    const float *q;       /* [n_queries] rows of n_heads * d_key */
+    const uint8_t *k, *v; /* [n_keys] rows */
+    float *dst;           /* [n_queries] rows of n_heads * d_value */
+    int64_t q_stride, k_stride, v_stride, dst_stride, k_first, v_first;
+    qmi_kv_type kv_type;
+    int64_t share; /* heads of queries per head of keys; the first wanted is the
+                      first of its own */
     int64_t n_queries, n_keys, n_heads, d_key, d_value;
     int64_t q_pos; /* of the first query among the keys */
     float scale;
     const float *bias; /* [n_heads, 2 * max_distance + 1]; NULL: none */
     int64_t max_distance;
-    bool causal; /* keys behind a query do not count for it */
+    const float *sinks; /* [n_heads]; NULL: none.  Of blocks alone: merging
+                         * counts those of steps */
+    int64_t window;     /* of keys that count, up to the query's own; 0: all */
+    bool causal;        /* keys behind a query do not count for it */
 } qcpu_attention_task;
 
 /* Result of one head over some of its keys, in the form that can be merged:
@@ -50,9 +58,10 @@ typedef struct qcpu_attention_kernel {
         const qcpu_attention_task *a, int64_t first, int64_t n, void *scratch);
 } qcpu_attention_kernel;
 
-/* Work space of either, a multiple of 64 bytes. */
+/* Work space of either, a multiple of 64 bytes; of steps of n_heads that read
+ * n_kv_heads of keys. */
 size_t qcpu_attention_scratch_bytes(
-    int64_t n_heads, int64_t d_key, int64_t d_value);
+    const qmi_op_attention *op, int64_t n_heads, int64_t n_kv_heads);
 
 /* All that depends on the distance between a query and a key alone, bias and
  * mask, as one line: key `first + j` and query i have

@@ -11,6 +11,7 @@
 
 #include "cancel.h"
 #include "cpu.h"
+#include "kv_rows.h"
 #include "matmul.h"
 
 enum {
@@ -38,12 +39,14 @@ static const float exp_terms[N_EXP_TERMS] = {1.9875691500e-4f, 1.3981999507e-3f,
 
 /* A block and a step never run at once in a thread: one space serves both. */
 size_t qcpu_attention_scratch_bytes(
-    int64_t n_heads, int64_t d_key, int64_t d_value)
+    const qmi_op_attention *op, int64_t n_heads, int64_t n_kv_heads)
 {
-    const int64_t d = d_key + d_value;
+    const int64_t d = op->d_key + op->d_value;
     const size_t block =
         (size_t)(QCPU_QUERIES * (QCPU_KEYS + d) + QCPU_KEYS * d);
-    const size_t step = (size_t)(n_heads * QCPU_CHUNK);
+    /* Narrow keys and values are widened by chunks. */
+    const int64_t wide = op->kv_type == QMI_KV_F32 ? 0 : n_kv_heads * d;
+    const size_t step = (size_t)((n_heads + wide) * QCPU_CHUNK);
     return qcpu_align(
         (LINE_FLOATS + (block > step ? block : step)) * sizeof(float));
 }
@@ -62,7 +65,8 @@ void qcpu_attention_line(float *line, const qcpu_attention_task *a,
      * query i (attention.h). */
     for (int64_t i = 0; i < n; i++) {
         int64_t distance = farthest - i;
-        const bool hidden = a->causal && distance > 0;
+        const bool hidden = (a->causal && distance > 0) ||
+                            (a->window > 0 && distance <= -a->window);
         distance = distance > m ? m : distance;
         distance = distance < -m ? -m : distance;
         line[i] = hidden ? -INFINITY : bias != NULL ? bias[distance] : 0;
@@ -96,17 +100,60 @@ static block_parts parts_of(const qcpu_attention_task *a, void *scratch)
 
 /* n keys from `first` on.  The heads beside this one lie between their rows,
  * which at the usual distances meet in few sets of the L1 cache: copied, they
- * stay there.  Keys of other types would be widened here. */
+ * stay there. */
 static void gather(const block_parts *p, const qcpu_attention_task *a,
     int64_t first, int64_t n)
 {
     qcpu_attention_line(p->line, a, 0, QCPU_QUERIES, first, n);
     for (int64_t i = 0; i < n; i++)
-        memcpy(p->k + i * a->d_key, a->k + (first + i) * a->k_stride,
-            (size_t)a->d_key * sizeof(float));
+        qmi_kv_unpack(p->k + i * a->d_key, a->k + (first + i) * a->k_stride,
+            a->kv_type, a->k_first, a->d_key);
     for (int64_t i = 0; i < n; i++)
-        memcpy(p->v + i * a->d_value, a->v + (first + i) * a->v_stride,
-            (size_t)a->d_value * sizeof(float));
+        qmi_kv_unpack(p->v + i * a->d_value, a->v + (first + i) * a->v_stride,
+            a->kv_type, a->v_first, a->d_value);
+}
+
+/* One more score, without a value: raises the sum and returns what results so
+ * far are to be multiplied by. */
+static float add_sink(float *sum, float largest, float sink)
+{
+    const float highest = fmaxf(largest, sink);
+    const float factor = expf(largest - highest);
+    *sum = *sum * factor + expf(sink - highest);
+    return factor;
+}
+
+/* Rows of a step: as they are, or widened. */
+typedef struct step_rows {
+    const float *k, *v;
+    int64_t k_stride, v_stride; /* floats */
+} step_rows;
+
+/* n keys from `first` on; `wide` has room for them if they are narrow. */
+static step_rows rows_of(
+    const qcpu_attention_task *a, int64_t first, int64_t n, float *wide)
+{
+    const uint8_t *k = a->k + first * a->k_stride;
+    const uint8_t *v = a->v + first * a->v_stride;
+    if (a->kv_type == QMI_KV_F32)
+        return (step_rows){
+            .k = (const float *)(const void *)k + a->k_first,
+            .v = (const float *)(const void *)v + a->v_first,
+            .k_stride = a->k_stride / (int64_t)sizeof(float),
+            .v_stride = a->v_stride / (int64_t)sizeof(float),
+        };
+    const int64_t n_heads = (a->n_heads + a->share - 1) / a->share;
+    const step_rows r = {.k = wide,
+        .v = wide + n * n_heads * a->d_key,
+        .k_stride = n_heads * a->d_key,
+        .v_stride = n_heads * a->d_value};
+    for (int64_t i = 0; i < n; i++) {
+        qmi_kv_unpack(wide + i * r.k_stride, k + i * a->k_stride, a->kv_type,
+            a->k_first, r.k_stride);
+        qmi_kv_unpack(wide + n * r.k_stride + i * r.v_stride,
+            v + i * a->v_stride, a->kv_type, a->v_first, r.v_stride);
+    }
+    return r;
 }
 
 #define KERNEL(symbol, features)                                               \

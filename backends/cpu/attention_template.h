@@ -199,9 +199,14 @@ static void NAME(strip_end)(const NAME(strip) * s, const qcpu_attention_task *a)
     const int64_t width = s->n_vecs * LANES, left = a->n_queries - s->first;
     const float *out = (const float *)s->out, *sum = (const float *)s->sum;
     float *dst = a->dst + s->first * a->dst_stride;
-    for (int64_t i = 0; i < width && i < left; i++, dst += a->dst_stride)
+    const float *largest = (const float *)s->largest;
+    for (int64_t i = 0; i < width && i < left; i++, dst += a->dst_stride) {
+        float all = sum[i], factor = 1;
+        if (a->sinks != NULL)
+            factor = add_sink(&all, largest[i], a->sinks[0]);
         for (int64_t c = 0; c < a->d_value; c++)
-            dst[c] = out[c * width + i] / sum[i];
+            dst[c] = out[c * width + i] * factor / all;
+    }
 }
 
 static void NAME(block)(
@@ -290,13 +295,15 @@ ISA static void NAME(step)(uint8_t *partials, size_t partial_bytes,
     const qcpu_attention_task *a, int64_t first, int64_t n, void *scratch)
 {
     float *line = scratch, *scores = line + LINE_FLOATS; /* [n_heads][CHUNK] */
-    const float *k = a->k + first * a->k_stride;
-    const float *v = a->v + first * a->v_stride;
+    const step_rows rows =
+        rows_of(a, first, n, scores + a->n_heads * QCPU_CHUNK);
     for (int64_t i = 0; i < n; i++)
         for (int64_t h = 0; h < a->n_heads; h++)
             scores[h * QCPU_CHUNK + i] =
-                a->scale * NAME(dot)(a->q + h * a->d_key,
-                               k + i * a->k_stride + h * a->d_key, a->d_key);
+                a->scale *
+                NAME(dot)(a->q + h * a->d_key,
+                    rows.k + i * rows.k_stride + h / a->share * a->d_key,
+                    a->d_key);
     for (int64_t h = 0; h < a->n_heads; h++) {
         qcpu_partial *out = (void *)(partials + partial_bytes * (size_t)h);
         qcpu_attention_line(line, a, h, 1, first, n);
@@ -312,8 +319,9 @@ ISA static void NAME(step)(uint8_t *partials, size_t partial_bytes,
             NAME(add_values)                                                   \
     ((float *)(void *)(partials + partial_bytes * (size_t)h +                  \
                        sizeof(qcpu_partial)),                                  \
-        scores + h * QCPU_CHUNK + i, v + i * a->v_stride + h * a->d_value,     \
-        a->v_stride, a->d_value, some)
+        scores + h * QCPU_CHUNK + i,                                           \
+        rows.v + i * rows.v_stride + h / a->share * a->d_value, rows.v_stride, \
+        a->d_value, some)
     SOME_KEYS(ROWS);
     SOME_KEYS(1);
 #undef SOME_KEYS

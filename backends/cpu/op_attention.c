@@ -11,7 +11,6 @@
 #include "attention.h"
 #include "cancel.h"
 #include "cpu.h"
-#include "plain_op.h"
 
 enum {
     /* New tokens of a span from which on they are the lanes of a block.  Fewer
@@ -36,7 +35,9 @@ typedef struct plan {
 typedef struct job {
     const qmi_op_attention *op;
     const qcpu_attention_kernel *kernel;
-    const float *q, *k, *v, *bias;
+    const float *q, *bias;
+    const uint8_t *k, *v;
+    const float *sinks; /* [n_heads]; NULL: none */
     float *dst;
     const qmi_attention_span *spans;
     const plan *plans;
@@ -53,12 +54,23 @@ static int64_t divide_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* Neighbouring heads are read together, so that a step reads memory in long
+static int64_t share_of(const qmi_op_attention *o)
+{
+    return o->n_heads / o->n_kv_heads;
+}
+
+/* Heads of keys that a step reads: neighbours, so that it reads memory in long
  * pieces. */
-static int64_t step_heads(const qmi_op_attention *o)
+static int64_t step_kv_heads(const qmi_op_attention *o)
 {
     const int64_t n = divide_up(MIN_PIECE, o->d_key);
-    return n < o->n_heads ? n : o->n_heads;
+    return n < o->n_kv_heads ? n : o->n_kv_heads;
+}
+
+/* With all heads of queries that share them: keys are read once. */
+static int64_t step_heads(const qmi_op_attention *o)
+{
+    return step_kv_heads(o) * share_of(o);
 }
 
 /* Many queries: a block of them shares each key.  Few: keys are cut, since
@@ -100,28 +112,43 @@ static qcpu_attention_task attention_of(const job *j,
     int64_t head, int64_t n_heads)
 {
     const qmi_op_attention *o = j->op;
-    const int64_t width = o->n_heads * o->d_key;
-    const int64_t row = (span->q_begin + query) * width + head * o->d_key;
-    const int64_t key = span->k_begin * width + head * o->d_key;
+    const int64_t kv_head = head / share_of(o);
+    const int64_t row = (span->q_begin + query) * o->n_heads + head;
+    const uint64_t k_row =
+        qmi_kv_row_bytes(o->kv_type, o->n_kv_heads * o->d_key);
+    const uint64_t v_row =
+        qmi_kv_row_bytes(o->kv_type, o->n_kv_heads * o->d_value);
+    /* Keys before the first query's window are seen by none of them. */
+    const int64_t q_pos = span->q_pos + query;
+    int64_t hidden = 0;
+    if (o->window > 0 && q_pos + 1 > o->window)
+        hidden = q_pos + 1 - o->window;
+    const uint64_t key = (uint64_t)(span->k_begin + hidden);
     return (qcpu_attention_task){
-        .q = j->q + row,
-        .k = j->k + key,
-        .v = j->v + key,
-        .dst = j->dst + row,
-        .q_stride = width,
-        .k_stride = width,
-        .v_stride = width,
-        .dst_stride = width,
+        .q = j->q + row * o->d_key,
+        .k = j->k + key * k_row,
+        .v = j->v + key * v_row,
+        .dst = j->dst + row * o->d_value,
+        .q_stride = o->n_heads * o->d_key,
+        .k_stride = (int64_t)k_row,
+        .v_stride = (int64_t)v_row,
+        .dst_stride = o->n_heads * o->d_value,
+        .k_first = kv_head * o->d_key,
+        .v_first = kv_head * o->d_value,
+        .kv_type = o->kv_type,
+        .share = share_of(o),
         .n_queries = n_queries,
-        .n_keys = span->k_len,
+        .n_keys = span->k_len - hidden,
         .n_heads = n_heads,
         .d_key = o->d_key,
-        .d_value = o->d_key,
-        .q_pos = span->q_pos + query,
+        .d_value = o->d_value,
+        .q_pos = q_pos - hidden,
         .scale = o->scale,
         .bias =
             j->bias != NULL ? j->bias + head * (2 * o->max_distance + 1) : NULL,
         .max_distance = o->max_distance,
+        .sinks = j->sinks != NULL ? j->sinks + head : NULL,
+        .window = o->window,
         .causal = o->causal,
     };
 }
@@ -196,14 +223,18 @@ static void run_unit(void *context, int64_t unit, int thread)
 static void merge(
     const job *j, const plan *p, float *dst, int64_t query, int64_t head)
 {
-    const int64_t d = j->op->d_key;
+    const int64_t d = j->op->d_value;
     float largest = -FLT_MAX, sum = 0;
+    if (j->sinks != NULL)
+        largest = j->sinks[head];
     /* The largest over all chunks first: every factor is at most 1. */
     for (int64_t i = 0; i < p->n_parts; i++) {
         const qcpu_partial *part =
             (const void *)partial_at(j, p, query, i, head);
         largest = fmaxf(largest, part->largest);
     }
+    if (j->sinks != NULL)
+        sum = expf(j->sinks[head] - largest);
     for (int64_t c = 0; c < d; c++)
         dst[c] = 0;
     /* Chunks in their order, whichever thread computed them when. */
@@ -222,7 +253,7 @@ static void merge(
 
 static void merge_all(const job *j)
 {
-    const int64_t n_heads = j->op->n_heads, d = j->op->d_key;
+    const int64_t n_heads = j->op->n_heads, d = j->op->d_value;
     for (int64_t s = 0; s < j->op->n_spans; s++) {
         const qmi_attention_span *span = &j->spans[s];
         for (int64_t i = 0; j->plans[s].steps && i < span->q_len; i++)
@@ -246,27 +277,36 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
         .spans = qmi_host_pointer(o->spans),
         .step_heads = step_heads(o),
         .partial_bytes =
-            sizeof(qcpu_partial) + (size_t)o->d_key * sizeof(float),
+            sizeof(qcpu_partial) + (size_t)o->d_value * sizeof(float),
         .scratch_bytes =
-            qcpu_attention_scratch_bytes(step_heads(o), o->d_key, o->d_key),
+            qcpu_attention_scratch_bytes(o, step_heads(o), step_kv_heads(o)),
         .err = err,
     };
     /* Twice: how much room the plans and partials need is known only when they
      * are made. */
     plan all = plan_batch(&j, NULL);
+    const size_t sink_bytes = qcpu_align((size_t)o->n_heads * sizeof(float));
     const size_t threads_bytes = j.scratch_bytes * (size_t)device->n_threads;
     const size_t plan_bytes = qcpu_align((size_t)o->n_spans * sizeof *j.plans);
     j.scratch = qcpu_scratch(device,
-        threads_bytes + plan_bytes + j.partial_bytes * (size_t)all.n_partials,
+        threads_bytes + plan_bytes + sink_bytes +
+            j.partial_bytes * (size_t)all.n_partials,
         err);
     if (j.scratch == NULL)
         return QMOE_E_NOMEM;
     plan *plans = (void *)(j.scratch + threads_bytes);
-    j.partials = j.scratch + threads_bytes + plan_bytes;
+    float *sinks = (void *)(j.scratch + threads_bytes + plan_bytes);
+    j.partials = j.scratch + threads_bytes + plan_bytes + sink_bytes;
+    if (o->sinks != NULL) {
+        QMI_TRY(qmi_weight_check(o->sinks->host, 0, err));
+        qmi_weight_decode(o->sinks->host, 0, 0, 1, sinks);
+        j.sinks = sinks;
+    }
     all = plan_batch(&j, plans);
     j.plans = plans;
-    const double n_products = 2.0 * (double)(o->n_heads * o->d_key) *
-                              (double)o->n_queries * (double)o->max_keys;
+    const double n_products =
+        2.0 * (double)(o->n_heads * (o->d_key + o->d_value) / 2) *
+        (double)o->n_queries * (double)o->max_keys;
     if (n_products < MIN_PARALLEL)
         for (int64_t unit = 0; unit < all.n_units; unit++)
             run_unit(&j, unit, 0);
@@ -282,7 +322,8 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
     static bool can_##symbol(const qmi_device *device, const qmi_op *op)       \
     {                                                                          \
         (void)device;                                                          \
-        return qmi_is_plain_attention(&op->u.attention);                       \
+        (void)op;                                                              \
+        return true;                                                           \
     }                                                                          \
     static qmoe_status run_##symbol(                                           \
         qmi_device *device, const qmi_op *op, qmi_error *err)                  \

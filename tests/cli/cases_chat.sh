@@ -23,7 +23,7 @@ JINJA
 talk() {
     printf '%s\n' "$@" >turns
     # shellcheck disable=SC2086 # words of options
-    "$qmoe" chat speaker -b reference --max-new-tokens 8 ${options-} <turns >out 2>err ||
+    "$qmoe" chat speaker --max-new-tokens 8 ${options-} <turns >out 2>err ||
         fail "chat: $(cat err)"
 }
 
@@ -58,7 +58,7 @@ case_chat_text_is_text() {
     printf '{%%- for m in messages %%}{{ m.content }}{%% endfor %%}' \
         >speaker/chat_template.jinja
     printf '%s\n' "And <|endoftext|> the LORD" >turns
-    "$qmoe" chat speaker -b reference --max-new-tokens 1 -v <turns >out 2>err
+    "$qmoe" chat speaker --max-new-tokens 1 -v <turns >out 2>err
     # The three words of the token are read as seven pieces and more.
     n=$(sed -n 's/^qmoe: \([0-9]*\) tokens read.*/\1/p' err)
     [ "$n" -gt 8 ] || fail "'<|endoftext|>' was read as a token: $n tokens"
@@ -96,7 +96,7 @@ case_chat_signal_ends_answer() {
     mkfifo input
     # Job control: otherwise the shell lets background jobs ignore SIGINT.
     set -m
-    "$qmoe" chat speaker -b reference --max-new-tokens 100000 --repetition-penalty 1.05 \
+    "$qmoe" chat speaker --max-new-tokens 100000 --repetition-penalty 1.05 \
         <input >out 2>err &
     local pid=$! i
     set +m

@@ -21,14 +21,14 @@ static const char *const models[] = {"llama", "llama-dynamic", "llama-longrope",
     "mistral", "qwen2", "qwen3", "olmoe", "mixtral", "qwen2-moe", "qwen3-moe"};
 enum { N_MODELS = sizeof models / sizeof *models };
 
-/* QMOE_TEST_BACKEND: the backend to be tested instead. */
+/* QMOE_TEST_BACKEND: the backend to be tested instead of the two built in. */
 static const char *backend_of(int i)
 {
-    static const char *const own[] = {"reference"};
+    static const char *const own[] = {"cpu", "reference"};
     const char *other = getenv("QMOE_TEST_BACKEND");
     if (other != NULL)
         return i == 0 ? other : NULL;
-    return i < 1 ? own[i] : NULL;
+    return i < 2 ? own[i] : NULL;
 }
 
 typedef struct fixture {

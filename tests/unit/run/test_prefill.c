@@ -41,7 +41,7 @@ static qmoe_session *open_session(const char *kv_type)
 {
     qmoe_session *session;
     const qmoe_session_options options = {
-        .size = sizeof options, .backend = "reference", .kv_type = kv_type};
+        .size = sizeof options, .backend = "cpu", .kv_type = kv_type};
     if (qmoe_session_create(&session, model, &options) != QMOE_OK)
         fail_msg("%s", qmoe_context_error(context));
     return session;
@@ -170,7 +170,7 @@ static void keeps_caches_narrow(void **state)
     }
     qmoe_session *session;
     const qmoe_session_options options = {
-        .size = sizeof options, .backend = "reference", .kv_type = "q3"};
+        .size = sizeof options, .backend = "cpu", .kv_type = "q3"};
     assert_int_equal(
         qmoe_session_create(&session, model, &options), QMOE_E_INVALID);
     assert_non_null(strstr(qmoe_context_error(context), "f32, f16, q8"));
