@@ -64,8 +64,24 @@ static const char help[] =
     "  --calib FILE         text with one document per line, or JSON lines "
     "with\n"
     "                       a \"text\" member; may be repeated\n"
-    "  --samples N          use the first N documents that fit (default: all)\n"
+    "  --samples N          use the first N documents that fit, or windows\n"
+    "                       (default: all)\n"
     "  --seed N             seed of the span masks (default 0)\n"
+    "  --window N           models that predict the next token: tokens of a\n"
+    "                       window (default 512).  Documents are joined by "
+    "the\n"
+    "                       end token and cut into windows\n"
+    "  --frame-weight W     such models: weight of special tokens and of the "
+    "first\n"
+    "                       token of a window, 0 to 1 (default 0.1)\n"
+    "  --token-weights RULE equal (default), or router: a token weighs the "
+    "square\n"
+    "                       of its router weight for the expert\n"
+    "  --few-tokens RULE    experts with fewer tokens than a matrix has "
+    "columns:\n"
+    "                       borrow: add tokens from all of the block (default "
+    "for\n"
+    "                       models that predict the next token); keep: do not\n"
     "\n"
     "The run:\n"
     "  --dry-run            print sizes, memory, disk and time; write nothing\n"
@@ -100,8 +116,8 @@ static const char help[] =
     "0.7\n"
     "  qmoe compress models/switch-mini -o build/m --method rtn --force\n";
 
-/* The option was not given: no share of bits is negative. */
-static const float no_bits = -1;
+/* No value of these options is negative. */
+static const float not_given = -1;
 
 /* 0 for a model without experts, instead of a division by 0. */
 static double share(uint64_t part, uint64_t whole)
@@ -112,10 +128,10 @@ static double share(uint64_t part, uint64_t whole)
 /* What the options say, and what the tool derives from them. */
 typedef struct request {
     const char *source, *output;
-    const char *levels, *dict, *rotation;
+    const char *levels, *dict, *rotation, *token_weights, *few_tokens;
     cli_texts calibration;
-    uint64_t n_threads, seed, group_size, rounds;
-    float damping, bits;
+    uint64_t n_threads, seed, group_size, rounds, window;
+    float damping, bits, frame_weight;
     bool as_json;
     qmoe_compress_options options;
 } request;
@@ -146,6 +162,19 @@ static void json_plan(
     cli_json_real(plan, "most_bits", r->most_bits);
 }
 
+static void json_kinds(cJSON *json, const qmoe_compress_report *r)
+{
+    cJSON *kinds = cJSON_AddArrayToObject(json, "kinds");
+    for (int i = 0; i < r->n_kinds; i++) {
+        cJSON *kind = cJSON_CreateObject();
+        cJSON_AddItemToArray(kinds, kind);
+        cli_json_text(kind, "name", r->kinds[i].name);
+        cli_json_count(kind, "matrices", r->kinds[i].n_matrices);
+        cli_json_real(kind, "input_error", r->kinds[i].input_error);
+        cli_json_real(kind, "weight_error", r->kinds[i].weight_error);
+    }
+}
+
 static void json_result(cJSON *json, const qmoe_compress_report *r)
 {
     /* Bytes and bits of what was written, not of what was planned. */
@@ -160,7 +189,9 @@ static void json_result(cJSON *json, const qmoe_compress_report *r)
     cli_json_real(json, "weight_error", r->weight_error);
     cli_json_count(json, "experts", r->n_experts);
     cli_json_count(json, "experts_without_tokens", r->n_experts_without_tokens);
+    cli_json_count(json, "experts_borrowing", r->n_experts_borrowing);
     cli_json_count(json, "singular_matrices", r->n_singular);
+    json_kinds(json, r);
     cli_json_count(json, "resumed_experts", r->n_experts_resumed);
     cli_json_count(json, "resumed_trials", r->n_trials_resumed);
     cli_json_real(json, "seconds", r->seconds);
@@ -250,6 +281,16 @@ static void print_text(const request *q, const qmoe_compress_report *r)
         r->expert_weights, r->n_matrices, 100 * r->zeros,
         isfinite(r->input_error) ? "output" : "weight",
         isfinite(r->input_error) ? r->input_error : r->weight_error);
+    /* Kinds differ: the last matrix of a gated expert is the fragile one. */
+    for (int i = 0; i < r->n_kinds; i++)
+        printf("%s%s %.4f", i == 0 ? "           " : ", ", r->kinds[i].name,
+            isfinite(r->kinds[i].input_error) ? r->kinds[i].input_error
+                                              : r->kinds[i].weight_error);
+    putchar('\n');
+    if (r->n_experts_borrowing != 0)
+        printf("  few      %" PRIu64
+               " experts got fewer tokens than columns and borrowed some\n",
+            r->n_experts_borrowing);
     /* What was only rounded lowers the quality, so it is not left out. */
     if (r->n_experts_without_tokens + r->n_singular != 0)
         printf("  rounded  %" PRIu64
@@ -328,7 +369,8 @@ static cli_exit refuse_idle(const request *q)
      * before what is wrong with the format. */
     const cli_idle rules[] = {
         {rounds && o->n_calibration == 0,
-            "samples seed work-dir backend device device-memory",
+            "samples seed window frame-weight token-weights few-tokens "
+            "work-dir backend device device-memory",
             "--method rtn without --calib uses no text"},
         {rounds, "damping rounds", "--method rtn rounds to nearest"},
         {!cli_format_makes_rounds(&format, o->fit_levels), "rounds",
@@ -345,6 +387,27 @@ static cli_exit refuse_idle(const request *q)
         &cli_verb_compress, rules, sizeof rules / sizeof *rules);
 }
 
+/* The library's 0 stands for its default, so each wish is another number. */
+static cli_exit weigh_tokens(request *q)
+{
+    qmoe_compress_options *o = &q->options;
+    bool second = false;
+    cli_exit code = CLI_OK;
+    o->window = (int)q->window;
+    if (q->frame_weight != not_given)
+        o->frame_weight = q->frame_weight > 0 ? (double)q->frame_weight : -1;
+    if (q->token_weights != NULL) {
+        code = choose(
+            &second, "token-weights", q->token_weights, "equal", "router");
+        o->route_weights = second ? 1 : -1;
+    }
+    if (code == CLI_OK && q->few_tokens != NULL) {
+        code = choose(&second, "few-tokens", q->few_tokens, "keep", "borrow");
+        o->borrow = second ? 1 : -1;
+    }
+    return code;
+}
+
 /* From the user's words to the library's options: all that can be refused
  * without reading the checkpoint is refused here. */
 static cli_exit finish_options(request *q)
@@ -359,7 +422,7 @@ static cli_exit finish_options(request *q)
     o->seed = (uint32_t)q->seed;
     o->damping = (double)q->damping;
     o->group_size = (int)q->group_size;
-    if (q->bits != no_bits) {
+    if (q->bits != not_given) {
         /* To the digits a float holds. */
         o->bits = round((double)q->bits * 1e6) / 1e6;
         if (o->bits <= 0)
@@ -376,6 +439,8 @@ static cli_exit finish_options(request *q)
         code = choose(&o->fit_levels, "levels", q->levels, "minmax", "fit");
     if (code == CLI_OK)
         code = choose(&o->fit_dictionary, "dict", q->dict, "paper", "fit");
+    if (code == CLI_OK)
+        code = weigh_tokens(q);
     return code == CLI_OK ? refuse_idle(q) : code;
 }
 
@@ -388,7 +453,8 @@ static cli_exit run(int argc, char **argv)
         .dict = "paper",
         .rotation = "auto",
         .rounds = CLI_NO_ROUNDS,
-        .bits = no_bits,
+        .bits = not_given,
+        .frame_weight = not_given,
         .damping = 0.1f};
     qmoe_compress_options *o = &q.options;
     const cli_option table[] = {
@@ -404,6 +470,10 @@ static cli_exit run(int argc, char **argv)
         {"calib", 0, CLI_TEXTS, &q.calibration, 0, 0},
         {"samples", 0, CLI_COUNT, &o->max_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &q.seed, 0, UINT32_MAX},
+        {"window", 0, CLI_COUNT, &q.window, 2, 65536},
+        {"frame-weight", 0, CLI_REAL, &q.frame_weight, 0, 1},
+        {"token-weights", 0, CLI_TEXT, &q.token_weights, 0, 0},
+        {"few-tokens", 0, CLI_TEXT, &q.few_tokens, 0, 0},
         {"dry-run", 0, CLI_SET, &o->dry_run, 0, 0},
         {"resume", 0, CLI_SET, &o->resume, 0, 0},
         {"force", 0, CLI_SET, &o->overwrite, 0, 0},

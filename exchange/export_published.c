@@ -118,21 +118,19 @@ static qmoe_status fill_plain(
 
 /* ---- experts ---- */
 
-/* The stacks of the block's kinds, in the model's order: wi, wo. */
-enum { N_KINDS = 2 };
-
-/* false: there is no such block. */
+/* The stacks of the block's kinds, in the model's order: wi, wo.  false: there is
+ * no such block. */
 static bool stacks_of(
-    const qmi_export *e, size_t block, const qmi_weight *stacks[N_KINDS])
+    const qmi_export *e, size_t block, const qmi_weight *stacks[QMI_PUB_KINDS])
 {
     size_t n = 0;
     for (size_t i = 0; i < e->model->n_weights; i++) {
         const qmi_weight *w = &e->model->weights[i];
-        if (w->role == QMOE_ROLE_EXPERTS && n / N_KINDS == block)
-            stacks[n % N_KINDS] = w;
+        if (w->role == QMOE_ROLE_EXPERTS && n / QMI_PUB_KINDS == block)
+            stacks[n % QMI_PUB_KINDS] = w;
         n += w->role == QMOE_ROLE_EXPERTS;
     }
-    return N_KINDS * block < n;
+    return QMI_PUB_KINDS * block < n;
 }
 
 /* The layout stores the number of codewords, ternary-dict the bytes. */
@@ -183,14 +181,14 @@ static qmoe_status write_matrix(qmi_export *e, qmi_torch_writer *writer,
 static qmoe_status fill_block(
     qmi_export *e, qmi_torch_writer *writer, size_t block)
 {
-    const qmi_weight *stacks[N_KINDS] = {NULL};
+    const qmi_weight *stacks[QMI_PUB_KINDS] = {NULL};
     stacks_of(e, block, stacks);
     /* Declared and written in the same order. */
     for (int64_t x = 0; x < stacks[0]->n_mats; x++)
-        for (int kind = 0; kind < N_KINDS; kind++)
+        for (int kind = 0; kind < QMI_PUB_KINDS; kind++)
             QMI_TRY(declare_matrix(e, writer, stacks[kind], x));
     for (int64_t x = 0; x < stacks[0]->n_mats; x++)
-        for (int kind = 0; kind < N_KINDS; kind++)
+        for (int kind = 0; kind < QMI_PUB_KINDS; kind++)
             QMI_TRY(write_matrix(e, writer, stacks[kind], x));
     return QMOE_OK;
 }
@@ -199,12 +197,12 @@ static qmoe_status fill_sizes(
     qmi_export *e, qmi_torch_writer *writer, size_t unused)
 {
     char name[512];
-    const qmi_weight *stacks[N_KINDS] = {NULL};
+    const qmi_weight *stacks[QMI_PUB_KINDS] = {NULL};
     (void)unused;
     /* One integer per matrix, in the same order. */
     for (size_t block = 0; stacks_of(e, block, stacks); block++)
         for (int64_t x = 0; x < stacks[0]->n_mats; x++)
-            for (int kind = 0; kind < N_KINDS; kind++) {
+            for (int kind = 0; kind < QMI_PUB_KINDS; kind++) {
                 qmi_expert_name(name, sizeof name, stacks[kind], x);
                 QMI_TRY(qmi_torch_writer_integer(
                     writer, name, (int64_t)n_codes(stacks[kind], x), e->err));
@@ -226,7 +224,7 @@ static qmoe_status write_list(qmi_export *e, const cJSON *list)
 
 static qmoe_status write_files(qmi_export *e)
 {
-    const qmi_weight *stacks[N_KINDS] = {NULL};
+    const qmi_weight *stacks[QMI_PUB_KINDS] = {NULL};
     QMI_TRY(write_file(e, "noexp.pt", true, fill_plain, 0));
     QMI_TRY(write_file(e, "sizes.pt", false, fill_sizes, 0));
     /* Blocks are numbered in execution order. */

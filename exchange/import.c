@@ -74,23 +74,23 @@ static qmoe_status open_common(qmi_importer *m)
 }
 
 /* Stacks come in pairs, block by block, in the sketch. */
-bool qmi_import_stacks_of(
-    const qmi_importer *m, size_t block, const qmi_weight *stacks[QMI_N_KINDS])
+bool qmi_import_stacks_of(const qmi_importer *m, size_t block,
+    const qmi_weight *stacks[QMI_PUB_KINDS])
 {
     size_t n = 0;
     for (size_t i = 0; i < m->sketch->n_weights; i++) {
         const qmi_weight *w = &m->sketch->weights[i];
-        if (w->role == QMOE_ROLE_EXPERTS && n / QMI_N_KINDS == block)
-            stacks[n % QMI_N_KINDS] = w;
+        if (w->role == QMOE_ROLE_EXPERTS && n / QMI_PUB_KINDS == block)
+            stacks[n % QMI_PUB_KINDS] = w;
         n += w->role == QMOE_ROLE_EXPERTS;
     }
-    return QMI_N_KINDS * block < n;
+    return QMI_PUB_KINDS * block < n;
 }
 
 /* The block whose experts a file holds; n_blocks when none. */
 static size_t block_of(const qmi_importer *m, const qmi_tensor_file *file)
 {
-    const qmi_weight *stacks[QMI_N_KINDS];
+    const qmi_weight *stacks[QMI_PUB_KINDS];
     for (size_t block = 0; block < m->n_blocks; block++) {
         qmi_import_stacks_of(m, block, stacks);
         /* The first tensor alone: import_experts.c finds each of them by name
@@ -158,7 +158,7 @@ static qmoe_status check_no_more_files(const qmi_importer *m)
  * numbers of the files have no meaning (docs/publish.md, section 3). */
 static qmoe_status place_files(qmi_importer *m)
 {
-    const qmi_weight *stacks[QMI_N_KINDS];
+    const qmi_weight *stacks[QMI_PUB_KINDS];
     while (qmi_import_stacks_of(m, m->n_blocks, stacks))
         m->n_blocks++;
     m->files =
@@ -171,7 +171,7 @@ static qmoe_status place_files(qmi_importer *m)
         QMI_TRY(qmi_progress(m->hooks, "open", name, i, m->n_blocks));
         QMI_TRY(place_file(m, name));
     }
-    m->n_files = 1 + QMI_N_KINDS * m->n_blocks;
+    m->n_files = 1 + QMI_PUB_KINDS * m->n_blocks;
     return check_no_more_files(m);
 }
 

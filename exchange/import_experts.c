@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "alloc.h"
-#include "expert_pass.h"
 #include "import_job.h"
 #include "published.h"
 #include "rotation.h"
@@ -150,7 +149,7 @@ static qmoe_status import_stack(qmi_importer *m, const qmi_weight *stack)
 /* A file holds the tensors of its block's experts and nothing else. */
 static qmoe_status check_count(const qmi_importer *m, int64_t n_experts)
 {
-    uint64_t n_matrices = (uint64_t)n_experts * QMI_N_KINDS;
+    uint64_t n_matrices = (uint64_t)n_experts * QMI_PUB_KINDS;
     size_t n = qmi_tensor_file_count(m->experts);
     /* Dummies are empty tensors "<expert>.weight" that some files have; they
      * are no part of the codes. */
@@ -171,12 +170,12 @@ static qmoe_status check_count(const qmi_importer *m, int64_t n_experts)
 
 qmoe_status qmi_import_block(qmi_importer *m, size_t block)
 {
-    const qmi_weight *stacks[QMI_N_KINDS];
+    const qmi_weight *stacks[QMI_PUB_KINDS];
     qmi_import_stacks_of(m, block, stacks);
     /* One file is open at a time: a model has one per sparse block. */
     QMI_TRY(qmi_import_open_torch(m, &m->experts, m->files[block]));
     qmoe_status status = check_count(m, stacks[0]->n_mats);
-    for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++)
+    for (int kind = 0; status == QMOE_OK && kind < QMI_PUB_KINDS; kind++)
         status = import_stack(m, stacks[kind]);
     qmi_tensor_file_close(m->experts);
     m->experts = NULL;

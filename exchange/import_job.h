@@ -4,8 +4,8 @@
 #ifndef QMI_IMPORT_JOB_H
 #define QMI_IMPORT_JOB_H
 
-#include "expert_pass.h"
 #include "manifest.h"
+#include "published.h"
 #include "qmoe/exchange.h"
 #include "tensor_file.h"
 
@@ -32,8 +32,8 @@ typedef struct qmi_importer {
 qmoe_status qmi_import_open_torch(
     qmi_importer *m, qmi_tensor_file **out, const char *name);
 /* The stacks of a sparse block, in the model's order; false past the last. */
-bool qmi_import_stacks_of(
-    const qmi_importer *m, size_t block, const qmi_weight *stacks[QMI_N_KINDS]);
+bool qmi_import_stacks_of(const qmi_importer *m, size_t block,
+    const qmi_weight *stacks[QMI_PUB_KINDS]);
 /* "model-0000k-of-0000n.safetensors" of the next shard. */
 void qmi_import_next_file(qmi_importer *m, char name[64]);
 /* Whether matrices are decoded and rounded to another format. */

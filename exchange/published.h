@@ -10,6 +10,9 @@
 /* The format whose bytes the layout holds, with the generic dictionary. */
 extern const qmi_format *const qmi_published_format;
 
+/* Matrices of an expert: the layout is of SwitchTransformers alone. */
+enum { QMI_PUB_KINDS = 2 };
+
 /* The tensors of one matrix; their names end in qmi_published_suffix. */
 enum {
     QMI_PUB_CODES,  /* I16 [codewords], read as unsigned */

@@ -31,10 +31,6 @@ static const uint64_t memory_reserve = UINT64_C(1) << 30;
  * paper's. */
 static const double zeros = 0.885;
 
-/* Tokens of a full-length calibration sample (docs/evaluation.md). */
-static const double sample_tokens[QMI_N_PROGRAMS] = {
-    [QMI_ENCODE] = 512, [QMI_DECODE] = 115};
-
 typedef struct planner {
     qmoe_context *context;
     qmoe_plan_options options;
@@ -251,6 +247,30 @@ static void plan_speed(planner *p)
 
 /* ---- compression ---- */
 
+/* Experts of a token. */
+static int64_t most_choices(const qmoe_model *m)
+{
+    int64_t most = 1;
+    for (int32_t i = 0; i < m->n_blocks; i++)
+        if (m->blocks[i].ffn.top_k > most)
+            most = m->blocks[i].ffn.top_k;
+    return most;
+}
+
+/* The paper's number for 128 experts (10,000 samples), in proportion; of models
+ * that predict the next token so many that an expert gets 4 times as many tokens
+ * as it has inputs. */
+static uint64_t default_samples(const qmoe_model *m)
+{
+    const double n_experts = (double)qmi_model_n_experts(m);
+    if (m->shape.objective == QMI_SPAN_CORRUPTION)
+        return (uint64_t)(10000.0 * n_experts / 128 + 0.5);
+    qmi_workload one = {0};
+    qmi_workload_add_samples(&one, m, 1);
+    return (uint64_t)ceil(4.0 * (double)m->shape.d_model * n_experts /
+                          (double)most_choices(m) / one.tokens[QMI_DECODE]);
+}
+
 /* Of text enough to fill every sample.  Which experts tokens choose is not
  * known: all are taken as equally likely. */
 static qmi_workload workload(const planner *p)
@@ -259,11 +279,12 @@ static qmi_workload workload(const planner *p)
     qmi_workload work = {0};
     if (p->budget)
         work.trials = (double)qmi_n_trials(n_experts) / (double)n_experts;
-    qmi_workload_add(&work, sample_tokens[QMI_ENCODE],
-        sample_tokens[QMI_DECODE], (double)p->report->n_samples);
+    const double top_k = (double)most_choices(p->model);
+    qmi_workload_add_samples(&work, p->model, (double)p->report->n_samples);
     for (int i = 0; i < QMI_N_PROGRAMS; i++)
-        work.used_experts[i] =
-            qmi_used_experts((double)n_experts, work.tokens[i]);
+        work.used_share[i] =
+            qmi_used_experts((double)n_experts, work.tokens[i] * top_k) /
+            (double)n_experts;
     return work;
 }
 
@@ -295,9 +316,7 @@ static void plan_compression(planner *p)
 {
     qmoe_plan_report *r = p->report;
     const qmoe_plan_options *o = &p->options;
-    /* Text to calibrate with is known of span corruption alone. */
-    if (p->model->shape.objective != QMI_SPAN_CORRUPTION ||
-        p->model->quantization != NULL || p->format->dense ||
+    if (p->model->quantization != NULL || p->format->dense ||
         r->expert_weights == 0)
         return;
     const qmi_quantiser *quantiser =
@@ -310,11 +329,7 @@ static void plan_compression(planner *p)
     r->n_threads = p->context->hooks.n_threads;
     r->n_samples = o->n_samples;
     if (r->n_samples == 0)
-        /* The paper's number for 128 experts (10,000 samples), in
-         * proportion. */
-        r->n_samples =
-            (uint64_t)(10000.0 * (double)qmi_model_n_experts(p->model) / 128 +
-                       0.5);
+        r->n_samples = default_samples(p->model);
     r->weight_rate = o->weight_rate;
     if (r->weight_rate == 0) {
         double seconds;

@@ -54,6 +54,8 @@ typedef int32_t qmi_rotary;
 /* `block` of a step that belongs to none. */
 enum { QMI_BEFORE_BLOCKS = -1, QMI_AFTER_BLOCKS = -2 };
 enum { QMI_MAX_STEP_WEIGHTS = 3 };
+/* The weights of a step of QMI_OP_EXPERT_FFN; some have no gate. */
+enum { QMI_EXPERT_UP, QMI_EXPERT_DOWN, QMI_EXPERT_GATE };
 
 typedef struct qmi_step {
     qmi_op_kind kind;

@@ -40,8 +40,9 @@ typedef struct qmoe_compress_options {
      * With method "rtn" they only serve to measure output errors. */
     const char *const *calibration; /* [n_calibration] paths */
     size_t n_calibration;
-    uint64_t max_samples; /* 0 = all documents */
-    uint32_t seed;        /* of the span masks */
+    /* Documents of a span corruption model, windows of any other; 0 = all. */
+    uint64_t max_samples;
+    uint32_t seed; /* of the span masks */
 
     double damping;      /* times the mean diagonal of the moments; 0 = 0.1 */
     bool fit_levels;     /* ternary: fitted levels instead of row min / max */
@@ -69,7 +70,29 @@ typedef struct qmoe_compress_options {
      * many bits per weight, all bytes counted, at the least sum of relative
      * output errors (docs/compress.md).  `format` must be NULL. */
     double bits;
+
+    /* Models that predict the next token: ids of a calibration window, 0 = 512;
+     * and the weight in the moments, up to 1, of a window's first token and of
+     * special tokens, 0 = 0.1, -1 = none. */
+    int window;
+    double frame_weight;
+    /* Whether a token weighs the square of its router weight in the moments of
+     * an expert: 1 or -1 = no; 0 = no. */
+    int route_weights;
+    /* Whether an expert with fewer tokens than a matrix has columns gets the
+     * difference from all tokens of its block: 1 or -1 = no; 0 = for models that
+     * predict the next token. */
+    int borrow;
 } qmoe_compress_options;
+
+/* Matrices of one kind, as "down_proj", of all experts of all blocks. */
+typedef struct qmoe_kind_report {
+    char name[64];       /* the last part of the name of their stacks */
+    uint64_t n_matrices; /* n_measured of them have an input error */
+    uint64_t n_measured;
+    double input_error, weight_error; /* as those of qmoe_compress_report */
+} qmoe_kind_report;
+enum { QMOE_MAX_KINDS = 3 };
 
 typedef struct qmoe_compress_report {
     /* The plan: known before the work. */
@@ -100,6 +123,9 @@ typedef struct qmoe_compress_report {
      * again, and with `bits` experts whose errors were not measured again. */
     uint64_t n_experts_resumed, n_trials_resumed;
     double seconds;
+    uint64_t n_experts_borrowing; /* see options.borrow */
+    qmoe_kind_report kinds[QMOE_MAX_KINDS];
+    int n_kinds;
 } qmoe_compress_report;
 
 /* Compresses the experts of the checkpoint in `source` into the new directory

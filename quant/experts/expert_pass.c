@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * In: a sparse block whose tokens have been taken up to its experts and routed
  * (forward.h), and the uncompressed experts.  Out: the encoded matrices, and
- * the tokens' states moved on through them.  One worker does all of an expert
- * in a fixed order, with sums over chunks of one size; with one expert per
- * token no two workers write the same row.  So the bytes depend neither on
- * threads nor on groups. */
+ * the tokens' states moved on through them.  One worker compresses an expert in
+ * a fixed order, with sums over chunks of one size.  Then the experts of the
+ * group add to their tokens one after the other; within one, no two workers
+ * write the same row.  So the bytes depend neither on threads nor on groups. */
 #include "expert_pass.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "alloc.h"
@@ -52,8 +53,9 @@ static qmoe_status worker_open(
         uint64_t n_bytes;
     } const buffers[] = {
         {&w->residual, row * (uint64_t)m->shape.d_model},
-        {&w->normed, row * (uint64_t)m->shape.d_model},
+        {&w->input, row * (uint64_t)m->shape.d_model},
         {&w->hidden, row * (uint64_t)widest_hidden(m)},
+        {&w->gate, row * (uint64_t)widest_hidden(m)},
         {&w->expert, row},
         {&w->weight, row},
     };
@@ -72,40 +74,15 @@ static void worker_close(const qmi_expert_pass *p, qmi_expert_worker *w)
     if (w->device == NULL)
         return;
     qmi_buffer *const buffers[] = {
-        w->residual, w->normed, w->hidden, w->expert, w->weight};
+        w->residual, w->input, w->hidden, w->gate, w->expert, w->weight};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         p->backend->buffer_free(w->device, buffers[i]);
     p->backend->device_close(w->device);
     qmi_free(w->host);
 }
 
-/* Experts' input is made again from the residual stream, to which each expert
- * adds in place: a token of two experts would have its row changed by both, in
- * an order that depends on threads. */
-static qmoe_status check_experts(const qmi_expert_pass *p, qmi_error *err)
-{
-    const qmoe_model *m = p->model;
-    for (int32_t i = 0; p->forward != NULL && i < m->n_blocks; i++) {
-        const qmi_block *block = &m->blocks[i];
-        if (!qmi_block_is_sparse(block))
-            continue;
-        if (block->ffn.top_k != 1)
-            return qmi_fail(err, QMOE_E_UNSUPPORTED,
-                "calibration of models with more than one expert per token");
-        if (qmi_expert_norm_step(m, i) == NULL)
-            return qmi_fail(err, QMOE_E_UNSUPPORTED,
-                "%s: calibration of experts that are not the last part of "
-                "their block, or whose input is not the norm of what they add "
-                "to (%s block %d)",
-                qmi_checkpoint_directory(m->checkpoint),
-                qmi_program_name(block->program), (int)block->number);
-    }
-    return QMOE_OK;
-}
-
 static qmoe_status set_up(qmi_expert_pass *p, qmi_error *err)
 {
-    QMI_TRY(check_experts(p, err));
     QMI_TRY(qmi_registry_find(qmi_context_of(p->model->hooks)->registry,
         &p->backend, QMI_HOST_BACKEND, err));
     p->workers = qmi_calloc(
@@ -157,7 +134,7 @@ void qmi_expert_pass_destroy(qmi_expert_pass *pass)
 /* A matrix in f32, its moments, and the quantiser: all that lives at the same
  * time. */
 static uint64_t matrix_bytes(const qmi_weight *stack,
-    const qmi_stack_recipe *recipe, bool calibrated, bool trials)
+    const qmi_stack_recipe *recipe, bool calibrated, bool keeps)
 {
     const uint64_t n_cols = (uint64_t)stack->n_cols;
     uint64_t bytes = (uint64_t)stack->n_rows * n_cols * sizeof(float);
@@ -165,39 +142,41 @@ static uint64_t matrix_bytes(const qmi_weight *stack,
         stack->n_rows, stack->n_cols, calibrated, &recipe->quant);
     if (calibrated)
         bytes += qmi_hessian_bytes(stack->n_cols);
-    /* Two formats are tried: the first may not use up the moments. */
-    if (calibrated && trials)
+    /* The first of several that take them may not use up the moments. */
+    if (calibrated && keeps)
         bytes += n_cols * n_cols * sizeof(double);
     return bytes;
 }
 
 /* One matrix is worked on after the other, so a worker needs room for the
- * larger one.  The originals of both matrices are in memory for as long as the
+ * largest one.  The originals of all matrices are in memory for as long as the
  * expert is worked on. */
 uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model,
-    const qmi_weight *const stacks[QMI_N_KINDS],
-    const qmi_stack_recipe recipes[QMI_N_KINDS], bool calibrated, bool trials)
+    const qmi_expert_stacks *stacks, const qmi_stack_recipe *recipes,
+    bool calibrated, bool trials)
 {
     const uint64_t wide = (uint64_t)widest(model);
     uint64_t most = 0, originals = 0;
-    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
-        const uint64_t n =
-            matrix_bytes(stacks[kind], &recipes[kind], calibrated, trials);
+    for (int kind = 0; kind < stacks->n; kind++) {
+        const bool shared =
+            qmi_expert_last_kind(stacks, qmi_expert_input_of(kind)) != kind;
+        const uint64_t n = matrix_bytes(
+            stacks->of[kind], &recipes[kind], calibrated, trials || shared);
         most = n > most ? n : most;
-        originals += qmi_expert_source_bytes(stacks[kind]);
+        originals += qmi_expert_source_bytes(stacks->of[kind]);
     }
-    if (calibrated) /* two rows of each width for the buffers, work space */
-        most += QMI_CHUNK_TOKENS * wide * 6 * sizeof(float);
+    if (calibrated) /* rows of each width for the buffers, and work space */
+        most += QMI_CHUNK_TOKENS * wide * 8 * sizeof(float);
     return most + originals;
 }
 
 /* ---- one block ---- */
 
-/* Counting sort of the block's tokens by expert.  It is stable: within an
+/* Counting sort of the block's routes by expert.  It is stable: within an
  * expert tokens keep their order, so that its sums have one order, too. */
 static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
 {
-    int64_t n_experts = p->stacks[QMI_WI]->n_mats;
+    const int64_t n_experts = p->stacks.of[0]->n_mats;
     qmi_free(p->order);
     qmi_free(p->begin);
     p->order = NULL;
@@ -207,26 +186,32 @@ static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
         return QMOE_E_NOMEM;
     if (p->forward == NULL)
         return QMOE_OK;
-    int64_t n_tokens = p->forward->calibration->sets[p->program].n_tokens;
+    const int64_t n_routes =
+        p->forward->calibration->sets[p->program].n_tokens *
+        p->step->u.expert_ffn.top_k;
     p->order =
-        qmi_calloc((size_t)n_tokens, sizeof *p->order, "tokens by expert", err);
+        qmi_calloc((size_t)n_routes, sizeof *p->order, "tokens by expert", err);
     if (p->order == NULL)
         return QMOE_E_NOMEM;
     const int32_t *expert = p->forward->expert;
-    for (int64_t t = 0; t < n_tokens; t++)
-        p->begin[expert[t] + 1]++;
+    for (int64_t r = 0; r < n_routes; r++)
+        p->begin[expert[r] + 1]++;
     for (int64_t e = 0; e < n_experts; e++)
         p->begin[e + 1] += p->begin[e];
     /* begin[e] runs to the end of expert e here, which is where e + 1 begins;
      * the loop below moves the borders back. */
-    for (int64_t t = 0; t < n_tokens; t++)
-        p->order[p->begin[expert[t]]++] = t;
+    for (int64_t r = 0; r < n_routes; r++)
+        p->order[p->begin[expert[r]]++] = r;
     for (int64_t e = n_experts; e > 0; e--)
         p->begin[e] = p->begin[e - 1];
     p->begin[0] = 0;
+    double squares = 0;
+    for (int64_t r = 0; r < n_routes; r++)
+        squares += (double)p->forward->weight[r] * p->forward->weight[r];
+    p->mean_route = (float)sqrt(squares / (double)n_routes);
     /* The same number for all experts of the block: a multiple of the mean, but
      * with few tokens each expert keeps one that it has. */
-    p->cap = TOKEN_CAP * n_tokens / n_experts;
+    p->cap = TOKEN_CAP * n_routes / n_experts;
     if (p->cap == 0)
         p->cap = 1;
     return QMOE_OK;
@@ -236,21 +221,16 @@ static qmoe_status sort_tokens(qmi_expert_pass *p, qmi_error *err)
 qmoe_status qmi_expert_pass_block(
     qmi_expert_pass *pass, int32_t block, qmi_error *err)
 {
-    qmoe_model *m = pass->model;
+    const qmoe_model *m = pass->model;
     /* Both exist: the caller visits sparse blocks only. */
-    const qmi_step *step = qmi_expert_step(m, block);
+    pass->step = qmi_expert_step(m, block);
+    pass->stacks = qmi_expert_stacks_of(m, block);
     pass->program = m->blocks[block].program;
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
-        pass->stacks[kind] = &m->weights[step->weights[kind]];
-    if (pass->forward == NULL)
-        return sort_tokens(pass, err);
-    pass->norm = qmi_expert_norm_step(m, block);
     /* Host backends bind by reference; nothing to release.  For the same reason
      * the devices of all workers share these bindings. */
-    QMI_TRY(pass->backend->weight_bind(
-        &pass->bound_wi, pass->workers[0].device, pass->stacks[QMI_WI], err));
-    QMI_TRY(pass->backend->weight_bind(&pass->bound_norm,
-        pass->workers[0].device, &m->weights[pass->norm->weights[0]], err));
+    for (int kind = 0; pass->forward != NULL && kind < pass->stacks.n; kind++)
+        QMI_TRY(pass->backend->weight_bind(&pass->bound[kind],
+            pass->workers[0].device, pass->stacks.of[kind], err));
     return sort_tokens(pass, err);
 }
 
@@ -287,7 +267,7 @@ void qmi_expert_pass_tally(qmi_expert_pass *pass, qmi_expert_tally *out)
 static qmoe_status quantise(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     int64_t expert, const qmi_hessian *hessian, qmi_expert_result *result)
 {
-    const qmi_weight *stack = p->stacks[kind];
+    const qmi_weight *stack = p->stacks.of[kind];
     const qmi_stack_recipe *recipe = &p->recipes[kind];
     /* A copy, since only this worker counts here. */
     qmi_quant_options options = recipe->quant;
@@ -303,23 +283,28 @@ static qmoe_status quantise(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     return qmi_expert_blame(p, w, kind, expert, status);
 }
 
-/* An expert that got no token has moments of no token, which no quantiser can
- * use: it is rounded, and the report says so. */
-static qmoe_status compress_matrix(qmi_expert_pass *p, qmi_expert_worker *w,
-    int kind, int64_t expert, qmi_expert_result *result)
+/* The matrices of one input, which share its moments.  An expert that got no
+ * token has moments of no token, which no quantiser can use: it is rounded, and
+ * the report says so. */
+static qmoe_status compress_input(qmi_expert_pass *p, qmi_expert_worker *w,
+    qmi_expert_input input, int64_t expert, qmi_expert_result *result)
 {
-    if (p->forward == NULL)
-        return quantise(p, w, kind, expert, NULL, result);
+    const int last = qmi_expert_last_kind(&p->stacks, input);
     qmi_hessian hessian;
-    QMI_TRY(qmi_hessian_create(&hessian, p->stacks[kind]->n_cols, &w->error));
-    qmoe_status status = qmi_expert_moments(p, w, kind, expert, &hessian);
-    /* Equal for both kinds: the same tokens are counted. */
-    result->n_counted = hessian.n_tokens;
-    /* Nobody reads the moments after this, so the quantiser may factor them in
-     * place. */
-    hessian.expendable = true;
-    if (status == QMOE_OK)
+    QMI_TRY(
+        qmi_hessian_create(&hessian, p->stacks.of[last]->n_cols, &w->error));
+    /* Equal for all inputs: the same tokens are counted. */
+    qmoe_status status =
+        qmi_expert_moments(p, w, input, expert, &hessian, &result->n_counted);
+    for (int kind = 0; status == QMOE_OK && kind <= last; kind++) {
+        if (qmi_expert_input_of(kind) != input)
+            continue;
+        /* Nobody reads the moments after the last one, which may factor them in
+         * place. */
+        hessian.expendable = kind == last;
+        result->n_borrowed[kind] = hessian.n_tokens - result->n_counted;
         status = quantise(p, w, kind, expert, &hessian, result);
+    }
     qmi_hessian_destroy(&hessian);
     return status;
 }
@@ -354,24 +339,19 @@ qmi_weight qmi_encoded_weight(
     return w;
 }
 
-/* Both matrices are encoded before any token moves on, because moving on
- * changes the residual rows in place, from which the moments of both are made.
- * Tokens go through what was stored, not through the original: later blocks are
- * calibrated with the errors of earlier ones. */
 static qmoe_status compress_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     int64_t expert, qmi_expert_result *result)
 {
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
-        QMI_TRY(compress_matrix(p, w, kind, expert, result));
-    if (p->forward == NULL)
-        return QMOE_OK;
     result->n_tokens = p->begin[expert + 1] - p->begin[expert];
-    uint64_t offsets[QMI_N_KINDS][2];
-    const qmi_weight wi = qmi_encoded_weight(
-        &result->encoded[QMI_WI], offsets[QMI_WI], &p->recipes[QMI_WI].quant);
-    const qmi_weight wo = qmi_encoded_weight(
-        &result->encoded[QMI_WO], offsets[QMI_WO], &p->recipes[QMI_WO].quant);
-    return qmi_expert_apply(p, w, &wi, &wo, 0, expert);
+    if (p->forward != NULL) {
+        for (int input = 0; input < QMI_N_EXPERT_INPUTS; input++)
+            QMI_TRY(
+                compress_input(p, w, (qmi_expert_input)input, expert, result));
+        return QMOE_OK;
+    }
+    for (int kind = 0; kind < p->stacks.n; kind++)
+        QMI_TRY(quantise(p, w, kind, expert, NULL, result));
+    return QMOE_OK;
 }
 
 /* Originals are in memory only while their expert is worked on; the one that
@@ -383,7 +363,7 @@ static qmoe_status take_expert(qmi_expert_pass *p, qmi_expert_worker *w,
     /* Workers take items in order, so the expert n_workers ahead is likely this
      * worker's next.  Past the end of the group it is still needed: by the next
      * group. */
-    if (expert + p->n_workers < p->stacks[QMI_WI]->n_mats)
+    if (expert + p->n_workers < p->stacks.of[0]->n_mats)
         qmi_expert_announce(p, expert + p->n_workers);
     qmoe_status status = compress_expert(p, w, expert, result);
     qmi_expert_release(p, expert);
@@ -399,9 +379,35 @@ typedef struct request {
 static qmoe_status take_item(void *user, qmi_expert_worker *w, int64_t item)
 {
     const request *r = user;
-    return take_expert(r->pass, w, r->first + item, &r->results[item]);
+    QMI_TRY(take_expert(r->pass, w, r->first + item, &r->results[item]));
+    qmi_expert_count(r->pass, &(qmi_expert_tally){.n_experts = 1});
+    return QMOE_OK;
 }
 
+/* By the calling thread, which hears of a wish to end between two experts. */
+static qmoe_status apply_next(qmi_expert_pass *p, const qmi_weight *stacks,
+    int64_t mat, int64_t expert, qmi_error *err)
+{
+    if (p->watch != NULL)
+        QMI_TRY(p->watch(p->watcher));
+    return qmi_expert_apply(p, stacks, mat, expert, err);
+}
+
+/* Tokens go through what was stored, not through the original: later blocks are
+ * calibrated with the errors of earlier ones. */
+static qmoe_status apply_result(qmi_expert_pass *p,
+    const qmi_expert_result *result, int64_t expert, qmi_error *err)
+{
+    uint64_t offsets[QMI_MAX_EXPERT_MATRICES][2];
+    qmi_weight stacks[QMI_MAX_EXPERT_MATRICES];
+    for (int kind = 0; kind < p->stacks.n; kind++)
+        stacks[kind] = qmi_encoded_weight(
+            &result->encoded[kind], offsets[kind], &p->recipes[kind].quant);
+    return apply_next(p, stacks, 0, expert, err);
+}
+
+/* All experts are compressed before the first one is applied: where a token has
+ * several, they add to it in one order. */
 qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,
     qmi_expert_result *results, int64_t first, int64_t n, qmi_error *err)
 {
@@ -409,22 +415,17 @@ qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,
     const qmi_expert_loop loop = {
         .pass = pass, .n = n, .visit = take_item, .user = &r};
     memset(results, 0, (size_t)n * sizeof *results);
-    return qmi_expert_loop_run(&loop, err);
+    QMI_TRY(qmi_expert_loop_run(&loop, err));
+    for (int64_t i = 0; pass->forward != NULL && i < n; i++)
+        QMI_TRY(apply_result(pass, &results[i], first + i, err));
+    return QMOE_OK;
 }
 
-qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass, const qmi_weight *wi,
-    const qmi_weight *wo, int64_t first, int64_t n, qmi_error *err)
+qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass,
+    const qmi_weight *stacks, int64_t first, int64_t n, qmi_error *err)
 {
-    if (pass->forward == NULL)
-        return QMOE_OK;
-    qmi_expert_worker *w = &pass->workers[0];
-    /* By the calling thread alone, so `watch` is asked between two experts. */
-    for (int64_t i = 0; i < n; i++) {
-        if (pass->watch != NULL)
-            QMI_TRY(pass->watch(pass->watcher));
-        qmoe_status status = qmi_expert_apply(pass, w, wi, wo, i, first + i);
-        if (status != QMOE_OK)
-            return qmi_fail(err, status, "%s", w->error.text);
+    for (int64_t i = 0; pass->forward != NULL && i < n; i++) {
+        QMI_TRY(apply_next(pass, stacks, i, first + i, err));
         qmi_expert_count(pass, &(qmi_expert_tally){.n_experts = 1});
     }
     return QMOE_OK;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Compresses a group of experts of one sparse block: per expert, its tokens
- * are gathered, second moments accumulated, wi and wo quantised, and the tokens
- * run through the compressed expert (paper section 3.2).  Experts of a group
- * are worked on at the same time, each by one thread in one order, so results
- * depend neither on threads nor on the group size. */
+ * are gathered, second moments accumulated and its matrices quantised; then the
+ * tokens run through the compressed experts (paper section 3.2).  Experts of a
+ * group are compressed at the same time, each by one thread in one order, and
+ * applied one after the other, so results depend neither on threads nor on the
+ * group size. */
 #ifndef QMI_EXPERT_PASS_H
 #define QMI_EXPERT_PASS_H
 
@@ -14,8 +15,7 @@
 qmi_weight qmi_encoded_weight(const qmi_encoded *encoded, uint64_t offsets[2],
     const qmi_quant_options *options);
 
-/* `forward` may be NULL: no calibration, experts are only rounded.
- * E_UNSUPPORTED with it: experts that work in another way than here. */
+/* `forward` may be NULL: no calibration, experts are only rounded. */
 qmoe_status qmi_expert_pass_create(qmi_expert_pass **out, qmoe_model *model,
     qmi_forward *forward, const qmi_expert_pass_options *options,
     qmi_error *err);
@@ -38,15 +38,15 @@ void qmi_expert_pass_tally(qmi_expert_pass *pass, qmi_expert_tally *out);
 qmoe_status qmi_expert_pass_run(qmi_expert_pass *pass,
     qmi_expert_result *results, int64_t first, int64_t n, qmi_error *err);
 /* Takes the tokens of experts that are compressed already (resumed runs)
- * through them: `wi` and `wo` hold the experts [first, first + n) as their
- * matrices 0 .. n - 1. */
-qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass, const qmi_weight *wi,
-    const qmi_weight *wo, int64_t first, int64_t n, qmi_error *err);
+ * through them: `stacks`, one per kind, hold the experts [first, first + n) as
+ * their matrices 0 .. n - 1. */
+qmoe_status qmi_expert_pass_replay(qmi_expert_pass *pass,
+    const qmi_weight *stacks, int64_t first, int64_t n, qmi_error *err);
 
-/* Peak bytes one worker needs for an expert of stacks like these; `trials`:
- * with several formats one after the other (expert_trial.h). */
+/* Peak bytes one worker needs for an expert of stacks like these, by `recipes`, one per
+ * kind; `trials`: with several formats one after the other (expert_trial.h). */
 uint64_t qmi_expert_pass_worker_bytes(const qmoe_model *model,
-    const qmi_weight *const stacks[QMI_N_KINDS],
-    const qmi_stack_recipe recipes[QMI_N_KINDS], bool calibrated, bool trials);
+    const qmi_expert_stacks *stacks, const qmi_stack_recipe *recipes,
+    bool calibrated, bool trials);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The tokens of one expert, as its workers take them: gathered from the
- * residual stream, summed up as second moments, moved on through an expert.
+ * The tokens of one expert, as its workers take them: gathered from the kept
+ * states, summed up as second moments, moved on through an expert.
  * Inside of expert_pass.c. */
 #ifndef QMI_EXPERT_TOKENS_H
 #define QMI_EXPERT_TOKENS_H
@@ -16,7 +16,7 @@ enum { QMI_CHUNK_TOKENS = 256 };
 /* One thread's device and device buffers. */
 typedef struct qmi_expert_worker {
     qmi_device *device;
-    qmi_buffer *residual, *normed, *hidden, *expert, *weight;
+    qmi_buffer *residual, *input, *hidden, *gate, *expert, *weight;
     float *host;              /* [QMI_CHUNK_TOKENS, max(d_model, d_ff)] */
     _Atomic(int64_t) n_coded; /* weights of the matrix at hand */
     qmi_error error;
@@ -35,20 +35,21 @@ struct qmi_expert_pass {
     qmi_expert_tally tally;
     /* The current block. */
     qmi_program program;
-    const qmi_step *norm; /* makes the experts' input; NULL: no calibration */
-    const qmi_weight *stacks[QMI_N_KINDS];
-    qmi_stack_recipe recipes[QMI_N_KINDS];
-    qmi_bound_weight bound_wi, bound_norm;
-    int64_t *order; /* tokens sorted by expert */
-    int64_t *begin; /* [n_experts + 1] */
-    int64_t cap;
+    const qmi_step *step;
+    qmi_expert_stacks stacks;
+    qmi_stack_recipe recipes[QMI_MAX_EXPERT_MATRICES];
+    qmi_bound_weight bound[QMI_MAX_EXPERT_MATRICES]; /* of the originals */
+    int64_t *order;   /* routes, token * top_k + choice, sorted by expert */
+    int64_t *begin;   /* [n_experts + 1] */
+    int64_t cap;      /* counted tokens of an expert */
+    float mean_route; /* root of the mean square of the routes' weights */
 };
 
 /* ---- originals ---- */
 
 /* Bytes of one matrix of an uncompressed stack. */
 uint64_t qmi_expert_source_bytes(const qmi_weight *stack);
-/* Reads both matrices of an expert, with an error where the disk fails. */
+/* Reads all matrices of an expert, with an error where the disk fails. */
 qmoe_status qmi_expert_fetch(
     const qmi_expert_pass *p, int64_t expert, qmi_error *err);
 /* Asks for them, without waiting. */
@@ -86,12 +87,15 @@ qmoe_status qmi_expert_loop_run(const qmi_expert_loop *loop, qmi_error *err);
 
 /* ---- tokens ---- */
 
-/* Second moments of the inputs of wi or wo: the counted tokens (at most
- * `cap`) of an expert. */
+/* Second moments of an input: the *n_counted tokens (at most `cap`) of an expert
+ * that have a weight, and those that it borrows. */
 qmoe_status qmi_expert_moments(const qmi_expert_pass *p, qmi_expert_worker *w,
-    int kind, int64_t expert, qmi_hessian *hessian);
-/* Takes all tokens of an expert through matrix `mat` of wi and wo. */
-qmoe_status qmi_expert_apply(qmi_expert_pass *p, qmi_expert_worker *w,
-    const qmi_weight *wi, const qmi_weight *wo, int64_t mat, int64_t expert);
+    qmi_expert_input input, int64_t expert, qmi_hessian *hessian,
+    int64_t *n_counted);
+/* Takes all tokens of an expert through matrix `mat` of stacks [p->stacks.n], by
+ * all workers.  Called for one expert after the other in their order, which is
+ * the order of the sums where a token has several. */
+qmoe_status qmi_expert_apply(qmi_expert_pass *p, const qmi_weight *stacks,
+    int64_t mat, int64_t expert, qmi_error *err);
 
 #endif

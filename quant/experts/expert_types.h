@@ -3,17 +3,18 @@
 #ifndef QMI_EXPERT_TYPES_H
 #define QMI_EXPERT_TYPES_H
 
+#include "expert_steps.h"
 #include "forward.h"
 #include "quantiser.h"
 
-enum { QMI_WI, QMI_WO, QMI_N_KINDS };
-
-/* What is known about one expert after its compression. */
+/* What is known about one expert after its compression; of its matrices in the
+ * order of its stacks. */
 typedef struct qmi_expert_result {
-    qmi_encoded encoded[QMI_N_KINDS];
-    qmi_quant_result quality[QMI_N_KINDS];
+    qmi_encoded encoded[QMI_MAX_EXPERT_MATRICES];
+    qmi_quant_result quality[QMI_MAX_EXPERT_MATRICES];
     int64_t n_tokens;  /* that reached it */
-    int64_t n_counted; /* that entered its Hessians */
+    int64_t n_counted; /* of these, that entered its moments */
+    int64_t n_borrowed[QMI_MAX_EXPERT_MATRICES]; /* that entered beside them */
 } qmi_expert_result;
 
 typedef struct qmi_expert_pass qmi_expert_pass;
@@ -27,6 +28,10 @@ typedef struct qmi_expert_tally {
 
 typedef struct qmi_expert_pass_options {
     int n_workers; /* experts at the same time */
+    bool by_route; /* tokens weigh the square of their route's weight */
+    /* An expert with fewer tokens than a matrix has columns gets the
+     * difference from the tokens of the whole block. */
+    bool borrows;
 } qmi_expert_pass_options;
 
 #endif

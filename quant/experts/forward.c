@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * In: the calibration's ids, and the states after the block before.  Out: the
  * states after a dense block, or in front of a block's experts together with
- * each token's expert and its probability.  Chunks hold whole sequences, the
+ * their input and each token's choice of them.  Chunks hold whole sequences, the
  * same ones for encoder and decoder, so a decoder chunk finds its encoder
  * output; their cut depends on lengths alone, so results depend neither on
  * memory nor on threads.  States are stored only when a whole chunk is
@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "expert_steps.h"
 #include "step_check.h"
 #include "steps.h"
 
@@ -19,48 +20,6 @@ typedef struct chunk {
     size_t first, n;
     int32_t *encoder_lengths, *decoder_lengths, *active; /* [n] */
 } chunk;
-
-const qmi_step *qmi_expert_step(const qmoe_model *model, int32_t block)
-{
-    const qmi_steps *steps =
-        &model->graph.programs[model->blocks[block].program];
-    size_t first, last;
-    qmi_steps_of_block(steps, block, &first, &last);
-    for (size_t i = first; i < last; i++)
-        if (steps->items[i].kind == QMI_OP_EXPERT_FFN)
-            return &steps->items[i];
-    return NULL;
-}
-
-/* Experts read `norm->dst` and add to the residual stream, from which
- * expert_tokens.c makes that input again: nothing may write either between. */
-static bool makes_input(const qmi_graph *graph, const qmi_step *norm,
-    const qmi_step *experts, const qmi_step *end)
-{
-    if (norm->src != graph->residual || experts + 1 != end ||
-        experts->dst != graph->residual || experts->residual != graph->residual)
-        return false;
-    for (const qmi_step *s = norm + 1; s < experts; s++)
-        if (s->dst == norm->dst || s->dst == graph->residual)
-            return false;
-    return true;
-}
-
-const qmi_step *qmi_expert_norm_step(const qmoe_model *model, int32_t block)
-{
-    const qmi_steps *steps =
-        &model->graph.programs[model->blocks[block].program];
-    const qmi_step *experts = qmi_expert_step(model, block);
-    size_t first, last;
-    if (experts == NULL)
-        return NULL;
-    qmi_steps_of_block(steps, block, &first, &last);
-    const qmi_step *begin = &steps->items[first], *end = &steps->items[last];
-    for (const qmi_step *s = experts; s-- != begin;)
-        if (s->kind == QMI_OP_RMSNORM && s->dst == experts->src)
-            return makes_input(&model->graph, s, experts, end) ? s : NULL;
-    return NULL;
-}
 
 /* ---- chunks ---- */
 
@@ -72,10 +31,10 @@ static size_t chunk_size(const qmi_calibration *c, size_t first)
     const qmi_token_set *decoder = &c->sets[QMI_DECODE];
     size_t n = 0;
     int64_t tokens = 0;
-    /* A sequence counts with its longer side, so neither side of a chunk
+    /* Of a model without an encoder its set is empty.  A sequence counts with its longer side, so neither side of a chunk
      * exceeds the limit.  The first one is always taken: a single sequence may
      * be longer. */
-    while (first + n < encoder->n_sequences) {
+    while (first + n < c->n_samples) {
         int64_t more = qmi_sequence_length(encoder, first + n);
         if (qmi_sequence_length(decoder, first + n) > more)
             more = qmi_sequence_length(decoder, first + n);
@@ -147,19 +106,18 @@ static uint64_t row_bytes(const qmi_forward *f, int64_t n)
     return (uint64_t)(n * f->session->model->shape.d_model) * sizeof(float);
 }
 
-/* The slot grows to the chunk's tokens and is kept: later chunks reuse it. */
-static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, qmi_program program,
-    const chunk *c, int64_t n_tokens, qmi_error *err)
+/* Rows from `first` on.  The slot grows to the chunk's tokens and is kept: later
+ * chunks reuse it. */
+static qmoe_status load_slot(qmi_forward *f, qmi_slot slot,
+    const qmi_states *states, int64_t first, int64_t n_tokens, qmi_error *err)
 {
     qmoe_session *s = f->session;
-    const int64_t first = first_token(f, program, c);
     QMI_TRY(qmi_grow(s->stage.backend, s->stage.device, &s->stage.slots[slot],
         row_bytes(f, n_tokens), err));
     for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
         qmi_view view;
         const int64_t n = piece_of(f, &view, slot, i, n_tokens);
-        QMI_TRY(
-            qmi_states_read(&f->states[program], f->piece, first + i, n, err));
+        QMI_TRY(qmi_states_read(states, f->piece, first + i, n, err));
         QMI_TRY(s->stage.backend->buffer_write(
             s->stage.device, view, f->piece, row_bytes(f, n), err));
     }
@@ -167,18 +125,16 @@ static qmoe_status load_slot(qmi_forward *f, qmi_slot slot, qmi_program program,
 }
 
 /* Runs after the checks: from here on the chunk's old states are gone. */
-static qmoe_status save_slot(qmi_forward *f, qmi_slot slot, qmi_program program,
-    const chunk *c, int64_t n_tokens, qmi_error *err)
+static qmoe_status save_slot(qmi_forward *f, qmi_slot slot,
+    const qmi_states *states, int64_t first, int64_t n_tokens, qmi_error *err)
 {
     qmoe_session *s = f->session;
-    const int64_t first = first_token(f, program, c);
     for (int64_t i = 0; i < n_tokens; i += QMI_PIECE_TOKENS) {
         qmi_view view;
         const int64_t n = piece_of(f, &view, slot, i, n_tokens);
         QMI_TRY(s->stage.backend->buffer_read(
             s->stage.device, f->piece, view, row_bytes(f, n), err));
-        QMI_TRY(
-            qmi_states_write(&f->states[program], f->piece, first + i, n, err));
+        QMI_TRY(qmi_states_write(states, f->piece, first + i, n, err));
     }
     return QMOE_OK;
 }
@@ -190,18 +146,18 @@ static qmoe_status read_back(qmi_forward *f, const qmi_growing *from, void *to,
         (qmi_view){.buffer = from->buffer}, n_bytes, err);
 }
 
-/* One expert per token (expert_pass.c refuses more), so a route is one number
- * and one probability. */
-static qmoe_status save_routes(qmi_forward *f, const qmi_step *experts,
-    qmi_program program, const chunk *c, int64_t n_tokens, qmi_error *err)
+/* What the experts of a block are applied with: their input and the routes. */
+static qmoe_status save_for_experts(qmi_forward *f, const qmi_step *experts,
+    int64_t first, int64_t n_tokens, qmi_error *err)
 {
     const qmi_growing *slots = f->session->stage.slots;
-    int64_t first = first_token(f, program, c);
-    uint64_t n_bytes = (uint64_t)n_tokens * sizeof(int32_t);
+    const int64_t top_k = experts->u.expert_ffn.top_k;
+    const uint64_t n_bytes = (uint64_t)(n_tokens * top_k) * sizeof(int32_t);
+    QMI_TRY(save_slot(f, experts->src, &f->inputs, first, n_tokens, err));
     QMI_TRY(read_back(f, &slots[experts->u.expert_ffn.chosen],
-        f->expert + first, n_bytes, err));
-    return read_back(f, &slots[experts->u.expert_ffn.scale], f->weight + first,
-        n_bytes, err);
+        f->expert + first * top_k, n_bytes, err));
+    return read_back(f, &slots[experts->u.expert_ffn.scale],
+        f->weight + first * top_k, n_bytes, err);
 }
 
 /* ---- runs ---- */
@@ -214,15 +170,19 @@ static qmoe_status prepare(qmi_forward *f, qmi_pass *pass, qmi_program program,
     qmoe_session *s = f->session;
     const qmi_graph *graph = &s->model->graph;
     const qmi_steps *cross = &graph->programs[QMI_CROSS];
-    QMI_TRY(qmi_session_start(s, c->encoder_lengths, c->n, err));
-    QMI_TRY(qmi_session_prepare_encoder(
-        s, pass, program == QMI_ENCODE ? ids : NULL, err));
+    const bool encodes = qmi_graph_encodes(graph);
+    QMI_TRY(
+        qmi_session_start(s, encodes ? c->encoder_lengths : NULL, c->n, err));
+    if (encodes)
+        QMI_TRY(qmi_session_prepare_encoder(
+            s, pass, program == QMI_ENCODE ? ids : NULL, err));
     if (program == QMI_ENCODE)
         return QMOE_OK;
     size_t first, last;
     qmi_steps_of_block(cross, block, &first, &last);
     if (first != last) {
-        QMI_TRY(load_slot(f, graph->programs[QMI_ENCODE].output, QMI_ENCODE, c,
+        QMI_TRY(load_slot(f, graph->programs[QMI_ENCODE].output,
+            &f->states[QMI_ENCODE], first_token(f, QMI_ENCODE, c),
             pass->n_tokens, err));
         QMI_TRY(qmi_session_run(s, cross, first, last, pass, err));
     }
@@ -240,72 +200,99 @@ static qmoe_status check_results(qmi_forward *f, qmi_slot slot,
 {
     qmoe_session *s = f->session;
     const int64_t n = n_tokens * s->model->shape.d_model;
-    int64_t at = 0, at_route = n_tokens;
+    const int64_t n_routes =
+        experts != NULL ? n_tokens * experts->u.expert_ffn.top_k : 0;
+    int64_t at = 0, at_route = n_routes;
     QMI_TRY(qmi_buffer_non_finite(
         s->stage.backend, s->stage.device, &at, &s->stage.slots[slot], n, err));
     if (experts != NULL)
         QMI_TRY(
             qmi_buffer_non_finite(s->stage.backend, s->stage.device, &at_route,
-                &s->stage.slots[experts->u.expert_ffn.scale], n_tokens, err));
-    if (at == n && at_route == n_tokens)
+                &s->stage.slots[experts->u.expert_ffn.scale], n_routes, err));
+    if (at == n && at_route == n_routes)
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_FORMAT, "%s: token states are not finite",
         qmi_checkpoint_directory(s->model->checkpoint));
 }
 
-/* Runs the steps of `block`, or those before or after all blocks, on one chunk.
- * After the blocks comes the final norm, whose result is in another slot. */
-static qmoe_status try_chunk(qmi_forward *f, qmi_program program, int32_t block,
-    const chunk *c, qmi_error *err)
-{
-    const qmoe_model *model = f->session->model;
-    const qmi_steps *steps = &model->graph.programs[program];
-    const qmi_token_set *set = &f->calibration->sets[program];
-    const bool begins = block == QMI_BEFORE_BLOCKS;
-    const int32_t *ids = begins ? set->ids + set->begin[c->first] : NULL;
-    const qmi_step *experts = block >= 0 ? qmi_expert_step(model, block) : NULL;
-    const qmi_slot slot =
-        block == QMI_AFTER_BLOCKS ? steps->output : model->graph.residual;
+/* Steps that run at a time: those of a block, or before or after all blocks. */
+typedef struct part {
+    qmi_program program;
+    int32_t block;
+    const qmi_step *experts; /* it stops before them; NULL: it has none */
+    bool is_rest;            /* behind the experts, whose input is there */
     size_t first, last;
+    qmi_slot result;
+} part;
+
+/* After the blocks comes the final norm, whose result is in another slot. */
+static part part_of(const qmoe_model *m, qmi_program program, int32_t block)
+{
+    const qmi_steps *steps = &m->graph.programs[program];
+    part p = {.program = program,
+        .block = block,
+        .experts = block >= 0 ? qmi_expert_step(m, block) : NULL,
+        .result =
+            block == QMI_AFTER_BLOCKS ? steps->output : m->graph.residual};
+    qmi_steps_of_block(steps, block, &p.first, &p.last);
+    if (p.experts != NULL)
+        p.last = (size_t)(p.experts - steps->items);
+    return p;
+}
+
+static qmoe_status load(qmi_forward *f, const part *p, int64_t first,
+    int64_t n_tokens, qmi_error *err)
+{
+    const qmoe_model *m = f->session->model;
+    QMI_TRY(load_slot(
+        f, m->graph.residual, &f->states[p->program], first, n_tokens, err));
+    if (!p->is_rest)
+        return QMOE_OK;
+    return load_slot(
+        f, qmi_expert_step(m, p->block)->src, &f->inputs, first, n_tokens, err);
+}
+
+static qmoe_status try_chunk(
+    qmi_forward *f, const part *p, const chunk *c, qmi_error *err)
+{
+    const qmi_steps *steps = &f->session->model->graph.programs[p->program];
+    const qmi_token_set *set = &f->calibration->sets[p->program];
+    const bool begins = p->block == QMI_BEFORE_BLOCKS;
+    const int64_t first = first_token(f, p->program, c);
+    const int32_t *ids = begins ? set->ids + first : NULL;
     qmi_pass pass;
-    qmi_steps_of_block(steps, block, &first, &last);
-    /* The experts are left to expert_pass.c, and with them what a block has
-     * behind them. */
-    if (experts != NULL)
-        last = (size_t)(experts - steps->items);
-    QMI_TRY(prepare(f, &pass, program, block, c, ids, err));
+    QMI_TRY(prepare(f, &pass, p->program, p->block, c, ids, err));
     if (!begins)
-        QMI_TRY(load_slot(
-            f, model->graph.residual, program, c, pass.n_tokens, err));
-    QMI_TRY(qmi_session_run(f->session, steps, first, last, &pass, err));
-    QMI_TRY(check_results(f, slot, experts, pass.n_tokens, err));
-    QMI_TRY(save_slot(f, slot, program, c, pass.n_tokens, err));
-    if (experts != NULL)
-        return save_routes(f, experts, program, c, pass.n_tokens, err);
+        QMI_TRY(load(f, p, first, pass.n_tokens, err));
+    QMI_TRY(qmi_session_run(f->session, steps, p->first, p->last, &pass, err));
+    QMI_TRY(check_results(f, p->result, p->experts, pass.n_tokens, err));
+    QMI_TRY(save_slot(
+        f, p->result, &f->states[p->program], first, pass.n_tokens, err));
+    if (p->experts != NULL)
+        return save_for_experts(f, p->experts, first, pass.n_tokens, err);
     return QMOE_OK;
 }
 
 /* A second look names the step after which states are not finite.  It is not
  * the rule, since reading every step's result back is slow; it starts from the
  * same states, because nothing has been saved. */
-static qmoe_status run_chunk(qmi_forward *f, qmi_program program, int32_t block,
-    const chunk *c, qmi_error *err)
+static qmoe_status run_chunk(
+    qmi_forward *f, const part *p, const chunk *c, qmi_error *err)
 {
-    qmoe_status status = try_chunk(f, program, block, c, err);
+    qmoe_status status = try_chunk(f, p, c, err);
     if (status != QMOE_E_FORMAT)
         return status;
     qmi_probe probe = qmi_step_check();
     qmi_probe_attach(f->session, &probe);
-    status = try_chunk(f, program, block, c, err);
+    status = try_chunk(f, p, c, err);
     qmi_probe_detach(f->session, &probe);
     return status;
 }
 
-static qmoe_status run_all(
-    qmi_forward *f, qmi_program program, int32_t block, qmi_error *err)
+static qmoe_status run_all(qmi_forward *f, const part *p, qmi_error *err)
 {
     const qmi_calibration *calibration = f->calibration;
-    const qmi_token_set *set = &calibration->sets[program];
+    const qmi_token_set *set = &calibration->sets[p->program];
     size_t n_sequences = set->n_sequences;
     f->n_passed = 0;
     /* Chunk by chunk in order; n_passed is what progress shows. */
@@ -313,7 +300,7 @@ static qmoe_status run_all(
         chunk c;
         QMI_TRY(chunk_make(&c, calibration, first, err));
         first += c.n;
-        qmoe_status status = run_chunk(f, program, block, &c, err);
+        qmoe_status status = run_chunk(f, p, &c, err);
         chunk_free(&c);
         QMI_TRY(status);
         f->n_passed = set->begin[first];
@@ -403,47 +390,80 @@ uint64_t qmi_forward_dense_bytes(const qmoe_model *model)
 
 /* Pages of a block's weights are given back when all tokens are through, also
  * after a failure.  No later block reads them. */
-static qmoe_status pass_block(
-    qmi_forward *f, qmi_program program, int32_t block, qmi_error *err)
+static qmoe_status run_part(qmi_forward *f, const part *p, qmi_error *err)
 {
     const qmoe_model *model = f->session->model;
-    qmoe_status status = run_all(f, program, block, err);
+    qmoe_status status = run_all(f, p, err);
     if (!qmi_checkpoint_is_generated(model->checkpoint))
-        each_weight_at(model, program, block, release, NULL);
+        each_weight_at(model, p->program, p->block, release, NULL);
     return status;
 }
 
 qmoe_status qmi_forward_embed(
     qmi_forward *forward, qmi_program program, qmi_error *err)
 {
-    return pass_block(forward, program, QMI_BEFORE_BLOCKS, err);
+    const part p = part_of(forward->session->model, program, QMI_BEFORE_BLOCKS);
+    return run_part(forward, &p, err);
 }
 
 qmoe_status qmi_forward_block(
     qmi_forward *forward, int32_t block, qmi_error *err)
 {
     const qmoe_model *model = forward->session->model;
-    return pass_block(forward, model->blocks[block].program, block, err);
+    const part p = part_of(model, model->blocks[block].program, block);
+    return run_part(forward, &p, err);
+}
+
+qmoe_status qmi_forward_after_experts(
+    qmi_forward *forward, int32_t block, qmi_error *err)
+{
+    const qmoe_model *model = forward->session->model;
+    part p = {.program = model->blocks[block].program,
+        .block = block,
+        .is_rest = true,
+        .result = model->graph.residual};
+    qmi_steps_after_experts(model, block, &p.first, &p.last);
+    return p.first != p.last ? run_part(forward, &p, err) : QMOE_OK;
 }
 
 qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err)
 {
-    return run_all(forward, QMI_ENCODE, QMI_AFTER_BLOCKS, err);
+    const part p =
+        part_of(forward->session->model, QMI_ENCODE, QMI_AFTER_BLOCKS);
+    return run_all(forward, &p, err);
 }
 
 /* ---- creation ---- */
+
+int64_t qmi_forward_top_k(const qmoe_model *model)
+{
+    int64_t most = 0;
+    for (int32_t i = 0; i < model->n_blocks; i++)
+        if (model->blocks[i].ffn.top_k > most)
+            most = model->blocks[i].ffn.top_k;
+    return most;
+}
+
+static qmoe_status check_blocks(const qmoe_model *model, qmi_error *err)
+{
+    for (int32_t i = 0; i < model->n_blocks; i++)
+        if (qmi_block_is_sparse(&model->blocks[i]))
+            QMI_TRY(qmi_expert_steps_check(model, i, err));
+    return QMOE_OK;
+}
 
 static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
     const qmoe_session_options *place, qmi_error *err)
 {
     int64_t most = 0;
+    QMI_TRY(check_blocks(model, err));
     /* false: the session binds dense weights alone, experts are bound one by
      * one. */
     QMI_TRY(qmi_session_create(&f->session, model, place, false));
     for (int p = 0; p < QMI_N_PROGRAMS; p++) {
         int64_t n_tokens = f->calibration->sets[p].n_tokens;
-        /* Routes are of one program at a time, so the arrays are as long as the
-         * longest set. */
+        /* Inputs and routes are of one program at a time, so the arrays are as
+         * long as the longest set. */
         most = n_tokens > most ? n_tokens : most;
         if (n_tokens == 0)
             continue;
@@ -452,8 +472,11 @@ static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
     }
     f->piece = qmi_calloc((size_t)(QMI_PIECE_TOKENS * model->shape.d_model),
         sizeof *f->piece, "token states", err);
-    f->expert = qmi_calloc((size_t)most, sizeof *f->expert, "routes", err);
-    f->weight = qmi_calloc((size_t)most, sizeof *f->weight, "routes", err);
+    QMI_TRY(qmi_states_create(
+        &f->inputs, most, model->shape.d_model, work_dir, err));
+    const size_t n_routes = (size_t)(most * qmi_forward_top_k(model));
+    f->expert = qmi_calloc(n_routes, sizeof *f->expert, "routes", err);
+    f->weight = qmi_calloc(n_routes, sizeof *f->weight, "routes", err);
     return f->piece != NULL && f->expert != NULL && f->weight != NULL
                ? QMOE_OK
                : QMOE_E_NOMEM;
@@ -475,6 +498,7 @@ void qmi_forward_destroy(qmi_forward *forward)
     qmoe_session_destroy(forward->session);
     for (int p = 0; p < QMI_N_PROGRAMS; p++)
         qmi_states_destroy(&forward->states[p]);
+    qmi_states_destroy(&forward->inputs);
     qmi_free(forward->piece);
     qmi_free(forward->expert);
     qmi_free(forward->weight);

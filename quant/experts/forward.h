@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Takes all calibration tokens through the model block by block.  The dense
- * part of a block runs here, in chunks of whole sequences; a sparse block stops
- * before its experts, with every token's routing decision recorded, and the
- * experts are applied by expert_pass.h. */
+ * part of a block runs here, in chunks of whole sequences.  A sparse block stops
+ * before its experts, whose input and every token's choice of them are kept; the
+ * experts are applied by expert_pass.h, and then the block goes on. */
 #ifndef QMI_FORWARD_H
 #define QMI_FORWARD_H
 
@@ -23,11 +23,16 @@ typedef struct qmi_forward {
      * CROSS has none. */
     qmi_states states[QMI_N_PROGRAMS];
     float *piece; /* [QMI_PIECE_TOKENS, d_model] on their way to the device */
-    /* Routing of the current sparse block: [tokens of the longest set]. */
+    /* Of the current sparse block: the experts' input by token, and the top_k
+     * experts of each token with their weights.  As long as the longest set. */
+    qmi_states inputs;
     int32_t *expert;
     float *weight;
     int64_t n_passed; /* tokens of the pass at hand that are through */
 } qmi_forward;
+
+/* Most experts of a token in any block. */
+int64_t qmi_forward_top_k(const qmoe_model *model);
 
 /* `model` must outlive it.  `work_dir`: see token_states.h.  `place`: backend
  * and device, and the memory to use there. */
@@ -43,14 +48,11 @@ qmoe_status qmi_forward_embed(
  * the experts of a sparse one. */
 qmoe_status qmi_forward_block(
     qmi_forward *forward, int32_t block, qmi_error *err);
+/* Runs the part of a sparse block behind its experts, if there is one. */
+qmoe_status qmi_forward_after_experts(
+    qmi_forward *forward, int32_t block, qmi_error *err);
 /* Runs what follows the last block of the encoder (the final norm). */
 qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err);
-
-/* The step of a block that applies the experts; NULL for a dense block. */
-const qmi_step *qmi_expert_step(const qmoe_model *model, int32_t block);
-/* The norm that makes the experts' input from the residual stream; NULL when
- * their input is made in another way, or when the block goes on behind them. */
-const qmi_step *qmi_expert_norm_step(const qmoe_model *model, int32_t block);
 
 /* Bytes of dense weights in memory at a time: a block's, whose pages are given
  * back after it; all of a checkpoint that is made up (core/model/synth.h). */

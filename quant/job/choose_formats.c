@@ -26,17 +26,27 @@ int64_t qmi_n_trials(int64_t n_experts)
     return n_experts < MOST_TRIALS ? n_experts : MOST_TRIALS;
 }
 
-int64_t qmi_job_n_trials(const qmi_job *job)
+int64_t qmi_job_n_trials(const qmi_job *job, const qmi_sparse_block *block)
 {
-    return job->choices != NULL ? qmi_n_trials(qmi_model_n_experts(job->model))
-                                : 0;
+    return job->choices != NULL ? qmi_n_trials(block->block->ffn.n_experts) : 0;
 }
 
 /* Evenly spread over the experts, from number 0 on.  With no more experts than
  * MOST_TRIALS each is tried. */
-int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial)
+static int64_t trial_expert(
+    const qmi_job *job, const qmi_sparse_block *block, int64_t trial)
 {
-    return trial * qmi_model_n_experts(job->model) / qmi_job_n_trials(job);
+    return trial * block->block->ffn.n_experts / qmi_job_n_trials(job, block);
+}
+
+/* Weights of n experts of a block. */
+static uint64_t weights_of(const qmi_sparse_block *b, int64_t n)
+{
+    uint64_t each = 0;
+    for (int kind = 0; kind < b->stacks.n; kind++)
+        each += (uint64_t)b->stacks.of[kind]->n_rows *
+                (uint64_t)b->stacks.of[kind]->n_cols;
+    return (uint64_t)n * each;
 }
 
 /* ---- the range ---- */
@@ -65,30 +75,36 @@ qmoe_status qmi_check_bits(double bits, uint64_t least, uint64_t most,
         qmi_budget_formats[QMI_LARGE]->name);
 }
 
+static int64_t count_stacks(const qmi_job *job)
+{
+    qmi_sparse_block b;
+    int64_t n = 0;
+    for (int64_t i = 0; qmi_job_sparse_block(job, i, &b); i++)
+        n = b.first_stack + b.stacks.n;
+    return n;
+}
+
 /* Sizes follow from shapes alone, so a budget out of range is refused before
  * any text is read. */
 qmoe_status qmi_job_list_choices(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
-    int64_t n = QMI_N_KINDS * qmi_model_sparse_count(job->model);
     uint64_t bytes[QMI_N_SIZES] = {0};
+    qmi_sparse_block b;
     if (job->recipe.bits == 0)
         return QMOE_OK;
-    job->choices = qmi_calloc(
-        (size_t)n, sizeof *job->choices, "the choice of formats", job->err);
+    job->choices = qmi_calloc((size_t)count_stacks(job), sizeof *job->choices,
+        "the choice of formats", job->err);
     if (job->choices == NULL)
         return QMOE_E_NOMEM;
-    for (int64_t i = 0; i < n; i++) {
-        qmi_sparse_block b;
-        qmi_bits_choice *c = &job->choices[i];
-        qmi_job_sparse_block(job, i / QMI_N_KINDS, &b);
-        c->kind = (int)(i % QMI_N_KINDS);
-        const qmi_weight *w = b.stacks[c->kind];
-        for (int size = 0; size < QMI_N_SIZES; size++) {
-            c->bytes[size] = qmi_job_stack_bytes(qmi_budget_formats[size], w);
-            bytes[size] += c->bytes[size];
-        }
-    }
+    for (int64_t i = 0; qmi_job_sparse_block(job, i, &b); i++)
+        for (int kind = 0; kind < b.stacks.n; kind++)
+            for (int size = 0; size < QMI_N_SIZES; size++) {
+                const uint64_t n = qmi_job_stack_bytes(
+                    qmi_budget_formats[size], b.stacks.of[kind]);
+                job->choices[b.first_stack + kind].bytes[size] = n;
+                bytes[size] += n;
+            }
     r->least_bits = 8 * (double)bytes[QMI_SMALL] / (double)r->expert_weights;
     r->most_bits = 8 * (double)bytes[QMI_LARGE] / (double)r->expert_weights;
     return qmi_check_bits(job->recipe.bits, bytes[QMI_SMALL], bytes[QMI_LARGE],
@@ -131,26 +147,19 @@ static qmoe_status begin_group(group *g, int64_t first)
     return show(g);
 }
 
-static void count_trials(qmi_job *job, const qmi_sparse_block *b, int64_t n)
-{
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
-        job->weights_done += (uint64_t)n * (uint64_t)b->stacks[kind]->n_rows *
-                             (uint64_t)b->stacks[kind]->n_cols;
-}
-
 static qmoe_status try_group(qmi_job *job, int64_t number,
     const qmi_sparse_block *b, int64_t first, int64_t n)
 {
-    qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES];
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+    qmi_stack_recipe recipes[QMI_MAX_EXPERT_MATRICES][QMI_N_SIZES];
+    for (int kind = 0; kind < b->stacks.n; kind++)
         for (int size = 0; size < QMI_N_SIZES; size++)
             recipes[kind][size] = qmi_job_recipe(
-                job, qmi_job_candidate(job, size), b->stacks[kind]);
+                job, qmi_job_candidate(job, size), b->stacks.of[kind]);
     /* n is at most group_size and at most MOST_TRIALS (measure_block). */
     qmi_expert_trial trials[MOST_TRIALS];
     int64_t experts[MOST_TRIALS];
     for (int64_t i = 0; i < n; i++)
-        experts[i] = qmi_job_trial_expert(job, first + i);
+        experts[i] = trial_expert(job, b, first + i);
     QMI_TRY(
         qmi_expert_pass_try(job->pass, trials, experts, n, recipes, job->err));
     QMI_TRY(qmi_journal_add_trials(job->journal, number, trials, n, job->err));
@@ -181,14 +190,15 @@ static qmoe_status measure_block(qmi_job *job, int64_t number)
 {
     qmi_sparse_block b, next;
     group g = {.job = job, .block = &b, .counts = true, .what = "trial"};
-    int64_t n_done = 0, n_trials = qmi_job_n_trials(job);
+    int64_t n_done = 0;
     int64_t step = job->options.group_size;
     if (step > MOST_TRIALS)
         step = MOST_TRIALS;
     qmi_job_sparse_block(job, number, &b);
+    const int64_t n_trials = qmi_job_n_trials(job, &b);
     /* Continues behind the trials of an earlier process. */
     qmi_journal_trials(job->journal, number, &n_done);
-    count_trials(job, &b, n_done);
+    job->weights_done += weights_of(&b, n_done);
     for (int64_t i = n_done; i < n_trials; i += step) {
         int64_t n = n_trials - i < step ? n_trials - i : step;
         qmoe_status status = begin_group(&g, i);
@@ -196,7 +206,7 @@ static qmoe_status measure_block(qmi_job *job, int64_t number)
             status = try_group(job, number, &b, i, n);
         qmi_expert_pass_watch(job->pass, NULL, NULL);
         QMI_TRY(status);
-        count_trials(job, &b, n);
+        job->weights_done += weights_of(&b, n);
     }
     /* Behind the last sparse block nobody needs the tokens. */
     return qmi_job_sparse_block(job, number + 1, &next) ? pass_through(job, &b)
@@ -207,22 +217,21 @@ static qmoe_status measure_block(qmi_job *job, int64_t number)
 
 /* Sums of relative errors over the matrices of a stack, from the mean over
  * the measured ones; where none was measured, from the errors of weights. */
-static void sum_errors(qmi_job *job, qmi_bits_choice *c, int64_t number)
+static void sum_errors(qmi_bits_choice *c, const qmi_expert_trial *t, int64_t n,
+    int kind, int64_t n_experts)
 {
-    int64_t n = 0, n_measured = 0;
-    const qmi_expert_trial *t = qmi_journal_trials(job->journal, number, &n);
+    int64_t n_measured = 0;
     for (int64_t i = 0; i < n; i++)
-        n_measured += t[i].measured[c->kind];
+        n_measured += t[i].measured[kind];
     const int64_t n_used = n_measured != 0 ? n_measured : n;
     /* The measured experts stand for all of the stack. */
-    const double scale =
-        (double)qmi_model_n_experts(job->model) / (double)n_used;
+    const double scale = (double)n_experts / (double)n_used;
     for (int size = 0; size < QMI_N_SIZES; size++) {
         c->error[size] = 0;
         /* In the order of the trials: the sum has one order. */
         for (int64_t i = 0; i < n; i++)
-            if (t[i].measured[c->kind] || n_measured == 0)
-                c->error[size] += scale * t[i].error[c->kind][size];
+            if (t[i].measured[kind] || n_measured == 0)
+                c->error[size] += scale * t[i].error[kind][size];
     }
 }
 
@@ -236,37 +245,43 @@ static void set_main_format(qmi_job *job, int64_t n)
         qmi_job_candidate(job, 2 * n_large > n ? QMI_LARGE : QMI_SMALL);
 }
 
-/* Trials of an earlier process. */
-static int64_t count_measured(const qmi_job *job, int64_t n_blocks)
+/* How far the trials are: those of an earlier process, and all. */
+static void count_trials(const qmi_job *job, int64_t *n_done, int64_t *n_all)
 {
-    int64_t n_measured = 0;
-    for (int64_t number = 0; number < n_blocks; number++) {
+    qmi_sparse_block b;
+    *n_done = *n_all = 0;
+    for (int64_t i = 0; qmi_job_sparse_block(job, i, &b); i++) {
         int64_t n = 0;
-        qmi_journal_trials(job->journal, number, &n);
-        n_measured += n;
+        qmi_journal_trials(job->journal, i, &n);
+        *n_done += n;
+        *n_all += qmi_job_n_trials(job, &b);
     }
-    return n_measured;
 }
 
 qmoe_status qmi_job_choose_formats(qmi_job *job)
 {
-    const int64_t n_blocks = qmi_model_sparse_count(job->model);
-    const int64_t n = QMI_N_KINDS * n_blocks;
+    qmi_sparse_block b;
+    int64_t n_done, n_all;
     if (job->choices == NULL)
         return QMOE_OK;
     job->stage = "measure";
-    job->weights_done = 0;
-    job->weights_total = job->report->expert_weights /
-                         (uint64_t)qmi_model_n_experts(job->model) *
-                         (uint64_t)qmi_job_n_trials(job);
-    const int64_t n_measured = count_measured(job, n_blocks);
-    job->report->n_trials_resumed = (uint64_t)n_measured;
+    job->weights_done = job->weights_total = 0;
+    for (int64_t i = 0; qmi_job_sparse_block(job, i, &b); i++)
+        job->weights_total += weights_of(&b, qmi_job_n_trials(job, &b));
+    count_trials(job, &n_done, &n_all);
+    job->report->n_trials_resumed = (uint64_t)n_done;
     /* With all trials in the journal the sweep is left out: it would only move
      * tokens, and every sweep begins at the embedding. */
-    if (n_measured < n_blocks * qmi_job_n_trials(job))
+    if (n_done < n_all)
         QMI_TRY(qmi_job_sweep(job, measure_block));
-    for (int64_t i = 0; i < n; i++)
-        sum_errors(job, &job->choices[i], i / QMI_N_KINDS);
+    for (int64_t i = 0; qmi_job_sparse_block(job, i, &b); i++) {
+        int64_t n = 0;
+        const qmi_expert_trial *t = qmi_journal_trials(job->journal, i, &n);
+        for (int kind = 0; kind < b.stacks.n; kind++)
+            sum_errors(&job->choices[b.first_stack + kind], t, n, kind,
+                b.block->ffn.n_experts);
+    }
+    const int64_t n = count_stacks(job);
     QMI_TRY(qmi_allocate_bits(job->choices, n,
         bytes_within(job->recipe.bits, (double)job->report->expert_weights),
         job->err));

@@ -12,12 +12,18 @@
 
 #include "alloc.h"
 #include "clock.h"
+#include "compress_time.h"
 #include "rotation.h"
 #include "span_corruption.h"
 
 /* A group's results wait in memory until they are stored: the bound keeps that
  * memory small, and a batch of lost work, too. */
 enum { DEFAULT_GROUP = 16, MAX_GROUP = 4096 };
+
+/* Windows of calibration: with more tokens attention would need too much
+ * memory. */
+enum { MAX_WINDOW = 65536 };
+static const double default_frame_weight = 0.1;
 
 /* Of the mean diagonal (gptq_frame.h). */
 static const double default_damping = 0.1;
@@ -176,13 +182,44 @@ qmi_stack_recipe qmi_job_recipe(
 }
 
 qmi_stack_recipe qmi_job_stack_recipe(
-    const qmi_job *job, int64_t number, int kind, const qmi_weight *stack)
+    const qmi_job *job, const qmi_sparse_block *block, int kind)
 {
     const qmi_quantiser *quantiser = job->recipe.quantiser;
     if (job->choices != NULL)
         quantiser = qmi_job_candidate(
-            job, job->choices[number * QMI_N_KINDS + kind].size);
-    return qmi_job_recipe(job, quantiser, stack);
+            job, job->choices[block->first_stack + kind].size);
+    return qmi_job_recipe(job, quantiser, block->stacks.of[kind]);
+}
+
+/* How tokens enter the moments, which depends on what the model was trained to
+ * predict: span corruption has whole documents, and its marks are left out. */
+static qmoe_status weigh_tokens(qmi_job *job)
+{
+    const qmoe_compress_options *o = &job->options;
+    const bool spans = job->model->shape.objective == QMI_SPAN_CORRUPTION;
+    if (spans && (o->window != 0 || o->frame_weight != 0))
+        return qmi_fail(job->err, QMOE_E_INVALID,
+            "windows and the weight of their frame are for models that predict "
+            "the next token; %s has span corruption",
+            qmi_checkpoint_directory(job->model->checkpoint));
+    if (!spans && o->seed != 0)
+        return qmi_fail(job->err, QMOE_E_INVALID,
+            "the seed is of span masks; %s predicts the next token",
+            qmi_checkpoint_directory(job->model->checkpoint));
+    if (o->window < 0 || o->window == 1 || o->window > MAX_WINDOW)
+        return qmi_fail(job->err, QMOE_E_INVALID,
+            "a window of %d tokens is not in 2..%d", o->window, MAX_WINDOW);
+    /* Written with ! so that NaN is refused, too. */
+    if (!(o->frame_weight >= -1 && o->frame_weight <= 1))
+        return qmi_fail(
+            job->err, QMOE_E_INVALID, "a frame weight is not in 0..1");
+    job->window = o->window != 0 ? o->window : QMI_DEFAULT_WINDOW;
+    job->frame_weight = default_frame_weight;
+    if (o->frame_weight != 0)
+        job->frame_weight = fmax(o->frame_weight, 0);
+    job->by_route = o->route_weights > 0;
+    job->borrows = o->borrow > 0 || (o->borrow == 0 && !spans);
+    return QMOE_OK;
 }
 
 /* After this the model has experts in a plain format, and a tokenizer unless
@@ -290,21 +327,52 @@ static qmoe_status choose_dictionary(qmi_job *job)
  * result is calibrated less well than it looks. */
 static qmoe_status load_calibration(qmi_job *job)
 {
-    if (job->options.n_calibration == 0)
+    const qmoe_compress_options *o = &job->options;
+    const qmi_calibration_options options = {
+        .paths = o->calibration,
+        .n_paths = o->n_calibration,
+        .max_samples = o->max_samples,
+        .seed = o->seed,
+        .window = job->window,
+        .frame_weight = job->frame_weight,
+    };
+    if (o->n_calibration == 0)
         return QMOE_OK;
     QMI_TRY(qmi_progress(&job->context->hooks, "calibration text", NULL, 0, 0));
     QMI_TRY(qmi_calibration_load(
-        &job->calibration, job->model, &job->options, job->err));
+        &job->calibration, job->model, &options, job->err));
     job->calibrated = true;
     const uint64_t used = job->calibration.n_samples;
-    if (used < job->options.max_samples)
+    const bool spans = job->model->shape.objective == QMI_SPAN_CORRUPTION;
+    if (used < o->max_samples && spans)
         qmi_message(&job->context->hooks,
             "only %llu of %llu documents used for calibration: the text has no "
             "more (%llu are empty or longer than %d tokens)",
-            (unsigned long long)used,
-            (unsigned long long)job->options.max_samples,
+            (unsigned long long)used, (unsigned long long)o->max_samples,
             (unsigned long long)job->calibration.n_skipped,
             QMI_MAX_DOCUMENT_TOKENS);
+    else if (used < o->max_samples)
+        qmi_message(&job->context->hooks,
+            "only %llu of %llu windows used for calibration: the text has no "
+            "more",
+            (unsigned long long)used, (unsigned long long)o->max_samples);
+    return QMOE_OK;
+}
+
+/* What the journal holds of each sparse block: [*n], qmi_free. */
+static qmoe_status list_blocks(
+    const qmi_job *job, qmi_journal_block_size **out, int64_t *n)
+{
+    qmi_sparse_block b;
+    *n = qmi_model_sparse_count(job->model);
+    *out = qmi_calloc((size_t)*n, sizeof **out, "the list of blocks", job->err);
+    if (*out == NULL)
+        return QMOE_E_NOMEM;
+    for (int64_t i = 0; qmi_job_sparse_block(job, i, &b); i++)
+        (*out)[i] =
+            (qmi_journal_block_size){.n_trials = qmi_job_n_trials(job, &b),
+                .n_experts = b.block->ffn.n_experts,
+                .n_kinds = b.stacks.n};
     return QMOE_OK;
 }
 
@@ -314,17 +382,18 @@ static qmoe_status load_calibration(qmi_job *job)
 static qmoe_status open_journal(qmi_job *job)
 {
     qmi_journal_input *inputs = NULL;
-    qmi_journal_job journal = {
-        .n_blocks = qmi_model_sparse_count(job->model),
-        .n_trials = qmi_job_n_trials(job),
-        .n_experts = qmi_model_n_experts(job->model),
-    };
+    qmi_journal_block_size *blocks = NULL;
+    qmi_journal_job journal = {0};
     QMI_TRY(qmi_job_provenance(job, &job->provenance));
     QMI_TRY(qmi_job_inputs(job, &inputs, &journal.n_inputs));
+    qmoe_status status = list_blocks(job, &blocks, &journal.n_blocks);
     journal.inputs = inputs;
-    qmoe_status status = qmi_journal_open(
-        &job->journal, &job->output, &journal, job->output.resumed, job->err);
+    journal.blocks = blocks;
+    if (status == QMOE_OK)
+        status = qmi_journal_open(&job->journal, &job->output, &journal,
+            job->output.resumed, job->err);
     /* The journal has written or compared them. */
+    qmi_free(blocks);
     qmi_free(inputs);
     return status;
 }
@@ -378,6 +447,8 @@ static qmoe_status start_pass(qmi_job *job)
 {
     const qmi_expert_pass_options options = {
         .n_workers = job->n_workers,
+        .by_route = job->by_route,
+        .borrows = job->borrows,
     };
     const qmoe_session_options place = {
         .size = sizeof place,
@@ -409,6 +480,7 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
     QMI_TRY(check_source(job));
     /* Of no use for a source that cannot be compressed. */
     QMI_TRY(check_calibration(job));
+    QMI_TRY(weigh_tokens(job));
     qmi_job_plan_sizes(job);
     QMI_TRY(qmi_job_list_choices(job));
     QMI_TRY(load_calibration(job));

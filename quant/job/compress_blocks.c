@@ -19,9 +19,10 @@ typedef struct block_run {
     int64_t number;     /* in execution order */
     int64_t first, end; /* experts of the group at hand */
     bool again;         /* its tokens are counted already */
-    qmi_stack_recipe recipes[QMI_N_KINDS];
-    qmi_stack_writer *writers[QMI_N_KINDS];
-    char files[QMI_N_KINDS][64];
+    int n_kinds;        /* of its stacks; of each: */
+    qmi_stack_recipe recipes[QMI_MAX_EXPERT_MATRICES];
+    qmi_stack_writer *writers[QMI_MAX_EXPERT_MATRICES];
+    char files[QMI_MAX_EXPERT_MATRICES][64];
 } block_run;
 
 /* Blocks are few, so a search from the start needs no table. */
@@ -29,15 +30,17 @@ bool qmi_job_sparse_block(
     const qmi_job *job, int64_t number, qmi_sparse_block *out)
 {
     const qmoe_model *m = job->model;
-    int64_t n = 0;
+    int64_t n = 0, n_stacks = 0;
     for (int32_t i = 0; i < m->n_blocks; i++) {
-        if (!qmi_block_is_sparse(&m->blocks[i]) || n++ != number)
+        if (!qmi_block_is_sparse(&m->blocks[i]))
             continue;
-        const qmi_step *step = qmi_expert_step(m, i);
-        *out = (qmi_sparse_block){.index = i, .block = &m->blocks[i]};
-        for (int kind = 0; kind < QMI_N_KINDS; kind++)
-            out->stacks[kind] = &m->weights[step->weights[kind]];
-        return true;
+        *out = (qmi_sparse_block){.index = i,
+            .block = &m->blocks[i],
+            .stacks = qmi_expert_stacks_of(m, i),
+            .first_stack = n_stacks};
+        if (n++ == number)
+            return true;
+        n_stacks += out->stacks.n;
     }
     return false;
 }
@@ -58,7 +61,7 @@ static qmoe_status report_progress(void *user)
      * already. */
     int64_t tokens = r->again ? 0 : now.n_tokens;
     for (int64_t e = 0; e < n; e++) {
-        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        for (int kind = 0; kind < r->n_kinds; kind++)
             if (done[e].quality[kind].energy > 0)
                 error +=
                     done[e].quality[kind].error / done[e].quality[kind].energy;
@@ -70,7 +73,7 @@ static qmoe_status report_progress(void *user)
     int length = snprintf(item, sizeof item, "%s block %d, expert %lld/%lld",
         qmi_program_name(r->block.block->program), (int)r->block.block->number,
         (long long)expert, (long long)r->block.block->ffn.n_experts);
-    const int64_t n_matrices = QMI_N_KINDS * n + now.n_matrices;
+    const int64_t n_matrices = r->n_kinds * n + now.n_matrices;
     length += snprintf(item + length, sizeof item - (size_t)length,
         ", %lld tokens", (long long)tokens);
     if (n_matrices > 0)
@@ -84,10 +87,10 @@ static qmoe_status report_progress(void *user)
  * tally, which begin_group resets. */
 static void count_weights(block_run *r, int64_t n_experts)
 {
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+    for (int kind = 0; kind < r->n_kinds; kind++)
         r->job->weights_done += (uint64_t)n_experts *
-                                (uint64_t)r->block.stacks[kind]->n_rows *
-                                (uint64_t)r->block.stacks[kind]->n_cols;
+                                (uint64_t)r->block.stacks.of[kind]->n_rows *
+                                (uint64_t)r->block.stacks.of[kind]->n_cols;
 }
 
 /* ---- writers ---- */
@@ -96,7 +99,7 @@ static void count_weights(block_run *r, int64_t n_experts)
 static qmoe_status open_writer(block_run *r, int kind, bool existing)
 {
     qmi_job *job = r->job;
-    const qmi_weight *stack = r->block.stacks[kind];
+    const qmi_weight *stack = r->block.stacks.of[kind];
     qmi_job_next_file(job, r->files[kind]);
     qmi_new_file file;
     const qmi_stack_plan plan = {
@@ -125,7 +128,7 @@ static qmoe_status open_writer(block_run *r, int kind, bool existing)
 static qmoe_status finish_writer(block_run *r, int kind)
 {
     qmi_job *job = r->job;
-    const qmi_weight *stack = r->block.stacks[kind];
+    const qmi_weight *stack = r->block.stacks.of[kind];
     const qmi_format *format = r->recipes[kind].quantiser->format;
     uint64_t header_hash = 0, file_bytes = 0;
     QMI_TRY(qmi_stack_writer_finish(
@@ -148,13 +151,13 @@ static qmoe_status finish_writer(block_run *r, int kind)
 /* ---- what an earlier process did ---- */
 
 /* Reads the next expert from the shards.  *damaged: the kind whose shard does
- * not hold what was written; QMI_N_KINDS: none. */
+ * not hold what was written; n_kinds: none. */
 static qmoe_status load_expert(block_run *r, const qmi_journal_expert *done,
-    qmi_encoded loaded[QMI_N_KINDS], int *damaged)
+    qmi_encoded *loaded, int *damaged)
 {
-    /* Stops at the first kind that is damaged; both are loaded before either is
+    /* Stops at the first kind that is damaged; all are loaded before one is
      * kept. */
-    for (*damaged = 0; *damaged < QMI_N_KINDS; ++*damaged) {
+    for (*damaged = 0; *damaged < r->n_kinds; ++*damaged) {
         const int kind = *damaged;
         bool found = false;
         QMI_TRY(qmi_stack_writer_load(r->writers[kind], &loaded[kind],
@@ -165,15 +168,15 @@ static qmoe_status load_expert(block_run *r, const qmi_journal_expert *done,
     return QMOE_OK;
 }
 
-/* Both shards keep the expert or neither does: they must stay at the same
+/* All shards keep the expert or none does: they must stay at the same
  * matrix. */
 static qmoe_status keep_expert(
     block_run *r, const qmi_journal_expert *done, int *damaged)
 {
-    qmi_encoded loaded[QMI_N_KINDS] = {{0}};
+    qmi_encoded loaded[QMI_MAX_EXPERT_MATRICES] = {{0}};
     qmoe_status status = load_expert(r, done, loaded, damaged);
-    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
-        if (status == QMOE_OK && *damaged == QMI_N_KINDS)
+    for (int kind = 0; kind < r->n_kinds; kind++) {
+        if (status == QMOE_OK && *damaged == r->n_kinds)
             status = qmi_stack_writer_keep(
                 r->writers[kind], &loaded[kind], r->job->err);
         qmi_encoded_free(&loaded[kind]);
@@ -205,10 +208,10 @@ static qmoe_status keep_experts(block_run *r, int64_t *n_kept)
     int64_t n_done = 0;
     const qmi_journal_expert *done =
         qmi_journal_block(r->job->journal, r->number, &n_done);
-    int damaged = QMI_N_KINDS;
+    int damaged = r->n_kinds;
     for (*n_kept = 0; *n_kept < n_done; ++*n_kept) {
         QMI_TRY(keep_expert(r, &done[*n_kept], &damaged));
-        if (damaged != QMI_N_KINDS)
+        if (damaged != r->n_kinds)
             return redo_from(r, *n_kept, damaged);
     }
     return QMOE_OK;
@@ -235,20 +238,19 @@ static qmoe_status replay(block_run *r, int64_t n_kept)
      * without interruption. */
     for (int64_t e = 0; job->calibrated && e < n_kept; e += step) {
         int64_t n = n_kept - e < step ? n_kept - e : step;
-        qmi_weight stacks[QMI_N_KINDS] = {{0}};
+        qmi_weight stacks[QMI_MAX_EXPERT_MATRICES] = {{0}};
         QMI_TRY(begin_group(r, e, n));
         qmoe_status status = QMOE_OK;
-        for (int kind = 0; status == QMOE_OK && kind < QMI_N_KINDS; kind++) {
+        for (int kind = 0; status == QMOE_OK && kind < r->n_kinds; kind++) {
             status = qmi_stack_writer_read(
                 r->writers[kind], &stacks[kind], e, n, job->err);
             qmi_stack_recipe_set(&stacks[kind], &r->recipes[kind]);
         }
         if (status == QMOE_OK)
-            status = qmi_expert_pass_replay(
-                job->pass, &stacks[QMI_WI], &stacks[QMI_WO], e, n, job->err);
-        /* Also after a failure: both are zeroed, so unread takes what is
+            status = qmi_expert_pass_replay(job->pass, stacks, e, n, job->err);
+        /* Also after a failure: all are zeroed, so unread takes what is
          * there. */
-        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        for (int kind = 0; kind < r->n_kinds; kind++)
             qmi_stack_writer_unread(&stacks[kind]);
         QMI_TRY(status);
     }
@@ -258,7 +260,7 @@ static qmoe_status replay(block_run *r, int64_t n_kept)
 static void free_results(qmi_expert_result *results, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        for (int kind = 0; kind < QMI_MAX_EXPERT_MATRICES; kind++)
             qmi_encoded_free(&results[i].encoded[kind]);
 }
 
@@ -269,10 +271,10 @@ static qmoe_status store_group(
 {
     qmi_job *job = r->job;
     for (int64_t i = 0; i < n; i++)
-        for (int kind = 0; kind < QMI_N_KINDS; kind++)
+        for (int kind = 0; kind < r->n_kinds; kind++)
             QMI_TRY(qmi_stack_writer_add(
                 r->writers[kind], &results[i].encoded[kind], job->err));
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+    for (int kind = 0; kind < r->n_kinds; kind++)
         QMI_TRY(qmi_stack_writer_sync(r->writers[kind], job->err));
     QMI_TRY(qmi_journal_add(job->journal, r->number, results, n, job->err));
     /* From now on the directory is worth keeping, however the run ends. */
@@ -315,9 +317,8 @@ static qmoe_status run_block(block_run *r)
     qmi_job *job = r->job;
     int64_t n_done = 0, n_kept = 0;
     qmi_journal_block(job->journal, r->number, &n_done);
-    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
-        r->recipes[kind] =
-            qmi_job_stack_recipe(job, r->number, kind, r->block.stacks[kind]);
+    for (int kind = 0; kind < r->n_kinds; kind++) {
+        r->recipes[kind] = qmi_job_stack_recipe(job, &r->block, kind);
         qmi_expert_pass_recipe(job->pass, kind, &r->recipes[kind]);
         QMI_TRY(open_writer(r, kind, n_done != 0));
     }
@@ -328,7 +329,7 @@ static qmoe_status run_block(block_run *r)
     r->again = false;
     count_weights(r, n_kept);
     QMI_TRY(run_groups(r, n_kept));
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+    for (int kind = 0; kind < r->n_kinds; kind++)
         QMI_TRY(finish_writer(r, kind));
     return QMOE_OK;
 }
@@ -337,10 +338,11 @@ static qmoe_status compress_block(qmi_job *job, int64_t number)
 {
     block_run r = {.job = job, .number = number};
     qmi_job_sparse_block(job, number, &r.block);
+    r.n_kinds = r.block.stacks.n;
     qmoe_status status = run_block(&r);
     /* The watch points into this function's frame. */
     qmi_expert_pass_watch(job->pass, NULL, NULL);
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+    for (int kind = 0; kind < r.n_kinds; kind++)
         qmi_stack_writer_destroy(r.writers[kind]);
     return status;
 }
@@ -372,7 +374,9 @@ static qmoe_status after_step(void *user, qmoe_session *session,
     return report_dense(user);
 }
 
-static qmoe_status forward_block(qmi_job *job, int32_t block)
+/* A block that `run` takes tokens through, or through a part of it. */
+static qmoe_status forward_block(qmi_job *job, int32_t block,
+    qmoe_status (*run)(qmi_forward *forward, int32_t block, qmi_error *err))
 {
     dense_part part = {job, &job->model->blocks[block]};
     if (!job->calibrated)
@@ -383,7 +387,7 @@ static qmoe_status forward_block(qmi_job *job, int32_t block)
     /* The session is reused by every block, so the probe is taken off again. */
     qmi_probe probe = {.after = after_step, .user = &part};
     qmi_probe_attach(session, &probe);
-    qmoe_status status = qmi_forward_block(&job->forward, block, job->err);
+    qmoe_status status = run(&job->forward, block, job->err);
     qmi_probe_detach(session, &probe);
     return status;
 }
@@ -419,11 +423,14 @@ qmoe_status qmi_job_sweep(qmi_job *job, qmi_visit_fn visit)
     for (int32_t block = 0; block < end; block++) {
         QMI_TRY(begin_program(job, block));
         /* It sees the states that `visit` left at all blocks before it. */
-        QMI_TRY(forward_block(job, block));
+        QMI_TRY(forward_block(job, block, qmi_forward_block));
         if (!qmi_block_is_sparse(&m->blocks[block]))
             continue;
         QMI_TRY(qmi_expert_pass_block(job->pass, block, job->err));
         QMI_TRY(visit(job, number++));
+        /* Behind the last one nothing reads what comes of it. */
+        if (block + 1 < end)
+            QMI_TRY(forward_block(job, block, qmi_forward_after_experts));
     }
     return qmi_progress(&job->context->hooks, job->stage, NULL,
         job->weights_done, job->weights_total);

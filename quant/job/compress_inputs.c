@@ -16,7 +16,7 @@ enum { FIXED_INPUTS = 32 };
 
 /* The list while it grows.  `add` does not check the room: version, config,
  * side files (5), recipe (8, and up to 2 parameters of a format), place (4) and
- * calibration (3) are 24 of FIXED_INPUTS, and weight files are counted. */
+ * calibration (6) are 27 of FIXED_INPUTS, and weight files are counted. */
 typedef struct list {
     qmi_journal_input *items; /* [capacity] */
     size_t n, capacity;
@@ -224,6 +224,9 @@ static qmoe_status add_all(list *l, qmi_job *job)
         QMI_TRY(add_place(l, job));
         add_number(l, "seed", (double)job->recipe.seed);
         add_hash(l, "calibration samples", job->calibration.hash);
+        add_number(l, "weight of frame tokens", job->frame_weight);
+        add_text(l, "weights of tokens", job->by_route ? "router" : "equal");
+        add_text(l, "experts of few tokens", job->borrows ? "borrow" : "keep");
         /* Samples alone decide the weights, but the record is kept, too. */
         QMI_TRY(add_json(l, job, "record of the calibration files",
             cJSON_GetObjectItemCaseSensitive(job->provenance, "calibration")));

@@ -21,6 +21,7 @@
 #include "manifest.h"
 #include "output_directory.h"
 #include "place.h"
+#include "qmoe/quant.h"
 #include "side_files.h"
 #include "stack_writer.h"
 
@@ -31,8 +32,12 @@ typedef struct qmi_job {
     qmi_place place;               /* of the forward pass */
     qmi_recipe recipe;
     int32_t rotation; /* QMI_ROTATION_AUTO, 0 = none, or the block */
+    /* How tokens enter the moments, defaults filled in. */
+    int window;
+    double frame_weight;
+    bool by_route, borrows;
     /* With a bit budget: one entry per stack, sparse block after sparse
-     * block, wi then wo; NULL without. */
+     * block, in the order of its stacks; NULL without. */
     qmi_bits_choice *choices;
     void *codebook; /* owned: fitted to the model; NULL: the format's own */
     qmi_calibration calibration;
@@ -55,6 +60,17 @@ typedef struct qmi_job {
 
 enum { QMI_ROTATION_AUTO = -1 };
 
+/* A sparse block, by its number in execution order. */
+typedef struct qmi_sparse_block {
+    int32_t index; /* of the model's blocks */
+    const qmi_block *block;
+    qmi_expert_stacks stacks;
+    int64_t first_stack; /* stacks of the sparse blocks before it */
+} qmi_sparse_block;
+/* false past the last one. */
+bool qmi_job_sparse_block(
+    const qmi_job *job, int64_t number, qmi_sparse_block *out);
+
 /* Sizes of source and output, into the plan part of the report. */
 void qmi_job_plan_sizes(qmi_job *job);
 /* Fills the rest of the plan part of the report, chooses the number of workers, and checks
@@ -63,11 +79,11 @@ qmoe_status qmi_job_plan(qmi_job *job, const char *output);
 /* The memory of that: planned_memory_bytes and the number of workers.  E_NOMEM:
  * even one is too many. */
 qmoe_status qmi_job_plan_memory(qmi_job *job);
-/* Experts of a block of each program that get tokens, expected.  A dry run takes
- * some tokens to the first block of experts and looks where they go; otherwise
- * all experts are taken as equally likely. */
+/* Share of the experts of a block of each program that get tokens, expected.  A
+ * dry run takes some tokens to the first block of experts and looks where they
+ * go; otherwise all experts are taken as equally likely. */
 qmoe_status qmi_job_used_experts(
-    double used[QMI_N_PROGRAMS], const qmi_job *job);
+    double share[QMI_N_PROGRAMS], const qmi_job *job);
 /* Token states of the calibration, in memory or in the work directory. */
 uint64_t qmi_job_state_bytes(const qmi_job *job);
 /* What decides the result: [*n], qmi_free.  Reads all weights once. */
@@ -84,9 +100,9 @@ const qmi_quantiser *qmi_job_candidate(const qmi_job *job, int size);
  * the recipe's. */
 qmi_stack_recipe qmi_job_recipe(const qmi_job *job,
     const qmi_quantiser *quantiser, const qmi_weight *stack);
-/* How the stack of a kind of sparse block `number` is compressed. */
+/* How the stack of a kind of a sparse block is compressed. */
 qmi_stack_recipe qmi_job_stack_recipe(
-    const qmi_job *job, int64_t number, int kind, const qmi_weight *stack);
+    const qmi_job *job, const qmi_sparse_block *block, int kind);
 /* Bytes of a stack in a format; exact for fixed formats. */
 uint64_t qmi_job_stack_bytes(const qmi_format *format, const qmi_weight *w);
 
@@ -98,9 +114,8 @@ qmoe_status qmi_check_bits(double bits, uint64_t least, uint64_t most,
 int64_t qmi_n_trials(int64_t n_experts);
 /* With a bit budget: lists the stacks and refuses a budget out of range. */
 qmoe_status qmi_job_list_choices(qmi_job *job);
-/* Experts of a block whose errors are measured, and the number of one. */
-int64_t qmi_job_n_trials(const qmi_job *job);
-int64_t qmi_job_trial_expert(const qmi_job *job, int64_t trial);
+/* Experts of a block whose errors are measured: 0 without a bit budget. */
+int64_t qmi_job_n_trials(const qmi_job *job, const qmi_sparse_block *block);
 /* Measures and chooses (after qmi_job_list_choices). */
 qmoe_status qmi_job_choose_formats(qmi_job *job);
 
@@ -117,15 +132,5 @@ qmoe_status qmi_job_kernels(const qmi_job *job, char *out, size_t capacity);
 qmoe_status qmi_job_provenance(qmi_job *job, cJSON **out);
 /* "qmoe_report.json" in the output, and the result part of the report. */
 qmoe_status qmi_job_write_report(qmi_job *job);
-
-/* Both stacks of a sparse block, by its number in execution order. */
-typedef struct qmi_sparse_block {
-    int32_t index; /* of the model's blocks */
-    const qmi_block *block;
-    const qmi_weight *stacks[QMI_N_KINDS];
-} qmi_sparse_block;
-/* false past the last one. */
-bool qmi_job_sparse_block(
-    const qmi_job *job, int64_t number, qmi_sparse_block *out);
 
 #endif

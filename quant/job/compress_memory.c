@@ -5,9 +5,21 @@
 #include "available_memory.h"
 #include "compress_job.h"
 
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint64_t longest_set(const qmoe_compress_report *r)
+{
+    return larger(r->n_encoder_tokens, r->n_decoder_tokens);
+}
+
+/* The residual stream of all tokens, and the experts' input of one program. */
 uint64_t qmi_job_state_bytes(const qmi_job *job)
 {
-    uint64_t n = job->report->n_encoder_tokens + job->report->n_decoder_tokens;
+    const qmoe_compress_report *r = job->report;
+    uint64_t n = r->n_encoder_tokens + r->n_decoder_tokens + longest_set(r);
     return job->calibrated
                ? n * (uint64_t)job->model->shape.d_model * sizeof(float)
                : 0;
@@ -42,9 +54,7 @@ static uint64_t chunk_bytes(const qmi_job *job)
     /* States wait on the host before and after. */
     uint64_t per_token =
         token_values(job->model) + 2 * (uint64_t)job->model->shape.d_model;
-    uint64_t n = r->n_encoder_tokens > r->n_decoder_tokens
-                     ? r->n_encoder_tokens
-                     : r->n_decoder_tokens;
+    uint64_t n = longest_set(r);
     return (n < QMI_FORWARD_TOKENS ? n : QMI_FORWARD_TOKENS) * per_token *
            sizeof(float);
 }
@@ -58,24 +68,24 @@ static uint64_t group_bytes(const qmi_job *job, const qmi_sparse_block *block)
                                  : job->recipe.quantiser;
     const qmi_format *format = q->format;
     uint64_t n = 0;
-    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
-        const qmi_weight *w = block->stacks[kind];
+    for (int kind = 0; kind < block->stacks.n; kind++) {
+        const qmi_weight *w = block->stacks.of[kind];
         n += qmi_job_stack_bytes(format, w) / (uint64_t)w->n_mats;
     }
     return n * (uint64_t)job->options.group_size;
 }
 
-static uint64_t fixed_bytes(const qmi_job *job, const qmi_sparse_block *block)
+/* Beside the group at work. */
+static uint64_t fixed_bytes(const qmi_job *job)
 {
     enum { BASE = 32 << 20 }; /* programs, libraries, lists */
-    uint64_t bytes =
-        BASE + group_bytes(job, block) + qmi_forward_dense_bytes(job->model);
+    uint64_t bytes = BASE + qmi_forward_dense_bytes(job->model);
     if (!job->calibrated)
         return bytes;
     bytes += chunk_bytes(job);
-    /* At most: id 4, mark 1, route 4, probability 4, order 8 bytes. */
-    bytes +=
-        24 * (job->report->n_encoder_tokens + job->report->n_decoder_tokens);
+    /* At most: id 4, weight 4; of each route expert 4, weight 4, order 8 bytes. */
+    bytes += (8 + 16 * (uint64_t)qmi_forward_top_k(job->model)) *
+             (job->report->n_encoder_tokens + job->report->n_decoder_tokens);
     /* Otherwise states are in a file. */
     if (job->options.work_dir == NULL)
         bytes += qmi_job_state_bytes(job);
@@ -87,10 +97,10 @@ static uint64_t fixed_bytes(const qmi_job *job, const qmi_sparse_block *block)
 static uint64_t bytes_with(const qmi_job *job, const qmi_sparse_block *block,
     const qmi_quantiser *quantiser)
 {
-    qmi_stack_recipe recipes[QMI_N_KINDS];
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
-        recipes[kind] = qmi_job_recipe(job, quantiser, block->stacks[kind]);
-    return qmi_expert_pass_worker_bytes(job->model, block->stacks, recipes,
+    qmi_stack_recipe recipes[QMI_MAX_EXPERT_MATRICES];
+    for (int kind = 0; kind < block->stacks.n; kind++)
+        recipes[kind] = qmi_job_recipe(job, quantiser, block->stacks.of[kind]);
+    return qmi_expert_pass_worker_bytes(job->model, &block->stacks, recipes,
         job->calibrated, job->choices != NULL);
 }
 
@@ -100,10 +110,9 @@ static uint64_t worker_bytes(const qmi_job *job, const qmi_sparse_block *block)
     uint64_t most = 0;
     if (job->choices == NULL)
         return bytes_with(job, block, job->recipe.quantiser);
-    for (int size = 0; size < QMI_N_SIZES; size++) {
-        uint64_t n = bytes_with(job, block, qmi_job_candidate(job, size));
-        most = n > most ? n : most;
-    }
+    for (int size = 0; size < QMI_N_SIZES; size++)
+        most =
+            larger(most, bytes_with(job, block, qmi_job_candidate(job, size)));
     return most;
 }
 
@@ -115,9 +124,13 @@ qmoe_status qmi_job_plan_memory(qmi_job *job)
 {
     enum { KEPT = 32 << 20 }; /* freed small blocks (qmi_free) */
     qmi_sparse_block block;
-    qmi_job_sparse_block(job, 0, &block); /* the others have its shapes */
-    uint64_t fixed = fixed_bytes(job, &block);
-    uint64_t each = worker_bytes(job, &block) + KEPT;
+    uint64_t group = 0, worker = 0;
+    for (int64_t i = 0; qmi_job_sparse_block(job, i, &block); i++) {
+        group = larger(group, group_bytes(job, &block));
+        worker = larger(worker, worker_bytes(job, &block));
+    }
+    uint64_t fixed = fixed_bytes(job) + group;
+    uint64_t each = worker + KEPT;
     uint64_t limit = job->options.memory_limit != 0 ? job->options.memory_limit
                                                     : qmi_available_memory();
     int n = job->context->hooks.n_threads;

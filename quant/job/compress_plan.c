@@ -58,7 +58,8 @@ void qmi_job_plan_sizes(qmi_job *job)
         source_experts += qmi_weight_bytes(w);
         target_experts += qmi_job_stack_bytes(format, w);
     }
-    r->n_experts = r->n_matrices / QMI_N_KINDS;
+    for (int32_t i = 0; i < m->n_blocks; i++)
+        r->n_experts += (uint64_t)m->blocks[i].ffn.n_experts;
     /* The budget itself is the size, whatever formats are chosen. */
     if (job->recipe.bits > 0)
         target_experts =
@@ -97,24 +98,27 @@ static qmoe_status plan_disk(qmi_job *job, const char *output)
 static qmoe_status count_work(qmi_workload *work, const qmi_job *job)
 {
     const qmi_token_set *sets = job->calibration.sets;
-    *work = (qmi_workload){.trials = (double)qmi_job_n_trials(job) /
-                                     (double)qmi_model_n_experts(job->model)};
+    qmi_sparse_block block;
+    *work = (qmi_workload){0};
+    for (int64_t i = 0; qmi_job_sparse_block(job, i, &block); i++)
+        work->trials += (double)qmi_job_n_trials(job, &block) /
+                        (double)job->report->n_experts;
     for (size_t i = 0; i < job->calibration.n_samples; i++)
         qmi_workload_add(work,
             (double)qmi_sequence_length(&sets[QMI_ENCODE], i),
             (double)qmi_sequence_length(&sets[QMI_DECODE], i), 1);
-    return qmi_job_used_experts(work->used_experts, job);
+    return qmi_job_used_experts(work->used_share, job);
 }
 
 /* Seconds of one thread.  Without calibration experts are only rounded. */
 static qmoe_status measure_work(
     double *seconds, const qmi_job *job, const qmi_workload *work)
 {
-    /* The first sparse block stands for all: they have the same shapes. */
+    /* Rates are per weight: the first sparse block stands for all. */
     qmi_sparse_block block;
     qmi_job_sparse_block(job, 0, &block);
     const qmi_stack_recipe recipe =
-        qmi_job_recipe(job, job->recipe.quantiser, block.stacks[QMI_WI]);
+        qmi_job_recipe(job, job->recipe.quantiser, block.stacks.of[0]);
     if (job->calibrated)
         return qmi_compression_seconds(
             seconds, job->model, work, &recipe, job->err);

@@ -137,6 +137,23 @@ static qmoe_status add_texts(qmi_job *job, cJSON *to)
     return QMOE_OK;
 }
 
+/* What the text means to the model, and how its tokens are weighed. */
+static bool put_objective(const qmi_job *job, cJSON *to)
+{
+    if (job->model->shape.objective == QMI_SPAN_CORRUPTION)
+        return put_text(to, "objective", "span corruption") &&
+               put_number(
+                   to, "longest_document", true, QMI_MAX_DOCUMENT_TOKENS) &&
+               put_number(to, "seed", true, (double)job->recipe.seed) &&
+               (!job->by_route || put_text(to, "token_weights", "router")) &&
+               (!job->borrows || put_text(to, "few_tokens", "borrow"));
+    return put_text(to, "objective", "next token") &&
+           put_number(to, "window", true, job->window) &&
+           put_number(to, "frame_weight", true, job->frame_weight) &&
+           put_text(to, "token_weights", job->by_route ? "router" : "equal") &&
+           put_text(to, "few_tokens", job->borrows ? "borrow" : "keep");
+}
+
 /* What the samples are drawn from and how: with these files, seed and counts
  * the same lists come out again. null for a run without calibration. */
 static qmoe_status add_calibration(qmi_job *job, cJSON *to)
@@ -150,10 +167,7 @@ static qmoe_status add_calibration(qmi_job *job, cJSON *to)
     if (o == NULL)
         return no_memory(job);
     QMI_TRY(add_texts(job, o));
-    return put_text(o, "objective", "span corruption") &&
-                   put_number(
-                       o, "longest_document", true, QMI_MAX_DOCUMENT_TOKENS) &&
-                   put_number(o, "seed", true, (double)job->recipe.seed) &&
+    return put_objective(job, o) &&
                    put_number(o, "samples_asked", asked != 0, (double)asked) &&
                    put_number(o, "samples", true, (double)c->n_samples) &&
                    put_number(

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "digest.h"
 #include "expert_names.h"
@@ -31,7 +32,7 @@ typedef struct totals {
 typedef struct matrix {
     double input_error, weight_error, entropy_bits;
     uint64_t n_weights, n_bytes, n_zeros;
-    int64_t n_tokens, n_counted;
+    int64_t n_tokens, n_counted, n_borrowed;
     const char *fallback; /* NULL: none */
 } matrix;
 
@@ -98,12 +99,12 @@ static uint64_t matrix_bytes(
 
 /* Why a matrix was rounded although its method is calibrated; NULL: it was
  * not. */
-static const char *fallback(const qmi_quantiser *quantiser,
-    const qmi_quant_result *q, int64_t n_counted)
+static const char *fallback(
+    const qmi_quantiser *quantiser, const qmi_quant_result *q, int64_t n_summed)
 {
     if (!quantiser->needs_hessian)
         return NULL;
-    if (n_counted == 0)
+    if (n_summed == 0)
         return "no tokens";
     return q->fell_back ? "singular" : NULL;
 }
@@ -123,7 +124,9 @@ static matrix describe(const qmi_stack_recipe *recipe, const qmi_weight *w,
         .n_zeros = q->n_zeros,
         .n_tokens = e->n_tokens,
         .n_counted = e->n_counted,
-        .fallback = fallback(recipe->quantiser, q, e->n_counted),
+        .n_borrowed = e->n_borrowed[kind],
+        .fallback =
+            fallback(recipe->quantiser, q, e->n_counted + e->n_borrowed[kind]),
     };
 }
 
@@ -136,6 +139,8 @@ static void put_matrix(const qmi_job *job, qmi_text *t, const qmi_weight *w,
     put_string(t, "    {\"name\"", tensor);
     put_count_if(t, ", \"tokens\"", job->calibrated, m->n_tokens);
     put_count_if(t, ", \"counted\"", job->calibrated, m->n_counted);
+    if (job->calibrated && job->borrows)
+        put_count(t, ", \"borrowed\"", m->n_borrowed);
     put_count(t, ", \"bytes\"", (int64_t)m->n_bytes);
     put_number(t, ", \"bits_per_weight\"",
         ratio(8 * (double)m->n_bytes, (double)m->n_weights));
@@ -172,8 +177,9 @@ static void add_matrix(totals *sum, const matrix *m)
     sum->n_zeros += m->n_zeros;
     sum->n_tokens += m->n_tokens;
     sum->n_counted += m->n_counted;
-    sum->n_without_tokens += m->fallback != NULL && m->n_counted == 0;
-    sum->n_singular += m->fallback != NULL && m->n_counted != 0;
+    const bool none = m->n_counted + m->n_borrowed == 0;
+    sum->n_without_tokens += m->fallback != NULL && none;
+    sum->n_singular += m->fallback != NULL && !none;
 }
 
 /* The same rules for stacks. */
@@ -230,6 +236,44 @@ static void put_totals(const qmi_job *job, qmi_text *t, const totals *s)
     qmi_text_string(t, "}");
 }
 
+/* ---- kinds ---- */
+
+/* By name, since blocks may have different ones. */
+static qmoe_kind_report *kind_of(qmoe_compress_report *r, const char *name)
+{
+    int i = 0;
+    while (i < r->n_kinds && strcmp(r->kinds[i].name, name) != 0)
+        i++;
+    if (i == QMOE_MAX_KINDS)
+        return NULL;
+    if (i == r->n_kinds)
+        snprintf(
+            r->kinds[r->n_kinds++].name, sizeof r->kinds[i].name, "%s", name);
+    return &r->kinds[i];
+}
+
+/* Errors are sums until finish_kinds. */
+static void add_kind(
+    qmoe_compress_report *r, const qmi_weight *stack, const totals *s)
+{
+    qmoe_kind_report *k = kind_of(r, qmi_expert_kind_name(stack));
+    if (k == NULL)
+        return;
+    k->n_matrices += s->n_matrices;
+    k->n_measured += s->n_input_errors;
+    k->input_error += s->input_error;
+    k->weight_error += s->weight_error;
+}
+
+static void finish_kinds(qmoe_compress_report *r)
+{
+    for (int i = 0; i < r->n_kinds; i++) {
+        qmoe_kind_report *k = &r->kinds[i];
+        k->input_error = ratio(k->input_error, (double)k->n_measured);
+        k->weight_error = ratio(k->weight_error, (double)k->n_matrices);
+    }
+}
+
 /* ---- stacks ---- */
 
 /* With a bit budget the mean relative errors that were measured for either
@@ -240,7 +284,6 @@ static void put_measured(const qmi_job *job, qmi_text *t, int64_t number)
         put_string(t, ", \"measured\"", NULL);
         return;
     }
-    /* Entries of `choices` are stacks, wi then wo of each sparse block. */
     const qmi_bits_choice *c = &job->choices[number];
     char key[64];
     for (int size = 0; size < QMI_N_SIZES; size++) {
@@ -255,8 +298,8 @@ static void put_measured(const qmi_job *job, qmi_text *t, int64_t number)
 static void put_stack(const qmi_job *job, qmi_text *t, int64_t block_number,
     int kind, const qmi_sparse_block *b, totals *all)
 {
-    const qmi_weight *w = b->stacks[kind];
-    const qmi_stack_recipe r = qmi_job_stack_recipe(job, block_number, kind, w);
+    const qmi_weight *w = b->stacks.of[kind];
+    const qmi_stack_recipe r = qmi_job_stack_recipe(job, b, kind);
     int64_t n = 0;
     const qmi_journal_expert *experts =
         qmi_journal_block(job->journal, block_number, &n);
@@ -270,7 +313,7 @@ static void put_stack(const qmi_job *job, qmi_text *t, int64_t block_number,
     put_count(t, ", \"experts\"", w->n_mats);
     put_count(t, ", \"rows\"", w->n_rows);
     put_count(t, ", \"columns\"", w->n_cols);
-    put_measured(job, t, block_number * QMI_N_KINDS + kind);
+    put_measured(job, t, b->first_stack + kind);
     qmi_text_string(t, ",\n   \"matrices\": [\n");
     for (int64_t e = 0; e < n; e++) {
         const matrix m = describe(&r, w, &experts[e], kind);
@@ -282,11 +325,29 @@ static void put_stack(const qmi_job *job, qmi_text *t, int64_t block_number,
     put_totals(job, t, &sum);
     qmi_text_string(t, "}");
     add_totals(all, &sum);
+    add_kind(job->report, w, &sum);
 }
 
-/* "encoder block 1: experts 3, 7": who was rounded for want of tokens. */
-static void name_rounded(
-    const qmi_job *job, const qmi_sparse_block *b, int64_t number)
+/* ---- experts of few tokens ---- */
+
+static bool is_rounded(const qmi_journal_expert *e)
+{
+    int64_t n = e->n_counted;
+    for (int kind = 0; kind < e->n_kinds; kind++)
+        n += e->n_borrowed[kind];
+    return n == 0;
+}
+
+static bool has_borrowed(const qmi_journal_expert *e)
+{
+    return !is_rounded(e) &&
+           (e->n_borrowed[QMI_EXPERT_UP] + e->n_borrowed[QMI_EXPERT_DOWN]) != 0;
+}
+
+/* "encoder block 1: 2 expert(s) <what>: 3, 7": those of a block that `is` is true
+ * of; how many. */
+static uint64_t name_experts(const qmi_job *job, const qmi_sparse_block *b,
+    int64_t number, bool (*is)(const qmi_journal_expert *e), const char *what)
 {
     /* Names as many as fit, so that a message stays one line; the count is
      * exact. */
@@ -296,7 +357,7 @@ static void name_rounded(
     const qmi_journal_expert *experts =
         qmi_journal_block(job->journal, number, &n);
     for (int64_t e = 0; e < n; e++) {
-        if (experts[e].n_counted != 0)
+        if (!is(&experts[e]))
             continue;
         count++;
         /* ", " and 20 characters of a number and the NUL need 23 bytes. */
@@ -304,14 +365,25 @@ static void name_rounded(
             at += (size_t)snprintf(list + at, sizeof list - at, "%s%lld",
                 at == 0 ? "" : ", ", (long long)e);
     }
-    if (job->calibrated && count != 0)
+    if (count != 0)
         qmi_message(&job->context->hooks,
-            "%s block %d: %lld expert(s) got no calibration token and were "
-            "rounded to nearest: %s%s",
+            "%s block %d: %lld expert(s) %s: %s%s",
             qmi_program_name(b->block->program), (int)b->block->number,
-            (long long)count, list, at + 24 < sizeof list ? "" : ", ...");
-    job->report->n_experts_without_tokens +=
-        job->calibrated ? (uint64_t)count : 0;
+            (long long)count, what, list, at + 24 < sizeof list ? "" : ", ...");
+    return (uint64_t)count;
+}
+
+static void name_few(
+    const qmi_job *job, const qmi_sparse_block *b, int64_t number)
+{
+    qmoe_compress_report *r = job->report;
+    if (!job->calibrated)
+        return;
+    r->n_experts_without_tokens += name_experts(job, b, number, is_rounded,
+        "got no calibration token and were rounded to nearest");
+    r->n_experts_borrowing += name_experts(job, b, number, has_borrowed,
+        "got fewer tokens than their matrices have columns and borrowed tokens "
+        "of the block");
 }
 
 /* ---- all of it ---- */
@@ -328,8 +400,8 @@ static void put_all(const qmi_job *job, qmi_text *t, totals *all)
     qmi_text_string(t, ",\n\"stacks\": [\n");
     /* In execution order, which is the order of the journal's blocks. */
     for (int64_t i = 0; qmi_job_sparse_block(job, i, &block); i++) {
-        name_rounded(job, &block, i);
-        for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+        name_few(job, &block, i);
+        for (int kind = 0; kind < block.stacks.n; kind++) {
             if (i + kind != 0)
                 qmi_text_string(t, ",\n");
             put_stack(job, t, i, kind, &block, all);
@@ -358,5 +430,6 @@ qmoe_status qmi_job_write_report(qmi_job *job)
     r->input_error = mean_input_error(&all);
     r->weight_error = mean_weight_error(&all);
     r->n_singular = all.n_singular;
+    finish_kinds(r);
     return status;
 }

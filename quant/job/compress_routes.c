@@ -8,18 +8,19 @@
 #include "alloc.h"
 #include "compress_time.h"
 
-/* Where tokens went. */
+/* Where tokens went, each to top_k experts. */
 typedef struct routes {
-    int64_t n_tokens, n_experts;
+    int64_t n_routes, n_experts;
     int64_t *counts; /* [n_experts] */
 } routes;
 
 /* The first samples that make a chunk of the forward pass: no copy.  The arrays
  * stay those of `all`.  The first sample is always taken. */
-static qmi_calibration first_samples(const qmi_calibration *all)
+static qmi_calibration first_samples(
+    const qmi_calibration *all, qmi_program program)
 {
     qmi_calibration few = *all;
-    const int64_t *begin = all->sets[QMI_ENCODE].begin;
+    const int64_t *begin = all->sets[program].begin;
     size_t n = 1;
     while (n < all->n_samples && begin[n + 1] <= QMI_FORWARD_TOKENS)
         n++;
@@ -39,7 +40,7 @@ static double n_counted(const qmi_token_set *set)
 {
     int64_t n = 0;
     for (int64_t t = 0; t < set->n_tokens; t++)
-        n += set->counted[t];
+        n += set->weight[t] != 0;
     return (double)n;
 }
 
@@ -53,43 +54,45 @@ static qmoe_status follow(
      * are all there is. */
     for (int32_t block = 0; block <= sparse_block; block++)
         QMI_TRY(qmi_forward_block(f, block, err));
-    for (int64_t t = 0; t < set->n_tokens; t++)
-        if (set->counted[t]) {
-            r->counts[f->expert[t]]++;
-            r->n_tokens++;
+    const int64_t top_k = f->session->model->blocks[sparse_block].ffn.top_k;
+    for (int64_t i = 0; i < set->n_tokens * top_k; i++)
+        if (set->weight[i / top_k] != 0) {
+            r->counts[f->expert[i]]++;
+            r->n_routes++;
         }
     return QMOE_OK;
 }
 
-/* Of n_tokens that go the same ways.  For more than were seen, that the next
+/* Of n_routes that are spread alike.  For more than were seen, that the next
  * one takes a new way has the probability of ways taken once (Good and
  * Turing). */
-static double used_of(const routes *r, double n_tokens)
+static double used_of(const routes *r, double n_routes)
 {
-    const double n = (double)r->n_tokens;
+    const double n = (double)r->n_routes;
     double once = 0, seen = 0, fewer = 0;
     for (int64_t e = 0; e < r->n_experts; e++) {
         once += r->counts[e] == 1;
         seen += r->counts[e] != 0;
         /* An expert that was seen with frequency p gets one of N tokens with
          * probability 1 - (1 - p)^N. */
-        fewer += 1 - pow(1 - (double)r->counts[e] / n, n_tokens);
+        fewer += 1 - pow(1 - (double)r->counts[e] / n, n_routes);
     }
     const double unseen = (double)r->n_experts - seen;
-    if (n_tokens < n)
+    if (n_routes < n)
         return fewer;
     if (unseen == 0)
         return seen;
     /* Each new expert leaves fewer: the number approaches `unseen` by an
      * exponential whose first slope is the probability of Good and Turing. */
-    return seen + unseen * (1 - exp(-(n_tokens - n) * once / n / unseen));
+    return seen + unseen * (1 - exp(-(n_routes - n) * once / n / unseen));
 }
 
 static qmoe_status sample_routes(
     routes *r, const qmi_job *job, int32_t sparse_block)
 {
     qmi_forward forward;
-    const qmi_calibration few = first_samples(&job->calibration);
+    const qmi_calibration few =
+        first_samples(&job->calibration, job->model->blocks[0].program);
     /* On the CPU, with states in memory: it is one chunk. */
     const qmoe_session_options place = {
         .size = sizeof place, .backend = QMI_HOST_BACKEND};
@@ -101,14 +104,14 @@ static qmoe_status sample_routes(
 }
 
 qmoe_status qmi_job_used_experts(
-    double used[QMI_N_PROGRAMS], const qmi_job *job)
+    double share[QMI_N_PROGRAMS], const qmi_job *job)
 {
     const qmi_token_set *sets = job->calibration.sets;
     qmi_sparse_block first;
     qmi_job_sparse_block(job, 0, &first);
     /* A real run would take these tokens twice.  The first sparse block of a
      * decoder needs the whole encoder, which is too much for a plan. */
-    routes r = {.n_experts = first.stacks[0]->n_mats};
+    routes r = {.n_experts = first.block->ffn.n_experts};
     const bool looks = job->options.dry_run &&
                        first.block->program == job->model->blocks[0].program;
     qmoe_status status = QMOE_OK;
@@ -120,9 +123,11 @@ qmoe_status qmi_job_used_experts(
         status = sample_routes(&r, job, first.index);
     }
     for (int p = 0; p < QMI_N_PROGRAMS; p++) {
-        const double n = n_counted(&sets[p]);
-        used[p] = r.n_tokens > 0 ? used_of(&r, n)
-                                 : qmi_used_experts((double)r.n_experts, n);
+        const double n = n_counted(&sets[p]) * (double)first.block->ffn.top_k;
+        const double used = r.n_routes > 0
+                                ? used_of(&r, n)
+                                : qmi_used_experts((double)r.n_experts, n);
+        share[p] = used / (double)r.n_experts;
     }
     qmi_free(r.counts);
     return status;

@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "allocate_bits.h"
+#include "expert_steps.h"
 #include "measure_work.h"
 
 void qmi_workload_add(
@@ -22,11 +23,21 @@ void qmi_workload_add(
     w->cross_pairs += n * n_decoder * n_encoder;
 }
 
-/* Expected number of experts hit by n_tokens independent draws.  With few
- * tokens and many experts it is far below both. */
-double qmi_used_experts(double n_experts, double n_tokens)
+void qmi_workload_add_samples(
+    qmi_workload *w, const qmoe_model *model, double n)
 {
-    return n_experts * (1 - pow(1 - 1 / n_experts, n_tokens));
+    /* Of span corruption: docs/evaluation.md. */
+    if (model->shape.objective == QMI_SPAN_CORRUPTION)
+        qmi_workload_add(w, 512, 115, n);
+    else
+        qmi_workload_add(w, 0, QMI_DEFAULT_WINDOW, n);
+}
+
+/* Expected number of experts hit by n_routes independent draws.  With few of
+ * them and many experts it is far below both. */
+double qmi_used_experts(double n_experts, double n_routes)
+{
+    return n_experts * (1 - pow(1 - 1 / n_experts, n_routes));
 }
 
 /* ---- dense parts ---- */
@@ -78,26 +89,37 @@ static double quantiser_seconds(
 }
 
 /* One sparse block. */
-static double experts_seconds(const qmi_block *block, int64_t d_model,
+static double experts_seconds(const qmoe_model *m, int32_t number,
     const qmi_workload *work, const qmi_work_rates *r)
 {
-    const double d = (double)d_model, f = (double)block->ffn.d_ff;
-    const double used = work->used_experts[block->program];
+    const qmi_block *block = &m->blocks[number];
+    const qmi_expert_stacks stacks = qmi_expert_stacks_of(m, number);
+    const double used =
+        work->used_share[block->program] * (double)block->ffn.n_experts;
     /* Experts without tokens are rounded. */
     const double unused = (double)block->ffn.n_experts - used;
-    /* The inputs of wo take one product with the original wi; both kinds sum
-     * moments. */
-    const double inputs = d * f * r->product + (d * d + f * f) * r->moment;
+    double inputs = 0, all = 0, quantised = 0;
+    for (int kind = 0; kind < stacks.n; kind++) {
+        const double rows = (double)stacks.of[kind]->n_rows;
+        const double cols = (double)stacks.of[kind]->n_cols;
+        const qmi_expert_input input = qmi_expert_input_of(kind);
+        /* What makes the hidden input is one product with each original. */
+        if (input == QMI_INPUT_BLOCK)
+            inputs += rows * cols * r->product;
+        /* Each input sums moments once. */
+        if (kind == qmi_expert_last_kind(&stacks, input))
+            inputs += cols * cols * r->moment;
+        all += rows * cols;
+        quantised += quantiser_seconds(r, rows, cols);
+    }
     /* A sweep that measures takes the tokens through the uncompressed experts
      * as well. */
-    const double again = work->trials > 0 ? 2 * d * f * r->product : 0;
-    const double tokens =
-        work->tokens[block->program] *
-        (inputs * (1 + work->trials) + 2 * d * f * r->expert + again);
-    const double experts =
-        used * (quantiser_seconds(r, f, d) + quantiser_seconds(r, d, f)) +
-        unused * 2 * d * f * r->rounding;
-    return tokens + experts * (1 + QMI_N_SIZES * work->trials);
+    const double again = work->trials > 0 ? all * r->product : 0;
+    const double routes =
+        work->tokens[block->program] * (double)block->ffn.top_k *
+        (inputs * (1 + work->trials) + all * r->expert + again);
+    const double experts = used * quantised + unused * all * r->rounding;
+    return routes + experts * (1 + QMI_N_SIZES * work->trials);
 }
 
 qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
@@ -113,8 +135,7 @@ qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
             n_sweeps * program_seconds(model, (qmi_program)p, work, &rates);
     for (int32_t b = 0; b < model->n_blocks; b++)
         if (qmi_block_is_sparse(&model->blocks[b]))
-            *seconds += experts_seconds(
-                &model->blocks[b], model->shape.d_model, work, &rates);
+            *seconds += experts_seconds(model, b, work, &rates);
     return QMOE_OK;
 }
 

@@ -12,8 +12,8 @@ typedef struct qmi_workload {
     /* Pairs of a query and a key in one block: attention within the sequences of
      * a program, and the decoder's to the encoder. */
     double own_pairs[QMI_N_PROGRAMS], cross_pairs;
-    /* Experts of a block that get tokens; others are rounded. */
-    double used_experts[QMI_N_PROGRAMS];
+    /* Share of the experts that get tokens; others are rounded. */
+    double used_share[QMI_N_PROGRAMS];
     /* Share of the experts whose errors are measured first, with both formats,
      * which takes all tokens through the model once more. */
     double trials;
@@ -22,9 +22,13 @@ typedef struct qmi_workload {
 /* Adds a sample of so many tokens of encoder and decoder, n times. */
 void qmi_workload_add(
     qmi_workload *w, double n_encoder, double n_decoder, double n);
+/* Adds n samples of a model, all as long as they can be. */
+void qmi_workload_add_samples(
+    qmi_workload *w, const qmoe_model *model, double n);
 
-/* Experts of a block that some of n_tokens go to, if all are equally likely. */
-double qmi_used_experts(double n_experts, double n_tokens);
+/* Experts of a block that some of n_routes, choices of tokens, go to, if all are
+ * equally likely. */
+double qmi_used_experts(double n_experts, double n_routes);
 
 /* Seconds of one thread that has a processor to itself.  The measurement takes
  * a moment.  Statuses of qmi_measure_work. */
@@ -36,5 +40,8 @@ qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
 double qmi_copy_seconds(
     uint64_t source_bytes, uint64_t output_bytes, bool generated, double rate);
 enum { QMI_COPY_RATE = 500000000 };
+
+/* Tokens of a calibration window by default. */
+enum { QMI_DEFAULT_WINDOW = 512 };
 
 #endif

@@ -35,7 +35,7 @@ static qmoe_status try_sizes(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     QMI_TRY(qmi_expert_weights(&wide, p, w, kind, expert));
     qmoe_status status = QMOE_OK;
     for (int size = 0; status == QMOE_OK && size < QMI_N_SIZES; size++)
-        status = try_size(p->stacks[kind], wide, hessian, &recipes[size],
+        status = try_size(p->stacks.of[kind], wide, hessian, &recipes[size],
             &trial->error[kind][size], &trial->measured[kind], &w->error);
     qmi_free(wide);
     if (status == QMOE_OK)
@@ -45,36 +45,47 @@ static qmoe_status try_sizes(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     return qmi_expert_blame(p, w, kind, expert, status);
 }
 
-/* As compress_matrix of expert_pass.c, with several recipes for one sum of
- * moments. */
-static qmoe_status measure_expert(qmi_expert_pass *p, qmi_expert_worker *w,
-    int64_t expert, const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
-    qmi_expert_trial *trial)
+/* As compress_input of expert_pass.c, with several recipes for each matrix. */
+static qmoe_status measure_input(qmi_expert_pass *p, qmi_expert_worker *w,
+    qmi_expert_input input, int64_t expert,
+    const qmi_stack_recipe (*recipes)[QMI_N_SIZES], qmi_expert_trial *trial)
 {
-    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
-        if (p->forward == NULL) {
-            QMI_TRY(try_sizes(p, w, kind, expert, NULL, recipes[kind], trial));
-            continue;
-        }
-        qmi_hessian hessian;
-        QMI_TRY(
-            qmi_hessian_create(&hessian, p->stacks[kind]->n_cols, &w->error));
-        qmoe_status status = qmi_expert_moments(p, w, kind, expert, &hessian);
-        if (status == QMOE_OK)
+    const int last = qmi_expert_last_kind(&p->stacks, input);
+    qmi_hessian hessian;
+    QMI_TRY(
+        qmi_hessian_create(&hessian, p->stacks.of[last]->n_cols, &w->error));
+    int64_t n_counted;
+    qmoe_status status =
+        qmi_expert_moments(p, w, input, expert, &hessian, &n_counted);
+    for (int kind = 0; status == QMOE_OK && kind <= last; kind++)
+        if (qmi_expert_input_of(kind) == input)
             status =
                 try_sizes(p, w, kind, expert, &hessian, recipes[kind], trial);
-        qmi_hessian_destroy(&hessian);
-        QMI_TRY(status);
+    qmi_hessian_destroy(&hessian);
+    return status;
+}
+
+static qmoe_status measure_expert(qmi_expert_pass *p, qmi_expert_worker *w,
+    int64_t expert, const qmi_stack_recipe (*recipes)[QMI_N_SIZES],
+    qmi_expert_trial *trial)
+{
+    if (p->forward != NULL) {
+        for (int input = 0; input < QMI_N_EXPERT_INPUTS; input++)
+            QMI_TRY(measure_input(
+                p, w, (qmi_expert_input)input, expert, recipes, trial));
+        return QMOE_OK;
     }
+    for (int kind = 0; kind < p->stacks.n; kind++)
+        QMI_TRY(try_sizes(p, w, kind, expert, NULL, recipes[kind], trial));
     return QMOE_OK;
 }
 
 static qmoe_status try_expert(qmi_expert_pass *p, qmi_expert_worker *w,
-    int64_t expert, const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES],
+    int64_t expert, const qmi_stack_recipe (*recipes)[QMI_N_SIZES],
     qmi_expert_trial *trial)
 {
     /* The caller's array is not zeroed. */
-    *trial = (qmi_expert_trial){0};
+    *trial = (qmi_expert_trial){.n_kinds = p->stacks.n};
     QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
     qmoe_status status = measure_expert(p, w, expert, recipes, trial);
     qmi_expert_release(p, expert);
@@ -91,15 +102,17 @@ typedef struct request {
 static qmoe_status try_item(void *user, qmi_expert_worker *w, int64_t item)
 {
     const request *r = user;
-    return try_expert(
-        r->pass, w, r->experts[item], r->recipes, &r->trials[item]);
+    QMI_TRY(
+        try_expert(r->pass, w, r->experts[item], r->recipes, &r->trials[item]));
+    qmi_expert_count(r->pass, &(qmi_expert_tally){.n_experts = 1});
+    return QMOE_OK;
 }
 
 /* Trials do not move tokens on: the block's tokens wait for
  * qmi_expert_pass_through. */
 qmoe_status qmi_expert_pass_try(qmi_expert_pass *pass, qmi_expert_trial *trials,
     const int64_t *experts, int64_t n,
-    const qmi_stack_recipe recipes[QMI_N_KINDS][QMI_N_SIZES], qmi_error *err)
+    const qmi_stack_recipe (*recipes)[QMI_N_SIZES], qmi_error *err)
 {
     request r = {pass, trials, experts, recipes};
     const qmi_expert_loop loop = {
@@ -109,33 +122,29 @@ qmoe_status qmi_expert_pass_try(qmi_expert_pass *pass, qmi_expert_trial *trials,
 
 /* All tokens of an expert through the original. */
 static qmoe_status pass_through(
-    qmi_expert_pass *p, qmi_expert_worker *w, int64_t expert)
+    qmi_expert_pass *p, int64_t expert, qmi_error *err)
 {
+    qmi_weight stacks[QMI_MAX_EXPERT_MATRICES];
+    if (p->watch != NULL)
+        QMI_TRY(p->watch(p->watcher));
+    for (int kind = 0; kind < p->stacks.n; kind++)
+        stacks[kind] = *p->stacks.of[kind];
     /* Fetched once more if the expert was tried: keeping all of a block would
      * need the memory of a stack. */
-    QMI_TRY(qmi_expert_fetch(p, expert, &w->error));
-    qmoe_status status = qmi_expert_apply(
-        p, w, p->stacks[QMI_WI], p->stacks[QMI_WO], expert, expert);
+    QMI_TRY(qmi_expert_fetch(p, expert, err));
+    if (expert + 1 < p->stacks.of[0]->n_mats)
+        qmi_expert_announce(p, expert + 1);
+    qmoe_status status = qmi_expert_apply(p, stacks, expert, expert, err);
     qmi_expert_release(p, expert);
     return status;
-}
-
-typedef struct passage {
-    qmi_expert_pass *pass;
-    int64_t first;
-} passage;
-
-static qmoe_status pass_item(void *user, qmi_expert_worker *w, int64_t item)
-{
-    const passage *r = user;
-    return pass_through(r->pass, w, r->first + item);
 }
 
 qmoe_status qmi_expert_pass_through(
     qmi_expert_pass *pass, int64_t first, int64_t n, qmi_error *err)
 {
-    passage r = {pass, first};
-    const qmi_expert_loop loop = {
-        .pass = pass, .n = n, .visit = pass_item, .user = &r};
-    return pass->forward != NULL ? qmi_expert_loop_run(&loop, err) : QMOE_OK;
+    for (int64_t i = 0; pass->forward != NULL && i < n; i++) {
+        QMI_TRY(pass_through(pass, first + i, err));
+        qmi_expert_count(pass, &(qmi_expert_tally){.n_experts = 1});
+    }
+    return QMOE_OK;
 }

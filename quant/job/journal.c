@@ -21,7 +21,7 @@ enum { MAX_JOURNAL_BYTES = 1 << 30 };
 
 /* The number is raised when lines change, or what the same inputs give. */
 static const char magic[] = "qmoe-journal ";
-static const char head[] = "qmoe-journal 2\n";
+static const char head[] = "qmoe-journal 3\n";
 
 enum { TRIALS, EXPERTS, N_RECORDS };
 
@@ -35,15 +35,16 @@ typedef struct record_list {
  * first expert. */
 typedef struct block_list {
     record_list of[N_RECORDS];
+    int64_t n_each[N_RECORDS]; /* of the finished block */
+    int n_kinds;
 } block_list;
 
 struct qmi_journal {
     char *path;
     int fd;
     int64_t n_blocks;
-    int64_t n_each[N_RECORDS]; /* of a finished block */
-    block_list *blocks;        /* [n_blocks] */
-    uint64_t n_bytes, chain;   /* of the file so far */
+    block_list *blocks;      /* [n_blocks] */
+    uint64_t n_bytes, chain; /* of the file so far */
 };
 
 /* ---- memory ---- */
@@ -51,14 +52,15 @@ struct qmi_journal {
 /* Experts are in order, so a count says which are finished. */
 static bool is_full(const qmi_journal *j, int64_t block, int kind)
 {
-    return j->blocks[block].of[kind].n == j->n_each[kind];
+    return j->blocks[block].of[kind].n == j->blocks[block].n_each[kind];
 }
 
 /* Whether a line may follow those before it: trials block by block, and then
  * experts. */
-static bool is_next(const qmi_journal *j, int64_t block, int kind)
+static bool is_next(const qmi_journal *j, int64_t block, int kind, int n_kinds)
 {
     if (block < 0 || block >= j->n_blocks || is_full(j, block, kind) ||
+        n_kinds != j->blocks[block].n_kinds ||
         (block > 0 && !is_full(j, block - 1, kind)))
         return false;
     return kind == TRIALS ? j->blocks[0].of[EXPERTS].n == 0
@@ -67,9 +69,9 @@ static bool is_next(const qmi_journal *j, int64_t block, int kind)
 
 /* Every line goes through here, read or written: one check for both. */
 static qmoe_status remember(qmi_journal *j, int64_t block, int kind,
-    const void *record, size_t size, qmi_error *err)
+    int n_kinds, const void *record, size_t size, qmi_error *err)
 {
-    if (!is_next(j, block, kind))
+    if (!is_next(j, block, kind, n_kinds))
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: its lines are not those of this model's blocks and experts "
             "in order; start again (--force)",
@@ -209,9 +211,11 @@ static bool take_line(
     /* A sound checksum with a line of neither kind was written by something
      * else. */
     if (qmi_line_parse_expert(line, &block, &expert))
-        *status = remember(j, block, EXPERTS, &expert, sizeof expert, err);
+        *status = remember(
+            j, block, EXPERTS, expert.n_kinds, &expert, sizeof expert, err);
     else if (qmi_line_parse_trial(line, &block, &trial))
-        *status = remember(j, block, TRIALS, &trial, sizeof trial, err);
+        *status = remember(
+            j, block, TRIALS, trial.n_kinds, &trial, sizeof trial, err);
     else
         *status = fail_broken(r, line, err);
     return true;
@@ -348,10 +352,13 @@ qmoe_status qmi_journal_open(qmi_journal **out, qmi_output *output,
         return QMOE_E_NOMEM;
     j->fd = -1;
     j->n_blocks = job->n_blocks;
-    j->n_each[TRIALS] = job->n_trials;
-    j->n_each[EXPERTS] = job->n_experts;
     j->blocks =
         qmi_calloc((size_t)j->n_blocks, sizeof *j->blocks, "the journal", err);
+    for (int64_t b = 0; j->blocks != NULL && b < j->n_blocks; b++) {
+        j->blocks[b].n_each[TRIALS] = job->blocks[b].n_trials;
+        j->blocks[b].n_each[EXPERTS] = job->blocks[b].n_experts;
+        j->blocks[b].n_kinds = job->blocks[b].n_kinds;
+    }
     qmoe_status status = QMOE_E_NOMEM;
     if (j->blocks != NULL)
         status = open_file(j, output, resume, err);
@@ -395,14 +402,17 @@ qmoe_status qmi_journal_mark(
 
 /* ---- changing ---- */
 
-static qmi_journal_expert record_of(const qmi_expert_result *result)
+static qmi_journal_expert record_of(
+    const qmi_expert_result *result, int n_kinds)
 {
-    qmi_journal_expert e = {
-        .n_tokens = result->n_tokens, .n_counted = result->n_counted};
-    for (int kind = 0; kind < QMI_N_KINDS; kind++) {
+    qmi_journal_expert e = {.n_kinds = n_kinds,
+        .n_tokens = result->n_tokens,
+        .n_counted = result->n_counted};
+    for (int kind = 0; kind < n_kinds; kind++) {
         e.length[kind] = qmi_encoded_length(&result->encoded[kind]);
         e.digest[kind] = qmi_encoded_digest(&result->encoded[kind]);
         e.quality[kind] = result->quality[kind];
+        e.n_borrowed[kind] = result->n_borrowed[kind];
     }
     return e;
 }
@@ -416,13 +426,14 @@ qmoe_status qmi_journal_add(qmi_journal *journal, int64_t block,
     qmoe_status status = QMOE_OK;
     /* remember checks the order before anything is written. */
     for (int64_t i = 0; status == QMOE_OK && i < n; i++) {
-        qmi_journal_expert e = record_of(&results[i]);
+        const int n_kinds = journal->blocks[block].n_kinds;
+        qmi_journal_expert e = record_of(&results[i], n_kinds);
         char *line = text + length;
         e.begin = journal->n_bytes + length;
         e.chain = journal->chain;
         length += qmi_line_seal(
             line, qmi_line_print_expert(line, block, &e), &journal->chain);
-        status = remember(journal, block, EXPERTS, &e, sizeof e, err);
+        status = remember(journal, block, EXPERTS, n_kinds, &e, sizeof e, err);
     }
     if (status == QMOE_OK)
         status = append(journal, text, length, err);
@@ -441,8 +452,8 @@ qmoe_status qmi_journal_add_trials(qmi_journal *journal, int64_t block,
         char *line = text + length;
         length += qmi_line_seal(line,
             qmi_line_print_trial(line, block, &trials[i]), &journal->chain);
-        status =
-            remember(journal, block, TRIALS, &trials[i], sizeof trials[i], err);
+        status = remember(journal, block, TRIALS, trials[i].n_kinds, &trials[i],
+            sizeof trials[i], err);
     }
     if (status == QMOE_OK)
         status = append(journal, text, length, err);

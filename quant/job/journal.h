@@ -12,11 +12,18 @@
 #include "output_directory.h"
 #include "stack_writer.h"
 
-/* What the journal is of.  Trials and experts are counted per sparse block. */
+/* A sparse block. */
+typedef struct qmi_journal_block_size {
+    int64_t n_trials, n_experts;
+    int n_kinds; /* stacks */
+} qmi_journal_block_size;
+
+/* What the journal is of. */
 typedef struct qmi_journal_job {
     const qmi_journal_input *inputs;
     size_t n_inputs;
-    int64_t n_blocks, n_trials, n_experts;
+    const qmi_journal_block_size *blocks; /* [n_blocks] */
+    int64_t n_blocks;
 } qmi_journal_job;
 
 typedef struct qmi_journal qmi_journal;

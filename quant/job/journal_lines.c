@@ -38,7 +38,7 @@ size_t qmi_line_print_trial(
     char line[QMI_LINE_BYTES], int64_t block, const qmi_expert_trial *trial)
 {
     size_t n = (size_t)snprintf(line, QMI_LINE_BYTES, "trial %" PRId64, block);
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+    for (int kind = 0; kind < trial->n_kinds; kind++)
         n += (size_t)snprintf(line + n, QMI_LINE_BYTES - n, " %d %a %a",
             trial->measured[kind], trial->error[kind][QMI_SMALL],
             trial->error[kind][QMI_LARGE]);
@@ -65,8 +65,9 @@ bool qmi_line_parse_trial(
     if (sscanf(line, "trial %" SCNd64 "%n", block, &n) != 1)
         return false;
     const char *at = line + n;
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
-        if (!parse_errors(&at, trial, kind))
+    trial->n_kinds = 0;
+    while (*at != '\0' && trial->n_kinds < QMI_MAX_EXPERT_MATRICES)
+        if (!parse_errors(&at, trial, trial->n_kinds++))
             return false;
     qmi_line_print_trial(again, *block, trial);
     return strcmp(line, again) == 0;
@@ -74,26 +75,26 @@ bool qmi_line_parse_trial(
 
 /* ---- experts ---- */
 
-/* Ten numbers; parse_matrix reads them in the same order. */
+/* Eleven numbers; parse_matrix reads them in the same order. */
 static size_t print_matrix(
     char *line, size_t capacity, const qmi_journal_expert *e, int kind)
 {
     const qmi_quant_result *q = &e->quality[kind];
     return (size_t)snprintf(line, capacity,
-        " %" PRIu64 " %016" PRIx64 " %a %a %d %a %a %" PRIu64 " %a %d",
+        " %" PRIu64 " %016" PRIx64 " %a %a %d %a %a %" PRIu64 " %a %d %" PRId64,
         e->length[kind], e->digest[kind], q->error, q->energy, q->on_inputs,
         q->weight_error, q->weight_energy, q->n_zeros, q->entropy_bits,
-        q->fell_back);
+        q->fell_back, e->n_borrowed[kind]);
 }
 
 size_t qmi_line_print_expert(
     char line[QMI_LINE_BYTES], int64_t block, const qmi_journal_expert *expert)
 {
-    /* Both matrices of all numbers at their longest fit QMI_LINE_BYTES. */
+    /* All matrices with all numbers at their longest fit QMI_LINE_BYTES. */
     size_t n = (size_t)snprintf(line, QMI_LINE_BYTES,
         "expert %" PRId64 " %" PRId64 " %" PRId64, block, expert->n_tokens,
         expert->n_counted);
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
+    for (int kind = 0; kind < expert->n_kinds; kind++)
         n += print_matrix(line + n, QMI_LINE_BYTES - n, expert, kind);
     return n;
 }
@@ -105,10 +106,11 @@ static bool parse_matrix(const char **at, qmi_journal_expert *e, int kind)
     /* Overflowing numbers give some value, which the comparison in the caller
      * refuses. */
     if (sscanf(*at,
-            " %" SCNu64 " %" SCNx64 " %la %la %d %la %la %" SCNu64 " %la %d%n",
+            " %" SCNu64 " %" SCNx64 " %la %la %d %la %la %" SCNu64
+            " %la %d %" SCNd64 "%n",
             &e->length[kind], &e->digest[kind], &q->error, &q->energy,
             &on_inputs, &q->weight_error, &q->weight_energy, &q->n_zeros,
-            &q->entropy_bits, &fell_back, &n) != 10)
+            &q->entropy_bits, &fell_back, &e->n_borrowed[kind], &n) != 11)
         return false;
     q->on_inputs = on_inputs != 0;
     q->fell_back = fell_back != 0;
@@ -125,8 +127,9 @@ bool qmi_line_parse_expert(
             &expert->n_tokens, &expert->n_counted, &n) != 3)
         return false;
     const char *at = line + n;
-    for (int kind = 0; kind < QMI_N_KINDS; kind++)
-        if (!parse_matrix(&at, expert, kind))
+    expert->n_kinds = 0;
+    while (*at != '\0' && expert->n_kinds < QMI_MAX_EXPERT_MATRICES)
+        if (!parse_matrix(&at, expert, expert->n_kinds++))
             return false;
     qmi_line_print_expert(again, *block, expert);
     return strcmp(line, again) == 0;

@@ -14,16 +14,18 @@ typedef struct qmi_journal_input {
     char name[288], value[288];
 } qmi_journal_input;
 
-/* One finished expert. */
+/* One finished expert; of its matrices [n_kinds]. */
 typedef struct qmi_journal_expert {
-    uint64_t length[QMI_N_KINDS]; /* elements of the variable part */
-    uint64_t digest[QMI_N_KINDS]; /* qmi_encoded_digest */
-    qmi_quant_result quality[QMI_N_KINDS];
+    int n_kinds;
+    uint64_t length[QMI_MAX_EXPERT_MATRICES]; /* of the variable part */
+    uint64_t digest[QMI_MAX_EXPERT_MATRICES]; /* qmi_encoded_digest */
+    qmi_quant_result quality[QMI_MAX_EXPERT_MATRICES];
+    int64_t n_borrowed[QMI_MAX_EXPERT_MATRICES];
     int64_t n_tokens, n_counted;
     uint64_t begin, chain; /* the journal's own: where its line begins */
 } qmi_journal_expert;
 
-enum { QMI_LINE_BYTES = 640 };
+enum { QMI_LINE_BYTES = 896 };
 
 /* Prints a line without its end; the length. */
 size_t qmi_line_print_input(

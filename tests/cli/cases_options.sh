@@ -28,6 +28,10 @@ compress | none -o o --calib t --format ternary-dict --levels fit | --rounds 1 |
 compress | none -o o --method rtn | --calib t | 3 | none
 compress | none -o o --method rtn --calib t | --samples 1 | 3 | none
 compress | none -o o --method rtn --calib t | --seed 1 | 3 | none
+compress | none -o o --calib t | --window 64 | 3 | none
+compress | none -o o --calib t | --frame-weight 0.5 | 3 | none
+compress | none -o o --calib t | --token-weights router | 3 | none
+compress | none -o o --calib t | --few-tokens keep | 3 | none
 compress | none -o o --method rtn --calib t | --work-dir w | 3 | none
 compress | none -o o --method rtn --calib t | --backend reference | 3 | none
 compress | none -o o --method rtn --calib t | --device 0 | 3 | none
@@ -41,6 +45,12 @@ compress | none -o o --method rtn | --threads 1 | 3 | none
 compress | none -o o --method rtn | --json | 3 | none
 compress | none -o o --method rtn | --samples 1 | 2 | without --calib uses no text
 compress | none -o o --method rtn | --seed 1 | 2 | without --calib uses no text
+compress | none -o o --method rtn | --window 64 | 2 | without --calib uses no text
+compress | none -o o --method rtn | --frame-weight 0.5 | 2 | without --calib uses no text
+compress | none -o o --method rtn | --token-weights router | 2 | without --calib uses no text
+compress | none -o o --method rtn | --few-tokens keep | 2 | without --calib uses no text
+compress | none -o o --calib t | --token-weights both | 2 | neither equal nor router
+compress | none -o o --calib t | --few-tokens lend | 2 | neither keep nor borrow
 compress | none -o o --method rtn | --work-dir w | 2 | without --calib uses no text
 compress | none -o o --method rtn | --backend cpu | 2 | without --calib uses no text
 compress | none -o o --method rtn | --device 0 | 2 | without --calib uses no text

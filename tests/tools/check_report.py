@@ -38,8 +38,10 @@ def read_tables(path):
 
 
 def check_keys(value, table, where):
-    assert set(value) == set(table), f"{where}: {set(value) ^ set(table)}"
-    for key, types in table.items():
+    needed = {key for key, types in table.items() if "absent" not in types}
+    assert needed <= set(value) <= set(table), f"{where}: {set(value) ^ set(table)}"
+    for key in value:
+        types = [t for t in table[key] if t != "absent"]
         assert any(TYPES[t](value[key]) for t in types), f"{where}: {key}: {value[key]}"
 
 
@@ -86,17 +88,18 @@ def check_totals(totals, matrices, weights, overhead, where):
 
 def check_matrix(matrix, stack, calibrated):
     name = matrix["name"]
-    n = stack["rows"] * stack["columns"]
-    assert near(matrix["bits_per_weight"], 8 * matrix["bytes"] / n), name
+    n_weights = stack["rows"] * stack["columns"]
+    assert near(matrix["bits_per_weight"], 8 * matrix["bytes"] / n_weights), name
     assert 0 <= matrix["zeros"] <= 1, name
     assert (matrix["tokens"] is not None) == calibrated, name
     assert (matrix["entropy"] is not None) == (stack["format"] == "ternary-dict"), name
     assert matrix["fallback"] in (None, "no tokens", "singular"), name
     if calibrated:
         assert 0 <= matrix["counted"] <= matrix["tokens"], name
-        rounded = stack["method"] == "gptq" and matrix["counted"] == 0
+        n = matrix["counted"] + matrix.get("borrowed", 0)
+        rounded = stack["method"] == "gptq" and n == 0
         assert (matrix["fallback"] == "no tokens") == rounded, name
-    if not calibrated or matrix["counted"] == 0:
+    if not calibrated or n == 0:
         assert matrix["input_error"] is None, name
 
 

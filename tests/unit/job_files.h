@@ -125,6 +125,7 @@ typedef struct job_run {
     const char *source, *output, *text; /* text: to calibrate with, or NULL */
     qmoe_compress_options options;
     int stop_after; /* steps of work; 0 = never */
+    int n_threads;  /* 0 = 2 */
     /* What became of it. */
     qmoe_status status;
     qmoe_compress_report report;
@@ -155,7 +156,7 @@ static inline qmoe_status job_go(job_run *run)
 {
     qmoe_context *context = NULL;
     const qmoe_context_options options = {.size = sizeof options,
-        .n_threads = 2,
+        .n_threads = run->n_threads != 0 ? run->n_threads : 2,
         .progress = job_on_progress,
         .message = job_on_message,
         .user = run};

@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "allocate_bits.h"
@@ -35,12 +36,12 @@ static uint64_t total_bytes(const qmi_bits_choice *c, unsigned sizes)
 }
 
 /* Some gains are negative: a larger format that is worse is never chosen. */
-static void make(qmi_bits_choice *c, uint64_t *state)
+static void make(qmi_bits_choice *c, int n_sizes, uint64_t *state)
 {
     for (int i = 0; i < N; i++) {
-        const int kind = i % 3 == 0 ? QMI_WO : QMI_WI;
-        c[i] = (qmi_bits_choice){.kind = kind,
-            .bytes = {kind == QMI_WI ? 100 : 90, kind == QMI_WI ? 157 : 130}};
+        static const uint64_t bytes[][QMI_N_SIZES] = {
+            {90, 130}, {100, 157}, {100, 170}};
+        memcpy(c[i].bytes, bytes[i % n_sizes], sizeof c[i].bytes);
         c[i].error[QMI_SMALL] = random_unit(state);
         c[i].error[QMI_LARGE] = 1.1 * random_unit(state) * c[i].error[0];
     }
@@ -53,7 +54,7 @@ static void best_of_all(void **state)
     qmi_error err = {0};
     for (int trial = 0; trial < 200; trial++) {
         qmi_bits_choice c[N];
-        make(c, &random);
+        make(c, 1 + trial % 3, &random);
         uint64_t least = total_bytes(c, 0), most = total_bytes(c, (1 << N) - 1);
         uint64_t budget =
             least + (uint64_t)((double)(most - least) * random_unit(&random));
@@ -79,8 +80,7 @@ static void ends_and_equals(void **state)
     qmi_error err = {0};
     qmi_bits_choice c[3];
     for (int i = 0; i < 3; i++)
-        c[i] = (qmi_bits_choice){
-            .kind = QMI_WI, .error = {2, 1}, .bytes = {10, 14}};
+        c[i] = (qmi_bits_choice){.error = {2, 1}, .bytes = {10, 14}};
     assert_int_equal(qmi_allocate_bits(c, 3, 30, &err), QMOE_OK);
     assert_true(c[0].size + c[1].size + c[2].size == 0);
     assert_int_equal(qmi_allocate_bits(c, 3, 33, &err), QMOE_OK);
@@ -91,6 +91,13 @@ static void ends_and_equals(void **state)
     assert_int_equal(qmi_allocate_bits(c, 3, 1000, &err), QMOE_OK);
     assert_true(c[0].size + c[1].size + c[2].size == 3);
     assert_int_equal(qmi_allocate_bits(c, 3, 29, &err), QMOE_E_INTERNAL);
+    /* More sizes than are searched. */
+    qmi_bits_choice many[QMI_MAX_STACK_SIZES + 1] = {{{0}, {0}, 0}};
+    for (uint64_t i = 0; i <= QMI_MAX_STACK_SIZES; i++)
+        many[i].bytes[QMI_LARGE] = i;
+    assert_int_equal(
+        qmi_allocate_bits(many, QMI_MAX_STACK_SIZES + 1, 100, &err),
+        QMOE_E_UNSUPPORTED);
 }
 
 /* ---- sizes of files ---- */

@@ -250,7 +250,7 @@ static void store_journal(int n_cut, const char *lines)
     job_files_free(&files);
 }
 
-#define QUALITY " 0x1p+0 0x1p+0 0 0x1p+0 0x1p+0 0 0x0p+0 0"
+#define QUALITY " 0x1p+0 0x1p+0 0 0x1p+0 0x1p+0 0 0x0p+0 0 0"
 #define MATRIX " 9 0123456789abcdef" QUALITY
 #define EXPERT(block) "expert " block " 0 0" MATRIX MATRIX "\n"
 #define TRIAL(block) "trial " block " 0 0x1p+0 0x1p+0 0 0x1p+0 0x1p+0\n"
@@ -275,7 +275,12 @@ static void test_impossible_journals(void **state)
         {EXPERT("01"), "/journal: broken at byte"},
         {EXPERT(" 1"), "/journal: broken at byte"},
         {"expert 1 0 0 -1 0 0 0 0 0 0" MATRIX "\n", "/journal: broken at"},
-        {"expert 1 0 0" MATRIX "\n", "/journal: broken at byte"},
+        /* Of experts with another number of matrices. */
+        {"expert 1 0 0" MATRIX "\n", "/journal: its lines are not those"},
+        {"expert 1 0 0" MATRIX MATRIX MATRIX "\n",
+            "/journal: its lines are not those"},
+        {"expert 1 0 0" MATRIX MATRIX MATRIX MATRIX "\n",
+            "/journal: broken at byte"},
         {"nonsense\n", "/journal: broken at byte"},
         {"\n", "/journal: broken at byte"},
     };

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The compressor on tiny decoder-only models: several experts per token, gates,
+ * shared experts, dense blocks.  Formats, threads, interruption, experts of few
+ * tokens, and the names of tensors after an export. */
+#include "job_files.h"
+
+#include <math.h>
+
+#include "checkpoint.h"
+#include "qmoe/exchange.h"
+#include "sanitized.h"
+
+#define GOLDEN(name) QMOE_SOURCE_DIR "/tests/golden/decoders/" name
+
+enum { WORDS = 96, N_LOGITS = 12 * WORDS };
+
+/* Paths that live on: those of scratch.h are reused. */
+static char text[1024], source[1024];
+
+/* Letters are tokens 3 to 28, a space is 29; 2 ends a text. */
+static void write_tokenizer(const char *name)
+{
+    char json[2048], path[256];
+    size_t n = (size_t)snprintf(json, sizeof json,
+        "{\"added_tokens\":[{\"id\":2,\"content\":\"<end>\",\"special\":true,"
+        "\"normalized\":false}],\"normalizer\":null,\"pre_tokenizer\":{"
+        "\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{"
+        "\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    for (int i = 0; i < 26; i++)
+        n += (size_t)snprintf(
+            json + n, sizeof json - n, "\"%c\":%d,", 'a' + i, 3 + i);
+    snprintf(json + n, sizeof json - n, "\"Ġ\":29},\"merges\":[]}}");
+    snprintf(path, sizeof path, "%s/tokenizer.json", name);
+    scratch_text(path, json);
+}
+
+/* A golden model in the directory `source`, with a tokenizer. */
+static void make_source(const char *golden)
+{
+    static const char name[] = "decoder-source";
+    char path[256];
+    const char *const names[] = {"config.json", "model.safetensors"};
+    snprintf(source, sizeof source, "%s", scratch_directory(name));
+    for (int i = 0; i < 2; i++) {
+        qmi_map map;
+        qmi_error err = {0};
+        snprintf(path, sizeof path, "%s/%s", golden, names[i]);
+        assert_int_equal(qmi_map_open(&map, path, &err), QMOE_OK);
+        snprintf(path, sizeof path, "%s/%s", name, names[i]);
+        scratch_write(path, map.data, map.n_bytes);
+        qmi_map_close(&map);
+    }
+    write_tokenizer(name);
+}
+
+static int write_text(void **state)
+{
+    char words[1536];
+    (void)state;
+    uint32_t random = 7;
+    for (size_t i = 0; i + 1 < sizeof words; i++) {
+        random = random * 1664525 + 1013904223;
+        const uint32_t draw = (random >> 16) % 32;
+        words[i] = draw < 26 ? (char)('a' + draw) : ' ';
+        /* Documents of different lengths. */
+        if (i % 301 == 300)
+            words[i] = '\n';
+    }
+    words[sizeof words - 1] = '\0';
+    snprintf(text, sizeof text, "%s", scratch_text("decoder-calib.txt", words));
+    return 0;
+}
+
+static job_run run_to(const char *output)
+{
+    return (job_run){.source = source,
+        .output = output,
+        .text = text,
+        .options = {.overwrite = true,
+            .backend = "reference",
+            .passes = 1,
+            .window = 64,
+            .group_size = 4}};
+}
+
+static job_files must_go(job_run *run)
+{
+    qmoe_context *context = NULL;
+    qmoe_verify_report verified;
+    if (job_go(run) != QMOE_OK)
+        fail_msg("%s", run->error);
+    assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
+    if (qmoe_verify(context, &verified, run->output, NULL, NULL) != QMOE_OK)
+        fail_msg("%s", qmoe_context_error(context));
+    qmoe_context_destroy(context);
+    return job_files_load(run->output);
+}
+
+static bool are_equal(const job_files *a, const job_files *b)
+{
+    bool equal = a->n == b->n;
+    for (size_t i = 0; equal && i < a->n; i++)
+        equal = strcmp(a->items[i].name, b->items[i].name) == 0 &&
+                a->items[i].n_bytes == b->items[i].n_bytes &&
+                memcmp(a->items[i].data, b->items[i].data,
+                    a->items[i].n_bytes) == 0;
+    return equal;
+}
+
+static void logits_of(
+    const char *directory, const char *backend, float logits[N_LOGITS])
+{
+    static const int32_t ids[12] = {3, 7, 29, 3, 14, 9, 20, 29, 5, 5, 11, 28};
+    qmoe_context *context = NULL;
+    qmoe_model *model = NULL;
+    qmoe_session *session = NULL;
+    const qmoe_session_options options = {
+        .size = sizeof options, .backend = backend};
+    assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
+    if (qmoe_model_open(&model, context, directory) != QMOE_OK ||
+        qmoe_session_create(&session, model, &options) != QMOE_OK ||
+        qmoe_session_logits(session, logits, NULL, 0, ids, 12) != QMOE_OK)
+        fail_msg("%s", qmoe_context_error(context));
+    qmoe_session_destroy(session);
+    qmoe_model_close(model);
+    qmoe_context_destroy(context);
+}
+
+/* Squared distance of two results, relative to the first one's size. */
+static double distance(const float *a, const float *b)
+{
+    double sum = 0, size = 0;
+    for (int i = 0; i < N_LOGITS; i++) {
+        sum += pow((double)a[i] - (double)b[i], 2);
+        size += pow((double)a[i], 2);
+    }
+    return sum / size;
+}
+
+/* Neither threads nor groups nor the place of states change a byte. */
+static void check_threads(const job_run *run, const job_files *expected)
+{
+    job_run other = *run;
+    other.n_threads = 1;
+    other.output = scratch_path("decoder-two");
+    other.options.group_size = 16;
+    other.options.work_dir = scratch_path("decoder-states");
+    job_files files = must_go(&other);
+    assert_true(are_equal(expected, &files));
+    job_files_free(&files);
+}
+
+/* What more bits or calibration give is nearer to the original. */
+static void test_formats(void **state)
+{
+    static const struct {
+        const char *method, *format;
+        double most; /* distance of the logits */
+    } cases[] = {
+        {"rtn", "pvq", 0.3},
+        {"gptq", "pvq", 0.25},
+        {"gptq", "ternary-dict", 0.3},
+        {"gptq", "q2", 0.2},
+    };
+    static float original[N_LOGITS], got[N_LOGITS];
+    make_source(GOLDEN("qwen3-moe"));
+    double before = INFINITY;
+    (void)state;
+    logits_of(source, "reference", original);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        job_run run = run_to(scratch_path("decoder-one"));
+        run.options.method = cases[i].method;
+        run.options.format = cases[i].format;
+        job_files one = must_go(&run);
+        assert_int_equal(run.report.n_experts, 2 * 9);
+        assert_int_equal(run.report.n_matrices, 3 * 2 * 9);
+        assert_int_equal(run.report.n_kinds, 3);
+        assert_string_equal(run.report.kinds[1].name, "down_proj");
+        if (i == 1)
+            check_threads(&run, &one);
+        logits_of(run.output, "reference", got);
+        const double far = distance(original, got);
+        printf("  %s %s: input error %.4f (%s %.4f), logits %.4f\n",
+            cases[i].method, cases[i].format, run.report.input_error,
+            run.report.kinds[1].name, run.report.kinds[1].input_error, far);
+        assert_true(far < cases[i].most);
+        if (i == 1)
+            assert_true(run.report.input_error < before);
+        before = run.report.input_error;
+        job_files_free(&one);
+    }
+}
+
+/* Stopped at any step, a run goes on to the same bytes; also while it measures
+ * formats. */
+static void test_resume(void **state)
+{
+    make_source(GOLDEN("qwen2-moe"));
+    (void)state;
+    for (int bits = 0; bits < (is_too_long() ? 1 : 2); bits++) {
+        job_run whole = run_to(scratch_path("decoder-whole"));
+        whole.options.bits = bits != 0 ? 1.7 : 0;
+        job_files expected = must_go(&whole);
+        assert_int_equal(whole.report.n_experts, 6);
+        for (int stop = 5; stop < 20 - 10 * bits; stop += 10) {
+            job_run run = run_to(scratch_path("decoder-stopped"));
+            run.options.bits = whole.options.bits;
+            run.stop_after = stop;
+            assert_int_equal(job_go(&run), QMOE_E_CANCELLED);
+            run.stop_after = 0;
+            run.options.resume = true;
+            job_files files = must_go(&run);
+            assert_true(are_equal(&expected, &files));
+            job_files_free(&files);
+            job_remove(run.output);
+        }
+        job_files_free(&expected);
+    }
+}
+
+/* Experts that few tokens reach are rounded, or borrow from the others. */
+static void test_few_tokens(void **state)
+{
+    make_source(GOLDEN("qwen3-moe"));
+    job_run run = run_to(scratch_path("decoder-few"));
+    (void)state;
+    run.options.format = "q2";
+    run.options.window = 8;
+    run.options.max_samples = 1;
+    run.options.borrow = -1;
+    job_files files = must_go(&run);
+    assert_true(run.report.n_experts_without_tokens > 0);
+    assert_int_equal(run.report.n_experts_borrowing, 0);
+    job_files_free(&files);
+    run.options.borrow = 0;
+    files = must_go(&run);
+    assert_int_equal(run.report.n_experts_without_tokens, 0);
+    assert_int_equal(run.report.n_experts_borrowing, 2 * 9);
+    job_files_free(&files);
+}
+
+/* What decides the weights of tokens decides the bytes. */
+static void test_weights(void **state)
+{
+    if (is_too_long())
+        skip();
+    make_source(GOLDEN("mixtral"));
+    job_files files[3];
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        job_run run = run_to(scratch_path("decoder-weights"));
+        run.options.format = "q2";
+        run.options.frame_weight = i == 1 ? -1 : 0;
+        run.options.route_weights = i == 2;
+        files[i] = must_go(&run);
+    }
+    for (int i = 1; i < 3; i++) {
+        assert_false(are_equal(&files[0], &files[i]));
+        job_files_free(&files[i]);
+    }
+    job_files_free(&files[0]);
+    /* A model of span corruption has no windows. */
+    job_run run = run_to(scratch_path("decoder-refused"));
+    run.source = QMOE_SOURCE_DIR "/models/switch-mini";
+    assert_error(
+        job_go(&run), QMOE_E_INVALID, run.error, "has span corruption");
+}
+
+/* Exported, every tensor has its name and shape again. */
+static void test_export(void **state)
+{
+    make_source(GOLDEN("qwen2-moe"));
+    const char *back = scratch_path("decoder-back");
+    static float compressed[N_LOGITS], plain[N_LOGITS];
+    qmi_checkpoint *from = NULL, *to = NULL;
+    qmoe_context *context = NULL;
+    qmoe_export_report exported;
+    qmi_error err = {0};
+    const qmoe_export_options options = {
+        .size = sizeof options, .overwrite = true};
+    job_run run = run_to(scratch_path("decoder-q2"));
+    (void)state;
+    run.options.format = "q2";
+    job_files files = must_go(&run);
+    job_files_free(&files);
+    assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
+    if (qmoe_export(context, &exported, run.output, back, &options) != QMOE_OK)
+        fail_msg("%s", qmoe_context_error(context));
+    qmoe_context_destroy(context);
+    assert_int_equal(qmi_checkpoint_open(&from, source, &err), QMOE_OK);
+    assert_int_equal(qmi_checkpoint_open(&to, back, &err), QMOE_OK);
+    size_t n = 0, n_back = 0;
+    for (size_t f = 0; f < qmi_checkpoint_file_count(from); f++) {
+        const qmi_tensor_file *file = qmi_checkpoint_file(from, f);
+        for (size_t i = 0; i < qmi_tensor_file_count(file); i++, n++) {
+            const qmi_tensor *t = qmi_tensor_file_at(file, i);
+            const qmi_tensor *found = qmi_checkpoint_find(to, t->name);
+            if (found == NULL)
+                fail_msg("'%s' is missing", t->name);
+            assert_int_equal(found->rank, t->rank);
+            for (int d = 0; d < t->rank; d++)
+                assert_int_equal(found->shape[d], t->shape[d]);
+        }
+    }
+    for (size_t f = 0; f < qmi_checkpoint_file_count(to); f++)
+        n_back += qmi_tensor_file_count(qmi_checkpoint_file(to, f));
+    assert_int_equal(n, n_back);
+    qmi_checkpoint_close(from);
+    qmi_checkpoint_close(to);
+    logits_of(run.output, "reference", compressed);
+    logits_of(back, "reference", plain);
+    assert_true(distance(compressed, plain) < 1e-4);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_few_tokens),
+        cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_export),
+    };
+    return cmocka_run_group_tests(tests, write_text, NULL);
+}
