@@ -12,28 +12,35 @@
 enum {
     QCPU_QUERIES = 64, /* of a block */
     QCPU_KEYS = 64,    /* that a block of queries meets at once */
-    QCPU_CHUNK = 256   /* keys of one step */
+    QCPU_CHUNK = 256,  /* keys of one step */
+    QCPU_TILE = 16     /* keys that a step widens at once */
 };
 
-/* Rows of q and dst begin at the first head wanted; strides are floats between
- * rows.  Keys and values are rows of kv_type, whose strides are bytes; the
- * first head's values begin in columns k_first and v_first. */
+/* Keys, or values, of a sequence in the cache. */
+typedef struct qcpu_kv_rows {
+    const uint8_t *rows; /* first key */
+    uint64_t row_bytes;
+    qmi_kv_type type;
+    int64_t first; /* column of the first head wanted */
+    int64_t width; /* of a head */
+} qcpu_kv_rows;
+
+/* Rows of queries and results begin at the first head wanted; strides are
+ * floats between rows. */
 typedef struct qcpu_attention_task {
-    const float *q;       /* [n_queries] rows of n_heads * d_key */
-    const uint8_t *k, *v; /* [n_keys] rows */
-    float *dst;           /* [n_queries] rows of n_heads * d_value */
-    int64_t q_stride, k_stride, v_stride, dst_stride, k_first, v_first;
-    qmi_kv_type kv_type;
-    int64_t share; /* heads of queries per head of keys; the first wanted is the
-                      first of its own */
-    int64_t n_queries, n_keys, n_heads, d_key, d_value;
+    const float *q; /* [n_queries] rows of n_heads * d_key */
+    float *dst;     /* [n_queries] rows of n_heads * d_value */
+    int64_t q_stride, dst_stride;
+    qcpu_kv_rows k, v;
+    int64_t n_queries, n_keys, d_key, d_value;
+    int64_t n_heads; /* of queries; `shared` neighbours read one of keys */
+    int64_t shared;
     int64_t q_pos; /* of the first query among the keys */
     float scale;
     const float *bias; /* [n_heads, 2 * max_distance + 1]; NULL: none */
     int64_t max_distance;
-    const float *sinks; /* [n_heads]; NULL: none.  Of blocks alone: merging
-                         * counts those of steps */
-    int64_t window;     /* of keys that count, up to the query's own; 0: all */
+    const float *sinks; /* [n_heads]; NULL: none.  Steps leave them out. */
+    int64_t window;     /* keys so far before a query do not count; 0: none */
     bool causal;        /* keys behind a query do not count for it */
 } qcpu_attention_task;
 
@@ -58,10 +65,16 @@ typedef struct qcpu_attention_kernel {
         const qcpu_attention_task *a, int64_t first, int64_t n, void *scratch);
 } qcpu_attention_kernel;
 
-/* Work space of either, a multiple of 64 bytes; of steps of n_heads that read
- * n_kv_heads of keys. */
+/* Work space of either, a multiple of 64 bytes; of steps of so many heads of
+ * queries and of keys. */
 size_t qcpu_attention_scratch_bytes(
-    const qmi_op_attention *op, int64_t n_heads, int64_t n_kv_heads);
+    int64_t n_heads, int64_t n_kv_heads, int64_t d_key, int64_t d_value);
+
+/* Keys that come before all that a query at q_pos sees. */
+static inline int64_t qcpu_first_key(int64_t window, int64_t q_pos)
+{
+    return window > 0 && q_pos + 1 > window ? q_pos + 1 - window : 0;
+}
 
 /* All that depends on the distance between a query and a key alone, bias and
  * mask, as one line: key `first + j` and query i have

@@ -11,7 +11,6 @@
 
 #include "cancel.h"
 #include "cpu.h"
-#include "kv_rows.h"
 #include "matmul.h"
 
 enum {
@@ -39,14 +38,14 @@ static const float exp_terms[N_EXP_TERMS] = {1.9875691500e-4f, 1.3981999507e-3f,
 
 /* A block and a step never run at once in a thread: one space serves both. */
 size_t qcpu_attention_scratch_bytes(
-    const qmi_op_attention *op, int64_t n_heads, int64_t n_kv_heads)
+    int64_t n_heads, int64_t n_kv_heads, int64_t d_key, int64_t d_value)
 {
-    const int64_t d = op->d_key + op->d_value;
+    const int64_t d = d_key + d_value;
+    const int64_t wider = d_key > d_value ? d_key : d_value;
     const size_t block =
         (size_t)(QCPU_QUERIES * (QCPU_KEYS + d) + QCPU_KEYS * d);
-    /* Narrow keys and values are widened by chunks. */
-    const int64_t wide = op->kv_type == QMI_KV_F32 ? 0 : n_kv_heads * d;
-    const size_t step = (size_t)((n_heads + wide) * QCPU_CHUNK);
+    const size_t step =
+        (size_t)(n_heads * QCPU_CHUNK + QCPU_TILE * n_kv_heads * wider);
     return qcpu_align(
         (LINE_FLOATS + (block > step ? block : step)) * sizeof(float));
 }
@@ -98,64 +97,6 @@ static block_parts parts_of(const qcpu_attention_task *a, void *scratch)
     return p;
 }
 
-/* n keys from `first` on.  The heads beside this one lie between their rows,
- * which at the usual distances meet in few sets of the L1 cache: copied, they
- * stay there. */
-static void gather(const block_parts *p, const qcpu_attention_task *a,
-    int64_t first, int64_t n)
-{
-    qcpu_attention_line(p->line, a, 0, QCPU_QUERIES, first, n);
-    for (int64_t i = 0; i < n; i++)
-        qmi_kv_unpack(p->k + i * a->d_key, a->k + (first + i) * a->k_stride,
-            a->kv_type, a->k_first, a->d_key);
-    for (int64_t i = 0; i < n; i++)
-        qmi_kv_unpack(p->v + i * a->d_value, a->v + (first + i) * a->v_stride,
-            a->kv_type, a->v_first, a->d_value);
-}
-
-/* One more score, without a value: raises the sum and returns what results so
- * far are to be multiplied by. */
-static float add_sink(float *sum, float largest, float sink)
-{
-    const float highest = fmaxf(largest, sink);
-    const float factor = expf(largest - highest);
-    *sum = *sum * factor + expf(sink - highest);
-    return factor;
-}
-
-/* Rows of a step: as they are, or widened. */
-typedef struct step_rows {
-    const float *k, *v;
-    int64_t k_stride, v_stride; /* floats */
-} step_rows;
-
-/* n keys from `first` on; `wide` has room for them if they are narrow. */
-static step_rows rows_of(
-    const qcpu_attention_task *a, int64_t first, int64_t n, float *wide)
-{
-    const uint8_t *k = a->k + first * a->k_stride;
-    const uint8_t *v = a->v + first * a->v_stride;
-    if (a->kv_type == QMI_KV_F32)
-        return (step_rows){
-            .k = (const float *)(const void *)k + a->k_first,
-            .v = (const float *)(const void *)v + a->v_first,
-            .k_stride = a->k_stride / (int64_t)sizeof(float),
-            .v_stride = a->v_stride / (int64_t)sizeof(float),
-        };
-    const int64_t n_heads = (a->n_heads + a->share - 1) / a->share;
-    const step_rows r = {.k = wide,
-        .v = wide + n * n_heads * a->d_key,
-        .k_stride = n_heads * a->d_key,
-        .v_stride = n_heads * a->d_value};
-    for (int64_t i = 0; i < n; i++) {
-        qmi_kv_unpack(wide + i * r.k_stride, k + i * a->k_stride, a->kv_type,
-            a->k_first, r.k_stride);
-        qmi_kv_unpack(wide + n * r.k_stride + i * r.v_stride,
-            v + i * a->v_stride, a->kv_type, a->v_first, r.v_stride);
-    }
-    return r;
-}
-
 #define KERNEL(symbol, features)                                               \
     const qcpu_attention_kernel qcpu_attention_##symbol = {                    \
         .needs = features,                                                     \
@@ -172,6 +113,7 @@ static step_rows rows_of(
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define MAX(a, b) larger(a, b)
 #define SUM(v) ((v)[0] + (v)[1] + ((v)[2] + (v)[3]))
+#define HALVES(p) four_halves(p)
 
 /* The compiler's vectors: 128 bits exist everywhere. */
 typedef float four __attribute__((vector_size(16)));
@@ -184,6 +126,14 @@ static inline four larger(four a, four b)
     return (four)((first & (mask)a) | (~first & (mask)b));
 }
 
+static inline four four_halves(const uint8_t *p)
+{
+    four out;
+    for (int i = 0; i < 4; i++)
+        out[i] = qmi_f16_to_f32(qmi_load_u16(p + 2 * i));
+    return out;
+}
+
 #include "attention_template.h"
 KERNEL(portable, 0);
 #undef ISA
@@ -193,6 +143,7 @@ KERNEL(portable, 0);
 #undef FMA
 #undef MAX
 #undef SUM
+#undef HALVES
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -204,6 +155,7 @@ KERNEL(portable, 0);
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define MAX(a, b) _mm512_max_ps(a, b)
 #define SUM(v) _mm512_reduce_add_ps(v)
+#define HALVES(p) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p)))
 #include "attention_template.h"
 KERNEL(avx512, QMI_CPU_AVX512);
 #undef ISA
@@ -213,14 +165,16 @@ KERNEL(avx512, QMI_CPU_AVX512);
 #undef FMA
 #undef MAX
 #undef SUM
+#undef HALVES
 
-#define ISA __attribute__((target("avx2,fma")))
+#define ISA __attribute__((target("avx2,fma,f16c")))
 #define NAME(x) x##_avx2
 #define LANES 8
 #define VECS 2
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define MAX(a, b) _mm256_max_ps(a, b)
 #define SUM(v) sum_avx2(v)
+#define HALVES(p) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p)))
 
 /* Halves until one lane is left: a fixed order of additions. */
 ISA static inline float sum_avx2(__m256 v)
@@ -244,6 +198,7 @@ KERNEL(avx2, QMI_CPU_AVX2);
 #define FMA(a, b, c) vfmaq_f32(c, a, b)
 #define MAX(a, b) vmaxq_f32(a, b)
 #define SUM(v) vaddvq_f32(v)
+#define HALVES(p) vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)))
 #include "attention_template.h"
 KERNEL(neon, QMI_CPU_NEON);
 #endif

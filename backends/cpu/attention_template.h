@@ -3,7 +3,8 @@
  * Set by the including file: ISA (target attribute or nothing), NAME(x), LANES
  * (floats in a register), VECS (registers side by side: 1, 2 or 4),
  * FMA(a, b, c) = a * b + c, MAX(a, b) = the larger (when one is NaN: b, on Arm
- * NaN), SUM(v) = sum of the lanes.  No include guard on purpose.
+ * NaN), SUM(v) = sum of the lanes, HALVES(p) = LANES numbers of 16 bits from any
+ * address.  No include guard on purpose.
  *
  * Block of queries: a lane is a query, so that maxima, sums and rescaling of
  * the online softmax are plain operations on registers, and keys and values
@@ -14,6 +15,7 @@ typedef float NAME(vec) __attribute__((vector_size(4 * LANES)));
 typedef uint32_t NAME(bits) __attribute__((vector_size(4 * LANES)));
 typedef NAME(vec) NAME(loose)
     __attribute__((aligned(1), may_alias)); /* at any address */
+typedef int8_t NAME(codes) __attribute__((vector_size(LANES)));
 
 #define INLINE ISA static inline __attribute__((always_inline))
 
@@ -38,6 +40,65 @@ INLINE NAME(vec) NAME(exp)(NAME(vec) x)
         y = FMA(y, r, NAME(all)(exp_terms[i]));
     y = FMA(y * r, r, r) + NAME(all)(1);
     return y * (NAME(vec))(((NAME(bits))shifted << 23) + (127u << 23));
+}
+
+/* ---- keys and values of the cache ---- */
+
+/* Columns [first, first + n) of one block of 8 bits. */
+INLINE void NAME(widen_block)(
+    float *dst, const uint8_t *block, int64_t first, int64_t n)
+{
+    float scale;
+    memcpy(&scale, block, sizeof scale);
+    const int8_t *code = (const int8_t *)(block + sizeof scale) + first;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        NAME(codes) some;
+        memcpy(&some, code + i, sizeof some);
+        NAME(loose) *to = (void *)(dst + i);
+        *to = __builtin_convertvector(some, NAME(vec)) * scale;
+    }
+    for (; i < n; i++)
+        dst[i] = (float)code[i] * scale;
+}
+
+/* Columns [first, first + n) of one row. */
+INLINE void NAME(widen)(
+    float *dst, const uint8_t *row, qmi_kv_type type, int64_t first, int64_t n)
+{
+    int64_t i = 0;
+    if (type == QMI_KV_F32) {
+        memcpy(dst, row + 4 * first, (size_t)n * sizeof *dst);
+    } else if (type == QMI_KV_F16) {
+        for (; i + LANES <= n; i += LANES) {
+            NAME(loose) *to = (void *)(dst + i);
+            *to = HALVES(row + 2 * (first + i));
+        }
+        for (; i < n; i++)
+            dst[i] = qmi_f16_to_f32(qmi_load_u16(row + 2 * (first + i)));
+    } else {
+        while (i < n) {
+            const int64_t from = (first + i) % QMI_KV_BLOCK;
+            const int64_t left = QMI_KV_BLOCK - from;
+            const int64_t some = left < n - i ? left : n - i;
+            NAME(widen_block)
+            (dst + i, row + (first + i) / QMI_KV_BLOCK * QMI_KV_BLOCK_BYTES,
+                from, some);
+            i += some;
+        }
+    }
+}
+
+/* The columns of `n_heads` heads of n keys from `first` on, back to back.  The
+ * heads beside them lie between their rows, which at the usual distances meet in
+ * few sets of the L1 cache: copied, they stay there. */
+ISA static void NAME(gather)(float *dst, const qcpu_kv_rows *from,
+    int64_t n_heads, int64_t first, int64_t n)
+{
+    const int64_t width = n_heads * from->width;
+    const uint8_t *row = from->rows + (uint64_t)first * from->row_bytes;
+    for (int64_t i = 0; i < n; i++, row += from->row_bytes, dst += width)
+        NAME(widen)(dst, row, from->type, from->first, width);
 }
 
 /* ---- a block of queries ---- */
@@ -177,15 +238,19 @@ ISA static void NAME(meet_any)(NAME(strip) * s, NAME(vec) * scores,
 static void *NAME(strip_begin)(NAME(strip) * s, const qcpu_attention_task *a,
     int64_t first, NAME(vec) * memory)
 {
+    /* A sink is a score without a value, and comes first. */
+    const float largest = a->sinks != NULL ? a->sinks[0] : -FLT_MAX;
     const int64_t left = a->n_queries - first;
     const int64_t n_vecs = (left + LANES - 1) / LANES;
     const float *q = a->q + first * a->q_stride;
     *s = (NAME(strip)){.first = first, .q = memory};
     s->n_vecs = n_vecs > 2 ? VECS : n_vecs == 2 && VECS > 1 ? 2 : 1;
     s->out = s->q + a->d_key * s->n_vecs;
-    for (int i = 0; i < s->n_vecs; i++)
-        s->largest[i] = (NAME(vec)){0} - FLT_MAX;
     const int64_t width = s->n_vecs * LANES;
+    for (int64_t i = 0; i < width; i++) {
+        ((float *)s->largest)[i] = largest;
+        ((float *)s->sum)[i] = a->sinks != NULL ? 1 : 0;
+    }
     float *to = (float *)s->q;
     for (int64_t c = 0; c < a->d_key; c++)
         for (int64_t i = 0; i < width; i++)
@@ -199,14 +264,9 @@ static void NAME(strip_end)(const NAME(strip) * s, const qcpu_attention_task *a)
     const int64_t width = s->n_vecs * LANES, left = a->n_queries - s->first;
     const float *out = (const float *)s->out, *sum = (const float *)s->sum;
     float *dst = a->dst + s->first * a->dst_stride;
-    const float *largest = (const float *)s->largest;
-    for (int64_t i = 0; i < width && i < left; i++, dst += a->dst_stride) {
-        float all = sum[i], factor = 1;
-        if (a->sinks != NULL)
-            factor = add_sink(&all, largest[i], a->sinks[0]);
+    for (int64_t i = 0; i < width && i < left; i++, dst += a->dst_stride)
         for (int64_t c = 0; c < a->d_value; c++)
-            dst[c] = out[c * width + i] * factor / all;
-    }
+            dst[c] = out[c * width + i] / sum[i];
 }
 
 static void NAME(block)(
@@ -219,9 +279,12 @@ static void NAME(block)(
     for (int64_t i = 0; i < a->n_queries; i += VECS * LANES)
         memory = NAME(strip_begin)(&strips[n_strips++], a, i, memory);
     const int64_t n_keys = visible_keys(a);
-    for (int64_t k = 0; k < n_keys && !qmi_cancelled(err); k += QCPU_KEYS) {
+    for (int64_t k = qcpu_first_key(a->window, a->q_pos);
+         k < n_keys && !qmi_cancelled(err); k += QCPU_KEYS) {
         const int64_t n = n_keys - k < QCPU_KEYS ? n_keys - k : QCPU_KEYS;
-        gather(&parts, a, k, n);
+        qcpu_attention_line(parts.line, a, 0, QCPU_QUERIES, k, n);
+        NAME(gather)(parts.k, &a->k, 1, k, n);
+        NAME(gather)(parts.v, &a->v, 1, k, n);
         for (int i = 0; i < n_strips; i++)
             NAME(meet_any)
         (&strips[i], (void *)parts.scores, a, parts.k, parts.v, n,
@@ -291,19 +354,68 @@ INLINE void NAME(add_values)(float *out, const float *weights, const float *v,
             out[c] += weights[r] * v[r * v_stride + c];
 }
 
+/* n keys as floats: where they lie, or widened into `tile`.  A head of keys is
+ * read once for all heads of queries that share it. */
+INLINE const float *NAME(tile_of)(float *tile, int64_t *stride,
+    const qcpu_kv_rows *from, int64_t n_heads, int64_t first, int64_t n)
+{
+    if (from->type == QMI_KV_F32) {
+        *stride = (int64_t)(from->row_bytes / sizeof(float));
+        return (const float *)(const void *)from->rows + first * *stride +
+               from->first;
+    }
+    *stride = n_heads * from->width;
+    NAME(gather)(tile, from, n_heads, first, n);
+    return tile;
+}
+
+/* scores [n_heads][QCPU_CHUNK] of keys [at, at + n) of those from `first`. */
+INLINE void NAME(score_tile)(float *scores, float *tile,
+    const qcpu_attention_task *a, int64_t first, int64_t at, int64_t n)
+{
+    int64_t stride;
+    const float *k = NAME(tile_of)(
+        tile, &stride, &a->k, a->n_heads / a->shared, first + at, n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t h = 0; h < a->n_heads; h++)
+            scores[h * QCPU_CHUNK + at + i] =
+                a->scale * NAME(dot)(a->q + h * a->d_key,
+                               k + i * stride + h / a->shared * a->d_key,
+                               a->d_key);
+}
+
+INLINE void NAME(value_tile)(uint8_t *partials, size_t partial_bytes,
+    const float *scores, float *tile, const qcpu_attention_task *a,
+    int64_t first, int64_t at, int64_t n)
+{
+    int64_t stride, i = 0;
+    const float *v = NAME(tile_of)(
+        tile, &stride, &a->v, a->n_heads / a->shared, first + at, n);
+    while (i < n) {
+        const int some = n - i >= ROWS ? ROWS : 1;
+        for (int64_t h = 0; h < a->n_heads; h++) {
+            float *out =
+                (float *)(void *)(partials + partial_bytes * (size_t)h +
+                                  sizeof(qcpu_partial));
+            const float *weights = scores + h * QCPU_CHUNK + at + i;
+            const float *value = v + i * stride + h / a->shared * a->d_value;
+            if (some == ROWS)
+                NAME(add_values)(out, weights, value, stride, a->d_value, ROWS);
+            else
+                NAME(add_values)(out, weights, value, stride, a->d_value, 1);
+        }
+        i += some;
+    }
+}
+
 ISA static void NAME(step)(uint8_t *partials, size_t partial_bytes,
     const qcpu_attention_task *a, int64_t first, int64_t n, void *scratch)
 {
     float *line = scratch, *scores = line + LINE_FLOATS; /* [n_heads][CHUNK] */
-    const step_rows rows =
-        rows_of(a, first, n, scores + a->n_heads * QCPU_CHUNK);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t h = 0; h < a->n_heads; h++)
-            scores[h * QCPU_CHUNK + i] =
-                a->scale *
-                NAME(dot)(a->q + h * a->d_key,
-                    rows.k + i * rows.k_stride + h / a->share * a->d_key,
-                    a->d_key);
+    float *tile = scores + a->n_heads * QCPU_CHUNK;
+    for (int64_t i = 0; i < n; i += QCPU_TILE)
+        NAME(score_tile)
+    (scores, tile, a, first, i, n - i < QCPU_TILE ? n - i : QCPU_TILE);
     for (int64_t h = 0; h < a->n_heads; h++) {
         qcpu_partial *out = (void *)(partials + partial_bytes * (size_t)h);
         qcpu_attention_line(line, a, h, 1, first, n);
@@ -312,19 +424,10 @@ ISA static void NAME(step)(uint8_t *partials, size_t partial_bytes,
         NAME(softmax)(out, scores + h * QCPU_CHUNK, n);
         memset(out + 1, 0, (size_t)a->d_value * sizeof(float));
     }
-    int64_t i = 0;
-#define SOME_KEYS(some)                                                        \
-    for (; i + (some) <= n; i += some)                                         \
-        for (int64_t h = 0; h < a->n_heads; h++)                               \
-            NAME(add_values)                                                   \
-    ((float *)(void *)(partials + partial_bytes * (size_t)h +                  \
-                       sizeof(qcpu_partial)),                                  \
-        scores + h * QCPU_CHUNK + i,                                           \
-        rows.v + i * rows.v_stride + h / a->share * a->d_value, rows.v_stride, \
-        a->d_value, some)
-    SOME_KEYS(ROWS);
-    SOME_KEYS(1);
-#undef SOME_KEYS
+    for (int64_t i = 0; i < n; i += QCPU_TILE)
+        NAME(value_tile)
+    (partials, partial_bytes, scores, tile, a, first, i,
+        n - i < QCPU_TILE ? n - i : QCPU_TILE);
 }
 
 #undef INLINE

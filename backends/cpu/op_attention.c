@@ -37,11 +37,12 @@ typedef struct job {
     const qcpu_attention_kernel *kernel;
     const float *q, *bias;
     const uint8_t *k, *v;
-    const float *sinks; /* [n_heads]; NULL: none */
+    float *sinks; /* [n_heads], or NULL */
     float *dst;
     const qmi_attention_span *spans;
     const plan *plans;
-    int64_t step_heads; /* of one step; the last may have fewer */
+    int64_t shared;     /* heads of queries per head of keys */
+    int64_t step_heads; /* of keys, of one step; the last may have fewer */
     uint8_t *partials;
     size_t partial_bytes;
     uint8_t *scratch;
@@ -54,23 +55,18 @@ static int64_t divide_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-static int64_t share_of(const qmi_op_attention *o)
-{
-    return o->n_heads / o->n_kv_heads;
-}
-
-/* Heads of keys that a step reads: neighbours, so that it reads memory in long
+/* Neighbouring heads are read together, so that a step reads memory in long
  * pieces. */
-static int64_t step_kv_heads(const qmi_op_attention *o)
+static int64_t step_heads(const qmi_op_attention *o)
 {
     const int64_t n = divide_up(MIN_PIECE, o->d_key);
     return n < o->n_kv_heads ? n : o->n_kv_heads;
 }
 
-/* With all heads of queries that share them: keys are read once. */
-static int64_t step_heads(const qmi_op_attention *o)
+/* The most keys that one query sees. */
+static int64_t seen_keys(const qmi_op_attention *o, int64_t n_keys)
 {
-    return step_kv_heads(o) * share_of(o);
+    return o->window > 0 && o->window < n_keys ? o->window : n_keys;
 }
 
 /* Many queries: a block of them shares each key.  Few: keys are cut, since
@@ -84,8 +80,9 @@ static void plan_span(plan *p, const job *j, const qmi_attention_span *span)
         p->n_units = n_heads * p->n_parts;
         return;
     }
-    p->n_parts = divide_up(span->k_len, QCPU_CHUNK);
-    p->n_units = span->q_len * divide_up(n_heads, j->step_heads) * p->n_parts;
+    p->n_parts = divide_up(seen_keys(j->op, span->k_len), QCPU_CHUNK);
+    p->n_units =
+        span->q_len * divide_up(j->op->n_kv_heads, j->step_heads) * p->n_parts;
     p->n_partials = span->q_len * n_heads * p->n_parts;
 }
 
@@ -106,43 +103,41 @@ static plan plan_batch(const job *j, plan *plans)
     return all;
 }
 
-/* A head, and those beside it, of some queries of a span. */
+/* Rows of a span from one head of keys on. */
+static qcpu_kv_rows rows_of(const job *j, const uint8_t *rows,
+    const qmi_attention_span *span, int64_t kv_head, int64_t width)
+{
+    const qmi_op_attention *o = j->op;
+    const uint64_t n_bytes =
+        qmi_kv_row_bytes(o->kv_type, o->n_kv_heads * width);
+    return (qcpu_kv_rows){.rows = rows + (uint64_t)span->k_begin * n_bytes,
+        .row_bytes = n_bytes,
+        .type = o->kv_type,
+        .first = kv_head * width,
+        .width = width};
+}
+
+/* A head of queries, and those beside it, of some queries of a span. */
 static qcpu_attention_task attention_of(const job *j,
     const qmi_attention_span *span, int64_t query, int64_t n_queries,
     int64_t head, int64_t n_heads)
 {
     const qmi_op_attention *o = j->op;
-    const int64_t kv_head = head / share_of(o);
-    const int64_t row = (span->q_begin + query) * o->n_heads + head;
-    const uint64_t k_row =
-        qmi_kv_row_bytes(o->kv_type, o->n_kv_heads * o->d_key);
-    const uint64_t v_row =
-        qmi_kv_row_bytes(o->kv_type, o->n_kv_heads * o->d_value);
-    /* Keys before the first query's window are seen by none of them. */
-    const int64_t q_pos = span->q_pos + query;
-    int64_t hidden = 0;
-    if (o->window > 0 && q_pos + 1 > o->window)
-        hidden = q_pos + 1 - o->window;
-    const uint64_t key = (uint64_t)(span->k_begin + hidden);
+    const int64_t at = (span->q_begin + query) * o->n_heads + head;
     return (qcpu_attention_task){
-        .q = j->q + row * o->d_key,
-        .k = j->k + key * k_row,
-        .v = j->v + key * v_row,
-        .dst = j->dst + row * o->d_value,
+        .q = j->q + at * o->d_key,
+        .dst = j->dst + at * o->d_value,
         .q_stride = o->n_heads * o->d_key,
-        .k_stride = (int64_t)k_row,
-        .v_stride = (int64_t)v_row,
         .dst_stride = o->n_heads * o->d_value,
-        .k_first = kv_head * o->d_key,
-        .v_first = kv_head * o->d_value,
-        .kv_type = o->kv_type,
-        .share = share_of(o),
+        .k = rows_of(j, j->k, span, head / j->shared, o->d_key),
+        .v = rows_of(j, j->v, span, head / j->shared, o->d_value),
+        .shared = j->shared,
         .n_queries = n_queries,
-        .n_keys = span->k_len - hidden,
+        .n_keys = span->k_len,
         .n_heads = n_heads,
         .d_key = o->d_key,
         .d_value = o->d_value,
-        .q_pos = q_pos - hidden,
+        .q_pos = span->q_pos + query,
         .scale = o->scale,
         .bias =
             j->bias != NULL ? j->bias + head * (2 * o->max_distance + 1) : NULL,
@@ -174,22 +169,24 @@ static uint8_t *partial_at(
 static void run_step(const job *j, const qmi_attention_span *span,
     const plan *p, int64_t unit, void *scratch)
 {
-    const int64_t n_heads = j->op->n_heads;
-    const int64_t n_groups = divide_up(n_heads, j->step_heads);
+    const int64_t n_groups = divide_up(j->op->n_kv_heads, j->step_heads);
     const int64_t chunk = unit % p->n_parts;
-    const int64_t head = unit / p->n_parts % n_groups * j->step_heads;
+    const int64_t kv_head = unit / p->n_parts % n_groups * j->step_heads;
     const int64_t query = unit / p->n_parts / n_groups;
-    const int64_t left = n_heads - head;
-    const qcpu_attention_task a = attention_of(
-        j, span, query, 1, head, left < j->step_heads ? left : j->step_heads);
+    const int64_t left = j->op->n_kv_heads - kv_head;
+    const int64_t head = kv_head * j->shared;
+    const qcpu_attention_task a = attention_of(j, span, query, 1, head,
+        (left < j->step_heads ? left : j->step_heads) * j->shared);
     /* Keys the query does not see are left out; a chunk of none gives an empty
      * partial, which merge takes as nothing. */
     const int64_t n_keys =
         a.causal && a.q_pos + 1 < a.n_keys ? a.q_pos + 1 : a.n_keys;
-    int64_t n = n_keys - chunk * QCPU_CHUNK;
+    const int64_t first =
+        qcpu_first_key(a.window, a.q_pos) + chunk * QCPU_CHUNK;
+    int64_t n = n_keys - first;
     n = n < 0 ? 0 : n > QCPU_CHUNK ? QCPU_CHUNK : n;
     j->kernel->step(partial_at(j, p, query, chunk, head), j->partial_bytes, &a,
-        chunk * QCPU_CHUNK, n, scratch);
+        first, n, scratch);
 }
 
 /* The span a unit belongs to: the last whose units begin no later. */
@@ -224,17 +221,15 @@ static void merge(
     const job *j, const plan *p, float *dst, int64_t query, int64_t head)
 {
     const int64_t d = j->op->d_value;
-    float largest = -FLT_MAX, sum = 0;
-    if (j->sinks != NULL)
-        largest = j->sinks[head];
+    const float *sink = j->sinks != NULL ? &j->sinks[head] : NULL;
+    float largest = sink != NULL ? *sink : -FLT_MAX;
     /* The largest over all chunks first: every factor is at most 1. */
     for (int64_t i = 0; i < p->n_parts; i++) {
         const qcpu_partial *part =
             (const void *)partial_at(j, p, query, i, head);
         largest = fmaxf(largest, part->largest);
     }
-    if (j->sinks != NULL)
-        sum = expf(j->sinks[head] - largest);
+    float sum = sink != NULL ? expf(*sink - largest) : 0;
     for (int64_t c = 0; c < d; c++)
         dst[c] = 0;
     /* Chunks in their order, whichever thread computed them when. */
@@ -266,6 +261,7 @@ static void merge_all(const job *j)
 static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
     const qcpu_attention_kernel *kernel, qmi_error *err)
 {
+    const int64_t shared = o->n_heads / o->n_kv_heads;
     job j = {
         .op = o,
         .kernel = kernel,
@@ -275,19 +271,21 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
         .bias = qmi_host_pointer(o->bias),
         .dst = qmi_host_pointer(o->dst),
         .spans = qmi_host_pointer(o->spans),
+        .shared = shared,
         .step_heads = step_heads(o),
         .partial_bytes =
             sizeof(qcpu_partial) + (size_t)o->d_value * sizeof(float),
-        .scratch_bytes =
-            qcpu_attention_scratch_bytes(o, step_heads(o), step_kv_heads(o)),
+        .scratch_bytes = qcpu_attention_scratch_bytes(
+            step_heads(o) * shared, step_heads(o), o->d_key, o->d_value),
         .err = err,
     };
     /* Twice: how much room the plans and partials need is known only when they
      * are made. */
     plan all = plan_batch(&j, NULL);
-    const size_t sink_bytes = qcpu_align((size_t)o->n_heads * sizeof(float));
     const size_t threads_bytes = j.scratch_bytes * (size_t)device->n_threads;
     const size_t plan_bytes = qcpu_align((size_t)o->n_spans * sizeof *j.plans);
+    const size_t sink_bytes =
+        o->sinks != NULL ? qcpu_align((size_t)o->n_heads * sizeof(float)) : 0;
     j.scratch = qcpu_scratch(device,
         threads_bytes + plan_bytes + sink_bytes +
             j.partial_bytes * (size_t)all.n_partials,
@@ -295,18 +293,17 @@ static qmoe_status attention(qmi_device *device, const qmi_op_attention *o,
     if (j.scratch == NULL)
         return QMOE_E_NOMEM;
     plan *plans = (void *)(j.scratch + threads_bytes);
-    float *sinks = (void *)(j.scratch + threads_bytes + plan_bytes);
     j.partials = j.scratch + threads_bytes + plan_bytes + sink_bytes;
     if (o->sinks != NULL) {
+        j.sinks = (void *)(j.scratch + threads_bytes + plan_bytes);
         QMI_TRY(qmi_weight_check(o->sinks->host, 0, err));
-        qmi_weight_decode(o->sinks->host, 0, 0, 1, sinks);
-        j.sinks = sinks;
+        qmi_weight_decode(o->sinks->host, 0, 0, 1, j.sinks);
     }
     all = plan_batch(&j, plans);
     j.plans = plans;
-    const double n_products =
-        2.0 * (double)(o->n_heads * (o->d_key + o->d_value) / 2) *
-        (double)o->n_queries * (double)o->max_keys;
+    const double n_products = (double)(o->n_heads * (o->d_key + o->d_value)) *
+                              (double)o->n_queries *
+                              (double)seen_keys(o, o->max_keys);
     if (n_products < MIN_PARALLEL)
         for (int64_t unit = 0; unit < all.n_units; unit++)
             run_unit(&j, unit, 0);
