@@ -19,9 +19,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         int32_t *ids = NULL;
         size_t n = 0;
         char *back = NULL;
-        if (qmi_tokenizer_encode(
-                tokenizer, &ids, &n, text, strlen(text), NULL, &err) == QMOE_OK &&
-            qmi_tokenizer_decode(tokenizer, &back, ids, n, false, &err) == QMOE_OK)
+        if (qmi_tokenizer_encode(tokenizer, &ids, &n, text, strlen(text), NULL,
+                &err) == QMOE_OK &&
+            qmi_tokenizer_decode(tokenizer, &back, ids, n, false, &err) ==
+                QMOE_OK)
             fuzz_touch(back, strlen(back));
         qmi_free(back);
         qmi_free(ids);

@@ -146,8 +146,8 @@ static void check_step(const qmoe_model *m, const qmi_step *s)
     if (s->kind == QMI_OP_ATTENTION) {
         check_cache(m, s, s->u.attention.k_cache);
         check_cache(m, s, s->u.attention.v_cache);
-        assert_int_equal(slots[s->dst].width,
-            s->u.attention.n_heads * s->u.attention.d_key);
+        assert_int_equal(
+            slots[s->dst].width, s->u.attention.n_heads * s->u.attention.d_key);
     }
 }
 

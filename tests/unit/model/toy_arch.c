@@ -102,7 +102,8 @@ static qmoe_status product(builder *b, qmoe_role role, const char *name,
             .dst = dst,
             .src = src,
             .residual = residual,
-            .u.linear = {.alpha = 1.0f, .act = relu ? QMI_ACT_RELU : QMI_ACT_NONE}});
+            .u.linear = {
+                .alpha = 1.0f, .act = relu ? QMI_ACT_RELU : QMI_ACT_NONE}});
 }
 
 static qmoe_status norm(builder *b, const char *name)

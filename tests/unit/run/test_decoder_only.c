@@ -97,8 +97,7 @@ static qmoe_generation *generate(qmoe_session *session, int top_k)
     if (qmoe_session_generate(
             session, &out, &timing, NULL, N_PROMPTS, &options) != QMOE_OK)
         fail_msg("%s", qmoe_context_error(context));
-    assert_int_equal(
-        timing.n_encoded, sizeof prompt_ids / sizeof *prompt_ids);
+    assert_int_equal(timing.n_encoded, sizeof prompt_ids / sizeof *prompt_ids);
     assert_int_equal(timing.n_decoded, N_PROMPTS * (N_NEW - 1));
     return out;
 }
