@@ -95,6 +95,10 @@ uint16_t qmi_f32_to_f16(float f);
  * Any other dtype is a broken contract (checked by an assert). */
 void qmi_widen(float *dst, const void *src, qmi_dtype dtype, size_t n);
 
+/* dst = n elements of F32 (a copy) or BF16 (rounded to nearest, ties to even)
+ * from f32, at any alignment.  Same contract. */
+void qmi_narrow(void *dst, const float *src, qmi_dtype dtype, size_t n);
+
 /* Index of the first of n elements of BF16, F16 or F32, at any alignment, that
  * is an infinity or not a number; n when all are finite.  Same contract. */
 size_t qmi_first_non_finite(const void *src, qmi_dtype dtype, size_t n);
