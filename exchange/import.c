@@ -7,12 +7,14 @@
  * result is opened once before it gets its name. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "alloc.h"
 #include "arch.h"
 #include "clock.h"
 #include "hints.h"
+#include "import_gguf.h"
 #include "import_job.h"
 #include "journal.h"
 #include "published.h"
@@ -387,6 +389,30 @@ static void clean_up(qmi_importer *m)
     qmi_free(m->config_path);
 }
 
+static qmoe_status import_published(qmi_hooks *hooks,
+    qmoe_import_report *report, const char *source, const char *output,
+    const qmoe_import_options *options)
+{
+    qmi_importer m = {.hooks = hooks,
+        .options = *options,
+        .source = source,
+        .report = report,
+        .err = &hooks->error};
+    if (options->dtype != NULL)
+        return qmi_fail(m.err, QMOE_E_INVALID,
+            "a published compressed model is imported without a dtype");
+    qmoe_status status = run(&m, output);
+    clean_up(&m);
+    return status;
+}
+
+/* Weights in one file are GGUF; published models are directories. */
+static bool is_file(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
 qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
     const char *source, const char *output, const qmoe_import_options *options)
 {
@@ -395,14 +421,13 @@ qmoe_status qmoe_import(qmoe_context *context, qmoe_import_report *report,
     qmi_hooks *hooks = qmi_hooks_of(context);
     QMI_TRY(qmi_call_begin(
         hooks, __func__, report == NULL || source == NULL || output == NULL));
-    qmi_importer m = {.hooks = hooks,
-        .source = source,
-        .report = report,
-        .err = &hooks->error};
-    qmi_copy_options(&m.options, sizeof m.options, options);
+    qmoe_import_options known = {0};
+    qmi_copy_options(&known, sizeof known, options);
     const double begin = qmi_seconds();
-    qmoe_status status = run(&m, output);
-    clean_up(&m);
+    qmoe_status status =
+        is_file(source)
+            ? qmi_import_gguf(hooks, report, source, output, &known)
+            : import_published(hooks, report, source, output, &known);
     report->seconds = qmi_seconds() - begin;
     return qmi_call_end(hooks, status);
 }

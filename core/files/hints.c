@@ -80,16 +80,36 @@ bool qmi_looks_published(const char *directory)
     return is_there(directory, "noexp.pt");
 }
 
+/* Only of a regular file: opening a FIFO would wait. */
+static bool is_gguf(const char *path, const struct stat *info)
+{
+    char magic[4] = "";
+    FILE *file = S_ISREG(info->st_mode) ? fopen(path, "rb") : NULL;
+    bool found = file != NULL && fread(magic, 1, sizeof magic, file) == 4 &&
+                 memcmp(magic, "GGUF", sizeof magic) == 0;
+    if (file != NULL)
+        fclose(file);
+    return found;
+}
+
+static qmoe_status fail_no_directory(
+    const char *path, const struct stat *info, qmi_error *err)
+{
+    if (is_gguf(path, info))
+        return qmi_fail(err, QMOE_E_NOT_FOUND,
+            "%s: a GGUF file; 'qmoe import' makes a model of it", path);
+    return qmi_fail(err, QMOE_E_NOT_FOUND,
+        "%s: not a directory; give the one that holds config.json and the "
+        "weights",
+        path);
+}
+
 qmoe_status qmi_require_directory(const char *path, qmi_error *err)
 {
     struct stat info;
     if (stat(path, &info) == 0)
-        return S_ISDIR(info.st_mode)
-                   ? QMOE_OK
-                   : qmi_fail(err, QMOE_E_NOT_FOUND,
-                         "%s: not a directory; give the one that holds "
-                         "config.json and the weights",
-                         path);
+        return S_ISDIR(info.st_mode) ? QMOE_OK
+                                     : fail_no_directory(path, &info, err);
     if (errno == ENOENT)
         return qmi_fail(err, QMOE_E_NOT_FOUND,
             "%s: No such file or directory (a model is a local directory; "
@@ -100,6 +120,7 @@ qmoe_status qmi_require_directory(const char *path, qmi_error *err)
 
 qmoe_status qmi_fail_no_config(qmi_error *err, const char *directory)
 {
+    char name[256];
     /* The layout of its download cache: the files are one level deeper. */
     if (is_there(directory, "snapshots") && is_there(directory, "refs"))
         return qmi_fail(err, QMOE_E_NOT_FOUND,
@@ -111,6 +132,11 @@ qmoe_status qmi_fail_no_config(qmi_error *err, const char *directory)
             "%s/config.json: a broken symbolic link (an unfinished "
             "download?)",
             directory);
+    if (find_like(name, directory, "", ".gguf"))
+        return qmi_fail(err, QMOE_E_NOT_FOUND,
+            "%s/config.json: not there, but there is %s; 'qmoe import' makes a "
+            "model of it",
+            directory, name);
     return qmi_fail(err, QMOE_E_NOT_FOUND,
         "%s/config.json: No such file or directory; weights need it beside "
         "them",

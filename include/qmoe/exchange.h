@@ -57,21 +57,30 @@ typedef struct qmoe_import_options {
     /* Directory to take the tokenizer and other small files from, since
      * published directories have none; NULL: the source itself. */
     const char *tokenizer;
+    /* A GGUF file: "bf16" or "f32": the dtype of every tensor.  NULL: F32, F16
+     * and BF16 tensors keep theirs, and decoded ones become f32, which holds
+     * every value. */
+    const char *dtype;
 } qmoe_import_options;
 
 typedef struct qmoe_import_report {
-    uint64_t source_bytes, output_bytes, expert_bytes, expert_weights;
-    uint64_t n_matrices;
+    uint64_t source_bytes, output_bytes;
+    /* A published directory: */
+    uint64_t expert_bytes, expert_weights, n_matrices;
     double weight_error; /* re-coded: mean of |Q - P|^2 / |P|^2, P as published
                           */
+    /* A GGUF file: */
+    uint64_t n_tensors, n_weights;
     bool has_tokenizer;
     double seconds;
 } qmoe_import_report;
 
 /* Reads a published directory (QMOE_LAYOUT_PUBLISHED) and writes it as the new
- * compressed directory `output`, which appears complete or not at all.  Every
- * rule of the layout is checked (docs/publish.md).
- * E_NOT_FOUND: no directory, config.json, noexp.pt or sizes.pt; E_FORMAT names
+ * compressed directory `output`, or reads a GGUF file, or the first part of a
+ * split one, and writes it as a plain Hugging Face checkpoint.  `output` appears
+ * complete or not at all.  Every rule of the layouts is checked
+ * (docs/publish.md).
+ * E_NOT_FOUND: no file, no directory, config.json, noexp.pt or sizes.pt; E_FORMAT names
  * file, tensor and rule; E_UNSUPPORTED, E_NO_SPACE, E_IO; E_EXISTS, E_INVALID as
  * above. */
 QMOE_API qmoe_status qmoe_import(qmoe_context *context,

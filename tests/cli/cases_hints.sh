@@ -83,7 +83,11 @@ case_hint_no_model() {
         compress google/switch-base-8 -o out-m
     expect_error 3 "nothing is downloaded" inspect google/switch-base-8
     expect_error 3 "model.safetensors: not a directory; give the one" inspect "$mini/model.safetensors"
-    expect_error 3 "not a directory; give the one" import "$mini/model.safetensors" -o out-m
+    expect_error 4 "model.safetensors: not a GGUF file" import "$mini/model.safetensors" -o out-m
+    mkdir downloaded
+    cp "$source_dir/tests/fuzz/corpus/gguf/model" downloaded/m.gguf
+    expect_error 3 "m.gguf: a GGUF file; 'qmoe import' makes a model of it" inspect downloaded/m.gguf
+    expect_error 3 "there is m.gguf; 'qmoe import' makes a model of it" inspect downloaded
     expect_error 4 "a plan takes a model's directory or a config.json" plan "$mini/model.safetensors"
     copy "$mini" bad
     rm bad/config.json

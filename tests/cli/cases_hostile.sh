@@ -9,6 +9,7 @@ hostile_place() {
     torch) echo pytorch_model.bin ;;
     safetensors) echo model.safetensors ;;
     spiece) echo spiece.model ;;
+    gguf) echo model.gguf ;;
     json | config) echo config.json ;;
     *) fail "no place for $1" ;;
     esac
@@ -21,6 +22,7 @@ case_hostile_files() {
     if ! (ulimit -v $limit && exec "$qmoe" --version) >/dev/null 2>&1; then
         step=7 limit=unlimited # sanitizers reserve more
     fi
+    mkdir gguf
     for reader in torch safetensors spiece json config; do
         mkdir "$reader"
         ln -s "$mini"/* "$reader"
@@ -36,15 +38,18 @@ case_hostile_files() {
     [ $n_tried -gt 50 ] || fail "only $n_tried files tried"
 }
 
-# expect_broken PATH PART KILOBYTES: inspect refuses the file for PART with an exit code
-# of 4 or 5 and one line, within that much address space.  Without a process
-# more than needed, for there are many.
+# expect_broken PATH PART KILOBYTES: inspect, or import for GGUF, refuses the file
+# for PART with an exit code of 4 or 5 and one line, within that much address
+# space.  Without a process more than needed, for there are many.
 expect_broken() {
-    local code=0 reader=${1%%/*} place line
+    local code=0 reader=${1%%/*} place line command
     place=$reader/$(hostile_place "$reader")
     ln -sf "$source_dir/tests/hostile/$1" "$place"
-    (ulimit -v "$3" && exec "$qmoe" inspect "$reader" --no-stats) >out 2>err \
-        </dev/null || code=$?
+    command=(inspect "$reader" --no-stats)
+    [ "$reader" != gguf ] || command=(import "$place" -o imported)
+    (ulimit -v "$3" && exec "$qmoe" "${command[@]}") >out 2>err </dev/null ||
+        code=$?
+    [ ! -e imported ] && [ ! -e imported.partial ] || fail "output: $1"
     line=$(<err)
     [ $code = 4 ] || [ $code = 5 ] || fail "exit code $code: $1: $line"
     [ ! -s out ] || fail "output in spite of the error: $1"

@@ -21,6 +21,7 @@ generate $m -p x --max-new-tokens 2
 eval $m --text text --samples 2
 export $m -o made --dequantize --force
 import published -o made --force
+import $source_dir/tests/fuzz/corpus/gguf/model -o made --force
 END
 }
 

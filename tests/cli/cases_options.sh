@@ -12,6 +12,7 @@
 # that is not there.
 option_table() {
     local synthetic="synth:base-8?experts=1&encoder_blocks=1&decoder_blocks=1"
+    local gguf=$source_dir/tests/hostile/gguf/model-no-norm
     cat <<END
 compress | none -o o --method rtn | --output o | 3 | none
 compress | none -o o --method rtn | --format q2 | 3 | none
@@ -187,6 +188,11 @@ import | none -o o | --tokenizer none | 3 | none
 import | none -o o | --format q2 | 3 | none
 import | none -o o | --force | 3 | none
 import | none -o o | --json | 3 | none
+import | none -o o | --dtype bf16 | 2 | imported without a dtype
+import | $gguf -o o | --dtype bf16 | 4 | 'output_norm.weight' is missing
+import | $gguf -o o | --dtype f16 | 2 | written as bf16 or f32
+import | $gguf -o o | --format q2 | 2 | without a format of experts
+import | $gguf -o o | --tokenizer t | 2 | with its own tokenizer
 export | none --dequantize | --output o | 3 | none
 export | none -o o | --dequantize | 3 | none
 export | none -o o --dequantize | --layout hf | 3 | none

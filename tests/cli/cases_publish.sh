@@ -193,6 +193,40 @@ case_export_errors() {
     nothing_left out-x
 }
 
+# A GGUF file becomes a checkpoint; its content is tested elsewhere.
+case_import_gguf() {
+    local file=$source_dir/tests/fuzz/corpus/gguf/model name
+    expect 0 "$qmoe" import "$file" -o made
+    has out "11 tensors"
+    for name in config.json generation_config.json tokenizer.json \
+        tokenizer_config.json model.safetensors.index.json \
+        model-00001-of-00001.safetensors; do
+        [ -s made/$name ] || fail "$name is missing"
+    done
+    expect_error 3 "made: already exists" import "$file" -o made
+    expect 0 "$qmoe" import "$file" -o again --dtype bf16 --json
+    python3 - <<'END' || fail "the report is wrong"
+import json
+report = json.load(open("out"))
+assert report["tensors"] == 11 and report["weights"] == 4 * 8 + 8 + 2 * 8 + 4 * 64 + 3 * 128
+assert report["tokenizer"] is True and "matrices" not in report
+assert json.load(open("again/config.json"))["torch_dtype"] == "bfloat16"
+END
+    expect 0 "$qmoe" import "$file" -o made --force --dtype bf16
+    diff -r made again || fail "--force made another checkpoint"
+    # What is read is not replaced, nor a directory that qmoe did not make.
+    cp "$file" m.gguf
+    expect_error 2 "which is read" import m.gguf -o m.gguf --force
+    mkdir holds
+    cp "$file" holds/m.gguf
+    expect_error 2 "which is read" import holds/m.gguf -o holds --force
+    cmp "$file" holds/m.gguf
+    echo mine >made/mine
+    expect_error 3 "was not written by qmoe" import "$file" -o made --force
+    expect_error 3 "nowhere.gguf" import nowhere.gguf -o out-x
+    nothing_left out-x
+}
+
 case_import_errors() {
     expect_error 2 "-o OUT" import "$m"
     expect_error 3 "nowhere" import nowhere -o out-x

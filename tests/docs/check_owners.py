@@ -48,6 +48,8 @@ KINDS = {
             "backends/opencl/tuning.h": "the parameters of each kernel",
             "backends/opencl/weights.c": "uploads a dictionary, whose words are that format's",
             "quant/job/dictionary_rate.h": "the expected length of codes of one format",
+            "core/files/gguf_types.c": "a type of GGUF has a similar name",
+            "cli/cmd_import.c": "a type of GGUF has a similar name",
             "exchange/published.c": "the published layout is one of that format",
             "exchange/export_published.c": "the published layout is one of that format",
             "exchange/import_experts.c": "the published layout is one of that format",
@@ -70,6 +72,9 @@ KINDS = {
             "core/model/synth.h": "synthetic checkpoints have the shapes of published ones",
             "core/model/synth_tensors.c": "synthetic checkpoints have the shapes of published ones",
             "plan/plan_source.c": "plans published shapes by their names",
+            "exchange/gguf_model.c": "the table of architectures of GGUF files",
+            "exchange/gguf_tokenizer.c": "names of tokenizers in GGUF files",
+            "cli/cmd_import.c": "the architectures of GGUF files that its help lists",
         },
     ),
     "backend": (

@@ -67,6 +67,7 @@ def make_cases(mini):
         Case("publish", ["export", "model", "--layout", "qmoe", "-o", "out"],
              "model"),
         Case("import", ["import", "published", "-o", "out"], "published"),
+        Case("gguf", ["import", "gguf/m.gguf", "-o", "out"], "gguf"),
         Case("verify", ["verify", "model", "-t", "2"], "model"),
         Case("inspect", ["inspect", "model"], "model"),
         Case("plan", ["plan", "tied"] + plan, "tied"),
@@ -129,6 +130,9 @@ class Walk:
     def prepare(self):
         source = os.path.join(self.options.source, "tests/golden/tied")
         shutil.copytree(source, "tied")
+        os.mkdir("gguf")
+        shutil.copy(os.path.join(self.options.source,
+                                 "tests/fuzz/corpus/gguf/model"), "gguf/m.gguf")
         with open("text", "w", encoding="ascii") as file:
             file.write("In the beginning the earth was without form.\n")
         for arguments in (
@@ -137,7 +141,7 @@ class Walk:
                 ["export", "model", "--layout", "qmoe", "-o", "published"]):
             subprocess.run([self.options.qmoe] + arguments, check=True,
                            stdout=subprocess.DEVNULL)
-        for name in ("tied", "model", "published"):
+        for name in ("tied", "model", "published", "gguf"):
             shutil.copytree(name, name + ".kept")
 
     def complaint(self, case, done, known):

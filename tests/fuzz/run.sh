@@ -16,7 +16,7 @@ seconds=$((60 * $1))
 shift
 readers=("$@")
 [ ${#readers[@]} -ne 0 ] ||
-    readers=(torch safetensors json config spiece tokenizer container jinja)
+    readers=(torch safetensors json config spiece tokenizer gguf container jinja)
 
 mkdir -p build-fuzz/crashes
 if ! { CC=clang CXX=clang++ cmake -S . -B build-fuzz -G Ninja -DQMOE_FUZZ=ON \

@@ -469,6 +469,196 @@ def spiece():
     e("charsmap-beyond", piece(b"a") + norm(struct.pack("<I", 1 << 30) + b"\0" * 64), "character map")
 
 
+# ---- GGUF ----
+
+GU32, GF32, GBOOL, GSTRING, GARRAY, GU64 = 4, 6, 7, 8, 9, 10
+
+
+def gtext(s):
+    b = s.encode() if isinstance(s, str) else s
+    return struct.pack("<Q", len(b)) + b
+
+
+def gvalue(kind, value):
+    if kind == GSTRING:
+        return gtext(value)
+    if kind == GARRAY:
+        inner, items = value
+        return struct.pack("<IQ", inner, len(items)) + b"".join(gvalue(inner, v) for v in items)
+    return struct.pack({GU32: "<I", 5: "<i", GF32: "<f", GBOOL: "<B", GU64: "<Q"}[kind], value)
+
+
+def gfile(values, tensors, version=3, n_values=None, n_tensors=None, alignment=32, tail=b"", magic=b"GGUF"):
+    """values: [(key, kind, value or bytes)]; tensors: [(name, shape in C order, type, bytes[, offset])]"""
+    out = magic + struct.pack("<IQQ", version, len(tensors) if n_tensors is None else n_tensors,
+                              len(values) if n_values is None else n_values)
+    for key, kind, value in values:
+        out += gtext(key) + struct.pack("<I", kind) + (value if isinstance(value, bytes) and kind != GSTRING
+                                                       else gvalue(kind, value))
+    data = b""
+    for name, shape, kind, content, *offset in tensors:
+        out += gtext(name) + struct.pack("<I", len(shape)) + b"".join(struct.pack("<Q", n) for n in shape[::-1])
+        out += struct.pack("<IQ", kind, offset[0] if offset else len(data))
+        data += content + b"\0" * (-len(content) % alignment)
+    return out + b"\0" * (-len(out) % alignment) + data + tail
+
+
+def gguf_files():
+    e = lambda name, data, part: emit("gguf", name, data, part)
+    tiny = [("t", (2, 4), 0, b"\0" * 32)]
+    e("empty", b"", "but empty")
+    e("text", b"a model", "not a GGUF file")
+    e("lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\n", "a Git LFS pointer")
+    e("web-page", b"<!doctype HTML>" + b" " * 40, "a web page")
+    e("magic-cut", b"GGU", "not a GGUF file")
+    e("version-cut", b"GGUF\3", "beyond the file")
+    e("version-1", gfile([], [], version=1), "version 1 of GGUF")
+    e("version-4", gfile([], [], version=4), "version 4 of GGUF")
+    e("big-endian", gfile([], [], version=0x03000000), "big-endian")
+    e("counts-cut", b"GGUF\3\0\0\0\1\0\0", "beyond the file")
+    e("values-huge", gfile([], [], n_values=2**63), "values are more than")
+    e("values-some", gfile([], [], n_values=3), "values are more than")
+    e("tensors-huge", gfile([], [], n_tensors=2**62), "tensors are more than")
+    e("values-more", gfile([("a", GU32, 1), ("b", GSTRING, "long enough for two")], [], n_values=3, alignment=1), "beyond the file")
+    e("key-empty", gfile([("", GU32, 1)], []), "a key has 0 bytes")
+    e("key-long", gfile([("k" * 5000, GU32, 1)], []), "a key has 5000 bytes")
+    e("key-huge", gfile([], [], n_values=1, tail=struct.pack("<Q", 2**64 - 1) + b"0" * 32)[:24] +
+      struct.pack("<Q", 2**64 - 1) + b"0" * 32, "a key goes beyond the file")
+    e("key-utf8", gfile([(b"\xff", GU32, 1)], []), "a key is not UTF-8")
+    e("key-nul", gfile([("a\0b", GU32, 1)], []), "a key is not UTF-8 without NUL")
+    e("key-twice", gfile([("a", GU32, 1), ("b", GU32, 2), ("a", GU32, 1)], []), "key 'a' is there twice")
+    e("kind", gfile([("a", 13, b"\0" * 8)], []), "no kind of value has number 13")
+    e("kind-huge", gfile([("a", 2**32 - 1, b"\0" * 8)], []), "no kind of value")
+    e("bool", gfile([("a", GBOOL, 2)], []), "2 is no truth value")
+    e("string-beyond", gfile([("a", GU64, 1), ("b", GSTRING, "xx")], [], alignment=1)[:-1], "beyond the file")
+    e("string-huge", gfile([("a", GSTRING, "")], [], alignment=1)[:-8] + struct.pack("<Q", 2**63), "beyond the file")
+    e("array-kind", gfile([("a", GARRAY, struct.pack("<IQ", 14, 0))], []), "no kind of value")
+    e("array-of-arrays", gfile([("a", GARRAY, struct.pack("<IQ", GARRAY, 1) + b"\0" * 12)], []), "an array of arrays")
+    e("array-huge", gfile([("a", GARRAY, struct.pack("<IQ", GU64, 2**61))], []), "beyond the file")
+    e("array-overflow", gfile([("a", GARRAY, struct.pack("<IQ", GU64, 2**61 + 1))], []), "beyond the file")
+    e("array-beyond", gfile([("a", GARRAY, struct.pack("<IQ", GU32, 9))], []), "beyond the file")
+    e("array-strings-huge", gfile([("a", GARRAY, struct.pack("<IQ", GSTRING, 2**64 - 1))], []), "beyond the file")
+    e("array-string-beyond", gfile([("a", GARRAY, struct.pack("<IQQ", GSTRING, 1, 2**40))], []), "beyond the file")
+    for name, kind, value in (("zero", GU32, 0), ("odd", GU32, 24), ("text", GSTRING, "32"), ("array", GARRAY, (GU32, [32]))):
+        e("alignment-" + name, gfile([("general.alignment", kind, value)], tiny), "'general.alignment' is no power of two")
+    e("alignment-huge", gfile([("general.alignment", GU64, 2**62)], tiny), "beyond the file")
+    e("name-empty", gfile([], [("", (4,), 0, b"\0" * 16)]), "the name of a tensor has 0 bytes")
+    e("name-utf8", gfile([], [(b"\xc0\x80", (4,), 0, b"\0" * 16)]), "the name of a tensor is not UTF-8")
+    e("name-twice", gfile([], tiny * 2), "duplicate name")
+    e("rank-0", gfile([], [("t", (), 0, b"\0" * 4)]), "0 dimensions")
+    e("rank-5", gfile([], [("t", (1,) * 5, 0, b"\0" * 4)]), "5 dimensions")
+    e("rank-huge", gfile([], tiny)[:-64][:24 + 9] + struct.pack("<I", 2**31) + b"\0" * 64, "dimensions")
+    e("shape-overflow", gfile([], [("t", (2**32, 2**32), 0, b"")]), "element count of its shape overflows")
+    e("shape-overflow-late", gfile([], [("t", (0, 2**40, 2**40), 0, b"")]), "element count of its shape overflows")
+    e("shape-huge", gfile([], [("t", (2**59,), 0, b"\0" * 32)]), "go beyond the file")
+    e("type-unused", gfile([], [("t", (4,), 31, b"\0" * 32)]), "no known type of numbers has id 31")
+    e("type-huge", gfile([], [("t", (4,), 2**31, b"\0" * 32)]), "no known type of numbers")
+    for kind, name in ((9, "Q8_1"), (17, "IQ2_XS"), (26, "I32"), (34, "TQ1_0"), (39, "MXFP4")):
+        e("type-" + name, gfile([], [("t", (256,), kind, b"\0" * 320)]), f"numbers of type {name} are not supported")
+    e("blocks", gfile([], [("t", (2, 48), 8, b"\0" * 128)]), "rows of 48 elements are not whole blocks of 32 of type Q8_0")
+    e("blocks-k", gfile([], [("t", (8, 32), 12, b"\0" * 144)]), "not whole blocks of 256 of type Q4_K")
+    e("offset-gap", gfile([], [("t", (8,), 0, b"\0" * 32), ("u", (8,), 0, b"\0" * 64, 64)]), "begin at 64, not at 32")
+    e("offset-same", gfile([], [("t", (8,), 0, b"\0" * 32), ("u", (8,), 0, b"\0" * 32, 0)]), "begin at 0, not at 32")
+    e("offset-odd", gfile([], [("t", (4,), 0, b"\0" * 32), ("u", (4,), 0, b"\0" * 32, 16)]), "begin at 16, not at 32")
+    e("offset-huge", gfile([], [("t", (8,), 0, b"\0" * 32, 2**64 - 32)]), "not at 0, where")
+    e("data-cut", gfile([], tiny)[:-1], "go beyond the file")
+    e("no-data", gfile([], tiny)[:-64], "beyond the file")
+    e("trailing", gfile([], tiny, tail=b"x"), "1 extra bytes")
+
+    # What a model needs: sizes, tensors, a tokenizer.
+    def sizes(**changes):
+        keys = {"block_count": 1, "context_length": 64, "embedding_length": 8, "feed_forward_length": 16,
+                "attention.head_count": 2, "attention.layer_norm_rms_epsilon": 1e-5} | changes
+        return [("general.architecture", GSTRING, "llama")] + [
+            ("llama." + k, *v) if isinstance(v, tuple) else ("llama." + k, GF32 if isinstance(v, float) else GU32, v)
+            for k, v in keys.items() if v is not ...]
+
+    def words(**changes):
+        keys = {"model": (GSTRING, "gpt2"), "pre": (GSTRING, "gpt-2"), "tokens": (GARRAY, (GSTRING, ["a", "b", "ab", "<e>"])),
+                "token_type": (GARRAY, (5, [1, 1, 1, 3])), "merges": (GARRAY, (GSTRING, ["a b"])),
+                "eos_token_id": (GU32, 3)} | changes
+        return [("tokenizer.ggml." + k, *v) for k, v in keys.items() if v is not ...]
+
+    def plain(name, *shape):
+        n = 4
+        for k in shape:
+            n *= k
+        return name, shape, 0, b"\0" * n
+
+    def tensors(*without, **changes):
+        all_ = {"token_embd": (4, 8), "output_norm": (8,)} | {
+            "blk.0." + k: v for k, v in {
+                "attn_norm": (8,), "ffn_norm": (8,), "attn_q": (8, 8), "attn_k": (8, 8), "attn_v": (8, 8),
+                "attn_output": (8, 8), "ffn_gate": (16, 8), "ffn_up": (16, 8), "ffn_down": (8, 16)}.items()}
+        all_ |= {k.replace("_0_", ".0."): v for k, v in changes.items()}
+        return [plain(k + ".weight", *v) for k, v in all_.items() if k not in without]
+
+    def m(name, part, keys=None, text=None, parts=None):
+        e("model-" + name, gfile((sizes() if keys is None else keys) + (words() if text is None else text),
+                                 tensors() if parts is None else parts), part)
+    m("architecture-missing", "'general.architecture' is missing", keys=sizes()[1:])
+    m("architecture-number", "'general.architecture' is no text", keys=[("general.architecture", GU32, 1)] + sizes()[1:])
+    m("architecture-nul", "is not UTF-8 without NUL", keys=[("general.architecture", GSTRING, "lla\0ma")] + sizes()[1:])
+    m("architecture", "architecture 'grok' with 0 experts", keys=[("general.architecture", GSTRING, "grok")] + sizes()[1:])
+    for key in ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"):
+        m(key + "-missing", f"'llama.{key}' is missing", keys=sizes(**{key: ...}))
+        m(key + "-zero", f"'llama.{key}' is out of range", keys=sizes(**{key: 0}))
+        m(key + "-huge", f"'llama.{key}' is out of range", keys=sizes(**{key: 2**32 - 1}))
+        m(key + "-real", f"'llama.{key}' is no integer", keys=sizes(**{key: 8.5}))
+    m("epsilon-missing", "epsilon of the norms is missing", keys=sizes(**{"attention.layer_norm_rms_epsilon": ...}))
+    m("epsilon-nan", "no finite number", keys=sizes(**{"attention.layer_norm_rms_epsilon": float("nan")}))
+    m("theta", "base of the rotary frequencies", keys=sizes(**{"rope.freq_base": -1.0}))
+    m("heads-per-block", "'llama.attention.head_count' differs between blocks",
+      keys=sizes(**{"attention.head_count": (GARRAY, (GU32, [2, 4]))}))
+    m("heads-none", "'llama.attention.head_count' is no integer", keys=sizes(**{"attention.head_count": (GARRAY, (GU32, []))}))
+    m("heads-odd", "heads of 2 elements with 3 for keys", keys=sizes(**{"attention.head_count": 4, "attention.head_count_kv": 3}))
+    m("head-width-odd", "2 heads of 3 elements", keys=sizes(**{"attention.key_length": 3, "attention.value_length": 3,
+                                                            "rope.dimension_count": 3}))
+    m("experts-unused", "'llama.expert_used_count' is missing", keys=sizes(expert_count=2))
+    m("experts-over", "'llama.expert_used_count' is out of range", keys=sizes(expert_count=2, expert_used_count=3))
+    m("experts-huge", "'llama.expert_count' is out of range", keys=sizes(expert_count=2**20))
+    m("unknown-key", "'llama.attention.sliding_window' is not known", keys=sizes(**{"attention.sliding_window": 16}))
+    m("scaling", "'su' is not supported", keys=sizes(**{"rope.scaling.type": (GSTRING, "su")}))
+    m("scaling-factor", "scaling.factor' is out of range", keys=sizes(**{"rope.scaling.factor": -2.0}))
+    m("no-embedding", "'token_embd.weight' is missing or no matrix", parts=tensors("token_embd"))
+    m("no-norm", "'output_norm.weight' is missing", parts=tensors("output_norm"))
+    m("no-tensor", "'blk.0.ffn_up.weight' is missing", parts=tensors("blk.0.ffn_up"))
+    m("shape", "'blk.0.ffn_up.weight' does not have the shape", parts=tensors(blk_0_ffn_up=(8, 16)))
+    m("left-over", "'blk.1.ffn_up.weight' has no place", parts=tensors() + [plain("blk.1.ffn_up.weight", 16, 8)])
+    m("divisors", "'rope_freqs.weight' does not follow", parts=tensors() + [plain("rope_freqs.weight", 2)])
+    m("parts", "one of 2 parts", keys=sizes() + [("split.count", GU32, 2)])
+    m("parts-huge", "'split.count' is out of range", keys=sizes() + [("split.count", GU32, 2**31)])
+    m("tokens-missing", "tokens' is no list of tokens", text=words(tokens=...))
+    m("tokens-numbers", "tokens' is no list of tokens", text=words(tokens=(GARRAY, (GU32, [1, 2, 3, 4]))))
+    m("tokens-text", "tokens' is no array", text=words(tokens=(GSTRING, "abc")))
+    m("token-utf8", "token 1 is not UTF-8", text=words(tokens=(GARRAY, (GSTRING, ["a", b"\xff", "ab", "c"]))))
+    m("token-nul", "token 0 is not UTF-8 without NUL", text=words(tokens=(GARRAY, (GSTRING, ["a\0", "b", "ab", "c"]))))
+    m("token-long", "a token of more than", text=words(tokens=(GARRAY, (GSTRING, ["a" * 1025, "b", "ab", "c"]))))
+    m("token-twice", "tokens 1 and 3 have the same text", text=words(tokens=(GARRAY, (GSTRING, ["a", "b", "ab", "b"]))))
+    m("tokens-few", "3 tokens, but 4 rows", text=words(tokens=(GARRAY, (GSTRING, ["a", "b", "ab"])),
+                                                       token_type=(GARRAY, (5, [1, 1, 1])), eos_token_id=...))
+    m("types-few", "no number for each token", text=words(token_type=(GARRAY, (5, [1, 1]))))
+    m("types-texts", "no type of tokens", text=words(token_type=(GARRAY, (GSTRING, list("abcd")))))
+    m("types-none", "no type of tokens", text=words(token_type=(GARRAY, (5, [1, 1, 1, 0]))))
+    m("merges-numbers", "is no list of texts", text=words(merges=(GARRAY, (GU32, [1]))))
+    m("merge-unknown", "number 0 does not join", text=words(merges=(GARRAY, (GSTRING, ["b a"]))))
+    m("merge-empty", "number 0 does not join", text=words(merges=(GARRAY, (GSTRING, [""]))))
+    m("merge-space", "number 0 does not join", text=words(merges=(GARRAY, (GSTRING, ["a "]))))
+    m("merge-long", "number 0 does not join", text=words(merges=(GARRAY, (GSTRING, ["a " + "b" * 9000]))))
+    m("scores-missing", "neither keys", text=words(model=(GSTRING, "llama"), merges=...))
+    m("scores-few", "neither keys", text=words(model=(GSTRING, "llama"), merges=..., scores=(GARRAY, (GF32, [1, 2]))))
+    m("scores-nan", "holds something that is no number",
+      text=words(model=(GSTRING, "llama"), merges=..., scores=(GARRAY, (GF32, [1, float("nan"), 2, 3]))))
+    m("end-beyond", "eos_token_id' is out of range", text=words(eos_token_id=(GU32, 4)))
+    m("no-start", "a token is added to every text that has no id", text=words(add_bos_token=(GBOOL, 1)))
+    m("add-number", "'tokenizer.ggml.add_bos_token' is no truth value", text=words(add_bos_token=(GU32, 1)))
+    m("kind", "tokenizers of kind 'bert'", text=words(model=(GSTRING, "bert")))
+    m("split", "splitting 'klingon'", text=words(pre=(GSTRING, "klingon")))
+    m("split-missing", "splitting '(missing)'", text=words(pre=...))
+    m("template", "'tokenizer.chat_template' is no text", text=words() + [("tokenizer.chat_template", GU32, 1)])
+    m("sampling", "no finite number", text=words() + [("general.sampling.temp", GSTRING, "hot")])
+
+
 def main():
     torch_zip()
     torch_pickle()
@@ -476,6 +666,7 @@ def main():
     json_files()
     configs()
     spiece()
+    gguf_files()
     wanted = {line.split("\t")[0] for line in expected}
     for reader in {name.split("/")[0] for name in wanted}:
         for name in os.listdir(os.path.join(HERE, reader)):

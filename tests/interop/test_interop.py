@@ -22,6 +22,7 @@ import safetensors
 import xxhash
 
 import compressed
+from test_gguf import GgufTest  # noqa: F401 (run below)
 from test_published import DequantizeTest, PublishedTest  # noqa: F401 (run below)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 
 #include "arch_switch.h"
+#include "gguf_read.h"
 #include "json.h"
 #include "safetensors.h"
 #include "tokenizer.h"
@@ -69,6 +70,7 @@ static const struct {
     {"json/", open_json},
     {"config/", open_config},
     {"spiece/", open_spiece},
+    {"gguf/", gguf_read},
 };
 enum { N_READERS = sizeof readers / sizeof *readers };
 
