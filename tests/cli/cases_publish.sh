@@ -92,13 +92,13 @@ seconds_of() {
 case_plan_of_compression_time() {
     costly
     base=$(seconds_of experts=2 --samples 100 --rounds 0 -t 1)
-    is_true "$(json threads out) == 1 && $(json passes out) == 0"
+    is_true "$(json threads out) == 1 && $(json rounds out) == 0"
     is_true "$base > 10 * $(seconds_of experts=2 --samples 100 --rounds 0 -t 100)"
     is_true "$(seconds_of experts=2 --samples 100000 --rounds 0 -t 1) > 10 * $base"
     many=$(seconds_of experts=64 --samples 100 --rounds 0 -t 1)
     is_true "$many > 2 * $base"
     is_true "$(seconds_of experts=64 --samples 100 --rounds 256 -t 1) > 2 * $many"
-    is_true "$(json passes out) == 256"
+    is_true "$(json rounds out) == 256"
     is_near "$(seconds_of experts=2 --rate 2000000) * 2e6" "$(json expert_weights out)"
 }
 
@@ -130,8 +130,8 @@ case_plan_errors() {
     expect_error 3 "nowhere" plan nowhere
     expect_error 2 "synth:c-1" plan synth:c-1
     expect_error 5 "q9" plan "$mini" --format q9
-    echo '{"model_type": "llama"}' >other.json
-    expect_error 5 "llama" plan other.json
+    echo '{"model_type": "mamba"}' >other.json
+    expect_error 5 "mamba" plan other.json
     echo '{' >broken.json
     expect_error 4 "broken.json" plan broken.json
 }
