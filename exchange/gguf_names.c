@@ -217,7 +217,7 @@ static void make_name(qmi_gguf_entry *e, const char *prefix, int64_t block,
     const char *pattern, int64_t expert)
 {
     const char *star = strchr(pattern, '*');
-    char front[32] = "";
+    char front[64] = "";
     if (block >= 0)
         snprintf(front, sizeof front, "%s%lld.", prefix, (long long)block);
     if (star == NULL)

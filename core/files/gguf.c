@@ -78,7 +78,7 @@ static qmoe_status take_name(parser *p, const char **out, const char *what)
 {
     enum { MAX_NAME = 4096 };
     char name[MAX_NAME + 1];
-    qmi_gguf_text text;
+    qmi_gguf_text text = {0};
     QMI_TRY(take_text(p, &text, what));
     if (text.n == 0 || text.n > MAX_NAME)
         return qmi_fail(p->err, QMOE_E_FORMAT, "%s has %llu bytes, not 1 to %d",
@@ -125,7 +125,7 @@ static qmoe_status take_items(parser *p, qmi_gguf_value *v)
     uint64_t n_bytes = 0;
     v->data = p->at;
     if (v->kind == QMI_GGUF_STRING) {
-        qmi_gguf_text text;
+        qmi_gguf_text text = {0};
         for (uint64_t i = 0; i < v->n; i++)
             QMI_TRY(take_text(p, &text, v->is_array ? "an item" : "its text"));
         return QMOE_OK;
