@@ -67,16 +67,18 @@ static const char help[] =
     "  --samples N          use the first N documents that fit, or windows\n"
     "                       (default: all)\n"
     "  --seed N             seed of the span masks (default 0)\n"
-    "  --window N           models that predict the next token: tokens of a\n"
+    "  --context N          models that predict the next token: tokens of a\n"
     "                       window (default 512).  Documents are joined by "
     "the\n"
     "                       end token and cut into windows\n"
     "  --frame-weight W     such models: weight of special tokens and of the "
     "first\n"
     "                       token of a window, 0 to 1 (default 0.1)\n"
-    "  --token-weights RULE equal (default), or router: a token weighs the "
-    "square\n"
-    "                       of its router weight for the expert\n"
+    "  --token-weights RULE router: a token weighs the square of its router "
+    "weight\n"
+    "                       for the expert (default for models that predict "
+    "the\n"
+    "                       next token); equal: it does not\n"
     "  --few-tokens RULE    experts with fewer tokens than a matrix has "
     "columns:\n"
     "                       borrow: add tokens from all of the block (default "
@@ -130,7 +132,7 @@ typedef struct request {
     const char *source, *output;
     const char *levels, *dict, *rotation, *token_weights, *few_tokens;
     cli_texts calibration;
-    uint64_t n_threads, seed, group_size, rounds, window;
+    uint64_t n_threads, seed, group_size, rounds, context;
     float damping, bits, frame_weight;
     bool as_json;
     qmoe_compress_options options;
@@ -369,7 +371,7 @@ static cli_exit refuse_idle(const request *q)
      * before what is wrong with the format. */
     const cli_idle rules[] = {
         {rounds && o->n_calibration == 0,
-            "samples seed window frame-weight token-weights few-tokens "
+            "samples seed context frame-weight token-weights few-tokens "
             "work-dir backend device device-memory",
             "--method rtn without --calib uses no text"},
         {rounds, "damping rounds", "--method rtn rounds to nearest"},
@@ -393,7 +395,7 @@ static cli_exit weigh_tokens(request *q)
     qmoe_compress_options *o = &q->options;
     bool second = false;
     cli_exit code = CLI_OK;
-    o->window = (int)q->window;
+    o->context = (int)q->context;
     if (q->frame_weight != not_given)
         o->frame_weight = q->frame_weight > 0 ? (double)q->frame_weight : -1;
     if (q->token_weights != NULL) {
@@ -470,7 +472,7 @@ static cli_exit run(int argc, char **argv)
         {"calib", 0, CLI_TEXTS, &q.calibration, 0, 0},
         {"samples", 0, CLI_COUNT, &o->max_samples, 1, UINT64_MAX},
         {"seed", 0, CLI_COUNT, &q.seed, 0, UINT32_MAX},
-        {"window", 0, CLI_COUNT, &q.window, 2, 65536},
+        {"context", 0, CLI_COUNT, &q.context, 2, 65536},
         {"frame-weight", 0, CLI_REAL, &q.frame_weight, 0, 1},
         {"token-weights", 0, CLI_TEXT, &q.token_weights, 0, 0},
         {"few-tokens", 0, CLI_TEXT, &q.few_tokens, 0, 0},

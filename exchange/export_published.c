@@ -21,6 +21,14 @@
 static qmoe_status check_stacks(const qmi_export *e)
 {
     const qmoe_model *m = e->model;
+    int64_t n_stacks = 0;
+    for (size_t i = 0; i < m->n_weights; i++)
+        n_stacks += m->weights[i].role == QMOE_ROLE_EXPERTS;
+    if (n_stacks != QMI_PUB_KINDS * qmi_model_sparse_count(m))
+        return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
+            "%s: the published layout holds experts of two matrices, and these "
+            "have gates",
+            qmi_checkpoint_directory(m->checkpoint));
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
         if (w->role != QMOE_ROLE_EXPERTS)

@@ -74,10 +74,10 @@ typedef struct qmoe_compress_options {
     /* Models that predict the next token: ids of a calibration window, 0 = 512;
      * and the weight in the moments, up to 1, of a window's first token and of
      * special tokens, 0 = 0.1, -1 = none. */
-    int window;
+    int context;
     double frame_weight;
     /* Whether a token weighs the square of its router weight in the moments of
-     * an expert: 1 or -1 = no; 0 = no. */
+     * an expert: 1 or -1 = no; 0 = for models that predict the next token. */
     int route_weights;
     /* Whether an expert with fewer tokens than a matrix has columns gets the
      * difference from all tokens of its block: 1 or -1 = no; 0 = for models that

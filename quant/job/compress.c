@@ -197,7 +197,7 @@ static qmoe_status weigh_tokens(qmi_job *job)
 {
     const qmoe_compress_options *o = &job->options;
     const bool spans = job->model->shape.objective == QMI_SPAN_CORRUPTION;
-    if (spans && (o->window != 0 || o->frame_weight != 0))
+    if (spans && (o->context != 0 || o->frame_weight != 0))
         return qmi_fail(job->err, QMOE_E_INVALID,
             "windows and the weight of their frame are for models that predict "
             "the next token; %s has span corruption",
@@ -206,18 +206,18 @@ static qmoe_status weigh_tokens(qmi_job *job)
         return qmi_fail(job->err, QMOE_E_INVALID,
             "the seed is of span masks; %s predicts the next token",
             qmi_checkpoint_directory(job->model->checkpoint));
-    if (o->window < 0 || o->window == 1 || o->window > MAX_WINDOW)
+    if (o->context < 0 || o->context == 1 || o->context > MAX_WINDOW)
         return qmi_fail(job->err, QMOE_E_INVALID,
-            "a window of %d tokens is not in 2..%d", o->window, MAX_WINDOW);
+            "a window of %d tokens is not in 2..%d", o->context, MAX_WINDOW);
     /* Written with ! so that NaN is refused, too. */
     if (!(o->frame_weight >= -1 && o->frame_weight <= 1))
         return qmi_fail(
             job->err, QMOE_E_INVALID, "a frame weight is not in 0..1");
-    job->window = o->window != 0 ? o->window : QMI_DEFAULT_WINDOW;
+    job->window = o->context != 0 ? o->context : QMI_DEFAULT_WINDOW;
     job->frame_weight = default_frame_weight;
     if (o->frame_weight != 0)
         job->frame_weight = fmax(o->frame_weight, 0);
-    job->by_route = o->route_weights > 0;
+    job->by_route = o->route_weights > 0 || (o->route_weights == 0 && !spans);
     job->borrows = o->borrow > 0 || (o->borrow == 0 && !spans);
     return QMOE_OK;
 }

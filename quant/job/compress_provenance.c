@@ -148,7 +148,7 @@ static bool put_objective(const qmi_job *job, cJSON *to)
                (!job->by_route || put_text(to, "token_weights", "router")) &&
                (!job->borrows || put_text(to, "few_tokens", "borrow"));
     return put_text(to, "objective", "next token") &&
-           put_number(to, "window", true, job->window) &&
+           put_number(to, "context", true, job->window) &&
            put_number(to, "frame_weight", true, job->frame_weight) &&
            put_text(to, "token_weights", job->by_route ? "router" : "equal") &&
            put_text(to, "few_tokens", job->borrows ? "borrow" : "keep");

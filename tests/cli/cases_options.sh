@@ -29,9 +29,9 @@ compress | none -o o --calib t --format ternary-dict --levels fit | --rounds 1 |
 compress | none -o o --method rtn | --calib t | 3 | none
 compress | none -o o --method rtn --calib t | --samples 1 | 3 | none
 compress | none -o o --method rtn --calib t | --seed 1 | 3 | none
-compress | none -o o --calib t | --window 64 | 3 | none
+compress | none -o o --calib t | --context 64 | 3 | none
 compress | none -o o --calib t | --frame-weight 0.5 | 3 | none
-compress | none -o o --calib t | --token-weights router | 3 | none
+compress | none -o o --calib t | --token-weights equal | 3 | none
 compress | none -o o --calib t | --few-tokens keep | 3 | none
 compress | none -o o --method rtn --calib t | --work-dir w | 3 | none
 compress | none -o o --method rtn --calib t | --backend reference | 3 | none
@@ -46,7 +46,7 @@ compress | none -o o --method rtn | --threads 1 | 3 | none
 compress | none -o o --method rtn | --json | 3 | none
 compress | none -o o --method rtn | --samples 1 | 2 | without --calib uses no text
 compress | none -o o --method rtn | --seed 1 | 2 | without --calib uses no text
-compress | none -o o --method rtn | --window 64 | 2 | without --calib uses no text
+compress | none -o o --method rtn | --context 64 | 2 | without --calib uses no text
 compress | none -o o --method rtn | --frame-weight 0.5 | 2 | without --calib uses no text
 compress | none -o o --method rtn | --token-weights router | 2 | without --calib uses no text
 compress | none -o o --method rtn | --few-tokens keep | 2 | without --calib uses no text

@@ -190,6 +190,9 @@ case_export_errors() {
     expect_error 5 "not q2" export q2 -o out-x --layout qmoe
     expect 0 "$qmoe" compress --method rtn --format ternary-dict --dict fit "$mini" -o fit
     expect_error 5 "another dictionary" export fit -o out-x --layout qmoe
+    expect 0 "$qmoe" compress --method rtn --format ternary-dict --no-tokenizer \
+        "$source_dir/tests/golden/decoders/qwen3-moe" -o gated
+    expect_error 5 "have gates" export gated -o out-x --layout qmoe
     nothing_left out-x
 }
 

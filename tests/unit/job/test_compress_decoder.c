@@ -79,7 +79,7 @@ static job_run run_to(const char *output)
         .options = {.overwrite = true,
             .backend = "reference",
             .passes = 1,
-            .window = 64,
+            .context = 64,
             .group_size = 4}};
 }
 
@@ -225,7 +225,7 @@ static void test_few_tokens(void **state)
     job_run run = run_to(scratch_path("decoder-few"));
     (void)state;
     run.options.format = "q2";
-    run.options.window = 8;
+    run.options.context = 8;
     run.options.max_samples = 1;
     run.options.borrow = -1;
     job_files files = must_go(&run);
@@ -251,7 +251,7 @@ static void test_weights(void **state)
         job_run run = run_to(scratch_path("decoder-weights"));
         run.options.format = "q2";
         run.options.frame_weight = i == 1 ? -1 : 0;
-        run.options.route_weights = i == 2;
+        run.options.route_weights = i == 2 ? -1 : 0;
         files[i] = must_go(&run);
     }
     for (int i = 1; i < 3; i++) {
