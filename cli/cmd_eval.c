@@ -37,7 +37,8 @@ static const char help[] =
     "\n"
     "A synthetic model (synth:NAME, see 'qmoe compress --help') has true\n"
     "shapes and speed, but random weights.  Without --text its input is 8\n"
-    "samples of random token ids, 512 + 115 each; the loss is meaningless.\n"
+    "samples of random token ids, 512 + 115 each (decoder-only models: 129);\n"
+    "the loss is meaningless.\n"
     "\n"
     "Options:\n"
     "  --text FILE          the text (required); may be repeated: the files "
@@ -169,7 +170,8 @@ static cli_exit refuse_idle(const request *r, bool predicts_next)
     static const char spans[] = "seed", next[] = "context convention documents "
                                                  "against";
     const cli_idle rules[] = {
-        {predicts_next, spans, "the model predicts the next token"},
+        {predicts_next && !r->random_ids, spans,
+            "the model predicts the next token"},
         {!predicts_next, next, "the model fills gaps in documents"},
         {r->random_ids, next, "there is no text"},
     };

@@ -68,12 +68,14 @@ static uint64_t planned_bytes(const planner *p, const qmi_weight *w)
 }
 
 /* What one token of the decoder reads of a weight, per step that uses it: one
- * row of the embedding, one expert of a stack. */
+ * row of the embedding, the chosen experts of a stack. */
 static uint64_t token_bytes(
     const qmi_step *s, const qmi_weight *w, uint64_t n_bytes)
 {
     if (s->role == QMOE_ROLE_EMBEDDING)
         return n_bytes / (uint64_t)w->n_rows;
+    if (s->kind == QMI_OP_EXPERT_FFN)
+        n_bytes *= (uint64_t)s->u.expert_ffn.top_k;
     return n_bytes / (uint64_t)w->n_mats;
 }
 

@@ -45,7 +45,7 @@ static qmoe_status sketch_published(opener *p, const char *source)
 {
     qmi_synth synth;
     QMI_TRY(qmi_synth_parse(&synth, source, p->err));
-    cJSON *config = qmi_switch_config_json(&synth.config);
+    cJSON *config = qmi_synth_config(&synth);
     if (config == NULL)
         return qmi_fail(p->err, QMOE_E_NOMEM, "out of memory: a config");
     qmoe_status status =

@@ -8,6 +8,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,32 +19,46 @@ bool qmi_is_synth(const char *directory)
     return strncmp(directory, scheme, sizeof scheme - 1) == 0;
 }
 
+static void list_name(char *text, size_t capacity, const char *name)
+{
+    if (text[0] != '\0')
+        strncat(text, ", ", capacity - strlen(text) - 1);
+    strncat(text, name, capacity - strlen(text) - 1);
+}
+
 static void list_names(char *text, size_t capacity)
 {
     const qmi_switch_config *c;
+    const qmi_decoder_config *d;
     text[0] = '\0';
-    for (size_t i = 0; (c = qmi_switch_config_at(i)) != NULL; i++) {
-        if (i != 0)
-            strncat(text, ", ", capacity - strlen(text) - 1);
-        strncat(text, c->name, capacity - strlen(text) - 1);
-    }
+    for (size_t i = 0; (c = qmi_switch_config_at(i)) != NULL; i++)
+        list_name(text, capacity, c->name);
+    for (size_t i = 0; (d = qmi_decoder_config_at(i)) != NULL; i++)
+        list_name(text, capacity, d->name);
 }
 
 static qmoe_status take_name(
     qmi_synth *s, const char *name, size_t n, qmi_error *err)
 {
-    char text[32], known[256];
+    char text[32], known[512];
     const qmi_switch_config *found = NULL;
+    const qmi_decoder_config *decoder = NULL;
     /* A name that does not fit is none of the table. */
     if (n < sizeof text) {
         memcpy(text, name, n);
         text[n] = '\0';
         found = qmi_switch_config_find(text);
+        decoder = qmi_decoder_config_find(text);
     }
     if (found != NULL) {
         s->config = *found;
         /* What is made is bf16, whatever was published. */
         s->config.dtype = "bfloat16";
+        return QMOE_OK;
+    }
+    if (decoder != NULL) {
+        s->is_decoder = true;
+        s->decoder = *decoder;
         return QMOE_OK;
     }
     list_names(known, sizeof known);
@@ -97,6 +112,27 @@ static bool is_key(const char *pair, size_t n_key, const char *key)
     return strlen(key) == n_key && strncmp(pair, key, n_key) == 0;
 }
 
+/* The count that a key lowers; NULL: the model has no such key. */
+static int64_t *part_of(qmi_synth *s, const char *pair, size_t n_key)
+{
+    const struct {
+        const char *key;
+        bool is_decoder;
+        int64_t *value;
+    } parts[] = {
+        {"experts", false, &s->config.n_experts},
+        {"encoder_blocks", false, &s->config.n_blocks[QMI_SWITCH_ENCODER]},
+        {"decoder_blocks", false, &s->config.n_blocks[QMI_SWITCH_DECODER]},
+        {"experts", true, &s->decoder.n_experts},
+        {"blocks", true, &s->decoder.n_blocks},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i].is_decoder == s->is_decoder &&
+            is_key(pair, n_key, parts[i].key))
+            return parts[i].value;
+    return NULL;
+}
+
 static qmoe_status take_pair(qmi_synth *s, const char *pair, size_t n,
     const char *specification, qmi_error *err)
 {
@@ -105,16 +141,12 @@ static qmoe_status take_pair(qmi_synth *s, const char *pair, size_t n,
     size_t n_key = equals != NULL ? (size_t)(equals - pair) : n;
     const char *value = equals != NULL ? equals + 1 : pair + n;
     size_t n_value = (size_t)(pair + n - value);
-    qmi_switch_config *c = &s->config;
-    if (is_key(pair, n_key, "experts"))
-        return take_part(
-            &c->n_experts, "experts", value, n_value, specification, err);
-    if (is_key(pair, n_key, "encoder_blocks"))
-        return take_part(&c->n_blocks[QMI_SWITCH_ENCODER], "encoder_blocks",
-            value, n_value, specification, err);
-    if (is_key(pair, n_key, "decoder_blocks"))
-        return take_part(&c->n_blocks[QMI_SWITCH_DECODER], "decoder_blocks",
-            value, n_value, specification, err);
+    int64_t *part = part_of(s, pair, n_key);
+    if (part != NULL) {
+        char key[24];
+        snprintf(key, sizeof key, "%.*s", (int)n_key, pair);
+        return take_part(part, key, value, n_value, specification, err);
+    }
     if (is_key(pair, n_key, "seed")) {
         if (!to_count(&s->seed, value, n_value))
             return qmi_fail(err, QMOE_E_INVALID,
@@ -130,9 +162,9 @@ static qmoe_status take_pair(qmi_synth *s, const char *pair, size_t n,
         return QMOE_OK;
     }
     return qmi_fail(err, QMOE_E_INVALID,
-        "%.200s: unknown key '%.*s'; keys are seed, experts, encoder_blocks, "
-        "decoder_blocks, tokenizer",
-        specification, (int)(n_key < 64 ? n_key : 64), pair);
+        "%.200s: unknown key '%.*s'; keys are seed, experts, %s, tokenizer",
+        specification, (int)(n_key < 64 ? n_key : 64), pair,
+        s->is_decoder ? "blocks" : "encoder_blocks, decoder_blocks");
 }
 
 qmoe_status qmi_synth_parse(
@@ -155,6 +187,12 @@ qmoe_status qmi_synth_parse(
     return QMOE_OK;
 }
 
+cJSON *qmi_synth_config(const qmi_synth *synth)
+{
+    return synth->is_decoder ? qmi_decoder_config_json(&synth->decoder)
+                             : qmi_switch_config_json(&synth->config);
+}
+
 /* From here on a synthetic model is a checkpoint like any other: a
  * configuration and a file of tensors. */
 static qmoe_status open_specification(
@@ -163,7 +201,7 @@ static qmoe_status open_specification(
     qmi_synth synth;
     QMI_TRY(qmi_synth_parse(&synth, specification, err));
     qmi_tensor_file *file = NULL;
-    cJSON *config = qmi_switch_config_json(&synth.config);
+    cJSON *config = qmi_synth_config(&synth);
     if (config == NULL)
         return qmi_fail(err, QMOE_E_NOMEM, "out of memory: a configuration");
     qmoe_status status = qmi_synth_open(&file, &synth, specification, err);

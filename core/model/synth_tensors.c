@@ -16,7 +16,9 @@
 #include "alloc.h"
 #include "available_memory.h"
 #include "cancel.h"
+#include "expert_names.h"
 #include "hash.h"
+#include "model.h"
 #include "synth.h"
 
 /* Levels: as many as 16 random bits tell apart. */
@@ -99,7 +101,7 @@ static qmoe_status add_tensor(
 static void add(lister *l, int64_t n_rows, int64_t n_cols, law values,
     const char *format, ...)
 {
-    char name[160];
+    char name[320];
     va_list arguments;
     size_t n = (size_t)snprintf(name, sizeof name, "%s", l->prefix);
     va_start(arguments, format);
@@ -183,7 +185,7 @@ static void add_block(lister *l, int stack, int64_t block)
     l->prefix[0] = '\0';
 }
 
-static qmoe_status list_tensors(lister *l)
+static qmoe_status list_switch(lister *l)
 {
     static const char *const norms[QMI_SWITCH_STACKS] = {
         "encoder.final_layer_norm.weight", "decoder.final_layer_norm.weight"};
@@ -196,6 +198,47 @@ static qmoe_status list_tensors(lister *l)
     }
     if (!c->tied_head)
         add(l, c->vocab_size, c->d_model, spread(c->d_model), "lm_head.weight");
+    return l->status;
+}
+
+/* Every weight that the model of this configuration has: no list of names and
+ * shapes beside that of its architecture. */
+static void list_weights(lister *l, const qmoe_model *model)
+{
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const qmi_weight *w = &model->weights[i];
+        law values = spread(w->n_cols);
+        if (w->role == QMOE_ROLE_EMBEDDING)
+            values = spread(1);
+        if (w->role == QMOE_ROLE_NORM)
+            values = (law){0};
+        values.is_expert = w->source != NULL;
+        for (int64_t e = 0; e < w->n_mats; e++) {
+            char name[256];
+            snprintf(name, sizeof name, "%s", w->name);
+            if (w->source != NULL)
+                qmi_expert_tensor(name, sizeof name, w->source, e);
+            add(l, w->n_rows, w->n_cols, values, "%s", name);
+        }
+    }
+}
+
+static qmoe_status list_decoder(lister *l)
+{
+    const qmi_synth *synth = &l->source->synth;
+    /* A sketch reports to hooks of its own, and keeps nothing of them. */
+    qmi_hooks hooks = {.n_threads = 1, .n_users = 1};
+    qmoe_model *model = NULL;
+    cJSON *config = qmi_synth_config(synth);
+    if (config == NULL)
+        return qmi_fail(l->err, QMOE_E_NOMEM, "out of memory: a configuration");
+    qmoe_status status =
+        qmi_model_sketch(&model, &hooks, config, l->file->path);
+    cJSON_Delete(config);
+    if (status != QMOE_OK)
+        return qmi_fail(l->err, status, "%s", hooks.error.text);
+    list_weights(l, model);
+    qmoe_model_close(model);
     return l->status;
 }
 
@@ -417,7 +460,7 @@ static qmoe_status open_source(
     file->own = s;
     s->synth = *synth;
     lister l = {.file = file, .source = s, .err = err};
-    QMI_TRY(list_tensors(&l));
+    QMI_TRY(synth->is_decoder ? list_decoder(&l) : list_switch(&l));
     QMI_TRY(reserve(file, err));
     s->is_made =
         qmi_calloc(file->n_tensors, sizeof *s->is_made, "the tensor list", err);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Span-corruption loss of a text file: docs/evaluation.md.  In: a session and
- * texts, or a seed for random ids.  Out: the loss over all samples and over
+ * texts, or a seed for random ids, which models of any objective take.  Out: the loss over all samples and over
  * each text.  Samples run one by one in the order of the texts, with sums in
  * double, so that a loss depends neither on threads nor on what was evaluated
  * before. */
@@ -89,8 +89,11 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
     QMI_TRY(reserve_logits(e, (size_t)n_predicted));
     /* A batch of one: padding-free, and the same bits however many samples
      * there are. */
-    QMI_TRY(qmi_session_encode(
-        e->session, sample->encoder_ids, &n_encoder, 1, e->err));
+    if (n_encoder == 0)
+        QMI_TRY(qmi_session_start(e->session, NULL, 1, e->err));
+    else
+        QMI_TRY(qmi_session_encode(
+            e->session, sample->encoder_ids, &n_encoder, 1, e->err));
     QMI_TRY(qmi_session_decode(e->session, e->logits, &batch, e->err));
     double sum = 0, log_sum;
     for (int32_t i = 0; i < n_predicted; i++)
@@ -105,13 +108,17 @@ static qmoe_status add_sample(evaluation *e, const qmi_sample *sample)
     return QMOE_OK;
 }
 
-/* As long as the sample of a document of QMI_MAX_DOCUMENT_TOKENS. */
+/* As long as the sample of a document of QMI_MAX_DOCUMENT_TOKENS; for a model
+ * without an encoder as many tokens as one portion of a window. */
 static qmoe_status random_sample(evaluation *e, qmi_sample *out)
 {
     const qmi_shape *c = &e->session->model->shape;
     *out = (qmi_sample){.n_encoder = 512, .n_decoder = 115};
+    if (c->objective == QMI_NEXT_TOKEN)
+        *out = (qmi_sample){.n_decoder = QMI_WINDOW_PORTION + 1};
+    /* One more than none: a sample without ids is the end. */
     out->encoder_ids = qmi_calloc(
-        out->n_encoder, sizeof *out->encoder_ids, "random ids", e->err);
+        out->n_encoder + 1, sizeof *out->encoder_ids, "random ids", e->err);
     out->decoder_ids = qmi_calloc(
         out->n_decoder, sizeof *out->decoder_ids, "random ids", e->err);
     if (out->encoder_ids == NULL || out->decoder_ids == NULL) {
@@ -204,12 +211,13 @@ static qmoe_status evaluate_all(
 {
     /* Enough to see a speed; the loss of random ids means nothing. */
     const uint64_t n_random = o->max_samples != 0 ? o->max_samples : 8;
-    QMI_TRY(qmi_model_need_objective(
-        e->session->model, QMI_SPAN_CORRUPTION, e->err));
-    if (o->random_ids)
+    if (o->random_ids) {
         qmi_mt19937_seed(&e->rng, o->seed);
-    else
+    } else {
+        QMI_TRY(qmi_model_need_objective(
+            e->session->model, QMI_SPAN_CORRUPTION, e->err));
         QMI_TRY(open_texts(e, o));
+    }
     /* The clock starts when the texts are open. */
     const double begin = qmi_seconds();
     e->max_samples = o->random_ids ? n_random : o->max_samples;

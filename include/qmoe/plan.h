@@ -78,8 +78,8 @@ typedef struct qmoe_plan_report {
 
 /* Plans for `source`: a config.json, a directory with one (with or without
  * weights: checkpoint, compressed model, published _qmoe directory), or
- * "synth:NAME" with the name of a published Switch Transformer.  Reads no
- * weights.  Throughputs are bounds from reading alone: every expert used with
+ * "synth:NAME" with the name of a published model.  Reads no weights.
+ * Throughputs are bounds from reading alone: every expert used with
  * the same probability, no computation, no overlap of places.
  * E_NOT_FOUND, E_FORMAT, E_UNSUPPORTED: as qmoe_model_open; E_INVALID. */
 QMOE_API qmoe_status qmoe_plan(qmoe_context *context, qmoe_plan_report *report,

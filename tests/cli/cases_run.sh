@@ -89,6 +89,14 @@ case_synthetic_runs() {
     is_true "($(json loss out) / $loss - 1) ^ 2 < 1e-8"
     expect 0 "$qmoe" eval "$synth" --samples 1
     has out "means nothing"
+    decoder="synth:olmoe-1b-7b?blocks=1&experts=9"
+    expect 0 "$qmoe" generate "$decoder" --max-new-tokens 2 --ignore-eos -t 1
+    grep -qE '^[0-9]+ [0-9]+$' out || fail "not two ids: $(cat out)"
+    expect 0 "$qmoe" eval "$decoder" --samples 1 --json
+    is_true "$(json tokens out) == 128 && $(json loss out) > 5"
+    loss=$(json loss out)
+    expect 0 "$qmoe" eval "$decoder" --samples 1 --seed 1 --json
+    [ "$(json loss out)" != "$loss" ] || fail "the seed has no effect"
     expect_error 3 "no tokenizer: text needs one of spiece.model" generate "$synth" -p x
     expect 0 "$qmoe" generate "$synth&tokenizer=$mini" -p x --max-new-tokens 2
     expect_error 2 "no prompt" generate "$m"

@@ -71,7 +71,6 @@ KINDS = {
             "core/model/synth.c": "synthetic checkpoints have the shapes of published ones",
             "core/model/synth.h": "synthetic checkpoints have the shapes of published ones",
             "core/model/synth_tensors.c": "synthetic checkpoints have the shapes of published ones",
-            "plan/plan_source.c": "plans published shapes by their names",
             "exchange/gguf_model.c": "the table of architectures of GGUF files",
             "exchange/gguf_tokenizer.c": "names of tokenizers in GGUF files",
             "cli/cmd_import.c": "the architectures of GGUF files that its help lists",

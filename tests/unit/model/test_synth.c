@@ -33,6 +33,11 @@ static void refuses_bad_specifications(void **state)
     check_refused("synth:base-8?encoder_blocks=13", "from 1 to 12");
     check_refused("synth:base-8?seed=1&", "unknown key ''");
     check_refused("synth:base-8?tokenizer=", "tokenizer must be");
+    check_refused("synth:base-8?blocks=1", "unknown key 'blocks'");
+    check_refused("synth:qwen3-30b", "qwen3-30b-a3b");
+    check_refused("synth:qwen3-30b-a3b?experts=129", "from 1 to 128");
+    check_refused("synth:qwen3-30b-a3b?blocks=49", "from 1 to 48");
+    check_refused("synth:qwen3-30b-a3b?encoder_blocks=1", "unknown key");
     assert_false(qmi_is_synth("models/synth:base-8"));
 }
 
@@ -177,6 +182,35 @@ static void opens_three_terabytes(void **state)
     qmi_checkpoint_close(c);
 }
 
+/* The tensors of a decoder-only model are those of its architecture. */
+static void opens_decoders(void **state)
+{
+    (void)state;
+    qmi_error err = {0};
+    qmi_checkpoint *c = open_checkpoint("synth:qwen3-30b-a3b?experts=3");
+    const qmi_tensor *down =
+        tensor(c, "model.layers.47.mlp.experts.2.down_proj.weight", &err);
+    const qmi_tensor *norm =
+        tensor(c, "model.layers.0.self_attn.q_norm.weight", &err);
+    assert_null(
+        qmi_checkpoint_find(c, "model.layers.0.mlp.experts.3.up_proj.weight"));
+    assert_int_equal(down->shape[0], 2048);
+    assert_int_equal(down->shape[1], 768);
+    assert_true(down->is_view);
+    assert_int_equal(
+        qmi_checkpoint_fetch(c, down->data, down->n_bytes, &err), QMOE_OK);
+    double mean, spread;
+    spread_of(down, &mean, &spread);
+    assert_true(fabs(spread * sqrt(768) - 1) < 0.003);
+    assert_int_equal(norm->shape[0], 128);
+    assert_false(norm->is_view);
+    assert_int_equal(
+        qmi_checkpoint_fetch(c, norm->data, norm->n_bytes, &err), QMOE_OK);
+    spread_of(norm, &mean, &spread);
+    assert_true(mean == 1 && spread == 1);
+    qmi_checkpoint_close(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -186,6 +220,7 @@ int main(void)
         cmocka_unit_test(makes_normal_values),
         cmocka_unit_test(makes_different_matrices),
         cmocka_unit_test(opens_three_terabytes),
+        cmocka_unit_test(opens_decoders),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -102,6 +102,36 @@ static void test_own_sizes(void **state)
     }
 }
 
+/* Sums of weights, in the models' own words where those are exact; what a
+ * token reads of the experts are top_k of them.  mixtral-8x22b is the base model,
+ * whose vocabulary is smaller than that of the instructed one. */
+static void test_published_decoders(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *source;
+        double weights, expert_bytes, rest_bytes; /* 1e9; per token */
+    } cases[] = {
+        {"synth:olmoe-1b-7b", 6.919161856, 1.611, 0.747},
+        {"synth:mixtral-8x7b", 46.702792704, 22.548, 2.950},
+        {"synth:mixtral-8x22b", 140.621, 67.646, 10.27},
+        {"synth:qwen1.5-moe-a2.7b", 14.316, 1.661, 3.095},
+        {"synth:qwen2-57b-a14b", 57.409, 12.332, 15.078},
+        {"synth:qwen3-30b-a3b", 30.532122624, 3.624, 2.461},
+        {"synth:qwen3-235b-a22b", 235.094, 28.387, 14.75},
+        {"synth:qwen3-coder-480b-a35b", 480.155, 46.808, 22.27},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qmoe_plan_report r;
+        plan(&r, cases[i].source, "bf16");
+        const double experts = (double)r.roles[QMOE_ROLE_EXPERTS].token_bytes;
+        assert_near((double)r.total_weights / 1e9, cases[i].weights, 0.0006);
+        assert_near(experts / 1e9, cases[i].expert_bytes, 0.006);
+        assert_near(((double)r.token_bytes - experts) / 1e9,
+            cases[i].rest_bytes, 0.006);
+    }
+}
+
 /* Without a number of rounds the quantiser's own is planned. */
 static void test_rounds(void **state)
 {
@@ -223,6 +253,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_sizes),
+        cmocka_unit_test(test_published_decoders),
         cmocka_unit_test(test_own_sizes),
         cmocka_unit_test(test_rounds),
         cmocka_unit_test(test_places),
