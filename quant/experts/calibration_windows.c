@@ -55,11 +55,15 @@ qmoe_status qmi_calibration_windows(qmi_calibration *c, const qmoe_model *model,
 {
     qmi_token_set *set = &c->sets[QMI_DECODE];
     qmi_token_text text = {0};
+    /* So many that no list holds them are all. */
+    uint64_t max_ids = 0;
+    if (!qmi_mul_u64(options->max_samples, (uint64_t)options->window, &max_ids))
+        max_ids = 0;
     const qmi_token_text_options how = {.paths = options->paths,
         .n_paths = options->n_paths,
         .documents = true,
         .end_id = model->shape.end_ids[0],
-        .max_ids = options->max_samples * (uint64_t)options->window};
+        .max_ids = max_ids};
     qmoe_status status =
         qmi_token_text_read(&text, model->tokenizer, &how, err);
     if (status != QMOE_OK) {

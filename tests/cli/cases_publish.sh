@@ -237,3 +237,21 @@ case_import_errors() {
     expect_error 5 "unknown format 'q9'" import "$mini" -o out-x --format q9
     nothing_left out-x
 }
+
+# Experts of three matrices: every command that reads a compressed model.
+case_gated_experts() {
+    local golden=$source_dir/tests/golden/decoders/qwen2-moe
+    expect 0 "$qmoe" compress "$golden" -o gated --method rtn --no-tokenizer --json
+    [ "$(json experts out)" = 6 ] || fail "$(cat out)"
+    has out '"down_proj"' '"gate_proj"' '"up_proj"'
+    expect 0 "$qmoe" verify gated
+    expect 0 "$qmoe" inspect gated
+    has out "model.layers.1.mlp.experts.gate_proj  6 x 24 x 48"
+    expect 0 "$qmoe" plan gated
+    expect 0 "$qmoe" plan "$golden/config.json"
+    has out "compression: about"
+    expect 0 "$qmoe" export gated -o plain --dequantize
+    expect 0 "$qmoe" compress plain -o again --method rtn --no-tokenizer
+    expect 0 "$qmoe" inspect again
+    has out "model.layers.1.mlp.experts.down_proj  6 x 48 x 24"
+}

@@ -179,6 +179,9 @@ static void test_formats(void **state)
         if (i == 1)
             check_threads(&run, &one);
         logits_of(run.output, "reference", got);
+        static float on_cpu[N_LOGITS];
+        logits_of(run.output, "cpu", on_cpu);
+        assert_true(distance(got, on_cpu) < 1e-8);
         const double far = distance(original, got);
         printf("  %s %s: input error %.4f (%s %.4f), logits %.4f\n",
             cases[i].method, cases[i].format, run.report.input_error,
