@@ -17,9 +17,17 @@ static void pack_f16(uint8_t *row, const float *src, int64_t n)
         memset(row + 2 * n, 0, 2);
 }
 
+/* NaN has no code and counts as 0.  Beyond 127 are only blocks whose scale is
+ * too small for all its digits. */
+static int8_t q8_code(float x)
+{
+    return isnan(x) ? 0 : (int8_t)fmaxf(-127.0f, fminf(127.0f, nearbyintf(x)));
+}
+
 static void pack_q8_block(uint8_t *block, const float *src, int64_t n)
 {
     float largest = 0;
+    /* fmaxf passes over NaN. */
     for (int64_t i = 0; i < n; i++)
         largest = fmaxf(largest, fabsf(src[i]));
     const float scale = largest / 127.0f;
@@ -27,7 +35,7 @@ static void pack_q8_block(uint8_t *block, const float *src, int64_t n)
     int8_t *codes = (int8_t *)(block + sizeof scale);
     memset(codes, 0, QMI_KV_BLOCK);
     for (int64_t i = 0; i < n && scale > 0; i++)
-        codes[i] = (int8_t)nearbyintf(src[i] / scale);
+        codes[i] = q8_code(src[i] / scale);
 }
 
 void qmi_kv_pack(void *row, qmi_kv_type type, const float *src, int64_t n)

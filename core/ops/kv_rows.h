@@ -6,7 +6,9 @@
 
 #include "ops.h"
 
-/* Writes qmi_kv_row_bytes(type, n) bytes; `row` is aligned to 4. */
+/* Writes qmi_kv_row_bytes(type, n) bytes; `row` is aligned to 4.  In 8 bits NaN
+ * counts as 0; a block whose scale is 0 (largest / 127 rounds to it) reads as
+ * zeros, one with an infinity as NaN. */
 void qmi_kv_pack(void *row, qmi_kv_type type, const float *src, int64_t n);
 /* Columns [first, first + n) of a row. */
 void qmi_kv_unpack(
