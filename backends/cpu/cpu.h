@@ -53,6 +53,10 @@ static inline float qcpu_act(qmi_act act, float x)
     return x;
 }
 
+/* dst[i] = act(x[i]); dst may be x.  The bits of a value depend on nothing but
+ * the value and the machine. */
+void qcpu_act_rows(float *dst, const float *x, int64_t n, qmi_act act);
+
 /* Ways to run each operation, best first. */
 #define X(name, member, text) const qmi_variant *qcpu_##member(size_t *n);
 QMI_OP_MAP(X)

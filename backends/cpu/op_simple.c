@@ -129,20 +129,39 @@ static qmoe_status run_rope(
     return QMOE_OK;
 }
 
+/* Gates whose activations wait on the stack: dst may be `up` or `gate`. */
+enum { GATES = 256 };
+
+static void glu_row(
+    float *dst, const float *gate, const float *up, const qmi_op_glu *o)
+{
+    float act[GATES];
+    if (o->n_gate_cols != o->n_cols) {
+        qcpu_act_rows(act, gate, 1, o->act);
+        for (int64_t c = 0; c < o->n_cols; c++)
+            dst[c] = act[0] * up[c];
+        return;
+    }
+    for (int64_t first = 0; first < o->n_cols; first += GATES) {
+        const int64_t left = o->n_cols - first;
+        const int64_t n = left < GATES ? left : GATES;
+        qcpu_act_rows(act, gate + first, n, o->act);
+        for (int64_t i = 0; i < n; i++)
+            dst[first + i] = act[i] * up[first + i];
+    }
+}
+
 static qmoe_status run_glu(qmi_device *device, const qmi_op *op, qmi_error *err)
 {
     (void)device;
     const qmi_op_glu *o = &op->u.glu;
-    /* 0: one gate for the whole row. */
-    const int64_t step = o->n_gate_cols == o->n_cols ? 1 : 0;
     for (int64_t t = 0; t < o->n_tokens; t++) {
         QMI_TRY(look(t, err));
         const float *gate =
             (float *)qmi_host_pointer(o->gate) + t * o->n_gate_cols;
         const float *up = (float *)qmi_host_pointer(o->up) + t * o->n_cols;
         float *dst = (float *)qmi_host_pointer(o->dst) + t * o->n_cols;
-        for (int64_t c = 0; c < o->n_cols; c++)
-            dst[c] = qcpu_act(o->act, gate[step * c]) * up[c];
+        glu_row(dst, gate, up, o);
     }
     return QMOE_OK;
 }

@@ -97,16 +97,29 @@ typedef struct run {
     size_t stride, y_bytes;
 } run;
 
+/* Values whose activations wait for the residual on the stack. */
+enum { ACT_VALUES = 64 };
+
 /* y of one token into dst, with a bias or an activation. */
 static void combine_activated(
     const qcpu_product *p, const float *y, int64_t at, int64_t n_rows)
 {
-    float *dst = p->dst + at;
     const float *bias = p->bias != NULL ? p->bias + at % p->w->n_rows : NULL;
-    for (int64_t r = 0; r < n_rows; r++) {
-        const float sum = p->alpha * y[r] + (bias != NULL ? bias[r] : 0.0f);
-        const float value = qcpu_act(p->act, sum);
-        dst[r] = p->residual != NULL ? p->residual[at + r] + value : value;
+    /* dst may be the residual. */
+    float values[ACT_VALUES];
+    for (int64_t first = 0; first < n_rows; first += ACT_VALUES) {
+        const int64_t left = n_rows - first;
+        const int64_t n = left < ACT_VALUES ? left : ACT_VALUES;
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t r = first + i;
+            values[i] = p->alpha * y[r] + (bias != NULL ? bias[r] : 0.0f);
+        }
+        qcpu_act_rows(values, values, n, p->act);
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t r = at + first + i;
+            p->dst[r] =
+                p->residual != NULL ? p->residual[r] + values[i] : values[i];
+        }
     }
 }
 
