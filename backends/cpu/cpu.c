@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "cancel.h"
 #include "cpu_features.h"
 
 static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
@@ -113,6 +114,22 @@ static void weight_unbind(qmi_device *device, qmi_bound_weight *weight)
 
 /* Grows and stays: after the first pass nothing is allocated.  What it held is
  * lost. */
+/* Values, half a nanosecond or more each. */
+enum { MIN_PARALLEL_VALUES = 32768 };
+
+qmoe_status qcpu_each_token(qmi_device *device, int64_t n_tokens,
+    int64_t n_values, qmi_task task, void *context, qmi_error *err)
+{
+    if (n_tokens > 1 && n_tokens * n_values >= MIN_PARALLEL_VALUES)
+        return qmi_team_run(device->team, n_tokens, task, context, err);
+    for (int64_t t = 0; t < n_tokens; t++) {
+        if (t % QCPU_LOOK_TOKENS == 0)
+            QMI_TRY(qmi_check_cancel(err));
+        task(context, t, 0);
+    }
+    return QMOE_OK;
+}
+
 void *qcpu_scratch(qmi_device *device, size_t n_bytes, qmi_error *err)
 {
     if (n_bytes <= device->scratch_bytes)

@@ -53,6 +53,16 @@ static inline float qcpu_act(qmi_act act, float x)
     return x;
 }
 
+/* Tokens between two looks at the wish to end early: at most a few
+ * milliseconds of work. */
+enum { QCPU_LOOK_TOKENS = 256 };
+
+/* A cheap task, a few operations on each of n_values, once per token: by the
+ * team, or by the caller alone where waking others costs more than it saves.
+ * Tokens must not depend on one another.  E_CANCELLED: some were left out. */
+qmoe_status qcpu_each_token(qmi_device *device, int64_t n_tokens,
+    int64_t n_values, qmi_task task, void *context, qmi_error *err);
+
 /* dst[i] = act(x[i]); dst may be x.  The bits of a value depend on nothing but
  * the value and the machine. */
 void qcpu_act_rows(float *dst, const float *x, int64_t n, qmi_act act);

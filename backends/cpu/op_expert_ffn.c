@@ -327,10 +327,10 @@ static qmoe_status expert_ffn(qmi_device *device, const qmi_op_expert_ffn *o,
     /* Also when a check or the run has failed: the step has ended. */
     if (device->experts != NULL)
         qcpu_expert_cache_end_step(device->experts);
-    /* One thread: adding up takes far less than the products. */
-    for (int64_t t = 0; status == QMOE_OK && t < o->n_tokens; t++)
-        combine_token(&e, t, 0);
-    return status;
+    if (status != QMOE_OK)
+        return status;
+    return qcpu_each_token(device, o->n_tokens,
+        o->top_k * o->down->host->n_rows, combine_token, &e, err);
 }
 
 static bool takes(const qmi_op_expert_ffn *o, const qcpu_matmul *kernel)
