@@ -17,7 +17,8 @@
 static qmi_sampler *make(
     float temperature, int top_k, float top_p, int64_t n, uint64_t seed)
 {
-    qmi_sampler_options options = {temperature, top_k, top_p};
+    qmi_sampler_options options = {
+        .temperature = temperature, .top_k = top_k, .top_p = top_p};
     qmi_sampler *sampler = NULL;
     qmi_error err = {0};
     if (qmi_sampler_create(&sampler, &options, n, seed, &err) != QMOE_OK)
@@ -249,9 +250,9 @@ static void logits_that_are_no_numbers(void **state)
         {{0.0f, INFINITY, NAN, INFINITY, 1.0f}, 1 << 1 | 1 << 3},
         {{-3e38f, 3e38f, NAN, 0.0f, 0.0f}, 1 << 1},
     };
-    static const qmi_sampler_options options[] = {{0.0f, 0, 0.0f},
-        {1.0f, 0, 0.0f}, {1.0f, 3, 0.0f}, {1.0f, 0, 0.9f}, {1.0f, 4, 0.9f},
-        {1e-30f, 0, 0.9f}, {1e-45f, 2, 0.0f}};
+    static const qmi_sampler_options options[] = {{0.0f, 0, 0.0f, 0},
+        {1.0f, 0, 0.0f, 0}, {1.0f, 3, 0.0f, 0}, {1.0f, 0, 0.9f, 0},
+        {1.0f, 4, 0.9f, 0}, {1e-30f, 0, 0.9f, 0}, {1e-45f, 2, 0.0f, 0}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
         for (size_t o = 0; o < sizeof options / sizeof *options; o++) {
             qmi_sampler *sampler = make(options[o].temperature,
@@ -420,9 +421,10 @@ static void refused_options(void **state)
     static const struct {
         qmi_sampler_options options;
         int64_t n;
-    } cases[] = {{{1.0f, 0, 0.0f}, 0}, {{1.0f, 0, 0.0f}, -1},
-        {{1.0f, 0, 0.0f}, (int64_t)INT32_MAX + 1}, {{NAN, 0, 0.0f}, 5},
-        {{INFINITY, 0, 0.0f}, 5}, {{1.0f, -1, 0.0f}, 5}, {{1.0f, 0, NAN}, 5}};
+    } cases[] = {{{1.0f, 0, 0.0f, 0}, 0}, {{1.0f, 0, 0.0f, 0}, -1},
+        {{1.0f, 0, 0.0f, 0}, (int64_t)INT32_MAX + 1}, {{NAN, 0, 0.0f, 0}, 5},
+        {{INFINITY, 0, 0.0f, 0}, 5}, {{1.0f, -1, 0.0f, 0}, 5},
+        {{1.0f, 0, NAN, 0}, 5}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         qmi_error err = {0};
         qmi_sampler *sampler = (qmi_sampler *)&err;

@@ -140,10 +140,10 @@ static void choose_from_all(int32_t out[N_NEW], qmoe_session *session,
 static void test_generation(void **state)
 {
     (void)state;
-    static const qmi_sampler_options cases[] = {{0, 0, 0}, {0, 7, 0.5f},
-        {1.5f, 1, 0}, {3, 40, 0}, {3, 40, 0.9f}, {6, QMI_TOP_LOGITS_MAX, 0},
-        {6, QMI_TOP_LOGITS_MAX + 1, 0}, {3, 0, 0}, {3, 0, 0.9f},
-        {3, 100000, 0.5f}};
+    static const qmi_sampler_options cases[] = {{0, 0, 0, 0}, {0, 7, 0.5f, 0},
+        {1.5f, 1, 0, 0}, {3, 40, 0, 0}, {3, 40, 0.9f, 0},
+        {6, QMI_TOP_LOGITS_MAX, 0, 0}, {6, QMI_TOP_LOGITS_MAX + 1, 0, 0},
+        {3, 0, 0, 0}, {3, 0, 0.9f, 0}, {3, 100000, 0.5f, 0}};
     const char *const prompts[] = {prompt};
     qmoe_session *session = open_session("cpu");
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
