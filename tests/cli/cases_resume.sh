@@ -157,7 +157,7 @@ case_compress_resume_refusals() {
     expect_error 3 --resume compress "$mini" --calib calib.txt -o out-m
     expect_error 2 "another version" compress "$mini" --calib calib.txt \
         -o out-m --resume
-    printf 'qmoe-journal 2\nrubbish\nrubbish\n' >out-m.partial/journal
+    printf 'qmoe-journal 3\nrubbish\nrubbish\n' >out-m.partial/journal
     expect_error 4 journal compress "$mini" --calib calib.txt -o out-m --resume
     [ -e out-m.partial/journal ] || fail "the interrupted run was removed"
     expect 0 "$qmoe" compress "$mini" --calib calib.txt --rounds 2 -o out-m --force
