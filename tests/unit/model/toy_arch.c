@@ -184,7 +184,8 @@ static qmoe_status experts(builder *b)
         (qmi_step){.kind = QMI_OP_ROUTE,
             .dst = b->scale,
             .src = b->scores,
-            .u.route = {b->chosen, b->n_experts, 2}}));
+            .u.route = {
+                .chosen = b->chosen, .n_experts = b->n_experts, .top_k = 2}}));
     QMI_TRY(stack(b, &step.weights[0], "in", b->d_ff, b->d_model));
     QMI_TRY(stack(b, &step.weights[1], "out", b->d_model, b->d_ff));
     QMI_TRY(add(b, QMOE_ROLE_EXPERTS, step));
