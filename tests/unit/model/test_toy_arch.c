@@ -328,12 +328,14 @@ static void test_generate(void **state)
     close_toy(o);
 }
 
-/* Text needs a tokenizer, and random ids are samples of span corruption. */
+/* Text needs a tokenizer, and its spans are for models that fill gaps; random
+ * ids are for all. */
 static void test_refused(void **state)
 {
-    const qmoe_eval_options random = {
-        .size = sizeof random, .random_ids = true};
     const char *text = scratch_text("toy.txt", "a text\n");
+    const qmoe_eval_options random = {
+        .size = sizeof random, .random_ids = true, .max_samples = 1};
+    const qmoe_eval_options spans = {.size = sizeof spans, .text_path = text};
     const qmoe_compress_options calibrated = {.size = sizeof calibrated,
         .without_tokenizer = true,
         .calibration = &text,
@@ -345,8 +347,10 @@ static void test_refused(void **state)
     assert_error(qmoe_compress(o.context, &report, directory,
                      scratch_path("toy-none"), &calibrated),
         QMOE_E_NOT_FOUND, qmoe_context_error(o.context), "tokenizer");
-    assert_error(qmoe_session_eval(o.session, &result, &random),
+    assert_error(qmoe_session_eval(o.session, &result, &spans),
         QMOE_E_UNSUPPORTED, qmoe_context_error(o.context), "type toy");
+    assert_int_equal(qmoe_session_eval(o.session, &result, &random), QMOE_OK);
+    assert_int_equal(result.n_samples, 1);
     close_toy(o);
 }
 
