@@ -276,10 +276,7 @@ static qmoe_status add_slots(builder *b)
     const int64_t d_model = d->shape.d_model;
     const int64_t q = d->n_heads * d->d_head, k = d->n_kv_heads * d->d_head;
     const bool is_normed = d->family->qk_norm != QMI_QK_NONE;
-    const struct {
-        qmi_slot *out;
-        qmi_slot_spec spec;
-    } slots[] = {
+    const qmi_slot_entry slots[] = {
         {&b->residual, {"residual", d_model, QMI_F32}},
         {&b->normed, {"normed", d_model, QMI_F32}},
         {&b->q, {"q", q, QMI_F32}},
@@ -298,10 +295,8 @@ static qmoe_status add_slots(builder *b)
         {&b->scale, {"scale", d->top_k, QMI_F32}},
         {&b->logits, {"logits", d->shape.vocab_size, QMI_F32}},
     };
-    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++)
-        if (slots[i].spec.width != 0)
-            QMI_TRY(qmi_graph_add_slot(
-                &b->model->graph, slots[i].out, slots[i].spec, b->err));
+    QMI_TRY(qmi_graph_add_slots(
+        &b->model->graph, slots, sizeof slots / sizeof *slots, b->err));
     if (!is_normed) {
         b->q_normed = b->q;
         b->k_normed = b->k;

@@ -3,38 +3,14 @@
  * Out: what it says, every number in its range, so that products of dimensions
  * fit 64 bits; what is not computed is refused by name.  Missing members get
  * the defaults of the reference implementation. */
-#include <float.h>
 #include <string.h>
 
 #include "arch_decoder.h"
+#include "config_reader.h"
 
-/* 2^24: far above every published model. */
-enum { MAX_DIMENSION = 1 << 24, MAX_EXPERTS = 1 << 16 };
+enum { MAX_EXPERTS = 1 << 16 };
 
-typedef struct reader {
-    const cJSON *json;
-    const char *file;
-    qmi_error *err;
-} reader;
-
-static qmoe_status need(
-    const reader *r, int64_t *out, const char *key, int64_t low, int64_t high)
-{
-    return qmi_json_int(out, r->json, key, true, 0, low, high, r->file, r->err);
-}
-
-/* `*out` holds the default. */
-static qmoe_status may(
-    const reader *r, int64_t *out, const char *key, int64_t low, int64_t high)
-{
-    return qmi_json_int(
-        out, r->json, key, false, *out, low, high, r->file, r->err);
-}
-
-static qmoe_status flag(const reader *r, bool *out, const char *key)
-{
-    return qmi_json_bool(out, r->json, key, *out, r->file, r->err);
-}
+typedef qmi_config_reader reader;
 
 static const cJSON *member(const reader *r, const char *key)
 {
@@ -52,13 +28,17 @@ static qmoe_status refuse(const reader *r, const char *key, const char *why)
 
 static qmoe_status read_shape(const reader *r, qmi_decoder *d)
 {
-    QMI_TRY(need(r, &d->shape.vocab_size, "vocab_size", 1, MAX_DIMENSION));
-    QMI_TRY(need(r, &d->shape.d_model, "hidden_size", 1, MAX_DIMENSION));
-    QMI_TRY(
-        need(r, &d->n_blocks, "num_hidden_layers", 1, QMI_DECODER_MAX_BLOCKS));
-    QMI_TRY(need(r, &d->n_heads, "num_attention_heads", 1, MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(
+        r, &d->shape.vocab_size, "vocab_size", 1, QMI_MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(
+        r, &d->shape.d_model, "hidden_size", 1, QMI_MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(
+        r, &d->n_blocks, "num_hidden_layers", 1, QMI_DECODER_MAX_BLOCKS));
+    QMI_TRY(qmi_config_need(
+        r, &d->n_heads, "num_attention_heads", 1, QMI_MAX_DIMENSION));
     d->n_kv_heads = d->n_heads;
-    QMI_TRY(may(r, &d->n_kv_heads, "num_key_value_heads", 1, d->n_heads));
+    QMI_TRY(qmi_config_may(
+        r, &d->n_kv_heads, "num_key_value_heads", 1, d->n_heads));
     if (d->n_heads % d->n_kv_heads != 0)
         return qmi_fail(r->err, QMOE_E_FORMAT,
             "%s: num_attention_heads is not a multiple of num_key_value_heads",
@@ -66,25 +46,13 @@ static qmoe_status read_shape(const reader *r, qmi_decoder *d)
     d->d_head = d->family->default_head;
     if (d->d_head == 0)
         d->d_head = d->shape.d_model / d->n_heads;
-    QMI_TRY(may(r, &d->d_head, "head_dim", 1, MAX_DIMENSION));
+    QMI_TRY(qmi_config_may(r, &d->d_head, "head_dim", 1, QMI_MAX_DIMENSION));
     /* The product is a width, too, so it has the same bound. */
-    if (d->d_head < 1 || d->n_heads > MAX_DIMENSION / d->d_head)
+    if (d->d_head < 1 || d->n_heads > QMI_MAX_DIMENSION / d->d_head)
         return qmi_fail(r->err, QMOE_E_FORMAT,
             "%s: num_attention_heads * head_dim is not in 1..%d", r->file,
-            MAX_DIMENSION);
+            QMI_MAX_DIMENSION);
     return QMOE_OK;
-}
-
-static qmoe_status read_epsilon(const reader *r, qmi_decoder *d)
-{
-    QMI_TRY(qmi_json_double(&d->epsilon, r->json, "rms_norm_eps",
-        d->family->default_epsilon, r->file, r->err));
-    /* Positive and normal in float32, or a row of zeros is divided by zero. */
-    if (d->epsilon >= (double)FLT_MIN && d->epsilon <= 1)
-        return QMOE_OK;
-    return qmi_fail(r->err, QMOE_E_FORMAT,
-        "%s: rms_norm_eps is %g, not in %g..1", r->file, d->epsilon,
-        (double)FLT_MIN);
 }
 
 static qmoe_status read_flags(const reader *r, qmi_decoder *d)
@@ -92,39 +60,22 @@ static qmoe_status read_flags(const reader *r, qmi_decoder *d)
     const qmi_decoder_family *family = d->family;
     d->qkv_bias = family->bias_default;
     if (family->bias_key != NULL)
-        QMI_TRY(flag(r, &d->qkv_bias, family->bias_key));
+        QMI_TRY(qmi_config_flag(r, &d->qkv_bias, family->bias_key));
     d->o_bias = d->qkv_bias && family->bias_of_o;
-    QMI_TRY(flag(r, &d->mlp_bias, "mlp_bias"));
-    QMI_TRY(flag(r, &d->tied_head, "tie_word_embeddings"));
-    return read_epsilon(r, d);
-}
-
-static qmoe_status add_end(const reader *r, qmi_shape *shape, const cJSON *id)
-{
-    if (shape->n_end_ids == QMI_MAX_END_IDS)
-        return qmi_fail(r->err, QMOE_E_UNSUPPORTED,
-            "%s: eos_token_id has more than %d ids", r->file, QMI_MAX_END_IDS);
-    uint64_t value;
-    if (!qmi_json_to_u64(&value, id) || value >= (uint64_t)shape->vocab_size)
-        return qmi_fail(r->err, QMOE_E_FORMAT,
-            "%s: eos_token_id is not an id of the vocabulary", r->file);
-    shape->end_ids[shape->n_end_ids++] = (int32_t)value;
-    return QMOE_OK;
+    QMI_TRY(qmi_config_flag(r, &d->mlp_bias, "mlp_bias"));
+    QMI_TRY(qmi_config_flag(r, &d->tied_head, "tie_word_embeddings"));
+    d->epsilon = family->default_epsilon;
+    return qmi_config_epsilon(r, &d->epsilon, "rms_norm_eps");
 }
 
 static qmoe_status read_ids(const reader *r, qmi_decoder *d)
 {
-    const cJSON *end = member(r, "eos_token_id"), *id = NULL;
     int64_t start = 0;
     d->shape.objective = QMI_NEXT_TOKEN;
-    QMI_TRY(may(r, &start, "bos_token_id", 0, d->shape.vocab_size - 1));
+    QMI_TRY(
+        qmi_config_may(r, &start, "bos_token_id", 0, d->shape.vocab_size - 1));
     d->shape.start_id = (int32_t)start;
-    if (end == NULL)
-        return QMOE_OK;
-    if (!cJSON_IsArray(end))
-        return add_end(r, &d->shape, end);
-    cJSON_ArrayForEach(id, end) QMI_TRY(add_end(r, &d->shape, id));
-    return QMOE_OK;
+    return qmi_config_ends(r, &d->shape);
 }
 
 /* ---- feed-forward ---- */
@@ -133,7 +84,7 @@ static qmoe_status read_dense_blocks(const reader *r, qmi_decoder *d)
 {
     const cJSON *list = member(r, "mlp_only_layers"), *item = NULL;
     d->sparse_step = 1;
-    QMI_TRY(may(
+    QMI_TRY(qmi_config_may(
         r, &d->sparse_step, "decoder_sparse_step", 1, QMI_DECODER_MAX_BLOCKS));
     cJSON_ArrayForEach(item, list)
     {
@@ -154,15 +105,17 @@ static qmoe_status read_experts(const reader *r, qmi_decoder *d)
     /* Both spellings are found; files that were saved anew have the other. */
     const char *key =
         member(r, "num_experts") != NULL ? "num_experts" : "num_local_experts";
-    QMI_TRY(need(r, &d->n_experts, key, 1, MAX_EXPERTS));
-    QMI_TRY(need(r, &d->top_k, "num_experts_per_tok", 1, d->n_experts));
-    QMI_TRY(need(r, &d->d_expert, family->expert_width_key, 1, MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(r, &d->n_experts, key, 1, MAX_EXPERTS));
+    QMI_TRY(
+        qmi_config_need(r, &d->top_k, "num_experts_per_tok", 1, d->n_experts));
+    QMI_TRY(qmi_config_need(
+        r, &d->d_expert, family->expert_width_key, 1, QMI_MAX_DIMENSION));
     d->normalises = family->normalises;
     if (!family->normalises)
-        QMI_TRY(flag(r, &d->normalises, "norm_topk_prob"));
+        QMI_TRY(qmi_config_flag(r, &d->normalises, "norm_topk_prob"));
     if (family->has_shared)
-        QMI_TRY(need(r, &d->d_shared, "shared_expert_intermediate_size", 1,
-            MAX_DIMENSION));
+        QMI_TRY(qmi_config_need(r, &d->d_shared,
+            "shared_expert_intermediate_size", 1, QMI_MAX_DIMENSION));
     return read_dense_blocks(r, d);
 }
 
@@ -176,7 +129,8 @@ static qmoe_status read_ffn(const reader *r, qmi_decoder *d)
     /* Of models without a dense block the key may say anything. */
     if (!any_dense)
         return QMOE_OK;
-    return need(r, &d->d_ff, "intermediate_size", 1, MAX_DIMENSION);
+    return qmi_config_need(
+        r, &d->d_ff, "intermediate_size", 1, QMI_MAX_DIMENSION);
 }
 
 bool qmi_decoder_is_sparse(const qmi_decoder *d, int64_t block)
@@ -217,19 +171,19 @@ static qmoe_status read_windows(const reader *r, qmi_decoder *d)
     bool is_used = rule == QMI_WINDOW_GIVEN;
     int64_t window = 0, first = 0;
     if (rule == QMI_WINDOW_ASKED)
-        QMI_TRY(flag(r, &is_used, "use_sliding_window"));
+        QMI_TRY(qmi_config_flag(r, &is_used, "use_sliding_window"));
     if (!is_used)
         return QMOE_OK;
     /* null says that there is none, a missing key the default. */
     if (cJSON_GetObjectItemCaseSensitive(r->json, "sliding_window") == NULL)
         window = d->family->default_window;
-    QMI_TRY(may(r, &window, "sliding_window", 1, INT32_MAX));
+    QMI_TRY(qmi_config_may(r, &window, "sliding_window", 1, INT32_MAX));
     if (window == 0)
         return QMOE_OK;
     if (types != NULL)
         return read_layer_types(r, d, types, window);
     if (rule == QMI_WINDOW_ASKED)
-        QMI_TRY(may(r, &first, "max_window_layers", 0, INT32_MAX));
+        QMI_TRY(qmi_config_may(r, &first, "max_window_layers", 0, INT32_MAX));
     for (int64_t i = first; i < d->n_blocks; i++)
         d->window[i] = window;
     return QMOE_OK;
@@ -269,7 +223,8 @@ qmoe_status qmi_decoder_configure(qmi_decoder *out,
     QMI_TRY(read_ffn(&r, out));
     QMI_TRY(read_windows(&r, out));
     QMI_TRY(refuse_others(&r));
-    QMI_TRY(may(&r, &max_positions, "max_position_embeddings", 1, INT32_MAX));
+    QMI_TRY(qmi_config_may(
+        &r, &max_positions, "max_position_embeddings", 1, INT32_MAX));
     return qmi_rotary_configure(&out->rotary, config, out->d_head,
         family->default_base, max_positions, file, err);
 }

@@ -399,10 +399,7 @@ static qmoe_status add_slots(builder *b)
     const qmi_switch *s = b->s;
     /* Heads side by side in one row. */
     const int64_t d_model = s->shape.d_model, inner = s->n_heads * s->d_kv;
-    const struct {
-        qmi_slot *out;
-        qmi_slot_spec spec;
-    } slots[] = {
+    const qmi_slot_entry slots[] = {
         {&b->residual, {"residual", d_model, QMI_F32}},
         {&b->normed, {"normed", d_model, QMI_F32}},
         {&b->q, {"q", inner, QMI_F32}},
@@ -415,9 +412,8 @@ static qmoe_status add_slots(builder *b)
         {&b->scale, {"scale", 1, QMI_F32}},
         {&b->logits, {"logits", s->shape.vocab_size, QMI_F32}},
     };
-    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++)
-        QMI_TRY(qmi_graph_add_slot(
-            &b->model->graph, slots[i].out, slots[i].spec, b->err));
+    QMI_TRY(qmi_graph_add_slots(
+        &b->model->graph, slots, sizeof slots / sizeof *slots, b->err));
     /* What is measured between blocks is this slot. */
     b->model->graph.residual = b->residual;
     return QMOE_OK;

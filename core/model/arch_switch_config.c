@@ -5,45 +5,39 @@
  * reference implementation. */
 #include "arch_switch.h"
 
-#include <float.h>
 #include <string.h>
 
-/* 2^24: far above every published model. */
-enum { MAX_DIMENSION = 1 << 24, MAX_BLOCKS = QMI_SWITCH_MAX_BLOCKS };
+#include "config_reader.h"
 
-typedef struct reader {
-    const cJSON *json;
-    const char *file;
-    qmi_error *err;
-} reader;
+enum { MAX_BLOCKS = QMI_SWITCH_MAX_BLOCKS };
 
-static qmoe_status need(
-    const reader *r, int64_t *out, const char *key, int64_t low, int64_t high)
-{
-    return qmi_json_int(out, r->json, key, true, 0, low, high, r->file, r->err);
-}
+typedef qmi_config_reader reader;
 
+/* Missing: `fallback`. */
 static qmoe_status may(const reader *r, int64_t *out, const char *key,
     int64_t fallback, int64_t low, int64_t high)
 {
-    return qmi_json_int(
-        out, r->json, key, false, fallback, low, high, r->file, r->err);
+    *out = fallback;
+    return qmi_config_may(r, out, key, low, high);
 }
 
 static qmoe_status read_shape(const reader *r, qmi_switch *c)
 {
-    QMI_TRY(need(r, &c->shape.vocab_size, "vocab_size", 1, MAX_DIMENSION));
-    QMI_TRY(need(r, &c->shape.d_model, "d_model", 1, MAX_DIMENSION));
-    QMI_TRY(need(r, &c->d_kv, "d_kv", 1, MAX_DIMENSION));
-    QMI_TRY(need(r, &c->d_ff, "d_ff", 1, MAX_DIMENSION));
-    QMI_TRY(need(r, &c->n_heads, "num_heads", 1, MAX_DIMENSION));
-    /* The product is a width, too, so it has the same bound. */
-    if (c->n_heads * c->d_kv > MAX_DIMENSION)
-        return qmi_fail(r->err, QMOE_E_FORMAT,
-            "%s: num_heads * d_kv is above %d", r->file, MAX_DIMENSION);
-    QMI_TRY(need(r, &c->n_experts, "num_experts", 1, MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(
+        r, &c->shape.vocab_size, "vocab_size", 1, QMI_MAX_DIMENSION));
     QMI_TRY(
-        need(r, &c->n_blocks[QMI_SWITCH_ENCODER], "num_layers", 1, MAX_BLOCKS));
+        qmi_config_need(r, &c->shape.d_model, "d_model", 1, QMI_MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(r, &c->d_kv, "d_kv", 1, QMI_MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(r, &c->d_ff, "d_ff", 1, QMI_MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(r, &c->n_heads, "num_heads", 1, QMI_MAX_DIMENSION));
+    /* The product is a width, too, so it has the same bound. */
+    if (c->n_heads * c->d_kv > QMI_MAX_DIMENSION)
+        return qmi_fail(r->err, QMOE_E_FORMAT,
+            "%s: num_heads * d_kv is above %d", r->file, QMI_MAX_DIMENSION);
+    QMI_TRY(
+        qmi_config_need(r, &c->n_experts, "num_experts", 1, QMI_MAX_DIMENSION));
+    QMI_TRY(qmi_config_need(
+        r, &c->n_blocks[QMI_SWITCH_ENCODER], "num_layers", 1, MAX_BLOCKS));
     return may(r, &c->n_blocks[QMI_SWITCH_DECODER], "num_decoder_layers",
         c->n_blocks[QMI_SWITCH_ENCODER], 1, MAX_BLOCKS);
 }
@@ -76,20 +70,6 @@ static qmoe_status read_sparsity(const reader *r, qmi_switch *c)
     return QMOE_OK;
 }
 
-/* Added to a mean of squares under a root in float32: positive and normal
- * there, or a row of zeros is divided by zero, and not above the 1 that a
- * normalised row has itself. */
-static qmoe_status read_epsilon(const reader *r, qmi_switch *c)
-{
-    QMI_TRY(qmi_json_double(&c->norm_epsilon, r->json, "layer_norm_epsilon",
-        1e-6, r->file, r->err));
-    if (c->norm_epsilon >= (double)FLT_MIN && c->norm_epsilon <= 1)
-        return QMOE_OK;
-    return qmi_fail(r->err, QMOE_E_FORMAT,
-        "%s: layer_norm_epsilon is %g, not in %g..1", r->file, c->norm_epsilon,
-        (double)FLT_MIN);
-}
-
 static qmoe_status read_bias_and_ids(const reader *r, qmi_switch *c)
 {
     int64_t pad = 0, end = 0, start = 0;
@@ -99,7 +79,8 @@ static qmoe_status read_bias_and_ids(const reader *r, qmi_switch *c)
     /* At least one distance per bucket. */
     QMI_TRY(may(r, &c->max_distance, "relative_attention_max_distance", 128,
         c->n_buckets, 1 << 20));
-    QMI_TRY(read_epsilon(r, c));
+    c->norm_epsilon = 1e-6;
+    QMI_TRY(qmi_config_epsilon(r, &c->norm_epsilon, "layer_norm_epsilon"));
     QMI_TRY(qmi_json_bool(
         &c->tied_head, r->json, "tie_word_embeddings", true, r->file, r->err));
     QMI_TRY(may(r, &pad, "pad_token_id", 0, 0, last));

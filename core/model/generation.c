@@ -6,36 +6,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
-
-static qmoe_status add_end(
-    qmi_shape *shape, const cJSON *id, const char *file, qmi_error *err)
-{
-    uint64_t value;
-    if (!qmi_json_to_u64(&value, id) || value >= (uint64_t)shape->vocab_size)
-        return qmi_fail(err, QMOE_E_FORMAT,
-            "%s: eos_token_id is not an id of the vocabulary", file);
-    if (qmi_shape_is_end(shape, (int32_t)value))
-        return QMOE_OK;
-    if (shape->n_end_ids == QMI_MAX_END_IDS)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "%s: more than %d end ids with those of config.json", file,
-            QMI_MAX_END_IDS);
-    shape->end_ids[shape->n_end_ids++] = (int32_t)value;
-    return QMOE_OK;
-}
-
-static qmoe_status read_ends(
-    qmi_shape *shape, const cJSON *json, const char *file, qmi_error *err)
-{
-    const cJSON *end = cJSON_GetObjectItemCaseSensitive(json, "eos_token_id");
-    const cJSON *id = NULL;
-    if (end == NULL || cJSON_IsNull(end))
-        return QMOE_OK;
-    if (!cJSON_IsArray(end))
-        return add_end(shape, end, file, err);
-    cJSON_ArrayForEach(id, end) QMI_TRY(add_end(shape, id, file, err));
-    return QMOE_OK;
-}
+#include "config_reader.h"
 
 /* What is missing or out of range is 0, which asks for nothing: it is a
  * recommendation. */
@@ -71,7 +42,8 @@ static qmoe_status read_file(
     QMI_TRY(qmi_json_load(&json, path, err));
     qmoe_status status = QMOE_OK;
     if (cJSON_IsObject(json)) {
-        status = read_ends(shape, json, path, err);
+        const qmi_config_reader reader = {json, path, err};
+        status = qmi_config_ends(&reader, shape);
         read_sampling(sampling, json);
     } else {
         status = qmi_fail(err, QMOE_E_FORMAT, "%s: not a JSON object", path);

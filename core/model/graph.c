@@ -32,6 +32,16 @@ qmoe_status qmi_graph_add_slot(
     return QMOE_OK;
 }
 
+qmoe_status qmi_graph_add_slots(
+    qmi_graph *graph, const qmi_slot_entry *slots, size_t n, qmi_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (slots[i].spec.width != 0)
+            QMI_TRY(
+                qmi_graph_add_slot(graph, slots[i].out, slots[i].spec, err));
+    return QMOE_OK;
+}
+
 qmoe_status qmi_graph_add_cache(
     qmi_graph *graph, qmi_cache *out, qmi_cache_spec cache, qmi_error *err)
 {

@@ -123,6 +123,14 @@ typedef struct qmi_graph {
 
 qmoe_status qmi_graph_add_slot(
     qmi_graph *graph, qmi_slot *out, qmi_slot_spec slot, qmi_error *err);
+/* A slot, and where its number goes. */
+typedef struct qmi_slot_entry {
+    qmi_slot *out;
+    qmi_slot_spec spec;
+} qmi_slot_entry;
+/* Several; those of width 0, which no step has, keep the number they have. */
+qmoe_status qmi_graph_add_slots(
+    qmi_graph *graph, const qmi_slot_entry *slots, size_t n, qmi_error *err);
 qmoe_status qmi_graph_add_cache(
     qmi_graph *graph, qmi_cache *out, qmi_cache_spec cache, qmi_error *err);
 qmoe_status qmi_graph_add_table(

@@ -48,10 +48,7 @@ static qmoe_status add_slots(builder *b)
 {
     qmi_graph *graph = &b->model->graph;
     const int64_t inner = b->n_heads * b->d_head;
-    const struct {
-        qmi_slot *out;
-        qmi_slot_spec spec;
-    } slots[] = {
+    const qmi_slot_entry slots[] = {
         {&b->residual, {"residual", b->d_model, QMI_F32}},
         {&b->normed, {"normed", b->d_model, QMI_F32}},
         {&b->q, {"q", inner, QMI_F32}},
@@ -64,8 +61,8 @@ static qmoe_status add_slots(builder *b)
         {&b->scale, {"scale", 2, QMI_F32}},
         {&b->logits, {"logits", b->vocab_size, QMI_F32}},
     };
-    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++)
-        QMI_TRY(qmi_graph_add_slot(graph, slots[i].out, slots[i].spec, b->err));
+    QMI_TRY(qmi_graph_add_slots(
+        graph, slots, sizeof slots / sizeof *slots, b->err));
     graph->residual = b->residual;
     graph->programs[QMI_DECODE].output = b->logits;
     return QMOE_OK;
