@@ -84,7 +84,7 @@ typedef struct check_case {
     int64_t n_kv_heads, d_value, window;
     qmi_kv_type kv_type;
     qmi_router router;
-    /* Beyond what T5 needs.  Backends may decline it for now. */
+    /* Beyond what T5 needs. */
     bool wide;
     /* The first weight's payload is broken: the backend must say E_FORMAT. */
     bool corrupt;
