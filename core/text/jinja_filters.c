@@ -40,9 +40,7 @@ static qmoe_status change_case(
 {
     const qmi_jstring *string = NULL;
     QMI_TRY(qmi_jto_string(run, self, &string));
-    QMI_TRY(qmi_jchange_case(run, string, change, &string));
-    *out = qmi_jof_string(string);
-    return QMOE_OK;
+    return qmi_jchange_case(run, string, change, out);
 }
 
 BODY(upper)

@@ -74,13 +74,10 @@ static qmoe_status follow(
 static qmoe_status sort_key(qmi_jrun *run, qmi_jvalue item, qmi_jvalue path,
     bool with_case, qmi_jvalue *out)
 {
-    const qmi_jstring *lower = NULL;
     QMI_TRY(follow(run, item, path, out));
     if (with_case || out->kind != QMI_J_STRING)
         return QMOE_OK;
-    QMI_TRY(qmi_jchange_case(run, out->as.string, QMI_J_LOWER, &lower));
-    *out = qmi_jof_string(lower);
-    return QMOE_OK;
+    return qmi_jchange_case(run, out->as.string, QMI_J_LOWER, out);
 }
 
 /* ---- parts ---- */

@@ -54,37 +54,28 @@ BODY(rstrip)
     return strip_sides(run, self, arguments, QMI_J_RIGHT, out);
 }
 
-static qmoe_status change_case(
-    qmi_jrun *run, qmi_jvalue self, qmi_jcase change, qmi_jvalue *out)
-{
-    const qmi_jstring *result = NULL;
-    QMI_TRY(qmi_jchange_case(run, self.as.string, change, &result));
-    *out = qmi_jof_string(result);
-    return QMOE_OK;
-}
-
 BODY(upper)
 {
     (void)arguments;
-    return change_case(run, self, QMI_J_UPPER, out);
+    return qmi_jchange_case(run, self.as.string, QMI_J_UPPER, out);
 }
 
 BODY(lower)
 {
     (void)arguments;
-    return change_case(run, self, QMI_J_LOWER, out);
+    return qmi_jchange_case(run, self.as.string, QMI_J_LOWER, out);
 }
 
 BODY(title)
 {
     (void)arguments;
-    return change_case(run, self, QMI_J_TITLE, out);
+    return qmi_jchange_case(run, self.as.string, QMI_J_TITLE, out);
 }
 
 BODY(capitalize)
 {
     (void)arguments;
-    return change_case(run, self, QMI_J_CAPITALIZE, out);
+    return qmi_jchange_case(run, self.as.string, QMI_J_CAPITALIZE, out);
 }
 
 static qmoe_status split_from(qmi_jrun *run, qmi_jvalue self,

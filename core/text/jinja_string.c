@@ -158,9 +158,10 @@ static bool begins_word(const char *bytes, size_t i, qmi_jcase change)
            (before != '\0' && strchr("-({[<", before) != NULL);
 }
 
-qmoe_status qmi_jchange_case(qmi_jrun *run, const qmi_jstring *string,
-    qmi_jcase change, const qmi_jstring **out)
+qmoe_status qmi_jchange_case(
+    qmi_jrun *run, const qmi_jstring *string, qmi_jcase change, qmi_jvalue *out)
 {
+    const qmi_jstring *changed = NULL;
     size_t start = run->n_bytes, n = 0;
     QMI_TRY(qmi_jspend(run, string->n_bytes / 16));
     QMI_TRY(qmi_jno_markup(run, string));
@@ -179,7 +180,9 @@ qmoe_status qmi_jchange_case(qmi_jrun *run, const qmi_jstring *string,
         if (up ? is_lower(text[i]) : is_upper(text[i]))
             text[i] ^= 0x20;
     }
-    return qmi_jtake_text(run, start, out);
+    QMI_TRY(qmi_jtake_text(run, start, &changed));
+    *out = qmi_jof_string(changed);
+    return QMOE_OK;
 }
 
 /* ---- markup ---- */

@@ -34,9 +34,9 @@ typedef enum qmi_jcase {
     QMI_J_TITLE,      /* str.title(): a word begins after what is no letter */
     QMI_J_TITLE_WORDS /* the filter: after white space and opening brackets */
 } qmi_jcase;
-/* E_UNSUPPORTED: a character beyond ASCII. */
+/* The string as a value.  E_UNSUPPORTED: a character beyond ASCII. */
 qmoe_status qmi_jchange_case(qmi_jrun *run, const qmi_jstring *string,
-    qmi_jcase change, const qmi_jstring **out);
+    qmi_jcase change, qmi_jvalue *out);
 
 /* The lines without their ends; keep: with them. */
 qmoe_status qmi_jsplit_lines(
