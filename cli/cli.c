@@ -180,6 +180,13 @@ void cli_close(cli_session *s)
     *s = (cli_session){0};
 }
 
+char *cli_strip_line(char *line, size_t n)
+{
+    while (n != 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+        line[--n] = '\0';
+    return line;
+}
+
 /* The tool ends where the library would return E_NOMEM: it holds little, and
  * nothing of it is worth a path for its failure. */
 void *cli_grow(void *old, size_t n_bytes)

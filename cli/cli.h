@@ -78,6 +78,19 @@ typedef struct cli_place {
     {                                                                          \
         "threads", 't', CLI_COUNT, &(place).n_threads, 1, CLI_MAX_THREADS      \
     }
+/* Lines of an option table that fill a qmoe_generate_options; top_k is apart,
+ * since counts are 64 bits. */
+#define CLI_SAMPLING_OPTIONS(options, top_k)                                   \
+    {"temperature", 0, CLI_REAL, &(options).temperature, 0,                    \
+        CLI_MAX_TEMPERATURE},                                                  \
+        {"top-k", 0, CLI_COUNT, &(top_k), 0, INT32_MAX},                       \
+        {"top-p", 0, CLI_REAL, &(options).top_p, 0, 1},                        \
+        {"min-p", 0, CLI_REAL, &(options).min_p, 0, 1},                        \
+        {"repetition-penalty", 0, CLI_REAL, &(options).repetition_penalty, 0,  \
+            CLI_MAX_PENALTY},                                                  \
+    {                                                                          \
+        "seed", 0, CLI_COUNT, &(options).seed, 0, UINT64_MAX                   \
+    }
 #define CLI_VERIFY_OPTION(place)                                               \
     {                                                                          \
         "verify", 0, CLI_SET, &(place).verify, 0, 0                            \
@@ -115,6 +128,8 @@ void cli_close(cli_session *s);
 /* Reports a failed call of the library by the context's text. */
 cli_exit cli_fail_status(const cli_session *s, qmoe_status status);
 
+/* Cuts the end of a line off, of `n` bytes, in the form of either system. */
+char *cli_strip_line(char *line, size_t n);
 /* Memory for the tool's own lists; ends the program when there is none. */
 void *cli_grow(void *old, size_t n_bytes);
 /* Gives cJSON the same rule. */
@@ -145,7 +160,12 @@ typedef struct cli_option {
     uint64_t low, high;
 } cli_option;
 
-enum { CLI_MAX_THREADS = 1024 };
+enum {
+    CLI_MAX_THREADS = 1024,
+    CLI_MAX_NEW_TOKENS = 1 << 20,
+    CLI_MAX_TEMPERATURE = 1000,
+    CLI_MAX_PENALTY = 1000
+};
 /* Of --rounds; CLI_NO_ROUNDS: the option was not given. */
 enum { CLI_MAX_ROUNDS = 256, CLI_NO_ROUNDS = CLI_MAX_ROUNDS + 1 };
 

@@ -288,8 +288,7 @@ static cli_exit converse(chat *c)
             break;
         if (strlen(line) != (size_t)n)
             code = cli_fail(CLI_BROKEN, "standard input: a NUL byte");
-        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
-            line[--n] = '\0';
+        cli_strip_line(line, (size_t)n);
         if (code == CLI_OK)
             code = take_turn(c, line, &ends);
     }
@@ -338,11 +337,6 @@ static cli_exit open_and_converse(chat *c)
 
 static cli_exit run(int argc, char **argv)
 {
-    enum {
-        MAX_NEW_TOKENS = 1 << 20,
-        MAX_TEMPERATURE = 1000,
-        MAX_PENALTY = 1000
-    };
     chat c = {
         .place.backend = "auto",
         .max_new_tokens = 1024,
@@ -352,15 +346,9 @@ static cli_exit run(int argc, char **argv)
     const cli_option table[] = {
         {"system", 0, CLI_TEXT, &c.system, 0, 0},
         {"variables", 0, CLI_TEXT, &c.variables, 0, 0},
-        {"max-new-tokens", 0, CLI_COUNT, &c.max_new_tokens, 1, MAX_NEW_TOKENS},
-        {"temperature", 0, CLI_REAL, &c.options.temperature, 0,
-            MAX_TEMPERATURE},
-        {"top-k", 0, CLI_COUNT, &c.top_k, 0, INT32_MAX},
-        {"top-p", 0, CLI_REAL, &c.options.top_p, 0, 1},
-        {"min-p", 0, CLI_REAL, &c.options.min_p, 0, 1},
-        {"repetition-penalty", 0, CLI_REAL, &c.options.repetition_penalty, 0,
-            MAX_PENALTY},
-        {"seed", 0, CLI_COUNT, &c.options.seed, 0, UINT64_MAX},
+        {"max-new-tokens", 0, CLI_COUNT, &c.max_new_tokens, 1,
+            CLI_MAX_NEW_TOKENS},
+        CLI_SAMPLING_OPTIONS(c.options, c.top_k),
         CLI_PLACE_OPTIONS(c.place),
         CLI_VERIFY_OPTION(c.place),
         {"verbose", 'v', CLI_SET, &c.verbose, 0, 0},

@@ -84,14 +84,6 @@ typedef struct request {
 
 /* ---- prompts ---- */
 
-/* Both line ends: prompts may come from another system. */
-static char *strip_line(char *line, size_t n)
-{
-    while (n != 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
-        line[--n] = '\0';
-    return line;
-}
-
 static bool is_blank(const char *text)
 {
     return text[strspn(text, " \t")] == '\0';
@@ -115,7 +107,7 @@ static cli_exit read_lines(cli_texts *prompts, FILE *file, const char *path)
                 "%s:%" PRIu64 ": a NUL byte; prompts are text", path, number);
             break;
         }
-        if (is_blank(strip_line(line, (size_t)n)))
+        if (is_blank(cli_strip_line(line, (size_t)n)))
             continue;
         char *copy = cli_grow(NULL, strlen(line) + 1);
         strcpy(copy, line);
@@ -384,11 +376,6 @@ static cli_exit refuse_idle(const request *r)
 
 static cli_exit run(int argc, char **argv)
 {
-    enum {
-        MAX_NEW_TOKENS = 1 << 20,
-        MAX_TEMPERATURE = 1000,
-        MAX_PENALTY = 1000
-    };
     /* Speeds are printed unasked only to a person at a terminal. */
     request r = {
         .place.backend = "auto",
@@ -399,15 +386,9 @@ static cli_exit run(int argc, char **argv)
     const cli_option table[] = {
         {"prompt", 'p', CLI_TEXTS, &r.prompts, 0, 0},
         {"prompt-file", 0, CLI_TEXT, &r.prompt_file, 0, 0},
-        {"max-new-tokens", 0, CLI_COUNT, &r.max_new_tokens, 1, MAX_NEW_TOKENS},
-        {"temperature", 0, CLI_REAL, &r.options.temperature, 0,
-            MAX_TEMPERATURE},
-        {"top-k", 0, CLI_COUNT, &r.top_k, 0, INT32_MAX},
-        {"top-p", 0, CLI_REAL, &r.options.top_p, 0, 1},
-        {"min-p", 0, CLI_REAL, &r.options.min_p, 0, 1},
-        {"repetition-penalty", 0, CLI_REAL, &r.options.repetition_penalty, 0,
-            MAX_PENALTY},
-        {"seed", 0, CLI_COUNT, &r.options.seed, 0, UINT64_MAX},
+        {"max-new-tokens", 0, CLI_COUNT, &r.max_new_tokens, 1,
+            CLI_MAX_NEW_TOKENS},
+        CLI_SAMPLING_OPTIONS(r.options, r.top_k),
         {"ignore-eos", 0, CLI_SET, &r.options.ignore_eos, 0, 0},
         CLI_PLACE_OPTIONS(r.place),
         CLI_VERIFY_OPTION(r.place),
