@@ -3,12 +3,6 @@
 # Backend modules and the OpenCL program cache: what is missing, damaged, or not
 # to be trusted is said, and nothing waits or crashes.
 
-modules=$(dirname "$qmoe")/qmoe-backends
-
-need_opencl_module() {
-    [ -e "$modules/qmoe-opencl.so" ] || skip "this build has no OpenCL module"
-}
-
 # module_refused MODULE TEXT: devices says it of the backend and lists the
 # others, and choosing the backend is one error line with the same text.
 module_refused() {

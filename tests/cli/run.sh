@@ -64,6 +64,12 @@ costly() {
     ! is_too_long || skip "long with sanitizers, QMOE_TEST_ALL=1 runs it"
 }
 
+modules=$(dirname "$qmoe")/qmoe-backends
+
+need_opencl_module() {
+    [ -e "$modules/qmoe-opencl.so" ] || skip "this build has no OpenCL module"
+}
+
 # expect CODE COMMAND...: runs it; its output is then in the files out, err.
 expect() {
     local wanted=$1 code=0
