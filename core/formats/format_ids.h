@@ -13,6 +13,14 @@
     X(PVQ8, pvq8)                                                              \
     X(TERNARY_DICT, ternary_dict)                                              \
     X(Q2, q2)                                                                  \
+    X(TLUT_025, tlut_025)                                                      \
+    X(TLUT_05, tlut_05)                                                        \
+    X(TLUT_075, tlut_075)                                                      \
+    X(TLUT_1, tlut_1)                                                          \
+    X(TLUT_15, tlut_15)                                                        \
+    X(TLUT_2, tlut_2)                                                          \
+    X(TLUT_3, tlut_3)                                                          \
+    X(TLUT_4, tlut_4)                                                          \
     X(BF16, bf16)                                                              \
     X(F16, f16)                                                                \
     X(F32, f32)

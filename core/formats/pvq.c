@@ -11,6 +11,7 @@
 
 #include "alloc.h"
 #include "rotation.h"
+#include "rotation_parameters.h"
 
 enum { GROUP = 4, SIGNS = 8 }; /* blocks per group, per sign byte */
 
@@ -209,50 +210,18 @@ static int shape_scales(
     return 2;
 }
 
-/* What the file says about the rotation.  Bounds are those that qmi_rotate
- * asserts. */
-static qmoe_status configure(
-    qmi_weight *w, const qmi_parameters *from, qmi_error *err)
-{
-    int64_t block = 0, seed = 0;
-    QMI_TRY(from->integer(
-        from, &block, "rotation", 0, QMI_ROTATION_MAX_BLOCK, err));
-    QMI_TRY(from->integer(from, &seed, "rotation_seed", 0, UINT32_MAX, err));
-    if ((block & (block - 1)) != 0)
-        return qmi_fail(err, QMOE_E_FORMAT,
-            "%s: rotation of '%s' is not a power of two", from->file, w->name);
-    w->rotation = (int32_t)block;
-    w->rotation_seed = (uint32_t)seed;
-    return QMOE_OK;
-}
-
-/* Stacks without a rotation have no members, as those written before there was
- * one. */
-static bool record(const qmi_weight *w, qmi_put_parameter *put, void *entry)
-{
-    return w->rotation == 0 ||
-           (put(entry, "rotation", w->rotation) &&
-               put(entry, "rotation_seed", w->rotation_seed));
-}
-
 /* The last place where sizes are doubted: everything behind it computes without
  * checks. */
 static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
 {
     /* Keeps the sizes of one tile far from overflow. */
     static const int64_t max_cols = INT64_C(1) << 32;
-    const int32_t rotation = w->rotation;
     if (w->n_mats < 1 || w->n_rows < 1 || w->n_cols < 1 || w->n_cols > max_cols)
         return qmi_fail(err, QMOE_E_FORMAT,
             "'%s': no stack can have the shape [%" PRId64 ", %" PRId64
             ", %" PRId64 "]",
             w->name, w->n_mats, w->n_rows, w->n_cols);
-    /* Not from a file alone: tests and quantisers open stacks, too. */
-    if (rotation < 0 || rotation > QMI_ROTATION_MAX_BLOCK ||
-        (rotation & (rotation - 1)) != 0)
-        return qmi_fail(err, QMOE_E_FORMAT,
-            "'%s': rotation %" PRId32 " is not 0 or a power of two up to %d",
-            w->name, rotation, QMI_ROTATION_MAX_BLOCK);
+    QMI_TRY(qmi_rotation_check(w, err));
     const qmi_pvq_shape s = qmi_pvq_shape_of(width_of(w), w->n_rows, w->n_cols);
     uint64_t n_mats = (uint64_t)w->n_mats, n = 0;
     bool fits = qmi_mul_u64(n_mats, (uint64_t)s.n_tiles, &n) &&
@@ -321,8 +290,8 @@ static void decode_rows(
                 [QMI_PVQ_CODES] = {"codes", QMI_U8, shape_of_codes},           \
                 [QMI_PVQ_SCALES] = {"scales", QMI_BF16, shape_scales},         \
             },                                                                 \
-        .configure = configure, .record = record, .open = open_stack,          \
-        .check = check_scales, .decode = decode_rows,                          \
+        .configure = qmi_rotation_configure, .record = qmi_rotation_record,    \
+        .open = open_stack, .check = check_scales, .decode = decode_rows,      \
     }
 
 const qmi_format qmi_format_pvq =

@@ -10,7 +10,7 @@
 #include "ops.h"
 
 /* Raised whenever a struct of ops.h, weight.h or this file changes. */
-enum { QMI_BACKEND_API = 10 };
+enum { QMI_BACKEND_API = 11 };
 
 typedef struct qmi_device qmi_device; /* opaque outside its backend */
 
