@@ -410,6 +410,16 @@ bool check_supported(const problem *p, const target *t, size_t variant)
     return supported;
 }
 
+bool check_bindable(const problem *p, const target *t)
+{
+    placement pl;
+    qmi_error err = {0};
+    const qmoe_status status =
+        place_unchecked(&pl, t->backend, t->devices[0], p, 0, &err);
+    placement_close(&pl);
+    return status != QMOE_E_UNSUPPORTED;
+}
+
 /* ---- targets ---- */
 
 qmoe_status target_open(

@@ -259,6 +259,8 @@ void placement_close(placement *pl);
 void check_run(verdict *v, problem *p, const target *t, size_t variant);
 /* Does the variant take the problem?  Nothing runs. */
 bool check_supported(const problem *p, const target *t, size_t variant);
+/* Does the backend take the problem's weights, for any operation? */
+bool check_bindable(const problem *p, const target *t);
 
 /* ---- bounds (docs/numerics.md) ---- */
 

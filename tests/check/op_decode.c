@@ -77,7 +77,8 @@ static void list_cases(case_list *list, bool bench)
     for (size_t k = 0; k < weight_kind_count(); k++)
         for (size_t s = 0; s < COUNT(shapes); s++)
             for (size_t range = 0; range < COUNT(ranges); range++)
-                if (range == 0 || shapes[s].n_rows > 2)
+                if ((range == 0 || shapes[s].n_rows > 2) &&
+                    weight_kind_takes(k, s + range))
                     vary(add_case(list, weight_kind_at(k), &shapes[s]), list->n,
                         range);
     add_corrupt_cases(list, QMI_OP_DECODE);

@@ -49,8 +49,9 @@ static void list_cases(case_list *list, bool bench)
     for (size_t k = 0; k < weight_kind_count(); k++)
         for (size_t s = 0; s < COUNT(shapes); s++)
             for (size_t t = 0; t < COUNT(token_counts); t++)
-                add_case(list, weight_kind_at(k), &shapes[s], token_counts[t],
-                    false);
+                if (weight_kind_takes(k, s + t))
+                    add_case(list, weight_kind_at(k), &shapes[s],
+                        token_counts[t], false);
     add_corrupt_cases(list, QMI_OP_EMBED);
 }
 

@@ -129,11 +129,14 @@ static void list_bench(case_list *list)
 /* Nine tokens for each of a few experts: where tokens are packed by eight, the
  * ninth costs most.  They come first, before larger cases have made a backend's
  * work space grow, so that a write behind its end is one. */
-static void list_even(case_list *list, const weight_kind *kind)
+static void list_even(case_list *list, size_t k)
 {
     enum { EACH = 9, FEWEST = 5, MOST = 8 };
+    const weight_kind *kind = weight_kind_at(k);
     for (int64_t e = FEWEST; e <= MOST; e++)
         for (int64_t top_k = 1; top_k <= 2; top_k++) {
+            if (!weight_kind_takes(k, (size_t)(e + top_k)))
+                continue;
             const shape s = {.n_experts = e, .d_model = 33, .d_ff = 61};
             check_case *c =
                 add_case(list, kind, &s, (EACH * e + top_k - 1) / top_k);
@@ -152,13 +155,13 @@ static void list_cases(case_list *list, bool bench)
         return;
     }
     for (size_t k = 0; k < weight_kind_count(); k++)
-        list_even(list, weight_kind_at(k));
+        list_even(list, k);
     size_t n = 0;
     for (size_t k = 0; k < weight_kind_count(); k++) {
         for (size_t s = 0; s < COUNT(shapes); s++) {
             for (size_t t = 0; t < COUNT(token_counts); t++) {
                 int64_t fixed = shapes[s].n_tokens;
-                if (fixed != 0 && t != 0)
+                if ((fixed != 0 && t != 0) || !weight_kind_takes(k, s + t))
                     continue;
                 vary(add_case(list, weight_kind_at(k), &shapes[s],
                          fixed != 0 ? fixed : token_counts[t]),

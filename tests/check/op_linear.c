@@ -147,7 +147,7 @@ static void list_cases(case_list *list, bool bench)
         for (size_t s = 0; s < COUNT(shapes); s++) {
             for (size_t t = 0; t < COUNT(token_counts); t++) {
                 int64_t fixed = shapes[s].n_tokens;
-                if (fixed != 0 && t != 0)
+                if ((fixed != 0 && t != 0) || !weight_kind_takes(k, s + t))
                     continue;
                 int64_t n = fixed != 0 ? fixed : token_counts[t];
                 vary(add_case(list, weight_kind_at(k), &shapes[s], n), list->n);

@@ -239,6 +239,31 @@ static void test_coverage(const char *name,
     report_free(&report);
 }
 
+static qmoe_status bind_nothing(qmi_bound_weight *out, qmi_device *device,
+    const qmi_weight *host, qmi_error *err)
+{
+    (void)device;
+    *out = (qmi_bound_weight){0};
+    return qmi_fail(err, QMOE_E_UNSUPPORTED, "no kernels for '%s'", host->name);
+}
+
+/* Only an optional format may be missing, and only as a whole. */
+static void test_missing_format(const char *filter, bool binds, bool fails)
+{
+    check_options options = quiet_options(filter);
+    options.op = QMI_OP_DECODE;
+    check_report report = {.options = &options};
+    qmi_backend backend = *toy_backend();
+    backend.variants = refusing_variants;
+    if (!binds)
+        backend.weight_bind = bind_nothing;
+    run_backend(&report, &backend);
+    expect(report.n != 0 && (report.n_failed != 0) == fails,
+        "%s, %s: %zu of %zu failed", filter, binds ? "declined" : "missing",
+        report.n_failed, report.n);
+    report_free(&report);
+}
+
 static void test_no_device(const char *asked_for)
 {
     check_options options = quiet_options(few);
@@ -325,6 +350,9 @@ void selftest_runner(void)
     test_coverage("one refusing", one_refusing_variant, true, 0, 4);
     test_coverage(
         "one refusing, no filter", one_refusing_variant, false, 1, n_cases);
+    test_missing_format("decode/tlut-0.5/", false, false);
+    test_missing_format("decode/tlut-0.5/", true, true);
+    test_missing_format("decode/q2/", false, true);
     test_no_device(NULL);
     test_no_device("toy");
     test_timing("clean", true, "/c768/t1/", run_reference);

@@ -318,6 +318,12 @@ const weight_kind *weight_kind_at(size_t index)
     return index < weight_kind_count() ? &weight_kinds[index] : NULL;
 }
 
+bool weight_kind_takes(size_t k, size_t i)
+{
+    enum { EVERY = 4 };
+    return (weight_kinds[k].traits & KIND_FEW) == 0 || (i + k) % EVERY == 0;
+}
+
 /* The generated values must come back from the stored bytes: the reference
  * operations rest on this decoder. */
 static qmoe_status compare_decoded(const gen_weight *w, qmi_error *err)

@@ -45,6 +45,13 @@ struct weight_kind {
     /* Breaks the payload of matrix 0 as a damaged file might; NULL: the format
      * has no invalid payload. */
     void (*corrupt)(gen_weight *w);
+    unsigned traits;
+};
+
+/* Traits. */
+enum {
+    KIND_FEW = 1,     /* takes a part of the cases: weight_kind_takes */
+    KIND_OPTIONAL = 2 /* a backend may have no kernels for the format */
 };
 
 /* All of them, one without a name at the end (weight_kinds.c). */
@@ -52,6 +59,9 @@ extern const weight_kind weight_kinds[];
 /* Table order; NULL past the end. */
 const weight_kind *weight_kind_at(size_t index);
 size_t weight_kind_count(void);
+/* Whether the kind number `k` is to meet case `i` of an operation: those of
+ * few cases share them. */
+bool weight_kind_takes(size_t k, size_t i);
 
 /* Generates, then makes sure that the library's own open, check and decode
  * agree with the generated values bit by bit.  Release with weight_destroy. */
@@ -81,6 +91,8 @@ void store_pvq8(gen_weight *w, const weight_request *request, rng *r);
 void corrupt_pvq(gen_weight *w);
 void store_q2(gen_weight *w, const weight_request *request, rng *r);
 void corrupt_q2(gen_weight *w);
+void store_tlut(gen_weight *w, const weight_request *request, rng *r);
+void corrupt_tlut(gen_weight *w);
 
 /* ---- rotated weights (weights_rotation.c) ---- */
 
