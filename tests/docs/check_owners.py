@@ -25,8 +25,8 @@ def word(names):
 # kind: (what names a member, owners by path, owning file: why it is one)
 KINDS = {
     "format": (
-        word(r"ternary[-_]dict|pvq8?|q2"),
-        r"/(?:\w+_)?(?:ternary|pvq|q2)(?:_\w+)?\.\w+$",
+        word(r"ternary[-_]dict|pvq8?|q2|tlut(?:[-_]\w+)?"),
+        r"/(?:\w+_)?(?:ternary|pvq|q2|tlut)(?:_\w+)?\.\w+$",
         {
             "core/formats/format_ids.h": "the list",
             "quant/quantisers/quantiser_table.c": "the table of quantisers",

@@ -16,6 +16,8 @@ import numpy as np
 import safetensors
 import xxhash
 
+import tlut
+
 DICTIONARY_SIZE = 1 << 16
 MAX_PAIRS = 14
 MAX_NONZEROS = 3
@@ -218,6 +220,9 @@ def stacks(directory, tensors=None):
     """The compressed stacks of a directory."""
     tensors = tensors if tensors is not None else read_directory(directory)
     for name, entry in quantization_config(directory)["tensors"].items():
+        if entry["format"] in tlut.RATES:
+            yield tlut.TlutStack(tensors, name, entry)
+            continue
         assert entry["format"] == "ternary-dict", entry["format"]
         p0 = entry.get("p0", GENERIC_P0)
         yield TernaryDictStack(tensors, name, entry["shape"], p0)

@@ -24,6 +24,7 @@ import xxhash
 import compressed
 from test_gguf import GgufTest  # noqa: F401 (run below)
 from test_published import DequantizeTest, PublishedTest  # noqa: F401 (run below)
+from test_tlut import TlutTest  # noqa: F401 (run below)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QMOE = os.environ.get("QMOE", str(ROOT / "build" / "qmoe"))

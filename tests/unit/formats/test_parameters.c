@@ -12,6 +12,7 @@
 #include "pvq.h"
 #include "rotation.h"
 #include "ternary_dict.h"
+#include "tlut.h"
 
 /* An entry of config.json as a list of numbers. */
 enum { MOST = 4 };
@@ -99,6 +100,9 @@ static void what_cannot_be_used_is_refused(void **state)
         {&qmi_format_pvq, {{"rotation"}, {48}, 1}, "power of two"},
         {&qmi_format_pvq, {{"rotation"}, {2048}, 1}, "out of range"},
         {&qmi_format_pvq, {{"rotation_seed"}, {-1}, 1}, "out of range"},
+        {&qmi_format_tlut_025, {{"rotation"}, {48}, 1}, "power of two"},
+        {&qmi_format_tlut_4, {{"rotation"}, {2048}, 1}, "out of range"},
+        {&qmi_format_tlut_4, {{"rotation_seed"}, {-1}, 1}, "out of range"},
         {&qmi_format_ternary_dict, {{"p0"}, {0.3}, 1}, "not in (0.3, 1)"},
         {&qmi_format_ternary_dict, {{"p0"}, {1}, 1}, "not in (0.3, 1)"},
     };
