@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "views.h"
 
 /* ---- storage ---- */
 
@@ -62,6 +63,21 @@ const char *qmi_tensor_file_keep(
     return copy;
 }
 
+static qmoe_status read_source(
+    const void *file, const void *data, uint64_t n_bytes, qmi_error *err)
+{
+    return qmi_tensor_file_read(file, data, n_bytes, err);
+}
+
+qmoe_status qmi_tensor_file_add_views(
+    qmi_tensor_file *file, qmi_views **out, qmi_error *err)
+{
+    QMI_TRY(qmi_views_create(out, read_source, file, err));
+    (*out)->next = file->views;
+    file->views = *out;
+    return QMOE_OK;
+}
+
 void qmi_tensor_file_close(qmi_tensor_file *file)
 {
     if (file == NULL)
@@ -69,6 +85,11 @@ void qmi_tensor_file_close(qmi_tensor_file *file)
     /* Before the map goes: `own` may refer to it. */
     if (file->container->close != NULL)
         file->container->close(file);
+    while (file->views != NULL) {
+        qmi_views *next = file->views->next;
+        qmi_views_destroy(file->views);
+        file->views = next;
+    }
     qmi_map_close(&file->map);
     while (file->texts != NULL) {
         text_block *next = file->texts->next;
@@ -192,11 +213,20 @@ uint64_t qmi_tensor_file_bytes(const qmi_tensor_file *file)
     return file->map.n_bytes;
 }
 
-/* Most containers have no views. */
+/* A list that is searched: there are some for each block at most. */
+static qmi_views *views_with(const qmi_tensor_file *file, const void *data)
+{
+    for (qmi_views *views = file->views; views != NULL; views = views->next)
+        if (qmi_views_hold(views, data))
+            return views;
+    return NULL;
+}
+
 bool qmi_tensor_file_holds_view(const qmi_tensor_file *file, const void *data)
 {
-    return file->container->holds_view != NULL &&
-           file->container->holds_view(file, data);
+    return views_with(file, data) != NULL ||
+           (file->container->holds_view != NULL &&
+               file->container->holds_view(file, data));
 }
 
 static bool in_map(const qmi_tensor_file *file, const void *data)
@@ -215,19 +245,25 @@ bool qmi_tensor_file_holds(const qmi_tensor_file *file, const void *data)
 void qmi_tensor_file_release(
     const qmi_tensor_file *file, const void *data, uint64_t n_bytes)
 {
-    /* A view is no file memory, so its container has to know. */
-    if (file->container->release != NULL)
+    qmi_views *views = views_with(file, data);
+    /* Views are given back as a whole, pages of the map by range. */
+    if (views != NULL)
+        qmi_views_release(views, data);
+    else if (file->container->release != NULL)
         file->container->release(file, data, n_bytes);
     else
         qmi_map_done_with(data, n_bytes);
 }
 
-/* Any thread may ask: the container locks where it has to. */
+/* Any thread may ask: views and containers lock where they have to. */
 qmoe_status qmi_tensor_file_fetch(const qmi_tensor_file *file, const void *data,
     uint64_t n_bytes, qmi_error *err)
 {
     const qmi_map *map = &file->map;
     const uint8_t *p = data;
+    qmi_views *views = views_with(file, data);
+    if (views != NULL)
+        return qmi_views_fetch(views, data, err);
     /* The range, not only its first byte. */
     bool in_file = in_map(file, data) &&
                    n_bytes <= map->n_bytes - (uint64_t)(p - map->data);

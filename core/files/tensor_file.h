@@ -29,13 +29,14 @@ typedef struct qmi_tensor_file qmi_tensor_file;
 
 /* What containers differ in once a file is open. */
 typedef struct qmi_container {
-    /* qmi_tensor_file_fetch on a range within the file's map or a view. */
+    /* qmi_tensor_file_fetch on what is not in `views` of the file. */
     qmoe_status (*fetch)(const qmi_tensor_file *file, const void *data,
         uint64_t n_bytes, qmi_error *err);
     /* qmi_tensor_file_release; NULL: a paging hint is all. */
     void (*release)(
         const qmi_tensor_file *file, const void *data, uint64_t n_bytes);
-    /* Whether the address lies in a tensor with is_view; NULL: none has it. */
+    /* Whether the address lies in a tensor with is_view that is not in `views`;
+     * NULL: there is no such tensor. */
     bool (*holds_view)(const qmi_tensor_file *file, const void *data);
     /* Frees `own`; NULL when there is nothing. */
     void (*close)(qmi_tensor_file *file);
@@ -57,8 +58,9 @@ struct qmi_tensor_file {
     size_t n_tensors;
     qmi_string_pair *metadata; /* [n_metadata], qmi_calloc */
     size_t n_metadata;
-    uint64_t header_hash; /* of all that is not tensor data */
-    void *own;            /* the container's */
+    uint64_t header_hash;    /* of all that is not tensor data */
+    void *own;               /* the container's */
+    struct qmi_views *views; /* tensors and cuts of other order (views.h) */
     struct qmi_text_block *texts;
     const qmi_tensor **by_name;
 };
@@ -73,6 +75,10 @@ const char *qmi_tensor_file_keep(
 /* Once tensors and metadata are complete: makes find and metadata work.
  * E_FORMAT: a name or a key occurs twice. */
 qmoe_status qmi_tensor_file_index(qmi_tensor_file *file, qmi_error *err);
+/* Adds an empty list of views, which the file owns; only for containers whose
+ * map is the file itself. */
+qmoe_status qmi_tensor_file_add_views(
+    qmi_tensor_file *file, struct qmi_views **out, qmi_error *err);
 /* The `fetch` of containers whose map is the file itself: reads the range by
  * system calls. */
 qmoe_status qmi_tensor_file_read(const qmi_tensor_file *file, const void *data,
@@ -124,6 +130,21 @@ qmoe_status qmi_tensor_file_stream_all(const qmi_tensor_file *file,
 /* As release; and what the system keeps of the file in its cache goes, too. */
 void qmi_tensor_file_forget(
     const qmi_tensor_file *file, const void *data, uint64_t n_bytes);
+
+/* Matrices that lie side by side in a tensor of three dimensions, one for each
+ * index of the first. */
+typedef struct qmi_cut {
+    int64_t n_rows, n_cols; /* of a matrix */
+    int64_t row;            /* its first among the rows stored */
+    bool is_transposed;     /* stored as columns of rows */
+} qmi_cut;
+/* Fills out[shape[0]] with the matrices of `t`, a tensor of this file, no view,
+ * of whole bytes per element and shape [n, rows, n_cols] or, transposed,
+ * [n, n_cols, rows], where rows >= row + n_rows.  Each matrix is a tensor in C
+ * order with the name of `t`: in the map where it lies so there, else a view.
+ * Not while another thread uses the file. */
+qmoe_status qmi_tensor_file_cut(qmi_tensor_file *file, qmi_tensor *out,
+    const qmi_tensor *t, const qmi_cut *cut, qmi_error *err);
 
 /* Sets `file` of every tensor; for the checkpoint that owns `file`. */
 void qmi_tensor_file_set_index(qmi_tensor_file *file, uint32_t index);

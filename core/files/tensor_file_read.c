@@ -74,7 +74,8 @@ qmoe_status qmi_tensor_file_read(const qmi_tensor_file *file, const void *data,
 static bool is_in_file(const qmi_tensor_file *file, const void *data)
 {
     return file->container->fetch == qmi_tensor_file_read &&
-           qmi_tensor_file_holds(file, data);
+           qmi_tensor_file_holds(file, data) &&
+           !qmi_tensor_file_holds_view(file, data);
 }
 
 qmoe_status qmi_tensor_file_stream(const qmi_tensor_file *file,

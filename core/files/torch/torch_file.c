@@ -4,7 +4,7 @@
  * storages, and integers by name.  The two are joined here: a storage has
  * exactly the bytes that the pickle says, and a tensor stays within its
  * storage.  Tensors in C order stay in the map; the others become views
- * (torch_views.h). */
+ * (views.h). */
 #include "torch_file.h"
 
 #include <stdlib.h>
@@ -14,10 +14,11 @@
 #include "hash.h"
 #include "json.h"
 #include "torch_pickle.h"
-#include "torch_views.h"
 #include "torch_zip.h"
+#include "views.h"
 
 _Static_assert((int)QMI_PICKLE_MAX_RANK == (int)QMI_MAX_RANK, "one rank");
+_Static_assert((int)QMI_VIEW_RANK == (int)QMI_MAX_RANK, "one rank");
 
 enum {
     /* At most 1 GiB of instructions; the data is not in them. */
@@ -37,7 +38,6 @@ typedef struct integer {
 typedef struct torch_own {
     integer *integers; /* by name */
     size_t n_integers;
-    qmi_views views;
 } torch_own;
 
 static torch_own *own_of(const qmi_tensor_file *file)
@@ -49,6 +49,7 @@ static torch_own *own_of(const qmi_tensor_file *file)
 typedef struct opening {
     qmi_tensor_file *file;
     torch_own *own;
+    qmi_views *views;
     qmi_zip zip;
     qmi_pickle pickle;
     uint64_t total_bytes; /* of the tensors so far */
@@ -228,20 +229,20 @@ static qmoe_status add_view(
 {
     uint64_t element = qmi_dtype_bits(p->dtype) / 8;
     /* From the first element used to the last: that is what has to be read. */
-    qmi_view v = {
+    qmi_file_view v = {
         .source = o->file->tensors[tensor].data,
         .source_bytes = (x->span + 1) * element,
         .n_bytes = x->n_bytes,
         .rank = p->rank,
         .element_bytes = (int)element,
-        .tensor = tensor,
+        .address = &o->file->tensors[tensor].data,
     };
     for (int i = 0; i < p->rank; i++) {
         v.shape[i] = p->shape[i];
         v.strides[i] = p->strides[i];
     }
     o->file->tensors[tensor].is_view = true;
-    return qmi_views_add(&o->own->views, &v, o->err);
+    return qmi_views_add(o->views, &v, o->err);
 }
 
 static qmoe_status add_tensor(
@@ -358,8 +359,7 @@ static qmoe_status parse(opening *o)
     QMI_TRY(reserve(o));
     for (size_t i = 0; i < o->pickle.n_items; i++)
         QMI_TRY(add_item(o, &o->pickle.items[i]));
-    QMI_TRY(qmi_views_place(
-        &o->own->views, o->file->tensors, map->n_bytes, o->err));
+    QMI_TRY(qmi_views_place(o->views, map->n_bytes, o->err));
     QMI_TRY(qmi_tensor_file_index(o->file, o->err));
     return index_integers(o);
 }
@@ -372,6 +372,7 @@ static qmoe_status fill(qmi_tensor_file *file, qmi_error *err)
     file->own = o.own;
     if (o.own == NULL)
         return QMOE_E_NOMEM;
+    QMI_TRY(qmi_tensor_file_add_views(file, &o.views, err));
     QMI_TRY(qmi_map_open(&file->map, file->path, err));
     qmoe_status status = parse(&o);
     qmi_zip_free(&o.zip);
@@ -383,48 +384,18 @@ static qmoe_status fill(qmi_tensor_file *file, qmi_error *err)
 
 /* ---- as a container ---- */
 
-static qmoe_status fetch(const qmi_tensor_file *file, const void *data,
-    uint64_t n_bytes, qmi_error *err)
-{
-    /* Addresses of views lie outside of the map, so they are told apart by
-     * address. */
-    qmi_views *views = &own_of(file)->views;
-    if (qmi_views_hold(views, data))
-        return qmi_views_fetch(views, data, file, err);
-    return qmi_tensor_file_read(file, data, n_bytes, err);
-}
-
-static bool holds_view(const qmi_tensor_file *file, const void *data)
-{
-    return qmi_views_hold(&own_of(file)->views, data);
-}
-
-static void release(
-    const qmi_tensor_file *file, const void *data, uint64_t n_bytes)
-{
-    qmi_views *views = &own_of(file)->views;
-    if (qmi_views_hold(views, data))
-        qmi_views_release(views, data);
-    /* Views are given back as a whole, pages of the map by range. */
-    else
-        qmi_map_done_with(data, n_bytes);
-}
-
 static void close_own(qmi_tensor_file *file)
 {
     torch_own *own = own_of(file);
     /* A file that failed to open may have none. */
     if (own == NULL)
         return;
-    qmi_views_free(&own->views);
     qmi_free(own->integers);
     qmi_free(own);
 }
 
 static const qmi_container container = {
-    .fetch = fetch,
-    .holds_view = holds_view,
-    .release = release,
+    .fetch = qmi_tensor_file_read,
     .close = close_own,
 };
 

@@ -6,7 +6,7 @@
  * somebody who takes it for file memory does not lose its contents.  Equal
  * views share a place, and all of them together have no more bytes than the
  * file. */
-#include "torch_views.h"
+#include "views.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,13 +14,25 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "map.h"
+
+qmoe_status qmi_views_create(
+    qmi_views **out, qmi_view_reader *read, const void *file, qmi_error *err)
+{
+    *out = qmi_calloc(1, sizeof **out, "the list of strided tensors", err);
+    if (*out == NULL)
+        return QMOE_E_NOMEM;
+    (*out)->read = read;
+    (*out)->file = file;
+    return QMOE_OK;
+}
 
 qmoe_status qmi_views_add(
-    qmi_views *views, const qmi_view *view, qmi_error *err)
+    qmi_views *views, const qmi_file_view *view, qmi_error *err)
 {
     if (views->n == views->capacity) {
         size_t capacity = views->capacity == 0 ? 16 : 2 * views->capacity;
-        qmi_view *grown = qmi_regrow(views->items, views->n, capacity,
+        qmi_file_view *grown = qmi_regrow(views->items, views->n, capacity,
             sizeof *grown, "the list of strided tensors", err);
         if (grown == NULL)
             return QMOE_E_NOMEM;
@@ -42,7 +54,7 @@ static int compare_counts(const uint64_t *a, const uint64_t *b, int n)
 /* Any total order that puts equal views side by side. */
 static int compare_views(const void *a, const void *b)
 {
-    const qmi_view *x = a, *y = b;
+    const qmi_file_view *x = a, *y = b;
     if (x->source != y->source)
         return x->source < y->source ? -1 : 1;
     if (x->rank != y->rank)
@@ -68,7 +80,7 @@ static bool lay_out(qmi_views *views, uint64_t *total, uint64_t *sum)
     uint64_t page = page_bytes(), next = 0;
     *sum = 0;
     for (size_t i = 0; i < views->n; i++) {
-        qmi_view *v = &views->items[i];
+        qmi_file_view *v = &views->items[i];
         if (i != 0 && compare_views(v - 1, v) == 0)
             continue;
         if (!qmi_add_u64(*sum, v->n_bytes, sum) ||
@@ -80,23 +92,23 @@ static bool lay_out(qmi_views *views, uint64_t *total, uint64_t *sum)
     return true;
 }
 
-/* Places views in order of the list, tells the tensors, and keeps one entry
+/* Places views in order of the list, tells the addresses, and keeps one entry
  * per place. */
-static void assign(qmi_views *views, qmi_tensor *tensors)
+static void assign(qmi_views *views)
 {
     uint64_t page = page_bytes();
     uint8_t *next = views->region;
     size_t n = 0;
     /* Compared with the entry last kept: equal views are neighbours. */
     for (size_t i = 0; i < views->n; i++) {
-        qmi_view v = views->items[i];
+        qmi_file_view v = views->items[i];
         bool is_new = n == 0 || compare_views(&views->items[n - 1], &v) != 0;
         if (is_new) {
             v.target = next;
             next += (v.n_bytes + page - 1) / page * page;
             views->items[n++] = v;
         }
-        tensors[v.tensor].data = views->items[n - 1].target;
+        *v.address = views->items[n - 1].target;
     }
     views->n = n;
 }
@@ -114,7 +126,7 @@ static qmoe_status make_lock(qmi_views *views, qmi_error *err)
 }
 
 qmoe_status qmi_views_place(
-    qmi_views *views, qmi_tensor *tensors, uint64_t max_bytes, qmi_error *err)
+    qmi_views *views, uint64_t max_bytes, qmi_error *err)
 {
     uint64_t total = 0, sum = 0;
     if (views->n == 0)
@@ -133,11 +145,11 @@ qmoe_status qmi_views_place(
         return qmi_fail_errno(err, "cannot reserve memory for strided tensors");
     views->region = region;
     views->region_bytes = total;
-    assign(views, tensors);
+    assign(views);
     return QMOE_OK;
 }
 
-void qmi_views_free(qmi_views *views)
+void qmi_views_destroy(qmi_views *views)
 {
     if (views->region != NULL)
         munmap(views->region, (size_t)views->region_bytes);
@@ -145,7 +157,7 @@ void qmi_views_free(qmi_views *views)
         pthread_mutex_destroy(views->lock);
     qmi_free(views->lock);
     qmi_free(views->items);
-    *views = (qmi_views){0};
+    qmi_free(views);
 }
 
 /* ---- copying ---- */
@@ -158,7 +170,7 @@ bool qmi_views_hold(const qmi_views *views, const void *data)
 }
 
 /* The view whose place holds `data`. */
-static qmi_view *find(const qmi_views *views, const void *data)
+static qmi_file_view *find(const qmi_views *views, const void *data)
 {
     /* The list is in order of addresses, so a binary search finds the last
      * place that begins at or before it. */
@@ -196,7 +208,7 @@ static void copy_plane(uint8_t *dst, const uint8_t *src, const plane *p)
 /* Steps to the next index of the leading `rank` dimensions; false at the end.
  * *offset follows, in elements. */
 static bool advance(
-    const qmi_view *v, int rank, uint64_t *index, uint64_t *offset)
+    const qmi_file_view *v, int rank, uint64_t *index, uint64_t *offset)
 {
     /* Like an odometer, from the last of these dimensions. */
     for (int i = rank - 1; i >= 0; i--) {
@@ -210,7 +222,7 @@ static bool advance(
 }
 
 /* rank >= 1 and no dimension is empty. */
-static void copy_view(const qmi_view *v)
+static void copy_view(const qmi_file_view *v)
 {
     /* The last two dimensions are a plane; the others are stepped through. */
     int last = v->rank - 1;
@@ -222,7 +234,7 @@ static void copy_view(const qmi_view *v)
         .col_stride = v->strides[last],
         .element_bytes = (size_t)v->element_bytes,
     };
-    uint64_t index[QMI_MAX_RANK] = {0}, offset = 0;
+    uint64_t index[QMI_VIEW_RANK] = {0}, offset = 0;
     uint8_t *dst = v->target;
     do {
         copy_plane(dst, v->source + offset * p.element_bytes, &p);
@@ -230,18 +242,17 @@ static void copy_view(const qmi_view *v)
     } while (advance(v, has_rows ? v->rank - 2 : 0, index, &offset));
 }
 
-qmoe_status qmi_views_fetch(qmi_views *views, const void *data,
-    const qmi_tensor_file *file, qmi_error *err)
+qmoe_status qmi_views_fetch(qmi_views *views, const void *data, qmi_error *err)
 {
-    qmi_view *v = find(views, data);
+    qmi_file_view *v = find(views, data);
     qmoe_status status = QMOE_OK;
     /* One thread copies, others wait for it: `filled` and the copy belong
      * together. */
     pthread_mutex_lock(views->lock);
-    /* The source first, by system calls: a disk that fails is an error here and
-     * not a signal in the copy. */
+    /* The source first: a disk that fails is an error here and not a signal in
+     * the copy. */
     if (!v->filled)
-        status = qmi_tensor_file_read(file, v->source, v->source_bytes, err);
+        status = views->read(views->file, v->source, v->source_bytes, err);
     if (status == QMOE_OK && !v->filled) {
         copy_view(v);
         v->filled = true;
@@ -252,7 +263,7 @@ qmoe_status qmi_views_fetch(qmi_views *views, const void *data,
 
 void qmi_views_release(qmi_views *views, const void *data)
 {
-    qmi_view *v = find(views, data);
+    qmi_file_view *v = find(views, data);
     pthread_mutex_lock(views->lock);
     if (v->filled) {
         v->filled = false;
