@@ -409,6 +409,35 @@ void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
         qmi_tensor_file_path(checkpoint->files[t->file]), t->name);
 }
 
+const char *qmi_shape_text(
+    char *text, size_t capacity, const int64_t *shape, int rank)
+{
+    /* n may pass the capacity: snprintf says what it would have written. */
+    size_t n = (size_t)snprintf(text, capacity, "[");
+    for (int i = 0; i < rank && n < capacity; i++)
+        n += (size_t)snprintf(text + n, capacity - n, "%s%lld",
+            i == 0 ? "" : ", ", (long long)shape[i]);
+    if (n < capacity)
+        snprintf(text + n, capacity - n, "]");
+    return text;
+}
+
+qmoe_status qmi_tensor_wrong(const qmi_checkpoint *checkpoint,
+    const qmi_tensor *t, const char *expected, qmi_error *err)
+{
+    char where[512], shape[160];
+    qmi_tensor_where(checkpoint, t, where, sizeof where);
+    return qmi_fail(err, QMOE_E_FORMAT, "%s: %s %s, expected %s", where,
+        qmi_dtype_name(t->dtype),
+        qmi_shape_text(shape, sizeof shape, t->shape, t->rank), expected);
+}
+
+qmoe_status qmi_checkpoint_cut(qmi_checkpoint *checkpoint, qmi_tensor *out,
+    const qmi_tensor *t, const qmi_cut *cut, qmi_error *err)
+{
+    return qmi_tensor_file_cut(checkpoint->files[t->file], out, t, cut, err);
+}
+
 /* A linear search: a checkpoint has some hundreds of files at most. */
 static const qmi_tensor_file *holder(
     const qmi_checkpoint *checkpoint, const void *data)

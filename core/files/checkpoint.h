@@ -60,5 +60,14 @@ bool qmi_is_plain_name(const char *name);
 /* "file.safetensors: tensor 'name'" into text, for error messages. */
 void qmi_tensor_where(const qmi_checkpoint *checkpoint, const qmi_tensor *t,
     char *text, size_t capacity);
+/* qmi_tensor_file_cut on the file that holds the tensor. */
+qmoe_status qmi_checkpoint_cut(qmi_checkpoint *checkpoint, qmi_tensor *out,
+    const qmi_tensor *t, const qmi_cut *cut, qmi_error *err);
+/* "[2, 3]" into text, which is returned. */
+const char *qmi_shape_text(
+    char *text, size_t capacity, const int64_t *shape, int rank);
+/* E_FORMAT: "file.safetensors: tensor 'name': BF16 [2, 3], expected ...". */
+qmoe_status qmi_tensor_wrong(const qmi_checkpoint *checkpoint,
+    const qmi_tensor *t, const char *expected, qmi_error *err);
 
 #endif

@@ -50,6 +50,9 @@ typedef struct qmi_weight {
     /* Of a stack: the pattern of its matrices' names in an uncompressed
      * checkpoint (expert_names.h), owned by the model. */
     const char *source;
+    /* The name of the tensor of this checkpoint that holds all its matrices,
+     * and perhaps those of another stack; NULL: each has its own.  Borrowed. */
+    const char *fused;
 } qmi_weight;
 
 /* How one stored array of a format is laid out. */

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "alloc.h"
+#include "fused_experts.h"
 
 typedef struct builder {
     qmoe_model *model;
@@ -189,36 +190,93 @@ static qmoe_status gated(const builder *b, qmoe_role role, const char *prefix,
         (qmi_step){.dst = b->residual, .src = hidden, .residual = b->residual});
 }
 
-/* The stack of one kind of an expert's matrices. */
-static qmoe_status experts(const builder *b, qmi_step *step, const char *kind,
-    int64_t n_rows, int64_t n_cols)
+/* What the feed-forward is called here: that of transformers 5 is "mlp" in
+ * every family. */
+static const char *sparse_name(const builder *b)
 {
-    char name[192], source[192];
-    snprintf(name, sizeof name, "model.layers.%d.%s.%s", (int)b->block,
-        b->d->family->experts, kind);
-    snprintf(source, sizeof source, "model.layers.%d.%s.*.%s.weight",
-        (int)b->block, b->d->family->experts, kind);
-    const qmi_expert_names names = {.stack = name, .source = source};
-    return qmi_model_add_experts(b->model, &step->weights[step->n_weights++],
-        &names, b->d->n_experts, n_rows, n_cols, b->err);
+    char usual[192], other[192];
+    const qmi_checkpoint *files = b->model->checkpoint;
+    snprintf(usual, sizeof usual, "model.layers.%d.%s.gate.weight",
+        (int)b->block, b->d->family->sparse);
+    snprintf(
+        other, sizeof other, "model.layers.%d.mlp.gate.weight", (int)b->block);
+    const bool is_other = qmi_checkpoint_find(files, usual) == NULL &&
+                          qmi_checkpoint_find(files, other) != NULL;
+    return is_other ? "mlp" : b->d->family->sparse;
 }
 
-static qmoe_status sparse(const builder *b)
+/* One kind of an expert's matrices, which may begin at a row of a tensor. */
+typedef struct expert_kind {
+    const char *name;
+    int64_t n_rows, n_cols;
+    const qmi_tensor *fused; /* NULL: there is one for each expert */
+    int64_t row;
+} expert_kind;
+
+static qmoe_status stack(const builder *b, qmi_step *step,
+    const expert_kind *kind, bool is_transposed)
 {
+    char name[192], source[192];
+    snprintf(name, sizeof name, "model.layers.%d.%s.experts.%s", (int)b->block,
+        b->d->family->sparse, kind->name);
+    snprintf(source, sizeof source, "model.layers.%d.%s.experts.*.%s.weight",
+        (int)b->block, b->d->family->sparse, kind->name);
+    const qmi_expert_names names = {.stack = name,
+        .source = source,
+        .fused = kind->fused,
+        .row = kind->row,
+        .is_transposed = is_transposed};
+    return qmi_model_add_experts(b->model, &step->weights[step->n_weights++],
+        &names, b->d->n_experts, kind->n_rows, kind->n_cols, b->err);
+}
+
+static qmoe_status stacks(
+    const builder *b, qmi_step *step, const char *feed_forward)
+{
+    char prefix[192];
     const qmi_decoder *d = b->d;
     const qmi_decoder_family *family = d->family;
-    const int64_t d_model = d->shape.d_model;
+    const int64_t d_model = d->shape.d_model, d_ff = d->d_expert;
+    qmi_fused_experts fused = {0};
+    snprintf(prefix, sizeof prefix, "model.layers.%d.%s.experts", (int)b->block,
+        feed_forward);
+    /* Compressed, every model has stacks. */
+    if (b->model->quantization == NULL)
+        QMI_TRY(qmi_fused_find(&fused, b->model->checkpoint, prefix,
+            d->n_experts, d_ff, d_model, b->err));
+    /* In the order in which EXPERT_FFN takes them. */
+    const expert_kind kinds[] = {
+        {family->up, d_ff, d_model, fused.gate_up, d_ff},
+        {family->down, d_model, d_ff, fused.down, 0},
+        {family->gate, d_ff, d_model, fused.gate_up, 0},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        QMI_TRY(stack(b, step, &kinds[i], fused.is_transposed));
+    return QMOE_OK;
+}
+
+static qmoe_status route(const builder *b, const char *feed_forward)
+{
+    char name[64];
+    const qmi_decoder *d = b->d;
+    snprintf(name, sizeof name, "%s.gate", feed_forward);
     /* The router sees what the experts see: the normed tokens. */
-    QMI_TRY(linear(b, QMOE_ROLE_ROUTER, family->router, false,
+    QMI_TRY(linear(b, QMOE_ROLE_ROUTER, name, false,
         (qmi_step){.dst = b->router_logits, .src = b->normed}));
-    QMI_TRY(add(b, QMOE_ROLE_ROUTER,
+    return add(b, QMOE_ROLE_ROUTER,
         (qmi_step){.kind = QMI_OP_ROUTE,
             .dst = b->scale,
             .src = b->router_logits,
             .u.route = {.chosen = b->chosen,
                 .n_experts = d->n_experts,
                 .top_k = d->top_k,
-                .router = {.normalises = d->normalises}}}));
+                .router = {.normalises = d->normalises}}});
+}
+
+static qmoe_status sparse(const builder *b)
+{
+    const qmi_decoder *d = b->d;
+    const char *feed_forward = sparse_name(b);
     qmi_step step = {.kind = QMI_OP_EXPERT_FFN,
         .dst = b->residual,
         .src = b->normed,
@@ -227,10 +285,8 @@ static qmoe_status sparse(const builder *b)
             .scale = b->scale,
             .top_k = d->top_k,
             .act = QMI_ACT_SILU}};
-    /* In the order in which EXPERT_FFN takes them. */
-    QMI_TRY(experts(b, &step, family->up, d->d_expert, d_model));
-    QMI_TRY(experts(b, &step, family->down, d_model, d->d_expert));
-    QMI_TRY(experts(b, &step, family->gate, d->d_expert, d_model));
+    QMI_TRY(route(b, feed_forward));
+    QMI_TRY(stacks(b, &step, feed_forward));
     QMI_TRY(add(b, QMOE_ROLE_EXPERTS, step));
     if (d->d_shared == 0)
         return QMOE_OK;

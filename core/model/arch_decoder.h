@@ -27,9 +27,9 @@ typedef enum qmi_window_rule {
 /* One line of the table: arch_decoder_families.c. */
 typedef struct qmi_decoder_family {
     const char *model_type;
-    /* Tensors of a sparse block behind "model.layers.N."; NULL: dense. */
-    const char *router;           /* "mlp.gate" */
-    const char *experts;          /* "mlp.experts" */
+    /* The feed-forward of a sparse block behind "model.layers.N.": "mlp" when
+     * its tensors are "mlp.gate" and "mlp.experts"; NULL: dense. */
+    const char *sparse;
     const char *gate, *up, *down; /* of an expert: "gate_proj" */
     /* The key that has the width of an expert. */
     const char *expert_width_key;

@@ -121,7 +121,7 @@ static qmoe_status read_experts(const reader *r, qmi_decoder *d)
 
 static qmoe_status read_ffn(const reader *r, qmi_decoder *d)
 {
-    bool any_dense = d->family->router == NULL;
+    bool any_dense = d->family->sparse == NULL;
     if (!any_dense)
         QMI_TRY(read_experts(r, d));
     for (int64_t i = 0; i < d->n_blocks && !any_dense; i++)
@@ -135,7 +135,7 @@ static qmoe_status read_ffn(const reader *r, qmi_decoder *d)
 
 bool qmi_decoder_is_sparse(const qmi_decoder *d, int64_t block)
 {
-    return d->family->router != NULL && !d->is_dense[block] &&
+    return d->family->sparse != NULL && !d->is_dense[block] &&
            (block + 1) % d->sparse_step == 0;
 }
 

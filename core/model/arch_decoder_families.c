@@ -7,8 +7,7 @@
 
 /* Experts of most families. */
 #define EXPERTS                                                                \
-    .router = "mlp.gate", .experts = "mlp.experts", .gate = "gate_proj",       \
-    .up = "up_proj", .down = "down_proj"
+    .sparse = "mlp", .gate = "gate_proj", .up = "up_proj", .down = "down_proj"
 
 #define FAMILY(symbol, type, ...)                                              \
     static const qmi_decoder_family family_##symbol = {                        \
@@ -39,9 +38,8 @@ FAMILY(qwen3, "qwen3", .qk_norm = QMI_QK_HEADS, .bias_key = "attention_bias",
 FAMILY(olmoe, "olmoe", EXPERTS, .expert_width_key = "intermediate_size",
     .qk_norm = QMI_QK_WHOLE, .bias_key = "attention_bias", .bias_of_o = true,
     .default_epsilon = 1e-5, .default_base = 1e4)
-FAMILY(mixtral, "mixtral", .router = "block_sparse_moe.gate",
-    .experts = "block_sparse_moe.experts", .gate = "w1", .up = "w3",
-    .down = "w2", .expert_width_key = "intermediate_size",
+FAMILY(mixtral, "mixtral", .sparse = "block_sparse_moe", .gate = "w1",
+    .up = "w3", .down = "w2", .expert_width_key = "intermediate_size",
     .window = QMI_WINDOW_GIVEN, .normalises = true, .default_epsilon = 1e-5,
     .default_base = 1e6)
 FAMILY(qwen2_moe, "qwen2_moe", EXPERTS,

@@ -15,10 +15,13 @@ void qmi_expert_tensor(
         (long long)expert, star + 1);
 }
 
-bool qmi_expert_tensor_fits(const char *pattern, const char *name)
+bool qmi_expert_tensor_fits(const qmi_weight *stack, const char *name)
 {
+    const char *pattern = stack->source;
     const char *star = strchr(pattern, '*');
     const size_t n = (size_t)(star - pattern);
+    if (stack->fused != NULL && strcmp(name, stack->fused) == 0)
+        return true;
     if (strncmp(name, pattern, n) != 0)
         return false;
     /* Any number of digits: whether such an expert exists is not asked here. */

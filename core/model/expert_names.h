@@ -10,9 +10,10 @@
 /* The tensor of one expert.  Cut off at `capacity` bytes; so below. */
 void qmi_expert_tensor(
     char *name, size_t capacity, const char *pattern, int64_t expert);
-/* Whether `name` is the tensor of some expert. */
-bool qmi_expert_tensor_fits(const char *pattern, const char *name);
-/* The same of a matrix of a stack, without ".weight". */
+/* Whether `name` is the tensor of some expert, or the one of all of them, of an
+ * uncompressed stack. */
+bool qmi_expert_tensor_fits(const qmi_weight *stack, const char *name);
+/* The name of a matrix's tensor, without ".weight". */
 void qmi_expert_name(
     char *name, size_t capacity, const qmi_weight *stack, int64_t expert);
 

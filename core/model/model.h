@@ -54,6 +54,11 @@ typedef struct qmi_expert_names {
     const char *stack;  /* all of them, in a compressed model */
     const char *source; /* each of them, in an uncompressed one: a pattern of
                            expert_names.h */
+    /* The tensor that holds all of them in this checkpoint; NULL: each has its
+     * own.  Row, order: as of qmi_cut. */
+    const qmi_tensor *fused;
+    int64_t row;
+    bool is_transposed;
 } qmi_expert_names;
 /* Adds the stack of n_experts matrices [n_rows, n_cols]. */
 qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Finds the tensors of a weight, checks their shapes, and describes them as a
- * qmi_weight: a matrix, scattered expert matrices, or a compressed stack.  In:
+ * qmi_weight: a matrix, expert matrices each by itself or cut out of a tensor of
+ * all, or a compressed stack.  In:
  * names and shapes from an architecture, tensors from files.  Out: entries of
  * model->weights, whose numbers are final.  An entry that failed halfway stays
  * in the list, so that closing the model frees it. */
@@ -48,30 +49,6 @@ static void sketch_weight(const qmoe_model *model, qmi_weight *w,
     w->parts[0].n_bytes = qmi_stack_size(w->format, n_mats, n_rows, n_cols, 0);
 }
 
-/* "[2, 3]" */
-static const char *shape_text(
-    char *text, size_t capacity, const int64_t *shape, int rank)
-{
-    /* n may pass the capacity: snprintf says what it would have written. */
-    size_t n = (size_t)snprintf(text, capacity, "[");
-    for (int i = 0; i < rank && n < capacity; i++)
-        n += (size_t)snprintf(text + n, capacity - n, "%s%lld",
-            i == 0 ? "" : ", ", (long long)shape[i]);
-    if (n < capacity)
-        snprintf(text + n, capacity - n, "]");
-    return text;
-}
-
-static qmoe_status wrong(const qmoe_model *model, const qmi_tensor *t,
-    const char *expected, qmi_error *err)
-{
-    char where[512], shape[160];
-    qmi_tensor_where(model->checkpoint, t, where, sizeof where);
-    return qmi_fail(err, QMOE_E_FORMAT, "%s: %s %s, expected %s", where,
-        qmi_dtype_name(t->dtype),
-        shape_text(shape, sizeof shape, t->shape, t->rank), expected);
-}
-
 /* Checks a float matrix (or vector, when n_rows is 1 and it has rank 1). */
 static qmoe_status check_matrix(const qmoe_model *model, const qmi_tensor *t,
     int64_t n_rows, int64_t n_cols, qmi_error *err)
@@ -85,7 +62,7 @@ static qmoe_status check_matrix(const qmoe_model *model, const qmi_tensor *t,
     bool matrix =
         t->rank == 2 && t->shape[0] == n_rows && t->shape[1] == n_cols;
     if ((!vector && !matrix) || qmi_format_dense(t->dtype) == NULL)
-        return wrong(model, t, expected, err);
+        return qmi_tensor_wrong(model->checkpoint, t, expected, err);
     return QMOE_OK;
 }
 
@@ -142,8 +119,9 @@ qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
 
 /* ---- expert stacks ---- */
 
+/* `cuts`: the experts' matrices; NULL: each is a tensor of the checkpoint. */
 static qmoe_status add_scattered(
-    qmoe_model *model, qmi_weight *w, qmi_error *err)
+    qmoe_model *model, qmi_weight *w, const qmi_tensor *cuts, qmi_error *err)
 {
     w->mats =
         qmi_calloc((size_t)w->n_mats, sizeof *w->mats, "an expert list", err);
@@ -153,14 +131,16 @@ static qmoe_status add_scattered(
      * is opened. */
     for (int64_t e = 0; e < w->n_mats; e++) {
         char name[512];
-        const qmi_tensor *t = NULL;
+        const qmi_tensor *t = cuts != NULL ? &cuts[e] : NULL;
         qmi_expert_tensor(name, sizeof name, w->source, e);
-        QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
+        if (t == NULL)
+            QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
         QMI_TRY(check_matrix(model, t, w->n_rows, w->n_cols, err));
         const qmi_format *format = qmi_format_dense(t->dtype);
         /* One format per stack: kernels take no mixture. */
         if (e != 0 && format != w->format)
-            return wrong(model, t, "the dtype of expert 0", err);
+            return qmi_tensor_wrong(
+                model->checkpoint, t, "the dtype of expert 0", err);
         w->format = format;
         w->mats[e] = t->data;
         if (t->is_view)
@@ -168,6 +148,32 @@ static qmoe_status add_scattered(
         w->parts[0].n_bytes += t->n_bytes;
     }
     return make_marks(w, err);
+}
+
+static qmoe_status add_fused(qmoe_model *model, qmi_weight *w,
+    const qmi_expert_names *names, qmi_error *err)
+{
+    char name[512];
+    const qmi_cut cut = {
+        w->n_rows, w->n_cols, names->row, names->is_transposed};
+    /* Which of the two the model was trained to, nobody can tell. */
+    qmi_expert_tensor(name, sizeof name, w->source, 0);
+    if (qmi_checkpoint_find(model->checkpoint, name) != NULL)
+        return qmi_fail(err, QMOE_E_FORMAT,
+            "%s: there are tensors '%s' and '%s': experts must be stored once",
+            qmi_checkpoint_directory(model->checkpoint), names->fused->name,
+            name);
+    qmi_tensor *cuts =
+        qmi_calloc((size_t)w->n_mats, sizeof *cuts, "an expert list", err);
+    if (cuts == NULL)
+        return QMOE_E_NOMEM;
+    w->fused = names->fused->name;
+    qmoe_status status =
+        qmi_checkpoint_cut(model->checkpoint, cuts, names->fused, &cut, err);
+    if (status == QMOE_OK)
+        status = add_scattered(model, w, cuts, err);
+    qmi_free(cuts);
+    return status;
 }
 
 /* The stack's entry of quantization_config.tensors: its format; shape must be
@@ -255,8 +261,8 @@ static qmoe_status check_part(const qmoe_model *model, const qmi_weight *w,
     if (same)
         return QMOE_OK;
     snprintf(expected, sizeof expected, "%s %s", qmi_dtype_name(spec->dtype),
-        shape_text(text, sizeof text, shape, rank));
-    return wrong(model, t, expected, err);
+        qmi_shape_text(text, sizeof text, shape, rank));
+    return qmi_tensor_wrong(model->checkpoint, t, expected, err);
 }
 
 static qmoe_status add_compressed(
@@ -299,8 +305,10 @@ qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
         sketch_weight(model, w, w->n_mats, n_rows, n_cols);
     else if (model->quantization != NULL)
         QMI_TRY(add_compressed(model, w, err));
+    else if (names->fused != NULL)
+        QMI_TRY(add_fused(model, w, names, err));
     else
-        QMI_TRY(add_scattered(model, w, err));
+        QMI_TRY(add_scattered(model, w, NULL, err));
     /* A word for people; every weight knows its own format. */
     if (model->expert_format[0] == '\0')
         model->expert_format = w->format->name;

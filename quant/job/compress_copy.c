@@ -12,14 +12,14 @@
 #include "expert_names.h"
 #include "safetensors_writer.h"
 
-/* True for a name that fits the pattern of any stack's tensors.  By name and
+/* True for a name that the tensors of any stack may have.  By name and
  * not by the model's weights: a checkpoint may hold tensors that the model does
  * not use, and they are copied, too. */
 static bool is_expert_tensor(const qmoe_model *model, const char *name)
 {
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
-        if (w->source != NULL && qmi_expert_tensor_fits(w->source, name))
+        if (w->source != NULL && qmi_expert_tensor_fits(w, name))
             return true;
     }
     return false;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The compressor on tiny decoder-only models: several experts per token, gates,
  * shared experts, dense blocks.  Formats, threads, interruption, experts of few
- * tokens, and the names of tensors after an export. */
+ * tokens, experts in one tensor, and the names of tensors after an export. */
+#include "fused_checkpoint.h"
 #include "job_files.h"
 
 #include <math.h>
@@ -34,22 +35,26 @@ static void write_tokenizer(const char *name)
     scratch_text(path, json);
 }
 
+/* The file `name` of a golden model to `to` below the scratch. */
+static void copy_file(const char *golden, const char *to, const char *name)
+{
+    char path[256];
+    qmi_map map;
+    qmi_error err = {0};
+    snprintf(path, sizeof path, "%s/%s", golden, name);
+    assert_int_equal(qmi_map_open(&map, path, &err), QMOE_OK);
+    snprintf(path, sizeof path, "%s/%s", to, name);
+    scratch_write(path, map.data, map.n_bytes);
+    qmi_map_close(&map);
+}
+
 /* A golden model in the directory `source`, with a tokenizer. */
 static void make_source(const char *golden)
 {
     static const char name[] = "decoder-source";
-    char path[256];
-    const char *const names[] = {"config.json", "model.safetensors"};
     snprintf(source, sizeof source, "%s", scratch_directory(name));
-    for (int i = 0; i < 2; i++) {
-        qmi_map map;
-        qmi_error err = {0};
-        snprintf(path, sizeof path, "%s/%s", golden, names[i]);
-        assert_int_equal(qmi_map_open(&map, path, &err), QMOE_OK);
-        snprintf(path, sizeof path, "%s/%s", name, names[i]);
-        scratch_write(path, map.data, map.n_bytes);
-        qmi_map_close(&map);
-    }
+    copy_file(golden, name, "config.json");
+    copy_file(golden, name, "model.safetensors");
     write_tokenizer(name);
 }
 
@@ -315,6 +320,65 @@ static void test_export(void **state)
     assert_true(distance(compressed, plain) < 1e-4);
 }
 
+/* Blanks what a compressed directory says of the bytes of its source. */
+static void forget_source(job_files *files)
+{
+    static const char *const keys[] = {
+        "\"fingerprint\"", "\"bytes\"", "\"config_xxh3\""};
+    job_file *config = job_files_find(files, "config.json");
+    for (int i = 0; i < 3; i++) {
+        char *line = strstr((char *)config->data, keys[i]);
+        assert_non_null(line);
+        while (*line != '\n')
+            *line++ = ' ';
+    }
+}
+
+/* The path of `source` written anew with the experts of a block together. */
+static const char *make_fused(const char *golden, fused_options options)
+{
+    static char path[1024];
+    static const char name[] = "decoder-fused";
+    snprintf(path, sizeof path, "%s", fused_checkpoint(source, name, options));
+    copy_file(golden, name, "config.json");
+    write_tokenizer(name);
+    return path;
+}
+
+/* However the experts are stored, they are the same experts. */
+static void check_fused(const char *golden)
+{
+    static float expected[N_LOGITS], got[N_LOGITS];
+    make_source(golden);
+    job_run run = run_to(scratch_path("decoder-each"));
+    run.options.format = "q2";
+    job_files each = must_go(&run);
+    forget_source(&each);
+    logits_of(source, "cpu", expected);
+    for (int transposed = 0; transposed < 2; transposed++) {
+        run.source = make_fused(
+            golden, (fused_options){.is_transposed = transposed != 0});
+        run.output = scratch_path("decoder-fused-q2");
+        logits_of(run.source, "cpu", got);
+        assert_memory_equal(got, expected, sizeof got);
+        job_files fused = must_go(&run);
+        forget_source(&fused);
+        assert_true(are_equal(&each, &fused));
+        job_files_free(&fused);
+    }
+    job_files_free(&each);
+    run.source = make_fused(golden, (fused_options){.keeps = true});
+    assert_error(
+        job_go(&run), QMOE_E_FORMAT, run.error, "experts must be stored once");
+}
+
+static void test_fused(void **state)
+{
+    (void)state;
+    check_fused(GOLDEN("qwen2-moe"));
+    check_fused(GOLDEN("mixtral"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +386,7 @@ int main(void)
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_few_tokens),
         cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_fused),
         cmocka_unit_test(test_export),
     };
     return cmocka_run_group_tests(tests, write_text, NULL);

@@ -18,7 +18,8 @@
 #include "logits.h"
 
 static const char *const models[] = {"llama", "llama-dynamic", "llama-longrope",
-    "mistral", "qwen2", "qwen3", "olmoe", "mixtral", "qwen2-moe", "qwen3-moe"};
+    "mistral", "qwen2", "qwen3", "olmoe", "mixtral", "mixtral-fused",
+    "qwen2-moe", "qwen3-moe"};
 enum { N_MODELS = sizeof models / sizeof *models };
 
 /* QMOE_TEST_BACKEND: the backend to be tested instead of the two built in. */
