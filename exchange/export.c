@@ -41,6 +41,8 @@ qmoe_status qmi_export_config(qmi_export *e, const char *dtype)
     cJSON_DeleteItemFromObjectCaseSensitive(config, "quantization_config");
     if (dtype != NULL) {
         cJSON_DeleteItemFromObjectCaseSensitive(config, "torch_dtype");
+        /* Its other name, that of transformers 5, which reads both. */
+        cJSON_DeleteItemFromObjectCaseSensitive(config, "dtype");
         if (cJSON_AddStringToObject(config, "torch_dtype", dtype) == NULL)
             goto cleanup;
     }

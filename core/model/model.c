@@ -192,8 +192,11 @@ static const qmi_format *sketch_format(const cJSON *config)
 {
     /* Looked at leniently: a sketch computes sizes, and others are refused when
      * weights are opened. */
-    const char *name = cJSON_GetStringValue(
-        cJSON_GetObjectItemCaseSensitive(config, "torch_dtype"));
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(config, "dtype");
+    /* The name until transformers 5. */
+    if (item == NULL)
+        item = cJSON_GetObjectItemCaseSensitive(config, "torch_dtype");
+    const char *name = cJSON_GetStringValue(item);
     if (name != NULL && strcmp(name, "float32") == 0)
         return qmi_format_dense(QMI_F32);
     if (name != NULL && strcmp(name, "float16") == 0)

@@ -274,6 +274,47 @@ static void test_weights(void **state)
         job_go(&run), QMOE_E_INVALID, run.error, "has span corruption");
 }
 
+static void export_to(
+    const char *back, const char *compressed, const char *dtype)
+{
+    qmoe_context *context = NULL;
+    qmoe_export_report exported;
+    const qmoe_export_options options = {
+        .size = sizeof options, .overwrite = true, .dtype = dtype};
+    assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
+    if (qmoe_export(context, &exported, compressed, back, &options) != QMOE_OK)
+        fail_msg("%s", qmoe_context_error(context));
+    qmoe_context_destroy(context);
+}
+
+/* What transformers 5 wrote is compressed to the same stacks, and the export
+ * has one number type. */
+static void test_new_names(void **state)
+{
+    static float expected[N_LOGITS], got[N_LOGITS];
+    const char *const models[] = {GOLDEN("mixtral"), GOLDEN("mixtral-fused")};
+    job_run run;
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        make_source(models[i]);
+        run = run_to(scratch_path("decoder-new"));
+        run.options.format = "q2";
+        job_files files = must_go(&run);
+        logits_of(run.output, "reference", i == 0 ? expected : got);
+        job_files_free(&files);
+    }
+    assert_memory_equal(got, expected, sizeof got);
+    const char *back = scratch_path("decoder-new-back");
+    export_to(back, run.output, "f32");
+    job_files files = job_files_load(back);
+    const char *config = (char *)job_files_find(&files, "config.json")->data;
+    assert_non_null(strstr(config, "\"torch_dtype\":\t\"float32\""));
+    assert_null(strstr(config, "\"dtype\""));
+    job_files_free(&files);
+    logits_of(back, "reference", got);
+    assert_true(distance(expected, got) < 1e-8);
+}
+
 /* Exported, every tensor has its name and shape again. */
 static void test_export(void **state)
 {
@@ -281,20 +322,13 @@ static void test_export(void **state)
     const char *back = scratch_path("decoder-back");
     static float compressed[N_LOGITS], plain[N_LOGITS];
     qmi_checkpoint *from = NULL, *to = NULL;
-    qmoe_context *context = NULL;
-    qmoe_export_report exported;
     qmi_error err = {0};
-    const qmoe_export_options options = {
-        .size = sizeof options, .overwrite = true};
     job_run run = run_to(scratch_path("decoder-q2"));
     (void)state;
     run.options.format = "q2";
     job_files files = must_go(&run);
     job_files_free(&files);
-    assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
-    if (qmoe_export(context, &exported, run.output, back, &options) != QMOE_OK)
-        fail_msg("%s", qmoe_context_error(context));
-    qmoe_context_destroy(context);
+    export_to(back, run.output, NULL);
     assert_int_equal(qmi_checkpoint_open(&from, source, &err), QMOE_OK);
     assert_int_equal(qmi_checkpoint_open(&to, back, &err), QMOE_OK);
     size_t n = 0, n_back = 0;
@@ -387,6 +421,7 @@ int main(void)
         cmocka_unit_test(test_few_tokens),
         cmocka_unit_test(test_weights),
         cmocka_unit_test(test_fused),
+        cmocka_unit_test(test_new_names),
         cmocka_unit_test(test_export),
     };
     return cmocka_run_group_tests(tests, write_text, NULL);

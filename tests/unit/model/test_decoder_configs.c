@@ -166,11 +166,35 @@ static void refuses_by_name(void **state)
     }
 }
 
+/* Both names of the number type; without one it is bf16. */
+static void reads_number_type(void **state)
+{
+    static const struct {
+        const char *config;
+        qmi_dtype dtype;
+    } cases[] = {
+        {TINY "}", QMI_BF16},
+        {TINY ", \"torch_dtype\": \"float16\"}", QMI_F16},
+        {TINY ", \"dtype\": \"float32\"}", QMI_F32},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        qmoe_context *context;
+        qmoe_model *model;
+        assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
+        assert_int_equal(sketch(&model, context, cases[i].config), QMOE_OK);
+        assert_int_equal(model->weights[0].format->dtype, cases[i].dtype);
+        qmoe_model_close(model);
+        qmoe_context_destroy(context);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(counts_weights),
         cmocka_unit_test(refuses_by_name),
+        cmocka_unit_test(reads_number_type),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
