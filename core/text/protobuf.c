@@ -8,12 +8,6 @@ size_t qmi_message_bytes(qmi_message bytes)
     return (size_t)(bytes.end - bytes.next);
 }
 
-uint32_t qmi_load_u32(const uint8_t *p)
-{
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-           (uint32_t)p[3] << 24;
-}
-
 /* Ten bytes at most: more cannot be a 64-bit number. */
 static bool read_varint(qmi_message *in, uint64_t *out)
 {

@@ -26,7 +26,6 @@ typedef struct qmi_field {
 } qmi_field;
 
 size_t qmi_message_bytes(qmi_message bytes);
-uint32_t qmi_load_u32(const uint8_t *p);
 /* Takes the next field of a message that is not at its end.  False: it breaks
  * the wire format.  Groups (obsolete, never written) are refused with the
  * rest. */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "dtype.h"
 #include "hints.h"
 #include "json.h"
 #include "protobuf.h"

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "dtype.h"
 #include "map.h"
 #include "protobuf.h"
 #include "spiece_check.h"

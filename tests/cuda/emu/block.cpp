@@ -133,7 +133,8 @@ static bool same_place(size_t first, size_t n, const char *name)
 {
     for (size_t i = first + 1; i < first + n; i++)
         if (threads[i].at != threads[first].at ||
-            strcmp(threads[i].where, threads[first].where) != 0) {
+            (threads[i].where != threads[first].where &&
+                strcmp(threads[i].where, threads[first].where) != 0)) {
             snprintf(failure, sizeof failure,
                 "kernel %s, block (%u, %u, %u): thread %zu waits at %s, thread "
                 "%zu at %s",
@@ -244,7 +245,11 @@ const char *launch(const qcuda_entry *kernel, qcuda_grid grid, const void *args,
 
 /* ---- tensor cores ---- */
 
-static float bf16(uint32_t half)
+/* Loops of fixed lengths over arrays of their own: most of the time under
+ * sanitizers, if these look at each element. */
+#define UNCHECKED __attribute__((no_sanitize("address", "undefined")))
+
+UNCHECKED static float bf16(uint32_t half)
 {
     return value_of<float>(uint64_t(half & 0xffff) << 16);
 }
@@ -255,7 +260,7 @@ static float bf16(uint32_t half)
  * one bit more than f32 has, added, and the result is cut, too. */
 enum { TERMS = 8 };
 
-static float cut_to_float(double x)
+UNCHECKED static float cut_to_float(double x)
 {
     float y = float(x);
     if (fabs(double(y)) > fabs(x))
@@ -263,7 +268,7 @@ static float cut_to_float(double x)
     return y;
 }
 
-static float add_truncated(const double term[TERMS + 1])
+UNCHECKED static float add_truncated(const double term[TERMS + 1])
 {
     double largest = 0.0, plain = 0.0, sum = 0.0;
     for (int i = 0; i <= TERMS; i++) {
@@ -275,14 +280,15 @@ static float add_truncated(const double term[TERMS + 1])
     int exponent; /* largest < 2^exponent */
     frexp(largest, &exponent);
     const double up = ldexp(1.0, 25 - exponent), down = 1.0 / up;
+    /* Whole numbers of less than 26 bits. */
     for (int i = 0; i <= TERMS; i++)
-        sum += trunc(term[i] * up) * down;
+        sum += double(int32_t(term[i] * up)) * down;
     return cut_to_float(sum);
 }
 
 /* Element of a fragment of two registers per... see the PTX manual, "Matrix
  * fragments for mma.m16n8k16": lane = 4 * group + member. */
-void mma_m16n8k16(
+UNCHECKED void mma_m16n8k16(
     float d[4], const uint32_t a[4], const uint32_t b[2], const char *where)
 {
     /* Of A this lane's rows, group + {0, 8}; of B its columns, member * 2 + {0,
