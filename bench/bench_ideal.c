@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The ideal uncompressed model (bench_ideal.h).  In: a model and where its
- * expert matrices come from.  Out: the same model, whose experts of a block
- * share one bf16 matrix.  Weights other than experts are the model's own and
- * are not copied.  Whatever failed, qmi_bench_ideal_free takes what was
+ * matrices come from.  Out: the same model, whose experts of a block share one
+ * bf16 matrix, and whose other compressed weights are bf16.  All else is the
+ * model's own and is not copied.  Whatever failed, qmi_bench_ideal_free takes what was
  * made. */
 #include "bench_ideal.h"
 
@@ -71,9 +71,10 @@ static qmoe_status share(qmi_bench_ideal *ideal, size_t index,
         .n_cols = w->n_cols,
         .parts[0].n_bytes = n_bytes * (uint64_t)w->n_mats,
         .mats = mats,
-        .role = QMOE_ROLE_EXPERTS,
+        .role = w->role,
     };
-    ideal->n_bytes += n_bytes;
+    if (w->role == QMOE_ROLE_EXPERTS)
+        ideal->n_bytes += n_bytes;
     return QMOE_OK;
 }
 
@@ -95,7 +96,8 @@ qmoe_status qmi_bench_ideal_make(qmi_bench_ideal *out, const qmoe_model *model,
         status = QMOE_OK;
     }
     for (size_t i = 0; i < n && status == QMOE_OK; i++)
-        if (model->weights[i].role == QMOE_ROLE_EXPERTS)
+        if (model->weights[i].role == QMOE_ROLE_EXPERTS ||
+            !model->weights[i].format->dense)
             status = share(out, i, original, err);
     if (status != QMOE_OK)
         qmi_bench_ideal_free(out);

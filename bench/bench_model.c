@@ -15,6 +15,7 @@
 #include "bench_stats.h"
 #include "mt19937.h"
 #include "place.h"
+#include "prefill.h"
 #include "routing.h"
 #include "top_pass.h"
 
@@ -36,7 +37,9 @@ typedef struct bench {
     qmi_error *err;
     int32_t *ids; /* [n_sequences * the longer phase] for both phases */
     int32_t *prompt_lengths, *ones, *active; /* [n_sequences] */
+    int32_t *prompt; /* of a run: ids, then lengths; used up */
     qmi_routing routing;
+    size_t n_prompt_calls; /* of routers, of those noted */
     qmi_bench_made_up made_up;
     qmi_bench_ideal ideal;
     qmoe_model *compressed;
@@ -46,13 +49,37 @@ typedef struct bench {
 
 /* ---- one run ---- */
 
+/* Of a model without an encoder: all prompts into the caches, and the logits of
+ * their last tokens. */
+static qmoe_status prefill(bench *b, side *s)
+{
+    const qmoe_bench_model_options *o = &b->options;
+    const size_t n = (size_t)o->n_sequences,
+                 n_ids = n * (size_t)o->n_prompt_tokens;
+    int32_t *ids = b->prompt, *lengths = b->prompt + n_ids;
+    qmi_top top;
+    const qmi_batch last = {.ids = ids,
+        .sequences = b->active,
+        .lengths = lengths,
+        .n = n,
+        .rows = QMI_LAST_ROWS};
+    memcpy(ids, b->ids, n_ids * sizeof *ids);
+    memcpy(lengths, b->prompt_lengths, n * sizeof *lengths);
+    QMI_TRY(qmi_session_start(s->session, NULL, n, b->err));
+    QMI_TRY(qmi_session_prefill(s->session, ids, lengths, n, b->err));
+    return qmi_session_decode_top(s->session, &top, 1, &last, b->err);
+}
+
 static qmoe_status encode(bench *b, side *s, double *seconds)
 {
     const qmoe_bench_model_options *o = &b->options;
     const double begin = qmi_bench_now(false);
-    QMI_TRY(qmi_session_encode(
-        s->session, b->ids, b->prompt_lengths, (size_t)o->n_sequences, b->err));
-    /* Encoding ends when the device has, not when all is launched. */
+    if (qmi_graph_encodes(&s->session->model->graph))
+        QMI_TRY(qmi_session_encode(s->session, b->ids, b->prompt_lengths,
+            (size_t)o->n_sequences, b->err));
+    else
+        QMI_TRY(prefill(b, s));
+    /* It ends when the device has, not when all is launched. */
     QMI_TRY(s->session->stage.backend->sync(s->session->stage.device, b->err));
     *seconds = qmi_bench_now(false) - begin;
     return QMOE_OK;
@@ -82,6 +109,8 @@ static qmoe_status run_once(bench *b, side *s, double seconds[N_PHASES])
     qmi_probe probe = qmi_routing_probe(&b->routing);
     qmi_probe_attach(s->session, &probe);
     qmoe_status status = encode(b, s, &seconds[ENCODE]);
+    if (!b->routing.imposes)
+        b->n_prompt_calls = b->routing.n_calls;
     if (status == QMOE_OK)
         status = decode(b, s, &seconds[DECODE]);
     /* Also after a failure: the probe lives on this stack. */
@@ -144,16 +173,17 @@ static void make_uniform(bench *b, int64_t n_experts)
             (int32_t)qmi_mt19937_interval(&rng, (uint32_t)(n_experts - 1));
 }
 
-/* Different experts of one sparse block in `n_passes` passes of `n_tokens`
- * choices; a pass has `n_blocks` of them. */
-static int64_t count_experts(const int32_t *first, int64_t n_passes,
-    int64_t n_blocks, int64_t n_tokens, uint8_t *seen, int64_t n_experts)
+/* Different experts of one sparse block, whose router made every n_blocks-th of
+ * the calls [first, end). */
+static int64_t count_experts(const qmi_routing *r, size_t first, size_t end,
+    size_t n_blocks, uint8_t *seen, int64_t n_experts)
 {
     int64_t n = 0;
     memset(seen, 0, (size_t)n_experts);
-    for (int64_t p = 0; p < n_passes; p++)
-        for (int64_t t = 0; t < n_tokens; t++) {
-            const int32_t e = first[p * n_blocks * n_tokens + t];
+    for (size_t call = first; call < end; call += n_blocks)
+        for (size_t i = call != 0 ? r->end[call - 1] : 0; i < r->end[call];
+             i++) {
+            const int32_t e = r->expert[i];
             /* Distinct ones: what a cache would have to hold. */
             if (e >= 0 && !seen[e]) /* -1: beyond the capacity */
                 n += seen[e] = 1;
@@ -161,51 +191,42 @@ static int64_t count_experts(const int32_t *first, int64_t n_passes,
     return n;
 }
 
-static int64_t sparse_blocks(const qmoe_model *m, qmi_program program)
+static size_t sparse_blocks(const qmoe_model *m, qmi_program program)
 {
-    int64_t n = 0;
+    size_t n = 0;
     for (int32_t i = 0; i < m->n_blocks; i++)
         n += m->blocks[i].program == program &&
              qmi_block_is_sparse(&m->blocks[i]);
     return n;
 }
 
-/* Of the first sparse block: all are alike here. */
-static int64_t chosen_per_token(const qmoe_model *m)
+/* Mean over the n_blocks blocks that took turns in the calls [first, end). */
+static double mean_experts(const bench *b, size_t first, size_t end,
+    size_t n_blocks, uint8_t *seen, int64_t n_experts)
 {
-    int32_t i = 0;
-    while (!qmi_block_is_sparse(&m->blocks[i]))
-        i++;
-    return m->blocks[i].ffn.top_k;
+    int64_t n = 0;
+    for (size_t i = 0; i < n_blocks; i++)
+        n += count_experts(
+            &b->routing, first + i, end, n_blocks, seen, n_experts);
+    return n_blocks != 0 ? (double)n / (double)n_blocks : 0;
 }
 
 static qmoe_status describe_routing(
     bench *b, const qmoe_model *m, qmoe_bench_model_report *out)
 {
-    const qmoe_bench_model_options *o = &b->options;
-    const int64_t n_encoder = sparse_blocks(m, QMI_ENCODE);
-    const int64_t n_decoder = sparse_blocks(m, QMI_DECODE);
-    const int64_t n_tokens = (int64_t)o->n_sequences * o->n_prompt_tokens;
     const int64_t n_experts = qmi_model_n_experts(m);
-    const int64_t width = n_tokens * chosen_per_token(m);
-    const int64_t step = (int64_t)o->n_sequences * chosen_per_token(m);
-    int64_t n_encode = 0, n_decode = 0;
+    const qmi_program prompts =
+        qmi_graph_encodes(&m->graph) ? QMI_ENCODE : QMI_DECODE;
+    if (n_experts == 0)
+        return QMOE_OK;
     uint8_t *seen = qmi_calloc((size_t)n_experts, 1, "experts", b->err);
     if (seen == NULL)
         return QMOE_E_NOMEM;
-    /* The recording has the passes in the order in which they ran: all blocks
-     * of the encoder, then block by block for each decoded token. */
-    const int32_t *at = b->routing.expert;
-    for (int64_t i = 0; i < n_encoder; i++, at += width)
-        n_encode += count_experts(at, 1, n_encoder, width, seen, n_experts);
-    for (int64_t i = 0; i < n_decoder; i++, at += step)
-        n_decode +=
-            count_experts(at, o->n_tokens, n_decoder, step, seen, n_experts);
+    out->experts_encode = mean_experts(
+        b, 0, b->n_prompt_calls, sparse_blocks(m, prompts), seen, n_experts);
+    out->experts_decode = mean_experts(b, b->n_prompt_calls, b->routing.n_calls,
+        sparse_blocks(m, QMI_DECODE), seen, n_experts);
     qmi_free(seen);
-    out->experts_encode =
-        n_encoder != 0 ? (double)n_encode / (double)n_encoder : 0;
-    out->experts_decode =
-        n_decoder != 0 ? (double)n_decode / (double)n_decoder : 0;
     return QMOE_OK;
 }
 
@@ -292,8 +313,10 @@ static qmoe_status make_inputs(bench *b, int64_t vocab_size)
     b->prompt_lengths = qmi_calloc(n, sizeof(int32_t), "a batch", b->err);
     b->ones = qmi_calloc(n, sizeof(int32_t), "a batch", b->err);
     b->active = qmi_calloc(n, sizeof(int32_t), "a batch", b->err);
-    if (b->ids == NULL || b->prompt_lengths == NULL || b->ones == NULL ||
-        b->active == NULL)
+    b->prompt = qmi_calloc(n * ((size_t)o->n_prompt_tokens + 1),
+        sizeof(int32_t), "prompts", b->err);
+    if (b->ids == NULL || b->prompt == NULL || b->prompt_lengths == NULL ||
+        b->ones == NULL || b->active == NULL)
         return QMOE_E_NOMEM;
     qmi_mt19937_seed(&rng, o->seed);
     for (size_t i = 0; i < n_ids; i++)
@@ -317,7 +340,7 @@ static qmoe_status warm_up(
     QMI_TRY(run_once(b, &b->sides[0], seconds));
     /* The first run has shown how many choices there are; their values are
      * replaced. */
-    if (b->options.routing == QMOE_BENCH_ROUTING_UNIFORM)
+    if (b->options.routing == QMOE_BENCH_ROUTING_UNIFORM && b->routing.n != 0)
         make_uniform(b, qmi_model_n_experts(model));
     QMI_TRY(describe_routing(b, model, out));
     /* From here on both sides take the recorded choices. */
@@ -335,15 +358,23 @@ static uint64_t expert_bytes(const qmoe_model *model)
     return n_bytes;
 }
 
+static bool is_compressed(const qmoe_model *model)
+{
+    for (size_t i = 0; i < model->n_weights; i++)
+        if (!model->weights[i].format->dense)
+            return true;
+    return false;
+}
+
 /* The two models; a synthetic one gets its experts. */
 static qmoe_status make_models(bench *b, qmoe_model *given)
 {
     const qmoe_bench_model_options *o = &b->options;
     /* A real model is used as it is. */
     b->compressed = given;
-    if (qmi_model_sparse_count(given) == 0)
-        return qmi_fail(
-            b->err, QMOE_E_UNSUPPORTED, "the model has no experts to time");
+    if (!is_compressed(given) && qmi_model_sparse_count(given) == 0)
+        return qmi_fail(b->err, QMOE_E_UNSUPPORTED,
+            "the model has neither experts nor compressed weights to time");
     if (qmi_checkpoint_is_generated(given->checkpoint)) {
         if (o->original != NULL)
             return qmi_fail(
@@ -425,6 +456,7 @@ qmoe_status qmoe_bench_model(qmoe_model *model, qmoe_bench_model_report *out,
     qmi_free(b->prompt_lengths);
     qmi_free(b->ones);
     qmi_free(b->active);
+    qmi_free(b->prompt);
     qmi_free(b);
     if (status != QMOE_OK)
         *out = (qmoe_bench_model_report){0};

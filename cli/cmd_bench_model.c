@@ -18,8 +18,9 @@ static const char help[] =
     "else\n"
     "is the same, and every expert gets the same tokens.  The two runs\n"
     "alternate.  'ratio' is compressed / ideal: above 1, compression costs no\n"
-    "speed.  Encoding runs all prompts at once, decoding one token of every\n"
-    "sequence at a time.  Token ids are random.\n"
+    "speed.  Encoding runs all prompts at once (in portions without an\n"
+    "encoder), decoding one token of every sequence at a time.  Token ids are\n"
+    "random.\n"
     "\n"
     "MODEL is a directory, or synth:NAME, a model in memory with random\n"
     "weights and the shapes of base-8, ..., base-256, large-128 or c-2048; "
@@ -91,11 +92,12 @@ static void print_text(const qmoe_bench_model_report *r)
         r->n_prompt_tokens, r->n_sequences, r->n_tokens, r->n_repeats);
     /* How many experts a batch touches decides what the caches can do, so it
      * stands beside the speeds. */
-    printf("experts: %s %s, ideal %s; in use per block: %.1f encoding, %.1f "
-           "decoding\n",
-        r->format, cli_human_bytes(r->expert_bytes).text,
-        cli_human_bytes(r->ideal_expert_bytes).text, r->experts_encode,
-        r->experts_decode);
+    if (r->expert_bytes != 0)
+        printf("experts: %s %s, ideal %s; in use per block: %.1f encoding, "
+               "%.1f decoding\n",
+            r->format, cli_human_bytes(r->expert_bytes).text,
+            cli_human_bytes(r->ideal_expert_bytes).text, r->experts_encode,
+            r->experts_decode);
     printf("%-18s %9s %9s %9s   us/token:\n", "", "tokens/s", "p10", "p90");
     printf("%-48s", "");
     for (int role = 0; role < QMOE_ROLE_COUNT; role++)

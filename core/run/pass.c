@@ -330,6 +330,8 @@ qmoe_status qmi_session_prepare_decoder(qmoe_session *session, qmi_pass *pass,
         .max_cross_keys = s->longest_encoder,
     };
     QMI_TRY(measure(s, pass, batch, err));
+    pass->reads_prompt =
+        !qmi_graph_encodes(&s->model->graph) && pass->n_tokens > pass->n_spans;
     QMI_TRY(begin_lists(s, pass, batch->ids, err));
     /* Before the lists are filled: they name rows of the caches. */
     QMI_TRY(reserve_rows(s, pass->max_keys, err));

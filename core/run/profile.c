@@ -27,8 +27,8 @@ static qmoe_status after_step(void *user, qmoe_session *session,
     if (!profile->is_on || profile->begin == 0)
         return QMOE_OK;
     QMI_TRY(session->stage.backend->sync(session->stage.device, err));
-    profile->seconds[pass->program][step->role] +=
-        qmi_seconds() - profile->begin;
+    const qmi_program part = pass->reads_prompt ? QMI_ENCODE : pass->program;
+    profile->seconds[part][step->role] += qmi_seconds() - profile->begin;
     return QMOE_OK;
 }
 

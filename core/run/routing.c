@@ -7,20 +7,37 @@
 
 #include "alloc.h"
 
+/* Doubling: the number of passes is not known. */
+static size_t grown_capacity(size_t capacity, size_t n_used, size_t n)
+{
+    if (capacity == 0)
+        capacity = 1024;
+    while (capacity - n_used < n)
+        capacity *= 2;
+    return capacity;
+}
+
+/* Room for the choices of one more call. */
 static qmoe_status reserve(qmi_routing *r, size_t n, qmi_error *err)
 {
-    /* Doubling: the number of passes is not known. */
-    size_t capacity = r->capacity != 0 ? r->capacity : 1024;
-    while (capacity - r->n < n)
-        capacity *= 2;
-    if (capacity == r->capacity)
-        return QMOE_OK;
-    int32_t *grown = qmi_regrow(
-        r->expert, r->n, capacity, sizeof *grown, "the routing", err);
-    if (grown == NULL)
-        return QMOE_E_NOMEM;
-    r->expert = grown;
-    r->capacity = capacity;
+    const size_t capacity = grown_capacity(r->capacity, r->n, n);
+    const size_t calls = grown_capacity(r->call_capacity, r->n_calls, 1);
+    if (capacity != r->capacity) {
+        int32_t *expert = qmi_regrow(
+            r->expert, r->n, capacity, sizeof *expert, "the routing", err);
+        if (expert == NULL)
+            return QMOE_E_NOMEM;
+        r->expert = expert;
+        r->capacity = capacity;
+    }
+    if (calls != r->call_capacity) {
+        size_t *end = qmi_regrow(
+            r->end, r->n_calls, calls, sizeof *end, "the routing", err);
+        if (end == NULL)
+            return QMOE_E_NOMEM;
+        r->end = end;
+        r->call_capacity = calls;
+    }
     return QMOE_OK;
 }
 
@@ -49,6 +66,7 @@ static qmoe_status after_step(void *user, qmoe_session *session,
     QMI_TRY(backend->buffer_read(session->stage.device,
         routing->expert + routing->n, expert, n_bytes, err));
     routing->n += count;
+    routing->end[routing->n_calls++] = routing->n;
     return QMOE_OK;
 }
 
@@ -60,5 +78,6 @@ qmi_probe qmi_routing_probe(qmi_routing *routing)
 void qmi_routing_free(qmi_routing *routing)
 {
     qmi_free(routing->expert);
+    qmi_free(routing->end);
     *routing = (qmi_routing){0};
 }

@@ -9,6 +9,8 @@
 typedef struct qmi_routing {
     int32_t *expert; /* [n], in the order of the passes */
     size_t n, capacity;
+    size_t *end; /* [n_calls], of each router's choices in `expert` */
+    size_t n_calls, call_capacity;
     bool imposes; /* false: notes */
     size_t next;  /* imposing: the next one to write */
 } qmi_routing;

@@ -19,6 +19,7 @@ typedef struct qmi_pass {
     int64_t n_spans; /* sequences of this pass */
     int64_t max_keys, max_cross_keys;
     int64_t n_cache_rows; /* of the caches stored to */
+    bool reads_prompt;    /* without an encoder: several tokens of a sequence */
 } qmi_pass;
 
 /* Hooks at a step (probe.h).  The owner's, from attaching to detaching. */

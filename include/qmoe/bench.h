@@ -188,7 +188,8 @@ typedef struct qmoe_bench_model_options {
     uint32_t seed; /* of the random token ids and uniform routing */
 } qmoe_bench_model_options;
 
-/* Encoding (all prompt tokens at once) or decoding (one token of every
+/* Encoding (all prompt tokens at once; of a model without an encoder in
+ * portions, with the logits of the last) or decoding (one token of every
  * sequence at a time; the head, without the choice of a token). */
 typedef struct qmoe_bench_phase {
     double tokens_per_s, p10, p90; /* median and spread over repetitions */
@@ -220,13 +221,15 @@ typedef struct qmoe_bench_model_report {
 
 /* Speed of `model` against an ideal uncompressed run of it, in which all
  * experts of a matrix stack are one bf16 matrix (so that it always fits and
- * is in favour of no compression), the rest is the same and every expert gets
+ * is in favour of no compression), other compressed weights are bf16, too, the
+ * rest is the same and every expert gets
  * the same tokens.  Repetitions of both alternate.  CUDA devices hold the one
  * matrix once; under OpenCL every expert's copy takes room: E_NOMEM when it is
  * not there.
  * Progress: stage "bench".
  * E_INVALID: an option out of range, an original of other shapes, a format
- * that does not fit the model; E_UNSUPPORTED: a model without experts. */
+ * that does not fit the model; E_UNSUPPORTED: a model with neither experts nor
+ * compressed weights. */
 QMOE_API qmoe_status qmoe_bench_model(qmoe_model *model,
     qmoe_bench_model_report *out,
     const qmoe_bench_model_options *options) QMOE_MUST_CHECK;

@@ -426,7 +426,8 @@ typedef struct qmoe_timing {
 } qmoe_timing;
 
 /* Seconds spent in each role, for the encoder with the keys and values that
- * the decoder takes from it, and for the decoder. */
+ * the decoder takes from it, and for the decoder.  A model without an encoder
+ * encodes where it takes several tokens of a sequence at once: its prompt. */
 typedef struct qmoe_role_times {
     double encode[QMOE_ROLE_COUNT], decode[QMOE_ROLE_COUNT];
 } qmoe_role_times;

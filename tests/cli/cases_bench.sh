@@ -174,6 +174,15 @@ case_bench_model_made_up() {
     is_true "$(json ideal_expert_bytes out) == 2 * 2 * 3072 * 768 * 2"
 }
 
+case_bench_model_decoder() {
+    small="synth:qwen3-30b-a3b?experts=4&blocks=1"
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench model "$small" $short --sequences 2 --json
+    model_is_complete out
+    # Random choices: most of 4 experts get some of 2 x 8 x 8 of them.
+    is_true "$(json experts_encode out) > 2"
+}
+
 case_bench_model_refuses() {
     expect_error 2 "MODEL is missing" bench model
     expect_error 2 "neither model nor uniform" bench model "$m" --routing x
@@ -196,4 +205,9 @@ case_generate_profile() {
     is_empty err
     has out '"encode_roles"' '"decode_roles"'
     is_true "$(json experts out) > 0"
+    # A prompt is no decoding, also without an encoder.
+    expect 0 "$qmoe" generate "$source_dir/models/moe-mini" \
+        -p "And it came to pass" --max-new-tokens 2 --backend cpu --profile
+    awk '/experts/ { found = $3 > 0 && $4 > 0 } END { exit !found }' err ||
+        fail "$(cat err)"
 }
