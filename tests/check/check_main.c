@@ -34,6 +34,8 @@ static const char usage_text[] =
     "  --variant V         only variants of this name\n"
     "  --case SUBSTR       only cases whose name contains SUBSTR; may be\n"
     "                      repeated\n"
+    "  --except SUBSTR     no case whose name contains SUBSTR; may be "
+    "repeated\n"
     "  --seed N            seed of the random inputs (default 1)\n"
     "  --bench             then time the variants without failures on model "
     "shapes\n"
@@ -88,6 +90,7 @@ enum {
     OPT_OP,
     OPT_VARIANT,
     OPT_CASE,
+    OPT_EXCEPT,
     OPT_SEED,
     OPT_BENCH,
     OPT_BUDGET,
@@ -105,6 +108,7 @@ static const struct option long_options[] = {
     {"op", required_argument, NULL, OPT_OP},
     {"variant", required_argument, NULL, OPT_VARIANT},
     {"case", required_argument, NULL, OPT_CASE},
+    {"except", required_argument, NULL, OPT_EXCEPT},
     {"seed", required_argument, NULL, OPT_SEED},
     {"bench", no_argument, NULL, OPT_BENCH},
     {"time-budget-ms", required_argument, NULL, OPT_BUDGET},
@@ -116,6 +120,13 @@ static const struct option long_options[] = {
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
 };
+
+static void add_filter(const char **filters, size_t *n, const char *text)
+{
+    if (*n == MAX_FILTERS)
+        fail_usage("too many cases:", text);
+    filters[(*n)++] = text;
+}
 
 static void set_option(check_options *o, bool *selftest, int option)
 {
@@ -133,9 +144,10 @@ static void set_option(check_options *o, bool *selftest, int option)
         o->variant = optarg;
         break;
     case OPT_CASE:
-        if (o->n_filters == MAX_FILTERS)
-            fail_usage("too many cases:", optarg);
-        o->filters[o->n_filters++] = optarg;
+        add_filter(o->filters, &o->n_filters, optarg);
+        break;
+    case OPT_EXCEPT:
+        add_filter(o->excepted, &o->n_excepted, optarg);
         break;
     case OPT_SEED:
         o->seed = (uint64_t)parse_number(optarg, 0, INT64_MAX);

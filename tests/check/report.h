@@ -9,11 +9,13 @@
 enum { MAX_FILTERS = 32 };
 
 typedef struct check_options {
-    const char *backend, *variant;    /* NULL: all */
-    const char *filters[MAX_FILTERS]; /* of cases: any of them */
-    size_t n_filters;                 /* 0: all cases */
-    int device;                       /* -1: all */
-    int op;                           /* qmi_op_kind; -1: all */
+    const char *backend, *variant;     /* NULL: all */
+    const char *filters[MAX_FILTERS];  /* of cases: any of them */
+    size_t n_filters;                  /* 0: all cases */
+    const char *excepted[MAX_FILTERS]; /* no case with any of these */
+    size_t n_excepted;
+    int device; /* -1: all */
+    int op;     /* qmi_op_kind; -1: all */
     uint64_t seed;
     bool bench, json, list;
     int64_t time_budget_ms; /* of one timing */

@@ -327,6 +327,13 @@ static void test_filter(void)
     run_backend(&both, toy_backend());
     expect(both.n == 2 && both.n_failed == 0,
         "two times --case select %zu cases", both.n);
+    check_options rest = quiet_options(few);
+    rest.excepted[rest.n_excepted++] = name;
+    check_report others = {.options = &rest};
+    run_backend(&others, toy_backend());
+    expect(others.n == 3 && strcmp(others.records[0].name, name) != 0,
+        "--except '%s' leaves %zu cases", name, others.n);
+    report_free(&others);
     report_free(&all);
     report_free(&one);
     report_free(&both);

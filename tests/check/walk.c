@@ -86,12 +86,19 @@ static bool wanted(const char *filter, const char *name)
     return filter == NULL || strcmp(filter, name) == 0;
 }
 
+static bool has_any(const char *name, const char *const *parts, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strstr(name, parts[i]) != NULL)
+            return true;
+    return false;
+}
+
 static bool case_wanted(const walk *w, const check_case *c)
 {
-    for (size_t i = 0; i < w->options->n_filters; i++)
-        if (strstr(c->name, w->options->filters[i]) != NULL)
-            return true;
-    return w->options->n_filters == 0;
+    const check_options *o = w->options;
+    return (o->n_filters == 0 || has_any(c->name, o->filters, o->n_filters)) &&
+           !has_any(c->name, o->excepted, o->n_excepted);
 }
 
 /* ---- one case ---- */
