@@ -5,11 +5,12 @@
 
 #include "qocl_device.h"
 
-enum { QOCL_MAX_SOURCES = 6, QOCL_MAX_OPTIONS = 256 };
+enum { QOCL_MAX_SOURCES = 6, QOCL_MAX_OPTIONS = 256, QOCL_TABLE_TEXT = 1536 };
 
 /* What one program is made of. */
 typedef struct qocl_recipe {
-    const char *name; /* for errors */
+    const char *name;            /* for errors */
+    char table[QOCL_TABLE_TEXT]; /* a source before the others; or "" */
     const char *sources[QOCL_MAX_SOURCES];
     cl_uint n_sources;
     char options[QOCL_MAX_OPTIONS];

@@ -199,6 +199,7 @@ static uint64_t key_of(const qmi_device *device, const qocl_recipe *r)
     /* Sources after the break: a broken program has a key of its own. */
     for (cl_uint i = 0; i < r->n_sources; i++)
         key = qocl_hash(key, r->sources[i], strlen(r->sources[i]));
+    key = qocl_hash(key, r->table, strlen(r->table));
     return qocl_hash(key, r->options, strlen(r->options));
 }
 
@@ -210,7 +211,7 @@ uint64_t qocl_tuning_key(const qmi_device *device)
         qocl_source_kv_rows, qocl_source_attention, qocl_source_route,
         qocl_source_top_logits, qocl_source_pack, qocl_source_dense,
         qocl_source_ternary_dict, qocl_source_q2, qocl_source_pvq,
-        qocl_source_pvq_lanes, qocl_source_pvq_rows};
+        qocl_source_pvq_lanes, qocl_source_pvq_rows, qocl_source_tlut};
     uint64_t key = qocl_hash(device->identity, "tuning", sizeof "tuning");
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
         key = qocl_hash(key, sources[i], strlen(sources[i]));
@@ -221,10 +222,10 @@ static qmoe_status build_from_source(qocl_program *out, qmi_device *device,
     const qocl_recipe *r, uint64_t key, qmi_error *err)
 {
     cl_int status;
-    const char *sources[QOCL_MAX_SOURCES];
-    memcpy(sources, r->sources, sizeof sources);
+    const char *sources[1 + QOCL_MAX_SOURCES] = {r->table};
+    memcpy(sources + 1, r->sources, sizeof r->sources);
     cl_program program = qmi_cl.CreateProgramWithSource(
-        device->context, r->n_sources, sources, NULL, &status);
+        device->context, 1 + r->n_sources, sources, NULL, &status);
     if (status != CL_SUCCESS)
         return qocl_fail(device, "a program", status, err);
     status =

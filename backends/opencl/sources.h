@@ -14,6 +14,7 @@ extern const char qocl_source_dense[];
 extern const char qocl_source_ternary_dict[];
 extern const char qocl_source_q2[];
 extern const char qocl_source_pvq[];
+extern const char qocl_source_tlut[];
 extern const char qocl_source_gemm[];
 extern const char qocl_source_pvq_lanes[];
 extern const char qocl_source_pvq_rows[];

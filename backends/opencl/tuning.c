@@ -93,12 +93,14 @@ static uint64_t local_bytes(const qocl_tuning *t)
     const uint64_t dense =
         t->lanes > 1 ? (uint64_t)t->lanes * (uint64_t)(t->dense_rows * t->many)
                      : 1;
-    const uint64_t pvq =
-        t->pvq_split > 1 ? 32 * (uint64_t)(t->pvq_split * t->pvq_many) : 1;
+    /* Of pvq and tlut: a sum per work-item, and the table of tlut. */
+    const uint64_t tiled =
+        t->pvq_rows == 1 ? 32 * (uint64_t)(t->pvq_split * t->pvq_many) + 256
+                         : 1;
     const uint64_t pack = t->pack_lanes > 1 ? 1024 : 0;
     const uint64_t attention = (uint64_t)t->attention_lanes + 16;
     const uint64_t top = 2 * (uint64_t)t->lanes;
-    uint64_t most = dense > pvq ? dense : pvq;
+    uint64_t most = dense > tiled ? dense : tiled;
     /* Kernels run one after the other: the largest counts. */
     most = top > most ? top : most;
     most = pack > most ? pack : most;
@@ -112,7 +114,7 @@ bool qocl_tuning_fits(const qocl_tuning *t, const qocl_limits *limits)
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
         if ((size_t)groups[i] > limits->max_group)
             return false;
-    /* The two forms of the pvq kernels. */
+    /* The two forms of the pvq and tlut kernels. */
     return (t->pvq_rows == 1 || t->pvq_rows == 16) &&
            local_bytes(t) <= limits->local_memory;
 }

@@ -9,7 +9,7 @@
 
 /* X(member, least, most): powers of two.
  * many            tokens that a product takes together
- * pvq_many        the same of the pvq formats
+ * pvq_many        the same of the pvq and tlut formats
  * group           work-items per group of the elementwise kernels
  * lanes           work-items per group of dense products, q2, norms and the
  *                 choice of logits
@@ -17,7 +17,7 @@
  * width           columns per vector of a dense product
  * pvq_rows        rows per work-item: 1, or 16 in the lanes of a vector
  * pvq_lookup      with 16 rows: 2 look pulses up in registers, 1 in memory
- * pvq_split       with 1 row: work-items that share it
+ * pvq_split       with 1 row: work-items that share it; of tlut twice as many
  * td_group        work-items per group of ternary-dict
  * pack_lanes      work-items that rotate one block of activations
  * attention_lanes work-items per query and head */
