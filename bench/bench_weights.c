@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "int8.h"
 #include "pvq.h"
 #include "q2.h"
 #include "ternary_dict.h"
@@ -124,6 +125,14 @@ static qmoe_status make_q2(
         (size_t)w->n_rows * QMI_Q2_VALUES, n_bytes, random, err);
 }
 
+static qmoe_status make_int8(
+    qmi_bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+{
+    const qmi_weight *w = &s->weight;
+    return make_coded(s, QMI_INT8_CODES, (size_t)(w->n_rows * w->n_cols),
+        QMI_INT8_SCALES, (size_t)w->n_rows, n_bytes, random, err);
+}
+
 /* Rows of one matrix: codewords, row offsets, levels. */
 static size_t encode_rows(const qmi_weight *w, uint64_t *random,
     uint16_t *words, uint32_t *offsets, uint16_t *levels, uint8_t *codes)
@@ -196,6 +205,7 @@ static make_fn *const makers[QMI_N_FORMATS] = {
     [QMI_FORMAT_PVQ8] = make_pvq,
     [QMI_FORMAT_TERNARY_DICT] = make_ternary_dict,
     [QMI_FORMAT_Q2] = make_q2,
+    [QMI_FORMAT_INT8] = make_int8,
     [QMI_FORMAT_BF16] = make_dense,
     [QMI_FORMAT_F16] = make_dense,
     [QMI_FORMAT_F32] = make_dense,

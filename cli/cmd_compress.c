@@ -22,8 +22,10 @@ static const char help[] =
     "safetensors, tokenizer).  OUT is a directory of the same layout, "
     "which\n"
     "the other commands read.  All tensors but the experts are copied as they\n"
-    "are.  Weights are streamed, so memory does not grow with the model.  OUT\n"
-    "appears complete or not at all, also after Ctrl-C or on a full disk.\n"
+    "are, unless --dense-bits says otherwise.  Weights are streamed, so "
+    "memory\n"
+    "does not grow with the model.  OUT appears complete or not at all, also\n"
+    "after Ctrl-C or on a full disk.\n"
     "\n"
     "CHECKPOINT can be synthetic: synth:base-8, synth:c-2048?experts=4, ...\n"
     "has the shapes of a published model and random weights; 'qmoe plan "
@@ -39,6 +41,11 @@ static const char help[] =
     "                       so that the experts take at most B bits per\n"
     "                       weight, every byte counted, with the least\n"
     "                       measured output error\n"
+    "  --dense-bits B       bits of the matrices beside the experts: "
+    "attention,\n"
+    "                       dense and shared feed-forward, embedding, head.\n"
+    "                       16: as they are (default); 8: int8, rounded to\n"
+    "                       nearest.  Needed for a model without experts\n"
     "  --method METHOD      gptq: calibrated on the inputs of each expert\n"
     "                       (default with --calib); rtn: round to nearest, "
     "with\n"
@@ -133,7 +140,7 @@ typedef struct request {
     const char *source, *output;
     const char *levels, *dict, *rotation, *token_weights, *few_tokens;
     cli_texts calibration;
-    uint64_t n_threads, seed, group_size, rounds, context;
+    uint64_t n_threads, seed, group_size, rounds, context, dense_bits;
     float damping, bits, frame_weight;
     bool as_json;
     qmoe_compress_options options;
@@ -186,6 +193,12 @@ static void json_result(cJSON *json, const qmoe_compress_report *r)
     cli_json_count(json, "expert_bytes", r->expert_bytes);
     cli_json_real(json, "bits_per_expert_weight",
         8 * share(r->expert_bytes, r->expert_weights));
+    if (r->n_dense_matrices != 0) {
+        cli_json_count(json, "dense_bytes", r->dense_bytes);
+        cli_json_real(json, "bits_per_dense_weight",
+            8 * share(r->dense_bytes, r->dense_weights));
+        cli_json_real(json, "dense_weight_error", r->dense_weight_error);
+    }
     cli_json_real(json, "zeros", r->zeros);
     cli_json_real(json, "entropy", r->entropy_bits);
     cli_json_real(json, "input_error", r->input_error);
@@ -209,6 +222,8 @@ static void print_json(const request *q, const qmoe_compress_report *r)
     cli_json_count(json, "matrices", r->n_matrices);
     cli_json_count(json, "expert_weights", r->expert_weights);
     cli_json_count(json, "total_weights", r->total_weights);
+    cli_json_count(json, "dense_matrices", r->n_dense_matrices);
+    cli_json_count(json, "dense_weights", r->dense_weights);
     json_plan(json, q, r);
     if (!q->options.dry_run)
         json_result(json, r);
@@ -233,6 +248,9 @@ static void print_plan(const request *q, const qmoe_compress_report *r)
     printf("\n  weights      %" PRIu64 ", of them %" PRIu64 " in %" PRIu64
            " experts\n",
         r->total_weights, r->expert_weights, r->n_experts);
+    if (r->n_dense_matrices != 0)
+        printf("  dense        %" PRIu64 " weights in %" PRIu64 " matrices\n",
+            r->dense_weights, r->n_dense_matrices);
     printf("  calibration  %" PRIu64 " samples, %" PRIu64 " + %" PRIu64
            " tokens\n",
         r->n_samples, r->n_encoder_tokens, r->n_decoder_tokens);
@@ -261,18 +279,8 @@ static void print_resumed(const request *q, const qmoe_compress_report *r)
     putchar('\n');
 }
 
-/* What came of it: sizes, the experts' share, and what a reader should know
- * before he trusts it, such as experts that were only rounded. */
-static void print_text(const request *q, const qmoe_compress_report *r)
+static void print_experts(const qmoe_compress_report *r)
 {
-    cli_clear_progress();
-    cli_print_name(stdout, q->source);
-    fputs(" -> ", stdout);
-    cli_print_name(stdout, q->output);
-    printf("\n  size     %s -> %s, %.1f times smaller\n",
-        cli_human_bytes(r->source_bytes).text,
-        cli_human_bytes(r->output_bytes).text,
-        share(r->source_bytes, r->output_bytes));
     /* 16 bits a weight are 2 bytes: what most checkpoints have. */
     printf("  experts  %.4f bits per weight, %.1f times smaller than 16 bits\n",
         8 * share(r->expert_bytes, r->expert_weights),
@@ -290,6 +298,27 @@ static void print_text(const request *q, const qmoe_compress_report *r)
             isfinite(r->kinds[i].input_error) ? r->kinds[i].input_error
                                               : r->kinds[i].weight_error);
     putchar('\n');
+}
+
+/* What came of it: sizes, the experts' share, and what a reader should know
+ * before he trusts it, such as experts that were only rounded. */
+static void print_text(const request *q, const qmoe_compress_report *r)
+{
+    cli_clear_progress();
+    cli_print_name(stdout, q->source);
+    fputs(" -> ", stdout);
+    cli_print_name(stdout, q->output);
+    printf("\n  size     %s -> %s, %.1f times smaller\n",
+        cli_human_bytes(r->source_bytes).text,
+        cli_human_bytes(r->output_bytes).text,
+        share(r->source_bytes, r->output_bytes));
+    if (r->expert_weights != 0)
+        print_experts(r);
+    if (r->n_dense_matrices != 0)
+        printf("  dense    %.4f bits per weight, %" PRIu64
+               " weights in %" PRIu64 " matrices, relative weight error %.6f\n",
+            8 * share(r->dense_bytes, r->dense_weights), r->dense_weights,
+            r->n_dense_matrices, r->dense_weight_error);
     if (r->n_experts_borrowing != 0)
         printf("  few      %" PRIu64
                " experts got fewer tokens than columns and borrowed some\n",
@@ -425,6 +454,7 @@ static cli_exit finish_options(request *q)
     o->seed = (uint32_t)q->seed;
     o->damping = (double)q->damping;
     o->group_size = (int)q->group_size;
+    o->dense_bits = (int)q->dense_bits;
     if (q->bits != not_given) {
         /* To the digits a float holds. */
         o->bits = round((double)q->bits * 1e6) / 1e6;
@@ -456,6 +486,7 @@ static cli_exit run(int argc, char **argv)
         .dict = "paper",
         .rotation = "auto",
         .rounds = CLI_NO_ROUNDS,
+        .dense_bits = 16,
         .bits = not_given,
         .frame_weight = not_given,
         .damping = 0.1f};
@@ -468,6 +499,7 @@ static cli_exit run(int argc, char **argv)
         {"dict", 0, CLI_TEXT, &q.dict, 0, 0},
         {"damping", 0, CLI_REAL, &q.damping, 0, 100},
         {"bits", 0, CLI_REAL, &q.bits, 0, 16},
+        {"dense-bits", 0, CLI_COUNT, &q.dense_bits, 1, 16},
         {"rotation", 0, CLI_TEXT, &q.rotation, 0, 0},
         {"rounds", 0, CLI_COUNT, &q.rounds, 0, CLI_MAX_ROUNDS},
         {"calib", 0, CLI_TEXTS, &q.calibration, 0, 0},

@@ -17,8 +17,8 @@ static const char help[] =
     "Lists the weights of a checkpoint or compressed model: shape, format,\n"
     "bytes and bits per weight of every expert stack (the matrices of one "
     "kind\n"
-    "of all experts of a block), and the sum of the other weights.  --json\n"
-    "lists each of the other weights, too.\n"
+    "of all experts of a block), and the sum of the other weights by format.\n"
+    "--json lists each of the other weights, too.\n"
     "\n"
     "Bytes include everything that belongs to a weight: codes, offsets,\n"
     "levels, padding.  Zeros are the share of stored values that are zero.\n"
@@ -40,7 +40,7 @@ static const char help[] =
     "  qmoe inspect build/m --json\n";
 
 /* More than the library knows. */
-enum { MAX_FORMATS = 16 };
+enum { MAX_FORMATS = 32 };
 
 /* Bytes of experts that are decoded without being asked for: seconds. */
 static const uint64_t most_unasked = 1000 * 1000 * 1000;
@@ -54,26 +54,31 @@ typedef struct row {
 
 typedef struct totals {
     uint64_t expert_weights, expert_bytes, other_weights, other_bytes;
-    uint64_t n_others;
     /* Over the experts whose statistics were taken. */
     uint64_t counted, n_zeros;
     double entropy_sum; /* bits */
     bool has_entropy;
 } totals;
 
-/* The expert stacks in one format. */
+/* The expert stacks, or the other weights, in one format. */
 typedef struct format_share {
     const char *name;
-    uint64_t n_stacks, n_weights, n_bytes;
+    uint64_t n, n_weights, n_bytes;
 } format_share;
+
+/* In the order of their first weight. */
+typedef struct format_list {
+    format_share items[MAX_FORMATS];
+    size_t n;
+} format_list;
 
 typedef struct inspection {
     qmoe_model_info info;
     row *rows;
     size_t n_rows;
     totals sum;
-    format_share formats[MAX_FORMATS]; /* in the order of their first stack */
-    size_t n_formats, n_stacks;
+    format_list formats, others; /* of expert stacks; of other weights */
+    size_t n_stacks;
 } inspection;
 
 /* 0 for no weights, instead of a division by 0. */
@@ -87,11 +92,10 @@ static double bits(uint64_t n_bytes, uint64_t n_weights)
     return per(8 * (double)n_bytes, n_weights);
 }
 
-/* Sums over experts and others apart: only experts are compressed. */
+/* Sums over experts and others apart. */
 static void add(totals *sum, const row *r)
 {
     if (r->info.role != QMOE_ROLE_EXPERTS) {
-        sum->n_others++;
         sum->other_weights += r->info.n_weights;
         sum->other_bytes += r->info.n_bytes;
         return;
@@ -109,19 +113,18 @@ static void add(totals *sum, const row *r)
 }
 
 /* A table of few formats: searched from the front. */
-static void add_format(inspection *in, const qmoe_weight_info *w)
+static void add_format(format_list *list, const qmoe_weight_info *w)
 {
     size_t i = 0;
-    while (i < in->n_formats && strcmp(in->formats[i].name, w->format) != 0)
+    while (i < list->n && strcmp(list->items[i].name, w->format) != 0)
         i++;
-    if (w->role != QMOE_ROLE_EXPERTS || i == MAX_FORMATS)
+    if (i == MAX_FORMATS)
         return;
     /* A new one: its entry begins as zeros. */
-    in->n_formats += i == in->n_formats;
-    in->n_stacks++;
-    format_share *f = &in->formats[i];
+    list->n += i == list->n;
+    format_share *f = &list->items[i];
     f->name = w->format;
-    f->n_stacks++;
+    f->n++;
     f->n_weights += w->n_weights;
     f->n_bytes += w->n_bytes;
 }
@@ -195,7 +198,9 @@ static cli_exit gather(
     /* After the statistics, which the sums include. */
     for (size_t i = 0; code == CLI_OK && i < in->n_rows; i++) {
         add(&in->sum, &in->rows[i]);
-        add_format(in, &in->rows[i].info);
+        const bool is_expert = in->rows[i].info.role == QMOE_ROLE_EXPERTS;
+        in->n_stacks += is_expert;
+        add_format(is_expert ? &in->formats : &in->others, &in->rows[i].info);
     }
     return code;
 }
@@ -263,10 +268,10 @@ static void json_totals(cJSON *json, const totals *t)
 static void json_formats(cJSON *json, const inspection *in)
 {
     cJSON *formats = cJSON_AddObjectToObject(json, "formats");
-    for (size_t i = 0; i < in->n_formats; i++) {
-        const format_share *f = &in->formats[i];
+    for (size_t i = 0; i < in->formats.n; i++) {
+        const format_share *f = &in->formats.items[i];
         cJSON *entry = cJSON_AddObjectToObject(formats, f->name);
-        cli_json_count(entry, "stacks", f->n_stacks);
+        cli_json_count(entry, "stacks", f->n);
         cli_json_count(entry, "n_weights", f->n_weights);
         cli_json_count(entry, "bytes", f->n_bytes);
         cli_json_real(entry, "bits_per_weight", bits(f->n_bytes, f->n_weights));
@@ -334,7 +339,6 @@ static void print_expert(const row *r, int width)
 static void print_table(const inspection *in)
 {
     static const char others[] = "other weights";
-    const totals *t = &in->sum;
     int width = (int)sizeof others - 1;
     /* As wide as the longest name, so that the columns stand below each
      * other. */
@@ -348,11 +352,14 @@ static void print_table(const inspection *in)
     for (size_t i = 0; i < in->n_rows; i++)
         if (in->rows[i].info.role == QMOE_ROLE_EXPERTS)
             print_expert(&in->rows[i], width);
-    char n_others[32];
-    snprintf(n_others, sizeof n_others, "%" PRIu64 " tensors", t->n_others);
-    printf("%-*s", width, others);
-    print_line(n_others, "", "-", t->other_bytes, t->other_weights);
-    print_shares(false, 0, false, 0);
+    for (size_t i = 0; i < in->others.n; i++) {
+        const format_share *f = &in->others.items[i];
+        char n_others[32];
+        snprintf(n_others, sizeof n_others, "%" PRIu64 " tensors", f->n);
+        printf("%-*s", width, others);
+        print_line(n_others, f->name, "-", f->n_bytes, f->n_weights);
+        print_shares(false, 0, false, 0);
+    }
 }
 
 /* Head, table, sums: the sums are what most users look for, so they come last,
@@ -365,12 +372,12 @@ static void print_text(const char *model, const inspection *in)
     uint64_t n_bytes = t->expert_bytes + t->other_bytes;
     cli_clear_progress();
     cli_print_name(stdout, model);
-    printf(": %s, experts in ", m->architecture);
-    /* Formats in the order of their first stack; an uncompressed model has one,
-     * too. */
-    for (size_t i = 0; i < in->n_formats; i++)
-        printf("%s%s", i == 0 ? "" : " and ", in->formats[i].name);
-    fputs(in->n_formats == 0 ? "no format\n" : "\n", stdout);
+    printf(": %s, ", m->architecture);
+    /* An uncompressed model has a format, too. */
+    for (size_t i = 0; i < in->formats.n; i++)
+        printf("%s%s", i == 0 ? "experts in " : " and ",
+            in->formats.items[i].name);
+    fputs(in->formats.n == 0 ? "no experts\n" : "\n", stdout);
     printf("%" PRId64 " + %" PRId64 " blocks, %" PRId64 " sparse with %" PRId64
            " experts; d_model %" PRId64 ", d_ff %" PRId64 ", %" PRId64
            " heads of %" PRId64 ", %" PRId64 " tokens\n\n",
@@ -389,10 +396,12 @@ static void print_text(const char *model, const inspection *in)
         if (t->has_entropy)
             printf(", entropy %.4f", per(t->entropy_sum, t->counted));
         /* Only a mixture needs a line per format. */
-        for (size_t i = 0; in->n_formats > 1 && i < in->n_formats; i++)
+        for (size_t i = 0; in->formats.n > 1 && i < in->formats.n; i++) {
+            const format_share *f = &in->formats.items[i];
             printf("\n%9s%s in %" PRIu64 " of %zu stacks: %.4f bits per weight",
-                "", in->formats[i].name, in->formats[i].n_stacks, in->n_stacks,
-                bits(in->formats[i].n_bytes, in->formats[i].n_weights));
+                "", f->name, f->n, in->n_stacks,
+                bits(f->n_bytes, f->n_weights));
+        }
     }
     printf("\nmodel    %" PRIu64 " weights in %s: %.4f bits per weight, "
            "%.2f times smaller than 16 bits\n",

@@ -14,13 +14,13 @@
 #include "journal.h"
 #include "side_files.h"
 
-/* "<stack>.<part>": the tensors that a layout writes in its own way. */
-bool qmi_export_is_stacked(const qmi_export *e, const char *tensor)
+/* "<weight>.<part>": the tensors that a layout writes in its own way. */
+bool qmi_export_is_part(const qmi_export *e, const char *tensor)
 {
     for (size_t i = 0; i < e->model->n_weights; i++) {
         const qmi_weight *w = &e->model->weights[i];
         size_t n = strlen(w->name);
-        if (w->role == QMOE_ROLE_EXPERTS && strncmp(tensor, w->name, n) == 0 &&
+        if (!w->format->dense && strncmp(tensor, w->name, n) == 0 &&
             tensor[n] == '.')
             return true;
     }
@@ -74,9 +74,8 @@ static qmoe_status run(qmi_export *e, const char *source, const char *output)
         return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
             "%s: is not compressed; there is nothing to export", source);
     for (size_t i = 0; i < e->model->n_weights; i++)
-        if (e->model->weights[i].role == QMOE_ROLE_EXPERTS) {
-            /* Progress counts compressed bytes of experts: they are most of the
-             * work. */
+        if (!e->model->weights[i].format->dense) {
+            /* Progress counts compressed bytes: they are most of the work. */
             e->total += qmi_weight_bytes(&e->model->weights[i]);
             e->report->n_matrices += (uint64_t)e->model->weights[i].n_mats;
         }

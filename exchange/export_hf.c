@@ -16,8 +16,8 @@
 /* Elements converted at a time. */
 enum { PIECE = 1 << 16 };
 
-/* A tensor to write: one of the model's own, or a matrix of a stack; the other
- * pointer is NULL. */
+/* A tensor to write: one of the model's own, or a matrix of a compressed
+ * weight; the other pointer is NULL. */
 typedef struct entry {
     const qmi_tensor *tensor;
     const qmi_weight *stack;
@@ -62,7 +62,7 @@ static qmoe_status add(exporter *x, entry new_entry)
     return QMOE_OK;
 }
 
-/* Plain tensors in file order, then matrices by stack and expert: the order
+/* Plain tensors in file order, then matrices by weight and expert: the order
  * decides names and bytes. */
 static qmoe_status list_tensors(exporter *x)
 {
@@ -71,14 +71,13 @@ static qmoe_status list_tensors(exporter *x)
         const qmi_tensor_file *file = qmi_checkpoint_file(m->checkpoint, f);
         for (size_t i = 0; i < qmi_tensor_file_count(file); i++) {
             const qmi_tensor *t = qmi_tensor_file_at(file, i);
-            if (!qmi_export_is_stacked(x->e, t->name))
+            if (!qmi_export_is_part(x->e, t->name))
                 QMI_TRY(add(x, (entry){.tensor = t}));
         }
     }
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
-        for (int64_t mat = 0; w->role == QMOE_ROLE_EXPERTS && mat < w->n_mats;
-             mat++)
+        for (int64_t mat = 0; !w->format->dense && mat < w->n_mats; mat++)
             QMI_TRY(add(x, (entry){.stack = w, .expert = mat}));
     }
     return QMOE_OK;
@@ -214,14 +213,19 @@ static void describe(const void *user, size_t i, qmi_shard_tensor *out)
 {
     const exporter *x = user;
     const entry *n = &x->entries[i];
-    *out = (qmi_shard_tensor){.name = out->text, .dtype = target_dtype(x, n)};
+    *out = (qmi_shard_tensor){.dtype = target_dtype(x, n)};
     if (n->tensor != NULL) {
         out->name = n->tensor->name;
         out->rank = n->tensor->rank;
         memcpy(out->shape, n->tensor->shape, sizeof out->shape);
         return;
     }
-    qmi_expert_tensor(out->text, sizeof out->text, n->stack->source, n->expert);
+    out->name = n->stack->name;
+    if (n->stack->source != NULL) {
+        out->name = out->text;
+        qmi_expert_tensor(
+            out->text, sizeof out->text, n->stack->source, n->expert);
+    }
     out->rank = 2;
     out->shape[0] = n->stack->n_rows;
     out->shape[1] = n->stack->n_cols;

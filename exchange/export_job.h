@@ -18,8 +18,8 @@ typedef struct qmi_export {
     qmi_error *err; /* the context's */
 } qmi_export;
 
-/* True for a tensor of a compressed stack. */
-bool qmi_export_is_stacked(const qmi_export *e, const char *tensor);
+/* True for a part of a compressed weight. */
+bool qmi_export_is_part(const qmi_export *e, const char *tensor);
 /* Writes config.json without quantization_config; `dtype` (may be NULL)
  * becomes torch_dtype. */
 qmoe_status qmi_export_config(qmi_export *e, const char *dtype);

@@ -31,8 +31,12 @@ static qmoe_status check_stacks(const qmi_export *e)
             qmi_checkpoint_directory(m->checkpoint));
     for (size_t i = 0; i < m->n_weights; i++) {
         const qmi_weight *w = &m->weights[i];
-        if (w->role != QMOE_ROLE_EXPERTS)
+        if (w->format->dense)
             continue;
+        if (w->role != QMOE_ROLE_EXPERTS)
+            return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
+                "'%s': the published layout holds compressed experts only",
+                w->name);
         if (w->format != qmi_published_format || w->codebook != NULL)
             return qmi_fail(e->err, QMOE_E_UNSUPPORTED,
                 "'%s': the published layout holds %s with the "
@@ -109,7 +113,7 @@ static qmoe_status each_plain(
         const qmi_tensor_file *file = qmi_checkpoint_file(from, f);
         for (size_t i = 0; i < qmi_tensor_file_count(file); i++) {
             const qmi_tensor *t = qmi_tensor_file_at(file, i);
-            if (!qmi_export_is_stacked(e, t->name))
+            if (!qmi_export_is_part(e, t->name))
                 QMI_TRY(visit(e, writer, t));
         }
     }

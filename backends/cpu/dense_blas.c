@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dense products by OpenBLAS: a tile of rows is widened to f32 in the thread's
- * work space (it stays in the L2 cache), then multiplied.  In: bf16, f16 or f32
- * rows.  Out: y of the tile, by one BLAS call of one thread: the team is above
- * it.  For large products without AVX-512, and for f16. */
+ * work space (it stays in the L2 cache), then multiplied.  In: bf16, f16, f32
+ * or int8 rows.  Out: y of the tile, by one BLAS call of one thread: the team
+ * is above it.  For large products without AVX-512, and for f16. */
 #include "blas.h"
+#include "int8.h"
 #include "matmul.h"
 
 /* Bytes of a widened tile; half of a common 512 KiB-2 MiB L2 cache at most. */
@@ -11,7 +12,7 @@ enum { TILE_BYTES = 256 * 1024, MAX_TILE_ROWS = 256 };
 
 static bool takes(const qmi_weight *w)
 {
-    return w->format->dense;
+    return w->format->dense || w->format == &qmi_format_int8;
 }
 
 static int64_t tile_rows(const qmi_weight *w)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dense products that read bf16 and f32 weights once, from where they lie
+ * Products that read bf16, f32 and int8 weights once, from where they lie
  * (dense_template.h), for each instruction set.  In: a tile of rows, tokens
  * packed with zeros up to whole vectors.  Out: y of the tile.  Sums of a row
  * are cut into chains whose number is fixed per set, so that bits depend on the
  * set, not on threads. */
+#include "int8.h"
 #include "matmul.h"
 
 enum {
@@ -16,11 +17,37 @@ enum {
     WIDE_PREFETCH = 512 /* in each of them */
 };
 
+static bool is_int8(const qmi_weight *w)
+{
+    return w->format == &qmi_format_int8;
+}
+
 static bool takes(const qmi_weight *w)
 {
     const qmi_format *format = w->format;
-    return format->dense &&
-           (format->dtype == QMI_BF16 || format->dtype == QMI_F32);
+    return is_int8(w) || (format->dense && (format->dtype == QMI_BF16 ||
+                                               format->dtype == QMI_F32));
+}
+
+/* It tells the formats apart. */
+static size_t element_bytes(const qmi_weight *w)
+{
+    return is_int8(w) ? sizeof(int8_t) : qmi_dtype_bits(w->format->dtype) / 8;
+}
+
+static const void *elements(const qmi_weight *w, int64_t mat)
+{
+    return is_int8(w) ? qmi_int8_codes(w, mat) : qmi_weight_dense(w, mat);
+}
+
+/* y of codes becomes y of weights. */
+static void scale_rows(float *y, const qcpu_tile *tile)
+{
+    const uint8_t *scales = qmi_int8_scales(tile->w, tile->mat) + 2 * tile->row;
+    for (int64_t t = 0; t < tile->n_tokens; t++)
+        for (int64_t r = 0; r < tile->n_rows; r++)
+            y[t * tile->n_rows + r] *=
+                qmi_bf16_to_f32(qmi_load_u16(scales + 2 * r));
 }
 
 static int64_t tile_rows(const qmi_weight *w)
@@ -51,7 +78,7 @@ static void dense_pack(float *dst, const qmi_weight *w, const float *x,
     int64_t n_tokens, int64_t step)
 {
     const int64_t n_cols = w->n_cols, stride = dense_stride(w, step);
-    const bool split = w->format->dtype == QMI_BF16;
+    const bool split = element_bytes(w) == sizeof(uint16_t);
     /* Whole steps only: the kernel has no tail. */
     for (int64_t t = 0; t < n_tokens; t++)
         for (int64_t c = 0; c < stride; c += step)
@@ -83,6 +110,8 @@ static void dense_pack(float *dst, const qmi_weight *w, const float *x,
 #define ROWS 4
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define SUM(v) _mm512_reduce_add_ps(v)
+#define WIDEN(p)                                                               \
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(p))))
 #include "dense_template.h"
 KERNEL(avx512, QMI_CPU_AVX512, QCPU_ANY_TOKENS);
 #undef ISA
@@ -93,6 +122,7 @@ KERNEL(avx512, QMI_CPU_AVX512, QCPU_ANY_TOKENS);
 #undef ROWS
 #undef FMA
 #undef SUM
+#undef WIDEN
 
 #define ISA __attribute__((target("avx2,fma")))
 #define NAME(x) x##_avx2
@@ -102,6 +132,8 @@ KERNEL(avx512, QMI_CPU_AVX512, QCPU_ANY_TOKENS);
 #define ROWS 2
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define SUM(v) sum_avx2(v)
+#define WIDEN(p)                                                               \
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p))))
 
 /* Halves until one lane is left: a fixed order of additions. */
 ISA static inline float sum_avx2(__m256 v)
@@ -127,6 +159,16 @@ KERNEL(avx2, QMI_CPU_AVX2, 256);
 #define ROWS 4
 #define FMA(a, b, c) vfmaq_f32(c, a, b)
 #define SUM(v) vaddvq_f32(v)
+#define WIDEN(p) widen_neon(p)
+
+static inline float32x4_t widen_neon(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    const int16x8_t wide = vmovl_s8(vcreate_s8(four));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
+
 #include "dense_template.h"
 KERNEL(neon, QMI_CPU_NEON, QCPU_ANY_TOKENS);
 #endif

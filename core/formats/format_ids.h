@@ -21,6 +21,7 @@
     X(TLUT_2, tlut_2)                                                          \
     X(TLUT_3, tlut_3)                                                          \
     X(TLUT_4, tlut_4)                                                          \
+    X(INT8, int8)                                                              \
     X(BF16, bf16)                                                              \
     X(F16, f16)                                                                \
     X(F32, f32)

@@ -27,26 +27,6 @@ static int shape_levels(
     return 3;
 }
 
-static qmoe_status check_size(const qmi_weight *w, int part, qmi_error *err)
-{
-    const qmi_part_spec *spec = &w->format->parts[part];
-    int64_t shape[3];
-    uint64_t n = qmi_dtype_bits(spec->dtype) / 8;
-    bool fits = true;
-    /* In 64 bits with overflow checks: dimensions come from config.json and may
-     * be anything. */
-    spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
-    for (int i = 0; i < 3; i++)
-        fits = fits && shape[i] > 0 && qmi_mul_u64(n, (uint64_t)shape[i], &n);
-    return qmi_weight_check_size(w, part, fits, n, err);
-}
-
-static qmoe_status open_stack(const qmi_weight *w, qmi_error *err)
-{
-    QMI_TRY(check_size(w, QMI_Q2_CODES, err));
-    return check_size(w, QMI_Q2_LEVELS, err);
-}
-
 qmi_q2_matrix qmi_q2_matrix_of(const qmi_weight *w, int64_t mat)
 {
     const uint8_t *codes = w->parts[QMI_Q2_CODES].data;
@@ -99,7 +79,7 @@ const qmi_format qmi_format_q2 = {
             [QMI_Q2_CODES] = {"codes", QMI_U8, shape_codes},
             [QMI_Q2_LEVELS] = {"levels", QMI_BF16, shape_levels},
         },
-    .open = open_stack,
+    .open = qmi_weight_check_sizes,
     .check = check_levels,
     .decode = decode,
 };

@@ -160,3 +160,21 @@ qmoe_status qmi_weight_check_size(
         w->name, w->format->parts[part].suffix, w->parts[part].n_bytes,
         w->n_mats, w->n_rows, w->n_cols);
 }
+
+qmoe_status qmi_weight_check_sizes(const qmi_weight *w, qmi_error *err)
+{
+    for (int part = 0; part < w->format->n_parts; part++) {
+        const qmi_part_spec *spec = &w->format->parts[part];
+        int64_t shape[3];
+        uint64_t n = qmi_dtype_bits(spec->dtype) / 8;
+        bool fits = true;
+        /* In 64 bits with overflow checks: dimensions come from config.json and
+         * may be anything. */
+        const int rank = spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
+        for (int i = 0; i < rank; i++)
+            fits =
+                fits && shape[i] > 0 && qmi_mul_u64(n, (uint64_t)shape[i], &n);
+        QMI_TRY(qmi_weight_check_size(w, part, fits, n, err));
+    }
+    return QMOE_OK;
+}

@@ -157,6 +157,8 @@ qmoe_status qmi_weight_check(const qmi_weight *w, int64_t mat, qmi_error *err);
  * and the shape. */
 qmoe_status qmi_weight_check_size(const qmi_weight *w, int part, bool fits,
     uint64_t expected, qmi_error *err);
+/* `open` of a format whose parts have the sizes of their specs: all of them. */
+qmoe_status qmi_weight_check_sizes(const qmi_weight *w, qmi_error *err);
 
 /* Frees what the format keeps for the stack (`configure`). */
 void qmi_weight_release(qmi_weight *w);

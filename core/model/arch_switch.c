@@ -338,12 +338,11 @@ static qmoe_status decoder(builder *b)
 /* The name that a tensor has in this checkpoint. */
 static const char *found_as(const builder *b, const char *name)
 {
-    const qmi_checkpoint *files = b->model->checkpoint;
     const char *other = qmi_arch_other_name(b->model->arch, name);
     /* The usual name wins where both are there. */
-    const bool is_other = qmi_checkpoint_find(files, name) == NULL &&
+    const bool is_other = !qmi_model_has_matrix(b->model, name) &&
                           other != NULL &&
-                          qmi_checkpoint_find(files, other) != NULL;
+                          qmi_model_has_matrix(b->model, other);
     return is_other ? other : name;
 }
 

@@ -16,7 +16,7 @@ static bool has(const qmoe_model *model, const char *format, int stack,
 {
     char name[128];
     snprintf(name, sizeof name, format, stack_names[stack], (int)block, layer);
-    return qmi_checkpoint_find(model->checkpoint, name) != NULL;
+    return qmi_model_has_matrix(model, name);
 }
 
 /* Every block begins with a norm, dense or sparse. */
@@ -102,14 +102,13 @@ static void settle_sparsity(qmi_switch *s, const qmoe_model *model, int stack)
  * their configuration does not say so. */
 static void settle_head(qmi_switch *s, const qmoe_model *model)
 {
-    const qmi_checkpoint *files = model->checkpoint;
-    if (!s->tied_head || qmi_checkpoint_find(files, "lm_head.weight") != NULL ||
-        qmi_checkpoint_find(files, "decoder.lm_head.weight") == NULL)
+    if (!s->tied_head || qmi_model_has_matrix(model, "lm_head.weight") ||
+        !qmi_model_has_matrix(model, "decoder.lm_head.weight"))
         return;
     qmi_message(model->hooks,
         "%s: does not say tie_word_embeddings false, but the weights have "
         "decoder.lm_head.weight; using that",
-        qmi_checkpoint_config_path(files));
+        qmi_checkpoint_config_path(model->checkpoint));
     s->tied_head = false;
 }
 

@@ -44,10 +44,15 @@ qmoe_status qmi_model_sketch(
 qmoe_status qmi_model_add_block(
     qmoe_model *model, qmi_block block, qmi_error *err);
 /* Adds the matrix `name` [n_rows, n_cols] (n_rows 1 and a rank-1 tensor for a
- * vector).  *index is its place in model->weights. */
+ * vector), which may be compressed.  *index is its place in model->weights. */
 qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
     qmoe_role role, const char *name, int64_t n_rows, int64_t n_cols,
     qmi_error *err);
+/* Whether matrices of a role may be compressed beside the experts: routers,
+ * norms, vectors and tables of position biases stay as they are. */
+bool qmi_model_may_compress(qmoe_role role, int64_t n_rows);
+/* Whether the weights have a matrix of this name, plain or compressed. */
+bool qmi_model_has_matrix(const qmoe_model *model, const char *name);
 
 /* What the matrices of all experts of a block are called. */
 typedef struct qmi_expert_names {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Finds the tensors of a weight, checks their shapes, and describes them as a
  * qmi_weight: a matrix, expert matrices each by itself or cut out of a tensor of
- * all, or a compressed stack.  In:
- * names and shapes from an architecture, tensors from files.  Out: entries of
- * model->weights, whose numbers are final.  An entry that failed halfway stays
- * in the list, so that closing the model frees it. */
+ * all, or any of these compressed.  In: names and shapes from an architecture,
+ * tensors from files.  Out: entries of model->weights, whose numbers are final.
+ * An entry that failed halfway stays in the list, so that closing the model
+ * frees it. */
 #include "model.h"
 
 #include <stdio.h>
@@ -90,33 +90,6 @@ static void fetch_first(const qmoe_model *model, qmi_weight *w)
     w->owner = model->checkpoint;
 }
 
-qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
-    qmoe_role role, const char *name, int64_t n_rows, int64_t n_cols,
-    qmi_error *err)
-{
-    const qmi_tensor *t = NULL;
-    qmi_weight *w = NULL;
-    if (model->checkpoint == NULL) {
-        QMI_TRY(new_weight(model, &w, index, role, name, err));
-        sketch_weight(model, w, 1, n_rows, n_cols);
-        return QMOE_OK;
-    }
-    QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, name, err));
-    QMI_TRY(check_matrix(model, t, n_rows, n_cols, err));
-    QMI_TRY(new_weight(model, &w, index, role, name, err));
-    w->format = qmi_format_dense(t->dtype);
-    w->n_mats = 1;
-    w->n_rows = n_rows;
-    w->n_cols = n_cols;
-    w->parts[0] = (qmi_part){t->data, t->n_bytes};
-    QMI_TRY(make_marks(w, err));
-    /* Every run needs it; experts wait until they are chosen. */
-    if (t->is_view)
-        return qmi_checkpoint_fetch(
-            model->checkpoint, t->data, t->n_bytes, err);
-    return QMOE_OK;
-}
-
 /* ---- expert stacks ---- */
 
 /* `cuts`: the experts' matrices; NULL: each is a tensor of the checkpoint. */
@@ -176,22 +149,30 @@ static qmoe_status add_fused(qmoe_model *model, qmi_weight *w,
     return status;
 }
 
-/* The stack's entry of quantization_config.tensors: its format; shape must be
+/* ---- compressed weights ---- */
+
+/* Of quantization_config.tensors; NULL: there is none. */
+static const cJSON *entry_of(const qmoe_model *model, const char *name)
+{
+    const cJSON *tensors =
+        cJSON_GetObjectItemCaseSensitive(model->quantization, "tensors");
+    return cJSON_GetObjectItemCaseSensitive(tensors, name);
+}
+
+/* The weight's entry of quantization_config.tensors: its format; shape must be
  * what the model needs. */
-static qmoe_status stack_format(
+static qmoe_status entry_format(
     const qmoe_model *model, qmi_weight *w, qmi_error *err)
 {
     const char *file = qmi_checkpoint_config_path(model->checkpoint);
-    const cJSON *tensors =
-        cJSON_GetObjectItemCaseSensitive(model->quantization, "tensors");
-    const cJSON *entry = cJSON_GetObjectItemCaseSensitive(tensors, w->name);
+    const cJSON *entry = entry_of(model, w->name);
     const char *name = NULL;
     if (!cJSON_IsObject(entry))
         return qmi_fail(err, QMOE_E_FORMAT,
             "%s: quantization_config.tensors has no '%s'", file, w->name);
     QMI_TRY(qmi_json_string(&name, entry, "format", "", file, err));
     w->format = qmi_format_find(name);
-    /* A dense name is no format of a compressed stack. */
+    /* A dense name is no format of a compressed weight. */
     if (w->format == NULL || w->format->dense)
         return qmi_fail(err, QMOE_E_UNSUPPORTED,
             "%s: '%s' has the unknown format '%s'", file, w->name, name);
@@ -210,7 +191,7 @@ static qmoe_status stack_format(
     return QMOE_OK;
 }
 
-/* ---- parameters of a stack (docs/format.md) ---- */
+/* ---- parameters (docs/format.md) ---- */
 
 /* `*value` holds the default of the format and stays when the member is
  * absent. */
@@ -231,13 +212,11 @@ static qmoe_status read_integer(const qmi_parameters *p, int64_t *value,
 static qmoe_status read_parameters(
     const qmoe_model *model, qmi_weight *w, qmi_error *err)
 {
-    const cJSON *tensors =
-        cJSON_GetObjectItemCaseSensitive(model->quantization, "tensors");
     /* `others` are the weights before this one: a dictionary may be shared with
      * them. */
     const qmi_parameters from = {
         .file = qmi_checkpoint_config_path(model->checkpoint),
-        .entry = cJSON_GetObjectItemCaseSensitive(tensors, w->name),
+        .entry = entry_of(model, w->name),
         .number = read_number,
         .integer = read_integer,
         .others = model->weights,
@@ -268,7 +247,7 @@ static qmoe_status check_part(const qmoe_model *model, const qmi_weight *w,
 static qmoe_status add_compressed(
     qmoe_model *model, qmi_weight *w, qmi_error *err)
 {
-    QMI_TRY(stack_format(model, w, err));
+    QMI_TRY(entry_format(model, w, err));
     QMI_TRY(read_parameters(model, w, err));
     for (int i = 0; i < w->format->n_parts; i++) {
         const qmi_part_spec *spec = &w->format->parts[i];
@@ -288,6 +267,65 @@ static qmoe_status add_compressed(
             err, status, "%s", qmi_checkpoint_directory(model->checkpoint));
     return QMOE_OK;
 }
+
+/* ---- matrices ---- */
+
+bool qmi_model_may_compress(qmoe_role role, int64_t n_rows)
+{
+    switch (role) {
+    case QMOE_ROLE_ATTENTION:
+    case QMOE_ROLE_DENSE_FFN:
+    case QMOE_ROLE_SHARED_FFN:
+    case QMOE_ROLE_EMBEDDING:
+    case QMOE_ROLE_HEAD:
+        /* Biases and gates of one row decide much and take little. */
+        return n_rows > 1;
+    default:
+        return false;
+    }
+}
+
+bool qmi_model_has_matrix(const qmoe_model *model, const char *name)
+{
+    return qmi_checkpoint_find(model->checkpoint, name) != NULL ||
+           entry_of(model, name) != NULL;
+}
+
+static qmoe_status add_plain(qmoe_model *model, qmi_weight *w, qmi_error *err)
+{
+    const qmi_tensor *t = NULL;
+    QMI_TRY(qmi_checkpoint_require(model->checkpoint, &t, w->name, err));
+    QMI_TRY(check_matrix(model, t, w->n_rows, w->n_cols, err));
+    w->format = qmi_format_dense(t->dtype);
+    w->parts[0] = (qmi_part){t->data, t->n_bytes};
+    QMI_TRY(make_marks(w, err));
+    /* Every run needs it; experts wait until they are chosen. */
+    if (t->is_view)
+        return qmi_checkpoint_fetch(
+            model->checkpoint, t->data, t->n_bytes, err);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_model_add_matrix(qmoe_model *model, uint32_t *index,
+    qmoe_role role, const char *name, int64_t n_rows, int64_t n_cols,
+    qmi_error *err)
+{
+    qmi_weight *w = NULL;
+    QMI_TRY(new_weight(model, &w, index, role, name, err));
+    w->n_mats = 1;
+    w->n_rows = n_rows;
+    w->n_cols = n_cols;
+    if (model->checkpoint == NULL)
+        sketch_weight(model, w, 1, n_rows, n_cols);
+    else if (qmi_model_may_compress(role, n_rows) &&
+             entry_of(model, name) != NULL)
+        return add_compressed(model, w, err);
+    else
+        return add_plain(model, w, err);
+    return QMOE_OK;
+}
+
+/* ---- experts ---- */
 
 qmoe_status qmi_model_add_experts(qmoe_model *model, uint32_t *index,
     const qmi_expert_names *names, int64_t n_experts, int64_t n_rows,

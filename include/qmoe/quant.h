@@ -83,6 +83,10 @@ typedef struct qmoe_compress_options {
      * difference from all tokens of its block: 1 or -1 = no; 0 = for models that
      * predict the next token. */
     int borrow;
+    /* Bits of the matrices beside the experts: attention, dense and shared
+     * feed-forward, embedding, head.  0 or 16 = they are copied as they are; 8 =
+     * int8, rounded to nearest.  Makes a model without experts compressible. */
+    int dense_bits;
 } qmoe_compress_options;
 
 /* Matrices of one kind, as "down_proj", of all experts of all blocks. */
@@ -126,10 +130,17 @@ typedef struct qmoe_compress_report {
     uint64_t n_experts_borrowing; /* see options.borrow */
     qmoe_kind_report kinds[QMOE_MAX_KINDS];
     int n_kinds;
+
+    /* With options.dense_bits: the plan ... */
+    uint64_t dense_weights, n_dense_matrices;
+    /* ... and the result. */
+    uint64_t dense_bytes;
+    double dense_weight_error; /* mean over matrices */
 } qmoe_compress_report;
 
-/* Compresses the experts of the checkpoint in `source` into the new directory
- * `output` (docs/compress.md).  The work is done in a sibling of `output`,
+/* Compresses the experts of the checkpoint in `source`, and what else options
+ * say, into the new directory `output` (docs/compress.md).  The work is done in
+ * a sibling of `output`,
  * "<output>.partial", which is flushed to disk and renamed at the end: `output`
  * either is complete or does not appear.  An interrupted run with finished
  * experts is kept there for `resume`, which ends with the same bytes as an

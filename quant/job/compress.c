@@ -143,6 +143,8 @@ static qmoe_status fill_defaults(qmi_job *job)
         return qmi_fail(job->err, QMOE_E_INVALID, "damping is not in 0..100");
     QMI_TRY(check_rotation(job));
     QMI_TRY(check_bits(job));
+    QMI_TRY(
+        qmi_dense_quantiser(&job->dense_quantiser, o->dense_bits, job->err));
     if (o->backend == NULL)
         o->backend = QMI_HOST_BACKEND;
     QMI_TRY(qmi_place_find(
@@ -222,8 +224,27 @@ static qmoe_status weigh_tokens(qmi_job *job)
     return QMOE_OK;
 }
 
-/* After this the model has experts in a plain format, and a tokenizer unless
- * the caller does without. */
+/* A model without experts is compressed like the rest of one with experts. */
+static qmoe_status check_dense(qmi_job *job, const char *source)
+{
+    const qmoe_compress_options *o = &job->options;
+    if (job->dense_quantiser == NULL)
+        return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
+            "%s: has no sparse block, so no experts to compress; a number of "
+            "bits for the other matrices (--dense-bits) compresses those",
+            source);
+    if (o->format != NULL || o->bits > 0 || o->n_calibration != 0)
+        return qmi_fail(job->err, QMOE_E_INVALID,
+            "%s: has no experts, and %s for experts only", source,
+            o->format != NULL ? "a format is"
+            : o->bits > 0     ? "a number of bits per expert weight is"
+                              : "calibration text is");
+    job->recipe.quantiser = job->dense_quantiser;
+    return QMOE_OK;
+}
+
+/* After this the model has matrices to compress in a plain format, and a
+ * tokenizer unless the caller does without. */
 static qmoe_status check_source(qmi_job *job)
 {
     const qmoe_model *model = job->model;
@@ -234,8 +255,7 @@ static qmoe_status check_source(qmi_job *job)
             "plain checkpoint of it)",
             source);
     if (qmi_model_sparse_count(model) == 0)
-        return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
-            "%s: has no sparse block, so no experts to compress", source);
+        QMI_TRY(check_dense(job, source));
     if (!job->options.without_tokenizer)
         QMI_TRY(qmi_model_need_tokenizer(model, job->err));
     /* One shard of copied tensors and one per stack: names count them all, so
@@ -515,6 +535,7 @@ static void clean_up(qmi_job *job)
     qmi_calibration_free(&job->calibration);
     qmi_free(job->codebook);
     qmi_free(job->choices);
+    qmi_free(job->dense_results);
     qmoe_model_close(job->model);
 }
 

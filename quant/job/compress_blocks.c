@@ -137,13 +137,8 @@ static qmoe_status finish_writer(block_run *r, int kind)
     job->report->expert_bytes += qmi_stack_writer_bytes(r->writers[kind]);
     QMI_TRY(qmi_manifest_add_file(
         job->manifest, r->files[kind], header_hash, file_bytes, job->err));
-    for (int i = 0; i < format->n_parts; i++) {
-        char tensor[512];
-        snprintf(tensor, sizeof tensor, "%s.%s", stack->name,
-            format->parts[i].suffix);
-        QMI_TRY(qmi_manifest_add_tensor(
-            job->manifest, tensor, r->files[kind], job->err));
-    }
+    QMI_TRY(qmi_manifest_add_parts(
+        job->manifest, stack->name, format, r->files[kind], job->err));
     return qmi_manifest_add_stack(
         job->manifest, stack, &r->recipes[kind], job->err);
 }

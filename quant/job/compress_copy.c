@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * In: all tensors of the checkpoint.  Out: the first shard, with each tensor
- * that is no expert's, bit for bit.  Tensors are visited twice in the same
- * order: a safetensors header lists all of them before the first byte of
- * data. */
-#include "compress_job.h"
+ * that is no expert's, bit for bit, or compressed where that was asked for.
+ * Tensors are visited twice in the same order: a safetensors header lists all
+ * of them before the first byte of data. */
+#include "compress_dense.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
 #include "expert_names.h"
-#include "safetensors_writer.h"
 
 /* True for a name that the tensors of any stack may have.  By name and
  * not by the model's weights: a checkpoint may hold tensors that the model does
@@ -31,16 +30,28 @@ void qmi_job_next_file(qmi_job *job, char name[64])
         job->n_files);
 }
 
-typedef qmoe_status (*visit_fn)(qmi_job *job, const qmi_tensor *t,
-    qmi_st_writer *writer, size_t index, const char *file);
+/* The shard while it is declared or written; `index` is that of the next
+ * tensor in it. */
+typedef struct shard {
+    qmi_job *job;
+    qmi_st_writer *writer;
+    size_t index;
+    const char *file;
+} shard;
 
-static qmoe_status declare_tensor(qmi_job *job, const qmi_tensor *t,
-    qmi_st_writer *writer, size_t index, const char *file)
+/* `w`: what is made of the tensor; NULL: it is copied. */
+typedef qmoe_status (*visit_fn)(
+    const shard *s, const qmi_tensor *t, const qmi_weight *w);
+
+static qmoe_status declare_tensor(
+    const shard *s, const qmi_tensor *t, const qmi_weight *w)
 {
-    (void)index;
+    qmi_job *job = s->job;
+    if (w != NULL)
+        return qmi_job_declare_dense(job, w, s->writer, s->file);
     QMI_TRY(qmi_st_writer_declare(
-        writer, t->name, t->dtype, t->shape, t->rank, job->err));
-    return qmi_manifest_add_tensor(job->manifest, t->name, file, job->err);
+        s->writer, t->name, t->dtype, t->shape, t->rank, job->err));
+    return qmi_manifest_add_tensor(job->manifest, t->name, s->file, job->err);
 }
 
 /* What the model computes with is finite; other tensors are copied as they
@@ -57,35 +68,50 @@ static qmoe_status check_tensor(const qmi_job *job, const qmi_tensor *t)
     return QMOE_OK;
 }
 
-static qmoe_status copy_tensor(qmi_job *job, const qmi_tensor *t,
-    qmi_st_writer *writer, size_t index, const char *file)
+static qmoe_status copy_tensor(const shard *s, const qmi_tensor *t)
 {
-    (void)file;
+    qmi_job *job = s->job;
+    QMI_TRY(check_tensor(job, t));
+    return qmi_st_writer_write(
+        s->writer, s->index, t->data, t->n_bytes, job->err);
+}
+
+static qmoe_status write_tensor(
+    const shard *s, const qmi_tensor *t, const qmi_weight *w)
+{
+    qmi_job *job = s->job;
     QMI_TRY(qmi_progress(&job->context->hooks, "copy", t->name, 0, 0));
     /* Read by system calls, so that a bad disk is an error with a name and no
      * signal. */
     QMI_TRY(qmi_checkpoint_fetch(
         job->model->checkpoint, t->data, t->n_bytes, job->err));
-    QMI_TRY(check_tensor(job, t));
-    QMI_TRY(qmi_st_writer_write(writer, index, t->data, t->n_bytes, job->err));
+    QMI_TRY(w != NULL ? qmi_job_write_dense(job, w, s->writer, s->index)
+                      : copy_tensor(s, t));
     /* A view stays: the model reads it, too. */
     if (!t->is_view)
         qmi_checkpoint_release(job->model->checkpoint, t->data, t->n_bytes);
     return QMOE_OK;
 }
 
-/* Calls `visit` for every tensor that is not an expert's, in file order. */
-static qmoe_status each_plain_tensor(
-    qmi_job *job, qmi_st_writer *writer, const char *file, visit_fn visit)
+/* Calls `visit` for every tensor that is not an expert's, in file order.  Of the
+ * names under which a matrix to compress is there, only the model's own stays:
+ * others would keep it uncompressed. */
+static qmoe_status each_plain_tensor(shard *s, visit_fn visit)
 {
+    qmi_job *job = s->job;
     const qmi_checkpoint *source = job->model->checkpoint;
-    size_t index = 0;
+    s->index = 0;
     for (size_t f = 0; f < qmi_checkpoint_file_count(source); f++) {
         const qmi_tensor_file *from = qmi_checkpoint_file(source, f);
         for (size_t i = 0; i < qmi_tensor_file_count(from); i++) {
             const qmi_tensor *t = qmi_tensor_file_at(from, i);
-            if (!is_expert_tensor(job->model, t->name))
-                QMI_TRY(visit(job, t, writer, index++, file));
+            const qmi_weight *w = qmi_job_dense_weight(job, t);
+            if (is_expert_tensor(job->model, t->name) ||
+                (w != NULL && strcmp(w->name, t->name) != 0))
+                continue;
+            QMI_TRY(visit(s, t, w));
+            s->index +=
+                w != NULL ? (size_t)job->dense_quantiser->format->n_parts : 1;
         }
     }
     return QMOE_OK;
@@ -95,9 +121,10 @@ static qmoe_status copy_into(
     qmi_job *job, qmi_st_writer *writer, const char *name)
 {
     uint64_t header_hash = 0, file_bytes = 0;
+    shard s = {.job = job, .writer = writer, .file = name};
     QMI_TRY(qmi_st_writer_metadata(writer, "format", "qmoe", job->err));
-    QMI_TRY(each_plain_tensor(job, writer, name, declare_tensor));
-    QMI_TRY(each_plain_tensor(job, writer, name, copy_tensor));
+    QMI_TRY(each_plain_tensor(&s, declare_tensor));
+    QMI_TRY(each_plain_tensor(&s, write_tensor));
     QMI_TRY(qmi_st_writer_finish(writer, &header_hash, &file_bytes, job->err));
     job->report->output_bytes += file_bytes;
     return qmi_manifest_add_file(
@@ -111,6 +138,7 @@ qmoe_status qmi_job_copy_tensors(qmi_job *job)
     qmi_st_writer *writer = NULL;
     /* The first number belongs to this shard, later ones to the stacks. */
     qmi_job_next_file(job, name);
+    QMI_TRY(qmi_job_begin_dense(job));
     QMI_TRY(qmi_output_create(&job->output, &file, name, job->err));
     qmoe_status status = qmi_st_writer_create(&writer, &file, job->err);
     if (status == QMOE_OK)

@@ -15,8 +15,8 @@
 enum { FIXED_INPUTS = 32 };
 
 /* The list while it grows.  `add` does not check the room: version, config,
- * side files (5), recipe (8, and up to 2 parameters of a format), place (4) and
- * calibration (6) are 27 of FIXED_INPUTS, and weight files are counted. */
+ * side files (5), recipe (9, and up to 2 parameters of a format), place (4) and
+ * calibration (6) are 28 of FIXED_INPUTS, and weight files are counted. */
 typedef struct list {
     qmi_journal_input *items; /* [capacity] */
     size_t n, capacity;
@@ -182,6 +182,9 @@ static void add_recipe(list *l, const qmi_job *job)
     add_number(l, "rotation seed", r->quant.rotation_seed);
     add_number(l, "passes", r->quant.passes);
     add_number(l, "bits", r->bits);
+    add_text(l, "format beside the experts",
+        job->dense_quantiser != NULL ? job->dense_quantiser->format->name
+                                     : "as it is");
 }
 
 qmoe_status qmi_job_kernels(const qmi_job *job, char *out, size_t capacity)

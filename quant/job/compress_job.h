@@ -5,7 +5,8 @@
  *   compress_memory.c  how much memory
  *   compress_routes.c  how many experts get tokens
  *   compress_inputs.c  what decides the result, for resumption
- *   compress_copy.c    what is copied unchanged
+ *   compress_copy.c    the first shard: what is copied unchanged
+ *   compress_dense.c   ... and the matrices beside the experts
  *   choose_formats.c   which stack gets which format, with a bit budget
  *   compress_blocks.c  the experts, block by block
  *   compress_provenance.c  what the result records of all this
@@ -39,6 +40,11 @@ typedef struct qmi_job {
     /* With a bit budget: one entry per stack, sparse block after sparse
      * block, in the order of its stacks; NULL without. */
     qmi_bits_choice *choices;
+    const qmi_quantiser
+        *dense_quantiser; /* NULL: only experts are compressed */
+    /* What became of each of the model's weights with it; errors of weights
+     * alone.  [n_weights] */
+    qmi_quant_result *dense_results;
     void *codebook; /* owned: fitted to the model; NULL: the format's own */
     qmi_calibration calibration;
     bool calibrated;   /* calibration is loaded */
@@ -88,6 +94,18 @@ qmoe_status qmi_job_used_experts(
 uint64_t qmi_job_state_bytes(const qmi_job *job);
 /* What decides the result: [*n], qmi_free.  Reads all weights once. */
 qmoe_status qmi_job_inputs(qmi_job *job, qmi_journal_input **out, size_t *n);
+
+/* The quantiser for matrices beside the experts at so many bits; NULL: 0 and 16
+ * leave them as they are.  E_INVALID: no other number but 8 is possible. */
+qmoe_status qmi_dense_quantiser(
+    const qmi_quantiser **out, int bits, qmi_error *err);
+/* Whether it takes a weight. */
+bool qmi_dense_takes(const qmi_weight *w);
+/* Counts these matrices in the report: bytes of all of them before and after. */
+void qmi_job_plan_dense(
+    qmi_job *job, uint64_t *source_bytes, uint64_t *target_bytes);
+/* The memory that compressing one of them takes. */
+uint64_t qmi_job_dense_bytes(const qmi_job *job);
 
 /* The first shard: every tensor that is not an expert's. */
 qmoe_status qmi_job_copy_tensors(qmi_job *job);

@@ -79,7 +79,8 @@ static uint64_t group_bytes(const qmi_job *job, const qmi_sparse_block *block)
 static uint64_t fixed_bytes(const qmi_job *job)
 {
     enum { BASE = 32 << 20 }; /* programs, libraries, lists */
-    uint64_t bytes = BASE + qmi_forward_dense_bytes(job->model);
+    uint64_t bytes =
+        BASE + qmi_forward_dense_bytes(job->model) + qmi_job_dense_bytes(job);
     if (!job->calibrated)
         return bytes;
     bytes += chunk_bytes(job);
@@ -136,8 +137,9 @@ qmoe_status qmi_job_plan_memory(qmi_job *job)
     int n = job->context->hooks.n_threads;
     if (n > job->options.group_size)
         n = job->options.group_size;
-    if (n > qmi_model_n_experts(job->model))
-        n = (int)qmi_model_n_experts(job->model);
+    const int64_t n_experts = qmi_model_n_experts(job->model);
+    if (n > n_experts)
+        n = n_experts != 0 ? (int)n_experts : 1;
     /* Reduced before it is refused: fewer workers give the same bytes later.
      * An unknown memory (0) limits nothing. */
     while (n > 1 && limit != 0 && fixed + (uint64_t)n * each > limit)

@@ -43,6 +43,7 @@ void qmi_job_plan_sizes(qmi_job *job)
     const qmoe_model *m = job->model;
     const qmi_format *format = job->recipe.quantiser->format;
     uint64_t source_experts = 0, target_experts = 0;
+    uint64_t source_dense, target_dense;
     for (size_t f = 0; f < qmi_checkpoint_file_count(m->checkpoint); f++)
         r->source_bytes +=
             qmi_tensor_file_bytes(qmi_checkpoint_file(m->checkpoint, f));
@@ -69,7 +70,9 @@ void qmi_job_plan_sizes(qmi_job *job)
     uint64_t copied = tensor_bytes(m->checkpoint);
     if (copied < r->source_bytes)
         copied = r->source_bytes;
-    r->planned_output_bytes = copied - source_experts + target_experts;
+    qmi_job_plan_dense(job, &source_dense, &target_dense);
+    r->planned_output_bytes =
+        copied - source_experts + target_experts - source_dense + target_dense;
 }
 
 /* ---- disk ---- */
@@ -110,10 +113,27 @@ static qmoe_status count_work(qmi_workload *work, const qmi_job *job)
     return qmi_job_used_experts(work->used_share, job);
 }
 
+/* Seconds of one thread, which is all that the matrices beside the experts
+ * get. */
+static qmoe_status measure_dense(double *seconds, const qmi_job *job)
+{
+    *seconds = 0;
+    if (job->dense_quantiser == NULL)
+        return QMOE_OK;
+    const qmi_stack_recipe recipe = {
+        .quantiser = job->dense_quantiser, .quant = job->recipe.quant};
+    QMI_TRY(qmi_measure_rounding(seconds, &recipe, job->err));
+    *seconds *= (double)job->report->dense_weights;
+    return QMOE_OK;
+}
+
 /* Seconds of one thread.  Without calibration experts are only rounded. */
-static qmoe_status measure_work(
+static qmoe_status measure_experts(
     double *seconds, const qmi_job *job, const qmi_workload *work)
 {
+    *seconds = 0;
+    if (job->report->expert_weights == 0)
+        return QMOE_OK;
     /* Rates are per weight: the first sparse block stands for all. */
     qmi_sparse_block block;
     qmi_job_sparse_block(job, 0, &block);
@@ -133,15 +153,16 @@ static qmoe_status plan_time(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
     qmi_workload work;
-    double seconds, busy = qmi_thread_seconds() - job->begin_busy;
+    double seconds, dense, busy = qmi_thread_seconds() - job->begin_busy;
     if (job->calibrated)
         QMI_TRY(count_work(&work, job));
     const double begin = qmi_thread_seconds();
-    QMI_TRY(measure_work(&seconds, job, &work));
+    QMI_TRY(measure_experts(&seconds, job, &work));
+    QMI_TRY(measure_dense(&dense, job));
     busy += qmi_thread_seconds() - begin;
     /* All of the work is taken to spread evenly over the workers. */
     r->planned_seconds =
-        busy + seconds / job->n_workers +
+        busy + dense + seconds / job->n_workers +
         qmi_copy_seconds(r->source_bytes, r->planned_output_bytes,
             qmi_checkpoint_is_generated(job->model->checkpoint), 0);
     return QMOE_OK;

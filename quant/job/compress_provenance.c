@@ -201,8 +201,10 @@ static bool put_options(const qmi_job *job, cJSON *to)
                    : put_number(
                          to, "rotation", format->rotates, job->rotation)) &&
            put_text(to, "levels", format->ternary ? levels : NULL) &&
-           put_text(
-               to, "dictionary", format->needs_dictionary ? dictionary : NULL);
+           put_text(to, "dictionary",
+               format->needs_dictionary ? dictionary : NULL) &&
+           (job->dense_quantiser == NULL ||
+               put_number(to, "dense_bits", true, job->options.dense_bits));
 }
 
 /* What rounds: processors and devices do so differently. */

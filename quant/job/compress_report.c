@@ -130,6 +130,13 @@ static matrix describe(const qmi_stack_recipe *recipe, const qmi_weight *w,
     };
 }
 
+static void put_size(qmi_text *t, const matrix *m)
+{
+    put_count(t, ", \"bytes\"", (int64_t)m->n_bytes);
+    put_number(t, ", \"bits_per_weight\"",
+        ratio(8 * (double)m->n_bytes, (double)m->n_weights));
+}
+
 static void put_matrix(const qmi_job *job, qmi_text *t, const qmi_weight *w,
     int64_t expert, const matrix *m)
 {
@@ -141,9 +148,7 @@ static void put_matrix(const qmi_job *job, qmi_text *t, const qmi_weight *w,
     put_count_if(t, ", \"counted\"", job->calibrated, m->n_counted);
     if (job->calibrated && job->borrows)
         put_count(t, ", \"borrowed\"", m->n_borrowed);
-    put_count(t, ", \"bytes\"", (int64_t)m->n_bytes);
-    put_number(t, ", \"bits_per_weight\"",
-        ratio(8 * (double)m->n_bytes, (double)m->n_weights));
+    put_size(t, m);
     put_number(t, ", \"input_error\"", m->input_error);
     put_number(t, ", \"weight_error\"", m->weight_error);
     put_number(
@@ -386,6 +391,61 @@ static void name_few(
         "of the block");
 }
 
+/* ---- matrices beside the experts ---- */
+
+static matrix describe_dense(const qmi_job *job, size_t index)
+{
+    const qmi_weight *w = &job->model->weights[index];
+    const qmi_quant_result *q = &job->dense_results[index];
+    return (matrix){
+        .input_error = NAN,
+        .weight_error = ratio(q->weight_error, q->weight_energy),
+        .entropy_bits = NAN,
+        .n_weights = (uint64_t)w->n_rows * (uint64_t)w->n_cols,
+        .n_bytes = qmi_job_stack_bytes(job->dense_quantiser->format, w),
+        .n_zeros = q->n_zeros,
+    };
+}
+
+/* Nothing without an option for them. */
+static void put_dense(const qmi_job *job, qmi_text *t)
+{
+    totals all = {0};
+    if (job->dense_quantiser == NULL)
+        return;
+    put_string(
+        t, ",\n\"dense\": {\"format\"", job->dense_quantiser->format->name);
+    put_string(t, ", \"method\"", job->dense_quantiser->method);
+    qmi_text_string(t, ",\n \"matrices\": [");
+    for (size_t i = 0; i < job->model->n_weights; i++) {
+        const qmi_weight *w = &job->model->weights[i];
+        if (!qmi_dense_takes(w))
+            continue;
+        const matrix m = describe_dense(job, i);
+        put_string(t, all.n_matrices == 0 ? "\n  {\"name\"" : ",\n  {\"name\"",
+            w->name);
+        put_string(t, ", \"role\"", qmoe_role_name(w->role));
+        put_count(t, ", \"rows\"", w->n_rows);
+        put_count(t, ", \"columns\"", w->n_cols);
+        put_size(t, &m);
+        put_number(t, ", \"weight_error\"", m.weight_error);
+        put_number(
+            t, ", \"zeros\"", ratio((double)m.n_zeros, (double)m.n_weights));
+        qmi_text_string(t, "}");
+        add_matrix(&all, &m);
+    }
+    qmi_text_string(t, "\n ],\n \"totals\": ");
+    put_count(t, "{\"matrices\"", (int64_t)all.n_matrices);
+    put_count(t, ", \"weights\"", (int64_t)all.n_weights);
+    put_count(t, ", \"bytes\"", (int64_t)all.n_bytes);
+    put_number(t, ", \"bits_per_weight\"",
+        ratio(8 * (double)all.n_bytes, (double)all.n_weights));
+    put_number(t, ", \"weight_error\"", mean_weight_error(&all));
+    qmi_text_string(t, "}}");
+    job->report->dense_bytes = all.n_bytes;
+    job->report->dense_weight_error = mean_weight_error(&all);
+}
+
 /* ---- all of it ---- */
 
 static void put_all(const qmi_job *job, qmi_text *t, totals *all)
@@ -409,6 +469,7 @@ static void put_all(const qmi_job *job, qmi_text *t, totals *all)
     }
     qmi_text_string(t, "\n],\n\"totals\": ");
     put_totals(job, t, all);
+    put_dense(job, t);
     qmi_text_string(t, "}\n");
 }
 

@@ -6,6 +6,7 @@
  * complete. */
 #include "manifest.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "alloc.h"
@@ -222,6 +223,17 @@ qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
 {
     if (cJSON_AddStringToObject(manifest->weight_map, tensor, file) == NULL)
         return no_memory(err);
+    return QMOE_OK;
+}
+
+qmoe_status qmi_manifest_add_parts(qmi_manifest *manifest, const char *name,
+    const qmi_format *format, const char *file, qmi_error *err)
+{
+    for (int i = 0; i < format->n_parts; i++) {
+        char tensor[512];
+        snprintf(tensor, sizeof tensor, "%s.%s", name, format->parts[i].suffix);
+        QMI_TRY(qmi_manifest_add_tensor(manifest, tensor, file, err));
+    }
     return QMOE_OK;
 }
 

@@ -48,6 +48,9 @@ qmoe_status qmi_manifest_write_file(qmi_manifest *manifest, qmi_output *output,
     const char *name, const void *data, size_t n_bytes, qmi_error *err);
 qmoe_status qmi_manifest_add_tensor(qmi_manifest *manifest, const char *tensor,
     const char *file, qmi_error *err);
+/* Records the parts of a compressed weight in a shard. */
+qmoe_status qmi_manifest_add_parts(qmi_manifest *manifest, const char *name,
+    const qmi_format *format, const char *file, qmi_error *err);
 /* Records a compressed stack: its entry of quantization_config.tensors. */
 qmoe_status qmi_manifest_add_stack(qmi_manifest *manifest,
     const qmi_weight *stack, const qmi_stack_recipe *recipe, qmi_error *err);

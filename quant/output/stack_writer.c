@@ -11,7 +11,6 @@
 
 #include "alloc.h"
 #include "hash.h"
-#include "safetensors_writer.h"
 
 struct qmi_stack_writer {
     qmi_st_writer *file;
@@ -57,21 +56,19 @@ static uint64_t part_begin(const qmi_stack_writer *w, int part, int64_t i)
                : matrix_bytes(w, part) * (uint64_t)i;
 }
 
-/* In the order of the format's parts: their numbers are those of the file's
- * tensors. */
-static qmoe_status declare_parts(
-    qmi_stack_writer *w, const char *name, qmi_error *err)
+/* Their numbers in the file are those of the format's parts. */
+qmoe_status qmi_stack_declare(
+    qmi_st_writer *file, const qmi_stack_plan *plan, qmi_error *err)
 {
-    QMI_TRY(qmi_st_writer_metadata(w->file, "format", "qmoe", err));
-    for (int i = 0; i < w->format->n_parts; i++) {
-        const qmi_part_spec *spec = &w->format->parts[i];
+    for (int i = 0; i < plan->format->n_parts; i++) {
+        const qmi_part_spec *spec = &plan->format->parts[i];
         int64_t shape[3];
         /* Names come from our own architectures and are shorter. */
         char full[512];
-        int rank = spec->shape(shape, w->n_mats, w->n_rows, w->n_cols);
-        snprintf(full, sizeof full, "%s.%s", name, spec->suffix);
-        QMI_TRY(qmi_st_writer_declare(
-            w->file, full, spec->dtype, shape, rank, err));
+        int rank = spec->shape(shape, plan->n_mats, plan->n_rows, plan->n_cols);
+        snprintf(full, sizeof full, "%s.%s", plan->name, spec->suffix);
+        QMI_TRY(
+            qmi_st_writer_declare(file, full, spec->dtype, shape, rank, err));
     }
     return QMOE_OK;
 }
@@ -83,7 +80,8 @@ static qmoe_status start(
         (size_t)w->n_mats + 1, sizeof *w->offsets, "expert offsets", err);
     if (w->offsets == NULL)
         return QMOE_E_NOMEM;
-    return declare_parts(w, plan->name, err);
+    QMI_TRY(qmi_st_writer_metadata(w->file, "format", "qmoe", err));
+    return qmi_stack_declare(w->file, plan, err);
 }
 
 qmoe_status qmi_stack_writer_create(qmi_stack_writer **out, qmi_new_file *file,

@@ -7,6 +7,7 @@
 
 #include "new_file.h"
 #include "quantiser.h"
+#include "safetensors_writer.h"
 
 typedef struct qmi_stack_writer qmi_stack_writer;
 
@@ -16,6 +17,10 @@ typedef struct qmi_stack_plan {
     const qmi_format *format;
     int64_t n_mats, n_rows, n_cols;
 } qmi_stack_plan;
+
+/* Declares the parts as the next tensors of a file, in their order. */
+qmoe_status qmi_stack_declare(
+    qmi_st_writer *file, const qmi_stack_plan *plan, qmi_error *err);
 
 /* Starts the shard in `file`, which is taken over. */
 qmoe_status qmi_stack_writer_create(qmi_stack_writer **out, qmi_new_file *file,

@@ -77,6 +77,9 @@ typedef struct qmi_quantiser {
     const char *method; /* "rtn", "gptq" */
     const qmi_format *format;
     bool needs_hessian;
+    /* Without a Hessian each row is quantised by itself: the bytes of a matrix
+     * are those of its pieces of rows, one after the other in every part. */
+    bool by_rows;
     /* Descent passes for a caller without a wish (docs/quantisers.md); 0: it
      * makes none. */
     int default_passes;

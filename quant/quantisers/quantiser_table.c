@@ -16,7 +16,8 @@
     X(pvq_rtn)                                                                 \
     X(pvq_gptq)                                                                \
     X(pvq8_rtn)                                                                \
-    X(pvq8_gptq)
+    X(pvq8_gptq)                                                               \
+    X(int8_rtn)
 
 #define X(name) extern const qmi_quantiser qmi_quantiser_##name;
 QUANTISERS(X)

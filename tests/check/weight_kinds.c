@@ -21,6 +21,7 @@ const weight_kind weight_kinds[] = {
     {"ternary-dict", "ternary-dict", false, 0, store_ternary_dict,
         corrupt_ternary_dict, 0},
     {"q2", "q2", false, 0, store_q2, corrupt_q2, 0},
+    {"int8", "int8", false, 0, store_int8, corrupt_int8, KIND_OPTIONAL},
     {"pvq", "pvq", false, 0, store_pvq, corrupt_pvq, 0},
     {"pvq8", "pvq8", false, 0, store_pvq8, corrupt_pvq, 0},
     {"pvq-rotated16", "pvq", false, 16, store_pvq, corrupt_pvq, 0},

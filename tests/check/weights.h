@@ -93,6 +93,8 @@ void store_q2(gen_weight *w, const weight_request *request, rng *r);
 void corrupt_q2(gen_weight *w);
 void store_tlut(gen_weight *w, const weight_request *request, rng *r);
 void corrupt_tlut(gen_weight *w);
+void store_int8(gen_weight *w, const weight_request *request, rng *r);
+void corrupt_int8(gen_weight *w);
 
 /* ---- rotated weights (weights_rotation.c) ---- */
 

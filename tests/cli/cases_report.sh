@@ -30,10 +30,42 @@ case_report_of_every_format() {
     [ "$(json input_error compressed)" != null ] || fail "nothing measured"
 }
 
+# Matrices beside the experts: the plan, the report, the other verbs.
+case_dense_bits() {
+    command -v python3 >/dev/null || skip "no python3"
+    expect 0 "$qmoe" compress "$mini" -o plan --method rtn --dense-bits 8 --dry-run --json
+    planned=$(json output_bytes out)
+    report_of --method rtn --dense-bits 8 "$mini"
+    [ "$(json dense_matrices compressed)" = 29 ] || fail "$(cat compressed)"
+    # Nothing but headers is left out of the plan.
+    written=$(du -bc out-m/*.safetensors | tail -n 1 | cut -f 1)
+    is_true "$planned > 0.98 * $written" && is_true "$planned < 1.02 * $written"
+    is_true "$(json dense_bytes compressed) * 2 > $(json dense_weights compressed)"
+    has out-m/config.json '"dense_bits":	8'
+    expect 0 "$qmoe" verify out-m
+    expect 0 "$qmoe" inspect out-m
+    has out "29 tensors        int8" "16 tensors        bf16"
+    expect 0 "$qmoe" plan "$mini" --dense-bits 8 --json
+    other=$(json other_bytes out)
+    expect 0 "$qmoe" inspect out-m --json
+    [ "$other" = "$(json other_bytes out)" ] || fail "planned $other"
+    expect 0 "$qmoe" generate out-m -p "a <extra_id_0> b" --max-new-tokens 4
+    expect 0 "$qmoe" export out-m --dequantize -o plain
+    expect 0 "$qmoe" generate plain -p "a <extra_id_0> b" --max-new-tokens 4
+    expect 0 "$qmoe" compress "$mini" -o dictionary --method rtn --format ternary-dict --dense-bits 8
+    expect_error 5 "holds compressed experts only" export dictionary --layout qmoe -o published
+    # Without experts, and without the option.
+    llama=$source_dir/tests/golden/decoders/llama
+    expect 0 "$qmoe" compress "$llama" -o dense --dense-bits 8 --no-tokenizer
+    has out "dense    " "16 matrices"
+    ! grep -q -e nan -e experts out || fail "$(cat out)"
+    expect_error 5 "no experts to compress" compress "$llama" -o none --no-tokenizer --method rtn
+}
+
 # The checker of the report finds what is wrong.
 case_report_can_be_wrong() {
     command -v python3 >/dev/null || skip "no python3"
-    report_of --method rtn --format ternary-dict "$mini"
+    report_of --method rtn --format ternary-dict --dense-bits 8 "$mini"
     cp out-m/qmoe_report.json good
     while IFS='|' read -r from to; do
         sed "s/$from/$to/" good >bad
@@ -49,6 +81,7 @@ expert_3.wi|expert_4.wi
 "entropy": 0.[0-9]*|"entropy": null
 "singular": 0|"singular": 1
 "rows": 512|"rows": 256
+"role": "attention"|"role": "norm"
 FLAWS
 }
 

@@ -103,6 +103,33 @@ def check_matrix(matrix, stack, calibrated):
         assert matrix["input_error"] is None, name
 
 
+def check_dense(dense, tables, weights):
+    """`weights`: all that are no experts', as inspected."""
+    check_keys(dense, tables["Matrices beside the experts"], "dense")
+    listed = {w["name"] for w in weights.values() if w["format"] == dense["format"]}
+    assert {m["name"] for m in dense["matrices"]} == listed
+    for m in dense["matrices"]:
+        name = m["name"]
+        check_keys(m, tables["A matrix beside the experts"], name)
+        found = weights[name]
+        assert found["shape"][-2:] == [m["rows"], m["columns"]], name
+        assert (found["bytes"], found["role"]) == (m["bytes"], m["role"]), name
+        assert near(m["bits_per_weight"], 8 * m["bytes"] / (m["rows"] * m["columns"]))
+        assert 0 <= m["zeros"] <= 1 and 0 < m["weight_error"] < 1e-3, name
+    n_weights = sum(m["rows"] * m["columns"] for m in dense["matrices"])
+    n_bytes = sum(m["bytes"] for m in dense["matrices"])
+    wanted = {
+        "matrices": len(dense["matrices"]),
+        "weights": n_weights,
+        "bytes": n_bytes,
+        "bits_per_weight": 8 * n_bytes / n_weights,
+        "weight_error": mean([m["weight_error"] for m in dense["matrices"]]),
+    }
+    assert set(wanted) == set(dense["totals"]), "dense"
+    for key, value in wanted.items():
+        same(dense["totals"][key], value, f"dense: {key}")
+
+
 def main():
     tables = read_tables(sys.argv[1])
     report = json.load(open(sys.argv[2], encoding="utf-8"))
@@ -139,6 +166,9 @@ def main():
     assert len(set(names)) == len(names)
     check_keys(report["totals"], tables["Totals"], "totals")
     check_totals(report["totals"], matrices, sizes, overhead, "totals")
+    if "dense" in report:
+        others = {w["name"]: w for w in inspected["weights"] if w["role"] != "experts"}
+        check_dense(report["dense"], tables, others)
     for key in ("without_tokens", "singular"):
         print(key, report["totals"][key])
 
