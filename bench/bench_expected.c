@@ -27,7 +27,7 @@ static void product(
     /* The last row, too: it is where tiles end. */
     const bool every_token = r % ROW_STEP == 0 || r == e->n_rows - 1;
     for (int64_t t = 0; t < e->n_tokens; t++) {
-        double sum = 0, size = 0;
+        double sum = 0, size = 0, most = 0, squares = 0;
         const int64_t place = t * e->n_rows + r;
         e->error[place] = INFINITY;
         if (t != 0 && !every_token)
@@ -36,9 +36,13 @@ static void product(
             const double p = (double)w[c] * (double)x[t * n + c];
             sum += p;
             size += fabs(p);
+            squares += (double)w[c] * (double)w[c];
+            most = fmax(most, fabs((double)x[t * n + c]));
         }
         e->value[place] = sum;
         e->error[place] = allowed(size, n);
+        /* The scales of the columns lie within a factor of two. */
+        e->size[place] = 2 * most * 6 * sqrt(squares);
     }
 }
 
@@ -51,9 +55,11 @@ qmoe_status qmi_bench_expected_make(qmi_bench_expected *out,
         .n_rows = w->n_rows,
         .value = qmi_calloc(n, sizeof(double), "expected results", err),
         .error = qmi_calloc(n, sizeof(double), "expected results", err),
+        .size = qmi_calloc(n, sizeof(double), "expected results", err),
     };
     float *row = qmi_calloc((size_t)w->n_cols, sizeof *row, "a row", err);
-    if (out->value == NULL || out->error == NULL || row == NULL) {
+    if (out->value == NULL || out->error == NULL || out->size == NULL ||
+        row == NULL) {
         qmi_free(row);
         qmi_bench_expected_free(out);
         return QMOE_E_NOMEM;
@@ -71,16 +77,19 @@ void qmi_bench_expected_free(qmi_bench_expected *expected)
 {
     qmi_free(expected->value);
     qmi_free(expected->error);
+    qmi_free(expected->size);
     *expected = (qmi_bench_expected){0};
 }
 
-bool qmi_bench_expected_agrees(
-    const qmi_bench_expected *expected, const float *y, int64_t n_tokens)
+bool qmi_bench_expected_agrees(const qmi_bench_expected *expected,
+    const float *y, int64_t n_tokens, qmi_inputs inputs)
 {
+    const double rounding = qmi_inputs_rounding(inputs, false);
     const int64_t n = n_tokens * expected->n_rows;
     for (int64_t i = 0; i < n; i++)
         /* A NaN is never within the bound. */
-        if (!(fabs((double)y[i] - expected->value[i]) <= expected->error[i]) &&
+        if (!(fabs((double)y[i] - expected->value[i]) <=
+                expected->error[i] + rounding * expected->size[i]) &&
             !isinf(expected->error[i]))
             return false;
     return true;

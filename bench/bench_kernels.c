@@ -19,7 +19,7 @@
 
 enum {
     MAX_CONTENDERS = 64,
-    MAX_FORMATS = 16,
+    MAX_FORMATS = QMI_N_FORMATS,
     MAX_BATCH = 1024,
     MAX_THREADS = 1024,
     MAX_SIDE = 1 << 20,

@@ -78,7 +78,8 @@ static qmoe_status check_mat(const qmi_bench_place *p,
     QMI_TRY(p->backend->buffer_write(p->device, dst, p->result, n, err));
     QMI_TRY(c->variant->run(p->device, &op, err));
     QMI_TRY(p->backend->buffer_read(p->device, p->result, dst, n, err));
-    if (qmi_bench_expected_agrees(c->expected, p->result, n_tokens))
+    if (qmi_bench_expected_agrees(c->expected, p->result, n_tokens,
+            qmi_inputs_of(p->backend, c->variant)))
         return QMOE_OK;
     return qmi_fail(err, QMOE_E_INTERNAL,
         "%s, variant %s: wrong result of %s %" PRId64 "x%" PRId64

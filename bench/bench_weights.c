@@ -12,6 +12,7 @@
 #include "int8.h"
 #include "pvq.h"
 #include "q2.h"
+#include "tlut.h"
 #include "ternary_dict.h"
 
 /* xorshift64 (Marsaglia 2003): fast, and good enough for data nobody looks
@@ -133,6 +134,27 @@ static qmoe_status make_int8(
         QMI_INT8_SCALES, (size_t)w->n_rows, n_bytes, random, err);
 }
 
+static qmoe_status make_tlut(
+    qmi_bench_stack *s, uint64_t n_bytes, uint64_t *random, qmi_error *err)
+{
+    const qmi_weight *w = &s->weight;
+    const qmi_tlut_shape shape =
+        qmi_tlut_shape_of(qmi_tlut_rate_of(w->format), w->n_rows, w->n_cols);
+    const size_t n_cols = (size_t)w->n_cols;
+    QMI_TRY(
+        make_coded(s, QMI_TLUT_CODES, (size_t)shape.n_tiles * shape.tile_bytes,
+            QMI_TLUT_SCALES, (size_t)w->n_rows, n_bytes, random, err));
+    uint16_t *cols = qmi_calloc(n_cols, sizeof *cols, "column scales", err);
+    if (cols == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t c = 0; c < n_cols; c++)
+        cols[c] = random_bf16(random);
+    const qmoe_status status = repeat(
+        s, QMI_TLUT_COL_SCALES, (uint8_t *)cols, n_cols * sizeof *cols, err);
+    qmi_free(cols);
+    return status;
+}
+
 /* Rows of one matrix: codewords, row offsets, levels. */
 static size_t encode_rows(const qmi_weight *w, uint64_t *random,
     uint16_t *words, uint32_t *offsets, uint16_t *levels, uint8_t *codes)
@@ -205,7 +227,10 @@ static make_fn *const makers[QMI_N_FORMATS] = {
     [QMI_FORMAT_PVQ8] = make_pvq,
     [QMI_FORMAT_TERNARY_DICT] = make_ternary_dict,
     [QMI_FORMAT_Q2] = make_q2,
-    [QMI_FORMAT_INT8] = make_int8,
+#define X(name, text) [QMI_FORMAT_TLUT_##name] = make_tlut,
+    QMI_TLUT_MAP(X)
+#undef X
+        [QMI_FORMAT_INT8] = make_int8,
     [QMI_FORMAT_BF16] = make_dense,
     [QMI_FORMAT_F16] = make_dense,
     [QMI_FORMAT_F32] = make_dense,

@@ -6,11 +6,13 @@
 #include "cpu.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "alloc.h"
 #include "cancel.h"
 #include "cpu_features.h"
+#include "matmul.h"
 
 static qmoe_status probe(int *n_devices, char *reason, size_t capacity)
 {
@@ -78,6 +80,7 @@ static qmoe_status device_open(qmi_device **out, int index,
     if (device == NULL)
         return QMOE_E_NOMEM;
     device->n_threads = options->n_threads;
+    device->exact_inputs = options->exact_inputs;
     qmoe_status status = qmi_team_open(&device->team, options->n_threads, err);
     if (status == QMOE_OK && options->expert_cache_bytes != 0)
         status = qcpu_expert_cache_open(
@@ -156,6 +159,16 @@ static const qmi_variant *variants(
     return table[kind](n);
 }
 
+static qmi_inputs inputs(const qmi_variant *variant)
+{
+#define X(symbol, text)                                                        \
+    if (strcmp(variant->name, text) == 0)                                      \
+        return qcpu_matmul_##symbol.inputs;
+    QCPU_KERNELS(X)
+#undef X
+    return QMI_INPUTS_F32;
+}
+
 const qmi_backend *qmi_backend_cpu(void)
 {
     static const qmi_backend backend = {
@@ -176,6 +189,7 @@ const qmi_backend *qmi_backend_cpu(void)
         .weight_unbind = weight_unbind,
         .sync = qmi_host_sync,
         .variants = variants,
+        .inputs = inputs,
     };
     return &backend;
 }

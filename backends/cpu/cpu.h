@@ -19,6 +19,7 @@ const qmi_backend *qmi_backend_cpu(void);
 
 struct qmi_device {
     int n_threads;
+    bool exact_inputs; /* as in qmi_device_options */
     qmi_team *team;
     /* Work space of the running operation; grows, never shrinks. */
     uint8_t *scratch;

@@ -270,9 +270,10 @@ static size_t NAME(packed_bytes)(const qmi_weight *w, int64_t n_tokens)
     return (size_t)(dense_stride(w, STEP) * n_tokens) * sizeof(float);
 }
 
-static void NAME(pack)(
-    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens)
+static void NAME(pack)(void *dst, const qmi_weight *w, int64_t mat,
+    const float *x, int64_t n_tokens)
 {
+    (void)mat;
     dense_pack(dst, w, x, n_tokens, STEP);
 }
 

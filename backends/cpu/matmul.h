@@ -6,6 +6,7 @@
 #ifndef QCPU_MATMUL_H
 #define QCPU_MATMUL_H
 
+#include "backend.h"
 #include "cpu_features.h"
 #include "weight.h"
 
@@ -29,14 +30,15 @@ typedef struct qcpu_matmul {
     qmoe_status (*begin)(int n_threads, qmi_error *err);
     /* Most tokens of a `linear` it should be given. */
     int64_t max_tokens;
+    qmi_inputs inputs; /* how it takes them */
     /* Products per nanosecond, roughly: below a few microseconds of work no
      * other thread is asked. */
     int speed;
     int64_t (*tile_rows)(const qmi_weight *w);
-    /* Input as the kernel wants it, 64-byte aligned. */
+    /* Input for one matrix as the kernel wants it, 64-byte aligned. */
     size_t (*packed_bytes)(const qmi_weight *w, int64_t n_tokens);
-    void (*pack)(
-        void *dst, const qmi_weight *w, const float *x, int64_t n_tokens);
+    void (*pack)(void *dst, const qmi_weight *w, int64_t mat, const float *x,
+        int64_t n_tokens);
     /* Work space of one thread for one tile. */
     size_t (*tile_scratch)(const qmi_weight *w, int64_t n_tokens);
     /* y [n_tokens, n_rows] with rows n_rows apart; n_rows as in the tile. */
@@ -50,6 +52,9 @@ typedef struct qcpu_matmul {
     X(pvq_avx512vbmi, "pvq-avx512vbmi")                                        \
     X(pvq_avx512, "pvq-avx512")                                                \
     X(pvq_avx2, "pvq-avx2")                                                    \
+    X(tlut_int8_avx512vbmi, "tlut-int8-avx512vbmi")                            \
+    X(tlut_int16_avx512vbmi, "tlut-int16-avx512vbmi")                          \
+    X(tlut_avx512vbmi, "tlut-avx512vbmi")                                      \
     X(ternary_dict_avx512, "ternary-dict-avx512")                              \
     X(ternary_dict_avx2, "ternary-dict-avx2")                                  \
     X(q2_avx512, "q2-avx512")                                                  \
@@ -95,8 +100,8 @@ static inline void qcpu_prefetch(const void *p, uintptr_t ahead)
 
 /* For kernels that read x as it is. */
 size_t qcpu_no_packed_bytes(const qmi_weight *w, int64_t n_tokens);
-void qcpu_no_pack(
-    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens);
+void qcpu_no_pack(void *dst, const qmi_weight *w, int64_t mat, const float *x,
+    int64_t n_tokens);
 /* For kernels without work space. */
 size_t qcpu_no_scratch(const qmi_weight *w, int64_t n_tokens);
 

@@ -52,8 +52,8 @@ static bool takes(const qmi_op_linear *o, const qcpu_matmul *kernel)
 #define FUNCTIONS(symbol, text)                                                \
     static bool takes_##symbol(const qmi_device *device, const qmi_op *op)     \
     {                                                                          \
-        (void)device;                                                          \
-        return takes(&op->u.linear, &qcpu_matmul_##symbol);                    \
+        return qcpu_product_allowed(device, &qcpu_matmul_##symbol) &&          \
+               takes(&op->u.linear, &qcpu_matmul_##symbol);                    \
     }                                                                          \
     static qmoe_status run_##symbol(                                           \
         qmi_device *device, const qmi_op *op, qmi_error *err)                  \

@@ -19,6 +19,12 @@ qmoe_status qcpu_product_begin(
     return kernel->begin != NULL ? kernel->begin(n_threads, err) : QMOE_OK;
 }
 
+bool qcpu_product_allowed(const qmi_device *device, const qcpu_matmul *kernel)
+{
+    return !device->exact_inputs || kernel->inputs == QMI_INPUTS_F32 ||
+           kernel->inputs == QMI_INPUTS_INT24;
+}
+
 /* Tokens that are multiplied at a time: bounds the work space, and the time
  * that a tile takes. */
 enum { MAX_TOKENS = 4096 };
@@ -35,11 +41,12 @@ size_t qcpu_no_packed_bytes(const qmi_weight *w, int64_t n_tokens)
     return 0;
 }
 
-void qcpu_no_pack(
-    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens)
+void qcpu_no_pack(void *dst, const qmi_weight *w, int64_t mat, const float *x,
+    int64_t n_tokens)
 {
     (void)dst;
     (void)w;
+    (void)mat;
     (void)x;
     (void)n_tokens;
 }
@@ -186,7 +193,7 @@ static void run_tokens(const qcpu_product *p, qmi_team *team, void *input,
                 w->rotation_seed);
         x = rotated;
     }
-    p->kernel->pack(packed, w, x, p->n_tokens);
+    p->kernel->pack(packed, w, p->mat, x, p->n_tokens);
     run job = {
         .p = p,
         .input = {.w = w,

@@ -25,6 +25,10 @@ typedef struct qcpu_product {
 qmoe_status qcpu_product_begin(
     const qcpu_matmul *kernel, int n_threads, qmi_error *err);
 
+/* Whether the device may use the kernel: one that has to be exact takes no
+ * inputs of one or two digits. */
+bool qcpu_product_allowed(const qmi_device *device, const qcpu_matmul *kernel);
+
 /* Work space: of the input, and of each thread (multiples of 64 bytes). */
 size_t qcpu_product_input_bytes(
     const qcpu_matmul *kernel, const qmi_weight *w, int64_t n_tokens);

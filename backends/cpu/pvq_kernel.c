@@ -39,13 +39,14 @@ static int64_t panel_tokens(int64_t n_tokens, int64_t first)
     return left < QCPU_PVQ_TOKENS ? left : QCPU_PVQ_TOKENS;
 }
 
-void qcpu_pvq_pack(
-    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens)
+void qcpu_pvq_pack(void *dst, const qmi_weight *w, int64_t mat, const float *x,
+    int64_t n_tokens)
 {
     const qmi_pvq_shape s = shape_of(w);
     const int64_t n_groups = qcpu_pvq_n_groups(&s), n_cols = w->n_cols;
     const int64_t width = QCPU_PVQ_GROUP * s.n;
     float *out = dst;
+    (void)mat;
     /* Panel, group, token: a kernel reads the tokens of a group side by side
      * while it holds the group's codes. */
     for (int64_t first = 0; first < n_tokens; first += QCPU_PVQ_TOKENS) {

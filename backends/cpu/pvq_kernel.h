@@ -19,8 +19,8 @@ int64_t qcpu_pvq_tile_rows(const qmi_weight *w);
 /* x in panels of up to QCPU_PVQ_TOKENS tokens; a panel is
  * [groups, tokens of the panel, columns of a group], zeros past n_cols. */
 size_t qcpu_pvq_packed_bytes(const qmi_weight *w, int64_t n_tokens);
-void qcpu_pvq_pack(
-    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens);
+void qcpu_pvq_pack(void *dst, const qmi_weight *w, int64_t mat, const float *x,
+    int64_t n_tokens);
 /* 32 f32 sums per token of a panel. */
 size_t qcpu_pvq_tile_scratch(const qmi_weight *w, int64_t n_tokens);
 
@@ -72,11 +72,11 @@ enum { QCPU_PVQ_MIN_TOKENS_FOR_ROWS = 4 };
                    ? qcpu_pvq_packed_bytes(w, n)                               \
                    : qcpu_pvq_rows_bytes(w, n, QCPU_PVQ_LANES);                \
     }                                                                          \
-    static void pack_##suffix(                                                 \
-        void *dst, const qmi_weight *w, const float *x, int64_t n)             \
+    static void pack_##suffix(void *dst, const qmi_weight *w, int64_t mat,     \
+        const float *x, int64_t n)                                             \
     {                                                                          \
         if (n < QCPU_PVQ_MIN_TOKENS_FOR_ROWS)                                  \
-            qcpu_pvq_pack(dst, w, x, n);                                       \
+            qcpu_pvq_pack(dst, w, mat, x, n);                                  \
         else                                                                   \
             qcpu_pvq_rows_pack(dst, w, x, n, QCPU_PVQ_LANES);                  \
     }                                                                          \

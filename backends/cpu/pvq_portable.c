@@ -26,9 +26,10 @@ static size_t packed_bytes(const qmi_weight *w, int64_t n_tokens)
     return qcpu_pvq_rows_bytes(w, n_tokens, lanes_for(n_tokens));
 }
 
-static void pack(
-    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens)
+static void pack(void *dst, const qmi_weight *w, int64_t mat, const float *x,
+    int64_t n_tokens)
 {
+    (void)mat;
     qcpu_pvq_rows_pack(dst, w, x, n_tokens, lanes_for(n_tokens));
 }
 

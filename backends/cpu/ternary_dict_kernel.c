@@ -38,9 +38,10 @@ size_t qcpu_td_packed_bytes(const qmi_weight *w, int64_t n_tokens)
     return (size_t)(n_panels * panel_floats(w)) * sizeof(float);
 }
 
-void qcpu_td_pack(
-    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens)
+void qcpu_td_pack(void *dst, const qmi_weight *w, int64_t mat, const float *x,
+    int64_t n_tokens)
 {
+    (void)mat;
     float *out = dst;
     /* Few tokens: one after the other.  Many: a lane is a token, and the
      * codewords are read once for all of a panel. */

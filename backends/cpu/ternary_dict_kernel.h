@@ -26,8 +26,8 @@ int64_t qcpu_td_tile_rows(const qmi_weight *w);
 /* x in panels [n_cols, QCPU_TD_LANES]; for few tokens as it is, with zeros
  * behind each. */
 size_t qcpu_td_packed_bytes(const qmi_weight *w, int64_t n_tokens);
-void qcpu_td_pack(
-    void *dst, const qmi_weight *w, const float *x, int64_t n_tokens);
+void qcpu_td_pack(void *dst, const qmi_weight *w, int64_t mat, const float *x,
+    int64_t n_tokens);
 
 /* One token; x is padded. */
 typedef float (*qcpu_td_one_fn)(const qcpu_td_row *row, const float *x);

@@ -43,7 +43,9 @@ static unsigned detect(void)
         __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         found |= QMI_CPU_AVX512;
-    if (__builtin_cpu_supports("avx512vbmi"))
+    if (__builtin_cpu_supports("avx512vbmi") &&
+        __builtin_cpu_supports("avx512vbmi2") &&
+        __builtin_cpu_supports("avx512vnni"))
         found |= QMI_CPU_AVX512VBMI;
 #elif defined(__aarch64__)
     found |= QMI_CPU_NEON; /* part of the architecture */

@@ -8,7 +8,7 @@
 enum {
     QMI_CPU_AVX2 = 1,       /* with FMA and F16C */
     QMI_CPU_AVX512 = 2,     /* F, BW, DQ, VL */
-    QMI_CPU_AVX512VBMI = 4, /* on top of QMI_CPU_AVX512 */
+    QMI_CPU_AVX512VBMI = 4, /* with VBMI2 and VNNI, on top of AVX512 */
     QMI_CPU_NEON = 8
 };
 

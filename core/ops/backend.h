@@ -10,9 +10,38 @@
 #include "ops.h"
 
 /* Raised whenever a struct of ops.h, weight.h or this file changes. */
-enum { QMI_BACKEND_API = 11 };
+enum { QMI_BACKEND_API = 12 };
 
 typedef struct qmi_device qmi_device; /* opaque outside its backend */
+
+/* How a variant takes the inputs of its products (docs/numerics.md): as they
+ * are; as one digit of 8 bits, or two where the largest magnitude of a token is
+ * more than QMI_OUTLIER times its root mean square; as two digits; as three. */
+typedef enum qmi_inputs {
+    QMI_INPUTS_F32,
+    QMI_INPUTS_INT8,
+    QMI_INPUTS_INT16,
+    QMI_INPUTS_INT24
+} qmi_inputs;
+
+enum { QMI_OUTLIER = 12 };
+
+/* By how much each input may be off, relative to the largest of its token. */
+static inline double qmi_inputs_rounding(qmi_inputs inputs, bool outliers)
+{
+    const double step = 1.0 / 254, scaling = 0x1p-23;
+    switch (inputs) {
+    case QMI_INPUTS_INT8:
+        return (outliers ? step * step : step) + scaling;
+    case QMI_INPUTS_INT16:
+        return step * step + scaling;
+    case QMI_INPUTS_INT24:
+        return step * step * step + scaling;
+    case QMI_INPUTS_F32:
+        break;
+    }
+    return 0;
+}
 
 /* One way to run one operation, e.g. "blas", "avx2", "sm86". */
 typedef struct qmi_variant {
@@ -31,6 +60,8 @@ typedef struct qmi_device_options {
      * bytes of the device's own memory this process may use. */
     uint64_t expert_cache_bytes;
     uint64_t memory_bytes;
+    /* No variant is to take inputs as one or two digits (qmi_inputs). */
+    bool exact_inputs;
     /* What will be bound, in this order, so that a backend can decide what
      * stays on the device.  NULL, 0: unknown, everything is to stay. */
     const qmi_weight *weights;
@@ -101,9 +132,17 @@ typedef struct qmi_backend {
      * run for a model: `linear` with `src` in bf16, dst as ever.  NULL: none. */
     const qmi_variant *(*baselines)(
         const qmi_device *device, qmi_op_kind kind, size_t *n);
+    /* How a variant takes inputs.  NULL: all take them as they are. */
+    qmi_inputs (*inputs)(const qmi_variant *variant);
     /* Which bounds of qmi_device_options it keeps to. */
     bool bounds_experts, bounds_memory;
 } qmi_backend;
+
+static inline qmi_inputs qmi_inputs_of(
+    const qmi_backend *backend, const qmi_variant *variant)
+{
+    return backend->inputs != NULL ? backend->inputs(variant) : QMI_INPUTS_F32;
+}
 
 /* The symbol a module exports. */
 typedef const qmi_backend *(*qmi_backend_entry_fn)(void);

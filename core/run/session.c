@@ -16,6 +16,8 @@ static qmoe_status set_up(qmoe_session *s, const qmoe_session_options *options,
         .n_threads = s->model->hooks->n_threads,
         .expert_cache_bytes = options->expert_cache_bytes,
         .memory_bytes = options->device_memory_bytes,
+        /* That pass is a calibration. */
+        .exact_inputs = !with_experts,
         .weights = s->model->weights,
         .n_weights = with_experts ? s->model->n_weights : 0,
     };

@@ -44,7 +44,7 @@ static qmoe_status worker_open(
     const qmi_expert_pass *p, qmi_expert_worker *w, qmi_error *err)
 {
     const qmoe_model *m = p->model;
-    const qmi_device_options options = {.n_threads = 1};
+    const qmi_device_options options = {.n_threads = 1, .exact_inputs = true};
     const uint64_t row = QMI_CHUNK_TOKENS * sizeof(float);
     w->error = qmi_error_beside(err);
     QMI_TRY(p->backend->device_open(&w->device, 0, &options, err));

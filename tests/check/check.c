@@ -381,10 +381,23 @@ static void judge_repeat(const pass_result *r, const problem *p, verdict *v)
     }
 }
 
+/* Bounds are made for one way to take inputs. */
+static void fit_bounds(problem *p, const target *t, size_t i_variant)
+{
+    const qmi_variant *variant =
+        find_variant(t->backend, t->devices[0], p->body.kind, i_variant);
+    if (variant == NULL || qmi_inputs_of(t->backend, variant) == p->inputs)
+        return;
+    p->inputs = qmi_inputs_of(t->backend, variant);
+    if (p->op->bound != NULL && !p->c->corrupt)
+        p->op->bound(p);
+}
+
 void check_run(verdict *v, problem *p, const target *t, size_t variant)
 {
     pass_result r[N_PASSES] = {0};
     *v = (verdict){0};
+    fit_bounds(p, t, variant);
     for (int pass = 0; pass < N_PASSES && !v->skipped; pass++)
         run_pass(&r[pass], v, p, t->backend, t->devices[pass], variant, pass);
     if (!v->skipped && r[0].ran && r[1].ran)

@@ -147,6 +147,7 @@ typedef struct problem {
     size_t weight_at[MAX_WEIGHTS]; /* place of the pointer in qmi_op */
     uint64_t weight_hash[MAX_WEIGHTS];
     size_t n_weights;
+    qmi_inputs inputs; /* of the variant that the bounds are for */
 } problem;
 
 typedef struct check_cost {

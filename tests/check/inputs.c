@@ -113,6 +113,12 @@ static float draw_special(rng *r)
     }
 }
 
+static float draw_outlier(rng *r)
+{
+    const float size = rng_below(r, 512) == 0 ? 50.0f : 1.0f;
+    return size * draw_random(r);
+}
+
 static float draw_bits(rng *r)
 {
     return from_bits((uint32_t)rng_next(r));

@@ -36,6 +36,7 @@ size_t choose(size_t index, unsigned salt, size_t n);
     X(STRUCTURED, mixed, "patterns")  /* weights: rows of patterns */          \
     X(SPECIAL, special, "special")    /* some infinities and NaN */            \
     X(POSITIVE, positive, "positive") /* [1, 2): sums whose errors add up */   \
+    X(OUTLIERS, outlier, "outliers")  /* random, few 50 times too large */     \
     X(BITS, bits, "bits")             /* any bit pattern */
 
 typedef enum value_kind {

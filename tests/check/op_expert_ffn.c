@@ -243,8 +243,8 @@ static qmoe_status build(problem *p, rng *r, qmi_error *err)
 }
 
 /* Products of one token with all rows of an expert, and the error of each. */
-static void multiply(double *h, double *error, const gen_weight *w,
-    int64_t expert, const float *x)
+static void multiply(double *h, double *error, qmi_inputs inputs,
+    const gen_weight *w, int64_t expert, const float *x)
 {
     const int64_t n_rows = w->host.n_rows, n_cols = w->host.n_cols;
     double growth = UNIT_ROUNDOFF * (sum_growth(n_cols) + 2);
@@ -258,7 +258,8 @@ static void multiply(double *h, double *error, const gen_weight *w,
         h[r] = 0;
         for (int64_t i = 0; i < n_cols; i++)
             h[r] += (double)values[i] * x[i];
-        error[r] = growth * sum_abs_products(row, x_stored, n_cols) +
+        error[r] = input_error_of(inputs, w, at, x_stored) +
+                   growth * sum_abs_products(row, x_stored, n_cols) +
                    UNIT_ROUNDOFF * e.roundings +
                    SMALLEST_NORMAL * (x_sum + sum_abs(row, n_cols) +
                                          (double)n_cols + e.flushed);
@@ -278,11 +279,11 @@ static void hidden(
     double *h, double *error, const problem *p, int64_t expert, const float *x)
 {
     const check_case *c = p->c;
-    multiply(h, error, p->weights[0], expert, x);
+    multiply(h, error, p->inputs, p->weights[0], expert, x);
     double *gate = check_calloc(2 * (size_t)c->n_rows, sizeof *gate);
     double *gate_error = gate + c->n_rows;
     if (c->second != NULL)
-        multiply(gate, gate_error, p->weights[2], expert, x);
+        multiply(gate, gate_error, p->inputs, p->weights[2], expert, x);
     for (int64_t r = 0; r < c->n_rows; r++) {
         const double z = c->second != NULL ? gate[r] : h[r];
         const double acted = activate(c->act, z);
@@ -323,7 +324,9 @@ static void add_expert(double *out, double *size, const problem *p,
         const float *values = w->values + at * c->n_rows;
         const float *row = stored_row(w, at);
         const rotation_error e = rotation_error_of(w, at, hidden_floats);
-        double sum = UNIT_ROUNDOFF * e.roundings, terms = 0;
+        double sum = UNIT_ROUNDOFF * e.roundings +
+                     input_error_of(p->inputs, w, at, stored);
+        double terms = 0;
         double tiny = (double)c->n_rows + 1 + e.flushed;
         for (int64_t r = 0; r < c->n_rows; r++) {
             const double a = fabs((double)row[r]), b = fabs((double)stored[r]);

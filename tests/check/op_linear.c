@@ -129,6 +129,21 @@ static void list_one_sign(case_list *list)
         }
 }
 
+/* Where the largest input decides how the others are rounded. */
+static void list_outliers(case_list *list)
+{
+    static const shape wide = {33, 1040, 7};
+    for (size_t k = 0; k < weight_kind_count(); k++) {
+        if ((weight_kind_at(k)->traits & KIND_ROUNDED) == 0)
+            continue;
+        check_case *c = add_case(list, weight_kind_at(k), &wide, wide.n_tokens);
+        c->x = VALUES_OUTLIERS;
+        c->n_mats = 1;
+        c->alpha = 1.0f;
+        name_case(c);
+    }
+}
+
 static void list_many(case_list *list, const weight_kind *kind)
 {
     for (size_t s = 0; kind->dense && s < COUNT(many_shapes); s++)
@@ -156,6 +171,7 @@ static void list_cases(case_list *list, bool bench)
         list_many(list, weight_kind_at(k));
     }
     list_one_sign(list);
+    list_outliers(list);
     add_corrupt_cases(list, QMI_OP_LINEAR);
 }
 
@@ -223,6 +239,7 @@ static void bound(problem *p)
             out[at] = UNIT_ROUNDOFF *
                           (growth * sum + alpha * e.roundings + 2 * fabs(b)) +
                       SMALLEST_NORMAL * tiny;
+            out[at] += alpha * input_error_of(p->inputs, w, w_at, x);
             if (c->act > QMI_ACT_RELU) {
                 const double z = before_act(p, row, x_plain, b);
                 out[at] = act_error(c->act, z, out[at]) +

@@ -228,6 +228,7 @@ const float *find_floats(const problem *p, const char *name)
 double *make_bound(problem *p, const char *name)
 {
     operand *o = (operand *)find_operand(p, name);
+    free(o->bound);
     o->bound = check_calloc((size_t)(o->n_rows * o->n_cols), sizeof(double));
     return o->bound;
 }

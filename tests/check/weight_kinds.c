@@ -11,7 +11,7 @@
 #define TLUT(rate, suffix, rotation)                                           \
     {                                                                          \
         "tlut-" rate suffix, "tlut-" rate, false, rotation, store_tlut,        \
-            corrupt_tlut, KIND_FEW | KIND_OPTIONAL                             \
+            corrupt_tlut, KIND_FEW | KIND_OPTIONAL | KIND_ROUNDED              \
     }
 
 const weight_kind weight_kinds[] = {

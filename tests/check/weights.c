@@ -412,6 +412,7 @@ void weight_destroy(gen_weight *w)
     free((void *)w->host.checked);
     free(w->values);
     free(w->stored);
+    free(w->cols);
     free(w);
 }
 

@@ -6,6 +6,7 @@
 #define QMOE_CHECK_WEIGHTS_H
 
 #include "inputs.h"
+#include "backend.h"
 #include "weight.h"
 
 typedef enum weight_layout {
@@ -31,6 +32,7 @@ typedef struct gen_weight {
     qmi_weight host;
     float *values; /* [n_mats, n_rows, n_cols] */
     float *stored; /* the same as stored, when that is rotated; else NULL */
+    float *cols;   /* [n_mats, n_cols] scales of columns, or NULL */
     void **blocks; /* storage to release */
     size_t n_blocks;
 } gen_weight;
@@ -50,8 +52,9 @@ struct weight_kind {
 
 /* Traits. */
 enum {
-    KIND_FEW = 1,     /* takes a part of the cases: weight_kind_takes */
-    KIND_OPTIONAL = 2 /* a backend may have no kernels for the format */
+    KIND_FEW = 1,      /* takes a part of the cases: weight_kind_takes */
+    KIND_OPTIONAL = 2, /* a backend may have no kernels for the format */
+    KIND_ROUNDED = 4   /* variants may round inputs (qmi_inputs) */
 };
 
 /* All of them, one without a name at the end (weight_kinds.c). */
@@ -115,6 +118,10 @@ typedef struct rotation_error {
 } rotation_error;
 rotation_error rotation_error_of(
     const gen_weight *w, int64_t row, const float *x);
+/* How far the product of row `row` with x [n_cols] as stored_x gives it may be
+ * off because a variant takes x times the columns' scales as `inputs` says. */
+double input_error_of(
+    qmi_inputs inputs, const gen_weight *w, int64_t row, const float *x);
 /* bound [n_cols] += how far two decoders may differ. */
 void add_decode_bound(double *bound, const gen_weight *w, int64_t row);
 

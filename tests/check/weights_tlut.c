@@ -4,6 +4,7 @@
  * from them here, bit by bit, without the library's decoder. */
 #include "weights.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "tlut.h"
@@ -119,6 +120,9 @@ void store_tlut(gen_weight *w, const weight_request *q, rng *r)
             q->values == VALUES_STRUCTURED ? pattern : (uint8_t)rng_next(r);
     for (size_t i = 0; i < n_mats * n_cols; i++)
         cols[i] = to_bf16(draw_col_scale(r));
+    w->cols = check_calloc(n_mats * n_cols, sizeof *w->cols);
+    for (size_t i = 0; i < n_mats * n_cols; i++)
+        w->cols[i] = from_bf16(cols[i]);
     for (size_t row = 0; row < n_mats * n_rows; row++) {
         const size_t mat = row / n_rows;
         scales[row] = to_bf16(draw_row_scale(q->values, r));
@@ -139,4 +143,29 @@ void corrupt_tlut(gen_weight *w)
     const void *scales = w->host.parts[QMI_TLUT_COL_SCALES].data;
     const uint16_t infinity = 0x7f80;
     memcpy((uint8_t *)(uintptr_t)scales, &infinity, sizeof infinity);
+}
+
+double input_error_of(
+    qmi_inputs inputs, const gen_weight *w, int64_t row, const float *x)
+{
+    /* Between, a variant may decide either way: its sums are rounded. */
+    const double outlier = 1.05 * QMI_OUTLIER;
+    const int64_t n = w->host.n_cols;
+    if (inputs == QMI_INPUTS_F32 || w->cols == NULL)
+        return 0;
+    const float *cols = w->cols + row / w->host.n_rows * n;
+    const float *values = stored_row(w, row);
+    double most = 0, squares = 0, sum = 0, sum_of_squares = 0;
+    for (int64_t c = 0; c < n; c++) {
+        const double z = fabs((double)x[c] * cols[c]);
+        /* A column of scale 0 is rounded to 0, without an error. */
+        const double v = cols[c] != 0 ? fabs((double)values[c] / cols[c]) : 0;
+        most = fmax(most, z);
+        squares += z * z;
+        sum += v;
+        sum_of_squares += v * v;
+    }
+    const bool outliers = most * most * (double)n > outlier * outlier * squares;
+    return qmi_inputs_rounding(inputs, outliers) * most *
+           fmin(sum, 6 * sqrt(sum_of_squares));
 }
