@@ -15,6 +15,7 @@
 #include "bench_setting.h"
 #include "cancel.h"
 #include "context.h"
+#include "kv_rows.h"
 #include "place.h"
 
 /* Bounds that keep products of them within 64 bits. */
@@ -42,6 +43,7 @@ typedef struct bench {
     qmoe_bench_attention_report *report;
     qmi_place place;
     qmi_device *device;
+    qmi_kv_type kv_type;
     int threads; /* of the device */
     /* Of the key count at hand. */
     qmi_buffer *q, *dst, *k, *v, *spans;
@@ -52,15 +54,22 @@ typedef struct bench {
     uint64_t n_done;
 } bench;
 
-static int64_t width_of(const bench *b)
+/* Of the queries, of a key. */
+static int64_t query_width(const bench *b)
 {
     return (int64_t)b->options.n_heads * b->options.d_head;
+}
+
+static int64_t key_width(const bench *b)
+{
+    return (int64_t)b->options.n_kv_heads * b->options.d_head;
 }
 
 /* Of one sequence. */
 static double key_bytes(const bench *b)
 {
-    return 2.0 * (double)b->n_keys * (double)width_of(b) * sizeof(float);
+    return 2.0 * (double)b->n_keys *
+           (double)qmi_kv_row_bytes(b->kv_type, key_width(b));
 }
 
 /* Pairs of a query and a key that it sees.  The queries are the last of the
@@ -87,7 +96,8 @@ static qmi_op operation(const bench *b, int64_t sequence)
                 .n_spans = 1,
                 .n_queries = o->n_queries,
                 .n_heads = o->n_heads,
-                .n_kv_heads = o->n_heads,
+                .n_kv_heads = o->n_kv_heads,
+                .kv_type = b->kv_type,
                 .d_key = o->d_head,
                 .d_value = o->d_head,
                 .max_keys = b->n_keys,
@@ -100,14 +110,29 @@ static qmi_op operation(const bench *b, int64_t sequence)
 /* ---- operands ---- */
 
 /* Knuth's multiplicative hash: values of -1 to 1, the same on every machine. */
-static qmoe_status fill(bench *b, qmi_buffer **out, uint64_t n, uint32_t seed)
+static float made_up(uint64_t i)
 {
-    QMI_TRY(b->place.backend->buffer_alloc(out, b->device, n * 4, b->err));
-    float *values = qmi_host_pointer((qmi_view){*out, 0});
+    return (float)(i * 2654435761u % 2001) * 1e-3f - 1.0f;
+}
+
+static qmoe_status fill(bench *b, qmi_buffer **out, uint64_t n_rows,
+    int64_t width, qmi_kv_type type, uint64_t seed)
+{
+    const uint64_t row_bytes = qmi_kv_row_bytes(type, width);
+    QMI_TRY(b->place.backend->buffer_alloc(
+        out, b->device, n_rows * row_bytes, b->err));
+    float *row = qmi_calloc((size_t)width, sizeof *row, "a row", b->err);
+    if (row == NULL)
+        return QMOE_E_NOMEM;
+    uint8_t *to = qmi_host_pointer((qmi_view){*out, 0});
     /* Written by this thread, so the pages are there before anything is
      * timed. */
-    for (uint64_t i = 0; i < n; i++)
-        values[i] = (float)((i + seed) * 2654435761u % 2001) * 1e-3f - 1.0f;
+    for (uint64_t r = 0; r < n_rows; r++, to += row_bytes) {
+        for (int64_t i = 0; i < width; i++)
+            row[i] = made_up(seed++);
+        qmi_kv_pack(to, type, row, width);
+    }
+    qmi_free(row);
     return qmi_check_cancel(b->err);
 }
 
@@ -139,7 +164,6 @@ static void free_operands(bench *b)
 
 static qmoe_status make_operands(bench *b)
 {
-    const uint64_t width = (uint64_t)width_of(b);
     const uint64_t n_queries = (uint64_t)b->options.n_queries;
     /* Rounded up: at least the bytes that were asked for. */
     b->n_sequences =
@@ -150,10 +174,10 @@ static qmoe_status make_operands(bench *b)
         return qmi_fail(b->err, QMOE_E_INVALID,
             "%" PRIu64 " bytes of keys and values are too many for this shape",
             b->options.cold_bytes);
-    QMI_TRY(fill(b, &b->q, n_queries * width, 1));
-    QMI_TRY(fill(b, &b->dst, n_queries * width, 2));
-    QMI_TRY(fill(b, &b->k, n_rows * width, 3));
-    QMI_TRY(fill(b, &b->v, n_rows * width, 4));
+    QMI_TRY(fill(b, &b->q, n_queries, query_width(b), QMI_KV_F32, 1));
+    QMI_TRY(fill(b, &b->dst, n_queries, query_width(b), QMI_KV_F32, 2));
+    QMI_TRY(fill(b, &b->k, n_rows, key_width(b), b->kv_type, 3));
+    QMI_TRY(fill(b, &b->v, n_rows, key_width(b), b->kv_type, 4));
     return make_spans(b);
 }
 
@@ -210,7 +234,7 @@ static void add_result(bench *b, contender *c)
         qmi_bench_spread_of(c->samples, (size_t)b->options.n_rounds);
     /* Multiply-adds: one for the score and one for the value per pair and
      * channel. */
-    const double gmacs = 2e-9 * n_pairs(b) * (double)width_of(b);
+    const double gmacs = 2e-9 * n_pairs(b) * (double)query_width(b);
     /* The bandwidth of this thread count was measured last. */
     const double memory = r->bandwidth[r->n_bandwidth - 1].gbytes_per_s;
     const double gbytes_per_s = 1e-9 * key_bytes(b) / seconds.median;
@@ -285,7 +309,9 @@ static qmoe_status run_all(bench *b)
     qmoe_bench_attention_report *r = b->report;
     r->device = b->place.info;
     r->n_heads = o->n_heads;
+    r->n_kv_heads = o->n_kv_heads;
     r->d_head = o->d_head;
+    r->kv_type = qmi_kv_type_name(b->kv_type);
     r->bandwidth =
         qmi_calloc(o->n_threads, sizeof *r->bandwidth, "results", b->err);
     /* Room for every variant of every setting; what is not filled is not
@@ -306,6 +332,7 @@ static qmoe_status run_all(bench *b)
 static void fill_defaults(qmoe_bench_attention_options *o)
 {
     o->n_heads = o->n_heads != 0 ? o->n_heads : 12;
+    o->n_kv_heads = o->n_kv_heads != 0 ? o->n_kv_heads : o->n_heads;
     o->d_head = o->d_head != 0 ? o->d_head : 64;
     o->n_queries = o->n_queries != 0 ? o->n_queries : 1;
     if (o->n_keys == 0) {
@@ -345,7 +372,7 @@ static qmoe_status check_lists(const bench *b)
     return QMOE_OK;
 }
 
-static qmoe_status check_options(const bench *b)
+static qmoe_status check_options(bench *b)
 {
     const qmoe_bench_attention_options *o = &b->options;
     if (o->n_heads < 1 || o->n_heads > MAX_HEADS || o->d_head < 1 ||
@@ -353,6 +380,10 @@ static qmoe_status check_options(const bench *b)
         return qmi_fail(b->err, QMOE_E_INVALID,
             "%d heads of width %d are out of range: 1 to %d are possible",
             o->n_heads, o->d_head, MAX_HEADS);
+    if (o->n_kv_heads < 1 || o->n_heads % o->n_kv_heads != 0)
+        return qmi_fail(b->err, QMOE_E_INVALID,
+            "%d heads cannot share %d heads of keys and values evenly",
+            o->n_heads, o->n_kv_heads);
     if (o->n_queries < 1)
         return qmi_fail(b->err, QMOE_E_INVALID,
             "%d queries are out of range: at least 1 is needed", o->n_queries);
@@ -363,6 +394,7 @@ static qmoe_status check_options(const bench *b)
     if (!(o->sample_ms > 0 && o->sample_ms <= 60000))
         return qmi_fail(b->err, QMOE_E_INVALID,
             "samples of %g ms are out of range", o->sample_ms);
+    QMI_TRY(qmi_kv_type_find(&b->kv_type, o->kv_type, b->err));
     return check_lists(b);
 }
 

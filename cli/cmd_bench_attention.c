@@ -23,6 +23,9 @@ static const char help[] =
     "  --keys N,...         keys of a sequence (default 1024,4096,16384)\n"
     "  --queries N          new tokens of a sequence (default 1: decoding)\n"
     "  --heads N            heads (default 12)\n"
+    "  --kv-heads N         heads of keys and values, shared by as many heads\n"
+    "                       of queries each (default: as many as heads)\n"
+    "  --kv-type TYPE       keys and values as f32 (default), f16 or q8\n"
     "  --width N            width of a head (default 64)\n"
     "  --all-variants       every implementation, not only the preferred one\n"
     "  --cold-bytes SIZE    keys and values in memory (default 0.6e9 bytes)\n"
@@ -45,7 +48,8 @@ static void print_table(const qmoe_bench_attention_report *r)
 {
     cli_bench_print_machine(&r->device);
     cli_bench_print_bandwidth(r->bandwidth, r->n_bandwidth);
-    printf("%d heads of width %d\n", r->n_heads, r->d_head);
+    printf("%d heads of width %d, %d of keys in %s\n", r->n_heads, r->d_head,
+        r->n_kv_heads, r->kv_type);
     printf("%-12s %7s %7s %3s %8s %8s %8s %7s %6s\n", "variant", "queries",
         "keys", "thr", "Gmac/s", "p10", "p90", "GB/s", "% mem");
     for (size_t i = 0; i < r->n_results; i++) {
@@ -77,6 +81,8 @@ static void print_json(const qmoe_bench_attention_report *r)
     cJSON *json = cJSON_CreateObject();
     cli_bench_add_machine(json, &r->device, NULL);
     cli_json_count(json, "heads", (uint64_t)r->n_heads);
+    cli_json_count(json, "kv_heads", (uint64_t)r->n_kv_heads);
+    cli_json_text(json, "kv_type", r->kv_type);
     cli_json_count(json, "width", (uint64_t)r->d_head);
     cli_bench_add_bandwidth(json, r->bandwidth, r->n_bandwidth);
     cJSON *list = cJSON_AddArrayToObject(json, "results");
@@ -109,7 +115,7 @@ static cli_exit run(int argc, char **argv)
     int keys[MAX_LIST], thread_counts[MAX_LIST];
     const char *key_text = NULL, *thread_text = NULL;
     uint64_t n_queries = 1, n_heads = 12, width = 64, n_rounds = 9;
-    uint64_t sample_ms = 30;
+    uint64_t n_kv_heads = 0, sample_ms = 30;
     bool as_json = false;
     qmoe_bench_attention_options o = {.size = sizeof o};
     const cli_verb *verb = &cli_verb_bench_attention;
@@ -117,6 +123,8 @@ static cli_exit run(int argc, char **argv)
         {"keys", 0, CLI_TEXT, &key_text, 0, 0},
         {"queries", 0, CLI_COUNT, &n_queries, 1, INT32_MAX},
         {"heads", 0, CLI_COUNT, &n_heads, 1, MAX_SIDE},
+        {"kv-heads", 0, CLI_COUNT, &n_kv_heads, 1, MAX_SIDE},
+        {"kv-type", 0, CLI_TEXT, &o.kv_type, 0, 0},
         {"width", 0, CLI_COUNT, &width, 1, MAX_SIDE},
         {"all-variants", 0, CLI_SET, &o.all_variants, 0, 0},
         {"cold-bytes", 0, CLI_SIZE, &o.cold_bytes, 0, 0},
@@ -141,6 +149,7 @@ static cli_exit run(int argc, char **argv)
     o.threads = thread_counts;
     o.n_queries = (int)n_queries;
     o.n_heads = (int)n_heads;
+    o.n_kv_heads = (int)n_kv_heads;
     o.d_head = (int)width;
     o.n_rounds = (int)n_rounds;
     o.sample_ms = (double)sample_ms;

@@ -60,7 +60,7 @@ typedef struct qcpu_attention_kernel {
     void (*block)(
         const qcpu_attention_task *a, void *scratch, const qmi_error *err);
     /* The partial of each head, partial_bytes apart, of the only query over
-     * keys [first, first + n), n <= QCPU_CHUNK. */
+     * keys [first, first + n), n <= QCPU_CHUNK, all of which it sees. */
     void (*step)(uint8_t *partials, size_t partial_bytes,
         const qcpu_attention_task *a, int64_t first, int64_t n, void *scratch);
 } qcpu_attention_kernel;

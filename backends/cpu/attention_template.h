@@ -3,17 +3,16 @@
  * Set by the including file: ISA (target attribute or nothing), NAME(x), LANES
  * (floats in a register), VECS (registers side by side: 1, 2 or 4),
  * FMA(a, b, c) = a * b + c, MAX(a, b) = the larger (when one is NaN: b, on Arm
- * NaN), SUM(v) = sum of the lanes, HALVES(p) = LANES numbers of 16 bits from any
- * address.  No include guard on purpose.
+ * NaN), SUMS(v) = the sums of the lanes of LANES registers, one in each lane,
+ * HALVES(p) = LANES numbers of 16 bits from any address, CODES(p) = LANES
+ * signed bytes.  No include guard on purpose.
  *
  * Block of queries: a lane is a query, so that maxima, sums and rescaling of
  * the online softmax are plain operations on registers, and keys and values
- * are broadcast.  Step of one query: a lane is a channel, and every key and
- * value is read once, in the order of memory. */
+ * are broadcast.  Step of one query: a lane is a channel.  Every key and value
+ * is loaded once for up to HEADS heads that share it. */
 
 #include "exp_template.h"
-
-typedef int8_t NAME(codes) __attribute__((vector_size(LANES)));
 
 /* ---- keys and values of the cache ---- */
 
@@ -26,10 +25,8 @@ INLINE void NAME(widen_block)(
     const int8_t *code = (const int8_t *)(block + sizeof scale) + first;
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        NAME(codes) some;
-        memcpy(&some, code + i, sizeof some);
         NAME(loose) *to = (void *)(dst + i);
-        *to = __builtin_convertvector(some, NAME(vec)) * scale;
+        *to = CODES(code + i) * scale;
     }
     for (; i < n; i++)
         dst[i] = (float)code[i] * scale;
@@ -269,17 +266,52 @@ static void NAME(block)(
 
 /* ---- a step of one query ---- */
 
-INLINE float NAME(dot)(const float *x, const float *y, int64_t n)
+/* Scores of n_keys keys for n_heads heads of queries that share them.  Constant
+ * n_heads and n_keys after inlining, here and below, and n_heads * n_keys <=
+ * LANES: every lane of the result is a sum. */
+INLINE void NAME(score_keys)(float *scores, const qcpu_attention_task *a,
+    const float *q, const float *k, int64_t stride, int n_heads, int n_keys)
 {
-    const NAME(loose) *a = (const void *)x, *b = (const void *)y;
-    NAME(vec) sums = {0};
+    const int64_t d = a->d_key;
+    NAME(vec) sums[LANES] = {{0}};
+    int64_t c = 0;
+    for (; c + LANES <= d; c += LANES) {
+        QCPU_UNROLL
+        for (int i = 0; i < n_keys; i++) {
+            const NAME(loose) *key = (const void *)(k + i * stride + c);
+            QCPU_UNROLL
+            for (int h = 0; h < n_heads; h++) {
+                const NAME(loose) *query = (const void *)(q + h * d + c);
+                NAME(vec) *sum = &sums[h * n_keys + i];
+                *sum = FMA(*key, *query, *sum);
+            }
+        }
+    }
+    float out[LANES];
+    *(NAME(loose) *)(void *)out = SUMS(sums);
+    for (; c < d; c++)
+        for (int i = 0; i < n_keys; i++)
+            for (int h = 0; h < n_heads; h++)
+                out[h * n_keys + i] += k[i * stride + c] * q[h * d + c];
+    QCPU_UNROLL
+    for (int h = 0; h < n_heads; h++)
+        QCPU_UNROLL
+    for (int i = 0; i < n_keys; i++)
+        scores[h * QCPU_CHUNK + i] = a->scale * out[h * n_keys + i];
+}
+
+INLINE void NAME(score_heads)(float *scores, const qcpu_attention_task *a,
+    const float *q, tile k, int n_heads)
+{
+    const int some = LANES / (n_heads == 3 ? 4 : n_heads);
+    const float *rows = k.rows;
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        sums = FMA(*a++, *b++, sums);
-    float sum = SUM(sums);
-    for (; i < n; i++)
-        sum += x[i] * y[i];
-    return sum;
+    for (; i + some <= k.n; i += some, rows += some * k.stride) {
+        fetch_ahead(&k, i, some);
+        NAME(score_keys)(scores + i, a, q, rows, k.stride, n_heads, some);
+    }
+    for (; i < k.n; i++, rows += k.stride)
+        NAME(score_keys)(scores + i, a, q, rows, k.stride, n_heads, 1);
 }
 
 /* Scores of n keys, padded to whole registers, into weights. */
@@ -300,84 +332,122 @@ INLINE void NAME(softmax)(qcpu_partial *out, float *scores, int64_t n)
         at[i] = NAME(exp)(at[i] - NAME(all)(out->largest));
         sum += at[i];
     }
-    out->sum = SUM(sum);
+    out->sum = 0;
+    for (int i = 0; i < LANES; i++)
+        out->sum += sum[i];
 }
 
-/* out += weights of n_rows keys times their values. */
-INLINE void NAME(add_values)(float *out, const float *weights, const float *v,
-    int64_t v_stride, int64_t d, int n_rows)
+/* out += weights times n_vecs registers of values from column c on, for n_heads
+ * heads that share them. */
+INLINE void NAME(value_vecs)(uint8_t *out, size_t out_bytes,
+    const float *weights, tile v, int64_t c, int n_heads, int n_vecs)
 {
-    NAME(vec) weight[ROWS];
-    int64_t c = 0;
+    NAME(vec) sums[HEADS][VECS];
+    out += (size_t)c * sizeof(float);
     QCPU_UNROLL
-    for (int r = 0; r < n_rows; r++)
-        weight[r] = NAME(all)(weights[r]);
-    for (; c + LANES <= d; c += LANES) {
-        NAME(loose) *to = (void *)(out + c);
-        NAME(vec) sum = *to;
+    for (int h = 0; h < n_heads; h++)
+        memcpy(sums[h], out + out_bytes * (size_t)h,
+            (size_t)n_vecs * sizeof **sums);
+    for (int64_t k = 0; k < v.n; k++) {
+        const NAME(loose) *value = (const void *)(v.rows + k * v.stride + c);
+        fetch_ahead(&v, k, 1);
         QCPU_UNROLL
-        for (int r = 0; r < n_rows; r++) {
-            const NAME(loose) *value = (const void *)(v + r * v_stride + c);
-            sum = FMA(weight[r], *value, sum);
+        for (int h = 0; h < n_heads; h++) {
+            const NAME(vec) weight = NAME(all)(weights[h * QCPU_CHUNK + k]);
+            QCPU_UNROLL
+            for (int i = 0; i < n_vecs; i++)
+                sums[h][i] = FMA(weight, value[i], sums[h][i]);
         }
-        *to = sum;
     }
-    for (; c < d; c++)
-        for (int r = 0; r < n_rows; r++)
-            out[c] += weights[r] * v[r * v_stride + c];
+    QCPU_UNROLL
+    for (int h = 0; h < n_heads; h++)
+        memcpy(out + out_bytes * (size_t)h, sums[h],
+            (size_t)n_vecs * sizeof **sums);
 }
 
-/* n keys as floats: where they lie, or widened into `tile`.  A head of keys is
- * read once for all heads of queries that share it. */
-INLINE const float *NAME(tile_of)(float *tile, int64_t *stride,
-    const qcpu_kv_rows *from, int64_t n_heads, int64_t first, int64_t n)
+INLINE void NAME(value_heads)(uint8_t *out, size_t out_bytes,
+    const float *weights, tile v, int64_t d, int n_heads)
 {
-    if (from->type == QMI_KV_F32) {
-        *stride = (int64_t)(from->row_bytes / sizeof(float));
-        return (const float *)(const void *)from->rows + first * *stride +
-               from->first;
+    int64_t c = 0;
+    for (; c + VECS * LANES <= d; c += VECS * LANES) {
+        NAME(value_vecs)(out, out_bytes, weights, v, c, n_heads, VECS);
+        v.ahead_bytes = 0; /* once is enough */
     }
-    *stride = n_heads * from->width;
-    NAME(gather)(tile, from, n_heads, first, n);
-    return tile;
+    for (; c + LANES <= d; c += LANES)
+        NAME(value_vecs)(out, out_bytes, weights, v, c, n_heads, 1);
+    for (; c < d; c++)
+        for (int h = 0; h < n_heads; h++) {
+            float *sum = (float *)(void *)(out + out_bytes * (size_t)h) + c;
+            for (int64_t k = 0; k < v.n; k++)
+                *sum += weights[h * QCPU_CHUNK + k] * v.rows[k * v.stride + c];
+        }
+}
+
+/* n keys from `first` on as floats: where they lie, or widened into `memory`. */
+INLINE tile NAME(tile_of)(float *memory, const qcpu_kv_rows *from,
+    int64_t n_heads, int64_t first, int64_t n)
+{
+    const uint64_t next = (uint64_t)(first + QCPU_TILE);
+    tile t = {.n = n,
+        .ahead = from->rows + next * from->row_bytes,
+        .ahead_stride = from->row_bytes};
+    if (from->type == QMI_KV_F32) {
+        t.stride = (int64_t)(from->row_bytes / sizeof(float));
+        t.rows = (const float *)(const void *)from->rows + first * t.stride +
+                 from->first;
+    } else {
+        t.stride = n_heads * from->width;
+        t.rows = memory;
+        NAME(gather)(memory, from, n_heads, first, n);
+    }
+    return t;
 }
 
 /* scores [n_heads][QCPU_CHUNK] of keys [at, at + n) of those from `first`. */
-INLINE void NAME(score_tile)(float *scores, float *tile,
+ISA static void NAME(score_tile)(float *scores, float *memory,
     const qcpu_attention_task *a, int64_t first, int64_t at, int64_t n)
 {
-    int64_t stride;
-    const float *k = NAME(tile_of)(
-        tile, &stride, &a->k, a->n_heads / a->shared, first + at, n);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t h = 0; h < a->n_heads; h++)
-            scores[h * QCPU_CHUNK + at + i] =
-                a->scale * NAME(dot)(a->q + h * a->d_key,
-                               k + i * stride + h / a->shared * a->d_key,
-                               a->d_key);
+    const tile all =
+        NAME(tile_of)(memory, &a->k, a->n_heads / a->shared, first + at, n);
+    int some;
+    for (int64_t h = 0; h < a->n_heads; h += some) {
+        const tile k = tile_of_head(&all, a, &a->k, h);
+        const float *q = a->q + h * a->d_key;
+        float *to = scores + h * QCPU_CHUNK + at;
+        some = heads_from(a, h);
+        if (some == 4)
+            NAME(score_heads)(to, a, q, k, 4);
+        else if (some == 3)
+            NAME(score_heads)(to, a, q, k, 3);
+        else if (some == 2)
+            NAME(score_heads)(to, a, q, k, 2);
+        else
+            NAME(score_heads)(to, a, q, k, 1);
+    }
 }
 
-INLINE void NAME(value_tile)(uint8_t *partials, size_t partial_bytes,
-    const float *scores, float *tile, const qcpu_attention_task *a,
+ISA static void NAME(value_tile)(uint8_t *partials, size_t partial_bytes,
+    const float *scores, float *memory, const qcpu_attention_task *a,
     int64_t first, int64_t at, int64_t n)
 {
-    int64_t stride, i = 0;
-    const float *v = NAME(tile_of)(
-        tile, &stride, &a->v, a->n_heads / a->shared, first + at, n);
-    while (i < n) {
-        const int some = n - i >= ROWS ? ROWS : 1;
-        for (int64_t h = 0; h < a->n_heads; h++) {
-            float *out =
-                (float *)(void *)(partials + partial_bytes * (size_t)h +
-                                  sizeof(qcpu_partial));
-            const float *weights = scores + h * QCPU_CHUNK + at + i;
-            const float *value = v + i * stride + h / a->shared * a->d_value;
-            if (some == ROWS)
-                NAME(add_values)(out, weights, value, stride, a->d_value, ROWS);
-            else
-                NAME(add_values)(out, weights, value, stride, a->d_value, 1);
-        }
-        i += some;
+    const int64_t d = a->d_value;
+    const size_t bytes = partial_bytes;
+    const tile all =
+        NAME(tile_of)(memory, &a->v, a->n_heads / a->shared, first + at, n);
+    int some;
+    for (int64_t h = 0; h < a->n_heads; h += some) {
+        const tile v = tile_of_head(&all, a, &a->v, h);
+        const float *weights = scores + h * QCPU_CHUNK + at;
+        uint8_t *out = partials + bytes * (size_t)h + sizeof(qcpu_partial);
+        some = heads_from(a, h);
+        if (some == 4)
+            NAME(value_heads)(out, bytes, weights, v, d, 4);
+        else if (some == 3)
+            NAME(value_heads)(out, bytes, weights, v, d, 3);
+        else if (some == 2)
+            NAME(value_heads)(out, bytes, weights, v, d, 2);
+        else
+            NAME(value_heads)(out, bytes, weights, v, d, 1);
     }
 }
 
@@ -385,21 +455,24 @@ ISA static void NAME(step)(uint8_t *partials, size_t partial_bytes,
     const qcpu_attention_task *a, int64_t first, int64_t n, void *scratch)
 {
     float *line = scratch, *scores = line + LINE_FLOATS; /* [n_heads][CHUNK] */
-    float *tile = scores + a->n_heads * QCPU_CHUNK;
+    float *memory = scores + a->n_heads * QCPU_CHUNK;
     for (int64_t i = 0; i < n; i += QCPU_TILE)
         NAME(score_tile)
-    (scores, tile, a, first, i, n - i < QCPU_TILE ? n - i : QCPU_TILE);
+    (scores, memory, a, first, i, n - i < QCPU_TILE ? n - i : QCPU_TILE);
     for (int64_t h = 0; h < a->n_heads; h++) {
         qcpu_partial *out = (void *)(partials + partial_bytes * (size_t)h);
-        qcpu_attention_line(line, a, h, 1, first, n);
-        for (int64_t i = 0; i < n; i++)
-            scores[h * QCPU_CHUNK + i] += line[n - 1 - i];
+        /* The query sees all of these keys: nothing to mask. */
+        if (a->bias != NULL) {
+            qcpu_attention_line(line, a, h, 1, first, n);
+            for (int64_t i = 0; i < n; i++)
+                scores[h * QCPU_CHUNK + i] += line[n - 1 - i];
+        }
         NAME(softmax)(out, scores + h * QCPU_CHUNK, n);
         memset(out + 1, 0, (size_t)a->d_value * sizeof(float));
     }
     for (int64_t i = 0; i < n; i += QCPU_TILE)
         NAME(value_tile)
-    (partials, partial_bytes, scores, tile, a, first, i,
+    (partials, partial_bytes, scores, memory, a, first, i,
         n - i < QCPU_TILE ? n - i : QCPU_TILE);
 }
 

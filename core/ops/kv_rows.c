@@ -6,6 +6,24 @@
 #include <math.h>
 #include <string.h>
 
+static const char *const names[QMI_KV_COUNT] = {"f32", "f16", "q8"};
+
+const char *qmi_kv_type_name(qmi_kv_type type)
+{
+    return names[type];
+}
+
+qmoe_status qmi_kv_type_find(qmi_kv_type *out, const char *name, qmi_error *err)
+{
+    for (int i = 0; i < QMI_KV_COUNT; i++)
+        if (strcmp(name != NULL ? name : names[0], names[i]) == 0) {
+            *out = (qmi_kv_type)i;
+            return QMOE_OK;
+        }
+    return qmi_fail(err, QMOE_E_INVALID,
+        "'%.40s' is no type of keys and values; there are f32, f16, q8", name);
+}
+
 static void pack_f16(uint8_t *row, const float *src, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {

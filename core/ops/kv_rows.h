@@ -6,6 +6,12 @@
 
 #include "ops.h"
 
+/* "f32", "f16", "q8". */
+const char *qmi_kv_type_name(qmi_kv_type type);
+/* By its name; NULL is the widest.  E_INVALID: another name. */
+qmoe_status qmi_kv_type_find(
+    qmi_kv_type *out, const char *name, qmi_error *err);
+
 /* Writes qmi_kv_row_bytes(type, n) bytes; `row` is aligned to 4.  In 8 bits NaN
  * counts as 0; a block whose scale is 0 (largest / 127 rounds to it) reads as
  * zeros, one with an infinity as NaN. */

@@ -2,6 +2,7 @@
  * Comes in: an open model, and where it is to run.  Goes out: a session, its
  * weights bound to a device.  Everything it holds goes with it; it goes when
  * neither its caller nor a call uses it. */
+#include "kv_rows.h"
 #include "session.h"
 
 #include <string.h>
@@ -52,20 +53,6 @@ static void destroy(qmoe_session *session)
     qmi_free(session);
 }
 
-/* NULL is the widest. */
-static qmoe_status find_kv_type(
-    qmi_kv_type *out, const char *name, qmi_error *err)
-{
-    static const char *const names[QMI_KV_COUNT] = {"f32", "f16", "q8"};
-    for (int i = 0; i < QMI_KV_COUNT; i++)
-        if (strcmp(name != NULL ? name : names[0], names[i]) == 0) {
-            *out = (qmi_kv_type)i;
-            return QMOE_OK;
-        }
-    return qmi_fail(err, QMOE_E_INVALID,
-        "'%.40s' is no type of keys and values; there are f32, f16, q8", name);
-}
-
 qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
     const qmoe_session_options *options, bool with_experts)
 {
@@ -82,7 +69,7 @@ qmoe_status qmi_session_create(qmoe_session **out, qmoe_model *model,
     s->model = model;
     qmi_model_retain(model);
     s->capacity = known.expert_capacity;
-    qmoe_status status = find_kv_type(&s->kv_type, known.kv_type, err);
+    qmoe_status status = qmi_kv_type_find(&s->kv_type, known.kv_type, err);
     if (status == QMOE_OK)
         status = set_up(s, &known, with_experts, err);
     if (status != QMOE_OK) {

@@ -130,6 +130,8 @@ typedef struct qmoe_bench_attention_options {
     double sample_ms;    /* length of a sample; 0 = 30 */
     uint64_t cold_bytes; /* keys and values in memory; 0 = 0.6e9 */
     bool thread_time;    /* as in qmoe_bench_kernels_options */
+    int n_kv_heads;      /* divides n_heads; 0 = n_heads */
+    const char *kv_type; /* as in qmoe_session_options */
 } qmoe_bench_attention_options;
 
 /* Causal attention of the last n_queries tokens of a sequence over all of its
@@ -146,7 +148,8 @@ typedef struct qmoe_bench_attention_result {
 
 typedef struct qmoe_bench_attention_report {
     qmoe_device_info device;
-    int n_heads, d_head;             /* as used */
+    int n_heads, n_kv_heads, d_head; /* as used */
+    const char *kv_type;
     qmoe_bench_bandwidth *bandwidth; /* [n_bandwidth] one per thread count */
     size_t n_bandwidth;
     qmoe_bench_attention_result *results;
@@ -156,7 +159,8 @@ typedef struct qmoe_bench_attention_report {
 /* Times the operation `attention` on the CPU, every call on another sequence of
  * cold_bytes of them.  Variants take turns, sample by sample.  Progress: stage
  * "bench".  Release the report with qmoe_bench_attention_free.
- * E_INVALID: an option out of range, or more queries than keys. */
+ * E_INVALID: an option out of range, heads that do not share evenly, an unknown
+ * type, or more queries than keys. */
 QMOE_API qmoe_status qmoe_bench_attention(qmoe_context *context,
     qmoe_bench_attention_report *out,
     const qmoe_bench_attention_options *options) QMOE_MUST_CHECK;

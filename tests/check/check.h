@@ -105,7 +105,6 @@ void case_name(check_case *c, qmi_op_kind kind, const char *format, ...)
 /* Appends to it. */
 void case_name_add(check_case *c, const char *format, ...) QMI_PRINTF(2, 3);
 const char *act_name(qmi_act act);
-const char *kv_type_name(qmi_kv_type type);
 /* A kind of dense weight: of vectors such as biases. */
 const weight_kind *choose_dense(size_t index, unsigned salt);
 

@@ -170,7 +170,7 @@ static void name_case(check_case *c)
     if (c->wide)
         case_name_add(c, "/kv%lldx%lld/w%lld/%s/%s%s", (long long)c->n_kv_heads,
             (long long)c->d_value, (long long)c->window,
-            kv_type_name(c->kv_type),
+            qmi_kv_type_name(c->kv_type),
             c->second != NULL ? c->second->name : "no",
             c->bias ? "-sinks/bias" : "-sinks");
 }

@@ -2,6 +2,7 @@
  * Cases of `kv_store`: rows copied bit by bit or rounded to 16 bits, all other
  * rows left alone; rows of 8 bits are judged by what they stand for. */
 #include "check.h"
+#include "kv_rows.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -35,7 +36,7 @@ static void name_case(check_case *c)
 {
     const bool narrow = c->kv_type != QMI_KV_F32;
     case_name(c, QMI_OP_KV_STORE, "%s%sc%lld/t%lld/cache%lld/%s",
-        narrow ? kv_type_name(c->kv_type) : "", narrow ? "/" : "",
+        narrow ? qmi_kv_type_name(c->kv_type) : "", narrow ? "/" : "",
         (long long)c->n_cols, (long long)c->n_tokens, (long long)c->n_rows,
         value_kind_name(c->x));
 }

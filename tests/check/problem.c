@@ -77,12 +77,6 @@ const char *act_name(qmi_act act)
     return names[act];
 }
 
-const char *kv_type_name(qmi_kv_type type)
-{
-    static const char *const names[QMI_KV_COUNT] = {"f32", "f16", "q8"};
-    return names[type];
-}
-
 const weight_kind *choose_dense(size_t index, unsigned salt)
 {
     const weight_kind *dense[8];

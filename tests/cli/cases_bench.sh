@@ -130,8 +130,15 @@ case_bench_attention() {
     # shellcheck disable=SC2086 # a list of options
     expect 0 "$qmoe" bench attention $rounds --queries 65 --keys 70 --heads 1 \
         --cold-bytes 1K --thread-time
-    has out "memory read by 1 thread" "1 heads of width 64"
+    has out "memory read by 1 thread" "1 heads of width 64, 1 of keys"
     [ "$(awk '$2 == 65 && $3 == 70' out | wc -l)" = 1 ] || fail "$(cat out)"
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench attention $rounds --keys 70 --heads 6 --kv-heads 2 \
+        --kv-type q8 --width 9 --cold-bytes 1K --json
+    [ "$(json kv_heads out)" = 2 ] || fail "$(cat out)"
+    has out '"q8"'
+    expect_error 2 "6 heads cannot share 4 heads" \
+        bench attention --heads 6 --kv-heads 4
     expect_error 2 "'1,' is not a valid list" bench attention --keys 1,
     expect_error 2 "2097152 keys are out of range" \
         bench attention --keys 2097152

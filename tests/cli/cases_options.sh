@@ -235,6 +235,8 @@ bench attention | --keys 8 --cold-bytes 1K | --queries 9 | 2 | 8 keys are out of
 bench attention | --keys 8 --queries 9 | --heads 2 | 2 | 8 keys
 bench attention | | --heads 0 | 2 | from 1 to 1024
 bench attention | | --width 2000 | 2 | from 1 to 1024
+bench attention | --heads 6 | --kv-heads 4 | 2 | 6 heads cannot share 4
+bench attention | | --kv-type f64 | 2 | f64
 bench attention | --keys 8 --queries 9 | --all-variants | 2 | 8 keys
 bench attention | --keys 8 --queries 9 | --cold-bytes 1K | 2 | 8 keys
 bench attention | | --repeat 200 | 2 | from 1 to 101
