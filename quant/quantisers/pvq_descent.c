@@ -37,9 +37,9 @@ typedef struct panel {
 static qmoe_status multiply_moments(float *dst, const qmi_pvq_problem *p,
     const float *src, int64_t n_rows, qmi_error *err)
 {
-    const int64_t n = p->stride;
-    return qmi_multiply(
-        dst, n, (qmi_rows){src, n}, (qmi_rows){p->h, n}, n_rows, n, n, 0, err);
+    const int64_t n = p->basis.stride;
+    return qmi_multiply(dst, n, (qmi_rows){src, n}, (qmi_rows){p->basis.h, n},
+        n_rows, n, n, 0, err);
 }
 
 static qmi_pvq_pulses pulses_at(
@@ -53,12 +53,12 @@ static qmoe_status set_residual(
     panel *t, const qmi_pvq_problem *p, qmi_error *err)
 {
     /* e = W - cQ: the padding stays 0 - cQ, which H turns into nothing. */
-    memcpy(t->scratch, p->w + t->row * p->stride,
-        (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
+    memcpy(t->scratch, p->basis.w + t->row * p->basis.stride,
+        (size_t)(t->n_rows * p->basis.stride) * sizeof *t->scratch);
     for (int64_t r = 0; r < t->n_rows; r++)
         for (int64_t b = 0; b < p->n_blocks; b++) {
             const qmi_pvq_pulses q = pulses_at(p, t->row + r, b);
-            float *e = t->scratch + r * p->stride + b * p->pairs.n;
+            float *e = t->scratch + r * p->basis.stride + b * p->pairs.n;
             e[q.a] -= p->scale[t->row + r] * q.sign_a;
             e[q.b] -= p->scale[t->row + r] * q.sign_b;
         }
@@ -69,8 +69,8 @@ static qmoe_status set_residual(
  * q H = (W H - R) / c. */
 static void refit_row(panel *t, qmi_pvq_problem *p, int64_t r)
 {
-    const float *target = t->target + r * p->stride;
-    float *residual = t->residual + r * p->stride;
+    const float *target = t->target + r * p->basis.stride;
+    float *residual = t->residual + r * p->basis.stride;
     const float old = p->scale[t->row + r];
     /* In double: a row has thousands of terms of both signs. */
     double num = 0, den = 0;
@@ -85,11 +85,12 @@ static void refit_row(panel *t, qmi_pvq_problem *p, int64_t r)
     if (!(num > 0 && den > 0 && old > 0))
         return;
     /* Rounded as stored, so that the residual is that of the result. */
-    float scale = qmi_pvq_round_scale(p, t->row + r, (float)(num / den * old));
+    float scale =
+        qmi_basis_round_scale(&p->basis, t->row + r, (float)(num / den * old));
     if (scale == old || !(scale > 0))
         return;
     const float factor = scale / old;
-    for (int64_t i = 0; i < p->stride; i++)
+    for (int64_t i = 0; i < p->basis.stride; i++)
         /* R = W H - c q H, and only c changes. */
         residual[i] = target[i] - factor * (target[i] - residual[i]);
     p->scale[t->row + r] = scale;
@@ -146,8 +147,8 @@ static void replace(
     add_change(&d, old.a, -scale * old.sign_a);
     add_change(&d, old.b, -scale * old.sign_b);
     /* The rows of H that belong to the block. */
-    update_residual(t->residual + r * p->stride,
-        p->h + block * p->pairs.n * p->stride, p->stride, &d);
+    update_residual(t->residual + r * p->basis.stride,
+        p->basis.h + block * p->pairs.n * p->basis.stride, p->basis.stride, &d);
     p->blocks[(t->row + r) * p->n_blocks + block] = candidate;
 }
 
@@ -162,7 +163,7 @@ static void descend_lanes(panel *t, qmi_pvq_problem *p, int64_t r, int n,
     /* Lanes are rows: one candidate search serves 16 of them. */
     for (int l = 0; l < n; l++) {
         const float *residual =
-            t->residual + (r + l) * p->stride + block * width;
+            t->residual + (r + l) * p->basis.stride + block * width;
         const qmi_pvq_pulses q = pulses_at(p, t->row + r + l, block);
         const float *ma = metric + q.a * width, *mb = metric + q.b * width;
         scale[l] = p->scale[t->row + r + l];
@@ -186,12 +187,13 @@ static void descend(panel *t, qmi_pvq_problem *p, float relax)
     /* Left to right: a block sees the changes of those before it in the same
      * round. */
     for (int64_t block = 0; block < p->n_blocks; block++) {
-        const float *h = p->h + block * width * (p->stride + 1);
+        const float *h = p->basis.h + block * width * (p->basis.stride + 1);
         /* The block's part of H, relaxed; the residual stays that of H
          * itself. */
         for (int i = 0; i < width; i++)
             for (int j = 0; j < width; j++)
-                metric[i * width + j] = (1 - relax) * h[i * p->stride + j];
+                metric[i * width + j] =
+                    (1 - relax) * h[i * p->basis.stride + j];
         qmi_pvq_norms(norms, &p->pairs, metric, width);
         for (int64_t r = 0; r < t->n_rows; r += QMI_PVQ_LANES) {
             int64_t left = t->n_rows - r;
@@ -216,10 +218,11 @@ static float relax_of(int pass, int passes)
 static qmoe_status fit_panel(panel *t, qmi_pvq_problem *p, const float *metrics,
     int passes, qmi_error *err)
 {
-    const float *w = p->w + t->row * p->stride;
+    const float *w = p->basis.w + t->row * p->basis.stride;
     QMI_TRY(multiply_moments(t->target, p, w, t->n_rows, err));
     /* The sweep changes its copy of the weights. */
-    memcpy(t->scratch, w, (size_t)(t->n_rows * p->stride) * sizeof *t->scratch);
+    memcpy(t->scratch, w,
+        (size_t)(t->n_rows * p->basis.stride) * sizeof *t->scratch);
     QMI_TRY(qmi_pvq_sweep(
         p, metrics, t->row, t->n_rows, t->scratch, t->error, err));
     QMI_TRY(set_residual(t, p, err));
@@ -238,7 +241,7 @@ static qmoe_status panel_init(
     panel *t, const qmi_pvq_problem *p, qmi_error *err)
 {
     static const char what[] = "rows in work";
-    size_t n = QMI_PVQ_PANEL_ROWS * (size_t)p->stride;
+    size_t n = QMI_PVQ_PANEL_ROWS * (size_t)p->basis.stride;
     *t = (panel){.residual = qmi_calloc(n, sizeof(float), what, err),
         .target = qmi_calloc(n, sizeof(float), what, err),
         .scratch = qmi_calloc(n, sizeof(float), what, err),
@@ -267,13 +270,14 @@ qmoe_status qmi_pvq_fit_moments(
     if (metrics == NULL)
         status = QMOE_E_NOMEM;
     /* In order of rows, one panel after the other, with one set of buffers. */
-    for (int64_t row = 0; status == QMOE_OK && row < p->n_rows;
+    for (int64_t row = 0; status == QMOE_OK && row < p->basis.n_rows;
          row += QMI_PVQ_PANEL_ROWS) {
         t.row = row;
-        t.n_rows = p->n_rows - row < QMI_PVQ_PANEL_ROWS ? p->n_rows - row
-                                                        : QMI_PVQ_PANEL_ROWS;
+        t.n_rows = p->basis.n_rows - row < QMI_PVQ_PANEL_ROWS
+                       ? p->basis.n_rows - row
+                       : QMI_PVQ_PANEL_ROWS;
         status = fit_panel(&t, p, metrics, options->passes, err);
-        qmi_count_coded(options->n_coded, t.n_rows * p->n_cols);
+        qmi_count_coded(options->n_coded, t.n_rows * p->basis.n_cols);
     }
     qmi_free(metrics);
     panel_free(&t);

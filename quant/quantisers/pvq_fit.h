@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Fitting scale * q of format "pvq" or "pvq8" to a matrix (docs/quantisers.md
- * "PVQ").  Everything happens in the basis in which rows are stored, on rows
- * scaled by powers of two and second moments scaled to a mean diagonal of 1,
- * with columns padded to whole blocks.  Rows are independent of each other. */
+ * "PVQ").  Everything happens in the basis of stored_basis.h.  Rows are
+ * independent of each other. */
 #ifndef QMI_PVQ_FIT_H
 #define QMI_PVQ_FIT_H
 
-#include "gptq_frame.h"
 #include "pvq.h"
+#include "stored_basis.h"
 
 enum {
     QMI_PVQ_LANES = 16,     /* rows searched at once */
@@ -51,41 +50,15 @@ void qmi_pvq_search(uint16_t candidate[QMI_PVQ_LANES],
     float gain[QMI_PVQ_MAX_WIDTH][QMI_PVQ_LANES],
     const float scale[QMI_PVQ_LANES]);
 
-/* ---- the problem (pvq_basis.c) ---- */
+/* ---- the problem ---- */
 
 typedef struct qmi_pvq_problem {
     qmi_pvq_pairs pairs;
-    int64_t n_rows, n_cols, n_blocks;
-    int64_t stride;   /* n_blocks * width */
-    float *w;         /* [n_rows, stride] rotated, scaled rows */
-    int *exponent;    /* [n_rows] row r of the matrix is w * 2^exponent */
-    qmi_gptq gptq;    /* sweep under the moments, or all zero */
-    float *h;         /* [stride, stride] damped moments, or NULL */
-    double mean;      /* what the moments were divided by to give h */
+    qmi_basis basis; /* of blocks of pairs.n columns */
+    int64_t n_blocks;
     float *scale;     /* [n_rows] of w; rounded as it will be stored */
     uint16_t *blocks; /* [n_rows, n_blocks] candidates */
 } qmi_pvq_problem;
-
-/* Sets up everything but the second moments.  E_FORMAT: a weight is not
- * finite or beyond 2^100.  Release with _free, after a failure too. */
-qmoe_status qmi_pvq_problem_init(qmi_pvq_problem *p, int width, const float *w,
-    int64_t n_rows, int64_t n_cols, const qmi_quant_options *options,
-    qmi_error *err);
-/* gptq, h and mean.  E_UNSUPPORTED: not usable or not positive definite.  Uses
- * up expendable moments. */
-qmoe_status qmi_pvq_problem_add_moments(qmi_pvq_problem *p,
-    const qmi_hessian *hessian, const qmi_quant_options *options,
-    qmi_error *err);
-void qmi_pvq_problem_free(qmi_pvq_problem *p);
-/* Bytes of a problem with all that fitting and measuring it takes. */
-uint64_t qmi_pvq_problem_bytes(int width, int64_t n_rows, int64_t n_cols,
-    bool moments, const qmi_quant_options *options);
-
-/* The bf16 next to `scale` of row r, as stored; 0 or positive. */
-uint16_t qmi_pvq_stored_scale(
-    const qmi_pvq_problem *p, int64_t row, float scale);
-/* What it is worth in units of w. */
-float qmi_pvq_round_scale(const qmi_pvq_problem *p, int64_t row, float scale);
 
 /* ---- fitting ---- */
 

@@ -35,9 +35,9 @@ float *qmi_pvq_sweep_metrics(const qmi_pvq_problem *p, qmi_error *err)
     float *metrics = qmi_calloc(
         (size_t)p->n_blocks * (size_t)size, sizeof *metrics, "metrics", err);
     for (int64_t b = 0; metrics != NULL && b < p->n_blocks; b++) {
-        int64_t left = p->n_cols - b * n;
-        load_metric(metrics + b * size, p->gptq.metric + b * size, n,
-            left < n ? (int)left : n, p->mean);
+        int64_t left = p->basis.n_cols - b * n;
+        load_metric(metrics + b * size, p->basis.gptq.metric + b * size, n,
+            left < n ? (int)left : n, p->basis.mean);
     }
     return metrics;
 }
@@ -74,7 +74,7 @@ static void choose(qmi_pvq_problem *p, const float *metric, int64_t row, int n,
     memcpy(scale, p->scale + row, (size_t)n * sizeof *scale);
     for (int l = 0; l < n; l++)
         for (int i = 0; i < width; i++)
-            own[i][l] = x[l * p->stride + i];
+            own[i][l] = x[l * p->basis.stride + i];
     multiply_lanes(gain, own, metric, width);
     /* Once for each 16 rows: small beside the search. */
     qmi_pvq_norms(norms, &p->pairs, metric, width);
@@ -85,7 +85,7 @@ static void choose(qmi_pvq_problem *p, const float *metric, int64_t row, int n,
         p->blocks[(row + l) * p->n_blocks + block] = found[l];
         /* The error is taken of the original weights, not of x: feedback counts
          * each error once (C_b = W_b + ... in gptq_frame.h). */
-        memcpy(e, p->w + (row + l) * p->stride + block * width,
+        memcpy(e, p->basis.w + (row + l) * p->basis.stride + block * width,
             (size_t)width * sizeof *e);
         e[q.a] -= scale[l] * q.sign_a;
         e[q.b] -= scale[l] * q.sign_b;
@@ -101,14 +101,14 @@ static void feed(const qmi_pvq_problem *p, float *x, const float *error,
     if (from < to)
         qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n,
             (int)(to - from), (int)depth, 1.0f, error, QMI_PVQ_PANEL_COLS,
-            p->gptq.feedback + first * p->n_cols + from, (int)p->n_cols, 1.0f,
-            x + from, (int)p->stride);
+            p->basis.gptq.feedback + first * p->basis.n_cols + from,
+            (int)p->basis.n_cols, 1.0f, x + from, (int)p->basis.stride);
 }
 
 qmoe_status qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
     int64_t n, float *x, float *error, qmi_error *err)
 {
-    const int64_t n_cols = p->n_cols, width = p->pairs.n;
+    const int64_t n_cols = p->basis.n_cols, width = p->pairs.n;
     for (int64_t panel = 0; panel < n_cols; panel += QMI_PVQ_PANEL_COLS) {
         QMI_TRY(qmi_check_cancel(err));
         int64_t end = panel + QMI_PVQ_PANEL_COLS;
@@ -120,7 +120,7 @@ qmoe_status qmi_pvq_sweep(qmi_pvq_problem *p, const float *metrics, int64_t row,
                 int64_t left = n - r;
                 choose(p, metrics + col * width, row + r,
                     left < QMI_PVQ_LANES ? (int)left : QMI_PVQ_LANES,
-                    col / width, x + r * p->stride + col,
+                    col / width, x + r * p->basis.stride + col,
                     e + r * QMI_PVQ_PANEL_COLS);
             }
             feed(p, x, e, n, col, width, col + width, end);

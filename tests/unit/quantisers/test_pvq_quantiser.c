@@ -1,115 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Quantisers of "pvq" and "pvq8": the result against what it claims and
  * against all single changes, hard inputs, failures. */
-#include "scratch.h"
-
-#include <math.h>
-#include <stdlib.h>
-
 #include "alloc.h"
-#include "blas.h"
-#include "mt19937.h"
 #include "pvq_fit.h"
-#include "rotation.h"
+#include "quantiser_problem.h"
 
 /* ---- problems ---- */
 
-typedef struct problem {
-    int64_t n_rows, n_cols;
-    float *w;
-    qmi_hessian hessian;
-} problem;
-
-static double gauss(qmi_mt19937 *rng)
-{
-    double r = sqrt(-2 * log(qmi_mt19937_double(rng) + 0x1p-54));
-    return r * cos(6.283185307179586 * qmi_mt19937_double(rng));
-}
-
-/* Gaussian weights; tokens with a common direction and uneven columns. */
-static problem make_problem(
-    int64_t n_rows, int64_t n_cols, int64_t n_tokens, uint32_t seed)
-{
-    problem p = {.n_rows = n_rows, .n_cols = n_cols};
-    qmi_mt19937 rng;
-    qmi_mt19937_seed(&rng, seed);
-    p.w = calloc((size_t)(n_rows * n_cols), sizeof *p.w);
-    double *sum = calloc((size_t)(n_cols * n_cols), sizeof *sum);
-    double *x = calloc((size_t)n_cols, sizeof *x);
-    assert_true(p.w != NULL && sum != NULL && x != NULL);
-    for (int64_t i = 0; i < n_rows * n_cols; i++)
-        p.w[i] = (float)(0.1 * gauss(&rng));
-    for (int64_t t = 0; t < n_tokens; t++) {
-        double common = gauss(&rng);
-        for (int64_t c = 0; c < n_cols; c++) {
-            x[c] = (common + gauss(&rng)) * (1 + (double)(c * 7 % 5));
-            for (int64_t k = 0; k <= c; k++)
-                sum[c * n_cols + k] += x[c] * x[k];
-        }
-    }
-    for (int64_t c = 0; c < n_cols; c++)
-        for (int64_t k = 0; k < c; k++)
-            sum[k * n_cols + c] = sum[c * n_cols + k];
-    free(x);
-    p.hessian =
-        (qmi_hessian){.n_cols = n_cols, .n_tokens = n_tokens, .sum = sum};
-    return p;
-}
-
-static void free_problem(problem *p)
-{
-    free(p->w);
-    free(p->hessian.sum);
-}
-
 static const qmi_quant_options plain = {.damping = 0.1, .passes = 8};
-
-typedef struct outcome {
-    qmi_encoded encoded;
-    qmi_quant_result result;
-} outcome;
-
-static outcome quantise(const problem *p, const char *method,
-    const char *format, const qmi_quant_options *options)
-{
-    outcome o;
-    qmi_error err = {0};
-    const qmi_quantiser *q = qmi_quantiser_find(method, format);
-    assert_non_null(q);
-    qmoe_status status = q->run(&o.encoded, &o.result, p->w, p->n_rows,
-        p->n_cols, &p->hessian, options, &err);
-    if (status != QMOE_OK)
-        fail_msg("%s", err.text);
-    assert_string_equal(err.text, "");
-    return o;
-}
-
-static qmi_weight stack_of(const qmi_encoded *e, const qmi_quant_options *o)
-{
-    qmi_weight w = {.format = e->format,
-        .name = "m",
-        .n_mats = 1,
-        .n_rows = e->n_rows,
-        .n_cols = e->n_cols,
-        .rotation = o->rotation,
-        .rotation_seed = o->rotation_seed};
-    for (int i = 0; i < e->format->n_parts; i++)
-        w.parts[i] = (qmi_part){e->parts[i], e->part_bytes[i]};
-    return w;
-}
-
-/* The decoded matrix, after all checks of its format. */
-static float *decode(const qmi_encoded *e, const qmi_quant_options *o)
-{
-    qmi_weight w = stack_of(e, o);
-    qmi_error err = {0};
-    float *q = malloc((size_t)(e->n_rows * e->n_cols) * sizeof *q);
-    assert_non_null(q);
-    assert_int_equal(w.format->open(&w, &err), QMOE_OK);
-    assert_int_equal(qmi_weight_check(&w, 0, &err), QMOE_OK);
-    qmi_weight_decode(&w, 0, 0, e->n_rows, q);
-    return q;
-}
 
 static double relative_error(
     const problem *p, const char *method, const char *format, int passes)
@@ -163,21 +61,6 @@ static void rounding_is_nearest(void **state)
 }
 
 /* ---- errors ---- */
-
-static double true_error(const problem *p, const float *q)
-{
-    double error = 0;
-    for (int64_t r = 0; r < p->n_rows; r++)
-        for (int64_t i = 0; i < p->n_cols; i++)
-            for (int64_t j = 0; j < p->n_cols; j++) {
-                const float *w = p->w + r * p->n_cols;
-                const float *d = q + r * p->n_cols;
-                error += p->hessian.sum[i * p->n_cols + j] *
-                         ((double)w[i] - (double)d[i]) *
-                         ((double)w[j] - (double)d[j]);
-            }
-    return error;
-}
 
 static void reported_numbers(void **state)
 {
@@ -318,14 +201,6 @@ static void descent_ends_in_a_minimum(void **state)
 
 /* ---- inputs ---- */
 
-static void same_bytes(const qmi_encoded *a, const qmi_encoded *b)
-{
-    for (int i = 0; i < a->format->n_parts; i++) {
-        assert_int_equal(a->part_bytes[i], b->part_bytes[i]);
-        assert_memory_equal(a->parts[i], b->parts[i], a->part_bytes[i]);
-    }
-}
-
 static void shapes(void **state)
 {
     (void)state;
@@ -340,7 +215,7 @@ static void shapes(void **state)
             outcome a = quantise(&p, "gptq", format, &options);
             outcome b = quantise(&p, "gptq", format, &options);
             outcome rtn = quantise(&p, "rtn", format, &options);
-            same_bytes(&a.encoded, &b.encoded);
+            assert_same_matrix(&a.encoded, &b.encoded);
             float *q = decode(&a.encoded, &options);
             for (int64_t i = 0; i < p.n_rows * p.n_cols; i++)
                 assert_true(isfinite(q[i]));
@@ -478,7 +353,7 @@ static void fallback(void **state)
         assert_string_equal(err.text, "");
         assert_true(o.result.fell_back);
         assert_true(isfinite(o.result.error));
-        same_bytes(&o.encoded, &rtn.encoded);
+        assert_same_matrix(&o.encoded, &rtn.encoded);
         qmi_encoded_free(&o.encoded);
         free_problem(&bad);
     }
@@ -515,12 +390,6 @@ static void out_of_memory(void **state)
         assert_true(n > (k == 0 ? 6 : 15));
         free_problem(&p);
     }
-}
-
-static int load_blas(void **state)
-{
-    (void)state;
-    return qmi_blas_load(1, NULL) == QMOE_OK ? 0 : -1;
 }
 
 int main(void)
