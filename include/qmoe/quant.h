@@ -47,11 +47,11 @@ typedef struct qmoe_compress_options {
     double damping;      /* times the mean diagonal of the moments; 0 = 0.1 */
     bool fit_levels;     /* ternary: fitted levels instead of row min / max */
     bool fit_dictionary; /* ternary-dict: dictionary for this model's zeros */
-    /* pvq, pvq8: columns per block of the rotation, a power of two up to 1024;
+    /* pvq, tlut: columns per block of the rotation, a power of two up to 1024;
      * -1 = none, 0 = for each matrix the largest up to 64 that divides its
      * width. */
     int rotation;
-    /* Rounds of descent after the sweep, for pvq, pvq8 and fit_levels; -1 =
+    /* Rounds of descent after the sweep, for pvq, tlut and fit_levels; -1 =
      * none, 0 = the default of the format. */
     int passes;
 

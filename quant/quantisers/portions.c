@@ -24,8 +24,9 @@ static int64_t whole_units(int64_t n)
 
 /* Squares of the result, where it has several: what BLAS copies of a factor for
  * each of them is then little beside the work. */
-qmoe_status qmi_multiply(float *dst, int64_t dst_stride, qmi_rows a, qmi_rows b,
-    int64_t n_rows, int64_t n_cols, int64_t depth, float beta, qmi_error *err)
+static qmoe_status multiply(float *dst, int64_t dst_stride,
+    enum CBLAS_TRANSPOSE a_lies, qmi_rows a, qmi_rows b, int64_t n_rows,
+    int64_t n_cols, int64_t depth, float beta, qmi_error *err)
 {
     int64_t rows = n_rows, cols = n_cols;
     /* Without an overflow: the product of all three could have one. */
@@ -43,12 +44,28 @@ qmoe_status qmi_multiply(float *dst, int64_t dst_stride, qmi_rows a, qmi_rows b,
             const int64_t height = n_rows - r < rows ? n_rows - r : rows;
             const int64_t width = n_cols - c < cols ? n_cols - c : cols;
             QMI_TRY(qmi_check_cancel(err));
-            qmi_blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans,
-                (int)height, (int)width, (int)depth, 1, a.data + r * a.stride,
+            qmi_blas.sgemm(CblasRowMajor, a_lies, CblasNoTrans, (int)height,
+                (int)width, (int)depth, 1,
+                a.data + (a_lies == CblasTrans ? r : r * a.stride),
                 (int)a.stride, b.data + c, (int)b.stride, beta,
                 dst + r * dst_stride + c, (int)dst_stride);
         }
     return QMOE_OK;
+}
+
+qmoe_status qmi_multiply(float *dst, int64_t dst_stride, qmi_rows a, qmi_rows b,
+    int64_t n_rows, int64_t n_cols, int64_t depth, float beta, qmi_error *err)
+{
+    return multiply(
+        dst, dst_stride, CblasNoTrans, a, b, n_rows, n_cols, depth, beta, err);
+}
+
+qmoe_status qmi_multiply_transposed(float *dst, int64_t dst_stride, qmi_rows a,
+    qmi_rows b, int64_t n_rows, int64_t n_cols, int64_t depth, float beta,
+    qmi_error *err)
+{
+    return multiply(
+        dst, dst_stride, CblasTrans, a, b, n_rows, n_cols, depth, beta, err);
 }
 
 /* Columns [c, c + width) of x T, in place: those that others still need come

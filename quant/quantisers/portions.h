@@ -19,6 +19,10 @@ typedef struct qmi_rows {
  * row-major with rows dst_stride, a.stride and b.stride apart. */
 qmoe_status qmi_multiply(float *dst, int64_t dst_stride, qmi_rows a, qmi_rows b,
     int64_t n_rows, int64_t n_cols, int64_t depth, float beta, qmi_error *err);
+/* The same with a as it lies transposed, [depth, n_rows]. */
+qmoe_status qmi_multiply_transposed(float *dst, int64_t dst_stride, qmi_rows a,
+    qmi_rows b, int64_t n_rows, int64_t n_cols, int64_t depth, float beta,
+    qmi_error *err);
 /* x [n_rows, n] = x T, T the upper or lower half of t [n, n] with a unit
  * diagonal; row-major. */
 qmoe_status qmi_multiply_triangle(float *x, const float *t,

@@ -53,9 +53,12 @@ typedef struct qmi_quant_options {
     double damping;   /* of the mean diagonal; 0 = the default 0.1 */
     bool fit_levels;  /* ternary: levels fitted instead of min / max */
     void *codebook;   /* as qmi_weight.codebook */
-    int32_t rotation; /* pvq: Hadamard block, 0 = none */
+    int32_t rotation; /* pvq, tlut: Hadamard block, 0 = none */
     uint32_t rotation_seed;
-    int passes; /* pvq, fit_levels: coordinate-descent passes */
+    int passes; /* pvq, tlut, fit_levels: coordinate-descent passes */
+    /* tlut: [n_rows] how much the error of a row counts, finite and positive,
+     * of mean 1; NULL: all alike. */
+    const float *row_weights;
     /* Weights are added as they get their codes, for a progress line: of
      * formats with a long search, not all of them.  NULL: nobody looks. */
     _Atomic(int64_t) *n_coded;

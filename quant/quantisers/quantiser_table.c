@@ -4,9 +4,14 @@
  * quantisers (QMI_MORE_QUANTISERS) links its table in place of this one. */
 #include "quantiser.h"
 
+#include "tlut.h"
+
 #ifndef QMI_MORE_QUANTISERS
 #define QMI_MORE_QUANTISERS(X)
 #endif
+
+/* Both quantisers of a rate. */
+#define TLUT(rate, text) X(tlut_##rate##_rtn) X(tlut_##rate##_gptq)
 
 #define QUANTISERS(X)                                                          \
     X(ternary_rtn)                                                             \
@@ -17,7 +22,8 @@
     X(pvq_gptq)                                                                \
     X(pvq8_rtn)                                                                \
     X(pvq8_gptq)                                                               \
-    X(int8_rtn)
+    X(int8_rtn)                                                                \
+    QMI_TLUT_MAP(TLUT)
 
 #define X(name) extern const qmi_quantiser qmi_quantiser_##name;
 QUANTISERS(X)

@@ -98,6 +98,7 @@ static void test_prediction(void **state)
         qmoe_compress_options options;
     } cases[] = {
         {2, 2, {.format = "pvq", .passes = -1}},
+        {1, 1, {.format = "tlut-2", .passes = 1}},
         {1, 1, {.bits = 0.7, .passes = -1}},
         {1, 1, {.format = "ternary-dict", .fit_levels = true, .passes = 1}},
     };
