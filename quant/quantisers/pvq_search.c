@@ -11,6 +11,8 @@
 
 #include <math.h>
 
+#include "unchecked.h"
+
 void qmi_pvq_pairs_of(qmi_pvq_pairs *pairs, int n)
 {
     int k = 0;
@@ -41,10 +43,6 @@ void qmi_pvq_norms(float norms[QMI_PVQ_MAX_PAIRS], const qmi_pvq_pairs *pairs,
     }
 }
 
-/* Sanitizers check each element of the loops over lanes, and keep compilers from
- * making vectors of them: that was four fifths of a compression's time. */
-#define UNCHECKED __attribute__((no_sanitize("address", "thread", "undefined")))
-
 /* Best pair so far of each lane. */
 typedef struct best {
     float cost[QMI_PVQ_LANES];
@@ -52,7 +50,7 @@ typedef struct best {
 } best;
 
 /* Plain loops over the lanes: compilers make vectors of them. */
-UNCHECKED static inline void try_pair(best *restrict found, int32_t pair,
+QMI_UNCHECKED static inline void try_pair(best *restrict found, int32_t pair,
     float norm, const float *restrict scale, const float *restrict gain)
 {
     for (int l = 0; l < QMI_PVQ_LANES; l++) {
@@ -64,7 +62,7 @@ UNCHECKED static inline void try_pair(best *restrict found, int32_t pair,
     }
 }
 
-UNCHECKED void qmi_pvq_search(uint16_t candidate[QMI_PVQ_LANES],
+QMI_UNCHECKED void qmi_pvq_search(uint16_t candidate[QMI_PVQ_LANES],
     const qmi_pvq_pairs *pairs, const float norms[QMI_PVQ_MAX_PAIRS],
     float gain[QMI_PVQ_MAX_WIDTH][QMI_PVQ_LANES],
     const float scale[QMI_PVQ_LANES])

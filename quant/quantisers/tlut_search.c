@@ -19,6 +19,7 @@
 #endif
 
 #include "cpu_features.h"
+#include "unchecked.h"
 
 enum {
     BITS = QMI_TLUT_WINDOW_BITS,
@@ -41,7 +42,7 @@ static int window_at(int place, int k)
 
 /* ---- the trellis ---- */
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE QMI_UNCHECKED static inline __attribute__((always_inline))
 
 /* Sums before a step to the least among the predecessors of each window: least
  * [N >> k], of windows with the lower bits 0, 1, ... */
@@ -234,7 +235,7 @@ INLINE void search_body(const qmi_tlut_trellis *t, const float *a,
 
 /* k bits per step. */
 #define FORWARD(bits, suffix, target, body)                                    \
-    target static void forward_##bits##suffix(                                 \
+    QMI_UNCHECKED target static void forward_##bits##suffix(                   \
         int32_t *sum, int32_t(*trace)[N / 2], const int32_t(*cost)[N], int n)  \
     {                                                                          \
         body(sum, trace, cost, n, bits);                                       \
@@ -246,7 +247,7 @@ INLINE void search_body(const qmi_tlut_trellis *t, const float *a,
     FORWARD(4, suffix, target, body)
 
 #define SEARCH(bits, rows, suffix, target)                                     \
-    target static void search_##bits##_##rows##suffix(                         \
+    QMI_UNCHECKED target static void search_##bits##_##rows##suffix(           \
         const qmi_tlut_trellis *t, const float *a, const float *b,             \
         uint8_t *windows)                                                      \
     {                                                                          \
