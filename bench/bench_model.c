@@ -366,7 +366,21 @@ static bool is_compressed(const qmoe_model *model)
     return false;
 }
 
-/* The two models; a synthetic one gets its experts. */
+static qmoe_status make_up(bench *b, qmoe_model *given)
+{
+    const qmoe_bench_model_options *o = &b->options;
+    qmi_bench_formats formats;
+    QMI_TRY(qmi_bench_format_find(&formats.experts,
+        o->format != NULL ? o->format : qmi_formats[0]->name, b->err));
+    QMI_TRY(qmi_bench_format_find(&formats.others, o->dense_format, b->err));
+    QMI_TRY(qmi_bench_made_up_make(&b->made_up, given, &formats,
+        b->place.info.is_gpu ? QMI_BENCH_ALIASED : QMI_BENCH_IN_MEMORY,
+        b->err));
+    b->compressed = &b->made_up.model;
+    return QMOE_OK;
+}
+
+/* The two models; a synthetic one gets its codes. */
 static qmoe_status make_models(bench *b, qmoe_model *given)
 {
     const qmoe_bench_model_options *o = &b->options;
@@ -379,16 +393,13 @@ static qmoe_status make_models(bench *b, qmoe_model *given)
         if (o->original != NULL)
             return qmi_fail(
                 b->err, QMOE_E_INVALID, "a synthetic model has no original");
-        QMI_TRY(qmi_bench_made_up_make(&b->made_up, given,
-            o->format != NULL ? o->format : qmi_formats[0]->name,
-            b->place.info.is_gpu ? QMI_BENCH_ALIASED : QMI_BENCH_IN_MEMORY,
-            b->err));
-        b->compressed = &b->made_up.model;
-    } else if (o->format != NULL && strcmp(o->format, given->expert_format)) {
+        QMI_TRY(make_up(b, given));
+    } else if (o->dense_format != NULL ||
+               (o->format != NULL &&
+                   strcmp(o->format, given->expert_format) != 0)) {
         return qmi_fail(b->err, QMOE_E_INVALID,
-            "the experts are in format %s; only a synthetic model can be asked "
-            "for another",
-            given->expert_format);
+            "a real model has the formats it has; only a synthetic model can "
+            "be asked for others");
     }
     return qmi_bench_ideal_make(&b->ideal, b->compressed,
         o->original != NULL ? o->original : b->compressed, b->err);

@@ -33,6 +33,9 @@ static const char help[] =
     "                       of decoded experts\n"
     "  --format F           format of a synthetic model's experts (default "
     "{default})\n"
+    "  --dense-format F     format of a synthetic model's other matrices "
+    "(default\n"
+    "                       bf16)\n"
     "  --prompt-tokens N    prompt tokens of each sequence (default 128)\n"
     "  --tokens N           decoded tokens of each sequence (default 64)\n"
     "  --sequences N        sequences in the batch (default 1)\n"
@@ -51,7 +54,7 @@ static const char help[] =
 
 /* What the options say; the library's options are made of it. */
 typedef struct request {
-    const char *model, *original, *routing, *format;
+    const char *model, *original, *routing, *format, *dense_format;
     uint64_t n_prompt_tokens, n_tokens, n_sequences, n_repeats, seed;
     cli_place place;
     bool as_json;
@@ -192,6 +195,7 @@ static cli_exit measure(const request *r, const cli_session *s,
             },
         .original = original,
         .format = r->format,
+        .dense_format = r->dense_format,
         .n_prompt_tokens = (int)r->n_prompt_tokens,
         .n_tokens = (int)r->n_tokens,
         .n_sequences = (int)r->n_sequences,
@@ -254,6 +258,7 @@ static cli_exit run(int argc, char **argv)
         {"routing", 0, CLI_TEXT, &r.routing, 0, 0},
         {"seed", 0, CLI_COUNT, &r.seed, 0, UINT32_MAX},
         {"format", 0, CLI_TEXT, &r.format, 0, 0},
+        {"dense-format", 0, CLI_TEXT, &r.dense_format, 0, 0},
         CLI_PLACE_OPTIONS(r.place),
         {"json", 0, CLI_SET, &r.as_json, 0, 0},
     };

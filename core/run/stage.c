@@ -14,9 +14,9 @@ static qmoe_status fetch_generated(const qmoe_model *m, qmi_error *err)
         return QMOE_OK;
     for (size_t i = 0; i < m->n_weights; i++) {
         /* Experts are made when they are used; the rest is used by every
-         * pass. */
+         * pass.  What benchmarks put in their place is there. */
         const qmi_weight *w = &m->weights[i];
-        if (w->role != QMOE_ROLE_EXPERTS)
+        if (w->role != QMOE_ROLE_EXPERTS && w->format->dense && w->mats == NULL)
             QMI_TRY(qmi_checkpoint_fetch(
                 m->checkpoint, w->parts[0].data, w->parts[0].n_bytes, err));
     }

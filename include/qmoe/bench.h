@@ -184,6 +184,9 @@ typedef struct qmoe_bench_model_options {
      * compressed format of its experts, which are random codes in memory;
      * NULL = "pvq".  Other models have their own. */
     const char *format;
+    /* The same for matrices of attention, dense and shared feed-forward,
+     * embedding and head; NULL = bf16. */
+    const char *dense_format;
     int n_prompt_tokens; /* per sequence; 0 = 128 */
     int n_tokens;        /* new ones per sequence; 0 = 64 */
     int n_sequences;     /* run as one batch; 0 = 1 */

@@ -188,6 +188,11 @@ case_bench_model_decoder() {
     model_is_complete out
     # Random choices: most of 4 experts get some of 2 x 8 x 8 of them.
     is_true "$(json experts_encode out) > 2"
+    # shellcheck disable=SC2086 # a list of options
+    expect 0 "$qmoe" bench model "$small" $short --dense-format int8 --json
+    model_is_complete out
+    expect_error 2 "not a compressed format" bench model "$small" -b cpu \
+        --dense-format f16
 }
 
 case_bench_model_refuses() {

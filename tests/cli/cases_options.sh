@@ -246,6 +246,7 @@ bench attention | --thread-time | --threads 2 | 2 | one thread of the CPU
 bench attention | --keys 8 --queries 9 | --json | 2 | 8 keys
 bench model | none | --vs x | 3 | none
 bench model | none | --format pvq | 3 | none
+bench model | none | --dense-format pvq | 3 | none
 bench model | none | --prompt-tokens 1 | 3 | none
 bench model | none | --tokens 1 | 3 | none
 bench model | none | --sequences 1 | 3 | none
