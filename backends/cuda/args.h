@@ -33,12 +33,15 @@ typedef struct qcuda_stack {
     const uint32_t *row_offsets; /* ternary-dict */
     const uint64_t *mat_offsets; /* ternary-dict, in codewords */
     const uint32_t *dict;        /* ternary-dict: qcuda_dict_word */
+    const uint16_t *col_scales;  /* tlut: bf16; else NULL */
+    const uint16_t *table;       /* tlut: bf16 [64, v] */
     uint64_t mat_bytes;          /* of codes, when equal for all matrices; 0:
                                     all are the first */
-    uint64_t tile_bytes;         /* pvq, pvq8 */
+    uint64_t tile_bytes;         /* pvq, pvq8, tlut */
     int32_t format, n_mats, n_rows, n_cols; /* format: qmi_format_id */
     int32_t rotation;
     uint32_t rotation_seed;
+    int32_t k, v; /* tlut: bits and rows per step; else 0 */
 } qcuda_stack;
 
 /* A codeword of ternary-dict in one word: 0..4 number of weights; then three
@@ -196,7 +199,7 @@ typedef struct qcuda_product_args {
     int32_t least, most; /* a tile with a count outside is another kernel's */
     int32_t n_steps;     /* of 16 columns, in packed activations */
     int32_t split_cols;  /* columns of one of grid.z splits; pack: of grid.x */
-    int32_t row_tiles;   /* pvq: tiles of 32 rows per block */
+    int32_t row_tiles;   /* tiles of 32 rows per block; tlut: 2 */
     int32_t block_rows;  /* row kernels: rows per block */
     int32_t staged;      /* src is staged in shared memory */
     int32_t act;
@@ -265,11 +268,15 @@ typedef struct qcuda_finish_args {
     X(product_ternary_dict)                                                    \
     X(product_pvq)                                                             \
     X(product_pvq8)                                                            \
+    X(product_tlut1)                                                           \
+    X(product_tlut2)                                                           \
+    X(product_tlut4)                                                           \
     X(pack)                                                                    \
     X(product_many_bf16)                                                       \
     X(product_many_q2)                                                         \
     X(product_many_pvq)                                                        \
     X(product_many_pvq8)                                                       \
+    X(product_many_tlut)                                                       \
     X(split)                                                                   \
     X(finish)                                                                  \
     X(paper_matvec)

@@ -9,6 +9,7 @@
 #include "pvq.h"
 #include "q2.h"
 #include "ternary_dict.h"
+#include "tlut.h"
 
 /* Matrices may share one address; then one copy on the device stands for
  * all. */
@@ -62,6 +63,21 @@ static void describe_pvq(
     s->mat_bytes = (uint64_t)shape.n_tiles * shape.tile_bytes;
 }
 
+static void describe_tlut(
+    qcuda_stack *s, const qmi_buffer *parts, const qmi_weight *host)
+{
+    const qmi_tlut_rate *rate = qmi_tlut_rate_of(host->format);
+    const qmi_tlut_shape shape =
+        qmi_tlut_shape_of(rate, host->n_rows, host->n_cols);
+    s->codes = parts[QMI_TLUT_CODES].data;
+    s->levels = parts[QMI_TLUT_SCALES].data;
+    s->col_scales = parts[QMI_TLUT_COL_SCALES].data;
+    s->tile_bytes = shape.tile_bytes;
+    s->mat_bytes = (uint64_t)shape.n_tiles * shape.tile_bytes;
+    s->k = rate->k;
+    s->v = rate->v;
+}
+
 static const qcuda_format formats[QMI_N_FORMATS] = {
     [QMI_FORMAT_BF16] = {&qcuda_kernel_product_bf16,
         &qcuda_kernel_product_many_bf16, describe_dense},
@@ -75,6 +91,22 @@ static const qcuda_format formats[QMI_N_FORMATS] = {
         &qcuda_kernel_product_many_pvq, describe_pvq},
     [QMI_FORMAT_PVQ8] = {&qcuda_kernel_product_pvq8,
         &qcuda_kernel_product_many_pvq8, describe_pvq},
+    [QMI_FORMAT_TLUT_025] = {&qcuda_kernel_product_tlut4,
+        &qcuda_kernel_product_many_tlut, describe_tlut},
+    [QMI_FORMAT_TLUT_05] = {&qcuda_kernel_product_tlut4,
+        &qcuda_kernel_product_many_tlut, describe_tlut},
+    [QMI_FORMAT_TLUT_075] = {&qcuda_kernel_product_tlut4,
+        &qcuda_kernel_product_many_tlut, describe_tlut},
+    [QMI_FORMAT_TLUT_1] = {&qcuda_kernel_product_tlut2,
+        &qcuda_kernel_product_many_tlut, describe_tlut},
+    [QMI_FORMAT_TLUT_15] = {&qcuda_kernel_product_tlut2,
+        &qcuda_kernel_product_many_tlut, describe_tlut},
+    [QMI_FORMAT_TLUT_2] = {&qcuda_kernel_product_tlut1,
+        &qcuda_kernel_product_many_tlut, describe_tlut},
+    [QMI_FORMAT_TLUT_3] = {&qcuda_kernel_product_tlut1,
+        &qcuda_kernel_product_many_tlut, describe_tlut},
+    [QMI_FORMAT_TLUT_4] = {&qcuda_kernel_product_tlut1,
+        &qcuda_kernel_product_many_tlut, describe_tlut},
 };
 
 /* An id past the table is that of a format no backend knows (format_ids.h). */
@@ -83,4 +115,11 @@ const qcuda_format *qcuda_format_of(int32_t id)
     if (id < 0 || id >= QMI_N_FORMATS || formats[id].few == NULL)
         return NULL;
     return &formats[id];
+}
+
+const int8_t *qcuda_format_table(int *n, const qmi_format *format)
+{
+    const qmi_tlut_rate *rate = qmi_tlut_rate_of(format);
+    *n = rate != NULL ? QMI_TLUT_WINDOWS * rate->v : 0;
+    return rate != NULL ? rate->table : NULL;
 }

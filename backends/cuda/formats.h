@@ -16,6 +16,9 @@ typedef struct qcuda_format {
 
 /* NULL: there are no kernels for the format. */
 const qcuda_format *qcuda_format_of(int32_t id);
+/* The table that codes of a format are looked up in, `n` integers which kernels
+ * get as bf16; NULL: it has none. */
+const int8_t *qcuda_format_table(int *n, const qmi_format *format);
 /* Matrices a dense stack has on the device: one when all of them are the same
  * place, as in an ideal uncompressed model (`qmoe bench model`). */
 int64_t qcuda_distinct_mats(const qmi_weight *host);

@@ -54,6 +54,27 @@ qcuda_grid qcuda_attention_grid(
     };
 }
 
+/* Cuts the columns into splits of whole units, of which `n_blocks` blocks each
+ * take one, so that there are `wanted` of them where that is possible and the
+ * inputs fit.  Returns the number of splits. */
+static int64_t split_staged(
+    qcuda_product_args *args, int64_t unit, int64_t n_blocks, int64_t wanted)
+{
+    const int64_t n_units = ceil_div(args->w.n_cols, unit);
+    const int64_t most_units =
+        MAX_SPLIT_COLS > unit ? MAX_SPLIT_COLS / unit : 1;
+    /* Inputs of a split must fit the shared memory of a block. */
+    int64_t splits = ceil_div(n_units, most_units);
+    if (n_blocks * splits < wanted)
+        splits = ceil_div(wanted, n_blocks);
+    if (splits > n_units)
+        splits = n_units;
+    /* Equal splits, so that none ends late; the last may be shorter. */
+    const int64_t units = ceil_div(n_units, splits);
+    args->split_cols = (int32_t)(units * unit);
+    return ceil_div(n_units, units);
+}
+
 /* Work for every multiprocessor comes first from rows, then from splitting the
  * columns; when rows alone are plenty, blocks take more of them, since each
  * block rotates its inputs anew. */
@@ -64,7 +85,6 @@ static qcuda_grid pvq_grid(
     const int64_t chunk = 32 * width;
     /* A split must not cut a rotation's block nor a chunk of codes. */
     const int64_t unit = args->w.rotation > chunk ? args->w.rotation : chunk;
-    const int64_t n_units = ceil_div(args->w.n_cols, unit);
     const int64_t row_tiles = ceil_div(args->w.n_rows, 32);
     const int64_t wanted = 2 * device->n_multiprocessors;
     /* Two blocks per multiprocessor are wanted; twice of that is plenty. */
@@ -73,17 +93,7 @@ static qcuda_grid pvq_grid(
            ceil_div(row_tiles, 2 * per_block) * n_tiles >= 2 * wanted)
         per_block *= 2;
     const int64_t blocks = ceil_div(row_tiles, per_block);
-    const int64_t most_units =
-        MAX_SPLIT_COLS > unit ? MAX_SPLIT_COLS / unit : 1;
-    /* Inputs of a split must fit the shared memory of a block. */
-    int64_t splits = ceil_div(n_units, most_units);
-    if (blocks * n_tiles * splits < wanted)
-        splits = ceil_div(wanted, blocks * n_tiles);
-    if (splits > n_units)
-        splits = n_units;
-    /* Equal splits, so that none ends late; the last may be shorter. */
-    const int64_t units = ceil_div(n_units, splits);
-    args->split_cols = (int32_t)(units * unit);
+    const int64_t splits = split_staged(args, unit, blocks * n_tiles, wanted);
     args->row_tiles = (int32_t)per_block;
     /* Inputs of the split, later the sums of the warps and a flag. */
     const int64_t items = args->tile_items > 1 ? QCUDA_FEW_ITEMS : 1;
@@ -94,9 +104,34 @@ static qcuda_grid pvq_grid(
     return (qcuda_grid){
         .x = (uint32_t)blocks,
         .y = (uint32_t)n_tiles,
-        .z = (uint32_t)ceil_div(n_units, units),
+        .z = (uint32_t)splits,
         .threads = QCUDA_PRODUCT_THREADS,
         .shared_bytes = (uint32_t)inputs * 4,
+    };
+}
+
+/* A block has one tile of rows, so that splits alone give more blocks. */
+static qcuda_grid tlut_grid(
+    qcuda_product_args *args, int64_t n_tiles, const qdrv_info *device)
+{
+    enum { TILE = 64, UNIT = 64, TABLE = 64 * 32 };
+    const int64_t unit = args->w.rotation > UNIT ? args->w.rotation : UNIT;
+    const int64_t blocks = ceil_div(args->w.n_rows, TILE);
+    const int64_t wanted = 2 * device->n_multiprocessors;
+    const int64_t splits = split_staged(args, unit, blocks * n_tiles, wanted);
+    args->row_tiles = TILE / 32;
+    /* The table; inputs of the split, later sums of the warps and a flag. */
+    const int64_t items = args->tile_items > 1 ? QCUDA_FEW_ITEMS : 1;
+    int64_t inputs = args->split_cols * items;
+    const int64_t sums = N_WARPS * TILE * items + 1;
+    if (inputs < sums)
+        inputs = sums;
+    return (qcuda_grid){
+        .x = (uint32_t)blocks,
+        .y = (uint32_t)n_tiles,
+        .z = (uint32_t)splits,
+        .threads = QCUDA_PRODUCT_THREADS,
+        .shared_bytes = (uint32_t)(TABLE + inputs) * 4,
     };
 }
 
@@ -132,6 +167,8 @@ qcuda_grid qcuda_product_grid(
 {
     if (args->w.format == QMI_FORMAT_PVQ || args->w.format == QMI_FORMAT_PVQ8)
         return pvq_grid(args, n_tiles, device);
+    if (args->w.k != 0)
+        return tlut_grid(args, n_tiles, device);
     return row_grid(args, n_tiles, device);
 }
 
@@ -163,13 +200,14 @@ qcuda_grid qcuda_many_grid(
     const int64_t units = ceil_div(n_units, splits);
     args->split_cols = (int32_t)(units * MANY_COLS);
     args->row_tiles = (int32_t)per_block;
-    /* The shared memory holds the sums of all warps, and a flag. */
+    /* The shared memory holds the sums of all warps, a flag, and a table. */
+    const int64_t table = args->w.k != 0 ? 64 * 32 : 0;
     return (qcuda_grid){
         .x = (uint32_t)blocks,
         .y = (uint32_t)n_tiles,
         .z = (uint32_t)ceil_div(n_units, units),
         .threads = QCUDA_PRODUCT_THREADS,
-        .shared_bytes = (N_WARPS * 32 * MANY_PITCH + 1) * 4,
+        .shared_bytes = (uint32_t)(N_WARPS * 32 * MANY_PITCH + 1 + table) * 4,
     };
 }
 

@@ -6,10 +6,14 @@
  * allocated. */
 #include "formats.h"
 
+#include <assert.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "alloc.h"
 #include "ternary_dict.h"
+
+enum { MAX_TABLE = 256 }; /* values of a format's table */
 
 /* ---- parts ---- */
 
@@ -58,6 +62,9 @@ static uint64_t device_bytes(const qmi_weight *host)
         n += qcuda_block_bytes((uint64_t)host->n_cols * sizeof(float));
     if (host->codebook != NULL)
         n += qcuda_block_bytes(QMI_DICT_SIZE * sizeof(uint32_t));
+    int n_values;
+    if (qcuda_format_table(&n_values, host->format) != NULL)
+        n += qcuda_block_bytes((uint64_t)n_values * sizeof(uint16_t));
     return n;
 }
 
@@ -128,6 +135,34 @@ static qmoe_status bind_dict(
     return QMOE_OK;
 }
 
+/* ---- the table of a format ---- */
+
+/* Integers of 8 bits are exact in bf16. */
+static uint16_t table_value(int8_t value)
+{
+    const float wide = value;
+    uint32_t bits;
+    memcpy(&bits, &wide, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+static qmoe_status bind_table(
+    qmi_device *device, const qmi_weight *host, qcuda_weight *w, qmi_error *err)
+{
+    uint16_t values[MAX_TABLE];
+    int n;
+    const int8_t *table = qcuda_format_table(&n, host->format);
+    if (table == NULL)
+        return QMOE_OK;
+    assert(n <= MAX_TABLE);
+    for (int i = 0; i < n; i++)
+        values[i] = table_value(table[i]);
+    const uint64_t n_bytes = (uint64_t)n * sizeof *values;
+    QMI_TRY(qcuda_alloc(&w->dict, device, n_bytes, "a table", err));
+    w->stack.table = w->dict.data;
+    return qcuda_upload(device, w->dict.data, values, n_bytes, err);
+}
+
 /* ---- binding ---- */
 
 /* Formats fill in the rest: which part lies where. */
@@ -172,6 +207,7 @@ static qmoe_status bind(
     describe(w, host);
     if (host->format->needs_dictionary)
         QMI_TRY(bind_dict(device, host, w, err));
+    QMI_TRY(bind_table(device, host, w, err));
     return bind_vector(device, host, w, err);
 }
 

@@ -13,10 +13,11 @@
 #include "rotation.h"
 #include "rotation_parameters.h"
 
+/* By id: a backend module gets formats of the program's table, not its own. */
 const qmi_tlut_rate *qmi_tlut_rate_of(const qmi_format *format)
 {
 #define X(name, text)                                                          \
-    if (format == &qmi_format_tlut_##name)                                     \
+    if (format->id == QMI_FORMAT_TLUT_##name)                                  \
         return &qmi_tlut_rate_##name;
     QMI_TLUT_MAP(X)
 #undef X

@@ -9,6 +9,7 @@
 
 #include "device_order.h"
 #include "geometry.h"
+#include "tlut.h"
 
 static const int multiprocessors[] = {1, 8, 82, 84, 132};
 static const int shapes[][2] = {{1, 1}, {33, 31}, {768, 3072}, {3072, 768},
@@ -20,11 +21,14 @@ static const int rotations[] = {0, 1, 64, 1024};
 static qcuda_product_args product(
     qmi_format_id format, size_t shape, int rotation, int tile_items)
 {
+    const qmi_tlut_rate *rate = qmi_tlut_rate_of(qmi_formats[format]);
     return (qcuda_product_args){
         .w = {.format = (int32_t)format,
             .n_rows = shapes[shape][0],
             .n_cols = shapes[shape][1],
-            .rotation = rotation},
+            .rotation = rotation,
+            .k = rate != NULL ? rate->k : 0,
+            .v = rate != NULL ? rate->v : 0},
         .n_items = 64,
         .tile_items = tile_items,
     };
@@ -47,6 +51,22 @@ static void check_pvq(const qcuda_product_args *p, qcuda_grid grid)
     assert_true(grid.shared_bytes >= padded * 4);
     assert_true(grid.shared_bytes <= 48 << 10);
     assert_int_equal(8 % p->row_tiles, 0);
+}
+
+/* The same for a tile of rows per block, with room for a table. */
+static void check_tlut(const qcuda_product_args *p, qcuda_grid grid)
+{
+    const int64_t items = p->tile_items > 1 ? 4 : 1, table = 64 * 32;
+    assert_int_equal(p->split_cols % 64, 0);
+    if (p->w.rotation > 0)
+        assert_int_equal(p->split_cols % p->w.rotation, 0);
+    assert_true((int64_t)grid.z * p->split_cols >= p->w.n_cols);
+    assert_true(((int64_t)grid.z - 1) * p->split_cols < p->w.n_cols);
+    assert_int_equal(p->row_tiles, 2);
+    assert_int_equal(grid.x, (p->w.n_rows + 63) / 64);
+    assert_true(grid.shared_bytes >= (table + p->split_cols * items) * 4);
+    assert_true(grid.shared_bytes >= (table + 8 * 64 * items + 1) * 4);
+    assert_true(grid.shared_bytes <= 48 << 10);
 }
 
 static void check_rows(const qcuda_product_args *p, qcuda_grid grid)
@@ -92,6 +112,8 @@ static void test_products(void **state)
                         assert_int_equal(grid.y, n_tiles);
                         if (f == QMI_FORMAT_PVQ || f == QMI_FORMAT_PVQ8)
                             check_pvq(&p, grid);
+                        else if (p.w.k != 0)
+                            check_tlut(&p, grid);
                         else
                             check_rows(&p, grid);
                         if (items == 16)

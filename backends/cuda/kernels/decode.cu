@@ -2,6 +2,7 @@
  * Decoding of rows: operations decode and embed.  A block per row. */
 #include "pvq.cuh"
 #include "rotation.cuh"
+#include "tlut.cuh"
 
 DEVICE void decode_dense(
     const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
@@ -62,6 +63,27 @@ DEVICE void decode_ternary_dict(
     }
 }
 
+/* A row in the basis of the model. */
+DEVICE void decode_unrotate(const qcuda_stack &w, float *dst)
+{
+    __syncthreads();
+    if (w.rotation == 0)
+        return;
+    for (int base = 0; base < w.n_cols; base += int(blockDim.x)) {
+        const int c = base + int(threadIdx.x);
+        const bool inside = c < w.n_cols;
+        const int width = inside ? rotation_part(c, w.n_cols, w.rotation) : 1;
+        float y = inside ? dst[c] : 0.0f;
+        rotation_in_warp<1, 1>(&y, &width);
+        if (inside)
+            dst[c] = y;
+    }
+    rotation_across<1>(dst, 1, 0, 0, w.n_cols, w.n_cols, w.rotation);
+    const uint32_t seed = rotation_mixed_seed(w.rotation_seed);
+    for (int c = int(threadIdx.x); c < w.n_cols; c += int(blockDim.x))
+        dst[c] = flipped(dst[c], rotation_flip(seed, c));
+}
+
 template <int N>
 DEVICE void decode_pvq(
     const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
@@ -82,22 +104,26 @@ DEVICE void decode_pvq(
             dst[block * N + k] =
                 scale * float((k == a ? at_a : 0) + (k == b ? at_b : 0));
     }
-    __syncthreads();
-    if (w.rotation == 0)
-        return;
-    for (int base = 0; base < w.n_cols; base += int(blockDim.x)) {
-        const int c = base + int(threadIdx.x);
-        const bool inside = c < w.n_cols;
-        const int width = inside ? rotation_part(c, w.n_cols, w.rotation) : 1;
-        float y = inside ? dst[c] : 0.0f;
-        rotation_in_warp<1, 1>(&y, &width);
-        if (inside)
-            dst[c] = y;
+    decode_unrotate(w, dst);
+}
+
+DEVICE void decode_tlut(
+    const qcuda_stack &w, int64_t mat, int64_t row, float *dst)
+{
+    const int in_tile = int(row % TLUT_TILE);
+    const tlut_place at = tlut_find(w, in_tile / w.v);
+    const uint8_t *tile = tlut_tile(&w, mat, int(row / TLUT_TILE));
+    const float scale = bf16_value(w.levels[mat * w.n_rows + row]);
+    for (int c = int(threadIdx.x); c < w.n_cols; c += int(blockDim.x)) {
+        const uint8_t *group =
+            tile + size_t(c / TLUT_GROUP) * tlut_words(w) * 8;
+        const uint32_t pair = tlut_pair(tlut_load(group, at.word),
+            tlut_load(group, at.next), c % TLUT_GROUP);
+        const uint32_t window = tlut_window(pair, at.shift);
+        const uint16_t value = w.table[int(window) * w.v + in_tile % w.v];
+        dst[c] = scale * column_scale(w, mat, c) * bf16_value(value);
     }
-    rotation_across<1>(dst, 1, 0, 0, w.n_cols, w.n_cols, w.rotation);
-    const uint32_t seed = rotation_mixed_seed(w.rotation_seed);
-    for (int c = int(threadIdx.x); c < w.n_cols; c += int(blockDim.x))
-        dst[c] = flipped(dst[c], rotation_flip(seed, c));
+    decode_unrotate(w, dst);
 }
 
 QCUDA_KERNEL(decode_rows, qcuda_decode_args, 128, 1)
@@ -119,6 +145,9 @@ QCUDA_KERNEL(decode_rows, qcuda_decode_args, 128, 1)
         decode_pvq<8>(p.w, p.mat, row, dst);
         break;
     default:
-        decode_dense(p.w, p.mat, row, dst);
+        if (p.w.k != 0)
+            decode_tlut(p.w, p.mat, row, dst);
+        else
+            decode_dense(p.w, p.mat, row, dst);
     }
 }

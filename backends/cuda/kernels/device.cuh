@@ -233,4 +233,11 @@ DEVICE float flipped(float x, uint32_t flip)
     return __uint_as_float(__float_as_uint(x) ^ flip);
 }
 
+/* The scale of a column; 0 beyond the last. */
+DEVICE float column_scale(const qcuda_stack &w, int64_t mat, int c)
+{
+    return c < w.n_cols ? bf16_value(__ldg(w.col_scales + mat * w.n_cols + c))
+                        : 0.0f;
+}
+
 #endif

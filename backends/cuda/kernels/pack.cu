@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Activations of a tile made ready for product_many: rotated as the weight is,
- * each split exactly into three bf16 (8 + 8 + 8 bits of its significand), and
+ * times the scales of its columns if it has them, each split exactly into three bf16 (8 + 8 + 8 bits of its significand), and
  * laid out as the B fragments of mma.m16n8k16.  The columns of a step of 16
  * are dealt to the four members of a lane group in runs of four, which is what
  * the A fragments of product_many follow; the sum does not care. */
@@ -79,6 +79,11 @@ QCUDA_KERNEL(pack, qcuda_product_args, 256, 2)
     const int n_steps = (end - begin + STEP - 1) / STEP;
     const int width = n_steps * STEP;
     pack_stage(x, p, t, first, begin, end, width);
+    if (p.w.col_scales != nullptr) {
+        for (int i = int(threadIdx.x); i < ITEMS * width; i += int(blockDim.x))
+            x[i] *= column_scale(p.w, t.mat, begin + i % width);
+        __syncthreads();
+    }
     /* [slot, steps of the row, 3, 32 lanes] */
     uint2 *out = p.packed + (int64_t(t.slot + int(blockIdx.z)) * p.n_steps +
                                 begin / STEP) *

@@ -9,6 +9,7 @@
  * smallest parts come first. */
 #include "product.cuh"
 #include "pvq.cuh"
+#include "tlut.cuh"
 
 enum {
     MANY_WARPS = 8,
@@ -221,9 +222,76 @@ struct many_reader<QMI_FORMAT_Q2> {
     }
 };
 
+/* Values of a table as bf16 integers; the columns' scales are in the inputs.
+ * Stands for all rates. */
+template <>
+struct many_reader<QMI_FORMAT_TLUT_1> {
+    const uint8_t *tile;
+    const uint32_t *table; /* this thread's copy */
+    tlut_place places[4];  /* rows group + 8 * i */
+    uint32_t half;         /* shift of the rows' value in a word */
+    int n_groups, n_words, first_group;
+    DEVICE_MEMBER void open(const qcuda_product_args &p, int64_t mat, int row)
+    {
+        const int in_tile = row % TLUT_TILE + lane_of_thread() / 4;
+        const int of_step = in_tile % p.w.v;
+        tile = tlut_tile(&p.w, mat, row / TLUT_TILE);
+        n_groups = (p.w.n_cols + TLUT_GROUP - 1) / TLUT_GROUP;
+        n_words = tlut_words(p.w);
+        half = p.w.v == 1 || of_step % 2 != 0 ? 16 : 0;
+        table += p.w.v == 4 ? lane_of_thread() % 16 * 2 + of_step / 2
+                            : lane_of_thread();
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            places[i] = tlut_find(p.w, (in_tile + 8 * i) / p.w.v);
+    }
+    DEVICE_MEMBER void ask(const qcuda_product_args &, int first, int last)
+    {
+        enum { GROUPS = GROUP_COLS / TLUT_GROUP };
+        const size_t bytes = size_t(n_words) * 8;
+        const size_t end = size_t(min(last * GROUPS, n_groups)) * bytes;
+        for (size_t at = size_t(first * GROUPS) * bytes +
+                         size_t(LINE * lane_of_thread());
+             at < end; at += LINE * WARP)
+            start_into_l2(tile + at);
+    }
+    DEVICE_MEMBER void load(const qcuda_product_args &, int group)
+    {
+        first_group = group * (GROUP_COLS / TLUT_GROUP) + lane_of_thread() % 4;
+    }
+    DEVICE_MEMBER uint32_t value(uint32_t pair, int i) const
+    {
+        return table[tlut_window(pair, places[i].shift) * WARP] >> half;
+    }
+    DEVICE_MEMBER void get(many_fragment &f, int step) const
+    {
+        const int g = first_group + 4 * step;
+        /* Beyond the last group the inputs are zero, whatever is read. */
+        const uint8_t *group =
+            tile + size_t(min(g, n_groups - 1)) * n_words * 8;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint2 first = tlut_load(group, places[i].word);
+            const uint2 next = tlut_load(group, places[i].next);
+            uint32_t v[TLUT_GROUP];
+#pragma unroll
+            for (int j = 0; j < TLUT_GROUP; j++)
+                v[j] = value(tlut_pair(first, next, j), i);
+            many_set(f, i, (v[0] & 0xffff) | v[1] << 16,
+                (v[2] & 0xffff) | v[3] << 16);
+        }
+    }
+    DEVICE_MEMBER uint16_t stored_scale(
+        const qcuda_product_args &p, int64_t mat, int row) const
+    {
+        return __ldg(p.w.levels + mat * p.w.n_rows + row);
+    }
+};
+
 /* Where a warp keeps its sums in shared memory, [item][row]: each thread adds
  * to places of its own, without conflicts of banks. */
 enum { ROW_PITCH = 36, WARP_SUMS = 32 * ROW_PITCH };
+enum { FLAG = 1 }; /* word behind the sums of all warps */
 
 DEVICE void many_add(
     float *sums, const float run[2][MANY_GROUPS][4], int n_groups, bool first)
@@ -288,6 +356,19 @@ DEVICE void many_sum(float *sums, many_reader<F> &reader,
     } while (first < end);
 }
 
+/* What a reader needs in shared memory, behind the sums and the flag. */
+template <int F>
+DEVICE void many_prepare(
+    many_reader<F> &reader, const qcuda_product_args &p, float *place)
+{
+    if constexpr (F == QMI_FORMAT_TLUT_1) {
+        uint32_t *table = reinterpret_cast<uint32_t *>(place);
+        tlut_copy_table(table, p.w);
+        reader.table = table;
+        __syncthreads();
+    }
+}
+
 template <int F>
 DEVICE void many_block(const qcuda_product_args &p, float *shared)
 {
@@ -307,6 +388,7 @@ DEVICE void many_block(const qcuda_product_args &p, float *shared)
     const int slice = warp_of_thread() % slices;
     const int row = first_row + warp_of_thread() / slices * 32;
     many_reader<F> reader;
+    many_prepare<F>(reader, p, shared + MANY_WARPS * WARP_SUMS + FLAG);
     const product_share share = product_share_of(p);
     const uint16_t stored_scale =
         share.inside ? reader.stored_scale(p, t.mat, share.row) : uint16_t(0);
@@ -343,3 +425,4 @@ MANY_KERNEL(bf16, QMI_FORMAT_BF16)
 MANY_KERNEL(q2, QMI_FORMAT_Q2)
 MANY_KERNEL(pvq, QMI_FORMAT_PVQ)
 MANY_KERNEL(pvq8, QMI_FORMAT_PVQ8)
+MANY_KERNEL(tlut, QMI_FORMAT_TLUT_1)
