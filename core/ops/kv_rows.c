@@ -36,24 +36,46 @@ static void pack_f16(uint8_t *row, const float *src, int64_t n)
 }
 
 /* NaN has no code and counts as 0.  Beyond 127 are only blocks whose scale is
- * too small for all its digits. */
+ * too small for all its digits.  Choices instead of calls, so that compilers
+ * vectorise the loop over a block. */
 static int8_t q8_code(float x)
 {
-    return isnan(x) ? 0 : (int8_t)fmaxf(-127.0f, fminf(127.0f, nearbyintf(x)));
+    /* Added and taken away: rounds to the nearest even integer. */
+    const float rounding = 0x1.8p23f;
+    x = x == x ? x : 0.0f;
+    x = x > -127.0f ? x : -127.0f;
+    x = x < 127.0f ? x : 127.0f;
+    return (int8_t)(int32_t)(x + rounding - rounding);
 }
 
-static void pack_q8_block(uint8_t *block, const float *src, int64_t n)
+/* Largest magnitude in a block; passes over NaN. */
+static float q8_largest(const float *x)
 {
-    float largest = 0;
-    /* fmaxf passes over NaN. */
-    for (int64_t i = 0; i < n; i++)
-        largest = fmaxf(largest, fabsf(src[i]));
-    const float scale = largest / 127.0f;
+    enum { LANES = 8 };
+    float most[LANES] = {0}, largest = 0;
+    for (int i = 0; i < QMI_KV_BLOCK; i += LANES)
+        for (int j = 0; j < LANES; j++) {
+            const float one = fabsf(x[i + j]);
+            most[j] = one > most[j] ? one : most[j];
+        }
+    for (int j = 0; j < LANES; j++)
+        largest = most[j] > largest ? most[j] : largest;
+    return largest;
+}
+
+/* n is constant where the block is whole. */
+static inline void pack_q8_block(uint8_t *block, const float *src, int64_t n)
+{
+    float x[QMI_KV_BLOCK] = {0};
+    memcpy(x, src, (size_t)n * sizeof *x);
+    const float scale = q8_largest(x) / 127.0f;
     memcpy(block, &scale, sizeof scale);
     int8_t *codes = (int8_t *)(block + sizeof scale);
-    memset(codes, 0, QMI_KV_BLOCK);
-    for (int64_t i = 0; i < n && scale > 0; i++)
-        codes[i] = q8_code(src[i] / scale);
+    if (scale > 0)
+        for (int i = 0; i < QMI_KV_BLOCK; i++)
+            codes[i] = q8_code(x[i] / scale);
+    else
+        memset(codes, 0, QMI_KV_BLOCK);
 }
 
 void qmi_kv_pack(void *row, qmi_kv_type type, const float *src, int64_t n)

@@ -29,6 +29,12 @@ static void test_nan_counts_as_zero(void **state)
     assert_true(scale == 1.0f);
     assert_int_equal(first_code(NAN, NAN, &scale), 0);
     assert_true(scale == 0.0f);
+    /* A signalling one: the C library's fmaxf does not pass over it. */
+    const uint32_t bits = 0x7f800001;
+    float signalling;
+    memcpy(&signalling, &bits, sizeof signalling);
+    assert_int_equal(first_code(127.0f, signalling, &scale), 127);
+    assert_true(scale == 1.0f);
 }
 
 static void test_infinity_keeps_its_scale(void **state)
