@@ -8,7 +8,7 @@
 enum {
     QCUDA_MAX_NODES = 4096, /* longer launch runs are not recorded */
     QCUDA_RECORDED_ARGS =
-        256 /* bytes; kernels that take more are not recorded */
+        320 /* bytes; kernels that take more are not recorded */
 };
 
 typedef struct qcuda_slot {

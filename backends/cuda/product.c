@@ -6,8 +6,12 @@
 #include "product.h"
 
 #include "formats.h"
+#include "launch_list.h"
 #include "launches.h"
 #include "portions.h"
+
+_Static_assert(sizeof(qcuda_product_args) <= QCUDA_RECORDED_ARGS,
+    "products are recorded, or no step would become a graph");
 
 /* Split columns: each split writes its sums apart, and the last to arrive adds
  * them in the order of splits, so that bits do not depend on which was last. */
