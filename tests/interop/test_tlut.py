@@ -13,7 +13,7 @@ import xxhash
 
 import compressed
 import tlut
-from test_published import Scratch, make_published, qmoe, run
+from test_published import SWITCH_MINI, Scratch, make_published, qmoe, run
 
 # Rows fill no tiles, columns no groups.
 D_FF = 150
@@ -93,13 +93,12 @@ class TlutTest(Scratch):
         self.assertEqual(tlut.tables_sha256(), tlut.TABLES_SHA256)
         self.assertIn(tlut.TABLES_SHA256, (tlut.TABLES.parent / "format.md").read_text())
 
-    def test_every_bit_is_decoded_alike(self):
-        self.write()
-        run("verify", self.model)
+    def check_decoded(self, stacks):
+        """What the model decodes to, against `stacks` read here."""
         plain = self.path / "plain"
         run("export", self.model, "-o", plain, "--dequantize", "--dtype", "f32")
         decoded, rates = compressed.read_directory(plain), set()
-        for stack in compressed.stacks(self.model, self.tensors):
+        for stack in stacks:
             rates.add(stack.format)
             for mat in range(stack.n_mats):
                 name = compressed.expert_name(stack, mat)
@@ -109,7 +108,17 @@ class TlutTest(Scratch):
                 np.testing.assert_array_equal(
                     decoded[name][1].view(np.uint32), expected.view(np.uint32), err_msg=f"{name}, {stack.format}"
                 )
+        return rates
+
+    def test_every_bit_is_decoded_alike(self):
+        self.write()
+        run("verify", self.model)
+        rates = self.check_decoded(compressed.stacks(self.model, self.tensors))
         self.assertEqual(rates, set(tlut.RATES))
+
+    def test_what_qmoe_compresses_is_decoded_alike(self):
+        run("compress", SWITCH_MINI, "-o", self.model, "--method", "rtn", "--format", "tlut-1.5")
+        self.assertEqual(self.check_decoded(compressed.stacks(self.model)), {"tlut-1.5"})
 
     def refused(self, text):
         self.write()
