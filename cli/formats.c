@@ -68,27 +68,44 @@ typedef struct list {
     const char *key;
     bool (*has)(const qmoe_format_info *f);
     const char *between;
+    bool says_rounds; /* behind each name its default */
 } list;
 
 static const list lists[] = {
-    {"{formats}", is_any, ", "},
-    {"{rotating}", rotates, ", "},
-    {"{levels}", has_levels, ", "},
-    {"{dictionary}", has_dictionary, ", "},
-    {"{budget}", is_in_budget, " and "},
-    {"{variable}", is_variable, ", "},
-    {"{rounds}", makes_rounds, ", "},
+    {"{formats}", is_any, ", ", false},
+    {"{rotating}", rotates, ", ", false},
+    {"{levels}", has_levels, ", ", false},
+    {"{dictionary}", has_dictionary, ", ", false},
+    {"{budget}", is_in_budget, " and ", false},
+    {"{variable}", is_variable, ", ", false},
+    {"{rounds}", makes_rounds, ", ", true},
 };
 
+/* Length of "name-" where a rate follows, and formats differ in that alone; 0:
+ * the name says no rate. */
+static size_t family_length(const char *name)
+{
+    const size_t n = strcspn(name, "-");
+    const char rate = name[n] == '-' ? name[n + 1] : '\0';
+    return rate >= '0' && rate <= '9' ? n + 1 : 0;
+}
+
+/* A family, whose members are neighbours, is named once: "name-*". */
 static void print_list(const list *l)
 {
-    qmoe_format_info f;
+    qmoe_format_info f, last = {.name = ""};
     const char *between = "";
-    for (size_t i = 0; qmoe_format_describe(&f, i); i++)
-        if (l->has(&f)) {
-            printf("%s%s", between, f.name);
-            between = l->between;
-        }
+    for (size_t i = 0; qmoe_format_describe(&f, i); i++) {
+        const size_t n = family_length(f.name);
+        if (!l->has(&f) || (n != 0 && strncmp(f.name, last.name, n) == 0))
+            continue;
+        printf("%s%.*s%s", between, n != 0 ? (int)n : (int)strlen(f.name),
+            f.name, n != 0 ? "*" : "");
+        if (l->says_rounds)
+            printf(" %d", f.passes);
+        between = l->between;
+        last = f;
+    }
 }
 
 /* A line for each format, aligned with the texts of options. */
