@@ -64,14 +64,16 @@ static void check_format(const qmi_format *format)
         for (int r = 0; r < ROWS; r++)
             for (int c = 0; c < COLS; c++)
                 y[t * ROWS + r] += x[t * COLS + c] * w[r * COLS + c];
-    assert_true(qmi_bench_expected_agrees(&expected, y, TOKENS));
+    assert_true(
+        qmi_bench_expected_agrees(&expected, y, TOKENS, QMI_INPUTS_F32));
     const int places[] = {5, ROWS - 1, ROWS, TOKENS * ROWS - 1};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         float *place = &y[places[i]];
         const float right = *place, wrong[] = {right + 1e-3f, NAN, INFINITY};
         for (size_t j = 0; j < sizeof wrong / sizeof *wrong; j++) {
             *place = wrong[j];
-            assert_false(qmi_bench_expected_agrees(&expected, y, TOKENS));
+            assert_false(qmi_bench_expected_agrees(
+                &expected, y, TOKENS, QMI_INPUTS_F32));
         }
         *place = right;
     }
