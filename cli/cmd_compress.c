@@ -45,7 +45,8 @@ static const char help[] =
     "attention,\n"
     "                       dense and shared feed-forward, embedding, head.\n"
     "                       16: as they are (default); 8: int8, rounded to\n"
-    "                       nearest.  Needed for a model without experts\n"
+    "                       nearest; 4, 3, 2: calibrated like experts.\n"
+    "                       Needed for a model without experts\n"
     "  --method METHOD      gptq: calibrated on the inputs of each expert\n"
     "                       (default with --calib); rtn: round to nearest, "
     "with\n"
@@ -197,6 +198,7 @@ static void json_result(cJSON *json, const qmoe_compress_report *r)
         cli_json_count(json, "dense_bytes", r->dense_bytes);
         cli_json_real(json, "bits_per_dense_weight",
             8 * share(r->dense_bytes, r->dense_weights));
+        cli_json_real(json, "dense_input_error", r->dense_input_error);
         cli_json_real(json, "dense_weight_error", r->dense_weight_error);
     }
     cli_json_real(json, "zeros", r->zeros);
@@ -316,9 +318,12 @@ static void print_text(const request *q, const qmoe_compress_report *r)
         print_experts(r);
     if (r->n_dense_matrices != 0)
         printf("  dense    %.4f bits per weight, %" PRIu64
-               " weights in %" PRIu64 " matrices, relative weight error %.6f\n",
+               " weights in %" PRIu64 " matrices, relative %s error %.6f\n",
             8 * share(r->dense_bytes, r->dense_weights), r->dense_weights,
-            r->n_dense_matrices, r->dense_weight_error);
+            r->n_dense_matrices,
+            isfinite(r->dense_input_error) ? "output" : "weight",
+            isfinite(r->dense_input_error) ? r->dense_input_error
+                                           : r->dense_weight_error);
     if (r->n_experts_borrowing != 0)
         printf("  few      %" PRIu64
                " experts got fewer tokens than columns and borrowed some\n",

@@ -38,7 +38,7 @@ static const char help[] =
     "zeros);\n"
     "                       other formats have a fixed size\n"
     "  --dense-bits B       bits of the matrices beside the experts, as for\n"
-    "                       compress: 16 (default) or 8\n"
+    "                       compress: 16 (default), 8, 4, 3 or 2\n"
     "  -b, --backend NAME   plan for a device of this machine: cuda, opencl,\n"
     "                       cpu or auto, as for generate; 'qmoe devices'\n"
     "                       lists them\n"

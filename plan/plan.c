@@ -413,7 +413,8 @@ static qmoe_status check_options(const planner *p)
 static qmoe_status run(planner *p, const char *source)
 {
     QMI_TRY(check_options(p));
-    QMI_TRY(qmi_dense_quantiser(&p->dense, p->options.dense_bits, p->err));
+    QMI_TRY(
+        qmi_dense_quantiser(&p->dense, p->options.dense_bits, true, p->err));
     QMI_TRY(
         qmi_plan_open(&p->model, &p->report->from_config, p->context, source));
     QMI_TRY(choose_format(p));

@@ -85,7 +85,8 @@ typedef struct qmoe_compress_options {
     int borrow;
     /* Bits of the matrices beside the experts: attention, dense and shared
      * feed-forward, embedding, head.  0 or 16 = they are copied as they are; 8 =
-     * int8, rounded to nearest.  Makes a model without experts compressible. */
+     * int8, rounded to nearest; 2 to 4 = tlut, calibrated unless the method is
+     * "rtn".  Makes a model without experts compressible. */
     int dense_bits;
 } qmoe_compress_options;
 
@@ -135,7 +136,8 @@ typedef struct qmoe_compress_report {
     uint64_t dense_weights, n_dense_matrices;
     /* ... and the result. */
     uint64_t dense_bytes;
-    double dense_weight_error; /* mean over matrices */
+    /* Means over matrices, as those of experts. */
+    double dense_weight_error, dense_input_error;
 } qmoe_compress_report;
 
 /* Compresses the experts of the checkpoint in `source`, and what else options

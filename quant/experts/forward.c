@@ -299,6 +299,7 @@ static qmoe_status run_all(qmi_forward *f, const part *p, qmi_error *err)
     for (size_t first = 0; first < n_sequences;) {
         chunk c;
         QMI_TRY(chunk_make(&c, calibration, first, err));
+        f->first_sequence = first;
         first += c.n;
         qmoe_status status = run_chunk(f, p, &c, err);
         chunk_free(&c);
@@ -430,6 +431,21 @@ qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err)
 {
     const part p =
         part_of(forward->session->model, QMI_ENCODE, QMI_AFTER_BLOCKS);
+    return run_all(forward, &p, err);
+}
+
+const qmi_step *qmi_head_step(const qmoe_model *model)
+{
+    const qmi_steps *steps = &model->graph.programs[QMI_DECODE];
+    return &steps->items[steps->n - 1];
+}
+
+qmoe_status qmi_forward_before_head(qmi_forward *forward, qmi_error *err)
+{
+    const qmoe_model *model = forward->session->model;
+    part p = part_of(model, QMI_DECODE, QMI_AFTER_BLOCKS);
+    p.last--;
+    p.result = qmi_head_step(model)->src;
     return run_all(forward, &p, err);
 }
 

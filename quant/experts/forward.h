@@ -28,7 +28,8 @@ typedef struct qmi_forward {
     qmi_states inputs;
     int32_t *expert;
     float *weight;
-    int64_t n_passed; /* tokens of the pass at hand that are through */
+    int64_t n_passed;      /* tokens of the pass at hand that are through */
+    size_t first_sequence; /* of the chunk at hand */
 } qmi_forward;
 
 /* Most experts of a token in any block. */
@@ -53,6 +54,11 @@ qmoe_status qmi_forward_after_experts(
     qmi_forward *forward, int32_t block, qmi_error *err);
 /* Runs what follows the last block of the encoder (the final norm). */
 qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err);
+/* Runs what follows the last block of the decoder up to the head, whose input
+ * takes the place of the states. */
+qmoe_status qmi_forward_before_head(qmi_forward *forward, qmi_error *err);
+/* The product that makes logits: the last step of the decoder. */
+const qmi_step *qmi_head_step(const qmoe_model *model);
 
 /* Bytes of dense weights in memory at a time: a block's, whose pages are given
  * back after it; all of a checkpoint that is made up (core/model/synth.h). */

@@ -143,8 +143,8 @@ static qmoe_status fill_defaults(qmi_job *job)
         return qmi_fail(job->err, QMOE_E_INVALID, "damping is not in 0..100");
     QMI_TRY(check_rotation(job));
     QMI_TRY(check_bits(job));
-    QMI_TRY(
-        qmi_dense_quantiser(&job->dense_quantiser, o->dense_bits, job->err));
+    QMI_TRY(qmi_dense_quantiser(&job->dense_quantiser, o->dense_bits,
+        o->method == NULL || strcmp(o->method, "rtn") != 0, job->err));
     if (o->backend == NULL)
         o->backend = QMI_HOST_BACKEND;
     QMI_TRY(qmi_place_find(
@@ -233,12 +233,14 @@ static qmoe_status check_dense(qmi_job *job, const char *source)
             "%s: has no sparse block, so no experts to compress; a number of "
             "bits for the other matrices (--dense-bits) compresses those",
             source);
-    if (o->format != NULL || o->bits > 0 || o->n_calibration != 0)
-        return qmi_fail(job->err, QMOE_E_INVALID,
-            "%s: has no experts, and %s for experts only", source,
-            o->format != NULL ? "a format is"
-            : o->bits > 0     ? "a number of bits per expert weight is"
-                              : "calibration text is");
+    const bool idle =
+        o->n_calibration != 0 && !job->dense_quantiser->needs_hessian;
+    if (o->format != NULL || o->bits > 0 || idle)
+        return qmi_fail(job->err, QMOE_E_INVALID, "%s: has no experts, and %s",
+            source,
+            o->format != NULL ? "a format is for experts only"
+            : o->bits > 0     ? "a number of bits is for experts only"
+                              : "these bits need no calibration text");
     job->recipe.quantiser = job->dense_quantiser;
     return QMOE_OK;
 }
@@ -514,6 +516,7 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
     QMI_TRY(create_manifest(job));
     QMI_TRY(qmi_job_copy_tensors(job));
     QMI_TRY(qmi_job_compress_blocks(job));
+    QMI_TRY(qmi_job_finish_tensors(job));
     QMI_TRY(qmi_copy_side_files(
         &job->output, job->manifest, job->model->checkpoint, NULL, job->err));
     QMI_TRY(qmi_job_write_report(job));
@@ -529,13 +532,14 @@ static void clean_up(qmi_job *job)
     qmi_expert_pass_destroy(job->pass);
     qmi_forward_destroy(&job->forward);
     qmi_journal_close(job->journal);
+    qmi_job_close_tensors(job);
     qmi_output_close(&job->output);
     qmi_manifest_destroy(job->manifest);
     cJSON_Delete(job->provenance);
     qmi_calibration_free(&job->calibration);
     qmi_free(job->codebook);
     qmi_free(job->choices);
-    qmi_free(job->dense_results);
+    qmi_free(job->dense);
     qmoe_model_close(job->model);
 }
 

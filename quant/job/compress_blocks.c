@@ -370,9 +370,10 @@ static qmoe_status after_step(void *user, qmoe_session *session,
 }
 
 /* A block that `run` takes tokens through, or through a part of it. */
-static qmoe_status forward_block(qmi_job *job, int32_t block,
-    qmoe_status (*run)(qmi_forward *forward, int32_t block, qmi_error *err))
+static qmoe_status forward_block(qmi_job *job, int32_t block, bool is_rest)
 {
+    qmi_run_block_fn *const run =
+        is_rest ? qmi_forward_after_experts : qmi_forward_block;
     dense_part part = {job, &job->model->blocks[block]};
     if (!job->calibrated)
         return QMOE_OK;
@@ -382,7 +383,9 @@ static qmoe_status forward_block(qmi_job *job, int32_t block,
     /* The session is reused by every block, so the probe is taken off again. */
     qmi_probe probe = {.after = after_step, .user = &part};
     qmi_probe_attach(session, &probe);
-    qmoe_status status = run(&job->forward, block, job->err);
+    qmoe_status status = job->collects
+                             ? qmi_job_run_dense(job, block, is_rest, run)
+                             : run(&job->forward, block, job->err);
     qmi_probe_detach(session, &probe);
     return status;
 }
@@ -399,12 +402,14 @@ static qmoe_status begin_program(qmi_job *job, int32_t block)
     return qmi_forward_embed(&job->forward, at->program, job->err);
 }
 
-/* Blocks matter only up to the last sparse one: nothing reads what comes behind
- * it. */
-static int32_t end_of_sweep(const qmoe_model *m)
+/* Blocks matter only up to the last sparse one, unless matrices behind it are
+ * compressed. */
+static int32_t end_of_sweep(const qmi_job *job)
 {
+    const qmoe_model *m = job->model;
     int32_t end = m->n_blocks;
-    while (end > 0 && !qmi_block_is_sparse(&m->blocks[end - 1]))
+    while (
+        !job->collects && end > 0 && !qmi_block_is_sparse(&m->blocks[end - 1]))
         end--;
     return end;
 }
@@ -413,19 +418,19 @@ qmoe_status qmi_job_sweep(qmi_job *job, qmi_visit_fn visit)
 {
     /* The encoder first: its output is an input of every decoder block. */
     const qmoe_model *m = job->model;
-    const int32_t end = end_of_sweep(m);
+    const int32_t end = end_of_sweep(job);
     int64_t number = 0;
     for (int32_t block = 0; block < end; block++) {
         QMI_TRY(begin_program(job, block));
         /* It sees the states that `visit` left at all blocks before it. */
-        QMI_TRY(forward_block(job, block, qmi_forward_block));
+        QMI_TRY(forward_block(job, block, false));
         if (!qmi_block_is_sparse(&m->blocks[block]))
             continue;
         QMI_TRY(qmi_expert_pass_block(job->pass, block, job->err));
         QMI_TRY(visit(job, number++));
         /* Behind the last one nothing reads what comes of it. */
-        if (block + 1 < end)
-            QMI_TRY(forward_block(job, block, qmi_forward_after_experts));
+        if (block + 1 < end || job->collects)
+            QMI_TRY(forward_block(job, block, true));
     }
     return qmi_progress(&job->context->hooks, job->stage, NULL,
         job->weights_done, job->weights_total);
@@ -436,5 +441,10 @@ qmoe_status qmi_job_compress_blocks(qmi_job *job)
     job->stage = "quantize";
     job->weights_done = 0;
     job->weights_total = job->report->expert_weights;
-    return qmi_job_sweep(job, compress_block);
+    job->collects =
+        job->dense_quantiser != NULL && job->dense_quantiser->needs_hessian;
+    if (job->collects)
+        job->weights_total += job->report->dense_weights;
+    QMI_TRY(qmi_job_sweep(job, compress_block));
+    return job->collects ? qmi_job_run_head(job) : QMOE_OK;
 }

@@ -39,6 +39,12 @@ typedef struct shard {
     const char *file;
 } shard;
 
+/* The shard from the first tensor to the last. */
+struct qmi_first_shard {
+    qmi_st_writer *writer;
+    char name[64];
+};
+
 /* `w`: what is made of the tensor; NULL: it is copied. */
 typedef qmoe_status (*visit_fn)(
     const shard *s, const qmi_tensor *t, const qmi_weight *w);
@@ -76,18 +82,40 @@ static qmoe_status copy_tensor(const shard *s, const qmi_tensor *t)
         s->writer, s->index, t->data, t->n_bytes, job->err);
 }
 
+/* Reads by system calls, so that a bad disk is an error with a name and no
+ * signal. */
+static qmoe_status fetch(const qmi_job *job, const void *data, uint64_t n_bytes)
+{
+    return qmi_checkpoint_fetch(
+        job->model->checkpoint, data, n_bytes, job->err);
+}
+
+/* A view stays: the model reads it, too. */
+static qmoe_status write_dense(
+    qmi_job *job, const qmi_weight *w, qmi_st_writer *writer)
+{
+    const qmi_part data = w->parts[0];
+    QMI_TRY(fetch(job, data.data, data.n_bytes));
+    QMI_TRY(qmi_job_write_dense(job, w, writer));
+    if (w->fetch == NULL)
+        qmi_checkpoint_release(job->model->checkpoint, data.data, data.n_bytes);
+    return QMOE_OK;
+}
+
 static qmoe_status write_tensor(
     const shard *s, const qmi_tensor *t, const qmi_weight *w)
 {
     qmi_job *job = s->job;
     QMI_TRY(qmi_progress(&job->context->hooks, "copy", t->name, 0, 0));
-    /* Read by system calls, so that a bad disk is an error with a name and no
-     * signal. */
-    QMI_TRY(qmi_checkpoint_fetch(
-        job->model->checkpoint, t->data, t->n_bytes, job->err));
-    QMI_TRY(w != NULL ? qmi_job_write_dense(job, w, s->writer, s->index)
-                      : copy_tensor(s, t));
-    /* A view stays: the model reads it, too. */
+    if (w != NULL)
+        job->dense[w - job->model->weights].index = s->index;
+    /* Matrices with second moments wait for them. */
+    if (w != NULL)
+        return job->dense_quantiser->needs_hessian
+                   ? QMOE_OK
+                   : write_dense(job, w, s->writer);
+    QMI_TRY(fetch(job, t->data, t->n_bytes));
+    QMI_TRY(copy_tensor(s, t));
     if (!t->is_view)
         qmi_checkpoint_release(job->model->checkpoint, t->data, t->n_bytes);
     return QMOE_OK;
@@ -117,32 +145,71 @@ static qmoe_status each_plain_tensor(shard *s, visit_fn visit)
     return QMOE_OK;
 }
 
-static qmoe_status copy_into(
-    qmi_job *job, qmi_st_writer *writer, const char *name)
+static qmoe_status copy_into(qmi_job *job, qmi_st_writer *writer)
 {
-    uint64_t header_hash = 0, file_bytes = 0;
-    shard s = {.job = job, .writer = writer, .file = name};
+    shard s = {.job = job, .writer = writer, .file = job->first_shard->name};
     QMI_TRY(qmi_st_writer_metadata(writer, "format", "qmoe", job->err));
     QMI_TRY(each_plain_tensor(&s, declare_tensor));
-    QMI_TRY(each_plain_tensor(&s, write_tensor));
-    QMI_TRY(qmi_st_writer_finish(writer, &header_hash, &file_bytes, job->err));
-    job->report->output_bytes += file_bytes;
-    return qmi_manifest_add_file(
-        job->manifest, name, header_hash, file_bytes, job->err);
+    return each_plain_tensor(&s, write_tensor);
+}
+
+qmi_st_writer *qmi_job_first_shard(const qmi_job *job)
+{
+    return job->first_shard->writer;
 }
 
 qmoe_status qmi_job_copy_tensors(qmi_job *job)
 {
-    char name[64];
     qmi_new_file file;
-    qmi_st_writer *writer = NULL;
+    job->first_shard =
+        qmi_calloc(1, sizeof *job->first_shard, "a shard", job->err);
+    if (job->first_shard == NULL)
+        return QMOE_E_NOMEM;
     /* The first number belongs to this shard, later ones to the stacks. */
-    qmi_job_next_file(job, name);
+    qmi_job_next_file(job, job->first_shard->name);
     QMI_TRY(qmi_job_begin_dense(job));
-    QMI_TRY(qmi_output_create(&job->output, &file, name, job->err));
-    qmoe_status status = qmi_st_writer_create(&writer, &file, job->err);
-    if (status == QMOE_OK)
-        status = copy_into(job, writer, name);
-    qmi_st_writer_destroy(writer);
-    return status;
+    QMI_TRY(qmi_output_create(
+        &job->output, &file, job->first_shard->name, job->err));
+    QMI_TRY(qmi_st_writer_create(&job->first_shard->writer, &file, job->err));
+    QMI_TRY(copy_into(job, job->first_shard->writer));
+    const qmi_quantiser *dense = job->dense_quantiser;
+    return dense != NULL && dense->needs_hessian ? QMOE_OK
+                                                 : qmi_job_finish_tensors(job);
+}
+
+/* What the sweep has not come by, such as an embedding that is no head, has no
+ * moments. */
+static qmoe_status write_others(qmi_job *job)
+{
+    for (size_t i = 0; job->dense != NULL && i < job->model->n_weights; i++)
+        if (qmi_dense_takes(&job->model->weights[i]) && !job->dense[i].is_done)
+            QMI_TRY(write_dense(
+                job, &job->model->weights[i], job->first_shard->writer));
+    return QMOE_OK;
+}
+
+qmoe_status qmi_job_finish_tensors(qmi_job *job)
+{
+    uint64_t header_hash = 0, file_bytes = 0;
+    qmi_first_shard *s = job->first_shard;
+    /* Without moments it was finished at once. */
+    if (s == NULL)
+        return QMOE_OK;
+    QMI_TRY(write_others(job));
+    QMI_TRY(
+        qmi_st_writer_finish(s->writer, &header_hash, &file_bytes, job->err));
+    job->report->output_bytes += file_bytes;
+    QMI_TRY(qmi_manifest_add_file(
+        job->manifest, s->name, header_hash, file_bytes, job->err));
+    qmi_job_close_tensors(job);
+    return QMOE_OK;
+}
+
+void qmi_job_close_tensors(qmi_job *job)
+{
+    if (job->first_shard == NULL)
+        return;
+    qmi_st_writer_destroy(job->first_shard->writer);
+    qmi_free(job->first_shard);
+    job->first_shard = NULL;
 }

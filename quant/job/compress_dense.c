@@ -9,22 +9,39 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "dense_moments.h"
 
 /* Weights of a piece of rows. */
 enum { PIECE_WEIGHTS = 1 << 18 };
 
+static qmoe_status refuse_bits(int bits, qmi_error *err)
+{
+    char list[128] = "16 leaves them as they are";
+    size_t n = strlen(list);
+    for (int b = QMI_MAX_DENSE_BITS; b > 0; b--)
+        if (qmi_dense_formats[b] != NULL && n < sizeof list)
+            n += (size_t)snprintf(list + n, sizeof list - n, ", %d is %s", b,
+                qmi_dense_formats[b]->name);
+    return qmi_fail(err, QMOE_E_INVALID,
+        "%d bits for the matrices beside the experts are not possible: %s",
+        bits, list);
+}
+
 qmoe_status qmi_dense_quantiser(
-    const qmi_quantiser **out, int bits, qmi_error *err)
+    const qmi_quantiser **out, int bits, bool calibrated, qmi_error *err)
 {
     *out = NULL;
-    if (bits == 8)
-        *out = qmi_quantiser_find("rtn", "int8");
-    if (*out != NULL || bits == 0 || bits == 16)
+    if (bits == 0 || bits == 16)
         return QMOE_OK;
-    return qmi_fail(err, QMOE_E_INVALID,
-        "%d bits for the matrices beside the experts are not possible: 16 "
-        "leaves them as they are, 8 is int8",
-        bits);
+    if (bits < 0 || bits > QMI_MAX_DENSE_BITS ||
+        qmi_dense_formats[bits] == NULL)
+        return refuse_bits(bits, err);
+    /* Some formats are only rounded to. */
+    if (calibrated)
+        *out = qmi_quantiser_find("gptq", qmi_dense_formats[bits]->name);
+    if (*out == NULL)
+        *out = qmi_quantiser_find("rtn", qmi_dense_formats[bits]->name);
+    return QMOE_OK;
 }
 
 bool qmi_dense_takes(const qmi_weight *w)
@@ -82,21 +99,43 @@ void qmi_job_plan_dense(
     }
 }
 
+static uint64_t worker_bytes(const qmi_job *job, const qmi_weight *w)
+{
+    const qmi_stack_recipe recipe = qmi_job_dense_recipe(job, w);
+    const int64_t rows = piece_rows(recipe.quantiser, w);
+    return (uint64_t)rows * (uint64_t)w->n_cols * sizeof(float) +
+           recipe.quantiser->work_bytes(
+               rows, w->n_cols, recipe.quantiser->needs_hessian, &recipe.quant);
+}
+
 uint64_t qmi_job_dense_bytes(const qmi_job *job)
 {
     const qmi_quantiser *quantiser = job->dense_quantiser;
     uint64_t most = 0;
     for (size_t i = 0; quantiser != NULL && i < job->model->n_weights; i++) {
         const qmi_weight *w = &job->model->weights[i];
-        if (!qmi_dense_takes(w))
-            continue;
-        const int64_t rows = piece_rows(quantiser, w);
-        const uint64_t n =
-            (uint64_t)rows * (uint64_t)w->n_cols * sizeof(float) +
-            quantiser->work_bytes(rows, w->n_cols, false, &job->recipe.quant);
-        most = n > most ? n : most;
+        if (qmi_dense_takes(w) && worker_bytes(job, w) > most)
+            most = worker_bytes(job, w);
     }
-    return most;
+    if (quantiser == NULL || !quantiser->needs_hessian)
+        return most;
+    return (uint64_t)job->n_dense_workers * most +
+           qmi_dense_moments_bytes(job->model, qmi_dense_takes);
+}
+
+/* ---- recipes ---- */
+
+/* All are rotated: without it the loss of trained models grows several times as
+ * much, at the same output error (docs/compress.md). */
+qmi_stack_recipe qmi_job_dense_recipe(const qmi_job *job, const qmi_weight *w)
+{
+    qmi_stack_recipe r = {
+        .quantiser = job->dense_quantiser, .quant = job->recipe.quant};
+    if (w != NULL)
+        r = qmi_job_recipe(job, job->dense_quantiser, w);
+    if (job->options.passes == 0)
+        r.quant.passes = job->dense_quantiser->default_passes;
+    return r;
 }
 
 /* ---- the work ---- */
@@ -105,9 +144,9 @@ qmoe_status qmi_job_begin_dense(qmi_job *job)
 {
     if (job->dense_quantiser == NULL)
         return QMOE_OK;
-    job->dense_results = qmi_calloc(job->model->n_weights,
-        sizeof *job->dense_results, "results of matrices", job->err);
-    return job->dense_results != NULL ? QMOE_OK : QMOE_E_NOMEM;
+    job->dense = qmi_calloc(job->model->n_weights, sizeof *job->dense,
+        "results of matrices", job->err);
+    return job->dense != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
 
 static qmi_stack_plan plan_of(const qmi_job *job, const qmi_weight *w)
@@ -125,8 +164,7 @@ qmoe_status qmi_job_declare_dense(
     qmi_job *job, const qmi_weight *w, qmi_st_writer *writer, const char *file)
 {
     const qmi_stack_plan plan = plan_of(job, w);
-    const qmi_stack_recipe recipe =
-        qmi_job_recipe(job, job->dense_quantiser, w);
+    const qmi_stack_recipe recipe = qmi_job_dense_recipe(job, w);
     QMI_TRY(qmi_stack_declare(writer, &plan, job->err));
     QMI_TRY(qmi_manifest_add_parts(
         job->manifest, w->name, plan.format, file, job->err));
@@ -140,28 +178,37 @@ static void add_result(qmi_quant_result *sum, const qmi_quant_result *piece)
     sum->n_zeros += piece->n_zeros;
 }
 
+qmoe_status qmi_job_store_dense(qmi_job *job, const qmi_encoded *encoded,
+    qmi_st_writer *writer, size_t index)
+{
+    for (int i = 0; i < encoded->format->n_parts; i++)
+        QMI_TRY(qmi_st_writer_write(writer, index + (size_t)i,
+            encoded->parts[i], encoded->part_bytes[i], job->err));
+    return QMOE_OK;
+}
+
 /* Rows [row, row + n) to the end of each part. */
 static qmoe_status write_piece(qmi_job *job, const qmi_weight *w, int64_t row,
-    int64_t n, float *wide, qmi_st_writer *writer, size_t index)
+    int64_t n, float *wide, qmi_st_writer *writer)
 {
-    const qmi_stack_recipe recipe =
-        qmi_job_recipe(job, job->dense_quantiser, w);
+    const qmi_stack_recipe recipe = qmi_job_dense_recipe(job, w);
+    const qmi_quantiser *rounding =
+        qmi_quantiser_find("rtn", recipe.quantiser->format->name);
+    qmi_dense_matrix *dense = &job->dense[w - job->model->weights];
     qmi_encoded encoded;
     qmi_quant_result result;
     qmi_weight_decode(w, 0, row, n, wide);
-    QMI_TRY(recipe.quantiser->run(
+    QMI_TRY(rounding->run(
         &encoded, &result, wide, n, w->n_cols, NULL, &recipe.quant, job->err));
-    qmoe_status status = QMOE_OK;
-    for (int i = 0; status == QMOE_OK && i < encoded.format->n_parts; i++)
-        status = qmi_st_writer_write(writer, index + (size_t)i,
-            encoded.parts[i], encoded.part_bytes[i], job->err);
+    qmoe_status status =
+        qmi_job_store_dense(job, &encoded, writer, dense->index);
     qmi_encoded_free(&encoded);
-    add_result(&job->dense_results[w - job->model->weights], &result);
+    add_result(&dense->result, &result);
     return status;
 }
 
 qmoe_status qmi_job_write_dense(
-    qmi_job *job, const qmi_weight *w, qmi_st_writer *writer, size_t index)
+    qmi_job *job, const qmi_weight *w, qmi_st_writer *writer)
 {
     const int64_t step = piece_rows(job->dense_quantiser, w);
     QMI_TRY(qmi_weight_check(w, 0, job->err));
@@ -176,8 +223,9 @@ qmoe_status qmi_job_write_dense(
             (uint64_t)(row * w->n_cols), weights_of(w));
         if (status == QMOE_OK)
             status = write_piece(
-                job, w, row, left < step ? left : step, wide, writer, index);
+                job, w, row, left < step ? left : step, wide, writer);
     }
     qmi_free(wide);
+    job->dense[w - job->model->weights].is_done = true;
     return status;
 }

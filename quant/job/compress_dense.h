@@ -8,8 +8,10 @@
 #include "compress_job.h"
 #include "safetensors_writer.h"
 
-/* Makes room for job->dense_results. */
+/* Makes room for job->dense. */
 qmoe_status qmi_job_begin_dense(qmi_job *job);
+/* How a matrix is compressed; NULL: how most are. */
+qmi_stack_recipe qmi_job_dense_recipe(const qmi_job *job, const qmi_weight *w);
 /* The weight that a tensor of the source holds and that is compressed, perhaps
  * under another of its names; NULL: the tensor is copied. */
 const qmi_weight *qmi_job_dense_weight(const qmi_job *job, const qmi_tensor *t);
@@ -17,9 +19,13 @@ const qmi_weight *qmi_job_dense_weight(const qmi_job *job, const qmi_tensor *t);
  * its entry of the manifest. */
 qmoe_status qmi_job_declare_dense(
     qmi_job *job, const qmi_weight *w, qmi_st_writer *writer, const char *file);
-/* Compresses `w`, whose data are in memory, into the tensors from `index`, and
- * sets its entry of job->dense_results. */
+/* Rounds `w`, whose data are in memory, to nearest into its tensors. */
 qmoe_status qmi_job_write_dense(
-    qmi_job *job, const qmi_weight *w, qmi_st_writer *writer, size_t index);
+    qmi_job *job, const qmi_weight *w, qmi_st_writer *writer);
+/* Appends to the tensors from `index`. */
+qmoe_status qmi_job_store_dense(qmi_job *job, const qmi_encoded *encoded,
+    qmi_st_writer *writer, size_t index);
+/* Of the shard that is open. */
+qmi_st_writer *qmi_job_first_shard(const qmi_job *job);
 
 #endif

@@ -26,6 +26,14 @@
 #include "side_files.h"
 #include "stack_writer.h"
 
+/* A matrix beside the experts. */
+typedef struct qmi_dense_matrix {
+    size_t index;            /* of its first part in the first shard */
+    qmi_quant_result result; /* once it is done */
+    bool is_done, has_moments;
+} qmi_dense_matrix;
+typedef struct qmi_first_shard qmi_first_shard; /* compress_copy.c */
+
 typedef struct qmi_job {
     qmoe_context *context;
     qmoe_model *model;
@@ -41,10 +49,11 @@ typedef struct qmi_job {
      * block, in the order of its stacks; NULL without. */
     qmi_bits_choice *choices;
     const qmi_quantiser
-        *dense_quantiser; /* NULL: only experts are compressed */
-    /* What became of each of the model's weights with it; errors of weights
-     * alone.  [n_weights] */
-    qmi_quant_result *dense_results;
+        *dense_quantiser;    /* NULL: only experts are compressed */
+    qmi_dense_matrix *dense; /* [n_weights of the model] */
+    int n_dense_workers;
+    bool collects; /* the sweep at hand compresses matrices with moments */
+    qmi_first_shard *first_shard;
     void *codebook; /* owned: fitted to the model; NULL: the format's own */
     qmi_calibration calibration;
     bool calibrated;   /* calibration is loaded */
@@ -95,20 +104,33 @@ uint64_t qmi_job_state_bytes(const qmi_job *job);
 /* What decides the result: [*n], qmi_free.  Reads all weights once. */
 qmoe_status qmi_job_inputs(qmi_job *job, qmi_journal_input **out, size_t *n);
 
-/* The quantiser for matrices beside the experts at so many bits; NULL: 0 and 16
- * leave them as they are.  E_INVALID: no other number but 8 is possible. */
+/* The quantiser for matrices beside the experts at so many bits, with second
+ * moments or without; NULL: 0 and 16 leave them as they are.  E_INVALID: a number
+ * that is not possible. */
 qmoe_status qmi_dense_quantiser(
-    const qmi_quantiser **out, int bits, qmi_error *err);
+    const qmi_quantiser **out, int bits, bool calibrated, qmi_error *err);
 /* Whether it takes a weight. */
 bool qmi_dense_takes(const qmi_weight *w);
 /* Counts these matrices in the report: bytes of all of them before and after. */
 void qmi_job_plan_dense(
     qmi_job *job, uint64_t *source_bytes, uint64_t *target_bytes);
-/* The memory that compressing one of them takes. */
+/* The memory that compressing them takes, with job->n_dense_workers at a
+ * time. */
 uint64_t qmi_job_dense_bytes(const qmi_job *job);
 
-/* The first shard: every tensor that is not an expert's. */
+/* The first shard: every tensor that is not an expert's.  Matrices with second
+ * moments follow during the sweep, and _finish_tensors ends the shard. */
 qmoe_status qmi_job_copy_tensors(qmi_job *job);
+qmoe_status qmi_job_finish_tensors(qmi_job *job);
+void qmi_job_close_tensors(qmi_job *job);
+/* Compresses the matrices of a part of a block, whose tokens `run` takes
+ * through it (compress_dense_blocks.c). */
+typedef qmoe_status qmi_run_block_fn(
+    qmi_forward *forward, int32_t block, qmi_error *err);
+qmoe_status qmi_job_run_dense(
+    qmi_job *job, int32_t block, bool is_rest, qmi_run_block_fn *run);
+/* The head, after all blocks. */
+qmoe_status qmi_job_run_head(qmi_job *job);
 /* "model-0000k-of-0000n.safetensors" of the next shard. */
 void qmi_job_next_file(qmi_job *job, char name[64]);
 

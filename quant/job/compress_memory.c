@@ -119,6 +119,28 @@ static uint64_t worker_bytes(const qmi_job *job, const qmi_sparse_block *block)
 
 /* ---- together ---- */
 
+static bool fits(uint64_t limit, uint64_t n_bytes)
+{
+    /* An unknown memory (0) limits nothing. */
+    return limit == 0 || n_bytes <= limit;
+}
+
+/* Matrices beside the experts: as many at once as threads and memory allow,
+ * while no expert is worked on. */
+static uint64_t plan_dense(qmi_job *job, uint64_t fixed, uint64_t limit)
+{
+    enum { KEPT = 32 << 20 }; /* freed small blocks (qmi_free) */
+    uint64_t bytes;
+    job->n_dense_workers = job->context->hooks.n_threads;
+    do
+        bytes = fixed + qmi_job_dense_bytes(job) +
+                (uint64_t)job->n_dense_workers * KEPT;
+    while (!fits(limit, bytes) && --job->n_dense_workers > 0);
+    if (job->n_dense_workers == 0)
+        job->n_dense_workers = 1;
+    return job->dense_quantiser != NULL ? bytes : 0;
+}
+
 /* As many experts at once as there are threads and memory for.  More workers
  * than experts of a group would have nothing to do. */
 qmoe_status qmi_job_plan_memory(qmi_job *job)
@@ -130,29 +152,31 @@ qmoe_status qmi_job_plan_memory(qmi_job *job)
         group = larger(group, group_bytes(job, &block));
         worker = larger(worker, worker_bytes(job, &block));
     }
-    uint64_t fixed = fixed_bytes(job) + group;
     uint64_t each = worker + KEPT;
     uint64_t limit = job->options.memory_limit != 0 ? job->options.memory_limit
                                                     : qmi_available_memory();
+    const uint64_t dense = plan_dense(job, fixed_bytes(job), limit);
+    const uint64_t fixed = fixed_bytes(job) + group;
     int n = job->context->hooks.n_threads;
     if (n > job->options.group_size)
         n = job->options.group_size;
     const int64_t n_experts = qmi_model_n_experts(job->model);
     if (n > n_experts)
         n = n_experts != 0 ? (int)n_experts : 1;
-    /* Reduced before it is refused: fewer workers give the same bytes later.
-     * An unknown memory (0) limits nothing. */
-    while (n > 1 && limit != 0 && fixed + (uint64_t)n * each > limit)
+    /* Reduced before it is refused: fewer workers give the same bytes later. */
+    while (n > 1 && !fits(limit, fixed + (uint64_t)n * each))
         n--;
     job->n_workers = n;
-    job->report->planned_memory_bytes = fixed + (uint64_t)n * each;
-    if (limit == 0 || job->report->planned_memory_bytes <= limit)
+    job->report->planned_memory_bytes =
+        larger(dense, fixed + (uint64_t)n * each);
+    if (fits(limit, job->report->planned_memory_bytes))
         return QMOE_OK;
     /* A limit that the user set is a wrong argument; a lack of memory is the
      * machine's. */
     return qmi_fail(job->err,
         job->options.memory_limit != 0 ? QMOE_E_INVALID : QMOE_E_NOMEM,
-        "one expert at a time needs %llu MB of memory, %s is %llu MB%s",
+        "one expert or matrix at a time needs %llu MB of memory, %s is %llu "
+        "MB%s",
         (unsigned long long)(job->report->planned_memory_bytes >> 20) + 1,
         job->options.memory_limit != 0 ? "the limit" : "available",
         (unsigned long long)(limit >> 20),

@@ -3,7 +3,7 @@
  * part of the report: sizes, workers, memory, disk, time.  A job that this
  * machine cannot do ends here.  Estimates may be wrong without harm: no result
  * depends on them. */
-#include "compress_job.h"
+#include "compress_dense.h"
 
 #include "blas.h"
 #include "clock.h"
@@ -113,15 +113,18 @@ static qmoe_status count_work(qmi_workload *work, const qmi_job *job)
     return qmi_job_used_experts(work->used_share, job);
 }
 
-/* Seconds of one thread, which is all that the matrices beside the experts
- * get. */
+/* Seconds of one thread for the matrices beside the experts. */
 static qmoe_status measure_dense(double *seconds, const qmi_job *job)
 {
     *seconds = 0;
     if (job->dense_quantiser == NULL)
         return QMOE_OK;
-    const qmi_stack_recipe recipe = {
-        .quantiser = job->dense_quantiser, .quant = job->recipe.quant};
+    const qmi_stack_recipe recipe = qmi_job_dense_recipe(job, NULL);
+    if (job->dense_quantiser->needs_hessian)
+        return qmi_dense_seconds(seconds, job->model, qmi_dense_takes,
+            (double)(job->report->n_encoder_tokens +
+                     job->report->n_decoder_tokens),
+            &recipe, job->err);
     QMI_TRY(qmi_measure_rounding(seconds, &recipe, job->err));
     *seconds *= (double)job->report->dense_weights;
     return QMOE_OK;
@@ -154,7 +157,7 @@ static qmoe_status plan_time(qmi_job *job)
     qmoe_compress_report *r = job->report;
     qmi_workload work;
     double seconds, dense, busy = qmi_thread_seconds() - job->begin_busy;
-    if (job->calibrated)
+    if (job->calibrated && job->report->expert_weights != 0)
         QMI_TRY(count_work(&work, job));
     const double begin = qmi_thread_seconds();
     QMI_TRY(measure_experts(&seconds, job, &work));
@@ -162,7 +165,11 @@ static qmoe_status plan_time(qmi_job *job)
     busy += qmi_thread_seconds() - begin;
     /* All of the work is taken to spread evenly over the workers. */
     r->planned_seconds =
-        busy + dense + seconds / job->n_workers +
+        busy + seconds / job->n_workers +
+        dense /
+            (job->dense_quantiser != NULL && job->dense_quantiser->needs_hessian
+                    ? job->n_dense_workers
+                    : 1) +
         qmi_copy_seconds(r->source_bytes, r->planned_output_bytes,
             qmi_checkpoint_is_generated(job->model->checkpoint), 0);
     return QMOE_OK;

@@ -396,9 +396,9 @@ static void name_few(
 static matrix describe_dense(const qmi_job *job, size_t index)
 {
     const qmi_weight *w = &job->model->weights[index];
-    const qmi_quant_result *q = &job->dense_results[index];
+    const qmi_quant_result *q = &job->dense[index].result;
     return (matrix){
-        .input_error = NAN,
+        .input_error = q->on_inputs ? ratio(q->error, q->energy) : NAN,
         .weight_error = ratio(q->weight_error, q->weight_energy),
         .entropy_bits = NAN,
         .n_weights = (uint64_t)w->n_rows * (uint64_t)w->n_cols,
@@ -428,6 +428,7 @@ static void put_dense(const qmi_job *job, qmi_text *t)
         put_count(t, ", \"rows\"", w->n_rows);
         put_count(t, ", \"columns\"", w->n_cols);
         put_size(t, &m);
+        put_number(t, ", \"input_error\"", m.input_error);
         put_number(t, ", \"weight_error\"", m.weight_error);
         put_number(
             t, ", \"zeros\"", ratio((double)m.n_zeros, (double)m.n_weights));
@@ -440,9 +441,11 @@ static void put_dense(const qmi_job *job, qmi_text *t)
     put_count(t, ", \"bytes\"", (int64_t)all.n_bytes);
     put_number(t, ", \"bits_per_weight\"",
         ratio(8 * (double)all.n_bytes, (double)all.n_weights));
+    put_number(t, ", \"input_error\"", mean_input_error(&all));
     put_number(t, ", \"weight_error\"", mean_weight_error(&all));
     qmi_text_string(t, "}}");
     job->report->dense_bytes = all.n_bytes;
+    job->report->dense_input_error = mean_input_error(&all);
     job->report->dense_weight_error = mean_weight_error(&all);
 }
 

@@ -139,6 +139,27 @@ qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
     return QMOE_OK;
 }
 
+/* ---- matrices beside the experts ---- */
+
+qmoe_status qmi_dense_seconds(double *seconds, const qmoe_model *model,
+    bool (*takes)(const qmi_weight *w), double n_tokens,
+    const qmi_stack_recipe *recipe, qmi_error *err)
+{
+    qmi_work_rates rates;
+    *seconds = 0;
+    QMI_TRY(qmi_measure_work(&rates, model, recipe, err));
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const qmi_weight *w = &model->weights[i];
+        const double rows = (double)w->n_rows, cols = (double)w->n_cols;
+        /* As if no two matrices had one input. */
+        if (takes(w))
+            *seconds +=
+                quantiser_seconds(&rates, rows, cols) +
+                n_tokens * cols * (rows * rates.product + cols * rates.moment);
+    }
+    return QMOE_OK;
+}
+
 /* ---- copies ---- */
 
 double qmi_copy_seconds(

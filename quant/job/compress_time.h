@@ -35,6 +35,12 @@ double qmi_used_experts(double n_experts, double n_routes);
 qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
     const qmi_workload *work, const qmi_stack_recipe *recipe, qmi_error *err);
 
+/* The same for the matrices that `takes` takes: to sum the second moments of so
+ * many tokens, to quantise them, and to take the tokens through them. */
+qmoe_status qmi_dense_seconds(double *seconds, const qmoe_model *model,
+    bool (*takes)(const qmi_weight *w), double n_tokens,
+    const qmi_stack_recipe *recipe, qmi_error *err);
+
 /* Seconds to read a source, twice unless its values are made, and to write the
  * result, at `rate` bytes per second or, if that is 0, at QMI_COPY_RATE. */
 double qmi_copy_seconds(

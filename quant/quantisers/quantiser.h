@@ -112,6 +112,10 @@ bool qmi_quantiser_makes_passes(
 /* What a bit budget chooses between for each stack, the smaller first. */
 enum { QMI_SMALL, QMI_LARGE, QMI_N_SIZES };
 extern const qmi_format *const qmi_budget_formats[QMI_N_SIZES];
+/* By bits: what matrices beside the experts are compressed to; NULL: there is
+ * none of so many. */
+enum { QMI_MAX_DENSE_BITS = 8 };
+extern const qmi_format *const qmi_dense_formats[QMI_MAX_DENSE_BITS + 1];
 /* Writes names of formats, "a, b, c": those that quantisers of `method` make
  * (NULL: all) and that have what `has` asks (NULL: nothing).  Returns text. */
 const char *qmi_format_names(char *text, size_t capacity, const char *method,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The table of quantisers, each of which says which format it writes, and the
- * formats a bit budget chooses between; nothing else: a test that adds
+ * formats a bit budget or a number of bits chooses; nothing else: a test that adds
  * quantisers (QMI_MORE_QUANTISERS) links its table in place of this one. */
 #include "quantiser.h"
 
@@ -41,4 +41,12 @@ extern const qmi_format qmi_format_pvq, qmi_format_pvq8;
 const qmi_format *const qmi_budget_formats[QMI_N_SIZES] = {
     [QMI_SMALL] = &qmi_format_pvq,
     [QMI_LARGE] = &qmi_format_pvq8,
+};
+
+extern const qmi_format qmi_format_int8;
+const qmi_format *const qmi_dense_formats[QMI_MAX_DENSE_BITS + 1] = {
+    [2] = &qmi_format_tlut_2,
+    [3] = &qmi_format_tlut_3,
+    [4] = &qmi_format_tlut_4,
+    [8] = &qmi_format_int8,
 };

@@ -169,7 +169,7 @@ plan | none | --samples 1 | 3 | none
 plan | none | --rate 1e6 | 3 | none
 plan | none | --rounds 1 | 3 | none
 plan | none | --dense-bits 8 | 3 | none
-plan | none | --dense-bits 4 | 2 | 4 bits
+plan | none | --dense-bits 5 | 2 | 5 bits
 plan | none | --threads 1 | 3 | none
 plan | none | --json | 3 | none
 plan | none | --gpu-rate 1G | 2 | the plan has no GPU

@@ -54,6 +54,13 @@ case_dense_bits() {
     expect 0 "$qmoe" generate plain -p "a <extra_id_0> b" --max-new-tokens 4
     expect 0 "$qmoe" compress "$mini" -o dictionary --method rtn --format ternary-dict --dense-bits 8
     expect_error 5 "holds compressed experts only" export dictionary --layout qmoe -o published
+    calibration
+    expect 0 "$qmoe" compress "$mini" -o narrow --calib calib.txt --samples 2 --rounds 1 \
+        --dense-bits 3 --json
+    is_true "$(json dense_input_error out) < $(json dense_weight_error out)"
+    expect 0 "$qmoe" inspect narrow
+    has out "29 tensors        tlut-3"
+    expect 0 "$qmoe" generate narrow -p "a <extra_id_0> b" --max-new-tokens 4
     # Without experts, and without the option.
     llama=$source_dir/tests/golden/decoders/llama
     expect 0 "$qmoe" compress "$llama" -o dense --dense-bits 8 --no-tokenizer

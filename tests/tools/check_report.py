@@ -115,7 +115,7 @@ def check_dense(dense, tables, weights):
         assert found["shape"][-2:] == [m["rows"], m["columns"]], name
         assert (found["bytes"], found["role"]) == (m["bytes"], m["role"]), name
         assert near(m["bits_per_weight"], 8 * m["bytes"] / (m["rows"] * m["columns"]))
-        assert 0 <= m["zeros"] <= 1 and 0 < m["weight_error"] < 1e-3, name
+        assert 0 <= m["zeros"] <= 1 and 0 < m["weight_error"] < 0.2, name
     n_weights = sum(m["rows"] * m["columns"] for m in dense["matrices"])
     n_bytes = sum(m["bytes"] for m in dense["matrices"])
     wanted = {
@@ -123,6 +123,7 @@ def check_dense(dense, tables, weights):
         "weights": n_weights,
         "bytes": n_bytes,
         "bits_per_weight": 8 * n_bytes / n_weights,
+        "input_error": mean([m["input_error"] for m in dense["matrices"]]),
         "weight_error": mean([m["weight_error"] for m in dense["matrices"]]),
     }
     assert set(wanted) == set(dense["totals"]), "dense"

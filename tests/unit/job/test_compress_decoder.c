@@ -413,6 +413,58 @@ static void test_fused(void **state)
     check_fused(GOLDEN("mixtral"));
 }
 
+/* Matrices beside the experts with second moments of their inputs: better than
+ * rounded, and of the same bytes for any threads and after a stop anywhere. */
+static void test_dense(void **state)
+{
+    static const char *const models[] = {
+        GOLDEN("qwen2-moe"), /* shared experts */
+        GOLDEN("llama"),     /* no experts */
+        GOLDEN("qwen3"),     /* the head is the embedding */
+    };
+    static float original[N_LOGITS], got[N_LOGITS];
+    (void)state;
+    for (int i = 0; i < (is_too_long() ? 1 : 3); i++) {
+        double far[2];
+        make_source(models[i]);
+        logits_of(source, "reference", original);
+        for (int calibrated = 0; calibrated < 2; calibrated++) {
+            job_run run = run_to(scratch_path("decoder-dense"));
+            run.options.dense_bits = 3;
+            run.options.method = calibrated ? NULL : "rtn";
+            run.options.format = i == 0 ? "tlut-4" : NULL;
+            run.text = calibrated || i == 0 ? text : NULL;
+            job_files files = must_go(&run);
+            logits_of(run.output, "reference", got);
+            far[calibrated] = distance(original, got);
+            assert_int_equal(
+                isfinite(run.report.dense_input_error), calibrated);
+            /* Moments that are none would make these two the same. */
+            if (calibrated)
+                assert_true(run.report.dense_input_error <
+                            0.9 * run.report.dense_weight_error);
+            if (calibrated)
+                check_threads(&run, &files);
+            for (int stop = 3; calibrated && stop < 12; stop += 8) {
+                job_run stopped = run;
+                stopped.output = scratch_path("decoder-stopped");
+                stopped.stop_after = stop;
+                assert_int_equal(job_go(&stopped), QMOE_E_CANCELLED);
+                stopped.stop_after = 0;
+                stopped.options.resume = true;
+                job_files again = must_go(&stopped);
+                assert_true(are_equal(&files, &again));
+                job_files_free(&again);
+                job_remove(stopped.output);
+            }
+            job_files_free(&files);
+        }
+        printf("  %s: logits %.4f calibrated, %.4f rounded\n", models[i],
+            far[1], far[0]);
+        assert_true(far[1] < far[0]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -423,6 +475,7 @@ int main(void)
         cmocka_unit_test(test_fused),
         cmocka_unit_test(test_new_names),
         cmocka_unit_test(test_export),
+        cmocka_unit_test(test_dense),
     };
     return cmocka_run_group_tests(tests, write_text, NULL);
 }

@@ -344,7 +344,7 @@ static void test_refused(void **state)
         {1, 8, "q2", NULL, 0, QMOE_E_INVALID, "a format is for experts only"},
         {1, 8, NULL, NULL, 0.7, QMOE_E_INVALID, "a number of bits"},
         {1, 8, NULL, QMOE_SOURCE_DIR "/README.md", 0, QMOE_E_INVALID,
-            "calibration text is for experts only"},
+            "these bits need no calibration text"},
         {0, 7, NULL, NULL, 0, QMOE_E_INVALID, "7 bits"},
         {0, -1, NULL, NULL, 0, QMOE_E_INVALID, "-1 bits"},
     };
