@@ -186,10 +186,10 @@ INLINE void windows_of_three(
     if (v > 1) {
         const __mmask8 words = v == 4 ? 0x07 : 0x3f;
         const __m512i x = _mm512_maskz_loadu_epi64(words, group);
-        QCPU_UNROLL
-        for (int i = 0; i < 4 / v; i++)
-            out[i] =
-                pick(r->windows[0], _mm512_permutexvar_epi8(r->bytes[i], x));
+        out[0] = pick(r->windows[0], _mm512_permutexvar_epi8(r->bytes[0], x));
+        if (v == 2)
+            out[1] =
+                pick(r->windows[0], _mm512_permutexvar_epi8(r->bytes[1], x));
         return;
     }
     QCPU_UNROLL
