@@ -263,7 +263,7 @@ bench model | none | --kv-type f16 | 3 | none
 bench model | none | --threads 1 | 3 | none
 bench model | none | --json | 3 | none
 bench model | $tiny -b cpu | --device-memory 1G | 2 | device memory has no effect on backend cpu
-bench model | $tiny | --format pvq | 2 | for another
+bench model | $tiny | --format pvq | 2 | for others
 bench model | synth:base-8 | --vs $tiny | 2 | no original
 bench tune | | --backend abacus | 2 | abacus
 bench tune | -b abacus | --device 0 | 2 | abacus
