@@ -70,12 +70,15 @@ case_missing_shard() {
     done
 }
 
+# Every seventh tensor with sanitizers.
 case_flipped_byte_in_every_tensor() {
     flip_every_tensor "$m"
     flip_every_tensor "$pvq"
 }
 
 flip_every_tensor() {
+    local step=1
+    ! is_too_long || step=7
     n=0
     copy "$1" bad
     for shard in bad/*.safetensors; do
@@ -83,6 +86,7 @@ flip_every_tensor() {
         [ -s list ] || fail "no tensors found in $shard"
         while read -r name begin end; do
             n=$((n + 1))
+            [ $((n % step)) = 0 ] || continue
             flip "$shard" $(((begin + end) / 2))
             expect_fault 4 "'$name'" bad
             flip "$shard" $(((begin + end) / 2))

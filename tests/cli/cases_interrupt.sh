@@ -23,7 +23,7 @@ handles_signals() {
     for _ in $(seq 3000); do
         kill -0 "$1" 2>/dev/null || has_ended "$1" "before it caught signals"
         caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null) || continue
-        if ((16#$caught & 0x2 && 16#$caught & 0x4000)); then
+        if ((16#0$caught & 0x2 && 16#0$caught & 0x4000)); then
             return
         fi
         sleep 0.01

@@ -119,9 +119,16 @@ cases=()
 for name in /c17/ route/e17/ route/e36/ route/e160/ attention/step/h5x7/t2 \
     attention/encoder/h2x17/t2 attention/decoder/h3x15/t33 \
     attention/step/h4x20/ attention/step/h3x7/ rope/h3x15/r10/t2 \
-    top-logits/v33/t1/ top-logits/v2049/t3/top2/ /17x17/t2 /2x1031/t1/ /2x1031/t7 /e5x61x15/t2 \
+    top-logits/v33/t1/ top-logits/v2049/t3/top2/ /17x17/t2 /2x1031/t1/ \
     /31x61/t2 /33x33/ tlut-1.5/127x61/t1/ tlut-1.5/7x29/t7/ tlut-1.5/e4x33x31/t2/; do
     cases+=(--case "$name")
+done
+# The longest, half of the time with all formats: under a tuning, one format of
+# each family of kernels.
+formats=("")
+[[ ! $portion =~ ^[0-9]+$ ]] || formats=(/pvq8 /ternary-dict /q2 /bf16 /tlut-2)
+for format in "${formats[@]}"; do
+    cases+=(--case "$format/2x1031/t7" --case "$format/e5x61x15/t2")
 done
 # One rate of tlut: the others have other macros.
 for name in 0. 1/ 2 3 4; do
