@@ -55,6 +55,9 @@ typedef struct qcpu_matmul {
     X(tlut_int8_avx512vbmi, "tlut-int8-avx512vbmi")                            \
     X(tlut_int16_avx512vbmi, "tlut-int16-avx512vbmi")                          \
     X(tlut_avx512vbmi, "tlut-avx512vbmi")                                      \
+    X(tlut_int8_avx2, "tlut-int8-avx2")                                        \
+    X(tlut_int16_avx2, "tlut-int16-avx2")                                      \
+    X(tlut_avx2, "tlut-avx2")                                                  \
     X(ternary_dict_avx512, "ternary-dict-avx512")                              \
     X(ternary_dict_avx2, "ternary-dict-avx2")                                  \
     X(q2_avx512, "q2-avx512")                                                  \
@@ -64,6 +67,9 @@ typedef struct qcpu_matmul {
 #elif defined(__aarch64__)
 #define QCPU_ISA_KERNELS(X)                                                    \
     X(pvq_neon, "pvq-neon")                                                    \
+    X(tlut_int8_neon, "tlut-int8-neon")                                        \
+    X(tlut_int16_neon, "tlut-int16-neon")                                      \
+    X(tlut_neon, "tlut-neon")                                                  \
     X(q2_neon, "q2-neon")                                                      \
     X(dense_neon, "dense-neon")
 #else
@@ -72,6 +78,9 @@ typedef struct qcpu_matmul {
 #define QCPU_KERNELS(X)                                                        \
     QCPU_ISA_KERNELS(X)                                                        \
     X(pvq_portable, "pvq-portable")                                            \
+    X(tlut_int8_portable, "tlut-int8-portable")                                \
+    X(tlut_int16_portable, "tlut-int16-portable")                              \
+    X(tlut_portable, "tlut-portable")                                          \
     X(q2_portable, "q2-portable")                                              \
     X(ternary_dict_portable, "ternary-dict-portable")                          \
     X(ternary_dict_plain, "ternary-dict-plain")                                \

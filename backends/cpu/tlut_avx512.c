@@ -440,14 +440,7 @@ INLINE void many_planes(int32_t *sums, const tables *t, const uint8_t *codes,
         }                                                                      \
     }
 
-RATE(025, 1, 4)
-RATE(05, 2, 4)
-RATE(075, 3, 4)
-RATE(1, 2, 2)
-RATE(15, 3, 2)
-RATE(2, 2, 1)
-RATE(3, 3, 1)
-RATE(4, 4, 1)
+QCPU_TLUT_RATES(RATE)
 
 static void any_tile(int32_t *sums, const qmi_tlut_rate *rate,
     const uint8_t *codes, int64_t n_groups, const qcpu_tlut_planes *planes,

@@ -170,6 +170,57 @@ void qcpu_tlut_pack(void *dst, const qmi_weight *w, int64_t mat, const float *x,
     }
 }
 
+/* ---- blocks ---- */
+
+static void put_in_order(int32_t *sums, int v)
+{
+    int32_t by_place[QMI_TLUT_TILE];
+    memcpy(by_place, sums, sizeof by_place);
+    for (int r = 0; r < QMI_TLUT_TILE; r++)
+        sums[r] = by_place[qcpu_tlut_place(r / v, r % v, v)];
+}
+
+void qcpu_tlut_blocks(int32_t *sums, const qmi_tlut_rate *rate,
+    const uint8_t *codes, int64_t n_groups, const qcpu_tlut_planes *planes,
+    uint8_t *decoded, qcpu_tlut_decode_fn decode,
+    qcpu_tlut_multiply_fn multiply)
+{
+    const size_t group_bytes = (size_t)qmi_tlut_words(rate) * 8;
+    for (int i = 0; i < planes->n * QMI_TLUT_TILE; i++)
+        sums[i] = planes->start[i / QMI_TLUT_TILE];
+    for (int64_t g = 0; g < n_groups; g += QCPU_TLUT_BLOCK) {
+        const int64_t left = n_groups - g;
+        const int64_t n = left < QCPU_TLUT_BLOCK ? left : QCPU_TLUT_BLOCK;
+        decode(decoded, rate, codes + (size_t)g * group_bytes, n);
+        for (int p = 0; p < planes->n; p++)
+            multiply(sums + p * QMI_TLUT_TILE, decoded, n,
+                planes->digits + g * planes->stride + p, planes->stride);
+    }
+    for (int p = 0; p < planes->n; p++)
+        put_in_order(sums + p * QMI_TLUT_TILE, rate->v);
+}
+
+void qcpu_tlut_units_make(qcpu_tlut_units *out, const qmi_tlut_rate *rate)
+{
+    const int k = rate->k, v = rate->v;
+    *out = (qcpu_tlut_units){.n_units = qmi_tlut_steps(rate) / 4};
+    for (int i = 0; i < QMI_TLUT_WINDOWS * v; i++)
+        out->values[i % v][i / v] =
+            (uint8_t)(rate->table[i] + QCPU_TLUT_OFFSET);
+    for (int u = 0; u < out->n_units; u++) {
+        out->word[u] = 4 * u * k / 16;
+        for (int lane = 0; lane < 8; lane++) {
+            const int bit = 4 * u * k % 16 + lane / 4 * 2 * k;
+            out->bit[u][lane] = (int16_t)(bit % 8);
+            for (int i = 0; i < 2; i++) {
+                const int byte = bit / 8 + i;
+                out->pairs[u][2 * lane + i] =
+                    (uint8_t)(8 * (byte / 2) + 2 * (lane % 4) + byte % 2);
+            }
+        }
+    }
+}
+
 /* ---- tiles ---- */
 
 /* The decoded weights, and the sums of a panel. */

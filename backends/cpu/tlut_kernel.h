@@ -33,6 +33,17 @@ typedef struct qcpu_tlut_input {
     int32_t *digits;
 } qcpu_tlut_input;
 
+/* X(name, k, v): the rates as constants for the compiler. */
+#define QCPU_TLUT_RATES(X)                                                     \
+    X(025, 1, 4)                                                               \
+    X(05, 2, 4)                                                                \
+    X(075, 3, 4)                                                               \
+    X(1, 2, 2)                                                                 \
+    X(15, 3, 2)                                                                \
+    X(2, 2, 1)                                                                 \
+    X(3, 3, 1)                                                                 \
+    X(4, 4, 1)
+
 /* How a row of x becomes digits, by an instruction set.  n: a multiple of 16
  * but for `scale`. */
 typedef struct qcpu_tlut_digits {
@@ -82,6 +93,45 @@ enum {
     QCPU_TLUT_GROUP_WEIGHTS = QMI_TLUT_TILE * QMI_TLUT_GROUP,
     QCPU_TLUT_DECODED = QCPU_TLUT_BLOCK * QCPU_TLUT_GROUP_WEIGHTS
 };
+
+/* ---- decoded block by block ---- */
+
+/* Decodes n groups of codes: weights in bytes, QCPU_TLUT_OFFSET added, by
+ * places; how columns lie is the kernel's own. */
+typedef void (*qcpu_tlut_decode_fn)(uint8_t *decoded, const qmi_tlut_rate *rate,
+    const uint8_t *codes, int64_t n_groups);
+/* sums i32 [64] += decoded weights times one plane's digits, which are `stride`
+ * apart. */
+typedef void (*qcpu_tlut_multiply_fn)(int32_t *sums, const uint8_t *decoded,
+    int64_t n_groups, const int32_t *digits, int64_t stride);
+/* A qcpu_tlut_tile_fn of both. */
+void qcpu_tlut_blocks(int32_t *sums, const qmi_tlut_rate *rate,
+    const uint8_t *codes, int64_t n_groups, const qcpu_tlut_planes *planes,
+    uint8_t *decoded, qcpu_tlut_decode_fn decode,
+    qcpu_tlut_multiply_fn multiply);
+
+/* The place of the row of value j of a step: four steps, a unit, lie side by
+ * side for each j. */
+static inline int qcpu_tlut_place(int step, int j, int v)
+{
+    return 4 * (step / 4 * v + j) + step % 4;
+}
+
+enum { QCPU_TLUT_MAX_UNITS = 16 };
+
+/* How units are taken from a group.  A pair of steps lies in two bytes of a
+ * string; those of four columns and two pairs, from two words that follow each
+ * other, are eight 16-bit lanes. */
+typedef struct qcpu_tlut_units {
+    int n_units;
+    uint8_t values[4][64];                  /* of row j; the offset added */
+    int word[QCPU_TLUT_MAX_UNITS];          /* the first of the two */
+    uint8_t pairs[QCPU_TLUT_MAX_UNITS][16]; /* which bytes of both */
+    /* By lane: the bit of the pair's first window. */
+    int16_t bit[QCPU_TLUT_MAX_UNITS][8];
+} qcpu_tlut_units;
+
+void qcpu_tlut_units_make(qcpu_tlut_units *out, const qmi_tlut_rate *rate);
 
 /* The slots of a kernel. */
 #define QCPU_TLUT_KERNEL(                                                      \
