@@ -320,6 +320,19 @@ static qmoe_status place_unchecked(placement *out, const qmi_backend *backend,
     return placement_open(out, backend, device, p, NULL, pass, err);
 }
 
+/* Bounds are made for one way to take inputs, and take long: for variants that
+ * support the case alone. */
+static void fit_bounds(
+    problem *p, const qmi_backend *backend, const qmi_variant *variant)
+{
+    const qmi_inputs inputs = qmi_inputs_of(backend, variant);
+    if (inputs == p->inputs)
+        return;
+    p->inputs = inputs;
+    if (p->op->bound != NULL && !p->c->corrupt)
+        p->op->bound(p);
+}
+
 static void run_pass(pass_result *r, verdict *v, problem *p,
     const qmi_backend *backend, qmi_device *device, size_t i_variant, int pass)
 {
@@ -342,6 +355,7 @@ static void run_pass(pass_result *r, verdict *v, problem *p,
             v->skipped = true;
             return;
         }
+        fit_bounds(p, backend, variant);
         status = run_and_read(r, variant, &step, &err);
     }
     if (p->c->corrupt)
@@ -381,23 +395,10 @@ static void judge_repeat(const pass_result *r, const problem *p, verdict *v)
     }
 }
 
-/* Bounds are made for one way to take inputs. */
-static void fit_bounds(problem *p, const target *t, size_t i_variant)
-{
-    const qmi_variant *variant =
-        find_variant(t->backend, t->devices[0], p->body.kind, i_variant);
-    if (variant == NULL || qmi_inputs_of(t->backend, variant) == p->inputs)
-        return;
-    p->inputs = qmi_inputs_of(t->backend, variant);
-    if (p->op->bound != NULL && !p->c->corrupt)
-        p->op->bound(p);
-}
-
 void check_run(verdict *v, problem *p, const target *t, size_t variant)
 {
     pass_result r[N_PASSES] = {0};
     *v = (verdict){0};
-    fit_bounds(p, t, variant);
     for (int pass = 0; pass < N_PASSES && !v->skipped; pass++)
         run_pass(&r[pass], v, p, t->backend, t->devices[pass], variant, pass);
     if (!v->skipped && r[0].ran && r[1].ran)
