@@ -213,7 +213,7 @@ static void decode_rows(
     const qmi_format qmi_format_tlut_##rate = {                                \
         .id = QMI_FORMAT_TLUT_##rate,                                          \
         .name = "tlut-" text,                                                  \
-        .summary = text " bits per weight, a scale per row and column",        \
+        .summary = text " bits, a scale per row and column",                   \
         .rotates = true,                                                       \
         .n_parts = 3,                                                          \
         .parts =                                                               \

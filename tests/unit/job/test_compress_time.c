@@ -58,23 +58,15 @@ static const char *long_documents(void)
     return scratch_text("long.txt", text);
 }
 
-/* A plan counts on full samples of its own, of 512 and 115 tokens. */
-static void is_planned_alike(void **state)
+/* What a plan says over what a dry run says. */
+static double planned_share(qmoe_context *context, const char *text)
 {
-    (void)state;
-    if (SANITIZED)
-        skip();
-    qmoe_context *context = NULL;
     qmoe_compress_report dry;
     qmoe_plan_report plan;
-    const char *text = long_documents();
-    const qmoe_context_options threads = {
-        .size = sizeof threads, .n_threads = 1};
     const qmoe_compress_options options = {.size = sizeof options,
         .calibration = &text,
         .n_calibration = 1,
         .dry_run = true};
-    assert_int_equal(qmoe_context_create(&context, &threads), QMOE_OK);
     if (qmoe_compress(context, &dry, MODEL, scratch_path("time-model"),
             &options) != QMOE_OK)
         fail_msg("%s", qmoe_context_error(context));
@@ -85,8 +77,28 @@ static void is_planned_alike(void **state)
     const double share = plan.compress_seconds / dry.planned_seconds;
     print_message("%d samples: %.2f s planned, %.2f in a dry run: %.2f\n",
         (int)dry.n_samples, plan.compress_seconds, dry.planned_seconds, share);
-    if (!(share > 0.67 && share < 1.5))
-        fail_msg("%.2f of what a dry run says is planned", share);
+    return share;
+}
+
+/* A plan counts on full samples of its own, of 512 and 115 tokens.  Both
+ * measure the machine for moments, in which others may take it. */
+static void is_planned_alike(void **state)
+{
+    enum { ATTEMPTS = 3 };
+    (void)state;
+    if (SANITIZED)
+        skip();
+    qmoe_context *context = NULL;
+    const qmoe_context_options threads = {
+        .size = sizeof threads, .n_threads = 1};
+    const char *text = long_documents();
+    bool agrees = false;
+    assert_int_equal(qmoe_context_create(&context, &threads), QMOE_OK);
+    for (int i = 0; i < ATTEMPTS && !agrees; i++) {
+        const double share = planned_share(context, text);
+        agrees = share > 0.67 && share < 1.5;
+    }
+    assert_true(agrees);
     qmoe_context_destroy(context);
 }
 
