@@ -58,11 +58,19 @@ static qmoe_status share(qmi_bench_ideal *ideal, size_t index,
     QMI_TRY(copy_matrix(&ideal->blocks[index], from, err));
     const void **mats =
         qmi_calloc((size_t)w->n_mats, sizeof *mats, "an expert list", err);
-    if (mats == NULL)
+    _Atomic(uint8_t) *checked = qmi_calloc(
+        (size_t)w->n_mats, sizeof *checked, "marks of matrices", err);
+    if (mats == NULL || checked == NULL) {
+        qmi_free(mats);
+        qmi_free((void *)checked);
         return QMOE_E_NOMEM;
-    /* Every expert has one address, which caches take as one matrix. */
-    for (int64_t e = 0; e < w->n_mats; e++)
+    }
+    /* Every expert has one address, which caches take as one matrix.  It comes
+     * from a checked one: without marks every use would look through it. */
+    for (int64_t e = 0; e < w->n_mats; e++) {
         mats[e] = ideal->blocks[index];
+        atomic_store(&checked[e], 1);
+    }
     *w = (qmi_weight){
         .format = qmi_format_dense(QMI_BF16),
         .name = w->name,
@@ -71,6 +79,7 @@ static qmoe_status share(qmi_bench_ideal *ideal, size_t index,
         .n_cols = w->n_cols,
         .parts[0].n_bytes = n_bytes * (uint64_t)w->n_mats,
         .mats = mats,
+        .checked = checked,
         .role = w->role,
     };
     if (w->role == QMOE_ROLE_EXPERTS)
@@ -112,8 +121,10 @@ void qmi_bench_ideal_free(qmi_bench_ideal *ideal)
             continue;
         /* The stack was replaced unless its list could not be made. */
         if (ideal->model.weights[i].mats != NULL &&
-            ideal->model.weights[i].mats[0] == ideal->blocks[i])
+            ideal->model.weights[i].mats[0] == ideal->blocks[i]) {
             qmi_free(ideal->model.weights[i].mats);
+            qmi_free((void *)ideal->model.weights[i].checked);
+        }
         qmi_free(ideal->blocks[i]);
     }
     qmi_free(ideal->blocks);
