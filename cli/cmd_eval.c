@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * qmoe eval: the loss of a text for what the model was trained to do.  In: a
  * model and texts, or random ids for a synthetic model.  Out: the losses as
- * text or JSON; those of models that predict the next token: eval_next.c.  Losses are
- * printed with 9 digits, so that small differences between runs show. */
+ * text or JSON; those of models that predict the next
+ * token, and comparisons: eval_next.c.  Losses are printed with 9 digits, so that small differences between runs show. */
 #include "eval_next.h"
 
 #include <inttypes.h>
@@ -22,16 +22,17 @@ static const char help[] =
     "compression a window has 2048 tokens and all its predictions count; with\n"
     "'llama.cpp' it has 512 and those of its second half count.  Numbers of\n"
     "different conventions, lengths or tokenizers cannot be compared.\n"
-    "--against compares with another model, prediction by prediction: the\n"
-    "divergence KL(MODEL2 || MODEL), how often both find the same token\n"
-    "likeliest, and by block the experts they choose and the error of what "
-    "the\n"
-    "block hands on.\n"
     "\n"
     "T5 models fill gaps: 15 % of the tokens are masked in spans of three on\n"
     "average.  FILE has one document per line, or one JSON record per line\n"
     "with a member \"text\".  The masks depend on the seed alone, so losses\n"
     "before and after compression can be compared.\n"
+    "\n"
+    "--against compares with another model, prediction by prediction: the\n"
+    "divergence KL(MODEL2 || MODEL), how often both find the same token\n"
+    "likeliest, and by block the experts they choose and the error of what "
+    "the\n"
+    "block hands on.\n"
     "\n"
     "Losses on different processors differ only by rounding (below 1e-6).\n"
     "\n"
@@ -70,7 +71,8 @@ typedef struct request {
     uint64_t n_samples, seed;
     cli_place place;
     bool as_json, random_ids;
-    cli_eval_next next; /* of models that predict the next token */
+    cli_eval_next
+        next; /* of models that predict the next token, or --against */
     const char *convention;
 } request;
 
@@ -167,13 +169,13 @@ static cli_exit evaluate(const request *r, cli_session *s)
 /* Options of the other kind of model would have no effect. */
 static cli_exit refuse_idle(const request *r, bool predicts_next)
 {
-    static const char spans[] = "seed", next[] = "context convention documents "
-                                                 "against";
+    static const char spans[] = "seed", next[] = "context convention documents";
     const cli_idle rules[] = {
         {predicts_next && !r->random_ids, spans,
             "the model predicts the next token"},
         {!predicts_next, next, "the model fills gaps in documents"},
         {r->random_ids, next, "there is no text"},
+        {r->random_ids, "against", "there is no text"},
     };
     return cli_refuse_idle(&cli_verb_eval, rules, sizeof rules / sizeof *rules);
 }
@@ -185,8 +187,10 @@ static cli_exit evaluate_objective(request *r, cli_session *s)
     cli_exit code = refuse_idle(r, info.predicts_next);
     if (code != CLI_OK)
         return code;
-    if (!info.predicts_next || r->random_ids)
+    r->next.fills_gaps = !info.predicts_next;
+    if (r->random_ids || (r->next.fills_gaps && r->next.against == NULL))
         return evaluate(r, s);
+    r->next.seed = (uint32_t)r->seed;
     r->next.model = r->model;
     r->next.texts = &r->texts;
     r->next.place = &r->place;

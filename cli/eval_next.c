@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qmoe eval of models that predict the next token.  In: an open session, texts,
- * perhaps a second model to compare with.  Out: loss and perplexity with the
- * convention they follow, and divergence by prediction and by block, as text or
- * JSON. */
+ * qmoe eval of models that predict the next token, and of any model against
+ * another.  In: an open session, texts, perhaps a second model to compare with.
+ * Out: loss and perplexity with the convention they follow, and divergence by
+ * prediction and by block, as text or JSON. */
 #include "eval_next.h"
 
 #include <inttypes.h>
@@ -28,6 +28,7 @@ static qmoe_text_options text_options(const cli_eval_next *r)
         .second_half = r->second_half,
         .n_context = (int)r->n_context,
         .max_windows = r->max_windows,
+        .seed = r->seed,
     };
 }
 
@@ -45,14 +46,19 @@ static void json_common(cJSON *json, const cli_eval_next *r,
     cli_json_text(json, "model", r->model);
     if (r->against != NULL)
         cli_json_text(json, "against", r->against);
-    cli_json_text(json, "objective", "next_token");
-    cli_json_text(json, "convention", convention(r));
-    cJSON_AddBoolToObject(json, "documents", r->documents);
+    cli_json_text(
+        json, "objective", r->fills_gaps ? "span_corruption" : "next_token");
+    if (r->fills_gaps) {
+        cli_json_count(json, "seed", r->seed);
+    } else {
+        cli_json_text(json, "convention", convention(r));
+        cJSON_AddBoolToObject(json, "documents", r->documents);
+        cli_json_count(json, "context", (uint64_t)p->n_context);
+    }
     cJSON *texts = cJSON_AddArrayToObject(json, "texts");
     for (size_t i = 0; i < r->texts->n; i++)
         cJSON_AddItemToArray(texts, cJSON_CreateString(r->texts->items[i]));
-    cli_json_count(json, "context", (uint64_t)p->n_context);
-    cli_json_count(json, "windows", p->n_windows);
+    cli_json_count(json, r->fills_gaps ? "samples" : "windows", p->n_windows);
     cli_json_count(json, "tokens", p->n_tokens);
     cli_json_text(json, "backend", device->backend);
     cli_json_real(json, "device", device->index);
@@ -63,10 +69,11 @@ static void json_common(cJSON *json, const cli_eval_next *r,
 static void print_common(const cli_eval_next *r, const qmoe_perplexity *p,
     const qmoe_device_info *device)
 {
-    printf("convention  %s: %s of %d tokens\n", convention(r), what_counts(r),
-        p->n_context);
-    printf("windows     %" PRIu64 ", %" PRIu64 " predictions\n", p->n_windows,
-        p->n_tokens);
+    if (!r->fills_gaps)
+        printf("convention  %s: %s of %d tokens\n", convention(r),
+            what_counts(r), p->n_context);
+    printf("%-11s %" PRIu64 ", %" PRIu64 " predictions\n",
+        r->fills_gaps ? "samples" : "windows", p->n_windows, p->n_tokens);
     printf("time        %.1f s on %s\n", p->seconds, device->backend);
 }
 

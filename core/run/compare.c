@@ -11,15 +11,17 @@
 #include "alloc.h"
 #include "clock.h"
 #include "logits.h"
+#include "passages.h"
 #include "probe.h"
-#include "windows.h"
 
 /* What one model did in the portion at hand. */
 typedef struct side {
     qmoe_session *session;
-    float *logits;     /* [portion, vocab_size] */
-    float *residual;   /* [n_blocks, portion, d_model] */
-    int32_t *chosen;   /* [n_blocks, portion, most_chosen] */
+    float *logits;     /* [QMI_WINDOW_PORTION, vocab_size] */
+    float *residual;   /* [n_blocks, n_rows, d_model] */
+    int64_t n_rows;    /* the most tokens of a pass */
+    int64_t *n_tokens; /* [n_blocks] in the pass at hand; 0: not run in it */
+    int32_t *chosen;   /* [n_blocks, n_rows, most_chosen] */
     int64_t *n_chosen; /* [n_blocks] of a token; 0: no router */
     int64_t most_chosen;
     double sum; /* of cross entropies */
@@ -33,12 +35,12 @@ typedef struct block_sums {
 
 typedef struct run {
     side sides[2]; /* base, other */
-    qmi_windows windows;
-    int32_t *ids;
+    qmi_passages passages;
+    qmi_passage passage; /* at hand */
     block_sums *blocks;
-    float *divergences; /* [n_scored] */
+    float *divergences; /* [n_scored], room for `capacity` */
+    size_t capacity;
     uint64_t n_scored, n_top_equal;
-    size_t n_done;
     qmi_error *err;
 } run;
 
@@ -57,8 +59,9 @@ static qmoe_status note_step(void *user, qmoe_session *session,
     /* The last one to write it is the block's result. */
     if (step->dst == graph->residual) {
         const int64_t d = session->model->shape.d_model;
+        s->n_tokens[step->block] = pass->n_tokens;
         return stage->backend->buffer_read(stage->device,
-            s->residual + step->block * QMI_WINDOW_PORTION * d,
+            s->residual + step->block * s->n_rows * d,
             (qmi_view){.buffer = stage->slots[step->dst].buffer},
             (uint64_t)(pass->n_tokens * d) * sizeof(float), err);
     }
@@ -66,7 +69,7 @@ static qmoe_status note_step(void *user, qmoe_session *session,
         return QMOE_OK;
     s->n_chosen[step->block] = step->u.route.top_k;
     return stage->backend->buffer_read(stage->device,
-        s->chosen + step->block * QMI_WINDOW_PORTION * s->most_chosen,
+        s->chosen + step->block * s->n_rows * s->most_chosen,
         (qmi_view){.buffer = stage->slots[step->u.route.chosen].buffer},
         (uint64_t)(pass->n_tokens * step->u.route.top_k) * sizeof(int32_t),
         err);
@@ -79,7 +82,7 @@ static qmoe_status after_step(void *user, qmoe_session *session,
     const run *c = user;
     (void)session, (void)step, (void)pass, (void)err;
     return qmi_progress(c->sides[BASE].session->model->hooks, "compare", NULL,
-        c->n_done, c->windows.n);
+        c->passages.n_read, c->passages.n);
 }
 
 /* ---- blocks ---- */
@@ -101,11 +104,13 @@ static bool same_experts(const int32_t *a, const int32_t *b, int64_t n)
     return true;
 }
 
-static void compare_block(run *c, int32_t block, int32_t n_tokens)
+/* After a pass; a block that took no part in it has no tokens. */
+static void compare_block(run *c, int32_t block)
 {
     const side *a = &c->sides[BASE], *b = &c->sides[OTHER];
     const int64_t d = a->session->model->shape.d_model;
-    const int64_t at = block * QMI_WINDOW_PORTION, k = a->n_chosen[block];
+    const int64_t at = block * a->n_rows, k = a->n_chosen[block];
+    const int64_t n_tokens = a->n_tokens[block];
     block_sums *sums = &c->blocks[block];
     for (int64_t i = 0; i < n_tokens * d; i++) {
         const double x = a->residual[at * d + i];
@@ -113,11 +118,19 @@ static void compare_block(run *c, int32_t block, int32_t n_tokens)
         sums->difference += (x - y) * (x - y);
         sums->size += x * x;
     }
-    for (int32_t t = 0; k != 0 && t < n_tokens; t++) {
+    for (int64_t t = 0; k != 0 && t < n_tokens; t++) {
         const int64_t row = (at * a->most_chosen) + t * k;
         sums->n_equal += same_experts(a->chosen + row, b->chosen + row, k);
         sums->n_routed++;
     }
+    a->n_tokens[block] = 0;
+}
+
+static void compare_blocks(run *c)
+{
+    const int32_t n_blocks = c->sides[BASE].session->model->n_blocks;
+    for (int32_t block = 0; block < n_blocks; block++)
+        compare_block(c, block);
 }
 
 /* ---- predictions ---- */
@@ -144,51 +157,77 @@ static double divergence(const float *p, double p_log_sum, const float *q,
     return fmax(sum, 0);
 }
 
-static void score(run *c, int32_t first, int32_t n)
+/* How many predictions there will be is known at the end only. */
+static qmoe_status reserve(run *c, size_t n)
+{
+    if (n <= c->capacity)
+        return QMOE_OK;
+    const size_t capacity = 2 * n;
+    float *grown = qmi_regrow(c->divergences, c->capacity, capacity,
+        sizeof *grown, "divergences", c->err);
+    if (grown == NULL)
+        return QMOE_E_NOMEM;
+    c->divergences = grown;
+    c->capacity = capacity;
+    return QMOE_OK;
+}
+
+static void score_one(run *c, int32_t row, int32_t id)
 {
     side *a = &c->sides[BASE], *b = &c->sides[OTHER];
     const int64_t width = a->session->model->shape.vocab_size;
-    for (int32_t i = 0; i < n; i++) {
-        if (!qmi_window_scores(&c->windows, first + i))
-            continue;
-        const float *p = a->logits + i * width, *q = b->logits + i * width;
-        const int32_t id = c->ids[first + i + 1];
-        double p_log_sum, q_log_sum;
-        a->sum += qmi_cross_entropy(p, width, id, &p_log_sum);
-        b->sum += qmi_cross_entropy(q, width, id, &q_log_sum);
-        c->divergences[c->n_scored++] =
-            (float)divergence(p, p_log_sum, q, q_log_sum, width);
-        c->n_top_equal += likeliest(p, width) == likeliest(q, width);
-    }
+    const float *p = a->logits + row * width, *q = b->logits + row * width;
+    double p_log_sum, q_log_sum;
+    a->sum += qmi_cross_entropy(p, width, id, &p_log_sum);
+    b->sum += qmi_cross_entropy(q, width, id, &q_log_sum);
+    c->divergences[c->n_scored++] =
+        (float)divergence(p, p_log_sum, q, q_log_sum, width);
+    c->n_top_equal += likeliest(p, width) == likeliest(q, width);
 }
 
 static qmoe_status run_portion(run *c, int32_t at, int32_t n)
 {
+    const qmi_passage *p = &c->passage;
     const int32_t sequence = 0;
     const qmi_batch batch = {
-        .ids = c->ids + at, .sequences = &sequence, .lengths = &n, .n = 1};
+        .ids = p->ids + at, .sequences = &sequence, .lengths = &n, .n = 1};
     for (int i = 0; i < 2; i++) {
         side *s = &c->sides[i];
         QMI_TRY(qmi_session_decode(s->session, s->logits, &batch, c->err));
         QMI_TRY(qmi_session_check(s->session, c->err));
     }
-    const int32_t n_blocks = c->sides[BASE].session->model->n_blocks;
-    for (int32_t block = 0; block < n_blocks; block++)
-        compare_block(c, block, n);
-    score(c, at, n);
+    compare_blocks(c);
+    QMI_TRY(reserve(c, (size_t)c->n_scored + (size_t)n));
+    /* The last token predicts nothing in its passage. */
+    for (int32_t i = 0; i < n; i++)
+        if (at + i >= p->first_scored && at + i + 1 < p->n)
+            score_one(c, i, p->ids[at + i + 1]);
     return QMOE_OK;
 }
 
-static qmoe_status run_window(run *c)
+static qmoe_status start(run *c)
 {
-    const int32_t length = c->windows.length;
-    qmi_window_ids(c->ids, &c->windows, c->n_done);
-    for (int i = 0; i < 2; i++)
-        QMI_TRY(qmi_session_start(c->sides[i].session, NULL, 1, c->err));
-    for (int32_t at = 0; at < length; at += QMI_WINDOW_PORTION)
-        QMI_TRY(run_portion(c, at,
-            length - at < QMI_WINDOW_PORTION ? length - at
-                                             : QMI_WINDOW_PORTION));
+    const qmi_passage *p = &c->passage;
+    for (int i = 0; i < 2; i++) {
+        qmoe_session *session = c->sides[i].session;
+        if (p->encoder_ids == NULL)
+            QMI_TRY(qmi_session_start(session, NULL, 1, c->err));
+        else
+            QMI_TRY(qmi_session_encode(
+                session, p->encoder_ids, &p->n_encoder, 1, c->err));
+    }
+    compare_blocks(c);
+    return QMOE_OK;
+}
+
+static qmoe_status run_passage(run *c)
+{
+    const int32_t length = c->passage.n;
+    QMI_TRY(start(c));
+    for (int32_t at = 0, n; at < length; at += n) {
+        n = length - at < QMI_WINDOW_PORTION ? length - at : QMI_WINDOW_PORTION;
+        QMI_TRY(run_portion(c, at, n));
+    }
     return QMOE_OK;
 }
 
@@ -215,20 +254,27 @@ static qmoe_status check_alike(
 static qmoe_status open_side(side *s, qmi_error *err)
 {
     const qmoe_model *m = s->session->model;
-    const size_t n_blocks = (size_t)m->n_blocks, portion = QMI_WINDOW_PORTION;
+    const size_t n_blocks = (size_t)m->n_blocks;
+    /* An encoder takes all tokens of a document at once. */
+    const size_t n_rows = m->shape.objective == QMI_NEXT_TOKEN
+                              ? QMI_WINDOW_PORTION
+                              : QMI_MAX_DOCUMENT_TOKENS;
+    s->n_rows = (int64_t)n_rows;
     for (int32_t i = 0; i < m->n_blocks; i++)
         if (m->blocks[i].ffn.top_k > s->most_chosen)
             s->most_chosen = m->blocks[i].ffn.top_k;
-    s->logits = qmi_calloc(portion * (size_t)m->shape.vocab_size,
+    s->logits = qmi_calloc(QMI_WINDOW_PORTION * (size_t)m->shape.vocab_size,
         sizeof *s->logits, "logits", err);
-    s->residual = qmi_calloc(n_blocks * portion * (size_t)m->shape.d_model,
+    s->residual = qmi_calloc(n_blocks * n_rows * (size_t)m->shape.d_model,
         sizeof *s->residual, "results of blocks", err);
-    s->chosen = qmi_calloc(n_blocks * portion * (size_t)(s->most_chosen + 1),
+    s->chosen = qmi_calloc(n_blocks * n_rows * (size_t)(s->most_chosen + 1),
         sizeof *s->chosen, "chosen experts", err);
     s->n_chosen =
         qmi_calloc(n_blocks, sizeof *s->n_chosen, "chosen experts", err);
+    s->n_tokens =
+        qmi_calloc(n_blocks, sizeof *s->n_tokens, "tokens of blocks", err);
     if (s->logits == NULL || s->residual == NULL || s->chosen == NULL ||
-        s->n_chosen == NULL)
+        s->n_chosen == NULL || s->n_tokens == NULL)
         return QMOE_E_NOMEM;
     s->probe = (qmi_probe){.after = note_step, .user = s};
     return QMOE_OK;
@@ -237,14 +283,9 @@ static qmoe_status open_side(side *s, qmi_error *err)
 static qmoe_status open_all(run *c)
 {
     const qmoe_model *m = c->sides[BASE].session->model;
-    const size_t n = c->windows.n * (size_t)c->windows.length;
-    c->ids = qmi_calloc(
-        (size_t)c->windows.length, sizeof *c->ids, "a window", c->err);
     c->blocks =
         qmi_calloc((size_t)m->n_blocks, sizeof *c->blocks, "sums", c->err);
-    c->divergences =
-        qmi_calloc(n, sizeof *c->divergences, "divergences", c->err);
-    if (c->ids == NULL || c->blocks == NULL || c->divergences == NULL)
+    if (c->blocks == NULL)
         return QMOE_E_NOMEM;
     for (int i = 0; i < 2; i++)
         QMI_TRY(open_side(&c->sides[i], c->err));
@@ -258,9 +299,12 @@ static qmoe_status run_all(run *c)
     for (int i = 0; i < 2; i++)
         qmi_probe_attach(sides[i].session, &sides[i].probe);
     qmi_probe_attach(sides[OTHER].session, &progress);
-    qmoe_status status = QMOE_OK;
-    for (; status == QMOE_OK && c->n_done < c->windows.n; c->n_done++)
-        status = run_window(c);
+    qmoe_status status;
+    do {
+        status = qmi_passages_next(&c->passages, &c->passage, c->err);
+        if (status == QMOE_OK && c->passage.n != 0)
+            status = run_passage(c);
+    } while (status == QMOE_OK && c->passage.n != 0);
     qmi_probe_detach(sides[OTHER].session, &progress);
     for (int i = 0; i < 2; i++)
         qmi_probe_detach(sides[i].session, &sides[i].probe);
@@ -279,8 +323,8 @@ static void describe_side(
     *out = (qmoe_perplexity){
         .loss = c->sides[i].sum / (double)c->n_scored,
         .n_tokens = c->n_scored,
-        .n_windows = c->windows.n,
-        .n_context = c->windows.length,
+        .n_windows = c->passages.n_read,
+        .n_context = c->passages.windows.length,
         .seconds = seconds,
     };
     out->perplexity = exp(out->loss);
@@ -320,7 +364,7 @@ static qmoe_status compare(
 {
     const qmoe_model *base = c->sides[BASE].session->model;
     QMI_TRY(check_alike(base, c->sides[OTHER].session->model, c->err));
-    QMI_TRY(qmi_windows_read(&c->windows, base, options, c->err));
+    QMI_TRY(qmi_passages_open(&c->passages, base, options, c->err));
     QMI_TRY(open_all(c));
     const double begin = qmi_seconds();
     QMI_TRY(run_all(c));
@@ -334,9 +378,9 @@ static void release(run *c)
         qmi_free(c->sides[i].residual);
         qmi_free(c->sides[i].chosen);
         qmi_free(c->sides[i].n_chosen);
+        qmi_free(c->sides[i].n_tokens);
     }
-    qmi_windows_free(&c->windows);
-    qmi_free(c->ids);
+    qmi_passages_close(&c->passages);
     qmi_free(c->blocks);
     qmi_free(c->divergences);
 }

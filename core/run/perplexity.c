@@ -36,9 +36,10 @@ static qmoe_status after_step(void *user, qmoe_session *session,
 static void score(evaluation *e, int32_t first, int32_t n)
 {
     const int64_t width = e->session->model->shape.vocab_size;
+    const int32_t begin = qmi_window_first_scored(&e->windows);
     double log_sum;
     for (int32_t i = 0; i < n; i++) {
-        if (!qmi_window_scores(&e->windows, first + i))
+        if (first + i < begin || first + i + 1 == e->windows.length)
             continue;
         e->sum += qmi_cross_entropy(
             e->logits + i * width, width, e->ids[first + i + 1], &log_sum);

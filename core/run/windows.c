@@ -9,16 +9,23 @@
 
 enum { GPTQ_LENGTH = 2048, LLAMA_CPP_LENGTH = 512, LEAST_LENGTH = 2 };
 
-static qmoe_status check(
+qmoe_status qmi_windows_check_texts(
     const qmoe_model *model, const qmoe_text_options *o, qmi_error *err)
 {
-    QMI_TRY(qmi_model_need_objective(model, QMI_NEXT_TOKEN, err));
     QMI_TRY(qmi_model_need_tokenizer(model, err));
     if (o->n_text_paths == 0 || o->text_paths == NULL)
         return qmi_fail(err, QMOE_E_INVALID, "no text to evaluate");
     for (size_t i = 0; i < o->n_text_paths; i++)
         if (o->text_paths[i] == NULL)
             return qmi_fail(err, QMOE_E_INVALID, "text %zu is NULL", i);
+    return QMOE_OK;
+}
+
+static qmoe_status check(
+    const qmoe_model *model, const qmoe_text_options *o, qmi_error *err)
+{
+    QMI_TRY(qmi_model_need_objective(model, QMI_NEXT_TOKEN, err));
+    QMI_TRY(qmi_windows_check_texts(model, o, err));
     if (o->n_context != 0 &&
         (o->n_context < LEAST_LENGTH || o->n_context > INT32_MAX / 2))
         return qmi_fail(err, QMOE_E_INVALID,
@@ -68,11 +75,9 @@ void qmi_window_ids(int32_t *ids, const qmi_windows *windows, size_t w)
         ids[0] = windows->begin_id;
 }
 
-bool qmi_window_scores(const qmi_windows *windows, int32_t t)
+int32_t qmi_window_first_scored(const qmi_windows *windows)
 {
-    /* The last token predicts nothing in its window. */
-    return t + 1 < windows->length &&
-           (!windows->half || t >= windows->length / 2);
+    return windows->half ? windows->length / 2 : 0;
 }
 
 double qmi_cross_entropy(

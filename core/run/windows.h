@@ -18,6 +18,10 @@ typedef struct qmi_windows {
     int32_t begin_id; /* stands in place of a window's first token; -1: none */
 } qmi_windows;
 
+/* E_INVALID: there is no text, or one is NULL; E_UNSUPPORTED: the model has no
+ * tokenizer. */
+qmoe_status qmi_windows_check_texts(
+    const qmoe_model *model, const qmoe_text_options *options, qmi_error *err);
 /* E_FORMAT: the texts have fewer tokens than a window. */
 qmoe_status qmi_windows_read(qmi_windows *out, const qmoe_model *model,
     const qmoe_text_options *options, qmi_error *err);
@@ -25,8 +29,9 @@ void qmi_windows_free(qmi_windows *windows);
 
 /* Ids of window number w, in `ids` [length]. */
 void qmi_window_ids(int32_t *ids, const qmi_windows *windows, size_t w);
-/* Whether the prediction of the token behind position t is scored. */
-bool qmi_window_scores(const qmi_windows *windows, int32_t t);
+/* From this position on, the prediction of the next token is scored; the last
+ * token of a window predicts nothing. */
+int32_t qmi_window_first_scored(const qmi_windows *windows);
 
 /* -log softmax(logits)[id] of one position, and the logarithm of the sum. */
 double qmi_cross_entropy(

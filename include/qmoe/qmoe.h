@@ -490,7 +490,8 @@ QMOE_API qmoe_status qmoe_session_eval(qmoe_session *session,
 
 /* Texts for models that predict the next token.  They are tokenised as a whole
  * and cut into windows that know nothing of each other; what is left is
- * dropped. */
+ * dropped.  For T5 models (qmoe_session_compare) each document is a window, as
+ * for qmoe_session_eval; what cuts texts must be 0 then. */
 typedef struct qmoe_text_options {
     size_t size;
     const char *const *text_paths; /* [n_text_paths], one after the other */
@@ -503,6 +504,7 @@ typedef struct qmoe_text_options {
     bool second_half;
     int n_context;        /* tokens of a window; 0: 2048, or 512 of llama.cpp */
     uint64_t max_windows; /* 0: all */
+    uint32_t seed;        /* T5: of the span masks */
 } qmoe_text_options;
 
 typedef struct qmoe_perplexity {
@@ -510,7 +512,7 @@ typedef struct qmoe_perplexity {
     double perplexity; /* exp(loss) */
     uint64_t n_tokens; /* predictions that counted */
     uint64_t n_windows;
-    int n_context;
+    int n_context; /* 0: documents of different lengths */
     double seconds;
 } qmoe_perplexity;
 
@@ -535,8 +537,9 @@ typedef struct qmoe_comparison {
     qmoe_block_difference *blocks; /* [n_blocks]; qmoe_comparison_free */
 } qmoe_comparison;
 
-/* Both sessions have models of one shape and vocabulary, else E_INVALID; texts
- * are tokenised by that of `base`, errors told by the context of `other`. */
+/* Of any objective.  Both sessions have models of one shape and vocabulary,
+ * else E_INVALID; texts are tokenised by that of `base`, errors told by the
+ * context of `other`. */
 QMOE_API qmoe_status qmoe_session_compare(qmoe_session *other,
     qmoe_session *base, qmoe_comparison *out,
     const qmoe_text_options *options) QMOE_MUST_CHECK;

@@ -71,6 +71,38 @@ case_compares_models() {
         --context 64 --against "$source_dir/tests/golden/decoders/qwen3-moe"
 }
 
+# T5 models are compared on the samples of their own loss.
+case_compares_models_that_fill_gaps() {
+    write_text
+    expect 0 "$qmoe" eval "$m" --text text --json
+    mv out alone
+    expect 0 "$qmoe" eval "$m" --text text --against "$mini" --json
+    mv out both
+    expect 0 "$qmoe" eval "$mini" --text text --json
+    python3 - both alone out <<'PY' || fail "ternary experts change something"
+import json, sys
+result, alone, base = (json.load(open(name)) for name in sys.argv[1:])
+assert result["tokens"] == alone["tokens"] == base["tokens"]
+# Up to rounding: the last token, which predicts nothing, goes along.
+assert abs(result["loss"] - alone["token_loss"]) < 1e-5
+assert abs(result["base"]["loss"] - base["token_loss"]) < 1e-5
+assert 0 < result["kl"]["mean"] < 1 and 0 < result["top_agreement"] <= 1
+# A block of the encoder before the first experts is the same.
+assert result["blocks"][0]["residual_error"] == 0
+sparse = [b for b in result["blocks"] if b["router_agreement"] is not None]
+assert sparse and all(0.5 < b["router_agreement"] <= 1 for b in sparse)
+assert result["blocks"][-1]["residual_error"] > 0
+PY
+    # The masks follow the seed; windows are not for such models.
+    expect 0 "$qmoe" eval "$m" --text text --against "$mini" --seed 1 -n 2
+    grep -q "samples     2," out || fail "samples"
+    expect_error 2 "--context has no effect" eval "$m" --text text \
+        --against "$mini" --context 32
+    : >nothing
+    expect_error 4 "no document of 2" eval "$m" --text nothing \
+        --against "$mini"
+}
+
 case_next_token_mistakes() {
     write_text
     expect_error 2 "--seed has no effect" eval "$speaker" --text text --seed 1
