@@ -26,6 +26,7 @@ typedef enum cli_exit {
     CLI_BROKEN = 4,
     CLI_UNSUPPORTED = 5,
     CLI_BACKEND = 6,
+    CLI_LOSS = 7,
     CLI_INTERRUPTED = 130
 } cli_exit;
 

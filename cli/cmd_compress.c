@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compress_guard.h"
 #include "formats.h"
 
 static const char help[] =
@@ -94,6 +95,17 @@ static const char help[] =
     "for\n"
     "                       models that predict the next token); keep: do not\n"
     "\n"
+    "What it cost:\n"
+    "  --eval FILE          at the end compare both models on this text, read "
+    "like\n"
+    "                       --calib: loss, KL divergence, top-1 agreement; may "
+    "be\n"
+    "                       repeated.  Held-out text, not the calibration's\n"
+    "  --eval-samples N     stop after N documents or windows (default: all)\n"
+    "  --max-loss-increase X  exit code 7 if the loss rises by more than X "
+    "nats;\n"
+    "                       OUT stays\n"
+    "\n"
     "The run:\n"
     "  --dry-run            print sizes, memory, disk and time; write nothing\n"
     "  --resume             continue the interrupted run in OUT.partial; the\n"
@@ -144,6 +156,7 @@ typedef struct request {
     uint64_t n_threads, seed, group_size, rounds, context, dense_bits;
     float damping, bits, frame_weight;
     bool as_json;
+    cli_guard guard;
     qmoe_compress_options options;
 } request;
 
@@ -215,7 +228,7 @@ static void json_result(cJSON *json, const qmoe_compress_report *r)
     cli_json_real(json, "seconds", r->seconds);
 }
 
-static void print_json(const request *q, const qmoe_compress_report *r)
+static cJSON *json_report(const request *q, const qmoe_compress_report *r)
 {
     cJSON *json = cJSON_CreateObject();
     cli_json_text(json, "source", q->source);
@@ -229,7 +242,7 @@ static void print_json(const request *q, const qmoe_compress_report *r)
     json_plan(json, q, r);
     if (!q->options.dry_run)
         json_result(json, r);
-    cli_json_print(json);
+    return json;
 }
 
 /* Rounded inwards, so that the printed bounds are possible budgets. */
@@ -338,22 +351,35 @@ static void print_text(const request *q, const qmoe_compress_report *r)
     printf("  time     %.1f s\n", r->seconds);
 }
 
+/* The report first: a model that was written is told of, whatever its
+ * evaluation ends with. */
+static cli_exit show(
+    const request *q, cli_session *s, const qmoe_compress_report *report)
+{
+    cJSON *json = q->as_json ? json_report(q, report) : NULL;
+    if (json == NULL && q->options.dry_run)
+        print_plan(q, report);
+    else if (json == NULL)
+        print_text(q, report);
+    cli_exit code =
+        cli_run_guard(&q->guard, json, s, q->source, q->output, &q->options);
+    if (json != NULL)
+        cli_json_print(json);
+    return code;
+}
+
 static cli_exit compress(const request *q)
 {
-    cli_session s;
+    cli_session s = {0};
     qmoe_compress_report report;
-    cli_exit code = cli_open_context(&s, q->n_threads);
+    cli_exit code = cli_check_guard(&q->guard);
+    if (code == CLI_OK)
+        code = cli_open_context(&s, q->n_threads);
     if (code == CLI_OK) {
         qmoe_status status = qmoe_compress(
             s.context, &report, q->source, q->output, &q->options);
-        if (status != QMOE_OK)
-            code = cli_fail_status(&s, status);
-        else if (q->as_json)
-            print_json(q, &report);
-        else if (q->options.dry_run)
-            print_plan(q, &report);
-        else
-            print_text(q, &report);
+        code = status == QMOE_OK ? show(q, &s, &report)
+                                 : cli_fail_status(&s, status);
     }
     cli_close(&s);
     return code;
@@ -398,6 +424,7 @@ static cli_exit refuse_idle(const request *q)
     const qmoe_compress_options *o = &q->options;
     qmoe_format_info format;
     const bool rounds = o->method != NULL && strcmp(o->method, "rtn") == 0;
+    const bool reads_text = !rounds || o->n_calibration != 0;
     char not_for[96];
     if (!cli_find_format(&format, o->format))
         return CLI_OK; /* the library says so */
@@ -405,9 +432,10 @@ static cli_exit refuse_idle(const request *q)
     /* The order is that of the messages: what is wrong with the method is said
      * before what is wrong with the format. */
     const cli_idle rules[] = {
-        {rounds && o->n_calibration == 0,
-            "samples seed context frame-weight token-weights few-tokens "
-            "work-dir backend device device-memory",
+        {!reads_text, "samples frame-weight token-weights few-tokens work-dir",
+            "--method rtn without --calib uses no text"},
+        {!reads_text && q->guard.texts.n == 0,
+            "seed context backend device device-memory",
             "--method rtn without --calib uses no text"},
         {rounds, "damping rounds", "--method rtn rounds to nearest"},
         {!cli_format_makes_rounds(&format, o->fit_levels), "rounds",
@@ -417,8 +445,12 @@ static cli_exit refuse_idle(const request *q)
         {!format.rotates, "rotation", not_for},
         {!format.has_levels, "levels", not_for},
         {!format.has_dictionary, "dict", not_for},
-        {o->dry_run, "resume force", "--dry-run writes nothing"},
+        {o->dry_run, "resume force eval", "--dry-run writes nothing"},
         {o->n_calibration != 0, "no-tokenizer", "--calib needs a tokenizer"},
+        {q->guard.texts.n != 0, "no-tokenizer", "--eval needs a tokenizer"},
+        {q->guard.texts.n == 0, "eval-samples max-loss-increase",
+            "there is no --eval"},
+        {cli_is_synthetic(q->source), "eval", "the weights are random"},
     };
     return cli_refuse_idle(
         &cli_verb_compress, rules, sizeof rules / sizeof *rules);
@@ -493,6 +525,7 @@ static cli_exit run(int argc, char **argv)
         .rounds = CLI_NO_ROUNDS,
         .dense_bits = 16,
         .bits = not_given,
+        .guard.most_increase = not_given,
         .frame_weight = not_given,
         .damping = 0.1f};
     qmoe_compress_options *o = &q.options;
@@ -514,6 +547,9 @@ static cli_exit run(int argc, char **argv)
         {"frame-weight", 0, CLI_REAL, &q.frame_weight, 0, 1},
         {"token-weights", 0, CLI_TEXT, &q.token_weights, 0, 0},
         {"few-tokens", 0, CLI_TEXT, &q.few_tokens, 0, 0},
+        {"eval", 0, CLI_TEXTS, &q.guard.texts, 0, 0},
+        {"eval-samples", 0, CLI_COUNT, &q.guard.n_samples, 1, UINT64_MAX},
+        {"max-loss-increase", 0, CLI_REAL, &q.guard.most_increase, 0, 1000},
         {"dry-run", 0, CLI_SET, &o->dry_run, 0, 0},
         {"resume", 0, CLI_SET, &o->resume, 0, 0},
         {"force", 0, CLI_SET, &o->overwrite, 0, 0},
@@ -528,8 +564,8 @@ static cli_exit run(int argc, char **argv)
         {"json", 0, CLI_SET, &q.as_json, 0, 0},
     };
     cli_exit code = CLI_OK;
-    /* On an error the table has stored parts of the command line; only the list
-     * of texts has memory. */
+    /* On an error the table has stored parts of the command line; only lists of
+     * texts have memory. */
     if (cli_parse(&code, &q.source, "CHECKPOINT", &cli_verb_compress, argc,
             argv, table, sizeof table / sizeof *table)) {
         code = finish_options(&q);
@@ -537,6 +573,7 @@ static cli_exit run(int argc, char **argv)
             code = compress(&q);
     }
     free(q.calibration.items);
+    free(q.guard.texts.items);
     return code;
 }
 

@@ -7,6 +7,8 @@
 
 #include <inttypes.h>
 
+#include "comparison.h"
+
 static const char *convention(const cli_eval_next *r)
 {
     return r->second_half ? "llama.cpp" : "gptq";
@@ -33,12 +35,6 @@ static qmoe_text_options text_options(const cli_eval_next *r)
 }
 
 /* ---- output ---- */
-
-static void json_perplexity(cJSON *json, const qmoe_perplexity *p)
-{
-    cli_json_real(json, "loss", p->loss);
-    cli_json_real(json, "perplexity", p->perplexity);
-}
 
 static void json_common(cJSON *json, const cli_eval_next *r,
     const qmoe_perplexity *p, const qmoe_device_info *device)
@@ -86,52 +82,6 @@ static void print_perplexity(const cli_eval_next *r, const qmoe_perplexity *p,
     print_common(r, p, device);
 }
 
-static void json_comparison(cJSON *json, const qmoe_comparison *c)
-{
-    json_perplexity(json, &c->other);
-    cJSON *base = cJSON_AddObjectToObject(json, "base");
-    json_perplexity(base, &c->base);
-    cJSON *kl = cJSON_AddObjectToObject(json, "kl");
-    cli_json_real(kl, "mean", c->mean_kl);
-    cli_json_real(kl, "median", c->median_kl);
-    cli_json_real(kl, "percentile_99", c->kl_99);
-    cli_json_real(kl, "largest", c->largest_kl);
-    cli_json_real(json, "top_agreement", c->top_agreement);
-    cJSON *blocks = cJSON_AddArrayToObject(json, "blocks");
-    for (size_t i = 0; i < c->n_blocks; i++) {
-        cJSON *block = cJSON_CreateObject();
-        cli_json_real(block, "router_agreement", c->blocks[i].router_agreement);
-        cli_json_real(block, "residual_error", c->blocks[i].residual_error);
-        cJSON_AddItemToArray(blocks, block);
-    }
-}
-
-static void print_comparison(const cli_eval_next *r, const qmoe_comparison *c,
-    const qmoe_device_info *device)
-{
-    cli_clear_progress();
-    printf("loss        %.9g, %.9g before: %+.6f\n", c->other.loss,
-        c->base.loss, c->other.loss - c->base.loss);
-    printf("perplexity  %.9g, %.9g before\n", c->other.perplexity,
-        c->base.perplexity);
-    printf("KL          mean %.6g, median %.6g, 99 %% %.6g, largest %.6g "
-           "(nats)\n",
-        c->mean_kl, c->median_kl, c->kl_99, c->largest_kl);
-    printf("top-1       %.4f of the predictions agree\n", c->top_agreement);
-    print_common(r, &c->other, device);
-    printf("%-6s %16s %16s\n", "block", "same experts", "residual error");
-    for (size_t i = 0; i < c->n_blocks; i++) {
-        const qmoe_block_difference *b = &c->blocks[i];
-        printf("%-6zu ", i);
-        /* Blocks without a router have none to agree. */
-        if (b->router_agreement == b->router_agreement)
-            printf("%16.4f", b->router_agreement);
-        else
-            printf("%16s", "-");
-        printf(" %16.3g\n", b->residual_error);
-    }
-}
-
 /* ---- the run ---- */
 
 static cli_exit evaluate(const cli_eval_next *r, cli_session *s)
@@ -149,29 +99,30 @@ static cli_exit evaluate(const cli_eval_next *r, cli_session *s)
     }
     cJSON *json = cJSON_CreateObject();
     json_common(json, r, &result, &device);
-    json_perplexity(json, &result);
+    cli_json_losses(json, &result);
     cli_json_print(json);
     return CLI_OK;
 }
 
-static cli_exit compare(
-    const cli_eval_next *r, cli_session *s, qmoe_session *base)
+static cli_exit compare(const cli_eval_next *r, cli_session *s)
 {
     const qmoe_text_options options = text_options(r);
     qmoe_comparison result;
     qmoe_device_info device;
-    qmoe_status status =
-        qmoe_session_compare(s->session, base, &result, &options);
-    if (status != QMOE_OK)
-        return cli_fail_status(s, status);
+    cli_exit code =
+        cli_compare_with(&result, s, r->against, r->place, &options);
+    if (code != CLI_OK)
+        return code;
     qmoe_session_device(s->session, &device);
     if (r->as_json) {
         cJSON *json = cJSON_CreateObject();
         json_common(json, r, &result.other, &device);
-        json_comparison(json, &result);
+        cli_json_comparison(json, &result);
         cli_json_print(json);
     } else {
-        print_comparison(r, &result, &device);
+        cli_print_comparison(&result);
+        print_common(r, &result.other, &device);
+        cli_print_comparison_blocks(&result);
     }
     qmoe_comparison_free(&result);
     return CLI_OK;
@@ -179,21 +130,5 @@ static cli_exit compare(
 
 cli_exit cli_run_eval_next(const cli_eval_next *r, cli_session *s)
 {
-    qmoe_model *model;
-    qmoe_session *session;
-    if (r->against == NULL)
-        return evaluate(r, s);
-    /* On the same device and in the same context: what one of them lacks is
-     * told alike. */
-    qmoe_status status = qmoe_model_open(&model, s->context, r->against);
-    if (status != QMOE_OK)
-        return cli_fail_status(s, status);
-    const qmoe_session_options options = cli_session_options(r->place);
-    status = qmoe_session_create(&session, model, &options);
-    cli_exit code =
-        status == QMOE_OK ? compare(r, s, session) : cli_fail_status(s, status);
-    if (status == QMOE_OK)
-        qmoe_session_destroy(session);
-    qmoe_model_close(model);
-    return code;
+    return r->against != NULL ? compare(r, s) : evaluate(r, s);
 }

@@ -43,6 +43,7 @@ static const char help_tail[] =
     "    4  broken file: format, checksum, values that are not finite\n"
     "    5  not supported: architecture, format, method\n"
     "    6  backend or device not available, or failing\n"
+    "    7  compressed, but the loss rises more than --max-loss-increase\n"
     "  130  interrupted\n";
 
 /* The list of verbs comes from the table, so none is forgotten. */

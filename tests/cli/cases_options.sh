@@ -38,6 +38,10 @@ compress | none -o o --method rtn | --dense-bits 7 | 2 | 7 bits
 compress | none -o o --method rtn --calib t | --work-dir w | 3 | none
 compress | none -o o --method rtn --calib t | --backend reference | 3 | none
 compress | none -o o --method rtn --calib t | --device 0 | 3 | none
+compress | none -o o --method rtn | --eval $source_dir/README.md | 3 | none
+compress | none -o o --method rtn --eval $source_dir/README.md | --eval-samples 1 | 3 | none
+compress | none -o o --method rtn --eval $source_dir/README.md | --max-loss-increase 0.1 | 3 | none
+compress | none -o o --method rtn --eval $source_dir/README.md | --seed 1 | 3 | none
 compress | none -o o --method rtn | --dry-run | 3 | none
 compress | none -o o --method rtn | --resume | 3 | none
 compress | none -o o --method rtn --resume | --force | 3 | none
@@ -71,6 +75,11 @@ compress | none -o o --calib t --format pvq8 | --levels fit | 2 | not for pvq8
 compress | none -o o --calib t --format q2 | --dict paper | 2 | not for q2
 compress | none -o o --calib t | --dict fit | 2 | not for pvq
 compress | none -o o --calib t --bits 0.7 | --format pvq | 2 | leave
+compress | none -o o --method rtn | --eval-samples 1 | 2 | there is no --eval
+compress | none -o o --method rtn | --max-loss-increase 1 | 2 | there is no --eval
+compress | none -o o --method rtn --no-tokenizer | --eval t | 2 | --eval needs a tokenizer
+compress | none -o o --method rtn --dry-run | --eval t | 2 | --dry-run writes nothing
+compress | $synthetic -o o --method rtn | --eval t | 2 | the weights are random
 compress | none -o o --calib t --dry-run | --resume | 2 | --dry-run writes nothing
 compress | none -o o --calib t --dry-run | --force | 2 | --dry-run writes nothing
 compress | none -o o --calib t | --no-tokenizer | 2 | needs a tokenizer

@@ -69,6 +69,33 @@ case_dense_bits() {
     expect_error 5 "no experts to compress" compress "$llama" -o none --no-tokenizer --method rtn
 }
 
+# What compression cost, and the bound on it.
+case_loss_is_guarded() {
+    local model=$source_dir/models/moe-mini
+    local guard="--eval calib.txt --eval-samples 4 --context 64 --max-loss-increase"
+    calibration
+    # shellcheck disable=SC2086 # words of options
+    expect 7 "$qmoe" compress "$model" -o lossy --method rtn $guard 0.01
+    has err "lossy: the loss rises by " "--max-loss-increase is 0.01"
+    # The model is there, whole, and said to be.
+    has out "moe-mini -> lossy" "uncompressed     compressed" "predictions agree"
+    expect 0 "$qmoe" verify lossy
+    # shellcheck disable=SC2086
+    expect 7 "$qmoe" compress "$model" -o lossy --method rtn --force $guard 0 --json
+    increase=$(json loss_increase out)
+    has out '"top_agreement":' '"max_loss_increase":	0'
+    # The same as eval finds.
+    expect 0 "$qmoe" eval lossy --text calib.txt --documents --context 64 --samples 4 \
+        --against "$model"
+    has out "$(printf '%+.6f' "$increase")"
+    # shellcheck disable=SC2086
+    expect 0 "$qmoe" compress "$model" -o lossy --method rtn --force $guard 30
+    # A text that is not there is found before the work.
+    expect_error 3 "--eval: nowhere: No such file" compress "$model" -o never --method rtn \
+        --eval nowhere
+    [ ! -e never ] && [ ! -e never.partial ] || fail "work was done"
+}
+
 # The checker of the report finds what is wrong.
 case_report_can_be_wrong() {
     command -v python3 >/dev/null || skip "no python3"
