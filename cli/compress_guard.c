@@ -80,8 +80,8 @@ static cli_exit compare(const cli_guard *guard, qmoe_comparison *out,
     cli_session *s, const char *source, const char *output,
     const qmoe_compress_options *options)
 {
-    const cli_place place = {
-        .backend = options->backend != NULL ? options->backend : "cpu",
+    /* Without -b as for eval: the best there is. */
+    const cli_place place = {.backend = options->backend,
         .device = options->device_name,
         .device_memory = options->device_memory_bytes};
     const qmoe_session_options session = cli_session_options(&place);
