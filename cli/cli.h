@@ -40,7 +40,7 @@ typedef struct cli_verb {
 extern const cli_verb cli_verb_compress, cli_verb_generate, cli_verb_eval,
     cli_verb_chat, cli_verb_tokenize, cli_verb_inspect, cli_verb_verify,
     cli_verb_devices, cli_verb_bench, cli_verb_selftest, cli_verb_plan,
-    cli_verb_import, cli_verb_export;
+    cli_verb_import, cli_verb_export, cli_verb_report;
 
 /* ---- cli.c: errors and the library's objects --------------------------- */
 

@@ -13,8 +13,8 @@
 /* In the order of the help text: as a user meets them. */
 static const cli_verb *const verbs[] = {&cli_verb_compress, &cli_verb_generate,
     &cli_verb_chat, &cli_verb_eval, &cli_verb_tokenize, &cli_verb_inspect,
-    &cli_verb_verify, &cli_verb_plan, &cli_verb_import, &cli_verb_export,
-    &cli_verb_devices, &cli_verb_bench, &cli_verb_selftest};
+    &cli_verb_report, &cli_verb_verify, &cli_verb_plan, &cli_verb_import,
+    &cli_verb_export, &cli_verb_devices, &cli_verb_bench, &cli_verb_selftest};
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
 static const char help_head[] =

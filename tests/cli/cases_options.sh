@@ -162,6 +162,25 @@ inspect | none | --json | 3 | none
 inspect | none --stats | --no-stats | 2 | exclude each other
 tokenize | none -p x | --json | 3 | none
 tokenize | none | --prompt x | 3 | none
+report | none | --output o | 3 | none
+report | none -o o | --force | 3 | none
+report | none -o o --text t | --against b | 3 | none
+report | none -o o --against b | --text t | 3 | none
+report | none -o o --against b --text t | --samples 1 | 3 | none
+report | none -o o --against b --text t | --context 32 | 3 | none
+report | none -o o --against b --text t | --documents | 3 | none
+report | none -o o --against b --text t | --backend reference | 3 | none
+report | none -o o --against b --text t -b cpu | --device 0 | 3 | none
+report | none -o o --against b --text t -b cpu | --device-memory 1G | 3 | none
+report | none -o o --against b --text t -b cpu | --expert-cache 1G | 3 | none
+report | none -o o --against b --text t | --expert-capacity 1 | 3 | none
+report | none -o o --against b --text t | --kv-type f16 | 3 | none
+report | none -o o | --threads 1 | 3 | none
+report | none -o o | --text t | 2 | there is no --against
+report | none -o o | --samples 1 | 2 | there is no --against
+report | none -o o | --context 32 | 2 | there is no --against
+report | none -o o | --backend cpu | 2 | there is no --against
+report | none -o o | --against b | 2 | needs a text
 verify | none | --threads 1 | 3 | none
 verify | none | --json | 3 | none
 plan | none | --format pvq | 3 | none

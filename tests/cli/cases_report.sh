@@ -96,6 +96,85 @@ case_loss_is_guarded() {
     [ ! -e never ] && [ ! -e never.partial ] || fail "work was done"
 }
 
+# The page: whole, self-contained, and drawn from what the files say.
+case_report_page() {
+    command -v python3 >/dev/null || skip "no python3"
+    calibration
+    local model=$source_dir/models/moe-mini
+    expect 0 "$qmoe" compress "$model" -o 'a<b' --method rtn --format q2
+    expect 0 "$qmoe" report 'a<b' -o page.html
+    has page.html "Not measured" "a&lt;b" "Bits per weight"
+    expect_error 3 "page.html: exists" report 'a<b' -o page.html
+    expect 0 "$qmoe" report 'a<b' -o page.html --force --against "$model" --text calib.txt \
+        --documents --context 64 -n 4
+    expect 0 "$qmoe" eval 'a<b' --text calib.txt --documents --context 64 -n 4 --against "$model" \
+        --json
+    python3 - page.html out 'a<b/qmoe_report.json' <<'PYTHON' || fail "the page"
+import html.parser, json, re, sys
+
+page = open(sys.argv[1], encoding="utf-8").read()
+result, report = (json.load(open(name)) for name in sys.argv[2:])
+
+
+class Tags(html.parser.HTMLParser):
+    void = {"meta"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append(tag)
+        assert not {"src", "href"} & {name for name, _ in attributes}
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+
+tags = Tags()
+tags.feed(page)
+assert not tags.open and "script" not in tags.seen and "url(" not in page
+assert f"{result['loss'] - result['base']['loss']:+.6f}" in page
+assert f"{100 * result['top_agreement']:.2f} %" in page
+assert f"{report['totals']['bits_per_weight']:.3f}" in page
+matrices = [m for stack in report["stacks"] for m in stack["matrices"]]
+worst = max(matrices, key=lambda m: m["weight_error"])["name"]
+assert re.search(r"<table>(?:(?!</table>).)*?" + re.escape(worst), page, re.S)
+# A dot per stack, twice, and per block, twice.
+assert page.count("<circle") >= 2 * len(report["stacks"])
+PYTHON
+    # Nothing of a page that could not be written.
+    expect_error 3 "nowhere/page.html: No such file" report 'a<b' -o nowhere/page.html
+    expect_error 2 "in the directory of the model" report 'a<b' -o 'a<b/page.html'
+    expect 0 "$qmoe" verify 'a<b'
+    # A model without a report, and a broken one.
+    expect_error 3 "qmoe_report.json: No such file" report "$model" -o other.html
+    printf '{"stacks": [{"name": 3, "matrices": [{"bytes": "x"}, 4]}, null], "totals": []}' \
+        >'a<b/qmoe_report.json'
+    expect 0 "$qmoe" report 'a<b' -o odd.html
+    printf '{' >'a<b/qmoe_report.json'
+    expect_error 4 "qmoe_report.json: not JSON" report 'a<b' -o broken.html
+    [ ! -e broken.html ] || fail "a page of nothing"
+}
+
+# In a real browser, as a user sees it.
+case_report_page_in_a_browser() {
+    command -v chromium >/dev/null || skip "no chromium"
+    expect 0 "$qmoe" report "$pvq" -o page.html
+    # What the browser made of it: no part was repaired or dropped.
+    chromium --headless --no-sandbox --disable-gpu --user-data-dir="$PWD/profile" \
+        --screenshot=page.png --window-size=860,2000 --dump-dom "file://$PWD/page.html" \
+        >dom.html 2>browser || fail "$(tail -3 browser)"
+    [ "$(grep -o '<circle' dom.html | wc -l)" = "$(grep -o '<circle' page.html | wc -l)" ] ||
+        fail "marks"
+    [ "$(stat -c %s page.png)" -gt 20000 ] || fail "an empty picture"
+}
+
 # The checker of the report finds what is wrong.
 case_report_can_be_wrong() {
     command -v python3 >/dev/null || skip "no python3"
