@@ -12,6 +12,7 @@
 #include "alloc.h"
 #include "clock.h"
 #include "journal.h"
+#include "json.h"
 #include "side_files.h"
 
 /* "<weight>.<part>": the tensors that a layout writes in its own way. */
@@ -46,6 +47,7 @@ qmoe_status qmi_export_config(qmi_export *e, const char *dtype)
         if (cJSON_AddStringToObject(config, "torch_dtype", dtype) == NULL)
             goto cleanup;
     }
+    qmi_json_print_as_read(config);
     text = cJSON_Print(config);
     if (text == NULL)
         goto cleanup;

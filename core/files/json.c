@@ -291,6 +291,59 @@ static qmoe_status check_unique(
     return QMOE_OK;
 }
 
+/* ---- numbers as they were written ---- */
+
+/* The next number of the text outside of strings; 0 bytes at the end. */
+static size_t next_number(const char **at, const char *end)
+{
+    while (*at < end) {
+        if (**at == '-' || is_digit(**at))
+            return number_length(*at, end);
+        *at += **at == '"' ? string_length(*at, end) : 1;
+    }
+    return 0;
+}
+
+/* A literal with a point or exponent whose value is an integer. */
+static bool loses_its_form(const cJSON *number, const char *literal, size_t n)
+{
+    return number->valuedouble == floor(number->valuedouble) &&
+           (memchr(literal, '.', n) != NULL ||
+               memchr(literal, 'e', n) != NULL ||
+               memchr(literal, 'E', n) != NULL);
+}
+
+/* The tree has the numbers of the text, in its order.  cJSON does not look at
+ * the string of a number, but copies and frees it. */
+static bool keep_literals(cJSON *value, const char **at, const char *end)
+{
+    for (cJSON *item = value; item != NULL; item = item->next) {
+        if (item->child != NULL && !keep_literals(item->child, at, end))
+            return false;
+        if (!cJSON_IsNumber(item))
+            continue;
+        const size_t n = next_number(at, end);
+        if (loses_its_form(item, *at, n)) {
+            item->valuestring = cJSON_malloc(n + 1);
+            if (item->valuestring == NULL)
+                return false;
+            memcpy(item->valuestring, *at, n);
+            item->valuestring[n] = '\0';
+        }
+        *at += n;
+    }
+    return true;
+}
+
+void qmi_json_print_as_read(cJSON *tree)
+{
+    for (cJSON *item = tree; item != NULL; item = item->next) {
+        if (cJSON_IsNumber(item) && item->valuestring != NULL)
+            item->type = cJSON_Raw;
+        qmi_json_print_as_read(item->child);
+    }
+}
+
 static qmoe_status fail_at(
     const char *text, const char *where, const char *file, qmi_error *err)
 {
@@ -327,6 +380,9 @@ qmoe_status qmi_json_parse(cJSON **out, const char *text, size_t n_bytes,
         return fail_at(text, rest.at, file, err);
     }
     qmoe_status status = check_unique(value, file, err);
+    const char *at = text;
+    if (status == QMOE_OK && !keep_literals(value, &at, text + n_bytes))
+        status = qmi_fail(err, QMOE_E_NOMEM, "%s: out of memory", file);
     if (status != QMOE_OK) {
         cJSON_Delete(value);
         return status;

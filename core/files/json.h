@@ -14,6 +14,10 @@ qmoe_status qmi_json_parse(cJSON **out, const char *text, size_t n_bytes,
     const char *file, qmi_error *err);
 qmoe_status qmi_json_load(cJSON **out, const char *path, qmi_error *err);
 
+/* Before a tree from qmi_json_parse, or a copy, is printed, and of no other use
+ * afterwards: cJSON would print 0.0 as 0, and readers tell the two apart. */
+void qmi_json_print_as_read(cJSON *tree);
+
 /* Object member as an integer in [low, high].  Missing (or null): `fallback`
  * when `required` is false, else E_FORMAT.  Not an integer or out of range:
  * E_FORMAT naming file and key. */

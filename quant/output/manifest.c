@@ -13,6 +13,7 @@
 #include "commit.h"
 #include "digest.h"
 #include "hash.h"
+#include "json.h"
 
 struct qmi_manifest {
     qmi_recipe recipe;
@@ -295,6 +296,7 @@ static qmoe_status write_config(
     qmi_manifest *m, qmi_output *output, qmi_error *err)
 {
     /* After all entries of files, and directly before the text is printed. */
+    qmi_json_print_as_read(m->config);
     QMI_TRY(add_digest(m, err));
     char *text = cJSON_Print(m->config);
     if (text == NULL)

@@ -66,6 +66,12 @@ case_dense_bits() {
     expect 0 "$qmoe" compress "$llama" -o dense --dense-bits 8 --no-tokenizer
     has out "dense    " "16 matrices"
     ! grep -q -e nan -e experts out || fail "$(cat out)"
+    # Numbers of config.json keep their form: 0.0 is no integer to its readers.
+    expect 0 "$qmoe" compress "$source_dir/tests/golden/decoders/mixtral" -o mixtral \
+        --method rtn --no-tokenizer
+    has mixtral/config.json '"router_jitter_noise":	0.0,'
+    expect 0 "$qmoe" export mixtral --dequantize -o mixtral-plain
+    has mixtral-plain/config.json '"router_jitter_noise":	0.0,'
     expect_error 5 "no experts to compress" compress "$llama" -o none --no-tokenizer --method rtn
 }
 

@@ -399,6 +399,25 @@ static void cursor_refuses(void **state)
     }
 }
 
+static void prints_numbers_as_read(void **state)
+{
+    static const char text[] =
+        "{\"a\":0.0,\"b\":[1e3,2,-0.5,{\"c\":-1.0}],\"d\":\"7.0\",\"e\":8E0}";
+    qmi_error err = {0};
+    cJSON *tree = NULL;
+    (void)state;
+    assert_int_equal(parse(&tree, TEXT(text), &err), QMOE_OK);
+    /* Still numbers, until they are printed. */
+    assert_true(cJSON_GetObjectItem(tree, "e")->valuedouble == 8);
+    cJSON *copy = cJSON_Duplicate(tree, true);
+    qmi_json_print_as_read(copy);
+    char *printed = cJSON_PrintUnformatted(copy);
+    assert_string_equal(printed, text);
+    cJSON_free(printed);
+    cJSON_Delete(copy);
+    cJSON_Delete(tree);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -416,6 +435,7 @@ int main(void)
         cmocka_unit_test(converts_to_u64),
         cmocka_unit_test(walks),
         cmocka_unit_test(cursor_refuses),
+        cmocka_unit_test(prints_numbers_as_read),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);
 }
