@@ -53,7 +53,10 @@ static const char help[] =
     "  --documents          each line of FILE is a document, or a JSON record\n"
     "                       with one, as for T5; the end token stands between\n"
     "                       them (default: FILE is one text)\n"
-    "  --against MODEL2     compare with this model\n" CLI_PLACE_HELP
+    "  --against MODEL2     compare with this model\n"
+    "  --depths N           compare at up to N depths, too: MODEL2 with its\n"
+    "                       first blocks replaced by MODEL's; each costs\n"
+    "                       another pass (default 0)\n" CLI_PLACE_HELP
         CLI_VERIFY_HELP "  --json               print the result as JSON\n"
     "  -h, --help           print this text\n"
     "\n"
@@ -175,7 +178,8 @@ static cli_exit refuse_idle(const request *r, bool predicts_next)
             "the model predicts the next token"},
         {!predicts_next, next, "the model fills gaps in documents"},
         {r->random_ids, next, "there is no text"},
-        {r->random_ids, "against", "there is no text"},
+        {r->random_ids, "against depths", "there is no text"},
+        {r->next.against == NULL, "depths", "there is no --against"},
     };
     return cli_refuse_idle(&cli_verb_eval, rules, sizeof rules / sizeof *rules);
 }
@@ -224,6 +228,7 @@ static cli_exit run(int argc, char **argv)
         {"convention", 0, CLI_TEXT, &r.convention, 0, 0},
         {"documents", 0, CLI_SET, &r.next.documents, 0, 0},
         {"against", 0, CLI_TEXT, &r.next.against, 0, 0},
+        {"depths", 0, CLI_COUNT, &r.next.n_depths, 0, QMOE_MAX_DEPTHS},
         CLI_PLACE_OPTIONS(r.place),
         CLI_VERIFY_OPTION(r.place),
         {"json", 0, CLI_SET, &r.as_json, 0, 0},

@@ -35,7 +35,10 @@ static const char help[] =
     "  -n, --samples N      stop after N documents or windows (default: all)\n"
     "  --context N          tokens of a window (default 2048)\n"
     "  --documents          each line of the text is a document, as for "
-    "eval\n" CLI_PLACE_HELP "  -h, --help           print this text\n"
+    "eval\n"
+    "  --depths N           depths at which to compare, 0 to 15 (default 8);\n"
+    "                       each costs another pass of MODEL2\n" CLI_PLACE_HELP
+    "  -h, --help           print this text\n"
     "\n"
     "Examples:\n"
     "  qmoe report build/m -o build/m.html\n"
@@ -45,7 +48,7 @@ static const char help[] =
 typedef struct request {
     const char *model, *output, *against;
     cli_texts texts;
-    uint64_t n_samples, context;
+    uint64_t n_samples, context, n_depths;
     bool documents, force;
     cli_place place;
 } request;
@@ -178,6 +181,7 @@ static cli_exit compare(qmoe_comparison *out, const request *r, cli_session *s)
         .max_windows = r->n_samples,
         .n_context = (int)r->context,
         .documents = r->documents,
+        .n_depths = (int)r->n_depths,
     };
     qmoe_status status = qmoe_session_create(&s->session, s->model, &options);
     if (status != QMOE_OK)
@@ -232,7 +236,7 @@ static cli_exit report(const request *r)
 static cli_exit check_options(const request *r)
 {
     static const char comparing[] =
-        "text samples context documents backend device device-memory "
+        "text samples context documents depths backend device device-memory "
         "expert-cache kv-type expert-capacity";
     const cli_idle rules[] = {
         {r->against == NULL, comparing, "there is no --against"}};
@@ -246,7 +250,7 @@ static cli_exit check_options(const request *r)
 static cli_exit run(int argc, char **argv)
 {
     enum { MAX_CONTEXT = 1 << 20 };
-    request r = {.place = {.backend = "auto"}};
+    request r = {.n_depths = 8, .place = {.backend = "auto"}};
     const cli_option table[] = {
         {"output", 'o', CLI_TEXT, &r.output, 0, 0},
         {"force", 0, CLI_SET, &r.force, 0, 0},
@@ -255,6 +259,7 @@ static cli_exit run(int argc, char **argv)
         {"samples", 'n', CLI_COUNT, &r.n_samples, 1, UINT64_MAX},
         {"context", 0, CLI_COUNT, &r.context, 2, MAX_CONTEXT},
         {"documents", 0, CLI_SET, &r.documents, 0, 0},
+        {"depths", 0, CLI_COUNT, &r.n_depths, 0, QMOE_MAX_DEPTHS},
         CLI_PLACE_OPTIONS(r.place),
     };
     cli_exit code;

@@ -48,6 +48,16 @@ void cli_json_comparison(cJSON *json, const qmoe_comparison *c)
         cli_json_real(block, "residual_error", c->blocks[i].residual_error);
         cJSON_AddItemToArray(blocks, block);
     }
+    if (c->n_depths == 0)
+        return;
+    cJSON *depths = cJSON_AddArrayToObject(json, "depths");
+    for (size_t i = 0; i < c->n_depths; i++) {
+        cJSON *depth = cJSON_CreateObject();
+        cJSON_AddItemToArray(depths, depth);
+        cli_json_count(depth, "block", c->depths[i].block);
+        cli_json_real(depth, "kl", c->depths[i].mean_kl);
+        cli_json_real(depth, "top_agreement", c->depths[i].top_agreement);
+    }
 }
 
 void cli_print_comparison(const qmoe_comparison *c)
@@ -76,4 +86,9 @@ void cli_print_comparison_blocks(const qmoe_comparison *c)
             printf("%16s", "-");
         printf(" %16.3g\n", b->residual_error);
     }
+    if (c->n_depths != 0)
+        printf("%-6s %16s %16s\n", "up to", "KL", "top-1");
+    for (size_t i = 0; i < c->n_depths; i++)
+        printf("%-6zu %16.6g %16.4f\n", c->depths[i].block,
+            c->depths[i].mean_kl, c->depths[i].top_agreement);
 }

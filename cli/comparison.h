@@ -11,11 +11,12 @@ cli_exit cli_compare_with(qmoe_comparison *out, cli_session *s,
     const char *base, const cli_place *place, const qmoe_text_options *texts);
 
 void cli_json_losses(cJSON *json, const qmoe_perplexity *p);
-/* Members of a document: losses of both, "kl", "top_agreement", "blocks". */
+/* Members of a document: losses of both, "kl", "top_agreement", "blocks",
+ * "depths" where depths were compared. */
 void cli_json_comparison(cJSON *json, const qmoe_comparison *c);
 /* Losses of both, divergence, agreement: a line each. */
 void cli_print_comparison(const qmoe_comparison *c);
-/* A row per block. */
+/* A row per block, and per depth. */
 void cli_print_comparison_blocks(const qmoe_comparison *c);
 
 #endif

@@ -31,6 +31,7 @@ static qmoe_text_options text_options(const cli_eval_next *r)
         .n_context = (int)r->n_context,
         .max_windows = r->max_windows,
         .seed = r->seed,
+        .n_depths = (int)r->n_depths,
     };
 }
 

@@ -11,6 +11,7 @@ typedef struct cli_eval_next {
     const cli_texts *texts;
     const cli_place *place;
     uint64_t n_context, max_windows; /* 0: the library's choice; all */
+    uint64_t n_depths;               /* only with `against` */
     uint32_t seed;                   /* of span masks */
     bool documents, second_half, as_json;
     bool fills_gaps; /* T5; only with `against` */

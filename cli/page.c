@@ -210,6 +210,35 @@ static void comparison_by_block(FILE *to, const qmoe_comparison *c)
     free(error);
 }
 
+/* The head comes behind the last depth: if it is compressed, the whole model
+ * differs more. */
+static void comparison_by_depth(FILE *to, const qmoe_comparison *c)
+{
+    char names[QMOE_MAX_DEPTHS][24];
+    const char *points[QMOE_MAX_DEPTHS];
+    double kl[QMOE_MAX_DEPTHS], agreement[QMOE_MAX_DEPTHS];
+    for (size_t i = 0; i < c->n_depths; i++) {
+        snprintf(names[i], sizeof names[i], "%zu", c->depths[i].block);
+        points[i] = names[i];
+        kl[i] = c->depths[i].mean_kl;
+        agreement[i] = c->depths[i].top_agreement;
+    }
+    const cli_series divergences = {"KL", kl},
+                     agreements = {"top-1", agreement};
+    cli_chart chart = {.title = "Mean KL divergence if the blocks up to this "
+                                "one are compressed (nats)",
+        .points = points,
+        .n_points = c->n_depths,
+        .series = &divergences,
+        .n_series = 1};
+    if (c->n_depths == 0)
+        return;
+    cli_page_chart(to, &chart);
+    chart.title = "Share of likeliest tokens that agree, the same way";
+    chart.series = &agreements;
+    cli_page_chart(to, &chart);
+}
+
 static void compared(FILE *to, const cli_page_data *d)
 {
     const qmoe_comparison *c = d->comparison;
@@ -241,6 +270,7 @@ static void compared(FILE *to, const cli_page_data *d)
         "of the predictions.</p>\n",
         c->mean_kl, c->median_kl, c->kl_99, c->largest_kl,
         100 * c->top_agreement);
+    comparison_by_depth(to, c);
     comparison_by_block(to, c);
 }
 

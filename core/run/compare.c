@@ -3,7 +3,11 @@
  * the same text, and by block the experts they choose and the values they hand
  * on.  In: two sessions and texts.  Out: statistics.  Both go through the text
  * portion by portion, so that memory does not grow with it but for one number
- * per prediction. */
+ * per prediction.
+ *
+ * Where depths are asked for, `base` runs one sequence more for each: the same
+ * tokens, but its residual behind a block is overwritten with that of `other`,
+ * which has run the portion before. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,9 +28,17 @@ typedef struct side {
     int32_t *chosen;   /* [n_blocks, n_rows, most_chosen] */
     int64_t *n_chosen; /* [n_blocks] of a token; 0: no router */
     int64_t most_chosen;
+    int32_t n_sequences;
     double sum; /* of cross entropies */
     qmi_probe probe;
 } side;
+
+/* Sums over the predictions of one depth. */
+typedef struct depth {
+    int32_t block;
+    double kl;
+    uint64_t n_top_equal;
+} depth;
 
 /* Sums over all tokens. */
 typedef struct block_sums {
@@ -41,6 +53,9 @@ typedef struct run {
     float *divergences; /* [n_scored], room for `capacity` */
     size_t capacity;
     uint64_t n_scored, n_top_equal;
+    depth depths[QMOE_MAX_DEPTHS];
+    int n_depths;
+    int32_t last_encoder_block; /* -1: none */
     qmi_error *err;
 } run;
 
@@ -48,10 +63,12 @@ enum { BASE, OTHER };
 
 /* ---- what the probes note ---- */
 
+/* Of the first sequence, whose rows are the first. */
 static qmoe_status note_step(void *user, qmoe_session *session,
     const qmi_step *step, const qmi_pass *pass, qmi_error *err)
 {
     side *s = user;
+    const int64_t n_tokens = pass->n_tokens / s->n_sequences;
     const qmi_stage *stage = &session->stage;
     const qmi_graph *graph = &session->model->graph;
     if (step->block < 0)
@@ -59,11 +76,11 @@ static qmoe_status note_step(void *user, qmoe_session *session,
     /* The last one to write it is the block's result. */
     if (step->dst == graph->residual) {
         const int64_t d = session->model->shape.d_model;
-        s->n_tokens[step->block] = pass->n_tokens;
+        s->n_tokens[step->block] = n_tokens;
         return stage->backend->buffer_read(stage->device,
             s->residual + step->block * s->n_rows * d,
             (qmi_view){.buffer = stage->slots[step->dst].buffer},
-            (uint64_t)(pass->n_tokens * d) * sizeof(float), err);
+            (uint64_t)(n_tokens * d) * sizeof(float), err);
     }
     if (step->kind != QMI_OP_ROUTE)
         return QMOE_OK;
@@ -71,8 +88,41 @@ static qmoe_status note_step(void *user, qmoe_session *session,
     return stage->backend->buffer_read(stage->device,
         s->chosen + step->block * s->n_rows * s->most_chosen,
         (qmi_view){.buffer = stage->slots[step->u.route.chosen].buffer},
-        (uint64_t)(pass->n_tokens * step->u.route.top_k) * sizeof(int32_t),
-        err);
+        (uint64_t)(n_tokens * step->u.route.top_k) * sizeof(int32_t), err);
+}
+
+/* Whether a sequence that follows `other` down to `block` takes its residual
+ * behind `at`: there, and where the encoder hands over to the decoder. */
+static bool is_replaced(const run *c, int32_t block, int32_t at)
+{
+    return at == block ||
+           (at == c->last_encoder_block && block > c->last_encoder_block);
+}
+
+/* After every write to the residual; the last one counts. */
+static qmoe_status replace_rows(void *user, qmoe_session *session,
+    const qmi_step *step, const qmi_pass *pass, qmi_error *err)
+{
+    const run *c = user;
+    const side *other = &c->sides[OTHER];
+    const qmi_stage *stage = &session->stage;
+    const qmi_graph *graph = &session->model->graph;
+    const int64_t d = session->model->shape.d_model;
+    const uint64_t n_bytes =
+        (uint64_t)(pass->n_tokens / (1 + c->n_depths) * d) * sizeof(float);
+    if (step->block < 0 || step->dst != graph->residual)
+        return QMOE_OK;
+    for (int i = 0; i < c->n_depths; i++) {
+        const qmi_view rows = {
+            .buffer = stage->slots[step->dst].buffer,
+            .offset = (uint64_t)(i + 1) * n_bytes,
+        };
+        if (is_replaced(c, c->depths[i].block, step->block))
+            QMI_TRY(stage->backend->buffer_write(stage->device, rows,
+                other->residual + step->block * other->n_rows * d, n_bytes,
+                err));
+    }
+    return QMOE_OK;
 }
 
 /* A wish to stop is heard between steps, and whoever waits sees progress. */
@@ -172,7 +222,8 @@ static qmoe_status reserve(run *c, size_t n)
     return QMOE_OK;
 }
 
-static void score_one(run *c, int32_t row, int32_t id)
+/* Row `row` of a portion of n tokens. */
+static void score_one(run *c, int32_t row, int32_t n, int32_t id)
 {
     side *a = &c->sides[BASE], *b = &c->sides[OTHER];
     const int64_t width = a->session->model->shape.vocab_size;
@@ -182,50 +233,80 @@ static void score_one(run *c, int32_t row, int32_t id)
     b->sum += qmi_cross_entropy(q, width, id, &q_log_sum);
     c->divergences[c->n_scored++] =
         (float)divergence(p, p_log_sum, q, q_log_sum, width);
-    c->n_top_equal += likeliest(p, width) == likeliest(q, width);
+    const int64_t best = likeliest(p, width);
+    c->n_top_equal += best == likeliest(q, width);
+    for (int i = 0; i < c->n_depths; i++) {
+        /* Sequence i + 1 of n tokens each. */
+        const float *r = a->logits + ((i + 1) * (int64_t)n + row) * width;
+        double r_log_sum;
+        (void)qmi_cross_entropy(r, width, id, &r_log_sum);
+        c->depths[i].kl += divergence(p, p_log_sum, r, r_log_sum, width);
+        c->depths[i].n_top_equal += best == likeliest(r, width);
+    }
+}
+
+/* The same tokens in every sequence of a side. */
+static qmoe_status decode(const run *c, side *s, int32_t at, int32_t n)
+{
+    int32_t ids[QMI_WINDOW_PORTION], numbers[1 + QMOE_MAX_DEPTHS];
+    int32_t lengths[1 + QMOE_MAX_DEPTHS];
+    for (int32_t i = 0; i < s->n_sequences; i++) {
+        memcpy(ids + i * n, c->passage.ids + at, (size_t)n * sizeof *ids);
+        numbers[i] = i;
+        lengths[i] = n;
+    }
+    const qmi_batch batch = {.ids = ids,
+        .sequences = numbers,
+        .lengths = lengths,
+        .n = (size_t)s->n_sequences};
+    QMI_TRY(qmi_session_decode(s->session, s->logits, &batch, c->err));
+    return qmi_session_check(s->session, c->err);
 }
 
 static qmoe_status run_portion(run *c, int32_t at, int32_t n)
 {
     const qmi_passage *p = &c->passage;
-    const int32_t sequence = 0;
-    const qmi_batch batch = {
-        .ids = p->ids + at, .sequences = &sequence, .lengths = &n, .n = 1};
-    for (int i = 0; i < 2; i++) {
-        side *s = &c->sides[i];
-        QMI_TRY(qmi_session_decode(s->session, s->logits, &batch, c->err));
-        QMI_TRY(qmi_session_check(s->session, c->err));
-    }
+    QMI_TRY(decode(c, &c->sides[OTHER], at, n));
+    QMI_TRY(decode(c, &c->sides[BASE], at, n));
     compare_blocks(c);
     QMI_TRY(reserve(c, (size_t)c->n_scored + (size_t)n));
     /* The last token predicts nothing in its passage. */
     for (int32_t i = 0; i < n; i++)
         if (at + i >= p->first_scored && at + i + 1 < p->n)
-            score_one(c, i, p->ids[at + i + 1]);
+            score_one(c, i, n, p->ids[at + i + 1]);
     return QMOE_OK;
 }
 
-static qmoe_status start(run *c)
+static qmoe_status start(const run *c, side *s)
 {
     const qmi_passage *p = &c->passage;
-    for (int i = 0; i < 2; i++) {
-        qmoe_session *session = c->sides[i].session;
-        if (p->encoder_ids == NULL)
-            QMI_TRY(qmi_session_start(session, NULL, 1, c->err));
-        else
-            QMI_TRY(qmi_session_encode(
-                session, p->encoder_ids, &p->n_encoder, 1, c->err));
+    const size_t n = (size_t)s->n_sequences, length = (size_t)p->n_encoder;
+    int32_t lengths[1 + QMOE_MAX_DEPTHS];
+    if (p->encoder_ids == NULL)
+        return qmi_session_start(s->session, NULL, n, c->err);
+    int32_t *ids = qmi_calloc(n * length, sizeof *ids, "ids", c->err);
+    if (ids == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(ids + i * length, p->encoder_ids, length * sizeof *ids);
+        lengths[i] = p->n_encoder;
     }
-    compare_blocks(c);
-    return QMOE_OK;
+    qmoe_status status =
+        qmi_session_encode(s->session, ids, lengths, n, c->err);
+    qmi_free(ids);
+    return status;
 }
 
 static qmoe_status run_passage(run *c)
 {
     const int32_t length = c->passage.n;
-    QMI_TRY(start(c));
+    /* Rows of logits of all sequences together. */
+    const int32_t portion = QMI_WINDOW_PORTION / (1 + c->n_depths);
+    QMI_TRY(start(c, &c->sides[OTHER]));
+    QMI_TRY(start(c, &c->sides[BASE]));
+    compare_blocks(c);
     for (int32_t at = 0, n; at < length; at += n) {
-        n = length - at < QMI_WINDOW_PORTION ? length - at : QMI_WINDOW_PORTION;
+        n = length - at < portion ? length - at : portion;
         QMI_TRY(run_portion(c, at, n));
     }
     return QMOE_OK;
@@ -276,7 +357,22 @@ static qmoe_status open_side(side *s, qmi_error *err)
     if (s->logits == NULL || s->residual == NULL || s->chosen == NULL ||
         s->n_chosen == NULL || s->n_tokens == NULL)
         return QMOE_E_NOMEM;
+    s->n_sequences = 1;
     s->probe = (qmi_probe){.after = note_step, .user = s};
+    return QMOE_OK;
+}
+
+static qmoe_status open_depths(run *c, int n)
+{
+    const qmoe_model *m = c->sides[BASE].session->model;
+    if (n < 0 || n > QMOE_MAX_DEPTHS)
+        return qmi_fail(c->err, QMOE_E_INVALID,
+            "%d depths: 0 to %d are possible", n, QMOE_MAX_DEPTHS);
+    c->n_depths = n < m->n_blocks ? n : m->n_blocks;
+    for (int i = 0; i < c->n_depths; i++)
+        c->depths[i].block = (i + 1) * m->n_blocks / c->n_depths - 1;
+    c->last_encoder_block = (int32_t)qmi_model_block_count(m, QMI_ENCODE) - 1;
+    c->sides[BASE].n_sequences = 1 + c->n_depths;
     return QMOE_OK;
 }
 
@@ -296,6 +392,8 @@ static qmoe_status run_all(run *c)
 {
     side *sides = c->sides;
     qmi_probe progress = {.after = after_step, .user = c};
+    qmi_probe replacing = {.after = replace_rows, .user = c};
+    qmi_probe_attach(sides[BASE].session, &replacing);
     for (int i = 0; i < 2; i++)
         qmi_probe_attach(sides[i].session, &sides[i].probe);
     qmi_probe_attach(sides[OTHER].session, &progress);
@@ -308,6 +406,7 @@ static qmoe_status run_all(run *c)
     qmi_probe_detach(sides[OTHER].session, &progress);
     for (int i = 0; i < 2; i++)
         qmi_probe_detach(sides[i].session, &sides[i].probe);
+    qmi_probe_detach(sides[BASE].session, &replacing);
     return status;
 }
 
@@ -354,6 +453,12 @@ static qmoe_status report(qmoe_comparison *out, run *c, double seconds)
     out->kl_99 = c->divergences[(size_t)(0.99 * (double)(n - 1))];
     out->largest_kl = c->divergences[n - 1];
     out->top_agreement = (double)c->n_top_equal / (double)n;
+    out->n_depths = (size_t)c->n_depths;
+    for (int i = 0; i < c->n_depths; i++)
+        out->depths[i] =
+            (qmoe_depth_difference){.block = (size_t)c->depths[i].block,
+                .mean_kl = c->depths[i].kl / (double)n,
+                .top_agreement = (double)c->depths[i].n_top_equal / (double)n};
     describe_side(&out->base, c, BASE, seconds);
     describe_side(&out->other, c, OTHER, seconds);
     return QMOE_OK;
@@ -366,6 +471,7 @@ static qmoe_status compare(
     QMI_TRY(check_alike(base, c->sides[OTHER].session->model, c->err));
     QMI_TRY(qmi_passages_open(&c->passages, base, options, c->err));
     QMI_TRY(open_all(c));
+    QMI_TRY(open_depths(c, options->n_depths));
     const double begin = qmi_seconds();
     QMI_TRY(run_all(c));
     return report(out, c, qmi_seconds() - begin);

@@ -505,7 +505,11 @@ typedef struct qmoe_text_options {
     int n_context;        /* tokens of a window; 0: 2048, or 512 of llama.cpp */
     uint64_t max_windows; /* 0: all */
     uint32_t seed;        /* T5: of the span masks */
+    /* qmoe_session_compare: at how many depths to compare, up to
+     * QMOE_MAX_DEPTHS; each costs a pass of `base` more. */
+    int n_depths;
 } qmoe_text_options;
+enum { QMOE_MAX_DEPTHS = 15 };
 
 typedef struct qmoe_perplexity {
     double loss;       /* mean cross entropy in nats */
@@ -528,6 +532,13 @@ typedef struct qmoe_block_difference {
     double residual_error;
 } qmoe_block_difference;
 
+/* Of `base` whose first blocks, the one at this depth among them, hand on what
+ * those of `other` do. */
+typedef struct qmoe_depth_difference {
+    size_t block;
+    double mean_kl, top_agreement; /* as those of qmoe_comparison */
+} qmoe_depth_difference;
+
 typedef struct qmoe_comparison {
     qmoe_perplexity base, other; /* of the same predictions */
     /* Of the divergences D(base || other) of all predictions, in nats. */
@@ -535,6 +546,9 @@ typedef struct qmoe_comparison {
     double top_agreement; /* share of equal likeliest tokens */
     size_t n_blocks;
     qmoe_block_difference *blocks; /* [n_blocks]; qmoe_comparison_free */
+    /* Evenly spread over the blocks; the last is the last block. */
+    size_t n_depths;
+    qmoe_depth_difference depths[QMOE_MAX_DEPTHS];
 } qmoe_comparison;
 
 /* Of any objective.  Both sessions have models of one shape and vocabulary,

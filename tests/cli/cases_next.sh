@@ -67,6 +67,10 @@ case_compares_models() {
     expect 0 "$qmoe" eval "$speaker" --text text --context 64 -n 1 \
         --against "$speaker"
     grep -q "top-1       1.0000" out || fail "text form"
+    expect 0 "$qmoe" eval "$speaker" --text text --context 64 -n 1 \
+        --against "$speaker" --depths 3 --json
+    [ "$(number out depths 1 block)" = 1 ] && [ "$(number out depths 2 block)" = 3 ] &&
+        is_true "$(number out depths 2 kl) < 1e-9" || fail "depths"
     expect_error 2 "are not the same model" eval "$speaker" --text text \
         --context 64 --against "$source_dir/tests/golden/decoders/qwen3-moe"
 }
@@ -76,7 +80,7 @@ case_compares_models_that_fill_gaps() {
     write_text
     expect 0 "$qmoe" eval "$m" --text text --json
     mv out alone
-    expect 0 "$qmoe" eval "$m" --text text --against "$mini" --json
+    expect 0 "$qmoe" eval "$m" --text text --against "$mini" --depths 4 --json
     mv out both
     expect 0 "$qmoe" eval "$mini" --text text --json
     python3 - both alone out <<'PY' || fail "ternary experts change something"
@@ -92,6 +96,14 @@ assert result["blocks"][0]["residual_error"] == 0
 sparse = [b for b in result["blocks"] if b["router_agreement"] is not None]
 assert sparse and all(0.5 < b["router_agreement"] <= 1 for b in sparse)
 assert result["blocks"][-1]["residual_error"] > 0
+# Only experts are compressed: the first block changes nothing, and behind the
+# last one, and behind the encoder, everything has changed.
+depths = result["depths"]
+assert [d["block"] for d in depths] == [0, 1, 2, 3]
+assert depths[0]["kl"] < 1e-9 and depths[0]["top_agreement"] == 1
+assert 0 < depths[1]["kl"] < depths[3]["kl"]
+assert abs(depths[3]["kl"] / result["kl"]["mean"] - 1) < 1e-3
+assert abs(depths[3]["top_agreement"] - result["top_agreement"]) < 0.03
 PY
     # The masks follow the seed; windows are not for such models.
     expect 0 "$qmoe" eval "$m" --text text --against "$mini" --seed 1 -n 2

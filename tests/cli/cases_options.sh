@@ -150,6 +150,8 @@ eval | none --text t | --context 32 | 3 | none
 eval | none --text t | --convention gptq | 3 | none
 eval | none --text t | --documents | 3 | none
 eval | none --text t | --against other | 3 | none
+eval | none --text t --against other | --depths 2 | 3 | none
+eval | $tiny --text t | --depths 2 | 2 | there is no --against
 eval | none --text t | --threads 1 | 3 | none
 eval | none --text t | --verify | 3 | none
 eval | none --text t | --json | 3 | none
@@ -176,6 +178,8 @@ report | none -o o --against b --text t -b cpu | --expert-cache 1G | 3 | none
 report | none -o o --against b --text t | --expert-capacity 1 | 3 | none
 report | none -o o --against b --text t | --kv-type f16 | 3 | none
 report | none -o o | --threads 1 | 3 | none
+report | none -o o --against b --text t | --depths 0 | 3 | none
+report | none -o o | --depths 2 | 2 | there is no --against
 report | none -o o | --text t | 2 | there is no --against
 report | none -o o | --samples 1 | 2 | there is no --against
 report | none -o o | --context 32 | 2 | there is no --against
