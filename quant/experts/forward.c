@@ -226,12 +226,14 @@ typedef struct part {
 } part;
 
 /* After the blocks comes the final norm, whose result is in another slot. */
-static part part_of(const qmoe_model *m, qmi_program program, int32_t block)
+static part part_of(const qmi_forward *f, qmi_program program, int32_t block)
 {
+    const qmoe_model *m = f->session->model;
     const qmi_steps *steps = &m->graph.programs[program];
     part p = {.program = program,
         .block = block,
-        .experts = block >= 0 ? qmi_expert_step(m, block) : NULL,
+        .experts =
+            block >= 0 && !f->is_whole ? qmi_expert_step(m, block) : NULL,
         .result =
             block == QMI_AFTER_BLOCKS ? steps->output : m->graph.residual};
     qmi_steps_of_block(steps, block, &p.first, &p.last);
@@ -265,6 +267,14 @@ static qmoe_status try_chunk(
     if (!begins)
         QMI_TRY(load(f, p, first, pass.n_tokens, err));
     QMI_TRY(qmi_session_run(f->session, steps, p->first, p->last, &pass, err));
+    if (f->revisit != NULL) {
+        const qmi_revisit at = {.program = p->program,
+            .first = p->first,
+            .last = p->last,
+            .first_token = first,
+            .pass = &pass};
+        return f->revisit(f->user, &at, err);
+    }
     QMI_TRY(check_results(f, p->result, p->experts, pass.n_tokens, err));
     QMI_TRY(save_slot(
         f, p->result, &f->states[p->program], first, pass.n_tokens, err));
@@ -403,7 +413,7 @@ static qmoe_status run_part(qmi_forward *f, const part *p, qmi_error *err)
 qmoe_status qmi_forward_embed(
     qmi_forward *forward, qmi_program program, qmi_error *err)
 {
-    const part p = part_of(forward->session->model, program, QMI_BEFORE_BLOCKS);
+    const part p = part_of(forward, program, QMI_BEFORE_BLOCKS);
     return run_part(forward, &p, err);
 }
 
@@ -411,7 +421,7 @@ qmoe_status qmi_forward_block(
     qmi_forward *forward, int32_t block, qmi_error *err)
 {
     const qmoe_model *model = forward->session->model;
-    const part p = part_of(model, model->blocks[block].program, block);
+    const part p = part_of(forward, model->blocks[block].program, block);
     return run_part(forward, &p, err);
 }
 
@@ -429,8 +439,7 @@ qmoe_status qmi_forward_after_experts(
 
 qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err)
 {
-    const part p =
-        part_of(forward->session->model, QMI_ENCODE, QMI_AFTER_BLOCKS);
+    const part p = part_of(forward, QMI_ENCODE, QMI_AFTER_BLOCKS);
     return run_all(forward, &p, err);
 }
 
@@ -443,10 +452,24 @@ const qmi_step *qmi_head_step(const qmoe_model *model)
 qmoe_status qmi_forward_before_head(qmi_forward *forward, qmi_error *err)
 {
     const qmoe_model *model = forward->session->model;
-    part p = part_of(model, QMI_DECODE, QMI_AFTER_BLOCKS);
+    part p = part_of(forward, QMI_DECODE, QMI_AFTER_BLOCKS);
     p.last--;
     p.result = qmi_head_step(model)->src;
     return run_all(forward, &p, err);
+}
+
+qmoe_status qmi_forward_revisit(qmi_forward *forward, qmi_program program,
+    int32_t block, qmi_revisit_fn *visit, void *user, qmi_error *err)
+{
+    part p = part_of(forward, program, block);
+    /* Its logits would be too many. */
+    if (program == QMI_DECODE && block == QMI_AFTER_BLOCKS)
+        p.last--;
+    forward->revisit = visit;
+    forward->user = user;
+    const qmoe_status status = run_part(forward, &p, err);
+    forward->revisit = NULL;
+    return status;
 }
 
 /* ---- creation ---- */
@@ -472,10 +495,11 @@ static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
     const qmoe_session_options *place, qmi_error *err)
 {
     int64_t most = 0;
-    QMI_TRY(check_blocks(model, err));
-    /* false: the session binds dense weights alone, experts are bound one by
+    /* Else the session binds dense weights alone, experts are bound one by
      * one. */
-    QMI_TRY(qmi_session_create(&f->session, model, place, false));
+    if (!f->is_whole)
+        QMI_TRY(check_blocks(model, err));
+    QMI_TRY(qmi_session_create(&f->session, model, place, f->is_whole));
     for (int p = 0; p < QMI_N_PROGRAMS; p++) {
         int64_t n_tokens = f->calibration->sets[p].n_tokens;
         /* Inputs and routes are of one program at a time, so the arrays are as
@@ -488,6 +512,8 @@ static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
     }
     f->piece = qmi_calloc((size_t)(QMI_PIECE_TOKENS * model->shape.d_model),
         sizeof *f->piece, "token states", err);
+    if (f->is_whole)
+        return f->piece != NULL ? QMOE_OK : QMOE_E_NOMEM;
     QMI_TRY(qmi_states_create(
         &f->inputs, most, model->shape.d_model, work_dir, err));
     const size_t n_routes = (size_t)(most * qmi_forward_top_k(model));
@@ -498,15 +524,27 @@ static qmoe_status fill(qmi_forward *f, qmoe_model *model, const char *work_dir,
                : QMOE_E_NOMEM;
 }
 
+static qmoe_status finish(qmi_forward *f, qmoe_status status)
+{
+    if (status != QMOE_OK)
+        qmi_forward_destroy(f);
+    return status;
+}
+
 qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
     const qmi_calibration *calibration, const char *work_dir,
     const qmoe_session_options *place, qmi_error *err)
 {
     *out = (qmi_forward){.calibration = calibration};
-    qmoe_status status = fill(out, model, work_dir, place, err);
-    if (status != QMOE_OK)
-        qmi_forward_destroy(out);
-    return status;
+    return finish(out, fill(out, model, work_dir, place, err));
+}
+
+qmoe_status qmi_forward_create_whole(qmi_forward *out, qmoe_model *model,
+    const qmi_calibration *calibration, const char *work_dir,
+    const qmoe_session_options *place, qmi_error *err)
+{
+    *out = (qmi_forward){.calibration = calibration, .is_whole = true};
+    return finish(out, fill(out, model, work_dir, place, err));
 }
 
 void qmi_forward_destroy(qmi_forward *forward)

@@ -16,8 +16,19 @@ enum { QMI_FORWARD_TOKENS = 4096 };
 /* States moved at a time between their storage and the device. */
 enum { QMI_PIECE_TOKENS = 256 };
 
+/* A chunk that went through the steps [first, last) of its program once more. */
+typedef struct qmi_revisit {
+    qmi_program program;
+    size_t first, last;
+    int64_t first_token; /* of its set */
+    const qmi_pass *pass;
+} qmi_revisit;
+typedef qmoe_status qmi_revisit_fn(
+    void *user, const qmi_revisit *chunk, qmi_error *err);
+
 typedef struct qmi_forward {
     qmoe_session *session;
+    bool is_whole; /* the session has the experts, too: no block stops */
     const qmi_calibration *calibration;
     /* Residual stream per program; the encoder's becomes its output at the end.
      * CROSS has none. */
@@ -28,8 +39,10 @@ typedef struct qmi_forward {
     qmi_states inputs;
     int32_t *expert;
     float *weight;
-    int64_t n_passed;      /* tokens of the pass at hand that are through */
-    size_t first_sequence; /* of the chunk at hand */
+    int64_t n_passed;        /* tokens of the pass at hand that are through */
+    size_t first_sequence;   /* of the chunk at hand */
+    qmi_revisit_fn *revisit; /* NULL: states are saved */
+    void *user;              /* its */
 } qmi_forward;
 
 /* Most experts of a token in any block. */
@@ -38,6 +51,11 @@ int64_t qmi_forward_top_k(const qmoe_model *model);
 /* `model` must outlive it.  `work_dir`: see token_states.h.  `place`: backend
  * and device, and the memory to use there. */
 qmoe_status qmi_forward_create(qmi_forward *out, qmoe_model *model,
+    const qmi_calibration *calibration, const char *work_dir,
+    const qmoe_session_options *place, qmi_error *err);
+/* With the experts, which are bound like other weights: blocks run whole, and
+ * `inputs`, `expert` and `weight` are empty. */
+qmoe_status qmi_forward_create_whole(qmi_forward *out, qmoe_model *model,
     const qmi_calibration *calibration, const char *work_dir,
     const qmoe_session_options *place, qmi_error *err);
 void qmi_forward_destroy(qmi_forward *forward);
@@ -57,6 +75,10 @@ qmoe_status qmi_forward_finish_encoder(qmi_forward *forward, qmi_error *err);
 /* Runs what follows the last block of the decoder up to the head, whose input
  * takes the place of the states. */
 qmoe_status qmi_forward_before_head(qmi_forward *forward, qmi_error *err);
+/* Runs a block, or what comes after all of them up to the head, from the states
+ * at hand, which stay: `visit` has each chunk instead. */
+qmoe_status qmi_forward_revisit(qmi_forward *forward, qmi_program program,
+    int32_t block, qmi_revisit_fn *visit, void *user, qmi_error *err);
 /* The product that makes logits: the last step of the decoder. */
 const qmi_step *qmi_head_step(const qmoe_model *model);
 

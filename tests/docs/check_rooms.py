@@ -15,7 +15,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROOMS = """core/base core/formats core/ops core/files core/text core/model core/run
     backends/cpu backends/opencl backends/cuda
-    quant/quantisers quant/output quant/experts quant/job exchange plan bench lib cli""".split()
+    quant/quantisers quant/output quant/experts quant/backward quant/job
+    exchange plan bench lib cli""".split()
 INCLUDE = re.compile(r'^\s*#\s*include "([^"]+)"', re.M)
 LISTED = re.compile(r"^```rooms\n(.*?)^```", re.M | re.S)
 # Rooms that must not see each other although one comes earlier.

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * In: a model, token sequences, and who wants gradients.  Out: those, told
+ * block by block, from the head to the first block.  Memory holds the residual
+ * stream before each block and its gradient, and the values of one block for a
+ * chunk of tokens. */
+#include "gradient.h"
+
+#include "alloc.h"
+
+/* Values of logits at a time. */
+enum { HEAD_VALUES = 1 << 24, HEAD_TOKENS = 256 };
+
+typedef struct work {
+    const qmi_gradient_options *options;
+    qmoe_model *model;
+    qmi_forward forward;
+    qmi_backward backward;
+    qmi_tape tape;
+    qmi_states *kept; /* [n_blocks + 1]: before each block, behind the last */
+    qmi_states gradient; /* of what the part at hand left */
+    float *rows;         /* [QMI_PIECE_TOKENS, d_model] */
+    int64_t n_done;
+} work;
+
+uint64_t qmi_gradient_state_bytes(const qmoe_model *model, int64_t n_tokens)
+{
+    /* And the states at hand, and the gradient. */
+    const uint64_t n = (uint64_t)model->n_blocks + 3;
+    return n * (uint64_t)n_tokens * (uint64_t)model->shape.d_model *
+           sizeof(float);
+}
+
+static qmoe_status report(work *k)
+{
+    const qmi_gradient_options *o = k->options;
+    if (o->progress == NULL)
+        return QMOE_OK;
+    return o->progress(o->user, k->n_done++, 2 * k->model->n_blocks + 1);
+}
+
+static qmoe_status copy_states(
+    work *k, const qmi_states *to, const qmi_states *from, qmi_error *err)
+{
+    for (int64_t i = 0; i < from->n_tokens; i += QMI_PIECE_TOKENS) {
+        const int64_t left = from->n_tokens - i;
+        const int64_t n = left < QMI_PIECE_TOKENS ? left : QMI_PIECE_TOKENS;
+        QMI_TRY(qmi_states_read(from, k->rows, i, n, err));
+        QMI_TRY(qmi_states_write(to, k->rows, i, n, err));
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status run_forward(work *k, qmi_error *err)
+{
+    qmi_forward *f = &k->forward;
+    const qmi_states *states = &f->states[QMI_DECODE];
+    QMI_TRY(qmi_forward_embed(f, QMI_DECODE, err));
+    for (int32_t b = 0; b < k->model->n_blocks; b++) {
+        QMI_TRY(report(k));
+        QMI_TRY(copy_states(k, &k->kept[b], states, err));
+        QMI_TRY(qmi_forward_block(f, b, err));
+    }
+    QMI_TRY(copy_states(k, &k->kept[k->model->n_blocks], states, err));
+    return qmi_forward_before_head(f, err);
+}
+
+/* ---- the head ---- */
+
+typedef struct head_work {
+    const qmi_step *step;
+    const qmi_weight *weight;
+    float *x, *d_x, *logits; /* of a piece */
+    int32_t *targets;        /* [n_tokens] of all */
+    int64_t n;               /* tokens of a piece */
+} head_work;
+
+/* The next token; none at the end of a sequence. */
+static void set_targets(int32_t *targets, const qmi_token_set *set)
+{
+    for (size_t s = 0; s < set->n_sequences; s++)
+        for (int64_t t = set->begin[s]; t < set->begin[s + 1]; t++)
+            targets[t] = t + 1 < set->begin[s + 1] ? set->ids[t + 1] : -1;
+}
+
+static qmoe_status head_piece(work *k, const head_work *h,
+    qmi_gradient_loss *loss, int64_t first, int64_t n, qmi_error *err)
+{
+    const qmi_gradient_sink *sink = &k->options->sink;
+    const qmi_matrix_rows rows = qmi_all_rows(h->weight, 0);
+    const float alpha = h->step->u.linear.alpha;
+    const int64_t width = h->weight->n_cols, n_logits = n * h->weight->n_rows;
+    QMI_TRY(
+        qmi_states_read(&k->forward.states[QMI_DECODE], h->x, first, n, err));
+    QMI_TRY(qmi_backward_multiply(&k->backward, h->logits, h->x, n, rows, err));
+    for (int64_t i = 0; i < n_logits; i++)
+        h->logits[i] *= alpha;
+    loss->sum += qmi_backward_cross_entropy(
+        h->logits, h->targets + first, n, h->weight->n_rows);
+    for (int64_t t = first; t < first + n; t++)
+        loss->n += h->targets[t] >= 0;
+    if (sink->rows != NULL)
+        QMI_TRY(sink->rows(sink->user, h->weight, 0, h->logits, n, err));
+    for (int64_t i = 0; i < n * width; i++)
+        h->d_x[i] = 0;
+    QMI_TRY(qmi_backward_linear(
+        &k->backward, h->d_x, h->logits, n, alpha, rows, err));
+    return qmi_states_write(&k->gradient, h->d_x, first, n, err);
+}
+
+static qmoe_status head_pieces(
+    work *k, const head_work *h, qmi_gradient_loss *loss, qmi_error *err)
+{
+    const int64_t n_tokens = k->gradient.n_tokens;
+    for (int64_t i = 0; i < n_tokens; i += h->n) {
+        const int64_t left = n_tokens - i;
+        QMI_TRY(head_piece(k, h, loss, i, left < h->n ? left : h->n, err));
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status run_head(work *k, qmi_gradient_loss *loss, qmi_error *err)
+{
+    static const char what[] = "gradients of the head";
+    const qmi_token_set *set = &k->forward.calibration->sets[QMI_DECODE];
+    head_work h = {.step = qmi_head_step(k->model)};
+    if (h.step->kind != QMI_OP_LINEAR || h.step->n_weights != 1 ||
+        h.step->u.linear.act != QMI_ACT_NONE)
+        return qmi_fail(
+            err, QMOE_E_UNSUPPORTED, "gradients through this model's head");
+    h.weight = &k->model->weights[h.step->weights[0]];
+    h.n = HEAD_VALUES / h.weight->n_rows;
+    h.n = h.n < 1 ? 1 : h.n > HEAD_TOKENS ? HEAD_TOKENS : h.n;
+    const size_t wide = (size_t)(h.n * h.weight->n_cols);
+    h.x = qmi_calloc(2 * wide, sizeof *h.x, what, err);
+    h.logits = qmi_calloc(
+        (size_t)(h.n * h.weight->n_rows), sizeof *h.logits, what, err);
+    h.targets = qmi_calloc((size_t)set->n_tokens, sizeof *h.targets, what, err);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (h.x != NULL && h.logits != NULL && h.targets != NULL) {
+        h.d_x = h.x + wide;
+        set_targets(h.targets, set);
+        status = head_pieces(k, &h, loss, err);
+    }
+    qmi_free(h.targets);
+    qmi_free(h.logits);
+    qmi_free(h.x);
+    return status;
+}
+
+/* ---- back ---- */
+
+/* What a part leaves, and so where its gradient is given. */
+static qmi_slot result_of(const work *k, const qmi_revisit *chunk)
+{
+    const qmi_step *head = qmi_head_step(k->model);
+    const bool is_last =
+        &k->tape.steps->items[chunk->last] == head; /* behind the blocks */
+    return is_last ? head->src : k->model->graph.residual;
+}
+
+static qmoe_status reverse_chunk(
+    work *k, qmi_reverse *r, const qmi_revisit *chunk, qmi_error *err)
+{
+    const int64_t n = chunk->pass->n_tokens;
+    const qmi_slot residual = k->model->graph.residual;
+    float *given = qmi_reverse_slot(r, result_of(k, chunk), err);
+    if (given == NULL)
+        return QMOE_E_NOMEM;
+    QMI_TRY(qmi_states_read(&k->gradient, given, chunk->first_token, n, err));
+    QMI_TRY(qmi_reverse_run(r, chunk->first, chunk->last, err));
+    const float *left = qmi_reverse_slot(r, residual, err);
+    if (left == NULL)
+        return QMOE_E_NOMEM;
+    return qmi_states_write(&k->gradient, left, chunk->first_token, n, err);
+}
+
+static qmoe_status visit(void *user, const qmi_revisit *chunk, qmi_error *err)
+{
+    work *k = user;
+    qmi_reverse r;
+    const int64_t n = chunk->pass->n_tokens;
+    float *input = qmi_tape_add_input(
+        &k->tape, k->model->graph.residual, chunk->first, n, err);
+    qmoe_status status = QMOE_E_NOMEM;
+    if (input != NULL)
+        status = qmi_states_read(&k->forward.states[chunk->program], input,
+            chunk->first_token, n, err);
+    if (status == QMOE_OK)
+        status = qmi_reverse_begin(&r, &k->backward, k->forward.session,
+            &k->tape, &k->options->sink, chunk->pass, err);
+    if (status == QMOE_OK) {
+        status = reverse_chunk(k, &r, chunk, err);
+        qmi_reverse_end(&r);
+    }
+    qmi_tape_clear(&k->tape);
+    return status;
+}
+
+static qmoe_status revisit(work *k, int32_t block, qmi_error *err)
+{
+    const int32_t n = k->model->n_blocks;
+    qmi_forward *f = &k->forward;
+    QMI_TRY(report(k));
+    QMI_TRY(copy_states(k, &f->states[QMI_DECODE],
+        &k->kept[block == QMI_AFTER_BLOCKS ? n : block], err));
+    qmi_probe_attach(f->session, &k->tape.probe);
+    const qmoe_status status =
+        qmi_forward_revisit(f, QMI_DECODE, block, visit, k, err);
+    qmi_probe_detach(f->session, &k->tape.probe);
+    return status;
+}
+
+static qmoe_status run(work *k, qmi_gradient_loss *loss, qmi_error *err)
+{
+    QMI_TRY(run_forward(k, err));
+    QMI_TRY(run_head(k, loss, err));
+    QMI_TRY(revisit(k, QMI_AFTER_BLOCKS, err));
+    for (int32_t b = k->model->n_blocks; b-- > 0;)
+        QMI_TRY(revisit(k, b, err));
+    return QMOE_OK;
+}
+
+/* ---- creation ---- */
+
+static qmoe_status create(work *k, const qmi_calibration *text, qmi_error *err)
+{
+    const qmi_gradient_options *o = k->options;
+    const int64_t n_tokens = text->sets[QMI_DECODE].n_tokens;
+    const int64_t width = k->model->shape.d_model;
+    const size_t n_kept = (size_t)k->model->n_blocks + 1;
+    QMI_TRY(qmi_forward_create_whole(
+        &k->forward, k->model, text, o->work_dir, o->place, err));
+    QMI_TRY(qmi_backward_open(&k->backward, o->n_threads, err));
+    k->rows = qmi_calloc(
+        (size_t)(QMI_PIECE_TOKENS * width), sizeof *k->rows, "states", err);
+    k->kept = qmi_calloc(n_kept, sizeof *k->kept, "states", err);
+    if (k->rows == NULL || k->kept == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n_kept; i++)
+        QMI_TRY(
+            qmi_states_create(&k->kept[i], n_tokens, width, o->work_dir, err));
+    return qmi_states_create(&k->gradient, n_tokens, width, o->work_dir, err);
+}
+
+static void destroy(work *k)
+{
+    for (int32_t i = 0; k->kept != NULL && i <= k->model->n_blocks; i++)
+        qmi_states_destroy(&k->kept[i]);
+    qmi_states_destroy(&k->gradient);
+    qmi_free(k->kept);
+    qmi_free(k->rows);
+    qmi_tape_end(&k->tape);
+    qmi_backward_close(&k->backward);
+    qmi_forward_destroy(&k->forward);
+}
+
+qmoe_status qmi_gradient_run(qmi_gradient_loss *loss, qmoe_model *model,
+    const qmi_calibration *text, const qmi_gradient_options *options,
+    qmi_error *err)
+{
+    *loss = (qmi_gradient_loss){0};
+    if (qmi_graph_encodes(&model->graph))
+        return qmi_fail(err, QMOE_E_UNSUPPORTED,
+            "gradients through a model with an encoder");
+    work k = {.options = options, .model = model};
+    qmi_tape_begin(&k.tape, &model->graph, QMI_DECODE);
+    qmoe_status status = create(&k, text, err);
+    if (status == QMOE_OK)
+        status = run(&k, loss, err);
+    destroy(&k);
+    return status;
+}
