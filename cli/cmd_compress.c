@@ -42,12 +42,15 @@ static const char help[] =
     "                       so that the experts take at most B bits per\n"
     "                       weight, every byte counted, with the least\n"
     "                       measured output error\n"
-    "  --dense-bits B       bits of the matrices beside the experts: "
-    "attention,\n"
-    "                       dense and shared feed-forward, embedding, head.\n"
-    "                       16: as they are (default); 8: int8, rounded to\n"
-    "                       nearest; 4, 3, 2: calibrated like experts.\n"
-    "                       Needed for a model without experts\n"
+    "  --dense-bits B       bits of the matrices beside the experts: 16: as "
+    "they\n"
+    "                       are (default); 8: int8, rounded to nearest; 4, 3, "
+    "2:\n"
+    "                       calibrated like experts; or a format.  ROLE=B,\n"
+    "                       ROLE=B: by role (attention, dense_ffn, "
+    "shared_ffn,\n"
+    "                       embedding, head).  Needed for a model without "
+    "experts\n"
     "  --method METHOD      gptq: calibrated on the inputs of each expert\n"
     "                       (default with --calib); rtn: round to nearest, "
     "with\n"
@@ -153,7 +156,7 @@ typedef struct request {
     const char *source, *output;
     const char *levels, *dict, *rotation, *token_weights, *few_tokens;
     cli_texts calibration;
-    uint64_t n_threads, seed, group_size, rounds, context, dense_bits;
+    uint64_t n_threads, seed, group_size, rounds, context;
     float damping, bits, frame_weight;
     bool as_json;
     cli_guard guard;
@@ -491,7 +494,6 @@ static cli_exit finish_options(request *q)
     o->seed = (uint32_t)q->seed;
     o->damping = (double)q->damping;
     o->group_size = (int)q->group_size;
-    o->dense_bits = (int)q->dense_bits;
     if (q->bits != not_given) {
         /* To the digits a float holds. */
         o->bits = round((double)q->bits * 1e6) / 1e6;
@@ -523,7 +525,6 @@ static cli_exit run(int argc, char **argv)
         .dict = "paper",
         .rotation = "auto",
         .rounds = CLI_NO_ROUNDS,
-        .dense_bits = 16,
         .bits = not_given,
         .guard.most_increase = not_given,
         .frame_weight = not_given,
@@ -537,7 +538,7 @@ static cli_exit run(int argc, char **argv)
         {"dict", 0, CLI_TEXT, &q.dict, 0, 0},
         {"damping", 0, CLI_REAL, &q.damping, 0, 100},
         {"bits", 0, CLI_REAL, &q.bits, 0, 16},
-        {"dense-bits", 0, CLI_COUNT, &q.dense_bits, 1, 16},
+        {"dense-bits", 0, CLI_TEXT, &o->dense_bits, 0, 0},
         {"rotation", 0, CLI_TEXT, &q.rotation, 0, 0},
         {"rounds", 0, CLI_COUNT, &q.rounds, 0, CLI_MAX_ROUNDS},
         {"calib", 0, CLI_TEXTS, &q.calibration, 0, 0},

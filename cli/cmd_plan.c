@@ -39,7 +39,7 @@ static const char help[] =
     "zeros);\n"
     "                       other formats have a fixed size\n"
     "  --dense-bits B       bits of the matrices beside the experts, as for\n"
-    "                       compress: 16 (default), 8, 4, 3 or 2\n"
+    "                       compress (default 16)\n"
     "  -b, --backend NAME   plan for a device of this machine: cuda, opencl,\n"
     "                       cpu or auto, as for generate; 'qmoe devices'\n"
     "                       lists them\n"
@@ -84,7 +84,6 @@ typedef struct request {
     uint64_t device_memory;
     float bits;
     uint64_t n_threads, gpu_rate, memory_rate, disk_rate, weight_rate, rounds;
-    uint64_t dense_bits;
     bool as_json;
     qmoe_plan_options options;
 } request;
@@ -570,7 +569,7 @@ static cli_exit run(int argc, char **argv)
         {"backend", 'b', CLI_TEXT, &q.backend, 0, 0},
         {"device", 0, CLI_TEXT, &q.device, 0, 0},
         {"device-memory", 0, CLI_SIZE, &q.device_memory, 0, 0},
-        {"dense-bits", 0, CLI_COUNT, &q.dense_bits, 1, 16},
+        {"dense-bits", 0, CLI_TEXT, &o->dense_bits, 0, 0},
         {"rounds", 0, CLI_COUNT, &q.rounds, 0, CLI_MAX_ROUNDS},
         {"memory", 0, CLI_SIZE, &o->memory_bytes, 0, 0},
         {"gpu-rate", 0, CLI_SIZE, &q.gpu_rate, 0, 0},
@@ -583,7 +582,6 @@ static cli_exit run(int argc, char **argv)
     };
     cli_exit code = CLI_OK;
     q.rounds = CLI_NO_ROUNDS;
-    q.dense_bits = 16;
     if (!cli_parse(&code, &q.source, "CONFIG_OR_MODEL", &cli_verb_plan, argc,
             argv, table, sizeof table / sizeof *table))
         return code;
@@ -595,7 +593,6 @@ static cli_exit run(int argc, char **argv)
     o->disk_rate = (double)q.disk_rate;
     o->weight_rate = (double)q.weight_rate;
     /* 0 and "not given" change places: the library's zero means its default. */
-    o->dense_bits = (int)q.dense_bits;
     o->passes = q.rounds == 0               ? -1
                 : q.rounds == CLI_NO_ROUNDS ? 0
                                             : (int)q.rounds;

@@ -35,12 +35,12 @@ typedef struct planner {
     qmoe_context *context;
     qmoe_plan_options options;
     qmoe_model *model;
-    const qmi_format *format;   /* of the experts to be */
-    const qmi_quantiser *dense; /* of other matrices; NULL: as they are */
-    bool as_it_is;              /* the model's own sizes */
-    bool generated;             /* the weights, when they are used */
-    bool budget;                /* formats chosen to keep to options.bits */
-    qmi_dictionary_rate *rate;  /* of a format of variable size, else NULL */
+    const qmi_format *format;  /* of the experts to be */
+    qmi_dense_choice dense;    /* of other matrices */
+    bool as_it_is;             /* the model's own sizes */
+    bool generated;            /* the weights, when they are used */
+    bool budget;               /* formats chosen to keep to options.bits */
+    qmi_dictionary_rate *rate; /* of a format of variable size, else NULL */
     qmoe_plan_report *report;
     qmi_error *err;
 } planner;
@@ -54,8 +54,9 @@ static double weights_in(const qmi_weight *w)
 
 static uint64_t planned_bytes(const planner *p, const qmi_weight *w)
 {
-    if (p->dense != NULL && qmi_dense_takes(w))
-        return qmi_job_stack_bytes(p->dense->format, w);
+    const qmi_quantiser *dense = qmi_dense_quantiser(&p->dense, w);
+    if (dense != NULL)
+        return qmi_job_stack_bytes(dense->format, w);
     if (w->role != QMOE_ROLE_EXPERTS || p->as_it_is)
         return qmi_weight_bytes(w);
     /* A budget is what the experts are to take, however formats are mixed. */
@@ -413,8 +414,7 @@ static qmoe_status check_options(const planner *p)
 static qmoe_status run(planner *p, const char *source)
 {
     QMI_TRY(check_options(p));
-    QMI_TRY(
-        qmi_dense_quantiser(&p->dense, p->options.dense_bits, true, p->err));
+    QMI_TRY(qmi_dense_choose(&p->dense, p->options.dense_bits, true, p->err));
     QMI_TRY(
         qmi_plan_open(&p->model, &p->report->from_config, p->context, source));
     QMI_TRY(choose_format(p));

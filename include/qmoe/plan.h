@@ -31,8 +31,8 @@ typedef struct qmoe_plan_options {
     uint64_t n_samples; /* calibration; 0 = 10,000 per 128 experts */
     double weight_rate; /* expert weights compressed per second; 0 = as
                            qmoe_compress predicts, by short measurements here */
-    int passes;     /* as qmoe_compress_options: 0 = the default, -1 = none */
-    int dense_bits; /* as qmoe_compress_options */
+    int passes; /* as qmoe_compress_options: 0 = the default, -1 = none */
+    const char *dense_bits; /* as qmoe_compress_options */
 } qmoe_plan_options;
 
 /* Of the weights of one role. */

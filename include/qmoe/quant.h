@@ -83,11 +83,13 @@ typedef struct qmoe_compress_options {
      * difference from all tokens of its block: 1 or -1 = no; 0 = for models that
      * predict the next token. */
     int borrow;
-    /* Bits of the matrices beside the experts: attention, dense and shared
-     * feed-forward, embedding, head.  0 or 16 = they are copied as they are; 8 =
-     * int8, rounded to nearest; 2 to 4 = tlut, calibrated unless the method is
-     * "rtn".  Makes a model without experts compressible. */
-    int dense_bits;
+    /* What the matrices beside the experts become: attention, dense_ffn,
+     * shared_ffn, embedding, head.  "B" for all of them, or "ROLE=B,ROLE=B".
+     * B is 16: copied as they are; 8: int8, rounded to nearest; 4, 3, 2: tlut; or
+     * the name of a format.  All but int8 are calibrated unless the method is
+     * "rtn".  NULL: all are copied.  Makes a model without experts
+     * compressible. */
+    const char *dense_bits;
 } qmoe_compress_options;
 
 /* Matrices of one kind, as "down_proj", of all experts of all blocks. */

@@ -31,11 +31,11 @@ static qmi_dense_input *input_of(
 }
 
 static qmoe_status add_step(qmi_dense_moments *m, const qmoe_model *model,
-    const qmi_step *step, qmi_program program, qmi_dense_takes_fn *takes,
+    const qmi_step *step, qmi_program program, qmi_dense_filter filter,
     qmi_error *err)
 {
     if (step->kind == QMI_OP_LINEAR &&
-        takes(&model->weights[step->weights[0]])) {
+        filter.takes(filter.user, &model->weights[step->weights[0]])) {
         qmi_dense_input *input = input_of(m, step->src, program);
         if (input == NULL)
             return qmi_fail(err, QMOE_E_UNSUPPORTED,
@@ -48,7 +48,7 @@ static qmoe_status add_step(qmi_dense_moments *m, const qmoe_model *model,
 }
 
 static qmoe_status list_inputs(qmi_dense_moments *m, const qmoe_model *model,
-    int32_t block, bool is_rest, qmi_dense_takes_fn *takes, qmi_error *err)
+    int32_t block, bool is_rest, qmi_dense_filter filter, qmi_error *err)
 {
     const qmi_program program = model->blocks[block].program;
     const qmi_steps *steps = &model->graph.programs[program];
@@ -64,12 +64,12 @@ static qmoe_status list_inputs(qmi_dense_moments *m, const qmoe_model *model,
     if (!is_rest && experts != NULL)
         last = (size_t)(experts - steps->items);
     for (size_t i = first; i < last; i++)
-        QMI_TRY(add_step(m, model, &steps->items[i], program, takes, err));
+        QMI_TRY(add_step(m, model, &steps->items[i], program, filter, err));
     if (is_rest || program != QMI_DECODE)
         return QMOE_OK;
     qmi_steps_of_block(cross, block, &first, &last);
     for (size_t i = first; i < last; i++)
-        QMI_TRY(add_step(m, model, &cross->items[i], QMI_CROSS, takes, err));
+        QMI_TRY(add_step(m, model, &cross->items[i], QMI_CROSS, filter, err));
     return QMOE_OK;
 }
 
@@ -163,20 +163,20 @@ static qmoe_status make_room(qmi_dense_moments *m, qmi_error *err)
 
 qmoe_status qmi_dense_moments_create(qmi_dense_moments *out,
     const qmi_forward *forward, int32_t block, bool is_rest,
-    qmi_dense_takes_fn *takes, qmi_error *err)
+    qmi_dense_filter filter, qmi_error *err)
 {
     *out = (qmi_dense_moments){
         .forward = forward, .probe = {.after = after_step, .user = out}};
     QMI_TRY(
-        list_inputs(out, forward->session->model, block, is_rest, takes, err));
+        list_inputs(out, forward->session->model, block, is_rest, filter, err));
     return make_room(out, err);
 }
 
 static void list_head(
-    qmi_dense_moments *m, const qmoe_model *model, qmi_dense_takes_fn *takes)
+    qmi_dense_moments *m, const qmoe_model *model, qmi_dense_filter filter)
 {
     const qmi_step *head = qmi_head_step(model);
-    if (!takes(&model->weights[head->weights[0]]))
+    if (!filter.takes(filter.user, &model->weights[head->weights[0]]))
         return;
     m->inputs[m->n++] = (qmi_dense_input){.slot = head->src,
         .program = QMI_DECODE,
@@ -185,11 +185,11 @@ static void list_head(
 }
 
 qmoe_status qmi_dense_moments_of_head(qmi_dense_moments *out,
-    const qmi_forward *forward, qmi_dense_takes_fn *takes, qmi_error *err)
+    const qmi_forward *forward, qmi_dense_filter filter, qmi_error *err)
 {
     const qmi_states *states = &forward->states[QMI_DECODE];
     *out = (qmi_dense_moments){.forward = forward};
-    list_head(out, forward->session->model, takes);
+    list_head(out, forward->session->model, filter);
     QMI_TRY(make_room(out, err));
     for (int64_t i = 0; out->n != 0 && i < states->n_tokens;
          i += QMI_PIECE_TOKENS) {
@@ -217,17 +217,17 @@ void qmi_dense_moments_destroy(qmi_dense_moments *moments)
 }
 
 uint64_t qmi_dense_moments_bytes(
-    const qmoe_model *model, qmi_dense_takes_fn *takes)
+    const qmoe_model *model, qmi_dense_filter filter)
 {
     qmi_error ignored = {0};
     qmi_dense_moments m = {0};
-    list_head(&m, model, takes);
+    list_head(&m, model, filter);
     uint64_t most = bytes_of(&m, model);
     for (int32_t block = 0; block < model->n_blocks; block++)
         for (int rest = 0; rest < 2; rest++) {
             m = (qmi_dense_moments){0};
             /* Too many inputs are an error when they are summed. */
-            if (list_inputs(&m, model, block, rest != 0, takes, &ignored) ==
+            if (list_inputs(&m, model, block, rest != 0, filter, &ignored) ==
                     QMOE_OK &&
                 bytes_of(&m, model) > most)
                 most = bytes_of(&m, model);

@@ -29,17 +29,20 @@ typedef struct qmi_dense_moments {
 } qmi_dense_moments;
 
 /* Which weights are meant. */
-typedef bool qmi_dense_takes_fn(const qmi_weight *w);
+typedef struct qmi_dense_filter {
+    bool (*takes)(const void *user, const qmi_weight *w);
+    const void *user;
+} qmi_dense_filter;
 
 /* Of the part of a block that qmi_forward_block runs or, `is_rest`,
  * qmi_forward_after_experts.  Sums while `out->probe` is attached to the
  * session.  Release with _destroy, after a failure too. */
 qmoe_status qmi_dense_moments_create(qmi_dense_moments *out,
     const qmi_forward *forward, int32_t block, bool is_rest,
-    qmi_dense_takes_fn *takes, qmi_error *err);
+    qmi_dense_filter filter, qmi_error *err);
 /* Of the head, from the states that qmi_forward_before_head has left. */
 qmoe_status qmi_dense_moments_of_head(qmi_dense_moments *out,
-    const qmi_forward *forward, qmi_dense_takes_fn *takes, qmi_error *err);
+    const qmi_forward *forward, qmi_dense_filter filter, qmi_error *err);
 /* Completes the sums. */
 qmoe_status qmi_dense_moments_finish(
     qmi_dense_moments *moments, qmi_error *err);
@@ -47,6 +50,6 @@ void qmi_dense_moments_destroy(qmi_dense_moments *moments);
 
 /* Bytes of the moments of the part of a block that has most, or of the head. */
 uint64_t qmi_dense_moments_bytes(
-    const qmoe_model *model, qmi_dense_takes_fn *takes);
+    const qmoe_model *model, qmi_dense_filter filter);
 
 #endif

@@ -143,7 +143,7 @@ static qmoe_status fill_defaults(qmi_job *job)
         return qmi_fail(job->err, QMOE_E_INVALID, "damping is not in 0..100");
     QMI_TRY(check_rotation(job));
     QMI_TRY(check_bits(job));
-    QMI_TRY(qmi_dense_quantiser(&job->dense_quantiser, o->dense_bits,
+    QMI_TRY(qmi_dense_choose(&job->dense_choice, o->dense_bits,
         o->method == NULL || strcmp(o->method, "rtn") != 0, job->err));
     if (o->backend == NULL)
         o->backend = QMI_HOST_BACKEND;
@@ -228,20 +228,21 @@ static qmoe_status weigh_tokens(qmi_job *job)
 static qmoe_status check_dense(qmi_job *job, const char *source)
 {
     const qmoe_compress_options *o = &job->options;
-    if (job->dense_quantiser == NULL)
+    if (!qmi_dense_any(&job->dense_choice))
         return qmi_fail(job->err, QMOE_E_UNSUPPORTED,
             "%s: has no sparse block, so no experts to compress; a number of "
             "bits for the other matrices (--dense-bits) compresses those",
             source);
     const bool idle =
-        o->n_calibration != 0 && !job->dense_quantiser->needs_hessian;
+        o->n_calibration != 0 && !qmi_dense_any_moments(&job->dense_choice);
     if (o->format != NULL || o->bits > 0 || idle)
         return qmi_fail(job->err, QMOE_E_INVALID, "%s: has no experts, and %s",
             source,
             o->format != NULL ? "a format is for experts only"
             : o->bits > 0     ? "a number of bits is for experts only"
                               : "these bits need no calibration text");
-    job->recipe.quantiser = job->dense_quantiser;
+    /* The record names one format: that of most. */
+    job->recipe.quantiser = qmi_dense_main(&job->dense_choice, job->model);
     return QMOE_OK;
 }
 

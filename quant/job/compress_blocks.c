@@ -5,7 +5,7 @@
  * it enters the journal, so the journal never names bytes that a crash could
  * have lost; what the shards hold beyond the journal is written over by the
  * next run. */
-#include "compress_job.h"
+#include "compress_dense.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -441,10 +441,8 @@ qmoe_status qmi_job_compress_blocks(qmi_job *job)
     job->stage = "quantize";
     job->weights_done = 0;
     job->weights_total = job->report->expert_weights;
-    job->collects =
-        job->dense_quantiser != NULL && job->dense_quantiser->needs_hessian;
-    if (job->collects)
-        job->weights_total += job->report->dense_weights;
+    job->collects = qmi_dense_any_moments(&job->dense_choice);
+    job->weights_total += qmi_job_calibrated_weights(job);
     QMI_TRY(qmi_job_sweep(job, compress_block));
     return job->collects ? qmi_job_run_head(job) : QMOE_OK;
 }

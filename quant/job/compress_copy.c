@@ -111,7 +111,7 @@ static qmoe_status write_tensor(
         job->dense[w - job->model->weights].index = s->index;
     /* Matrices with second moments wait for them. */
     if (w != NULL)
-        return job->dense_quantiser->needs_hessian
+        return qmi_dense_quantiser(&job->dense_choice, w)->needs_hessian
                    ? QMOE_OK
                    : write_dense(job, w, s->writer);
     QMI_TRY(fetch(job, t->data, t->n_bytes));
@@ -119,6 +119,14 @@ static qmoe_status write_tensor(
     if (!t->is_view)
         qmi_checkpoint_release(job->model->checkpoint, t->data, t->n_bytes);
     return QMOE_OK;
+}
+
+/* Tensors that one of the source becomes. */
+static size_t n_parts(const qmi_job *job, const qmi_weight *w)
+{
+    if (w == NULL)
+        return 1;
+    return (size_t)qmi_dense_quantiser(&job->dense_choice, w)->format->n_parts;
 }
 
 /* Calls `visit` for every tensor that is not an expert's, in file order.  Of the
@@ -138,8 +146,7 @@ static qmoe_status each_plain_tensor(shard *s, visit_fn visit)
                 (w != NULL && strcmp(w->name, t->name) != 0))
                 continue;
             QMI_TRY(visit(s, t, w));
-            s->index +=
-                w != NULL ? (size_t)job->dense_quantiser->format->n_parts : 1;
+            s->index += n_parts(job, w);
         }
     }
     return QMOE_OK;
@@ -172,9 +179,9 @@ qmoe_status qmi_job_copy_tensors(qmi_job *job)
         &job->output, &file, job->first_shard->name, job->err));
     QMI_TRY(qmi_st_writer_create(&job->first_shard->writer, &file, job->err));
     QMI_TRY(copy_into(job, job->first_shard->writer));
-    const qmi_quantiser *dense = job->dense_quantiser;
-    return dense != NULL && dense->needs_hessian ? QMOE_OK
-                                                 : qmi_job_finish_tensors(job);
+    return qmi_dense_any_moments(&job->dense_choice)
+               ? QMOE_OK
+               : qmi_job_finish_tensors(job);
 }
 
 /* What the sweep has not come by, such as an embedding that is no head, has no
@@ -182,7 +189,9 @@ qmoe_status qmi_job_copy_tensors(qmi_job *job)
 static qmoe_status write_others(qmi_job *job)
 {
     for (size_t i = 0; job->dense != NULL && i < job->model->n_weights; i++)
-        if (qmi_dense_takes(&job->model->weights[i]) && !job->dense[i].is_done)
+        if (qmi_dense_quantiser(&job->dense_choice, &job->model->weights[i]) !=
+                NULL &&
+            !job->dense[i].is_done)
             QMI_TRY(write_dense(
                 job, &job->model->weights[i], job->first_shard->writer));
     return QMOE_OK;

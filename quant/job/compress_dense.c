@@ -14,49 +14,20 @@
 /* Weights of a piece of rows. */
 enum { PIECE_WEIGHTS = 1 << 18 };
 
-static qmoe_status refuse_bits(int bits, qmi_error *err)
+static const qmi_quantiser *quantiser_of(
+    const qmi_job *job, const qmi_weight *w)
 {
-    char list[128] = "16 leaves them as they are";
-    size_t n = strlen(list);
-    for (int b = QMI_MAX_DENSE_BITS; b > 0; b--)
-        if (qmi_dense_formats[b] != NULL && n < sizeof list)
-            n += (size_t)snprintf(list + n, sizeof list - n, ", %d is %s", b,
-                qmi_dense_formats[b]->name);
-    return qmi_fail(err, QMOE_E_INVALID,
-        "%d bits for the matrices beside the experts are not possible: %s",
-        bits, list);
-}
-
-qmoe_status qmi_dense_quantiser(
-    const qmi_quantiser **out, int bits, bool calibrated, qmi_error *err)
-{
-    *out = NULL;
-    if (bits == 0 || bits == 16)
-        return QMOE_OK;
-    if (bits < 0 || bits > QMI_MAX_DENSE_BITS ||
-        qmi_dense_formats[bits] == NULL)
-        return refuse_bits(bits, err);
-    /* Some formats are only rounded to. */
-    if (calibrated)
-        *out = qmi_quantiser_find("gptq", qmi_dense_formats[bits]->name);
-    if (*out == NULL)
-        *out = qmi_quantiser_find("rtn", qmi_dense_formats[bits]->name);
-    return QMOE_OK;
-}
-
-bool qmi_dense_takes(const qmi_weight *w)
-{
-    return w->format->dense && qmi_model_may_compress(w->role, w->n_rows);
+    return qmi_dense_quantiser(&job->dense_choice, w);
 }
 
 const qmi_weight *qmi_job_dense_weight(const qmi_job *job, const qmi_tensor *t)
 {
     const qmi_weight *same = NULL;
-    if (job->dense_quantiser == NULL)
+    if (!qmi_dense_any(&job->dense_choice))
         return NULL;
     for (size_t i = 0; i < job->model->n_weights; i++) {
         const qmi_weight *w = &job->model->weights[i];
-        if (!qmi_dense_takes(w) || w->parts[0].data != t->data)
+        if (quantiser_of(job, w) == NULL || w->parts[0].data != t->data)
             continue;
         if (strcmp(w->name, t->name) == 0)
             return w;
@@ -86,17 +57,29 @@ void qmi_job_plan_dense(
     qmi_job *job, uint64_t *source_bytes, uint64_t *target_bytes)
 {
     qmoe_compress_report *r = job->report;
-    const qmi_quantiser *quantiser = job->dense_quantiser;
     *source_bytes = *target_bytes = 0;
-    for (size_t i = 0; quantiser != NULL && i < job->model->n_weights; i++) {
+    for (size_t i = 0; i < job->model->n_weights; i++) {
         const qmi_weight *w = &job->model->weights[i];
-        if (!qmi_dense_takes(w))
+        const qmi_quantiser *quantiser = quantiser_of(job, w);
+        if (quantiser == NULL)
             continue;
         r->n_dense_matrices++;
         r->dense_weights += weights_of(w);
         *source_bytes += qmi_weight_bytes(w);
         *target_bytes += qmi_job_stack_bytes(quantiser->format, w);
     }
+}
+
+uint64_t qmi_job_calibrated_weights(const qmi_job *job)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < job->model->n_weights; i++) {
+        const qmi_weight *w = &job->model->weights[i];
+        const qmi_quantiser *quantiser = quantiser_of(job, w);
+        if (quantiser != NULL && quantiser->needs_hessian)
+            n += weights_of(w);
+    }
+    return n;
 }
 
 static uint64_t worker_bytes(const qmi_job *job, const qmi_weight *w)
@@ -110,17 +93,17 @@ static uint64_t worker_bytes(const qmi_job *job, const qmi_weight *w)
 
 uint64_t qmi_job_dense_bytes(const qmi_job *job)
 {
-    const qmi_quantiser *quantiser = job->dense_quantiser;
     uint64_t most = 0;
-    for (size_t i = 0; quantiser != NULL && i < job->model->n_weights; i++) {
+    for (size_t i = 0; i < job->model->n_weights; i++) {
         const qmi_weight *w = &job->model->weights[i];
-        if (qmi_dense_takes(w) && worker_bytes(job, w) > most)
+        if (quantiser_of(job, w) != NULL && worker_bytes(job, w) > most)
             most = worker_bytes(job, w);
     }
-    if (quantiser == NULL || !quantiser->needs_hessian)
+    if (!qmi_dense_any_moments(&job->dense_choice))
         return most;
     return (uint64_t)job->n_dense_workers * most +
-           qmi_dense_moments_bytes(job->model, qmi_dense_takes);
+           qmi_dense_moments_bytes(
+               job->model, qmi_dense_with_moments(&job->dense_choice));
 }
 
 /* ---- recipes ---- */
@@ -129,12 +112,10 @@ uint64_t qmi_job_dense_bytes(const qmi_job *job)
  * much, at the same output error (docs/compress.md). */
 qmi_stack_recipe qmi_job_dense_recipe(const qmi_job *job, const qmi_weight *w)
 {
-    qmi_stack_recipe r = {
-        .quantiser = job->dense_quantiser, .quant = job->recipe.quant};
-    if (w != NULL)
-        r = qmi_job_recipe(job, job->dense_quantiser, w);
+    const qmi_quantiser *quantiser = quantiser_of(job, w);
+    qmi_stack_recipe r = qmi_job_recipe(job, quantiser, w);
     if (job->options.passes == 0)
-        r.quant.passes = job->dense_quantiser->default_passes;
+        r.quant.passes = quantiser->default_passes;
     return r;
 }
 
@@ -142,7 +123,7 @@ qmi_stack_recipe qmi_job_dense_recipe(const qmi_job *job, const qmi_weight *w)
 
 qmoe_status qmi_job_begin_dense(qmi_job *job)
 {
-    if (job->dense_quantiser == NULL)
+    if (!qmi_dense_any(&job->dense_choice))
         return QMOE_OK;
     job->dense = qmi_calloc(job->model->n_weights, sizeof *job->dense,
         "results of matrices", job->err);
@@ -153,7 +134,7 @@ static qmi_stack_plan plan_of(const qmi_job *job, const qmi_weight *w)
 {
     return (qmi_stack_plan){
         .name = w->name,
-        .format = job->dense_quantiser->format,
+        .format = quantiser_of(job, w)->format,
         .n_mats = 1,
         .n_rows = w->n_rows,
         .n_cols = w->n_cols,
@@ -210,7 +191,7 @@ static qmoe_status write_piece(qmi_job *job, const qmi_weight *w, int64_t row,
 qmoe_status qmi_job_write_dense(
     qmi_job *job, const qmi_weight *w, qmi_st_writer *writer)
 {
-    const int64_t step = piece_rows(job->dense_quantiser, w);
+    const int64_t step = piece_rows(quantiser_of(job, w), w);
     QMI_TRY(qmi_weight_check(w, 0, job->err));
     float *wide = qmi_calloc((size_t)(step * w->n_cols), sizeof *wide,
         "a matrix in float32", job->err);

@@ -10,8 +10,10 @@
 
 /* Makes room for job->dense. */
 qmoe_status qmi_job_begin_dense(qmi_job *job);
-/* How a matrix is compressed; NULL: how most are. */
+/* How a matrix that is compressed is. */
 qmi_stack_recipe qmi_job_dense_recipe(const qmi_job *job, const qmi_weight *w);
+/* Weights of the matrices that wait for second moments. */
+uint64_t qmi_job_calibrated_weights(const qmi_job *job);
 /* The weight that a tensor of the source holds and that is compressed, perhaps
  * under another of its names; NULL: the tensor is copied. */
 const qmi_weight *qmi_job_dense_weight(const qmi_job *job, const qmi_tensor *t);

@@ -140,8 +140,8 @@ qmoe_status qmi_job_run_dense(
 {
     qmi_dense_moments moments;
     qmoe_session *session = job->forward.session;
-    qmoe_status status = qmi_dense_moments_create(
-        &moments, &job->forward, block, is_rest, qmi_dense_takes, job->err);
+    qmoe_status status = qmi_dense_moments_create(&moments, &job->forward,
+        block, is_rest, qmi_dense_with_moments(&job->dense_choice), job->err);
     if (status == QMOE_OK) {
         qmi_probe_attach(session, &moments.probe);
         status = run(&job->forward, block, job->err);
@@ -157,8 +157,8 @@ qmoe_status qmi_job_run_head(qmi_job *job)
 {
     qmi_dense_moments moments;
     QMI_TRY(qmi_forward_before_head(&job->forward, job->err));
-    qmoe_status status = qmi_dense_moments_of_head(
-        &moments, &job->forward, qmi_dense_takes, job->err);
+    qmoe_status status = qmi_dense_moments_of_head(&moments, &job->forward,
+        qmi_dense_with_moments(&job->dense_choice), job->err);
     if (status == QMOE_OK)
         status = compress(job, QMI_AFTER_BLOCKS, &moments);
     qmi_dense_moments_destroy(&moments);

@@ -182,9 +182,9 @@ static void add_recipe(list *l, const qmi_job *job)
     add_number(l, "rotation seed", r->quant.rotation_seed);
     add_number(l, "passes", r->quant.passes);
     add_number(l, "bits", r->bits);
-    add_text(l, "format beside the experts",
-        job->dense_quantiser != NULL ? job->dense_quantiser->format->name
-                                     : "as it is");
+    char dense[QMI_DENSE_TEXT];
+    qmi_dense_describe(dense, &job->dense_choice);
+    add_text(l, "formats beside the experts", dense);
 }
 
 qmoe_status qmi_job_kernels(const qmi_job *job, char *out, size_t capacity)

@@ -16,6 +16,7 @@
 
 #include "allocate_bits.h"
 #include "calibration.h"
+#include "dense_choice.h"
 #include "expert_pass.h"
 #include "forward.h"
 #include "journal.h"
@@ -48,8 +49,7 @@ typedef struct qmi_job {
     /* With a bit budget: one entry per stack, sparse block after sparse
      * block, in the order of its stacks; NULL without. */
     qmi_bits_choice *choices;
-    const qmi_quantiser
-        *dense_quantiser;    /* NULL: only experts are compressed */
+    qmi_dense_choice dense_choice;
     qmi_dense_matrix *dense; /* [n_weights of the model] */
     int n_dense_workers;
     bool collects; /* the sweep at hand compresses matrices with moments */
@@ -104,14 +104,7 @@ uint64_t qmi_job_state_bytes(const qmi_job *job);
 /* What decides the result: [*n], qmi_free.  Reads all weights once. */
 qmoe_status qmi_job_inputs(qmi_job *job, qmi_journal_input **out, size_t *n);
 
-/* The quantiser for matrices beside the experts at so many bits, with second
- * moments or without; NULL: 0 and 16 leave them as they are.  E_INVALID: a number
- * that is not possible. */
-qmoe_status qmi_dense_quantiser(
-    const qmi_quantiser **out, int bits, bool calibrated, qmi_error *err);
-/* Whether it takes a weight. */
-bool qmi_dense_takes(const qmi_weight *w);
-/* Counts these matrices in the report: bytes of all of them before and after. */
+/* Counts the matrices beside the experts that are compressed in the report: bytes of all of them before and after. */
 void qmi_job_plan_dense(
     qmi_job *job, uint64_t *source_bytes, uint64_t *target_bytes);
 /* The memory that compressing them takes, with job->n_dense_workers at a

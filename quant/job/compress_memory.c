@@ -138,7 +138,7 @@ static uint64_t plan_dense(qmi_job *job, uint64_t fixed, uint64_t limit)
     while (!fits(limit, bytes) && --job->n_dense_workers > 0);
     if (job->n_dense_workers == 0)
         job->n_dense_workers = 1;
-    return job->dense_quantiser != NULL ? bytes : 0;
+    return qmi_dense_any(&job->dense_choice) ? bytes : 0;
 }
 
 /* As many experts at once as there are threads and memory for.  More workers

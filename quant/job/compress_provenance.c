@@ -192,6 +192,8 @@ static bool put_options(const qmi_job *job, cJSON *to)
         gptq && qmi_quantiser_makes_passes(r->quantiser, r->quant.fit_levels);
     const bool automatic = job->rotation == QMI_ROTATION_AUTO;
     const char *levels = r->quant.fit_levels ? "fit" : "minmax";
+    char dense[QMI_DENSE_TEXT];
+    qmi_dense_describe(dense, &job->dense_choice);
     const char *dictionary = job->options.fit_dictionary ? "fit" : "paper";
     return put_number(to, "bits", r->bits > 0, r->bits) &&
            put_number(to, "damping", gptq, r->quant.damping) &&
@@ -203,8 +205,8 @@ static bool put_options(const qmi_job *job, cJSON *to)
            put_text(to, "levels", format->ternary ? levels : NULL) &&
            put_text(to, "dictionary",
                format->needs_dictionary ? dictionary : NULL) &&
-           (job->dense_quantiser == NULL ||
-               put_number(to, "dense_bits", true, job->options.dense_bits));
+           (!qmi_dense_any(&job->dense_choice) ||
+               put_text(to, "dense_bits", dense));
 }
 
 /* What rounds: processors and devices do so differently. */

@@ -402,29 +402,49 @@ static matrix describe_dense(const qmi_job *job, size_t index)
         .weight_error = ratio(q->weight_error, q->weight_energy),
         .entropy_bits = NAN,
         .n_weights = (uint64_t)w->n_rows * (uint64_t)w->n_cols,
-        .n_bytes = qmi_job_stack_bytes(job->dense_quantiser->format, w),
+        .n_bytes = qmi_job_stack_bytes(
+            qmi_dense_quantiser(&job->dense_choice, w)->format, w),
         .n_zeros = q->n_zeros,
     };
+}
+
+/* NULL: several. */
+static const qmi_quantiser *only_quantiser(const qmi_dense_choice *choice)
+{
+    const qmi_quantiser *one = NULL;
+    for (int role = 0; role < QMOE_ROLE_COUNT; role++) {
+        const qmi_quantiser *q = choice->of[role];
+        if (q != NULL && one != NULL && q != one)
+            return NULL;
+        one = q != NULL ? q : one;
+    }
+    return one;
 }
 
 /* Nothing without an option for them. */
 static void put_dense(const qmi_job *job, qmi_text *t)
 {
     totals all = {0};
-    if (job->dense_quantiser == NULL)
+    if (!qmi_dense_any(&job->dense_choice))
         return;
+    const qmi_quantiser *one = only_quantiser(&job->dense_choice);
     put_string(
-        t, ",\n\"dense\": {\"format\"", job->dense_quantiser->format->name);
-    put_string(t, ", \"method\"", job->dense_quantiser->method);
+        t, ",\n\"dense\": {\"format\"", one != NULL ? one->format->name : NULL);
+    put_string(t, ", \"method\"", one != NULL ? one->method : NULL);
     qmi_text_string(t, ",\n \"matrices\": [");
     for (size_t i = 0; i < job->model->n_weights; i++) {
         const qmi_weight *w = &job->model->weights[i];
-        if (!qmi_dense_takes(w))
+        const qmi_quantiser *quantiser =
+            qmi_dense_quantiser(&job->dense_choice, w);
+        if (quantiser == NULL)
             continue;
         const matrix m = describe_dense(job, i);
         put_string(t, all.n_matrices == 0 ? "\n  {\"name\"" : ",\n  {\"name\"",
             w->name);
         put_string(t, ", \"role\"", qmoe_role_name(w->role));
+        put_string(t, ", \"format\"", quantiser->format->name);
+        put_string(t, ", \"method\"",
+            job->dense[i].has_moments ? quantiser->method : "rtn");
         put_count(t, ", \"rows\"", w->n_rows);
         put_count(t, ", \"columns\"", w->n_cols);
         put_size(t, &m);

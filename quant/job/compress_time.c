@@ -142,8 +142,8 @@ qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
 /* ---- matrices beside the experts ---- */
 
 qmoe_status qmi_dense_seconds(double *seconds, const qmoe_model *model,
-    bool (*takes)(const qmi_weight *w), double n_tokens,
-    const qmi_stack_recipe *recipe, qmi_error *err)
+    qmi_dense_filter filter, double n_tokens, const qmi_stack_recipe *recipe,
+    qmi_error *err)
 {
     qmi_work_rates rates;
     *seconds = 0;
@@ -152,7 +152,7 @@ qmoe_status qmi_dense_seconds(double *seconds, const qmoe_model *model,
         const qmi_weight *w = &model->weights[i];
         const double rows = (double)w->n_rows, cols = (double)w->n_cols;
         /* As if no two matrices had one input. */
-        if (takes(w))
+        if (filter.takes(filter.user, w))
             *seconds +=
                 quantiser_seconds(&rates, rows, cols) +
                 n_tokens * cols * (rows * rates.product + cols * rates.moment);

@@ -4,6 +4,7 @@
 #ifndef QMI_COMPRESS_TIME_H
 #define QMI_COMPRESS_TIME_H
 
+#include "dense_moments.h"
 #include "expert_pass.h"
 
 /* What there is to do. */
@@ -35,11 +36,11 @@ double qmi_used_experts(double n_experts, double n_routes);
 qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
     const qmi_workload *work, const qmi_stack_recipe *recipe, qmi_error *err);
 
-/* The same for the matrices that `takes` takes: to sum the second moments of so
+/* The same for the matrices of a filter: to sum the second moments of so
  * many tokens, to quantise them, and to take the tokens through them. */
 qmoe_status qmi_dense_seconds(double *seconds, const qmoe_model *model,
-    bool (*takes)(const qmi_weight *w), double n_tokens,
-    const qmi_stack_recipe *recipe, qmi_error *err);
+    qmi_dense_filter filter, double n_tokens, const qmi_stack_recipe *recipe,
+    qmi_error *err);
 
 /* Seconds to read a source, twice unless its values are made, and to write the
  * result, at `rate` bytes per second or, if that is 0, at QMI_COPY_RATE. */

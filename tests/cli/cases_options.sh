@@ -34,7 +34,7 @@ compress | none -o o --calib t | --frame-weight 0.5 | 3 | none
 compress | none -o o --calib t | --token-weights equal | 3 | none
 compress | none -o o --calib t | --few-tokens keep | 3 | none
 compress | none -o o --method rtn | --dense-bits 8 | 3 | none
-compress | none -o o --method rtn | --dense-bits 7 | 2 | 7 bits
+compress | none -o o --method rtn | --dense-bits 7 | 2 | '7' is neither
 compress | none -o o --method rtn --calib t | --work-dir w | 3 | none
 compress | none -o o --method rtn --calib t | --backend reference | 3 | none
 compress | none -o o --method rtn --calib t | --device 0 | 3 | none
@@ -201,7 +201,7 @@ plan | none | --samples 1 | 3 | none
 plan | none | --rate 1e6 | 3 | none
 plan | none | --rounds 1 | 3 | none
 plan | none | --dense-bits 8 | 3 | none
-plan | none | --dense-bits 5 | 2 | 5 bits
+plan | none | --dense-bits 5 | 2 | '5' is neither
 plan | none | --threads 1 | 3 | none
 plan | none | --json | 3 | none
 plan | none | --gpu-rate 1G | 2 | the plan has no GPU

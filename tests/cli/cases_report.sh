@@ -41,7 +41,7 @@ case_dense_bits() {
     written=$(du -bc out-m/*.safetensors | tail -n 1 | cut -f 1)
     is_true "$planned > 0.98 * $written" && is_true "$planned < 1.02 * $written"
     is_true "$(json dense_bytes compressed) * 2 > $(json dense_weights compressed)"
-    has out-m/config.json '"dense_bits":	8'
+    has out-m/config.json '"dense_bits":	"attention=int8,dense_ffn=int8,shared_ffn=int8,'
     expect 0 "$qmoe" verify out-m
     expect 0 "$qmoe" inspect out-m
     has out "29 tensors        int8" "16 tensors        bf16"
@@ -61,6 +61,18 @@ case_dense_bits() {
     expect 0 "$qmoe" inspect narrow
     has out "29 tensors        tlut-3"
     expect 0 "$qmoe" generate narrow -p "a <extra_id_0> b" --max-new-tokens 4
+    # By role: what is not named is copied, what waits for moments and what does not.
+    report_of --calib calib.txt --samples 2 --format q2 \
+        --dense-bits "attention=tlut-1.5,dense_ffn=8" "$mini"
+    has out-m/config.json '"dense_bits":	"attention=tlut-1.5,dense_ffn=int8"'
+    has out-m/qmoe_report.json '"dense": {"format": null, "method": null'
+    expect 0 "$qmoe" inspect out-m
+    has out "24 tensors        tlut-1.5" "4 tensors         int8" "17 tensors        bf16"
+    expect 0 "$qmoe" generate out-m -p "a <extra_id_0> b" --max-new-tokens 4
+    expect 0 "$qmoe" plan "$mini" --dense-bits attention=tlut-1.5,dense_ffn=8 --json
+    other=$(json other_bytes out)
+    expect 0 "$qmoe" inspect out-m --json
+    [ "$other" = "$(json other_bytes out)" ] || fail "planned $other"
     # Without experts, and without the option.
     llama=$source_dir/tests/golden/decoders/llama
     expect 0 "$qmoe" compress "$llama" -o dense --dense-bits 8 --no-tokenizer
@@ -218,6 +230,8 @@ for key, name in (("damping", "damping"), ("passes", "rounds"),
                   ("dictionary", "dict")):
     if q[key] is not None and not (q["bits"] and key == "format"):
         options[name] = q[key]
+if "dense_bits" in q:
+    options["dense-bits"] = q["dense_bits"]
 c = q["calibration"]
 if c:
     options["seed"] = c["seed"]
@@ -250,7 +264,7 @@ case_provenance_repeats_the_result() {
     head -n 25 calib.txt >texts/a.txt
     tail -n 15 calib.txt >texts/b.txt
     local text="--calib texts/a.txt --calib texts/b.txt"
-    again "$mini" --method rtn
+    again "$mini" --method rtn --dense-bits head=8,attention=tlut-1
     again "$mini" --method rtn --format ternary-dict --levels fit --dict fit
     # shellcheck disable=SC2086 # words of options
     {

@@ -430,7 +430,7 @@ static void test_dense(void **state)
         logits_of(source, "reference", original);
         for (int calibrated = 0; calibrated < 2; calibrated++) {
             job_run run = run_to(scratch_path("decoder-dense"));
-            run.options.dense_bits = 3;
+            run.options.dense_bits = "3";
             run.options.method = calibrated ? NULL : "rtn";
             run.options.format = i == 0 ? "tlut-4" : NULL;
             run.text = calibrated || i == 0 ? text : NULL;

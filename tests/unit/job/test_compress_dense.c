@@ -25,7 +25,7 @@ static job_run run_to(const char *source, const char *output)
 {
     return (job_run){.source = source,
         .output = output,
-        .options = {.overwrite = true, .method = "rtn", .dense_bits = 8}};
+        .options = {.overwrite = true, .method = "rtn", .dense_bits = "8"}};
 }
 
 static void must_go(job_run *run)
@@ -148,10 +148,10 @@ static void test_bytes(void **state)
     assert_int_equal(job_go(&run), QMOE_E_CANCELLED);
     run.stop_after = 0;
     run.options.resume = true;
-    run.options.dense_bits = 16;
+    run.options.dense_bits = "16";
     assert_int_equal(job_go(&run), QMOE_E_INVALID);
-    assert_non_null(strstr(run.error, "format beside the experts"));
-    run.options.dense_bits = 8;
+    assert_non_null(strstr(run.error, "formats beside the experts"));
+    run.options.dense_bits = "8";
     must_go(&run);
     assert_true(run.report.n_experts_resumed > 0);
     job_files files = job_files_load(run.output);
@@ -333,20 +333,35 @@ static void test_damaged_scales(void **state)
 static void test_refused(void **state)
 {
     static const struct {
-        int source, dense_bits;
-        const char *format, *text;
+        int source;
+        const char *dense_bits, *format, *text;
         double bits;
         qmoe_status status;
         const char *expected;
     } cases[] = {
-        {1, 0, NULL, NULL, 0, QMOE_E_UNSUPPORTED, "no experts to compress"},
-        {1, 16, NULL, NULL, 0, QMOE_E_UNSUPPORTED, "no experts to compress"},
-        {1, 8, "q2", NULL, 0, QMOE_E_INVALID, "a format is for experts only"},
-        {1, 8, NULL, NULL, 0.7, QMOE_E_INVALID, "a number of bits"},
-        {1, 8, NULL, QMOE_SOURCE_DIR "/README.md", 0, QMOE_E_INVALID,
+        {1, NULL, NULL, NULL, 0, QMOE_E_UNSUPPORTED, "no experts to compress"},
+        {1, "16", NULL, NULL, 0, QMOE_E_UNSUPPORTED, "no experts to compress"},
+        {1, "8", "q2", NULL, 0, QMOE_E_INVALID, "a format is for experts only"},
+        {1, "8", NULL, NULL, 0.7, QMOE_E_INVALID, "a number of bits"},
+        {1, "8", NULL, QMOE_SOURCE_DIR "/README.md", 0, QMOE_E_INVALID,
             "these bits need no calibration text"},
-        {0, 7, NULL, NULL, 0, QMOE_E_INVALID, "7 bits"},
-        {0, -1, NULL, NULL, 0, QMOE_E_INVALID, "-1 bits"},
+        {1, "head=16", NULL, NULL, 0, QMOE_E_UNSUPPORTED,
+            "no experts to compress"},
+        {0, "7", NULL, NULL, 0, QMOE_E_INVALID, "'7' is neither"},
+        {0, "-1", NULL, NULL, 0, QMOE_E_INVALID, "'-1' is neither"},
+        {0, "", NULL, NULL, 0, QMOE_E_INVALID, "'' is neither"},
+        {0, "8 ", NULL, NULL, 0, QMOE_E_INVALID, "'8 ' is neither"},
+        {0, "18446744073709551624", NULL, NULL, 0, QMOE_E_INVALID, "neither"},
+        {0, "ternary-dict", NULL, NULL, 0, QMOE_E_INVALID, "size depends"},
+        {0, "bf16", NULL, NULL, 0, QMOE_E_INVALID, "'bf16' is neither"},
+        {0, "head=", NULL, NULL, 0, QMOE_E_INVALID, "'' is neither"},
+        {0, "head=8,", NULL, NULL, 0, QMOE_E_INVALID, "'' is not ROLE=BITS"},
+        {0, "head=8,4", NULL, NULL, 0, QMOE_E_INVALID, "'4' is not ROLE=BITS"},
+        {0, "router=8", NULL, NULL, 0, QMOE_E_INVALID,
+            "'router' is none of attention, dense_ffn, shared_ffn, embedding, "
+            "head"},
+        {0, "head=8,head=4", NULL, NULL, 0, QMOE_E_INVALID,
+            "head is named twice"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
