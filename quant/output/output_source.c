@@ -2,7 +2,8 @@
  * In: the names an output will have, and the paths a run reads.  Out: a refusal
  * when one lies in, over or on the other.  Directories are compared by device
  * and inode, from each one up to the root, so spelling, links and mounts make
- * no difference.  Nothing is changed here. */
+ * no difference; and by their place in the file system, since a mount of a
+ * subdirectory has other parents.  Nothing is changed here. */
 #include "output_source.h"
 
 #include <dirent.h>
@@ -13,14 +14,17 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "mount_place.h"
 
 enum { N_NAMES = 2 };
 
 /* Where the output is and will be. */
 typedef struct target {
     int parent;
+    qmi_mount_place place; /* of the parent */
     const char *path;
-    bool exists[N_NAMES]; /* the final name, the working name */
+    const char *const *names; /* [N_NAMES] */
+    bool exists[N_NAMES];     /* the final name, the working name */
     struct stat info[N_NAMES];
     qmi_error *err;
 } target;
@@ -81,6 +85,13 @@ static qmoe_status refuse(const target *t, const char *source)
         t->path, source);
 }
 
+static qmoe_status refuse_inside(const target *t, const char *source)
+{
+    return qmi_fail(t->err, QMOE_E_INVALID,
+        "%s: lies in %s, which is read; choose another output", t->path,
+        source);
+}
+
 /* Refuses an output that is, or is above, the file or directory `path`. */
 static qmoe_status check_above(
     const target *t, const char *path, const char *source)
@@ -131,6 +142,27 @@ static qmoe_status check_links(const target *t, const char *source)
     return status;
 }
 
+/* Through whatever mounts: whether the output lies in the source, or one of its
+ * names is above. */
+static qmoe_status check_place(const target *t, const char *source)
+{
+    qmi_mount_place place = {.path = NULL};
+    const int fd = open(source, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    bool is_in = false, is_above = false;
+    if (fd < 0)
+        return QMOE_OK;
+    if (qmi_mount_place_of(&place, fd)) {
+        is_in = qmi_mount_place_within(&t->place, &place, NULL);
+        for (int i = 0; i < N_NAMES; i++)
+            is_above |= qmi_mount_place_within(&place, &t->place, t->names[i]);
+    }
+    close(fd);
+    qmi_mount_place_free(&place);
+    if (is_in)
+        return refuse_inside(t, source);
+    return is_above ? refuse(t, source) : QMOE_OK;
+}
+
 static qmoe_status check_source(const target *t, const qmi_output_source *s)
 {
     struct stat info;
@@ -141,9 +173,8 @@ static qmoe_status check_source(const target *t, const qmi_output_source *s)
     if (s->may_hold_output || !S_ISDIR(info.st_mode))
         return QMOE_OK;
     if (look_up(t->parent, is_that, &info))
-        return qmi_fail(t->err, QMOE_E_INVALID,
-            "%s: lies in %s, which is read; choose another output", t->path,
-            s->path);
+        return refuse_inside(t, s->path);
+    QMI_TRY(check_place(t, s->path));
     return check_links(t, s->path);
 }
 
@@ -151,11 +182,15 @@ qmoe_status qmi_check_sources(int parent, const char *path,
     const char *const names[N_NAMES], const qmi_output_source *sources,
     size_t n_sources, qmi_error *err)
 {
-    target t = {.parent = parent, .path = path, .err = err};
+    target t = {.parent = parent, .path = path, .names = names, .err = err};
+    qmoe_status status = QMOE_OK;
+    /* Where the system does not say, the comparison of inodes is left. */
+    (void)qmi_mount_place_of(&t.place, parent);
     /* Links are followed: what a name leads to is what would be replaced. */
     for (int i = 0; i < N_NAMES; i++)
         t.exists[i] = fstatat(parent, names[i], &t.info[i], 0) == 0;
-    for (size_t i = 0; i < n_sources; i++)
-        QMI_TRY(check_source(&t, &sources[i]));
-    return QMOE_OK;
+    for (size_t i = 0; status == QMOE_OK && i < n_sources; i++)
+        status = check_source(&t, &sources[i]);
+    qmi_mount_place_free(&t.place);
+    return status;
 }

@@ -113,6 +113,28 @@ case_output_in_a_bind_mount_of_the_source() {
     unchanged src
 }
 
+# A subdirectory seen through a mount has other parents than in the source.
+case_output_in_a_bind_mount_of_a_part() {
+    need_tmpfs
+    source_of compress
+    mkdir -p "src/an inner/deep" outer/m mount
+    cp -r src outer/m/src
+    snapshot src outer >before
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    expect 2 in_namespace sh -c 'mount --bind "src/an inner" mount &&
+        exec "$1" compress src -o mount/deep/out --method rtn --no-tokenizer' sh "$qmoe"
+    one_error "lies in src, which is read"
+    # And the other way: the output would be above the source.
+    # shellcheck disable=SC2016
+    expect 2 in_namespace sh -c 'mount --bind outer/m/src mount &&
+        exec "$1" compress mount -o outer/m --method rtn --no-tokenizer --force' sh "$qmoe"
+    one_error "holds, mount, which is read"
+    unchanged src outer
+    # A neighbour in the same file system is none of it.
+    mkdir src2
+    expect 0 "$qmoe" compress src -o src2/out --method rtn --no-tokenizer
+}
+
 # As download caches have it: the source is a directory of links.
 case_output_behind_links_of_the_source() {
     cp -r "$tiny" m
