@@ -262,28 +262,60 @@ static qmoe_status add_plain(lister *l, const rule *r, int64_t block)
     return add(l, &e);
 }
 
-/* A tensor for each expert, as older files have them, or one for all. */
+/* How a file holds the matrices of a rule. */
+typedef struct storage {
+    char name[64];
+    int64_t n_shared; /* matrices of an expert in the tensor; 0: one tensor for
+                         each expert, as older files have them */
+    int64_t part;     /* which of them */
+} storage;
+
+static bool is_there(const lister *l, storage *out, const rule *r,
+    int64_t block, const char *end)
+{
+    snprintf(out->name, sizeof out->name, "blk.%lld.%s%s", (long long)block,
+        r->gguf, end);
+    return qmi_gguf_source_find(l->source, out->name) != NULL;
+}
+
+/* Gate and up may be in one tensor, where the gate of an expert comes first. */
+static void find_storage(
+    const lister *l, storage *out, const rule *r, int64_t block)
+{
+    const bool is_gate = strcmp(r->gguf, "ffn_gate") == 0;
+    const rule both = {.gguf = "ffn_gate_up"};
+    *out = (storage){.n_shared = 0};
+    if (is_there(l, out, r, block, ".0.weight"))
+        return;
+    out->n_shared = 1;
+    if (is_there(l, out, r, block, "_exps.weight"))
+        return;
+    if ((is_gate || strcmp(r->gguf, "ffn_up") == 0) &&
+        is_there(l, out, &both, block, "_exps.weight")) {
+        out->n_shared = 2;
+        out->part = !is_gate;
+        return;
+    }
+    /* The name that is usual, for the error. */
+    is_there(l, out, r, block, "_exps.weight");
+}
+
 static qmoe_status add_experts(lister *l, const rule *r, int64_t block)
 {
-    char name[64];
+    storage s;
     const int64_t n = l->model->n_experts;
-    snprintf(
-        name, sizeof name, "blk.%lld.%s.0.weight", (long long)block, r->gguf);
-    const bool is_fused = qmi_gguf_source_find(l->source, name) == NULL;
+    find_storage(l, &s, r, block);
     for (int64_t expert = 0; expert < n; expert++) {
         qmi_gguf_entry e = entry_of(l, r, block, expert);
-        const int64_t fused[3] = {n, e.shape[0], e.shape[1]};
-        if (is_fused)
-            snprintf(name, sizeof name, "blk.%lld.%s_exps.weight",
-                (long long)block, r->gguf);
-        else
-            snprintf(name, sizeof name, "blk.%lld.%s.%lld.weight",
+        const int64_t all[3] = {n, s.n_shared * e.shape[0], e.shape[1]};
+        if (s.n_shared == 0)
+            snprintf(s.name, sizeof s.name, "blk.%lld.%s.%lld.weight",
                 (long long)block, r->gguf, (long long)expert);
-        QMI_TRY(require(l, name, &e.tensor));
-        e.slice = is_fused ? expert : 0;
-        if (is_fused ? !is_shape(l->source, e.tensor, fused, 3)
-                     : !is_shape(l->source, e.tensor, e.shape, e.rank))
-            return fail_shape(l, name);
+        QMI_TRY(require(l, s.name, &e.tensor));
+        e.slice = s.n_shared * expert + s.part;
+        if (s.n_shared != 0 ? !is_shape(l->source, e.tensor, all, 3)
+                            : !is_shape(l->source, e.tensor, e.shape, e.rank))
+            return fail_shape(l, s.name);
         QMI_TRY(add(l, &e));
     }
     return QMOE_OK;

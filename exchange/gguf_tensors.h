@@ -7,7 +7,7 @@
 #include "safetensors_writer.h"
 
 /* One tensor to write: a tensor of the file, or matrix `slice` of one that
- * holds a matrix for each expert. */
+ * holds one matrix or two for each expert. */
 typedef struct qmi_gguf_entry {
     char name[96];
     const qmi_tensor *tensor;

@@ -20,34 +20,59 @@ typedef struct qmi_gguf_chain {
     bool adds_bos;       /* unless the file says otherwise */
 } chain;
 
-#define SPLIT(pattern)                                                         \
-    "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "      \
-    "\"pattern\": {\"Regex\": \"" pattern "\"}, \"behavior\": \"Isolated\", "  \
-    "\"invert\": false}, {\"type\": \"ByteLevel\", \"add_prefix_space\": "     \
-    "false, \"trim_offsets\": true, \"use_regex\": false}]}"
+#define REGEX(pattern)                                                         \
+    "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"" pattern                \
+    "\"}, \"behavior\": \"Isolated\", \"invert\": false}, "
+/* Steps, each in the pieces that the one before leaves; then bytes. */
+#define STEPS(steps)                                                           \
+    "{\"type\": \"Sequence\", \"pretokenizers\": [" steps                      \
+    "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, "                  \
+    "\"trim_offsets\": true, \"use_regex\": false}]}"
 /* The pattern of GPT-2 is built in. */
 #define GPT2                                                                   \
     "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, "                  \
     "\"trim_offsets\": true, \"use_regex\": true}"
+#define DIGITS "{\"type\": \"Digits\", \"individual_digits\": true}, "
 #define DIGITS_GPT2                                                            \
-    "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", "     \
-    "\"individual_digits\": true}, " GPT2 "]}"
+    "{\"type\": \"Sequence\", \"pretokenizers\": [" DIGITS GPT2 "]}"
+/* An optional character before a word, and what no word has. */
+#define BEFORE "[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?"
+#define OTHERS(ends)                                                           \
+    "| ?[^\\\\s\\\\p{L}\\\\p{N}]+" ends "|\\\\s*[\\\\r\\\\n]+|"                \
+    "\\\\s+(?!\\\\S)|\\\\s+"
 /* Qwen2 and Llama 3 differ in how many digits stay together. */
 #define WORDS(digits)                                                          \
-    SPLIT("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?"        \
-          "\\\\p{L}+|" digits "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"     \
-          "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+")
+    STEPS(REGEX("(?i:'s|'t|'re|'ve|'m|'ll|'d)|" BEFORE                         \
+                "\\\\p{L}+|" digits OTHERS("[\\\\r\\\\n]*")))
 #define LLAMA3 WORDS("\\\\p{N}{1,3}")
+#define QWEN2 WORDS("\\\\p{N}")
+/* A word ends before a capital letter that follows a small one. */
+#define UPPER "[\\\\p{Lu}\\\\p{Lt}\\\\p{Lm}\\\\p{Lo}\\\\p{M}]"
+#define LOWER "[\\\\p{Ll}\\\\p{Lm}\\\\p{Lo}\\\\p{M}]"
+#define TEKKEN                                                                 \
+    STEPS(REGEX(BEFORE UPPER "*" LOWER "+|" BEFORE UPPER "+" LOWER             \
+                             "*|\\\\p{N}" OTHERS("[\\\\r\\\\n/]*")))
+#define DEEPSEEK_CODER                                                         \
+    STEPS(REGEX("[\\\\r\\\\n]") REGEX("\\\\s?\\\\p{L}+")                       \
+            REGEX("\\\\s?\\\\p{P}+") REGEX(                                    \
+                "[\\\\u4e00-\\\\u9fa5\\\\u0800-\\\\u4e00\\\\uac00-\\\\ud7ff]"  \
+                "+") DIGITS)
 #define NFC "{\"type\": \"NFC\"}"
 
 static const chain chains[] = {
+    {"deepseek-coder", "null", DEEPSEEK_CODER, false, false},
+    {"deepseek-r1-qwen", NFC, QWEN2, false, false},
+    {"falcon3", "null", LLAMA3, true, true},
     {"gpt-2", "null", GPT2, false, false},
     {"llama-bpe", "null", LLAMA3, true, true},
     {"llama-v3", "null", LLAMA3, true, true},
     {"llama3", "null", LLAMA3, true, true},
     {"olmo", NFC, GPT2, false, false},
-    {"qwen2", NFC, WORDS("\\\\p{N}"), false, false},
+    {"pixtral", "null", LLAMA3, true, true},
+    {"qwen2", NFC, QWEN2, false, false},
+    {"smaug-bpe", "null", LLAMA3, false, false},
     {"smollm", "null", DIGITS_GPT2, false, false},
+    {"tekken", "null", TEKKEN, true, true},
 };
 
 /* A space is a visible character of its own; one is put before the text, or

@@ -30,6 +30,7 @@ typedef struct importer {
     qmi_gguf_entries entries;
     qmi_json_writer texts[N_TEXTS]; /* empty: the file is not written */
     qmi_output output;
+    qmi_dtype dtype;      /* of every tensor; QMI_DTYPE_COUNT: what it has */
     uint64_t done, total; /* elements */
     qmi_error *err;
 } importer;
@@ -49,11 +50,23 @@ static const char *dtype_name(const importer *m)
     }
 }
 
-static qmi_dtype wanted_dtype(const qmoe_import_options *options)
+static const struct {
+    const char *option;
+    qmi_dtype dtype;
+} dtypes[] = {{"bf16", QMI_BF16}, {"f16", QMI_F16}, {"f32", QMI_F32}};
+
+/* QMI_DTYPE_COUNT: none is wanted. */
+static qmoe_status read_dtype(importer *m, const char *option)
 {
-    if (options->dtype == NULL)
-        return QMI_DTYPE_COUNT;
-    return strcmp(options->dtype, "f32") == 0 ? QMI_F32 : QMI_BF16;
+    m->dtype = QMI_DTYPE_COUNT;
+    for (size_t i = 0; option != NULL && i < sizeof dtypes / sizeof *dtypes;
+         i++)
+        if (strcmp(option, dtypes[i].option) == 0)
+            m->dtype = dtypes[i].dtype;
+    if (option != NULL && m->dtype == QMI_DTYPE_COUNT)
+        return qmi_fail(m->err, QMOE_E_INVALID,
+            "a checkpoint is written as bf16, f16 or f32, not '%s'", option);
+    return QMOE_OK;
 }
 
 static qmoe_status write_texts(importer *m)
@@ -62,8 +75,7 @@ static qmoe_status write_texts(importer *m)
     qmi_json_open(w, NULL, '{');
     QMI_TRY(qmi_gguf_config(w, &m->model, &m->source));
     qmi_gguf_tokenizer_ids(w, &m->tokenizer);
-    QMI_TRY(qmi_gguf_list(
-        &m->entries, &m->model, &m->source, wanted_dtype(m->options)));
+    QMI_TRY(qmi_gguf_list(&m->entries, &m->model, &m->source, m->dtype));
     qmi_json_put_string(w, "torch_dtype", dtype_name(m));
     qmi_json_close(w, '}');
     QMI_TRY(qmi_gguf_generation_config(
@@ -177,11 +189,7 @@ static qmoe_status check_options(importer *m)
         return qmi_fail(m->err, QMOE_E_INVALID,
             "a GGUF file is imported without a format of experts and with its "
             "own tokenizer");
-    if (o->dtype != NULL && strcmp(o->dtype, "f32") != 0 &&
-        strcmp(o->dtype, "bf16") != 0)
-        return qmi_fail(m->err, QMOE_E_INVALID,
-            "a checkpoint is written as bf16 or f32, not '%s'", o->dtype);
-    return QMOE_OK;
+    return read_dtype(m, o->dtype);
 }
 
 /* Every member may still be zero. */

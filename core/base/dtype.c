@@ -113,13 +113,14 @@ void qmi_widen(float *dst, const void *src, qmi_dtype dtype, size_t n)
 
 void qmi_narrow(void *dst, const float *src, qmi_dtype dtype, size_t n)
 {
-    assert(dtype == QMI_F32 || dtype == QMI_BF16);
+    assert(dtype == QMI_F32 || dtype == QMI_F16 || dtype == QMI_BF16);
     if (dtype == QMI_F32) {
         memcpy(dst, src, n * sizeof *src);
         return;
     }
     for (size_t i = 0; i < n; i++) {
-        uint16_t half = qmi_f32_to_bf16(src[i]);
+        const uint16_t half = dtype == QMI_F16 ? qmi_f32_to_f16(src[i])
+                                               : qmi_f32_to_bf16(src[i]);
         memcpy((uint8_t *)dst + 2 * i, &half, sizeof half);
     }
 }

@@ -95,7 +95,7 @@ uint16_t qmi_f32_to_f16(float f);
  * Any other dtype is a broken contract (checked by an assert). */
 void qmi_widen(float *dst, const void *src, qmi_dtype dtype, size_t n);
 
-/* dst = n elements of F32 (a copy) or BF16 (rounded to nearest, ties to even)
+/* dst = n elements of F32 (a copy), F16 or BF16 (to nearest, ties to even)
  * from f32, at any alignment.  Same contract. */
 void qmi_narrow(void *dst, const float *src, qmi_dtype dtype, size_t n);
 

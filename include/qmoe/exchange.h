@@ -57,7 +57,7 @@ typedef struct qmoe_import_options {
     /* Directory to take the tokenizer and other small files from, since
      * published directories have none; NULL: the source itself. */
     const char *tokenizer;
-    /* A GGUF file: "bf16" or "f32": the dtype of every tensor.  NULL: F32, F16
+    /* A GGUF file: "bf16", "f16" or "f32": the dtype of every tensor.  NULL: F32, F16
      * and BF16 tensors keep theirs, and decoded ones become f32, which holds
      * every value. */
     const char *dtype;

@@ -46,7 +46,7 @@ class Model:
     """A random model: what its checkpoint holds, and the same as GGUF."""
 
     def __init__(self, arch, rng, d=32, heads=4, kv=2, head=8, ff=48, experts=0, top_k=2, shared=0,
-                 expert_ff=None, blocks=2, tokens=40, tied=False, bias=False, fused=True):
+                 expert_ff=None, blocks=2, tokens=40, tied=False, bias=False, fused=True, joined=False):
         self.arch, self.rng, self.fused = arch, rng, fused
         self.heads, self.kv, self.experts = heads, kv, experts
         self.tensors = {}  # name in the checkpoint: array
@@ -81,6 +81,9 @@ class Model:
             for a, b, shape in zip(("gate", "up", "down"), matrices, ((f, d), (f, d), (d, f))):
                 names = [f"{n}{moe}.experts.{e}.{b}.weight" for e in range(experts)]
                 self.add_experts(f"{g}ffn_{a}", names, shape)
+            if joined:
+                self.gguf[g + "ffn_gate_up_exps.weight"] = np.concatenate(
+                    [self.gguf.pop(f"{g}ffn_{a}_exps.weight") for a in ("gate", "up")], axis=1)
             if shared:
                 self.add(g + "ffn_gate_inp_shexp.weight", n + "mlp.shared_expert_gate.weight", 1, d, flat=True)
                 for a, shape in (("gate", (shared, d)), ("up", (shared, d)), ("down", (d, shared))):
@@ -137,10 +140,12 @@ MODELS = {
     "llama-wide-heads": dict(arch="llama", head=12, heads=3, kv=1),
     "mixtral": dict(arch="llama", experts=5),
     "mixtral-per-expert": dict(arch="llama", experts=3, fused=False),
+    "mixtral-joined": dict(arch="llama", experts=3, joined=True),
     "qwen2": dict(bias=True),
     "qwen2moe": dict(bias=True, experts=6, expert_ff=24, shared=40),
     "qwen3": dict(head=24, kv=1),
     "qwen3moe": dict(head=24, kv=1, experts=4, expert_ff=16),
+    "qwen3moe-joined": dict(arch="qwen3moe", head=24, kv=1, experts=4, expert_ff=16, joined=True),
     "olmoe": dict(experts=8, top_k=3, kv=4),
 }
 CONFIGS = {
@@ -151,12 +156,14 @@ CONFIGS = {
     "llama-wide-heads": dict(model_type="llama", head_dim=12, num_attention_heads=3, num_key_value_heads=1),
     "mixtral": dict(model_type="mixtral", num_local_experts=5, num_experts_per_tok=2, intermediate_size=48),
     "mixtral-per-expert": dict(model_type="mixtral", num_local_experts=3),
+    "mixtral-joined": dict(model_type="mixtral", num_local_experts=3),
     "qwen2": dict(model_type="qwen2", intermediate_size=48, num_hidden_layers=2),
     "qwen2moe": dict(model_type="qwen2_moe", num_experts=6, moe_intermediate_size=24, norm_topk_prob=False,
                      shared_expert_intermediate_size=40, decoder_sparse_step=1, mlp_only_layers=[]),
     "qwen3": dict(model_type="qwen3", head_dim=24),
     "qwen3moe": dict(model_type="qwen3_moe", head_dim=24, num_experts=4, moe_intermediate_size=16,
                      norm_topk_prob=True, intermediate_size=48),
+    "qwen3moe-joined": dict(model_type="qwen3_moe", num_experts=4),
     "olmoe": dict(model_type="olmoe", num_experts=8, num_experts_per_tok=3, norm_topk_prob=False,
                   intermediate_size=48, clip_qkv=None),
 }
@@ -305,7 +312,15 @@ class GgufTest(unittest.TestCase):
             rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
             np.testing.assert_array_equal(tensors[name], rounded)
         self.assertEqual(json.loads((out / "config.json").read_text())["torch_dtype"], "bfloat16")
-        self.refused(source, 2, "bf16 or f32, not 'f16'", "--dtype", "f16")
+        out, tensors = self.imported(source, "--dtype", "f16")
+        for name, x in m.tensors.items():
+            np.testing.assert_array_equal(tensors[name], x.astype(np.float16))
+        self.assertEqual(json.loads((out / "config.json").read_text())["torch_dtype"], "float16")
+        self.refused(source, 2, "bf16, f16 or f32, not 'f8'", "--dtype", "f8")
+        m.gguf["output_norm.weight"][3] = 65520
+        m.write(source)
+        self.refused(source, 4, "'output_norm.weight': holds a number that is not finite, or that F16 cannot hold",
+                     "--dtype", "f16")
 
     def test_rope(self):
         source = self.path / "model.gguf"
@@ -350,6 +365,10 @@ class GgufTest(unittest.TestCase):
             changed.keys |= change
             changed.write(source)
             self.refused(source, code, part)
+        joined = model("qwen3moe-joined")
+        joined.gguf["blk.1.ffn_gate_up_exps.weight"] = np.ones((4, 31, 32), np.float32)
+        joined.write(source)
+        self.refused(source, 4, "'blk.1.ffn_gate_up_exps.weight' does not have the shape")
         m.write(source, extra={"blk.0.ffn_down.scale": np.ones(4, np.float32)})
         self.refused(source, 5, "'blk.0.ffn_down.scale' has no place")
         m.gguf["output_norm.weight"][3] = np.inf
@@ -387,17 +406,29 @@ class GgufTest(unittest.TestCase):
         self.refused(self.path / "m-00001-of-00003.gguf", 3, "m-00003-of-00003.gguf")
 
     def test_byte_level_tokenizer(self):
-        split = lambda digits: tokenizers.pre_tokenizers.Sequence([
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(
-                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits +
-                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "isolated"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        regex = lambda pattern: tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        steps = lambda *all: tokenizers.pre_tokenizers.Sequence(
+            [*all, tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        before, upper, lower = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+        split = lambda digits: steps(regex(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|" + before + r"\p{L}+|" + digits +
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"))
+        tekken = steps(regex(f"{before}{upper}*{lower}+|{before}{upper}+{lower}*" +
+                             r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"))
         gpt2 = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        digits = tokenizers.pre_tokenizers.Sequence([tokenizers.pre_tokenizers.Digits(True), gpt2])
+        single = tokenizers.pre_tokenizers.Digits(True)
+        digits = tokenizers.pre_tokenizers.Sequence([single, gpt2])
+        coder = steps(regex(r"[\r\n]"), regex(r"\s?\p{L}+"), regex(r"\s?\p{P}+"),
+                      regex("[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"), single)
         nfc = tokenizers.normalizers.NFC()
+        # With a first token in front of every text, and pieces that stay whole.
+        begins = ignores = ("llama-bpe", "falcon3", "pixtral", "tekken")
         for pre, chain, normalizer in (
             ("gpt-2", gpt2, None), ("olmo", gpt2, nfc), ("qwen2", split(r"\p{N}"), nfc),
             ("llama-bpe", split(r"\p{N}{1,3}"), None), ("smollm", digits, None),
+            ("falcon3", split(r"\p{N}{1,3}"), None), ("pixtral", split(r"\p{N}{1,3}"), None),
+            ("smaug-bpe", split(r"\p{N}{1,3}"), None), ("deepseek-r1-qwen", split(r"\p{N}"), nfc),
+            ("tekken", tekken, None), ("deepseek-coder", coder, None),
         ):
             trained = tokenizers.Tokenizer(tokenizers.models.BPE())
             trained.pre_tokenizer = chain
@@ -408,7 +439,7 @@ class GgufTest(unittest.TestCase):
                 vocab_size=420, special_tokens=["<bos>", "<eos>"], show_progress=False,
                 initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
             trained.add_tokens(["<user>"])
-            if pre == "llama-bpe":
+            if pre in ignores:
                 changed = json.loads(trained.to_str())
                 changed["model"]["ignore_merges"] = True
                 trained = tokenizers.Tokenizer.from_str(json.dumps(changed))
@@ -420,7 +451,7 @@ class GgufTest(unittest.TestCase):
             self.assertEqual(read.get_vocab(), trained.get_vocab(), pre)
             for text in (TEXT, "a<user>b<eos>\n", ""):
                 expected = trained.encode(text).ids
-                if pre == "llama-bpe":  # adds its first token to every text
+                if pre in begins:
                     expected = [trained.token_to_id("<bos>")] + expected
                 self.assertEqual(read.encode(text).ids, expected, pre)
                 self.assertEqual(read.encode(text, add_special_tokens=False).ids, trained.encode(text).ids)
@@ -484,6 +515,7 @@ class GgufTest(unittest.TestCase):
         for change, code, part in (
             (dict(kind="bert"), 5, "tokenizers of kind 'bert'"),
             (dict(pre="deepseek-v9"), 5, "splitting 'deepseek-v9'"),
+            (dict(pre="default"), 5, "splitting 'default'"),
             (dict(tokens=("a", "b", "a")), 4, "tokens 0 and 2 have the same text"),
             (dict(types=(1, 1)), 4, "has no number for each token"),
             (dict(types=(1, 1, 9)), 4, "no type of tokens"),
