@@ -119,8 +119,8 @@ void qmi_narrow(void *dst, const float *src, qmi_dtype dtype, size_t n)
         return;
     }
     for (size_t i = 0; i < n; i++) {
-        const uint16_t half = dtype == QMI_F16 ? qmi_f32_to_f16(src[i])
-                                               : qmi_f32_to_bf16(src[i]);
+        const uint16_t half =
+            dtype == QMI_F16 ? qmi_f32_to_f16(src[i]) : qmi_f32_to_bf16(src[i]);
         memcpy((uint8_t *)dst + 2 * i, &half, sizeof half);
     }
 }

@@ -18,7 +18,7 @@
 enum { DIGITS = 16, MAX_SMALL_BYTES = 256 << 20 };
 
 const char *const qmi_tokenizer_files[QMI_N_TOKENIZER_FILES] = {"spiece.model",
-    "tokenizer.json", "tokenizer.model", "tiktoken.model",
+    "tokenizer.json", "tokenizer.model", "tiktoken.model", "qwen.tiktoken",
     "tokenizer_config.json"};
 
 static const cJSON *quantization(const cJSON *config)

@@ -26,7 +26,7 @@ qmoe_status qmi_digest_check_small(const char *directory,
 qmoe_status qmi_digest_check_shard(const qmi_tensor_file *shard,
     const char *config_path, const cJSON *files, qmi_error *err);
 /* The tokenizer's files: what a model reads beside config.json and shards. */
-enum { QMI_N_TOKENIZER_FILES = 5 };
+enum { QMI_N_TOKENIZER_FILES = 6 };
 extern const char *const qmi_tokenizer_files[QMI_N_TOKENIZER_FILES];
 /* A file that models read must have an entry when it is there.  E_FORMAT. */
 qmoe_status qmi_digest_check_foreign(const char *directory, const cJSON *files,

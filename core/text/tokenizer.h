@@ -13,8 +13,8 @@ extern "C" {
 typedef struct qmi_tokenizer qmi_tokenizer;
 
 /* Opens the tokenizer of a model's directory: spiece.model (T5), else
- * tokenizer.json, tokenizer.model (SentencePiece of type BPE) or
- * tiktoken.model, with tokenizer_config.json.  *out NULL: there is none of
+ * tokenizer.json, tokenizer.model (SentencePiece of type BPE, or Llama 3's),
+ * tiktoken.model or qwen.tiktoken, with tokenizer_config.json.  *out NULL: there is none of
  * them.  E_FORMAT; E_UNSUPPORTED: it asks for what we do not compute. */
 qmoe_status qmi_tokenizer_open_directory(
     qmi_tokenizer **out, const char *directory, qmi_error *err);
@@ -25,7 +25,8 @@ void qmi_tokenizer_close(qmi_tokenizer *tokenizer);
 
 /* The names of the files, for messages: "a, b or c". */
 #define QMI_TOKENIZER_FILES                                                    \
-    "spiece.model, tokenizer.json, tokenizer.model or tiktoken.model"
+    "spiece.model, tokenizer.json, tokenizer.model, tiktoken.model or "        \
+    "qwen.tiktoken"
 
 /* ---- ids ---- */
 

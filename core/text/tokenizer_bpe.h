@@ -43,10 +43,20 @@ qmoe_status qmi_tokenizer_open_json(
     qmi_tokenizer **out, const char *path, qmi_error *err);
 qmoe_status qmi_tokenizer_open_piece_bpe(
     qmi_tokenizer **out, const char *path, qmi_error *err);
-qmoe_status qmi_tokenizer_open_tiktoken(
-    qmi_tokenizer **out, const char *path, qmi_error *err);
+
+/* What files of tiktoken do not say: how the models split text, and which
+ * special tokens they have. */
+typedef struct qmi_tiktoken_family qmi_tiktoken_family;
+extern const qmi_tiktoken_family qmi_tiktoken_kimi, qmi_tiktoken_llama,
+    qmi_tiktoken_qwen;
+
+/* E_UNSUPPORTED: ranks of another model than that of the family. */
+qmoe_status qmi_tokenizer_open_tiktoken(qmi_tokenizer **out,
+    const qmi_tiktoken_family *family, const char *path, qmi_error *err);
 /* After tokenizer_config.json: the special tokens that it did not name. */
-qmoe_status qmi_tokenizer_end_tiktoken(
-    qmi_tokenizer *tokenizer, const char *path, qmi_error *err);
+qmoe_status qmi_tokenizer_end_tiktoken(qmi_tokenizer *tokenizer,
+    const qmi_tiktoken_family *family, const char *path, qmi_error *err);
+/* Whether a file begins like one of tiktoken. */
+bool qmi_is_tiktoken(const char *path);
 
 #endif

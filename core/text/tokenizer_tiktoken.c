@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * In: a tiktoken.model as the Kimi models have it: a line per token, its bytes
- * in base64 and its rank, which is its id.  Out: a byte-pair tokenizer.  Two
- * neighbours merge to the token that their bytes spell, the least rank first.
- * The file has no pattern and no special tokens: the pattern is that of the
- * Kimi models, the tokens are in tokenizer_config.json. */
+ * In: a file of tiktoken: a line per token, its bytes in base64 and its rank,
+ * which is its id.  Out: a byte-pair tokenizer.  Two neighbours merge to the
+ * token that their bytes spell, the least rank first.  The file has no pattern
+ * and no special tokens: its family has them, and tokenizer_config.json may
+ * name the tokens otherwise. */
 #include <stdio.h>
 #include <string.h>
 
@@ -12,7 +12,24 @@
 #include "map.h"
 #include "tokenizer_bpe.h"
 
-enum { MAX_FILE_BYTES = 64 << 20, N_SPECIALS = 256 };
+enum { MAX_FILE_BYTES = 64 << 20, MAX_NAMES = 10 };
+
+struct qmi_tiktoken_family {
+    const char *pattern;
+    size_t n_ranks; /* of its only vocabulary; 0: the name of the file tells */
+    int n_specials; /* with the ids behind the ranks */
+    /* Names of the first, and of all others: a format for the id, or for the
+     * number of the special token, less `n_less`. */
+    const char *names[MAX_NAMES];
+    const char *others;
+    bool names_ids;
+    int n_less;
+    bool is_nfc;
+    /* The first special token begins every text, the second can end it. */
+    bool is_framed;
+};
+
+/* ---- families ---- */
 
 /* Letters and marks by case, without Han: a class of everything else, negated,
  * since all categories together are all characters. */
@@ -21,12 +38,40 @@ enum { MAX_FILE_BYTES = 64 << 20, N_SPECIALS = 256 };
 #define LOWER "[^\\p{Lu}\\p{Lt}" NO_LETTER "]"
 #define BEFORE "[^\\r\\n\\p{L}\\p{N}]?"
 #define SHORT "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-static const char KIMI[] =
-    "[\\p{Han}]+|" BEFORE UPPER "*" LOWER "+" SHORT "|" BEFORE UPPER "+" LOWER
-    "*" SHORT "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
-    "\\s+(?!\\S)|\\s+";
+#define OTHERS "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define WORDS(digits)                                                          \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|" BEFORE "\\p{L}+|" digits OTHERS
+
+const qmi_tiktoken_family qmi_tiktoken_kimi = {
+    .pattern = "[\\p{Han}]+|" BEFORE UPPER "*" LOWER "+" SHORT "|" BEFORE UPPER
+               "+" LOWER "*" SHORT "|\\p{N}{1,3}" OTHERS,
+    .n_specials = 256,
+    .others = "<|reserved_token_%d|>",
+    .names_ids = true};
+
+const qmi_tiktoken_family qmi_tiktoken_llama = {.pattern = WORDS("\\p{N}{1,3}"),
+    .n_ranks = 128000,
+    .n_specials = 256,
+    .names = {"<|begin_of_text|>", "<|end_of_text|>",
+        "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
+        "<|reserved_special_token_2|>", "<|reserved_special_token_3|>",
+        "<|start_header_id|>", "<|end_header_id|>",
+        "<|reserved_special_token_4|>", "<|eot_id|>"},
+    .others = "<|reserved_special_token_%d|>",
+    .n_less = 5,
+    .is_framed = true};
+
+const qmi_tiktoken_family qmi_tiktoken_qwen = {.pattern = WORDS("\\p{N}"),
+    .n_specials = 208,
+    .names = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"},
+    .others = "<|extra_%d|>",
+    .n_less = 3,
+    .is_nfc = true};
+
+/* ---- lines ---- */
 
 typedef struct reader {
+    const qmi_tiktoken_family *family;
     qmi_bpe_tokenizer *t;
     const char *path;
     const char *at, *end;
@@ -120,6 +165,11 @@ static qmoe_status fill_ranks(const reader *r)
         return qmi_fail(r->err, QMOE_E_FORMAT,
             "%s: a rank below %zu is missing, or a token is there twice",
             r->path, n);
+    if (r->family->n_ranks != 0 && n != r->family->n_ranks)
+        return qmi_fail(r->err, QMOE_E_UNSUPPORTED,
+            "%s: %zu ranks of tiktoken; only those of Llama 3, %zu, are read "
+            "from a file of this name: nothing says how others split text",
+            r->path, n, r->family->n_ranks);
     bpe->ranks = qmi_calloc(n, sizeof *bpe->ranks, "ranks", r->err);
     if (bpe->ranks == NULL)
         return QMOE_E_NOMEM;
@@ -134,14 +184,20 @@ static qmoe_status read_file(reader *r)
     qmi_split_step *step = &t->pre_tokenizer.steps[t->pre_tokenizer.n++];
     t->bpe.by_bytes = t->bpe.ignore_merges = true;
     step->kind = QMI_SPLIT_PATTERN;
-    QMI_TRY(qmi_pattern_compile(&step->pattern, KIMI, false, r->path, r->err));
+    QMI_TRY(qmi_pattern_compile(
+        &step->pattern, r->family->pattern, false, r->path, r->err));
+    if (r->family->is_nfc)
+        t->normalizer.steps[t->normalizer.n++].kind = QMI_NORMAL_NFC;
     QMI_TRY(read_lines(r));
     QMI_TRY(fill_ranks(r));
+    const int32_t first = (int32_t)t->bpe.vocabulary.n_used;
+    if (r->family->is_framed)
+        QMI_TRY(qmi_id_list_add(&t->before, &first, 1, r->err));
     return qmi_bpe_tokenizer_seal(t, r->path, r->err);
 }
 
-qmoe_status qmi_tokenizer_open_tiktoken(
-    qmi_tokenizer **out, const char *path, qmi_error *err)
+qmoe_status qmi_tokenizer_open_tiktoken(qmi_tokenizer **out,
+    const qmi_tiktoken_family *family, const char *path, qmi_error *err)
 {
     char *text = NULL;
     size_t n = 0;
@@ -153,7 +209,12 @@ qmoe_status qmi_tokenizer_open_tiktoken(
     if (status == QMOE_OK && hint != NULL)
         status = qmi_fail(
             err, QMOE_E_FORMAT, "%s: not a tiktoken file, but %s", path, hint);
-    reader r = {.t = t, .path = path, .at = text, .end = text + n, .err = err};
+    reader r = {.family = family,
+        .t = t,
+        .path = path,
+        .at = text,
+        .end = text + n,
+        .err = err};
     if (status == QMOE_OK)
         status = read_file(&r);
     qmi_free(text);
@@ -164,24 +225,52 @@ qmoe_status qmi_tokenizer_open_tiktoken(
     return status;
 }
 
-/* tokenizer_config.json has named some; the others have the names that Kimi's
- * code gives them. */
-qmoe_status qmi_tokenizer_end_tiktoken(
-    qmi_tokenizer *tokenizer, const char *path, qmi_error *err)
+bool qmi_is_tiktoken(const char *path)
+{
+    char start[256] = "", newline = '\0';
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return false;
+    start[fread(start, 1, sizeof start - 1, file)] = '\0';
+    fclose(file);
+    return sscanf(start, "%*[A-Za-z0-9+/=] %*[0-9]%c", &newline) == 1 &&
+           newline == '\n';
+}
+
+/* ---- special tokens ---- */
+
+static void put_name(
+    char out[40], const qmi_tiktoken_family *family, int32_t first, int i)
+{
+    const int number = family->names_ids ? (int)first + i : i - family->n_less;
+    if (i < MAX_NAMES && family->names[i] != NULL)
+        snprintf(out, 40, "%s", family->names[i]);
+    else
+        snprintf(out, 40, family->others, number);
+}
+
+qmoe_status qmi_tokenizer_end_tiktoken(qmi_tokenizer *tokenizer,
+    const qmi_tiktoken_family *family, const char *path, qmi_error *err)
 {
     qmi_bpe_tokenizer *t = (qmi_bpe_tokenizer *)tokenizer;
+    /* Added tokens are not among those in use. */
     const int32_t first = (int32_t)t->bpe.vocabulary.n_used;
-    for (int32_t id = first; id < first + N_SPECIALS; id++) {
+    for (int i = 0; i < family->n_specials; i++) {
+        const int32_t id = first + i;
         char name[40];
         size_t n_there = 0;
         if (id < t->bpe.vocabulary.size)
             qmi_vocabulary_bytes(&t->bpe.vocabulary, id, &n_there);
         if (n_there != 0)
             continue;
-        snprintf(name, sizeof name, "<|reserved_token_%d|>", (int)id);
+        put_name(name, family, first, i);
         const qmi_added_token token = {
             .content = name, .n = strlen(name), .id = id, .special = true};
         QMI_TRY(qmi_bpe_tokenizer_add(t, &token, path, err));
     }
+    if (family->is_framed && t->base.bos < 0)
+        t->base.bos = first;
+    if (family->is_framed && t->base.eos < 0)
+        t->base.eos = first + 1;
     return qmi_bpe_tokenizer_seal(t, path, err);
 }

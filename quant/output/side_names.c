@@ -9,7 +9,7 @@
 const char *const qmi_side_files[QMI_N_SIDE_FILES] = {"spiece.model",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "generation_config.json", "tokenizer.model", "tiktoken.model",
-    "chat_template.jinja", "chat_template.json"};
+    "qwen.tiktoken", "chat_template.jinja", "chat_template.json"};
 
 bool qmi_is_side_file(const char *name)
 {

@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 
-enum { QMI_N_SIDE_FILES = 9 };
+enum { QMI_N_SIDE_FILES = 10 };
 extern const char *const qmi_side_files[QMI_N_SIDE_FILES]; /* their names */
 
 bool qmi_is_side_file(const char *name);

@@ -61,12 +61,17 @@ static void use(const qmi_tokenizer *tokenizer, bool literal)
     qmi_free(ids);
 }
 
+static qmoe_status open_ranks(
+    qmi_tokenizer **out, const char *path, qmi_error *err)
+{
+    return qmi_tokenizer_open_tiktoken(out, &qmi_tiktoken_qwen, path, err);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
     static qmoe_status (*const openers[])(qmi_tokenizer * *out,
         const char *path, qmi_error *err) = {qmi_tokenizer_open_json,
-        open_settings, qmi_tokenizer_open_piece_bpe,
-        qmi_tokenizer_open_tiktoken};
+        open_settings, qmi_tokenizer_open_piece_bpe, open_ranks};
     qmi_error err = {.text = ""};
     qmi_tokenizer *tokenizer = NULL;
     char path[64];

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import unicodedata
 import unittest
 
 import sentencepiece
@@ -192,29 +193,43 @@ class TokenizersTest(unittest.TestCase):
                 self.compare(train_by_characters(legacy, unk), ["<s>", "</s>"])
 
 
-    def test_tiktoken(self):
-        """Kimi's layout: ranks from the vocabulary of another chain, specials from tokenizer_config.json."""
-        letters = {chr(c): b for b, c in enumerate(byte_characters())}
-        vocabulary = json.loads(train_byte_level("o200k").to_str())["model"]["vocab"]
-        tokens = [bytes(letters[c] for c in t) for t in vocabulary if t not in SPECIALS]
-        names = {len(tokens) + i: (SPECIALS[i] if i < 2 else f"<|reserved_token_{len(tokens) + i}|>")
-                 for i in range(256)}
-        encoding = tiktoken.Encoding("kimi", pat_str=KIMI, mergeable_ranks={t: i for i, t in enumerate(tokens)},
-                                     special_tokens={name: i for i, name in names.items()})
+    def compare_tiktoken(self, file, pattern, tokens, names, form=None, begins=False):
+        """names: of the special tokens; those of SPECIALS are in tokenizer_config.json."""
+        first = len(tokens)
+        encoding = tiktoken.Encoding(file, pat_str=pattern, mergeable_ranks={t: i for i, t in enumerate(tokens)},
+                                     special_tokens={name: first + i for i, name in enumerate(names)})
         texts = list(mixed_text.documents(int(MEGABYTES * 1e6), seed=2, specials=SPECIALS[:2]))
         n_ids = 0
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory)
-            (path / "tiktoken.model").write_text("".join(
+            (path / file).write_text("".join(
                 f"{base64.b64encode(t).decode()} {i}\n" for i, t in enumerate(tokens)))
             (path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {
-                str(i): {"content": name, "special": True} for i, name in names.items() if name in SPECIALS}}))
+                str(first + i): {"content": name, "special": True}
+                for i, name in enumerate(names) if name in SPECIALS}}))
             for text, (ids, _, whole) in zip(texts, ours(directory, texts, True)):
-                self.assertEqual(ids, encoding.encode(text, allowed_special="all"), repr(text[:2000]))
-                self.assertEqual(whole, text.replace("\0", ""))
+                normal = unicodedata.normalize(form, text) if form else text
+                expected = encoding.encode(normal, allowed_special="all")
+                self.assertEqual(ids, [first] * begins + expected, repr(text[:2000]))
+                self.assertEqual(whole, names[0] * begins + normal.replace("\0", ""))
                 n_ids += len(ids)
-        print(f"{n_ids} ids equal ", end="", file=sys.stderr, flush=True)
+        print(f"{file}: {n_ids} ids equal ", end="", file=sys.stderr, flush=True)
 
+    def test_tiktoken(self):
+        """Layouts of Kimi, Qwen and Llama 3: ranks from the vocabulary of another chain."""
+        letters = {chr(c): b for b, c in enumerate(byte_characters())}
+        vocabulary = json.loads(train_byte_level("o200k").to_str())["model"]["vocab"]
+        tokens = [bytes(letters[c] for c in t) for t in vocabulary if t not in SPECIALS]
+        self.compare_tiktoken("tiktoken.model", KIMI, tokens, SPECIALS[:2] + [
+            f"<|reserved_token_{len(tokens) + i}|>" for i in range(2, 256)])
+        self.compare_tiktoken("qwen.tiktoken", QWEN2, tokens, SPECIALS + [
+            f"<|extra_{i}|>" for i in range(205)], form="NFC")
+        # The number of ranks tells it from other files of this name; no text has the tokens that fill it up.
+        filled = tokens + [b"\xff\xfe" + i.to_bytes(3, "big") for i in range(128000 - len(tokens))]
+        reserved = [f"<|reserved_special_token_{i}|>" for i in range(251)]
+        self.compare_tiktoken("tokenizer.model", LLAMA3, filled, [
+            "<|begin_of_text|>", "<|end_of_text|>", *reserved[:4], *SPECIALS[:2], reserved[4], "<|eot_id|>",
+            *reserved[5:]], begins=True)
 
     def test_sentencepiece(self):
         """A model as Llama's and Mixtral's, against SentencePiece itself."""

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Tokenizers that are no tokenizer.json: tiktoken.model as the Kimi models have
- * it, and tokenizer.model of SentencePiece with pieces of type BPE; files of
- * both that are refused. */
+ * Tokenizers that are no tokenizer.json: ranks of tiktoken as Kimi, Qwen and
+ * Llama 3 have them, and tokenizer.model of SentencePiece with pieces of type
+ * BPE; files of both that are refused. */
 #include "scratch.h"
 
 #include "alloc.h"
@@ -11,9 +11,9 @@ static const char *make_directory(const char *file, const void *data, size_t n)
 {
     const char *directory = scratch_directory("tokenizer_files");
     char name[64];
-    for (int i = 0; i < 3; i++) {
-        static const char *const others[] = {
-            "tiktoken.model", "tokenizer.model", "tokenizer_config.json"};
+    for (int i = 0; i < 4; i++) {
+        static const char *const others[] = {"tiktoken.model", "qwen.tiktoken",
+            "tokenizer.model", "tokenizer_config.json"};
         snprintf(name, sizeof name, "tokenizer_files/%s", others[i]);
         remove(scratch_path(name));
     }
@@ -87,6 +87,83 @@ static void reads_ranks(void **state)
     check_ids(t, "ababcc", false, IDS(3, 5, 2));
     check_ids(t, "ab\nbc<|im_end|>", true, IDS(3, 6, 4, 9));
     qmi_tokenizer_close(t);
+}
+
+static void reads_ranks_of_qwen(void **state)
+{
+    (void)state;
+    qmi_tokenizer *t =
+        open_in(make_directory("qwen.tiktoken", RANKS, strlen(RANKS)));
+    assert_int_equal(qmi_tokenizer_size(t), 7 + 208);
+    assert_int_equal(qmi_tokenizer_id(t, "<|endoftext|>"), 7);
+    assert_int_equal(qmi_tokenizer_id(t, "<|im_end|>"), 9);
+    assert_int_equal(qmi_tokenizer_id(t, "<|extra_0|>"), 10);
+    assert_int_equal(qmi_tokenizer_id(t, "<|extra_204|>"), 214);
+    check_ids(t, "ab\nbc<|im_end|>", true, IDS(3, 6, 4, 9));
+    qmi_tokenizer_close(t);
+}
+
+/* Base64 of three bytes. */
+static void put_rank(FILE *out, uint32_t bytes, int rank)
+{
+    static const char digits[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (int shift = 18; shift >= 0; shift -= 6)
+        fputc(digits[bytes >> shift & 63], out);
+    fprintf(out, " %d\n", rank);
+}
+
+/* The letters, and n_ranks - 7 tokens that no text has. */
+static const char *make_llama(int n_ranks)
+{
+    const char *directory =
+        make_directory("tokenizer.model", RANKS, strlen(RANKS));
+    char path[256];
+    snprintf(path, sizeof path, "%s/tokenizer.model", directory);
+    FILE *out = fopen(path, "a");
+    assert_non_null(out);
+    for (int rank = 7; rank < n_ranks; rank++)
+        put_rank(out, 0xf00000u + (uint32_t)rank, rank);
+    assert_int_equal(fclose(out), 0);
+    return directory;
+}
+
+static void reads_ranks_of_llama(void **state)
+{
+    enum { FIRST = 128000 };
+    (void)state;
+    const char *directory = make_llama(FIRST);
+    qmi_tokenizer *t = open_in(directory);
+    assert_int_equal(qmi_tokenizer_size(t), FIRST + 256);
+    assert_int_equal(qmi_tokenizer_bos(t), FIRST);
+    assert_int_equal(qmi_tokenizer_eos(t), FIRST + 1);
+    assert_int_equal(qmi_tokenizer_id(t, "<|end_header_id|>"), FIRST + 7);
+    assert_int_equal(qmi_tokenizer_id(t, "<|eot_id|>"), FIRST + 9);
+    assert_int_equal(
+        qmi_tokenizer_id(t, "<|reserved_special_token_5|>"), FIRST + 10);
+    assert_int_equal(
+        qmi_tokenizer_id(t, "<|reserved_special_token_250|>"), FIRST + 255);
+    check_ids(t, "abc<|eot_id|>", true, IDS(FIRST, 5, FIRST + 9));
+    qmi_tokenizer_close(t);
+    /* As in Llama 3.1. */
+    scratch_text("tokenizer_files/tokenizer_config.json",
+        "{\"add_bos_token\":false,\"added_tokens_decoder\":{\"128008\":"
+        "{\"content\":\"<|eom_id|>\",\"special\":true}}}");
+    t = open_in(directory);
+    assert_int_equal(qmi_tokenizer_id(t, "<|eom_id|>"), FIRST + 8);
+    check_ids(t, "abc", true, IDS(5));
+    qmi_tokenizer_close(t);
+}
+
+static void refuses_ranks_of_others(void **state)
+{
+    qmi_tokenizer *t = NULL;
+    qmi_error err = {0};
+    (void)state;
+    assert_int_equal(qmi_tokenizer_open_directory(&t, make_llama(200), &err),
+        QMOE_E_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "tokenizer.model: 200 ranks"));
+    assert_null(t);
 }
 
 static void refuses_broken_ranks(void **state)
@@ -224,6 +301,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_ranks),
+        cmocka_unit_test(reads_ranks_of_qwen),
+        cmocka_unit_test(reads_ranks_of_llama),
+        cmocka_unit_test(refuses_ranks_of_others),
         cmocka_unit_test(refuses_broken_ranks),
         cmocka_unit_test(reads_pieces),
         cmocka_unit_test(refuses_other_pieces),
