@@ -70,6 +70,10 @@ qmoe_status qmi_decoder_configure(qmi_decoder *out,
     const qmi_decoder_family *family, const cJSON *config, const char *file,
     qmi_error *err);
 bool qmi_decoder_is_sparse(const qmi_decoder *d, int64_t block);
+/* Its last step: E_UNSUPPORTED names a key that asks for what is not
+ * computed. */
+qmoe_status qmi_decoder_refuse(const qmi_decoder *d, const cJSON *config,
+    const char *file, qmi_error *err);
 
 /* qmi_arch.build of a family. */
 qmoe_status qmi_decoder_build(qmoe_model *model,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * In: the config.json of a decoder-only model, not trusted, and its family.
  * Out: what it says, every number in its range, so that products of dimensions
- * fit 64 bits; what is not computed is refused by name.  Missing members get
- * the defaults of the reference implementation. */
+ * fit 64 bits.  Missing members get the defaults of the reference
+ * implementation. */
 #include <string.h>
 
 #include "arch_decoder.h"
@@ -16,12 +16,6 @@ static const cJSON *member(const reader *r, const char *key)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(r->json, key);
     return cJSON_IsNull(item) ? NULL : item;
-}
-
-static qmoe_status refuse(const reader *r, const char *key, const char *why)
-{
-    return qmi_fail(
-        r->err, QMOE_E_UNSUPPORTED, "%s: '%s' %s", r->file, key, why);
 }
 
 /* ---- shape ---- */
@@ -191,23 +185,6 @@ static qmoe_status read_windows(const reader *r, qmi_decoder *d)
 
 /* ---- the whole ---- */
 
-/* What this definition does not compute is refused by name. */
-static qmoe_status refuse_others(const reader *r)
-{
-    const char *act = NULL;
-    QMI_TRY(
-        qmi_json_string(&act, r->json, "hidden_act", "silu", r->file, r->err));
-    if (strcmp(act, "silu") != 0)
-        return qmi_fail(r->err, QMOE_E_UNSUPPORTED,
-            "%s: hidden_act '%.64s' is not supported, only silu", r->file, act);
-    if (member(r, "clip_qkv") != NULL)
-        return refuse(r, "clip_qkv", "is not supported");
-    const cJSON *partial = member(r, "partial_rotary_factor");
-    if (partial != NULL && partial->valuedouble != 1)
-        return refuse(r, "partial_rotary_factor", "is not 1");
-    return QMOE_OK;
-}
-
 qmoe_status qmi_decoder_configure(qmi_decoder *out,
     const qmi_decoder_family *family, const cJSON *config, const char *file,
     qmi_error *err)
@@ -222,7 +199,7 @@ qmoe_status qmi_decoder_configure(qmi_decoder *out,
     QMI_TRY(read_ids(&r, out));
     QMI_TRY(read_ffn(&r, out));
     QMI_TRY(read_windows(&r, out));
-    QMI_TRY(refuse_others(&r));
+    QMI_TRY(qmi_decoder_refuse(out, config, file, err));
     QMI_TRY(qmi_config_may(
         &r, &max_positions, "max_position_embeddings", 1, INT32_MAX));
     return qmi_rotary_configure(&out->rotary, config, out->d_head,

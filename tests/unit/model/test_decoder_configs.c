@@ -70,6 +70,92 @@ static const struct {
         134515008.0, 0},
 };
 
+/* A small one of each family. */
+#define DENSE_OF(type)                                                         \
+    "{\"model_type\": \"" type "\", \"hidden_size\": 64, "                     \
+    "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, "                   \
+    "\"head_dim\": 16, \"vocab_size\": 96, \"intermediate_size\": 48"
+#define SPARSE_OF(type)                                                        \
+    DENSE_OF(type)                                                             \
+    ", \"num_experts\": 4, \"num_experts_per_tok\": 2, "                       \
+    "\"moe_intermediate_size\": 8"
+static const char *const families[] = {DENSE_OF("llama"), DENSE_OF("mistral"),
+    DENSE_OF("qwen2"), DENSE_OF("qwen3"), SPARSE_OF("olmoe"),
+    SPARSE_OF("mixtral"),
+    SPARSE_OF("qwen2_moe") ", \"shared_expert_intermediate_size\": 16",
+    SPARSE_OF("qwen3_moe")};
+enum { N_FAMILIES = sizeof families / sizeof *families };
+
+/* What no family computes, and what says that nothing of it is asked for. */
+static const struct {
+    const char *key, *value, *neutral;
+} mutations[] = {
+    {"add_bias_linear", "true", "false"},
+    {"add_cross_attention", "true", "false"},
+    {"alibi", "true", "false"},
+    {"attention_chunk_size", "16", "null"},
+    {"attention_multiplier", "0.01", "null"},
+    {"attn_logit_softcapping", "50.0", "null"},
+    {"attn_output_gate", "true", "false"},
+    {"clip_qkv", "8.0", "null"},
+    {"embedding_multiplier", "12", "1.0"},
+    {"final_logit_softcapping", "30.0", "null"},
+    {"first_k_dense_replace", "1", "0"},
+    {"hidden_act", "\"gelu\"", "\"silu\""},
+    {"hidden_act", "1", "null"},
+    {"hidden_activation", "\"gelu_pytorch_tanh\"", "\"silu\""},
+    {"interleave_moe_layer_step", "2", "1"},
+    {"is_causal", "false", "true"},
+    {"kv_lora_rank", "32", "null"},
+    {"layer_types", "[\"full_attention\", \"linear_attention\"]",
+        "[\"full_attention\", \"sliding_attention\"]"},
+    {"logit_scale", "0.5", "1"},
+    {"logits_scaling", "4", "1.0"},
+    {"mlp_layer_types", "[\"sparse\", \"dense\"]", "null"},
+    {"moe_layer_freq", "2", "1"},
+    {"n_group", "4", "1"},
+    {"n_routed_experts", "8", "null"},
+    {"n_shared_experts", "1", "0"},
+    {"no_rope_layers", "[1, 0]", "null"},
+    {"num_kv_shared_layers", "1", "0"},
+    {"parallel_attn", "true", "false"},
+    {"partial_rotary_factor", "0.5", "1"},
+    {"q_lora_rank", "32", "null"},
+    {"query_pre_attn_scalar", "256", "null"},
+    {"residual_multiplier", "0.2", "1"},
+    {"rope_interleave", "true", "false"},
+    {"rope_local_base_freq", "1e4", "null"},
+    {"rope_parameters", "{\"full_attention\": {\"rope_theta\": 1e6}}",
+        "{\"rope_type\": \"default\", \"rope_theta\": 1e6}"},
+    {"rope_parameters", "{\"partial_rotary_factor\": 0.25}",
+        "{\"partial_rotary_factor\": 1}"},
+    {"rope_scaling", "{\"type\": \"mrope\", \"mrope_section\": [1]}", "null"},
+    {"rotary_dim", "8", "16"},
+    {"routed_scaling_factor", "2.5", "1.0"},
+    {"scale_embeddings", "true", "false"},
+    {"scoring_func", "\"sigmoid\"", "\"softmax\""},
+    {"shared_intermediate_size", "32", "0"},
+    {"swiglu_limit", "7.0", "null"},
+    {"topk_group", "2", "1"},
+    {"topk_method", "\"noaux_tc\"", "\"greedy\""},
+    {"use_bidirectional_attention", "true", "false"},
+    {"use_parallel_residual", "true", "false"},
+    {"v_head_dim", "8", "16"},
+};
+
+/* What some compute: the families that refuse it, by their order above. */
+static const struct {
+    const char *key, *value, *refused;
+} of_some[] = {
+    {"attention_bias", "true", ".x...x.."},
+    {"norm_topk_prob", "false", ".....x.."},
+    {"num_experts", "4", "xxxx...."},
+    {"num_local_experts", "4", "xxxx...."},
+    {"shared_expert_intermediate_size", "32", "xxxxxx.x"},
+    {"use_qk_norm", "true", "xxx..xx."},
+    {"use_qk_norm", "false", "...xx..x"},
+};
+
 static qmoe_status sketch(
     qmoe_model **out, qmoe_context *context, const char *text)
 {
@@ -166,6 +252,61 @@ static void refuses_by_name(void **state)
     }
 }
 
+/* Opens a family's configuration with one more member. */
+static qmoe_status sketch_with(
+    char error[512], const char *family, const char *key, const char *value)
+{
+    char text[1024];
+    qmoe_context *context;
+    qmoe_model *model = NULL;
+    snprintf(text, sizeof text, "%s, \"%s\": %s}", family, key, value);
+    /* The first of two members of a name is found. */
+    char *first = strstr(text, key);
+    if (strstr(first + 1, key) != NULL)
+        first[0] = '-';
+    assert_int_equal(qmoe_context_create(&context, NULL), QMOE_OK);
+    const qmoe_status status = sketch(&model, context, text);
+    snprintf(error, 512, "%s", qmoe_context_error(context));
+    qmoe_model_close(model);
+    qmoe_context_destroy(context);
+    return status;
+}
+
+static void refuses_in_each_family(void **state)
+{
+    char error[512];
+    (void)state;
+    for (size_t i = 0; i < sizeof mutations / sizeof *mutations; i++)
+        for (int f = 0; f < N_FAMILIES; f++) {
+            const char *key = mutations[i].key;
+            const qmoe_status status =
+                sketch_with(error, families[f], key, mutations[i].value);
+            if (status != QMOE_E_UNSUPPORTED ||
+                (strstr(error, key) == NULL &&
+                    strchr(mutations[i].value, '{') == NULL))
+                fail_msg("%s of family %d: status %d, \"%s\"", key, f,
+                    (int)status, error);
+            if (sketch_with(error, families[f], key, mutations[i].neutral) !=
+                QMOE_OK)
+                fail_msg("%s of family %d: \"%s\"", key, f, error);
+        }
+}
+
+static void refuses_in_some_families(void **state)
+{
+    char error[512];
+    (void)state;
+    for (size_t i = 0; i < sizeof of_some / sizeof *of_some; i++)
+        for (int f = 0; f < N_FAMILIES; f++) {
+            const qmoe_status status = sketch_with(
+                error, families[f], of_some[i].key, of_some[i].value);
+            if ((status != QMOE_OK) != (of_some[i].refused[f] == 'x') ||
+                (status != QMOE_OK && strstr(error, of_some[i].key) == NULL))
+                fail_msg("%s of family %d: status %d, \"%s\"", of_some[i].key,
+                    f, (int)status, error);
+        }
+}
+
 /* Both names of the number type; without one it is bf16. */
 static void reads_number_type(void **state)
 {
@@ -194,6 +335,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(counts_weights),
         cmocka_unit_test(refuses_by_name),
+        cmocka_unit_test(refuses_in_each_family),
+        cmocka_unit_test(refuses_in_some_families),
         cmocka_unit_test(reads_number_type),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
