@@ -155,6 +155,26 @@ static void check_threads(const job_run *run, const job_files *expected)
     job_files_free(&files);
 }
 
+/* Nor do threads change what the search for strings of codes finds. */
+static void test_tlut_threads(void **state)
+{
+    job_files expected = {0};
+    (void)state;
+    make_source(GOLDEN("qwen3-moe"));
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        job_run run = run_to(scratch_path("decoder-tlut"));
+        run.options.format = "tlut-2";
+        run.options.dense_bits = "4";
+        run.n_threads = n_threads;
+        job_files files = must_go(&run);
+        if (n_threads == 1)
+            expected = job_files_copy(&files);
+        assert_true(are_equal(&expected, &files));
+        job_files_free(&files);
+    }
+    job_files_free(&expected);
+}
+
 /* What more bits or calibration give is nearer to the original. */
 static void test_formats(void **state)
 {
@@ -469,6 +489,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_tlut_threads),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_few_tokens),
         cmocka_unit_test(test_weights),

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Quantisers of the formats "tlut-*": the result against what it claims and
  * against other scales, hard inputs, failures. */
+#include <pthread.h>
+#include <time.h>
+
 #include "alloc.h"
+#include "cancel.h"
+#include "clock.h"
 #include "quantiser_problem.h"
 #include "tlut_fit.h"
 
@@ -316,6 +321,52 @@ static void counts_weights(void **state)
     free_problem(&p);
 }
 
+/* ---- cancellation ---- */
+
+typedef struct stopper {
+    struct qmi_cancel cancel;
+    _Atomic(int64_t) n_coded;
+    double at; /* when the wish was uttered */
+} stopper;
+
+/* Wishes for the end once some weights are done. */
+static void *stop_soon(void *user)
+{
+    stopper *s = user;
+    const struct timespec moment = {.tv_nsec = 1000000};
+    while (s->n_coded == 0)
+        nanosleep(&moment, NULL);
+    s->at = qmi_seconds();
+    s->cancel.wanted = true;
+    return NULL;
+}
+
+/* A ring of rows that takes seconds is left within one, with nothing to
+ * free. */
+static void cancelled(void **state)
+{
+    (void)state;
+    problem p = make_problem(64, 512, 30, 3);
+    stopper s = {.n_coded = 0};
+    outcome o;
+    pthread_t thread;
+    qmi_error err = {.cancel = &s.cancel};
+    qmi_quant_options options = plain;
+    options.passes = 3000;
+    options.n_coded = &s.n_coded;
+    const qmi_quantiser *q = qmi_quantiser_find("gptq", "tlut-4");
+    assert_int_equal(pthread_create(&thread, NULL, stop_soon, &s), 0);
+    const qmoe_status status = q->run(&o.encoded, &o.result, p.w, p.n_rows,
+        p.n_cols, &p.hessian, &options, &err);
+    const double end = qmi_seconds();
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_error(status, QMOE_E_CANCELLED, err.text, "cancelled");
+    assert_true(end - s.at < 1);
+    assert_null(o.encoded.parts[0]);
+    qmi_encoded_free(&o.encoded);
+    free_problem(&p);
+}
+
 static void out_of_memory(void **state)
 {
     (void)state;
@@ -361,6 +412,7 @@ int main(void)
         cmocka_unit_test(refused),
         cmocka_unit_test(fallback),
         cmocka_unit_test(counts_weights),
+        cmocka_unit_test(cancelled),
         cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, load_blas, NULL);
