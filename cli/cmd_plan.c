@@ -439,18 +439,36 @@ static void print_compression(const request *q, const qmoe_plan_report *r)
     const qmoe_recorded_rate *rate;
     if (r->compress_seconds <= 0)
         return;
-    printf("\ncompression: about %s (%.3g expert weights/s, %s%s; %" PRIu64
-           " samples, %d rounds, %d threads)\n",
-        duration(text, r->compress_seconds), r->weight_rate,
+    printf("\ncompression: about %s (", duration(text, r->compress_seconds));
+    if (r->weight_rate > 0)
+        printf("%.3g expert weights/s, ", r->weight_rate);
+    printf("%s%s; %" PRIu64 " samples, %d rounds, %d threads)\n",
         q->weight_rate != 0 ? "as given" : "measured parts",
         q->disk_rate != 0     ? ", and the disk"
         : q->weight_rate != 0 ? "; without the disk"
                               : ", and a disk of 500 MB/s",
         r->n_samples, r->passes, r->n_threads);
-    for (size_t i = 0; (rate = qmoe_recorded_rate_at(i)) != NULL; i++)
+    for (size_t i = 0;
+         r->weight_rate > 0 && (rate = qmoe_recorded_rate_at(i)) != NULL; i++)
         printf("  recorded  %s: %.3g weights/s\n"
                "            (%s; %s)\n",
             rate->what, rate->weight_rate, rate->machine, rate->source);
+}
+
+/* Of a model without experts only the whole. */
+static void print_size(const qmoe_plan_report *r)
+{
+    const char *kind = r->exact ? "" : size_kind(r);
+    const char *space = r->exact ? "" : " ";
+    if (r->expert_weights != 0)
+        printf("as %s: ", r->model.format);
+    printf("%s%s%s, ", kind, space, cli_human_bytes(r->total_bytes).text);
+    if (r->expert_weights != 0)
+        printf("%s%s%.4f bits per expert weight (%.2fx), ", kind, space,
+            bits_per_expert_weight(r),
+            per(2 * (double)r->expert_weights, (double)r->expert_bytes));
+    printf("%.2fx overall\n",
+        per(2 * (double)r->total_weights, (double)r->total_bytes));
 }
 
 static void print_text(const request *q, const qmoe_plan_report *r,
@@ -458,23 +476,21 @@ static void print_text(const request *q, const qmoe_plan_report *r,
 {
     const qmoe_model_info *m = &r->model;
     cli_print_name(stdout, q->source);
-    printf(": %s, %" PRId64 " + %" PRId64 " blocks, %" PRId64
-           " sparse with %" PRId64 " experts\n",
-        m->architecture, m->n_encoder_blocks, m->n_decoder_blocks,
-        m->n_sparse_blocks, m->n_experts);
+    printf(": %s, ", m->architecture);
+    /* Encoder and decoder, or a decoder alone. */
+    if (m->n_encoder_blocks != 0)
+        printf("%" PRId64 " + ", m->n_encoder_blocks);
+    printf("%" PRId64 " blocks", m->n_decoder_blocks);
+    if (m->n_sparse_blocks != 0)
+        printf(", %" PRId64 " sparse with %" PRId64 " experts",
+            m->n_sparse_blocks, m->n_experts);
+    printf("\n");
     /* Sizes without weights are computed; the reader should know. */
     if (r->from_config)
         printf("(no weights found: sizes follow from config.json)\n");
-    const char *kind = r->exact ? "" : size_kind(r);
-    const char *space = r->exact ? "" : " ";
-    printf("as %s: %s%s%s, %s%s%.4f bits per expert weight (%.2fx), %.2fx "
-           "overall\n",
-        m->format, kind, space, cli_human_bytes(r->total_bytes).text, kind,
-        space, bits_per_expert_weight(r),
-        per(2 * (double)r->expert_weights, (double)r->expert_bytes),
-        per(2 * (double)r->total_weights, (double)r->total_bytes));
+    print_size(r);
     print_roles(r);
-    if (n_others != 0)
+    if (n_others != 0 && r->expert_weights != 0)
         print_formats(others, n_others);
     print_fit(q, r);
     print_compression(q, r);

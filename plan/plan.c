@@ -268,7 +268,8 @@ static int64_t most_choices(const qmoe_model *m)
  * as it has inputs. */
 static uint64_t default_samples(const qmoe_model *m)
 {
-    const double n_experts = (double)qmi_model_n_experts(m);
+    /* A model without experts needs as many as one expert. */
+    const double n_experts = fmax((double)qmi_model_n_experts(m), 1);
     if (m->shape.objective == QMI_SPAN_CORRUPTION)
         return (uint64_t)(10000.0 * n_experts / 128 + 0.5);
     qmi_workload one = {0};
@@ -287,67 +288,113 @@ static qmi_workload workload(const planner *p)
         work.trials = (double)qmi_n_trials(n_experts) / (double)n_experts;
     const double top_k = (double)most_choices(p->model);
     qmi_workload_add_samples(&work, p->model, (double)p->report->n_samples);
-    for (int i = 0; i < QMI_N_PROGRAMS; i++)
+    for (int i = 0; n_experts != 0 && i < QMI_N_PROGRAMS; i++)
         work.used_share[i] =
             qmi_used_experts((double)n_experts, work.tokens[i] * top_k) /
             (double)n_experts;
     return work;
 }
 
-/* Seconds of all threads together. */
-static qmoe_status work_seconds(
-    double *seconds, const planner *p, const qmi_quantiser *quantiser)
+static int passes_of(const planner *p, const qmi_quantiser *quantiser)
+{
+    const int wanted = p->options.passes;
+    return wanted == 0 ? quantiser->default_passes : wanted > 0 ? wanted : 0;
+}
+
+static qmi_stack_recipe recipe_of(
+    const planner *p, const qmi_quantiser *quantiser, int64_t n_cols)
+{
+    qmi_stack_recipe recipe = {
+        .quantiser = quantiser, .quant.passes = passes_of(p, quantiser)};
+    /* The rotation costs time, too. */
+    if (quantiser->format->rotates)
+        recipe.quant.rotation = qmi_rotation_for(n_cols);
+    return recipe;
+}
+
+static qmi_stack_recipe dense_recipe(const void *user, const qmi_weight *w)
+{
+    const planner *p = user;
+    return recipe_of(p, qmi_dense_quantiser(&p->dense, w), w->n_cols);
+}
+
+/* Seconds of one thread for the experts, and for the rest. */
+static qmoe_status measure_parts(double *experts, qmi_dense_time *dense,
+    const planner *p, const qmi_quantiser *quantiser, qmi_error *err)
+{
+    const qmi_workload work = workload(p);
+    const qmi_dense_work beside = {.choice = &p->dense,
+        .n_tokens = work.tokens[QMI_ENCODE] + work.tokens[QMI_DECODE],
+        .recipe = dense_recipe,
+        .user = p};
+    *experts = 0;
+    QMI_TRY(qmi_blas_load(p->context->hooks.n_threads, err));
+    if (quantiser != NULL) {
+        const qmi_stack_recipe recipe =
+            recipe_of(p, quantiser, p->model->shape.d_model);
+        QMI_TRY(
+            qmi_compression_seconds(experts, p->model, &work, &recipe, err));
+    }
+    return qmi_dense_seconds(dense, p->model, &beside, err);
+}
+
+/* What a run computes, on all threads.  False: unknown. */
+static bool measure_work(
+    planner *p, const qmi_quantiser *quantiser, double *seconds)
 {
     /* An error of its own: without OpenBLAS the plan goes on without this
      * time. */
     qmi_error unknown = qmi_error_beside(p->err);
-    const qmi_workload work = workload(p);
-    qmi_stack_recipe recipe = {
-        .quantiser = quantiser, .quant.passes = p->report->passes};
-    /* The rotation costs time, too. */
-    if (p->format->rotates)
-        recipe.quant.rotation = qmi_rotation_for(p->model->shape.d_model);
-    qmoe_status status = qmi_blas_load(p->context->hooks.n_threads, &unknown);
-    if (status == QMOE_OK)
-        status = qmi_compression_seconds(
-            seconds, p->model, &work, &recipe, &unknown);
-    QMI_TRY(qmi_check_cancel(p->err));
-    if (status != QMOE_OK)
-        qmi_message(&p->context->hooks, "time of compression unknown: %s",
-            unknown.text);
-    return status;
+    qmoe_plan_report *r = p->report;
+    double experts = 0;
+    qmi_dense_time dense;
+    const qmoe_status status =
+        measure_parts(&experts, &dense, p, quantiser, &unknown);
+    if (status != QMOE_OK) {
+        if (status != QMOE_E_CANCELLED)
+            qmi_message(&p->context->hooks, "time of compression unknown: %s",
+                unknown.text);
+        return false;
+    }
+    if (quantiser != NULL)
+        r->weight_rate =
+            (double)r->expert_weights * r->n_threads / fmax(experts, 1e-9);
+    *seconds = (experts + dense.with_moments) / r->n_threads + dense.rounded;
+    return true;
+}
+
+/* NULL: the experts stay as they are, or there are none. */
+static const qmi_quantiser *expert_quantiser(const planner *p)
+{
+    if (p->format->dense || p->report->expert_weights == 0)
+        return NULL;
+    return qmi_quantiser_find("gptq", p->format->name);
 }
 
 static void plan_compression(planner *p)
 {
     qmoe_plan_report *r = p->report;
     const qmoe_plan_options *o = &p->options;
-    if (p->model->quantization != NULL || p->format->dense ||
-        r->expert_weights == 0)
+    const qmi_quantiser *quantiser = expert_quantiser(p);
+    double seconds = 0;
+    if (p->model->quantization != NULL ||
+        (quantiser == NULL && !qmi_dense_any(&p->dense)))
         return;
-    const qmi_quantiser *quantiser =
-        qmi_quantiser_find("gptq", p->format->name);
-    if (quantiser == NULL)
-        return;
-    r->passes = o->passes > 0 ? o->passes : 0;
-    if (o->passes == 0)
-        r->passes = quantiser->default_passes;
+    r->passes = passes_of(
+        p, quantiser != NULL ? quantiser : qmi_dense_main(&p->dense, p->model));
     r->n_threads = p->context->hooks.n_threads;
     r->n_samples = o->n_samples;
     if (r->n_samples == 0)
         r->n_samples = default_samples(p->model);
+    /* A rate that the user gives is that of the whole. */
     r->weight_rate = o->weight_rate;
-    if (r->weight_rate == 0) {
-        double seconds;
-        if (work_seconds(&seconds, p, quantiser) != QMOE_OK)
-            return;
-        /* Per second of all threads together. */
-        r->weight_rate =
-            (double)r->expert_weights * r->n_threads / fmax(seconds, 1e-9);
-    }
-    r->compress_seconds = (double)r->expert_weights / r->weight_rate;
-    /* A rate that the user gives includes reading and writing, unless the
-     * disk's is given as well. */
+    if (o->weight_rate > 0)
+        seconds = (double)r->expert_weights / o->weight_rate;
+    else if (!measure_work(p, quantiser, &seconds))
+        return;
+    r->compress_seconds = seconds;
+    /* It includes reading and writing, too, unless the disk's is given as
+     * well. */
     if (o->disk_rate > 0 || o->weight_rate == 0)
         r->compress_seconds += qmi_copy_seconds(
             r->source_bytes, r->total_bytes, p->generated, o->disk_rate);

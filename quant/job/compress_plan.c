@@ -113,64 +113,9 @@ static qmoe_status count_work(qmi_workload *work, const qmi_job *job)
     return qmi_job_used_experts(work->used_share, job);
 }
 
-/* The compressed matrices of one role. */
-typedef struct of_role {
-    const qmi_dense_choice *choice;
-    qmoe_role role;
-} of_role;
-
-static bool is_of_role(const void *user, const qmi_weight *w)
+static qmi_stack_recipe dense_recipe(const void *user, const qmi_weight *w)
 {
-    const of_role *which = user;
-    return w->role == which->role &&
-           qmi_dense_quantiser(which->choice, w) != NULL;
-}
-
-static const qmi_weight *find_first(
-    const qmoe_model *model, qmi_dense_filter filter)
-{
-    for (size_t i = 0; i < model->n_weights; i++)
-        if (filter.takes(filter.user, &model->weights[i]))
-            return &model->weights[i];
-    return NULL;
-}
-
-static double weights_of(const qmoe_model *model, qmi_dense_filter filter)
-{
-    double sum = 0;
-    for (size_t i = 0; i < model->n_weights; i++) {
-        const qmi_weight *w = &model->weights[i];
-        if (filter.takes(filter.user, w))
-            sum += (double)w->n_rows * (double)w->n_cols;
-    }
-    return sum;
-}
-
-/* Seconds of one thread for the matrices beside the experts. */
-static qmoe_status measure_dense(
-    double *with_moments, double *rounded, const qmi_job *job)
-{
-    const double n_tokens =
-        (double)(job->report->n_encoder_tokens + job->report->n_decoder_tokens);
-    *with_moments = *rounded = 0;
-    for (int role = 0; role < QMOE_ROLE_COUNT; role++) {
-        const of_role which = {&job->dense_choice, (qmoe_role)role};
-        const qmi_dense_filter filter = {is_of_role, &which};
-        const qmi_weight *first = find_first(job->model, filter);
-        double seconds = 0;
-        if (first == NULL)
-            continue;
-        const qmi_stack_recipe recipe = qmi_job_dense_recipe(job, first);
-        if (recipe.quantiser->needs_hessian) {
-            QMI_TRY(qmi_dense_seconds(
-                &seconds, job->model, filter, n_tokens, &recipe, job->err));
-            *with_moments += seconds;
-        } else {
-            QMI_TRY(qmi_measure_rounding(&seconds, &recipe, job->err));
-            *rounded += seconds * weights_of(job->model, filter);
-        }
-    }
-    return QMOE_OK;
+    return qmi_job_dense_recipe(user, w);
 }
 
 /* Seconds of one thread.  Without calibration experts are only rounded. */
@@ -199,18 +144,23 @@ static qmoe_status plan_time(qmi_job *job)
 {
     qmoe_compress_report *r = job->report;
     qmi_workload work;
-    double seconds, dense, rounded,
-        busy = qmi_thread_seconds() - job->begin_busy;
+    qmi_dense_time dense;
+    const qmi_dense_work beside = {.choice = &job->dense_choice,
+        .n_tokens = (double)(r->n_encoder_tokens + r->n_decoder_tokens),
+        .recipe = dense_recipe,
+        .user = job};
+    double seconds, busy = qmi_thread_seconds() - job->begin_busy;
     if (job->calibrated && job->report->expert_weights != 0)
         QMI_TRY(count_work(&work, job));
     const double begin = qmi_thread_seconds();
     QMI_TRY(measure_experts(&seconds, job, &work));
-    QMI_TRY(measure_dense(&dense, &rounded, job));
+    QMI_TRY(qmi_dense_seconds(&dense, job->model, &beside, job->err));
     busy += qmi_thread_seconds() - begin;
     /* All of the work is taken to spread evenly over the workers. */
     r->planned_seconds =
-        busy + seconds / job->n_workers + rounded +
-        (dense > 0 ? dense / job->n_dense_workers : 0) +
+        busy + seconds / job->n_workers + dense.rounded +
+        (dense.with_moments > 0 ? dense.with_moments / job->n_dense_workers
+                                : 0) +
         qmi_copy_seconds(r->source_bytes, r->planned_output_bytes,
             qmi_checkpoint_is_generated(job->model->checkpoint), 0);
     return QMOE_OK;

@@ -141,21 +141,68 @@ qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
 
 /* ---- matrices beside the experts ---- */
 
-qmoe_status qmi_dense_seconds(double *seconds, const qmoe_model *model,
-    qmi_dense_filter filter, double n_tokens, const qmi_stack_recipe *recipe,
-    qmi_error *err)
+/* The rates of one quantiser. */
+typedef struct dense_rates {
+    qmi_work_rates with_moments; /* when it needs them */
+    double rounding;             /* when it does not */
+} dense_rates;
+
+/* Rates are per weight: the first matrix stands for all. */
+static qmoe_status measure_dense(dense_rates *out, const qmoe_model *model,
+    const qmi_dense_work *work, const qmi_quantiser *quantiser, qmi_error *err)
 {
-    qmi_work_rates rates;
-    *seconds = 0;
-    QMI_TRY(qmi_measure_work(&rates, model, recipe, err));
+    *out = (dense_rates){.rounding = 0};
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const qmi_weight *w = &model->weights[i];
+        if (qmi_dense_quantiser(work->choice, w) != quantiser)
+            continue;
+        const qmi_stack_recipe recipe = work->recipe(work->user, w);
+        return quantiser->needs_hessian
+                   ? qmi_measure_work(&out->with_moments, model, &recipe, err)
+                   : qmi_measure_rounding(&out->rounding, &recipe, err);
+    }
+    return QMOE_OK;
+}
+
+static void add_dense(qmi_dense_time *out, const qmoe_model *model,
+    const qmi_dense_work *work, const qmi_quantiser *quantiser,
+    const dense_rates *rates)
+{
+    const qmi_work_rates *r = &rates->with_moments;
     for (size_t i = 0; i < model->n_weights; i++) {
         const qmi_weight *w = &model->weights[i];
         const double rows = (double)w->n_rows, cols = (double)w->n_cols;
-        /* As if no two matrices had one input. */
-        if (filter.takes(filter.user, w))
-            *seconds +=
-                quantiser_seconds(&rates, rows, cols) +
-                n_tokens * cols * (rows * rates.product + cols * rates.moment);
+        if (qmi_dense_quantiser(work->choice, w) != quantiser)
+            continue;
+        if (!quantiser->needs_hessian)
+            out->rounded += rates->rounding * rows * cols;
+        else /* As if no two matrices had one input. */
+            out->with_moments +=
+                quantiser_seconds(r, rows, cols) +
+                work->n_tokens * cols * (rows * r->product + cols * r->moment);
+    }
+}
+
+/* Whether an earlier role has it, too. */
+static bool is_done(const qmi_dense_choice *choice, int role)
+{
+    for (int i = 0; i < role; i++)
+        if (choice->of[i] == choice->of[role])
+            return true;
+    return false;
+}
+
+qmoe_status qmi_dense_seconds(qmi_dense_time *out, const qmoe_model *model,
+    const qmi_dense_work *work, qmi_error *err)
+{
+    *out = (qmi_dense_time){0};
+    for (int role = 0; role < QMOE_ROLE_COUNT; role++) {
+        dense_rates rates;
+        const qmi_quantiser *quantiser = work->choice->of[role];
+        if (quantiser == NULL || is_done(work->choice, role))
+            continue;
+        QMI_TRY(measure_dense(&rates, model, work, quantiser, err));
+        add_dense(out, model, work, quantiser, &rates);
     }
     return QMOE_OK;
 }

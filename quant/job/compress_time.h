@@ -4,7 +4,7 @@
 #ifndef QMI_COMPRESS_TIME_H
 #define QMI_COMPRESS_TIME_H
 
-#include "dense_moments.h"
+#include "dense_choice.h"
 #include "expert_pass.h"
 
 /* What there is to do. */
@@ -36,11 +36,25 @@ double qmi_used_experts(double n_experts, double n_routes);
 qmoe_status qmi_compression_seconds(double *seconds, const qmoe_model *model,
     const qmi_workload *work, const qmi_stack_recipe *recipe, qmi_error *err);
 
-/* The same for the matrices of a filter: to sum the second moments of so
- * many tokens, to quantise them, and to take the tokens through them. */
-qmoe_status qmi_dense_seconds(double *seconds, const qmoe_model *model,
-    qmi_dense_filter filter, double n_tokens, const qmi_stack_recipe *recipe,
-    qmi_error *err);
+/* The matrices beside the experts. */
+typedef struct qmi_dense_work {
+    const qmi_dense_choice *choice;
+    double n_tokens; /* that second moments are summed of */
+    qmi_stack_recipe (*recipe)(const void *user, const qmi_weight *w);
+    const void *user;
+} qmi_dense_work;
+
+/* Seconds of one thread. */
+typedef struct qmi_dense_time {
+    /* To sum moments, to quantise with them, and to take the tokens through:
+     * work of all threads. */
+    double with_moments;
+    double rounded; /* without moments: work of one thread */
+} qmi_dense_time;
+
+/* Statuses of qmi_measure_work. */
+qmoe_status qmi_dense_seconds(qmi_dense_time *out, const qmoe_model *model,
+    const qmi_dense_work *work, qmi_error *err);
 
 /* Seconds to read a source, twice unless its values are made, and to write the
  * result, at `rate` bytes per second or, if that is 0, at QMI_COPY_RATE. */

@@ -118,6 +118,18 @@ END
     [ "$(json from_config out)" = false ] || fail "from_config is not false"
 }
 
+# A decoder alone, with experts and without.
+case_plan_of_decoders() {
+    expect 0 "$qmoe" plan synth:qwen3-30b-a3b --format pvq --rate 1000000 --memory-rate 10G
+    has out ": qwen3_moe, 48 blocks, 48 sparse with 128 experts" "bits per expert weight"
+    echo '{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+           "vocab_size": 96, "intermediate_size": 48}' >config.json
+    expect 0 "$qmoe" plan config.json --dense-bits 4 --samples 4 --memory-rate 10G
+    has out ": llama, 3 blocks" "x overall" "compression: about"
+    grep -v "0 B of experts" out >rest
+    if grep -q expert rest; then fail "a model without experts has some"; fi
+}
+
 case_plan_errors() {
     expect_error 2 "CONFIG_OR_MODEL is missing" plan
     expect_error 2 "--gpu" plan "$mini" --gpu 0x48G
