@@ -6,25 +6,33 @@
 #include "gradient.h"
 
 #include "alloc.h"
+#include "expert_steps.h"
 
 /* Values of logits at a time. */
 enum { HEAD_VALUES = 1 << 24, HEAD_TOKENS = 256 };
+
+/* Of a program that embeds tokens. */
+typedef struct side {
+    qmi_states end;      /* behind the last block */
+    qmi_states gradient; /* of what the part at hand left */
+} side;
 
 typedef struct work {
     const qmi_gradient_options *options;
     qmoe_model *model;
     qmi_forward forward;
     qmi_backward backward;
-    qmi_tape tape;
-    qmi_states *kept; /* [n_blocks + 1]: before each block, behind the last */
-    qmi_states gradient; /* of what the part at hand left */
-    float *rows;         /* [QMI_PIECE_TOKENS, d_model] */
+    qmi_tape tapes[QMI_N_PROGRAMS];
+    qmi_states *kept; /* [n_blocks], before each */
+    side sides[QMI_N_PROGRAMS];
+    int32_t block; /* that is revisited */
+    float *rows;   /* [QMI_PIECE_TOKENS, d_model] */
     int64_t n_done;
 } work;
 
 uint64_t qmi_gradient_state_bytes(const qmoe_model *model, int64_t n_tokens)
 {
-    /* And the states at hand, and the gradient. */
+    /* And the states at hand, those behind the blocks, and the gradient. */
     const uint64_t n = (uint64_t)model->n_blocks + 3;
     return n * (uint64_t)n_tokens * (uint64_t)model->shape.d_model *
            sizeof(float);
@@ -35,7 +43,7 @@ static qmoe_status report(work *k)
     const qmi_gradient_options *o = k->options;
     if (o->progress == NULL)
         return QMOE_OK;
-    return o->progress(o->user, k->n_done++, 2 * k->model->n_blocks + 1);
+    return o->progress(o->user, k->n_done++, 2 * k->model->n_blocks + 2);
 }
 
 static qmoe_status copy_states(
@@ -50,18 +58,47 @@ static qmoe_status copy_states(
     return QMOE_OK;
 }
 
-static qmoe_status run_forward(work *k, qmi_error *err)
+/* Pages of a block's experts, like those of its other weights (forward.c). */
+static void release_experts(const work *k, int32_t block)
+{
+    const qmi_checkpoint *files = k->model->checkpoint;
+    const qmi_expert_stacks stacks = qmi_expert_stacks_of(k->model, block);
+    if (qmi_checkpoint_is_generated(files))
+        return;
+    for (int kind = 0; kind < stacks.n; kind++) {
+        const qmi_weight *w = stacks.of[kind];
+        for (int64_t e = 0;
+             w->format->dense && w->fetch == NULL && e < w->n_mats; e++)
+            qmi_checkpoint_release(
+                files, qmi_weight_dense(w, e), qmi_dense_bytes(w));
+    }
+}
+
+/* Up to what follows the last block of the program. */
+static qmoe_status run_program(work *k, qmi_program program, qmi_error *err)
 {
     qmi_forward *f = &k->forward;
-    const qmi_states *states = &f->states[QMI_DECODE];
-    QMI_TRY(qmi_forward_embed(f, QMI_DECODE, err));
+    const qmi_states *states = &f->states[program];
+    QMI_TRY(qmi_forward_embed(f, program, err));
     for (int32_t b = 0; b < k->model->n_blocks; b++) {
+        if (k->model->blocks[b].program != program)
+            continue;
         QMI_TRY(report(k));
         QMI_TRY(copy_states(k, &k->kept[b], states, err));
         QMI_TRY(qmi_forward_block(f, b, err));
+        release_experts(k, b);
     }
-    QMI_TRY(copy_states(k, &k->kept[k->model->n_blocks], states, err));
-    return qmi_forward_before_head(f, err);
+    return copy_states(k, &k->sides[program].end, states, err);
+}
+
+static qmoe_status run_forward(work *k, qmi_error *err)
+{
+    if (qmi_graph_encodes(&k->model->graph)) {
+        QMI_TRY(run_program(k, QMI_ENCODE, err));
+        QMI_TRY(qmi_forward_finish_encoder(&k->forward, err));
+    }
+    QMI_TRY(run_program(k, QMI_DECODE, err));
+    return qmi_forward_before_head(&k->forward, err);
 }
 
 /* ---- the head ---- */
@@ -104,13 +141,14 @@ static qmoe_status head_piece(work *k, const head_work *h,
         h->d_x[i] = 0;
     QMI_TRY(qmi_backward_linear(
         &k->backward, h->d_x, h->logits, n, alpha, rows, err));
-    return qmi_states_write(&k->gradient, h->d_x, first, n, err);
+    return qmi_states_write(
+        &k->sides[QMI_DECODE].gradient, h->d_x, first, n, err);
 }
 
 static qmoe_status head_pieces(
     work *k, const head_work *h, qmi_gradient_loss *loss, qmi_error *err)
 {
-    const int64_t n_tokens = k->gradient.n_tokens;
+    const int64_t n_tokens = k->sides[QMI_DECODE].gradient.n_tokens;
     for (int64_t i = 0; i < n_tokens; i += h->n) {
         const int64_t left = n_tokens - i;
         QMI_TRY(head_piece(k, h, loss, i, left < h->n ? left : h->n, err));
@@ -150,74 +188,144 @@ static qmoe_status run_head(work *k, qmi_gradient_loss *loss, qmi_error *err)
 /* ---- back ---- */
 
 /* What a part leaves, and so where its gradient is given. */
-static qmi_slot result_of(const work *k, const qmi_revisit *chunk)
+static qmi_slot result_of(const work *k, qmi_program program)
 {
-    const qmi_step *head = qmi_head_step(k->model);
-    const bool is_last =
-        &k->tape.steps->items[chunk->last] == head; /* behind the blocks */
-    return is_last ? head->src : k->model->graph.residual;
+    if (k->block != QMI_AFTER_BLOCKS)
+        return k->model->graph.residual;
+    return program == QMI_DECODE ? qmi_head_step(k->model)->src
+                                 : k->model->graph.programs[program].output;
 }
 
-static qmoe_status reverse_chunk(
+static qmoe_status reverse_steps(
     work *k, qmi_reverse *r, const qmi_revisit *chunk, qmi_error *err)
 {
     const int64_t n = chunk->pass->n_tokens;
-    const qmi_slot residual = k->model->graph.residual;
-    float *given = qmi_reverse_slot(r, result_of(k, chunk), err);
+    const qmi_states *gradient = &k->sides[chunk->program].gradient;
+    float *given = qmi_reverse_slot(r, result_of(k, chunk->program), err);
     if (given == NULL)
         return QMOE_E_NOMEM;
-    QMI_TRY(qmi_states_read(&k->gradient, given, chunk->first_token, n, err));
+    QMI_TRY(qmi_states_read(gradient, given, chunk->first_token, n, err));
     QMI_TRY(qmi_reverse_run(r, chunk->first, chunk->last, err));
-    const float *left = qmi_reverse_slot(r, residual, err);
+    const float *left = qmi_reverse_slot(r, k->model->graph.residual, err);
     if (left == NULL)
         return QMOE_E_NOMEM;
-    return qmi_states_write(&k->gradient, left, chunk->first_token, n, err);
+    return qmi_states_write(gradient, left, chunk->first_token, n, err);
+}
+
+/* From the keys and values of a decoder block to the encoder's output, which
+ * all decoder blocks read. */
+static qmoe_status reverse_cross(
+    work *k, qmi_reverse *cross, const qmi_revisit *chunk, qmi_error *err)
+{
+    const qmi_graph *graph = &k->model->graph;
+    const qmi_states *gradient = &k->sides[QMI_ENCODE].gradient;
+    const int64_t n = cross->pass->n_tokens, width = k->model->shape.d_model;
+    size_t first, last;
+    qmi_steps_of_block(&graph->programs[QMI_CROSS], k->block, &first, &last);
+    QMI_TRY(qmi_reverse_run(cross, first, last, err));
+    const float *more =
+        qmi_reverse_slot(cross, graph->programs[QMI_ENCODE].output, err);
+    if (more == NULL)
+        return QMOE_E_NOMEM;
+    for (int64_t i = 0; i < n; i += QMI_PIECE_TOKENS) {
+        const int64_t at = chunk->first_encoder_token + i;
+        const int64_t m = n - i < QMI_PIECE_TOKENS ? n - i : QMI_PIECE_TOKENS;
+        QMI_TRY(qmi_states_read(gradient, k->rows, at, m, err));
+        for (int64_t j = 0; j < m * width; j++)
+            k->rows[j] += more[i * width + j];
+        QMI_TRY(qmi_states_write(gradient, k->rows, at, m, err));
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status begin_reverse(work *k, qmi_reverse *out, qmi_program program,
+    const qmi_pass *pass, qmi_error *err)
+{
+    return qmi_reverse_begin(out, &k->backward, k->forward.session,
+        &k->tapes[program], &k->options->sink, pass, err);
+}
+
+static qmoe_status reverse_chunk(
+    work *k, const qmi_revisit *chunk, qmi_error *err)
+{
+    const qmi_pass encoder = {
+        .program = QMI_CROSS, .n_tokens = k->forward.session->n_encoded};
+    const bool crosses = chunk->program == QMI_DECODE &&
+                         k->model->graph.programs[QMI_CROSS].n != 0;
+    qmi_reverse r, cross;
+    QMI_TRY(begin_reverse(k, &r, chunk->program, chunk->pass, err));
+    qmoe_status status = QMOE_OK;
+    if (crosses)
+        status = begin_reverse(k, &cross, QMI_CROSS, &encoder, err);
+    if (crosses && status == QMOE_OK)
+        r.cross = &cross;
+    if (status == QMOE_OK)
+        status = reverse_steps(k, &r, chunk, err);
+    if (r.cross != NULL) {
+        if (status == QMOE_OK)
+            status = reverse_cross(k, &cross, chunk, err);
+        qmi_reverse_end(&cross);
+    }
+    qmi_reverse_end(&r);
+    return status;
 }
 
 static qmoe_status visit(void *user, const qmi_revisit *chunk, qmi_error *err)
 {
     work *k = user;
-    qmi_reverse r;
+    qmi_tape *tape = &k->tapes[chunk->program];
     const int64_t n = chunk->pass->n_tokens;
     float *input = qmi_tape_add_input(
-        &k->tape, k->model->graph.residual, chunk->first, n, err);
+        tape, k->model->graph.residual, chunk->first, n, err);
     qmoe_status status = QMOE_E_NOMEM;
     if (input != NULL)
         status = qmi_states_read(&k->forward.states[chunk->program], input,
             chunk->first_token, n, err);
     if (status == QMOE_OK)
-        status = qmi_reverse_begin(&r, &k->backward, k->forward.session,
-            &k->tape, &k->options->sink, chunk->pass, err);
-    if (status == QMOE_OK) {
-        status = reverse_chunk(k, &r, chunk, err);
-        qmi_reverse_end(&r);
-    }
-    qmi_tape_clear(&k->tape);
+        status = reverse_chunk(k, chunk, err);
+    qmi_tape_clear(tape);
+    qmi_tape_clear(&k->tapes[QMI_CROSS]);
     return status;
 }
 
-static qmoe_status revisit(work *k, int32_t block, qmi_error *err)
+/* A block, or what comes behind those of the program. */
+static qmoe_status revisit(
+    work *k, qmi_program program, int32_t block, qmi_error *err)
 {
-    const int32_t n = k->model->n_blocks;
     qmi_forward *f = &k->forward;
+    const qmi_states *from =
+        block == QMI_AFTER_BLOCKS ? &k->sides[program].end : &k->kept[block];
+    k->block = block;
     QMI_TRY(report(k));
-    QMI_TRY(copy_states(k, &f->states[QMI_DECODE],
-        &k->kept[block == QMI_AFTER_BLOCKS ? n : block], err));
-    qmi_probe_attach(f->session, &k->tape.probe);
+    QMI_TRY(copy_states(k, &f->states[program], from, err));
+    qmi_probe_attach(f->session, &k->tapes[program].probe);
+    qmi_probe_attach(f->session, &k->tapes[QMI_CROSS].probe);
     const qmoe_status status =
-        qmi_forward_revisit(f, QMI_DECODE, block, visit, k, err);
-    qmi_probe_detach(f->session, &k->tape.probe);
+        qmi_forward_revisit(f, program, block, visit, k, err);
+    qmi_probe_detach(f->session, &k->tapes[QMI_CROSS].probe);
+    qmi_probe_detach(f->session, &k->tapes[program].probe);
+    if (block >= 0)
+        release_experts(k, block);
     return status;
+}
+
+static qmoe_status reverse_program(work *k, qmi_program program, qmi_error *err)
+{
+    QMI_TRY(revisit(k, program, QMI_AFTER_BLOCKS, err));
+    for (int32_t b = k->model->n_blocks; b-- > 0;)
+        if (k->model->blocks[b].program == program)
+            QMI_TRY(revisit(k, program, b, err));
+    return QMOE_OK;
 }
 
 static qmoe_status run(work *k, qmi_gradient_loss *loss, qmi_error *err)
 {
     QMI_TRY(run_forward(k, err));
     QMI_TRY(run_head(k, loss, err));
-    QMI_TRY(revisit(k, QMI_AFTER_BLOCKS, err));
-    for (int32_t b = k->model->n_blocks; b-- > 0;)
-        QMI_TRY(revisit(k, b, err));
-    return QMOE_OK;
+    QMI_TRY(reverse_program(k, QMI_DECODE, err));
+    return qmi_graph_encodes(&k->model->graph)
+               ? reverse_program(k, QMI_ENCODE, err)
+               : QMOE_OK;
 }
 
 /* ---- creation ---- */
@@ -225,31 +333,42 @@ static qmoe_status run(work *k, qmi_gradient_loss *loss, qmi_error *err)
 static qmoe_status create(work *k, const qmi_calibration *text, qmi_error *err)
 {
     const qmi_gradient_options *o = k->options;
-    const int64_t n_tokens = text->sets[QMI_DECODE].n_tokens;
-    const int64_t width = k->model->shape.d_model;
-    const size_t n_kept = (size_t)k->model->n_blocks + 1;
+    const qmoe_model *m = k->model;
+    const int64_t width = m->shape.d_model;
     QMI_TRY(qmi_forward_create_whole(
         &k->forward, k->model, text, o->work_dir, o->place, err));
     QMI_TRY(qmi_backward_open(&k->backward, o->n_threads, err));
     k->rows = qmi_calloc(
         (size_t)(QMI_PIECE_TOKENS * width), sizeof *k->rows, "states", err);
-    k->kept = qmi_calloc(n_kept, sizeof *k->kept, "states", err);
+    k->kept = qmi_calloc((size_t)m->n_blocks, sizeof *k->kept, "states", err);
     if (k->rows == NULL || k->kept == NULL)
         return QMOE_E_NOMEM;
-    for (size_t i = 0; i < n_kept; i++)
-        QMI_TRY(
-            qmi_states_create(&k->kept[i], n_tokens, width, o->work_dir, err));
-    return qmi_states_create(&k->gradient, n_tokens, width, o->work_dir, err);
+    for (int32_t b = 0; b < m->n_blocks; b++)
+        QMI_TRY(qmi_states_create(&k->kept[b],
+            text->sets[m->blocks[b].program].n_tokens, width, o->work_dir,
+            err));
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        side *s = &k->sides[p];
+        const int64_t n = text->sets[p].n_tokens;
+        if (n == 0)
+            continue;
+        QMI_TRY(qmi_states_create(&s->end, n, width, o->work_dir, err));
+        QMI_TRY(qmi_states_create(&s->gradient, n, width, o->work_dir, err));
+    }
+    return QMOE_OK;
 }
 
 static void destroy(work *k)
 {
-    for (int32_t i = 0; k->kept != NULL && i <= k->model->n_blocks; i++)
-        qmi_states_destroy(&k->kept[i]);
-    qmi_states_destroy(&k->gradient);
+    for (int32_t b = 0; k->kept != NULL && b < k->model->n_blocks; b++)
+        qmi_states_destroy(&k->kept[b]);
+    for (int p = 0; p < QMI_N_PROGRAMS; p++) {
+        qmi_states_destroy(&k->sides[p].end);
+        qmi_states_destroy(&k->sides[p].gradient);
+        qmi_tape_end(&k->tapes[p]);
+    }
     qmi_free(k->kept);
     qmi_free(k->rows);
-    qmi_tape_end(&k->tape);
     qmi_backward_close(&k->backward);
     qmi_forward_destroy(&k->forward);
 }
@@ -259,11 +378,9 @@ qmoe_status qmi_gradient_run(qmi_gradient_loss *loss, qmoe_model *model,
     qmi_error *err)
 {
     *loss = (qmi_gradient_loss){0};
-    if (qmi_graph_encodes(&model->graph))
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "gradients through a model with an encoder");
     work k = {.options = options, .model = model};
-    qmi_tape_begin(&k.tape, &model->graph, QMI_DECODE);
+    for (int p = 0; p < QMI_N_PROGRAMS; p++)
+        qmi_tape_begin(&k.tapes[p], &model->graph, (qmi_program)p);
     qmoe_status status = create(&k, text, err);
     if (status == QMOE_OK)
         status = run(&k, loss, err);

@@ -26,8 +26,8 @@ typedef struct qmi_gradient_loss {
     int64_t n;  /* of tokens that have a next one in their sequence */
 } qmi_gradient_loss;
 
-/* Of the sum of cross entropies of `text`.  E_UNSUPPORTED: the model has an
- * encoder. */
+/* Of the sum of cross entropies of `text`.  E_UNSUPPORTED names an operation
+ * whose backward pass is not known. */
 qmoe_status qmi_gradient_run(qmi_gradient_loss *loss, qmoe_model *model,
     const qmi_calibration *text, const qmi_gradient_options *options,
     qmi_error *err);

@@ -164,62 +164,104 @@ static qmoe_status glu(qmi_reverse *r, const qmi_step *step, size_t i,
 }
 
 /* Keys or values: what the attention of a chunk from position 0 on finds in a
- * cache is what a step of the same block has stored. */
+ * cache is what a step has stored, of the same block or, for keys of the
+ * encoder, of CROSS. */
 typedef struct stored {
     const float *values;
     float *gradient;
 } stored;
 
-static qmoe_status find_stored(stored *out, qmi_reverse *r, qmi_cache cache,
-    qmi_slot slot, size_t i, qmi_error *err)
+static qmoe_status find_cached(
+    stored *out, qmi_reverse *r, qmi_cache cache, size_t end, qmi_error *err)
 {
     const qmi_steps *steps = r->tape->steps;
     *out = (stored){0};
-    if (cache == QMI_NONE) {
-        out->values = qmi_tape_read(r->tape, slot, i);
-        out->gradient = qmi_reverse_slot(r, slot, err);
-        return out->gradient != NULL ? QMOE_OK : QMOE_E_NOMEM;
-    }
-    for (size_t j = 0; j < i; j++)
+    for (size_t j = 0; j < end; j++)
         if (steps->items[j].kind == QMI_OP_KV_STORE &&
             steps->items[j].u.kv_store.cache == cache)
             out->values = qmi_tape_read(r->tape, steps->items[j].src, j);
-    if (out->values == NULL)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "gradients through attention to another program's keys");
     out->gradient = room(&r->caches[cache],
         r->pass->n_tokens * r->session->model->graph.caches[cache].width, err);
     return out->gradient != NULL ? QMOE_OK : QMOE_E_NOMEM;
 }
 
-/* Keys are found by the rows of the chunk, not of a cache. */
-static qmi_attention_span *own_spans(const qmi_reverse *r, qmi_error *err)
+static bool is_encoded(const qmi_reverse *r, qmi_cache cache)
 {
-    const size_t n = (size_t)r->pass->n_spans;
-    const qmi_attention_span *from =
-        qmi_lists_host(&r->session->stage.lists, QMI_LIST_SPANS);
-    qmi_attention_span *spans = qmi_calloc(n, sizeof *spans, "spans", err);
-    for (size_t s = 0; spans != NULL && s < n; s++) {
-        spans[s] = from[s];
-        spans[s].k_begin = from[s].q_begin;
-    }
-    return spans;
+    return cache != QMI_NONE &&
+           r->session->model->graph.caches[cache].rule == QMI_CACHE_ENCODED;
 }
 
-static qmoe_status attention(qmi_reverse *r, const qmi_step *step, size_t i,
-    const float *d_y, qmi_error *err)
+static qmoe_status find_stored(stored *out, qmi_reverse *r, qmi_cache cache,
+    qmi_slot slot, size_t i, qmi_error *err)
+{
+    if (is_encoded(r, cache))
+        return find_cached(out, r->cross, cache, r->cross->tape->steps->n, err);
+    if (cache != QMI_NONE)
+        return find_cached(out, r, cache, i, err);
+    out->values = qmi_tape_read(r->tape, slot, i);
+    out->gradient = qmi_reverse_slot(r, slot, err);
+    return out->gradient != NULL ? QMOE_OK : QMOE_E_NOMEM;
+}
+
+/* What attention reads beside the values, on the host. */
+typedef struct surroundings {
+    qmi_attention_span *spans;
+    float *bias, *sinks;
+    int64_t reach;
+} surroundings;
+
+static void free_surroundings(surroundings *s)
+{
+    qmi_free(s->spans);
+    qmi_free(s->bias);
+    qmi_free(s->sinks);
+}
+
+/* Keys are found by the rows of the chunk, not of a cache; those of the encoder
+ * are counted so already. */
+static qmoe_status copy_spans(
+    surroundings *s, const qmi_reverse *r, bool is_cross, qmi_error *err)
+{
+    const size_t n = (size_t)r->pass->n_spans;
+    const qmi_attention_span *from = qmi_lists_host(&r->session->stage.lists,
+        is_cross ? QMI_LIST_CROSS_SPANS : QMI_LIST_SPANS);
+    s->spans = qmi_calloc(n, sizeof *s->spans, "spans", err);
+    if (s->spans == NULL)
+        return QMOE_E_NOMEM;
+    for (size_t i = 0; i < n; i++) {
+        s->spans[i] = from[i];
+        if (!is_cross)
+            s->spans[i].k_begin = from[i].q_begin;
+    }
+    return QMOE_OK;
+}
+
+static qmoe_status copy_bias(
+    surroundings *s, const qmi_reverse *r, const qmi_step *step, qmi_error *err)
+{
+    const qmi_stage *stage = &r->session->stage;
+    const qmi_table table = step->u.attention.bias;
+    if (table == QMI_NONE)
+        return QMOE_OK;
+    s->reach = stage->tables[table].reach;
+    const size_t n = (size_t)(step->u.attention.n_heads * (2 * s->reach + 1));
+    s->bias = qmi_calloc(n, sizeof *s->bias, "the bias", err);
+    if (s->bias == NULL)
+        return QMOE_E_NOMEM;
+    return stage->backend->buffer_read(stage->device, s->bias,
+        (qmi_view){.buffer = stage->tables[table].values.buffer},
+        n * sizeof *s->bias, err);
+}
+
+static qmoe_status run_attention(qmi_reverse *r, const qmi_step *step, size_t i,
+    const float *d_y, const surroundings *s, qmi_error *err)
 {
     stored k, v;
-    float *sinks;
-    if (step->u.attention.bias != QMI_NONE)
-        return qmi_fail(err, QMOE_E_UNSUPPORTED,
-            "gradients through attention with a position bias");
+    const bool is_cross = is_encoded(r, step->u.attention.k_cache);
     QMI_TRY(find_stored(
         &k, r, step->u.attention.k_cache, step->u.attention.k, i, err));
     QMI_TRY(find_stored(
         &v, r, step->u.attention.v_cache, step->u.attention.v, i, err));
-    QMI_TRY(vector_of(&sinks, r, step, 0, err));
-    qmi_attention_span *spans = own_spans(r, err);
     const qmi_backward_attention o = {
         .d_q = qmi_reverse_slot(r, step->src, err),
         .d_k = k.gradient,
@@ -228,10 +270,12 @@ static qmoe_status attention(qmi_reverse *r, const qmi_step *step, size_t i,
         .q = qmi_tape_read(r->tape, step->src, i),
         .k = k.values,
         .v = v.values,
-        .spans = spans,
-        .sinks = sinks,
+        .spans = s->spans,
+        .bias = s->bias,
+        .sinks = s->sinks,
         .n_spans = r->pass->n_spans,
-        .max_keys = r->pass->max_keys,
+        .max_distance = s->reach,
+        .max_keys = is_cross ? r->pass->max_cross_keys : r->pass->max_keys,
         .n_heads = step->u.attention.n_heads,
         .n_kv_heads = step->u.attention.n_kv_heads,
         .d_key = step->u.attention.d_key,
@@ -239,11 +283,23 @@ static qmoe_status attention(qmi_reverse *r, const qmi_step *step, size_t i,
         .window = step->u.attention.window,
         .scale = step->u.attention.scale,
         .causal = step->u.attention.causal};
-    qmoe_status status = QMOE_E_NOMEM;
-    if (spans != NULL && o.d_q != NULL)
-        status = qmi_backward_attention_run(r->backward, &o, err);
-    qmi_free(spans);
-    qmi_free(sinks);
+    return o.d_q != NULL ? qmi_backward_attention_run(r->backward, &o, err)
+                         : QMOE_E_NOMEM;
+}
+
+static qmoe_status attention(qmi_reverse *r, const qmi_step *step, size_t i,
+    const float *d_y, qmi_error *err)
+{
+    surroundings s = {0};
+    qmoe_status status =
+        copy_spans(&s, r, is_encoded(r, step->u.attention.k_cache), err);
+    if (status == QMOE_OK)
+        status = copy_bias(&s, r, step, err);
+    if (status == QMOE_OK)
+        status = vector_of(&s.sinks, r, step, 0, err);
+    if (status == QMOE_OK)
+        status = run_attention(r, step, i, d_y, &s, err);
+    free_surroundings(&s);
     return status;
 }
 

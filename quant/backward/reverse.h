@@ -18,15 +18,19 @@ typedef struct qmi_gradient_sink {
     void *user;
 } qmi_gradient_sink;
 
-typedef struct qmi_reverse {
+typedef struct qmi_reverse qmi_reverse;
+struct qmi_reverse {
     qmi_backward *backward;
     const qmoe_session *session; /* whose lists are those of the chunk */
     const qmi_tape *tape;
     const qmi_gradient_sink *sink;
     const qmi_pass *pass;
+    /* The steps whose caches the attention to the encoder reads; NULL: there
+     * are none. */
+    qmi_reverse *cross;
     float **slots; /* [n_slots + 1], gradients f32 [n_tokens, width]; NULL: 0 */
     float **caches; /* [n_caches + 1], of the rows that this chunk stored */
-} qmi_reverse;
+};
 
 /* Of one chunk; `tape` has its values. */
 qmoe_status qmi_reverse_begin(qmi_reverse *out, qmi_backward *backward,

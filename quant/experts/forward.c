@@ -23,9 +23,7 @@ typedef struct chunk {
 
 /* ---- chunks ---- */
 
-/* Number of sequences from `first` that make one chunk of encoder and
- * decoder. */
-static size_t chunk_size(const qmi_calibration *c, size_t first)
+size_t qmi_forward_chunk(const qmi_calibration *c, size_t first)
 {
     const qmi_token_set *encoder = &c->sets[QMI_ENCODE];
     const qmi_token_set *decoder = &c->sets[QMI_DECODE];
@@ -56,7 +54,7 @@ static void chunk_free(chunk *c)
 static qmoe_status chunk_make(
     chunk *out, const qmi_calibration *c, size_t first, qmi_error *err)
 {
-    size_t n = chunk_size(c, first);
+    size_t n = qmi_forward_chunk(c, first);
     /* All three are asked for before the check: chunk_free takes NULL. */
     *out = (chunk){
         .first = first,
@@ -272,6 +270,9 @@ static qmoe_status try_chunk(
             .first = p->first,
             .last = p->last,
             .first_token = first,
+            .first_encoder_token = qmi_graph_encodes(&f->session->model->graph)
+                                       ? first_token(f, QMI_ENCODE, c)
+                                       : 0,
             .pass = &pass};
         return f->revisit(f->user, &at, err);
     }

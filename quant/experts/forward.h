@@ -20,7 +20,8 @@ enum { QMI_PIECE_TOKENS = 256 };
 typedef struct qmi_revisit {
     qmi_program program;
     size_t first, last;
-    int64_t first_token; /* of its set */
+    int64_t first_token;         /* of its set */
+    int64_t first_encoder_token; /* of the same sequences; 0: no encoder */
     const qmi_pass *pass;
 } qmi_revisit;
 typedef qmoe_status qmi_revisit_fn(
@@ -45,6 +46,9 @@ typedef struct qmi_forward {
     void *user;              /* its */
 } qmi_forward;
 
+/* Number of sequences from `first` on that make one chunk of encoder and
+ * decoder. */
+size_t qmi_forward_chunk(const qmi_calibration *calibration, size_t first);
 /* Most experts of a token in any block. */
 int64_t qmi_forward_top_k(const qmoe_model *model);
 
