@@ -97,6 +97,10 @@ static const char help[] =
     "                       borrow: add tokens from all of the block (default "
     "for\n"
     "                       models that predict the next token); keep: do not\n"
+    "  --row-weights RULE   gradient: the error of a row counts by the\n"
+    "                       squared gradient of the loss, in trellis formats\n"
+    "                       (default for models that predict the next token);\n"
+    "                       equal: all rows count alike\n"
     "\n"
     "What it cost:\n"
     "  --eval FILE          at the end compare both models on this text, read "
@@ -154,7 +158,8 @@ static double share(uint64_t part, uint64_t whole)
 /* What the options say, and what the tool derives from them. */
 typedef struct request {
     const char *source, *output;
-    const char *levels, *dict, *rotation, *token_weights, *few_tokens;
+    const char *levels, *dict, *rotation, *token_weights, *few_tokens,
+        *row_weights;
     cli_texts calibration;
     uint64_t n_threads, seed, group_size, rounds, context;
     float damping, bits, frame_weight;
@@ -435,7 +440,9 @@ static cli_exit refuse_idle(const request *q)
     /* The order is that of the messages: what is wrong with the method is said
      * before what is wrong with the format. */
     const cli_idle rules[] = {
-        {!reads_text, "samples frame-weight token-weights few-tokens work-dir",
+        {!reads_text,
+            "samples frame-weight token-weights few-tokens row-weights "
+            "work-dir",
             "--method rtn without --calib uses no text"},
         {!reads_text && q->guard.texts.n == 0,
             "seed context backend device device-memory",
@@ -476,6 +483,11 @@ static cli_exit weigh_tokens(request *q)
     if (code == CLI_OK && q->few_tokens != NULL) {
         code = choose(&second, "few-tokens", q->few_tokens, "keep", "borrow");
         o->borrow = second ? 1 : -1;
+    }
+    if (code == CLI_OK && q->row_weights != NULL) {
+        code =
+            choose(&second, "row-weights", q->row_weights, "equal", "gradient");
+        o->row_weights = second ? 1 : -1;
     }
     return code;
 }
@@ -548,6 +560,7 @@ static cli_exit run(int argc, char **argv)
         {"frame-weight", 0, CLI_REAL, &q.frame_weight, 0, 1},
         {"token-weights", 0, CLI_TEXT, &q.token_weights, 0, 0},
         {"few-tokens", 0, CLI_TEXT, &q.few_tokens, 0, 0},
+        {"row-weights", 0, CLI_TEXT, &q.row_weights, 0, 0},
         {"eval", 0, CLI_TEXTS, &q.guard.texts, 0, 0},
         {"eval-samples", 0, CLI_COUNT, &q.guard.n_samples, 1, UINT64_MAX},
         {"max-loss-increase", 0, CLI_REAL, &q.guard.most_increase, 0, 1000},

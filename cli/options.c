@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_OPTIONS = 32, HELP = 1000 /* beyond every letter */ };
+enum { MAX_OPTIONS = 48, HELP = 1000 /* beyond every letter */ };
 
 /* ---- near misses ---- */
 

@@ -90,6 +90,10 @@ typedef struct qmoe_compress_options {
      * "rtn".  NULL: all are copied.  Makes a model without experts
      * compressible. */
     const char *dense_bits;
+    /* Whether the error of a row counts by the squared gradient of the loss on
+     * the calibration, in calibrated tlut formats: 1 = yes, -1 = no; 0 = for
+     * models that predict the next token. */
+    int row_weights;
 } qmoe_compress_options;
 
 /* Matrices of one kind, as "down_proj", of all experts of all blocks. */

@@ -273,6 +273,8 @@ static qmoe_status quantise(qmi_expert_pass *p, qmi_expert_worker *w, int kind,
     qmi_quant_options options = recipe->quant;
     float *wide = NULL;
     options.n_coded = &w->n_coded;
+    if (recipe->row_weights != NULL)
+        options.row_weights = recipe->row_weights + expert * stack->n_rows;
     QMI_TRY(qmi_expert_weights(&wide, p, w, kind, expert));
     qmoe_status status =
         recipe->quantiser->run(&result->encoded[kind], &result->quality[kind],

@@ -180,6 +180,8 @@ qmi_stack_recipe qmi_job_recipe(
         r.quant.rotation = job->rotation == QMI_ROTATION_AUTO
                                ? qmi_rotation_for(stack->n_cols)
                                : job->rotation;
+    if (quantiser->weighs_rows)
+        r.row_weights = qmi_row_weights_of(&job->row_weights, stack);
     return r;
 }
 
@@ -221,7 +223,7 @@ static qmoe_status weigh_tokens(qmi_job *job)
         job->frame_weight = fmax(o->frame_weight, 0);
     job->by_route = o->route_weights > 0 || (o->route_weights == 0 && !spans);
     job->borrows = o->borrow > 0 || (o->borrow == 0 && !spans);
-    return QMOE_OK;
+    return qmi_job_choose_row_weights(job);
 }
 
 /* A model without experts is compressed like the rest of one with experts. */
@@ -512,6 +514,7 @@ static qmoe_status run(qmi_job *job, const char *source, const char *output)
     if (job->options.dry_run)
         return QMOE_OK;
     QMI_TRY(open_output(job, source, output));
+    QMI_TRY(qmi_job_weigh_rows(job));
     QMI_TRY(start_pass(job));
     QMI_TRY(qmi_job_choose_formats(job));
     QMI_TRY(create_manifest(job));
@@ -538,6 +541,7 @@ static void clean_up(qmi_job *job)
     qmi_manifest_destroy(job->manifest);
     cJSON_Delete(job->provenance);
     qmi_calibration_free(&job->calibration);
+    qmi_row_weights_free(&job->row_weights);
     qmi_free(job->codebook);
     qmi_free(job->choices);
     qmi_free(job->dense);

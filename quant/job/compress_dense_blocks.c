@@ -36,6 +36,7 @@ static qmoe_status quantise(const group *g, matrix *m)
     const qmi_checkpoint *source = g->job->model->checkpoint;
     qmi_stack_recipe recipe = qmi_job_dense_recipe(g->job, w);
     recipe.quant.n_coded = (_Atomic(int64_t) *)&g->n_coded;
+    recipe.quant.row_weights = recipe.row_weights;
     QMI_TRY(qmi_checkpoint_fetch(
         source, w->parts[0].data, w->parts[0].n_bytes, &m->error));
     QMI_TRY(qmi_weight_check(w, 0, &m->error));

@@ -16,7 +16,7 @@ enum { FIXED_INPUTS = 32 };
 
 /* The list while it grows.  `add` does not check the room: version, config,
  * side files (5), recipe (9, and up to 2 parameters of a format), place (4) and
- * calibration (6) are 28 of FIXED_INPUTS, and weight files are counted. */
+ * calibration (7) are 29 of FIXED_INPUTS, and weight files are counted. */
 typedef struct list {
     qmi_journal_input *items; /* [capacity] */
     size_t n, capacity;
@@ -176,7 +176,9 @@ static void add_recipe(list *l, const qmi_job *job)
     add_text(l, "levels", r->quant.fit_levels ? "fit" : "minmax");
     /* A dictionary is built from what its format records. */
     qmi_weight stack = {0};
-    qmi_stack_recipe_set(&stack, &(qmi_stack_recipe){r->quantiser, r->quant});
+    const qmi_stack_recipe recipe = {
+        .quantiser = r->quantiser, .quant = r->quant};
+    qmi_stack_recipe_set(&stack, &recipe);
     qmi_weight_record(&stack, add_parameter, l);
     add_number(l, "rotation", job->rotation);
     add_number(l, "rotation seed", r->quant.rotation_seed);
@@ -230,6 +232,7 @@ static qmoe_status add_all(list *l, qmi_job *job)
         add_number(l, "weight of frame tokens", job->frame_weight);
         add_text(l, "weights of tokens", job->by_route ? "router" : "equal");
         add_text(l, "experts of few tokens", job->borrows ? "borrow" : "keep");
+        add_text(l, "weights of rows", job->weighs_rows ? "gradient" : "equal");
         /* Samples alone decide the weights, but the record is kept, too. */
         QMI_TRY(add_json(l, job, "record of the calibration files",
             cJSON_GetObjectItemCaseSensitive(job->provenance, "calibration")));

@@ -4,6 +4,7 @@
  *   compress_plan.c    what it will take; refuses before work starts
  *   compress_memory.c  how much memory
  *   compress_routes.c  how many experts get tokens
+ *   compress_rows.c    how much each row counts
  *   compress_inputs.c  what decides the result, for resumption
  *   compress_copy.c    the first shard: what is copied unchanged
  *   compress_dense.c   ... and the matrices beside the experts
@@ -24,6 +25,7 @@
 #include "output_directory.h"
 #include "place.h"
 #include "qmoe/quant.h"
+#include "row_weights.h"
 #include "side_files.h"
 #include "stack_writer.h"
 
@@ -46,6 +48,8 @@ typedef struct qmi_job {
     int window;
     double frame_weight;
     bool by_route, borrows;
+    bool weighs_rows; /* by gradients */
+    qmi_row_weights row_weights;
     /* With a bit budget: one entry per stack, sparse block after sparse
      * block, in the order of its stacks; NULL without. */
     qmi_bits_choice *choices;
@@ -101,6 +105,15 @@ qmoe_status qmi_job_used_experts(
     double share[QMI_N_PROGRAMS], const qmi_job *job);
 /* Token states of the calibration, in memory or in the work directory. */
 uint64_t qmi_job_state_bytes(const qmi_job *job);
+/* Whether rows are weighed.  E_UNSUPPORTED: the user
+ * wants it, and it is not possible. */
+qmoe_status qmi_job_choose_row_weights(qmi_job *job);
+/* Measures the weights of rows, when the job wants them; the memory and the
+ * seconds of one thread that this takes, 0 when it does not; the seconds for
+ * dry runs alone. */
+qmoe_status qmi_job_weigh_rows(qmi_job *job);
+uint64_t qmi_job_row_weights_bytes(const qmi_job *job);
+qmoe_status qmi_job_row_weights_seconds(double *seconds, const qmi_job *job);
 /* What decides the result: [*n], qmi_free.  Reads all weights once. */
 qmoe_status qmi_job_inputs(qmi_job *job, qmi_journal_input **out, size_t *n);
 

@@ -169,6 +169,8 @@ qmoe_status qmi_job_plan_memory(qmi_job *job)
     job->n_workers = n;
     job->report->planned_memory_bytes =
         larger(dense, fixed + (uint64_t)n * each);
+    job->report->planned_memory_bytes = larger(
+        job->report->planned_memory_bytes, qmi_job_row_weights_bytes(job));
     if (fits(limit, job->report->planned_memory_bytes))
         return QMOE_OK;
     /* A limit that the user set is a wrong argument; a lack of memory is the

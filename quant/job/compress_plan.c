@@ -149,18 +149,20 @@ static qmoe_status plan_time(qmi_job *job)
         .n_tokens = (double)(r->n_encoder_tokens + r->n_decoder_tokens),
         .recipe = dense_recipe,
         .user = job};
-    double seconds, busy = qmi_thread_seconds() - job->begin_busy;
+    double seconds, rows, busy = qmi_thread_seconds() - job->begin_busy;
     if (job->calibrated && job->report->expert_weights != 0)
         QMI_TRY(count_work(&work, job));
     const double begin = qmi_thread_seconds();
     QMI_TRY(measure_experts(&seconds, job, &work));
     QMI_TRY(qmi_dense_seconds(&dense, job->model, &beside, job->err));
+    QMI_TRY(qmi_job_row_weights_seconds(&rows, job));
     busy += qmi_thread_seconds() - begin;
     /* All of the work is taken to spread evenly over the workers. */
     r->planned_seconds =
         busy + seconds / job->n_workers + dense.rounded +
         (dense.with_moments > 0 ? dense.with_moments / job->n_dense_workers
                                 : 0) +
+        rows / job->context->hooks.n_threads +
         qmi_copy_seconds(r->source_bytes, r->planned_output_bytes,
             qmi_checkpoint_is_generated(job->model->checkpoint), 0);
     return QMOE_OK;

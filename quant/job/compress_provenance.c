@@ -137,6 +137,11 @@ static qmoe_status add_texts(qmi_job *job, cJSON *to)
     return QMOE_OK;
 }
 
+static bool put_row_weights(const qmi_job *job, cJSON *to)
+{
+    return !job->weighs_rows || put_text(to, "row_weights", "gradient");
+}
+
 /* What the text means to the model, and how its tokens are weighed. */
 static bool put_objective(const qmi_job *job, cJSON *to)
 {
@@ -146,12 +151,14 @@ static bool put_objective(const qmi_job *job, cJSON *to)
                    to, "longest_document", true, QMI_MAX_DOCUMENT_TOKENS) &&
                put_number(to, "seed", true, (double)job->recipe.seed) &&
                (!job->by_route || put_text(to, "token_weights", "router")) &&
-               (!job->borrows || put_text(to, "few_tokens", "borrow"));
+               (!job->borrows || put_text(to, "few_tokens", "borrow")) &&
+               put_row_weights(job, to);
     return put_text(to, "objective", "next token") &&
            put_number(to, "context", true, job->window) &&
            put_number(to, "frame_weight", true, job->frame_weight) &&
            put_text(to, "token_weights", job->by_route ? "router" : "equal") &&
-           put_text(to, "few_tokens", job->borrows ? "borrow" : "keep");
+           put_text(to, "few_tokens", job->borrows ? "borrow" : "keep") &&
+           put_row_weights(job, to);
 }
 
 /* What the samples are drawn from and how: with these files, seed and counts

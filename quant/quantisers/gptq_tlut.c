@@ -193,6 +193,7 @@ enum { DEFAULT_PASSES = 8 };
         .format = &qmi_format_tlut_##rate,                                     \
         .needs_hessian = with_moments,                                         \
         .default_passes = DEFAULT_PASSES,                                      \
+        .weighs_rows = with_moments,                                           \
         .work_bytes = bytes_##name,                                            \
         .run = run_##name};
 

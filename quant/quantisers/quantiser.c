@@ -47,6 +47,12 @@ bool qmi_format_has_dictionary(const qmi_format *format)
     return format->needs_dictionary;
 }
 
+bool qmi_format_weighs_rows(const qmi_format *format)
+{
+    const qmi_quantiser *q = qmi_quantiser_find("gptq", format->name);
+    return q != NULL && q->weighs_rows;
+}
+
 const char *qmi_format_names(char *text, size_t capacity, const char *method,
     bool (*has)(const qmi_format *format))
 {

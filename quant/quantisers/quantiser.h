@@ -74,6 +74,8 @@ static inline void qmi_count_coded(_Atomic(int64_t) *n_coded, int64_t n)
 typedef struct qmi_stack_recipe {
     const struct qmi_quantiser *quantiser;
     qmi_quant_options quant;
+    /* [n_mats * n_rows]: quant.row_weights of each matrix; NULL: all alike. */
+    const float *row_weights;
 } qmi_stack_recipe;
 
 typedef struct qmi_quantiser {
@@ -87,6 +89,7 @@ typedef struct qmi_quantiser {
      * makes none. */
     int default_passes;
     bool passes_fit_levels; /* there are passes with fit_levels only */
+    bool weighs_rows;       /* options.row_weights */
     /* Most bytes that `run` has allocated at once, its result among them, with
      * an expendable Hessian (`moments`) or none. */
     uint64_t (*work_bytes)(int64_t n_rows, int64_t n_cols, bool moments,
@@ -123,6 +126,7 @@ const char *qmi_format_names(char *text, size_t capacity, const char *method,
 bool qmi_format_rotates(const qmi_format *format);
 bool qmi_format_has_levels(const qmi_format *format);
 bool qmi_format_has_dictionary(const qmi_format *format);
+bool qmi_format_weighs_rows(const qmi_format *format);
 const qmi_quantiser *qmi_quantiser_at(size_t index);
 
 /* ---- shared by quantisers (gptq_factor.c, gptq_frame.c) ---- */

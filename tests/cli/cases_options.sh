@@ -33,6 +33,7 @@ compress | none -o o --calib t | --context 64 | 3 | none
 compress | none -o o --calib t | --frame-weight 0.5 | 3 | none
 compress | none -o o --calib t | --token-weights equal | 3 | none
 compress | none -o o --calib t | --few-tokens keep | 3 | none
+compress | none -o o --calib t --format tlut-2 | --row-weights gradient | 3 | none
 compress | none -o o --method rtn | --dense-bits 8 | 3 | none
 compress | none -o o --method rtn | --dense-bits 7 | 2 | '7' is neither
 compress | none -o o --method rtn --calib t | --work-dir w | 3 | none
@@ -58,6 +59,8 @@ compress | none -o o --method rtn | --token-weights router | 2 | without --calib
 compress | none -o o --method rtn | --few-tokens keep | 2 | without --calib uses no text
 compress | none -o o --calib t | --token-weights both | 2 | neither equal nor router
 compress | none -o o --calib t | --few-tokens lend | 2 | neither keep nor borrow
+compress | none -o o --calib t | --row-weights some | 2 | neither equal nor gradient
+compress | none -o o --method rtn | --row-weights gradient | 2 | without --calib uses no text
 compress | none -o o --method rtn | --work-dir w | 2 | without --calib uses no text
 compress | none -o o --method rtn | --backend cpu | 2 | without --calib uses no text
 compress | none -o o --method rtn | --device 0 | 2 | without --calib uses no text

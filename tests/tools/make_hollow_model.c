@@ -75,7 +75,8 @@ static qmoe_status record(qmi_job *job, const qmi_weight *stack,
     qmi_stack_writer *writer, const char *file)
 {
     uint64_t hash = 0, n_bytes = 0;
-    const qmi_stack_recipe recipe = {job->recipe.quantiser, job->recipe.quant};
+    const qmi_stack_recipe recipe = {
+        .quantiser = job->recipe.quantiser, .quant = job->recipe.quant};
     QMI_TRY(qmi_stack_writer_finish(writer, &hash, &n_bytes, job->err));
     job->report->output_bytes += n_bytes;
     QMI_TRY(

@@ -485,6 +485,55 @@ static void test_dense(void **state)
     }
 }
 
+/* Stopped, a run weighs its rows again and goes on to the same bytes. */
+static void check_stop(const job_run *run, const job_files *expected)
+{
+    job_run stopped = *run;
+    stopped.output = scratch_path("decoder-stopped");
+    stopped.stop_after = 11;
+    assert_int_equal(job_go(&stopped), QMOE_E_CANCELLED);
+    stopped.stop_after = 0;
+    stopped.options.resume = true;
+    job_files again = must_go(&stopped);
+    assert_true(are_equal(expected, &again));
+    job_files_free(&again);
+    job_remove(stopped.output);
+}
+
+/* Rows weighed by gradients give other bytes, the same ones for any threads;
+ * config.json says so. */
+static void test_row_weights(void **state)
+{
+    static const char *const models[] = {GOLDEN("qwen2-moe"), GOLDEN("llama")};
+    (void)state;
+    for (int i = 0; i < (is_too_long() ? 1 : 2); i++) {
+        make_source(models[i]);
+        job_run run = run_to(scratch_path("decoder-rows"));
+        run.options.dense_bits = "2";
+        run.options.format = i == 0 ? "tlut-2" : NULL;
+        run.options.row_weights = -1;
+        job_files equal = must_go(&run);
+        run.options.row_weights = 1;
+        job_files files = must_go(&run);
+        assert_false(are_equal(&equal, &files));
+        assert_null(strstr((char *)job_files_find(&equal, "config.json")->data,
+            "\"row_weights\""));
+        assert_non_null(
+            strstr((char *)job_files_find(&files, "config.json")->data,
+                "\"row_weights\""));
+        check_threads(&run, &files);
+        if (i == 0)
+            check_stop(&run, &files);
+        job_files_free(&files);
+        job_files_free(&equal);
+    }
+    make_source(GOLDEN("mixtral"));
+    job_run run = run_to(scratch_path("decoder-refused"));
+    run.options.row_weights = 1;
+    assert_error(
+        job_go(&run), QMOE_E_UNSUPPORTED, run.error, "gradients weigh");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -497,6 +546,7 @@ int main(void)
         cmocka_unit_test(test_new_names),
         cmocka_unit_test(test_export),
         cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_row_weights),
     };
     return cmocka_run_group_tests(tests, write_text, NULL);
 }
