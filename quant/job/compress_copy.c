@@ -24,6 +24,43 @@ static bool is_expert_tensor(const qmoe_model *model, const char *name)
     return false;
 }
 
+/* Not the same tensor, but of the same numbers. */
+static qmoe_status compare(
+    const qmi_job *job, bool *equal, const qmi_tensor *a, const qmi_weight *b)
+{
+    const qmi_checkpoint *source = job->model->checkpoint;
+    *equal = false;
+    if (b->source != NULL || b->fetch != NULL || a->rank != 2 ||
+        b->format->dtype != a->dtype || !b->format->dense ||
+        a->shape[0] != b->n_rows || a->shape[1] != b->n_cols ||
+        a->n_bytes != b->parts[0].n_bytes)
+        return QMOE_OK;
+    QMI_TRY(qmi_checkpoint_fetch(source, a->data, a->n_bytes, job->err));
+    QMI_TRY(
+        qmi_checkpoint_fetch(source, b->parts[0].data, a->n_bytes, job->err));
+    *equal = memcmp(a->data, b->parts[0].data, (size_t)a->n_bytes) == 0;
+    return QMOE_OK;
+}
+
+/* True for a matrix that the model does not use because it has another of the
+ * same numbers: a head that is the embedding, stored nevertheless. */
+static qmoe_status is_second_copy(
+    const qmi_job *job, bool *second, const qmi_tensor *t)
+{
+    const qmoe_model *model = job->model;
+    *second = false;
+    if (t->is_view)
+        return QMOE_OK;
+    for (size_t i = 0; i < model->n_weights; i++)
+        if (strcmp(model->weights[i].name, t->name) == 0 ||
+            model->weights[i].parts[0].data == t->data)
+            return QMOE_OK;
+    for (size_t i = 0; i < model->n_weights && !*second; i++)
+        if (model->weights[i].role == QMOE_ROLE_EMBEDDING)
+            QMI_TRY(compare(job, second, t, &model->weights[i]));
+    return QMOE_OK;
+}
+
 void qmi_job_next_file(qmi_job *job, char name[64])
 {
     snprintf(name, 64, "model-%05d-of-%05d.safetensors", ++job->n_files_done,
@@ -131,7 +168,8 @@ static size_t n_parts(const qmi_job *job, const qmi_weight *w)
 
 /* Calls `visit` for every tensor that is not an expert's, in file order.  Of the
  * names under which a matrix to compress is there, only the model's own stays:
- * others would keep it uncompressed. */
+ * others would keep it uncompressed.  A second copy of the embedding is left
+ * out. */
 static qmoe_status each_plain_tensor(shard *s, visit_fn visit)
 {
     qmi_job *job = s->job;
@@ -142,8 +180,12 @@ static qmoe_status each_plain_tensor(shard *s, visit_fn visit)
         for (size_t i = 0; i < qmi_tensor_file_count(from); i++) {
             const qmi_tensor *t = qmi_tensor_file_at(from, i);
             const qmi_weight *w = qmi_job_dense_weight(job, t);
+            bool second = false;
             if (is_expert_tensor(job->model, t->name) ||
                 (w != NULL && strcmp(w->name, t->name) != 0))
+                continue;
+            QMI_TRY(is_second_copy(job, &second, t));
+            if (second)
                 continue;
             QMI_TRY(visit(s, t, w));
             s->index += n_parts(job, w);
