@@ -229,7 +229,7 @@ import | none -o o | --force | 3 | none
 import | none -o o | --json | 3 | none
 import | none -o o | --dtype bf16 | 2 | imported without a dtype
 import | $gguf -o o | --dtype bf16 | 4 | 'output_norm.weight' is missing
-import | $gguf -o o | --dtype f16 | 2 | written as bf16 or f32
+import | $gguf -o o | --dtype f8 | 2 | written as bf16, f16 or f32
 import | $gguf -o o | --format q2 | 2 | without a format of experts
 import | $gguf -o o | --tokenizer t | 2 | with its own tokenizer
 export | none --dequantize | --output o | 3 | none
