@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_KINDS = 8, MOST_WORST = 20, MOST_CELLS = 128 };
+enum { MOST_WORST = 20 };
 
 static const char style[] =
     ":root{color-scheme:light dark;--bg:#fff;--fg:#1d2433;--mute:#667085;"
@@ -56,39 +56,6 @@ static const char style[] =
     "overflow-wrap:anywhere}td.n,th.n{text-align:right;white-space:nowrap;"
     "font-variant-numeric:tabular-nums}";
 
-/* ---- members of the report ---- */
-
-static double number(const cJSON *object, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
-    return cJSON_IsNumber(item) ? item->valuedouble : (double)NAN;
-}
-
-/* "" where there is none. */
-static const char *word(const cJSON *object, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
-    return cJSON_IsString(item) ? item->valuestring : "";
-}
-
-/* Of the outputs; of the weights where no calibration measured those. */
-static double error_of(const cJSON *matrix)
-{
-    const double error = number(matrix, "input_error");
-    return isfinite(error) ? error : number(matrix, "weight_error");
-}
-
-static const cJSON *list(const cJSON *object, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
-    return cJSON_IsArray(item) ? item : NULL;
-}
-
-static size_t length(const cJSON *array)
-{
-    return array != NULL ? (size_t)cJSON_GetArraySize(array) : 0;
-}
-
 /* ---- tiles ---- */
 
 static void tile(FILE *to, const char *name, const char *value)
@@ -127,9 +94,9 @@ static void tiles(FILE *to, const cli_page_data *d)
     tile_number(to, "bits per weight, all weights", "%.3f",
         8 * (double)bytes / (double)weights);
     tile_number(to, "bits per weight, experts", "%.3f",
-        number(totals, "bits_per_weight"));
+        cli_page_number(totals, "bits_per_weight"));
     tile_number(to, "bits per weight, other compressed matrices", "%.3f",
-        number(rest, "bits_per_weight"));
+        cli_page_number(rest, "bits_per_weight"));
     if (c != NULL) {
         tile_number(to, "nats of loss more than uncompressed", "%+.4f",
             c->other.loss - c->base.loss);
@@ -274,181 +241,6 @@ static void compared(FILE *to, const cli_page_data *d)
     comparison_by_block(to, c);
 }
 
-/* ---- stacks by depth ---- */
-
-/* Stacks of a block share all of their name but its last part. */
-typedef struct depth {
-    const char *prefix;
-    size_t n_prefix;
-    char label[16];
-} depth;
-
-typedef struct depths {
-    depth *items; /* in the order of the model */
-    size_t n;
-    const char *kinds[MOST_KINDS];
-    size_t n_kinds;
-    double *bits, *error; /* [n_kinds, n] */
-    const cJSON **stacks; /* [n], one of the block */
-} depths;
-
-static const char *kind_of(const char *name)
-{
-    const char *dot = strrchr(name, '.');
-    return dot != NULL ? dot + 1 : name;
-}
-
-/* "decoder.block.3.layer..." is d3, "model.layers.3.mlp..." is 3. */
-static void label_depth(depth *d, const char *name)
-{
-    const char *digit = strpbrk(name, "0123456789");
-    char side = '\0';
-    if (strncmp(name, "encoder", 7) == 0 || strncmp(name, "decoder", 7) == 0)
-        side = name[0];
-    d->label[0] = side;
-    snprintf(d->label + (side != '\0'), sizeof d->label - 1, "%d",
-        digit != NULL ? atoi(digit) : 0);
-}
-
-static size_t find_depth(depths *d, const char *name)
-{
-    const size_t n_prefix = (size_t)(kind_of(name) - name);
-    for (size_t i = 0; i < d->n; i++)
-        if (d->items[i].n_prefix == n_prefix &&
-            strncmp(d->items[i].prefix, name, n_prefix) == 0)
-            return i;
-    d->items[d->n] = (depth){.prefix = name, .n_prefix = n_prefix};
-    label_depth(&d->items[d->n], name);
-    return d->n++;
-}
-
-/* MOST_KINDS: there are more than can be drawn. */
-static size_t find_kind(depths *d, const char *name)
-{
-    const char *kind = kind_of(name);
-    for (size_t i = 0; i < d->n_kinds; i++)
-        if (strcmp(d->kinds[i], kind) == 0)
-            return i;
-    if (d->n_kinds == MOST_KINDS)
-        return MOST_KINDS;
-    d->kinds[d->n_kinds] = kind;
-    return d->n_kinds++;
-}
-
-static void read_depths(depths *d, const cJSON *stacks)
-{
-    const size_t most = length(stacks);
-    const cJSON *stack;
-    *d = (depths){
-        .items = cli_grow(NULL, most * sizeof *d->items),
-        .bits = cli_grow(NULL, MOST_KINDS * most * sizeof *d->bits),
-        .error = cli_grow(NULL, MOST_KINDS * most * sizeof *d->error),
-        .stacks = cli_grow(NULL, most * sizeof *d->stacks),
-    };
-    for (size_t i = 0; i < MOST_KINDS * most; i++)
-        d->bits[i] = d->error[i] = (double)NAN;
-    cJSON_ArrayForEach(stack, stacks)
-    {
-        const char *name = word(stack, "name");
-        const cJSON *totals = cJSON_GetObjectItemCaseSensitive(stack, "totals");
-        const size_t at = find_depth(d, name), kind = find_kind(d, name);
-        d->stacks[at] = stack;
-        if (kind == MOST_KINDS)
-            continue;
-        d->bits[kind * most + at] = number(totals, "bits_per_weight");
-        d->error[kind * most + at] = error_of(totals);
-    }
-}
-
-static void free_depths(depths *d)
-{
-    free(d->items);
-    free(d->bits);
-    free(d->error);
-    free(d->stacks);
-}
-
-static void chart_depths(FILE *to, const depths *d, size_t stride,
-    const double *values, const char *title, bool is_logarithmic)
-{
-    cli_series series[MOST_KINDS];
-    const char **points = cli_grow(NULL, d->n * sizeof *points);
-    for (size_t i = 0; i < d->n; i++)
-        points[i] = d->items[i].label;
-    for (size_t i = 0; i < d->n_kinds; i++)
-        series[i] = (cli_series){d->kinds[i], values + i * stride};
-    cli_page_chart(to, &(cli_chart){.title = title,
-                           .points = points,
-                           .n_points = d->n,
-                           .series = series,
-                           .n_series = d->n_kinds,
-                           .is_logarithmic = is_logarithmic});
-    free(points);
-}
-
-/* Neighbours share a cell when there are more experts than cells. */
-static void token_map(FILE *to, const depths *d)
-{
-    size_t n_experts = 0;
-    for (size_t i = 0; i < d->n; i++) {
-        const size_t n = length(list(d->stacks[i], "matrices"));
-        n_experts = n > n_experts ? n : n_experts;
-    }
-    const size_t share = (n_experts + MOST_CELLS - 1) / MOST_CELLS;
-    const size_t n_columns = share != 0 ? (n_experts + share - 1) / share : 0;
-    double *values = cli_grow(NULL, d->n * n_columns * sizeof *values);
-    const char **rows = cli_grow(NULL, d->n * sizeof *rows);
-    bool has_tokens = false;
-    for (size_t i = 0; i < d->n; i++) {
-        const cJSON *matrix;
-        size_t k = 0;
-        rows[i] = d->items[i].label;
-        for (size_t c = 0; c < n_columns; c++)
-            values[i * n_columns + c] = (double)NAN;
-        cJSON_ArrayForEach(matrix, list(d->stacks[i], "matrices"))
-        {
-            const double tokens = number(matrix, "tokens");
-            double *cell = &values[i * n_columns + k++ / share];
-            if (isfinite(tokens))
-                *cell = (isfinite(*cell) ? *cell : 0) + tokens;
-            has_tokens = has_tokens || isfinite(tokens);
-        }
-    }
-    if (has_tokens)
-        cli_page_map(to,
-            &(cli_map){
-                .title =
-                    share > 1
-                        ? "Calibration tokens per group of experts, by block"
-                        : "Calibration tokens per expert, by block",
-                .rows = rows,
-                .n_rows = d->n,
-                .n_columns = n_columns,
-                .values = values});
-    free(values);
-    free(rows);
-}
-
-static void experts(FILE *to, const cli_page_data *d)
-{
-    const cJSON *stacks = list(d->report, "stacks");
-    const cJSON *totals = cJSON_GetObjectItemCaseSensitive(d->report, "totals");
-    depths blocks;
-    if (length(stacks) == 0)
-        return;
-    read_depths(&blocks, stacks);
-    fputs("<h2>Experts by depth</h2>\n", to);
-    chart_depths(
-        to, &blocks, length(stacks), blocks.bits, "Bits per weight", false);
-    chart_depths(to, &blocks, length(stacks), blocks.error,
-        isfinite(number(totals, "input_error"))
-            ? "Relative error of the outputs for the calibration inputs"
-            : "Relative error of the weights (no calibration)",
-        true);
-    token_map(to, &blocks);
-    free_depths(&blocks);
-}
-
 /* ---- matrices ---- */
 
 /* The largest errors, largest first; returns how many. */
@@ -458,11 +250,11 @@ static size_t collect_worst(
     const cJSON *matrix;
     cJSON_ArrayForEach(matrix, matrices)
     {
-        const double error = error_of(matrix);
+        const double error = cli_page_error(matrix);
         size_t at = n;
         if (!isfinite(error))
             continue;
-        while (at > 0 && error > error_of(worst[at - 1]))
+        while (at > 0 && error > cli_page_error(worst[at - 1]))
             at--;
         if (at == MOST_WORST)
             continue;
@@ -486,14 +278,14 @@ static void cell_number(FILE *to, const char *format, double value)
 static void matrix_row(FILE *to, const cJSON *matrix)
 {
     fputs("<tr><td>", to);
-    cli_page_text(to, word(matrix, "name"));
+    cli_page_text(to, cli_page_word(matrix, "name"));
     fputs("</td>", to);
-    cell_number(to, "%.4g", number(matrix, "input_error"));
-    cell_number(to, "%.4g", number(matrix, "weight_error"));
-    cell_number(to, "%.3f", number(matrix, "bits_per_weight"));
-    cell_number(to, "%.0f", number(matrix, "tokens"));
+    cell_number(to, "%.4g", cli_page_number(matrix, "input_error"));
+    cell_number(to, "%.4g", cli_page_number(matrix, "weight_error"));
+    cell_number(to, "%.3f", cli_page_number(matrix, "bits_per_weight"));
+    cell_number(to, "%.0f", cli_page_number(matrix, "tokens"));
     fputs("<td>", to);
-    cli_page_text(to, word(matrix, "fallback"));
+    cli_page_text(to, cli_page_word(matrix, "fallback"));
     fputs("</td></tr>\n", to);
 }
 
@@ -501,9 +293,9 @@ static void worst_matrices(FILE *to, const cli_page_data *d)
 {
     const cJSON *worst[MOST_WORST], *stack;
     const cJSON *dense = cJSON_GetObjectItemCaseSensitive(d->report, "dense");
-    size_t n = collect_worst(worst, 0, list(dense, "matrices"));
-    cJSON_ArrayForEach(stack, list(d->report, "stacks")) n =
-        collect_worst(worst, n, list(stack, "matrices"));
+    size_t n = collect_worst(worst, 0, cli_page_list(dense, "matrices"));
+    cJSON_ArrayForEach(stack, cli_page_list(d->report, "stacks")) n =
+        collect_worst(worst, n, cli_page_list(stack, "matrices"));
     if (n == 0)
         return;
     fputs("<h2>The matrices with the largest error</h2>\n<table><tr>"
@@ -519,8 +311,8 @@ static void worst_matrices(FILE *to, const cli_page_data *d)
 static void dense_matrices(FILE *to, const cli_page_data *d)
 {
     const cJSON *dense = cJSON_GetObjectItemCaseSensitive(d->report, "dense");
-    const cJSON *matrices = list(dense, "matrices"), *matrix;
-    const size_t n = length(matrices);
+    const cJSON *matrices = cli_page_list(dense, "matrices"), *matrix;
+    const size_t n = cli_page_length(matrices);
     size_t i = 0;
     if (n == 0)
         return;
@@ -531,7 +323,7 @@ static void dense_matrices(FILE *to, const cli_page_data *d)
     {
         snprintf(names[i], sizeof names[i], "%zu", i);
         points[i] = names[i];
-        errors[i++] = error_of(matrix);
+        errors[i++] = cli_page_error(matrix);
     }
     const cli_series series = {"error", errors};
     fputs("<h2>Matrices beside the experts</h2>\n", to);
@@ -591,12 +383,12 @@ void cli_page_write(FILE *to, const cli_page_data *d)
         style);
     cli_page_text(to, d->name);
     fputs("</h1>\n<p class=\"mute\">compressed by qmoe ", to);
-    cli_page_text(to, word(d->report, "version"));
+    cli_page_text(to, cli_page_word(d->report, "version"));
     fputs("</p>\n", to);
     tiles(to, d);
     bytes_by_role(to, d);
     compared(to, d);
-    experts(to, d);
+    cli_page_experts(to, d->report);
     dense_matrices(to, d);
     worst_matrices(to, d);
     provenance(to, d->provenance);

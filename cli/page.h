@@ -21,6 +21,21 @@ typedef struct cli_page_data {
 /* All of it; errors of writing are found by ferror. */
 void cli_page_write(FILE *to, const cli_page_data *data);
 
+/* ---- page_experts.c ---------------------------------------------------- */
+
+/* A member of an object of the report.  NaN, "", NULL: it is missing or of
+ * another type. */
+double cli_page_number(const cJSON *object, const char *key);
+const char *cli_page_word(const cJSON *object, const char *key);
+const cJSON *cli_page_list(const cJSON *object, const char *key);
+/* Of a list; 0 for NULL. */
+size_t cli_page_length(const cJSON *array);
+/* Of a matrix or totals: of the outputs, or of the weights where no calibration
+ * measured those. */
+double cli_page_error(const cJSON *object);
+/* Bits, errors and tokens of the experts, block by block. */
+void cli_page_experts(FILE *to, const cJSON *report);
+
 /* ---- page_chart.c ------------------------------------------------------ */
 
 /* Text of a file in HTML: nothing in it is markup. */
