@@ -119,23 +119,25 @@ static void test_miscompiled(void **state)
     (void)state;
     static const struct {
         const char *folder, *broken, *kernel;
+        bool again; /* another fault of a kernel that has one above */
     } cases[] = {
         {NULL, "base|+ epsilon|+ 2.0f", "rmsnorm"},
         {NULL, "base|a * c - b * s|a * c + b * s", "rope"},
         {NULL, "base|has_one_gate ? t|has_one_gate ? 0", "glu"},
         {NULL, "base|rows[rows_at + t]|t", "kv-store"},
-        {NULL, "base|vstore_half2_rte|vstore_half2_rtz", "kv-store"},
+        {NULL, "base|vstore_half2_rte|vstore_half2_rtz", "kv-store", true},
         {NULL, "base|exp(logit - s.largest)|exp(logit)", "route"},
-        {NULL, "base|n_best == 2|n_best == 3", "route"},
-        {NULL, "base|used > capacity|used > 2", "route"},
+        {NULL, "base|n_best == 2|n_best == 3", "route", true},
+        {NULL, "base|used > capacity|used > 2", "route", true},
         {NULL, "base|exp(p[j] - most)|(p[j] - most)", "attention"},
-        {NULL, "base|position + 1 - window|position - window", "attention"},
+        {NULL, "base|position + 1 - window|position - window", "attention",
+            true},
         {NULL, "base|order[begin++] = p|order[begin++] = e", "expert-ffn"},
-        {NULL, "base|begin + i, min(|begin, min(", "expert-ffn"},
-        {NULL, "base|sum += weight[|sum -= weight[", "expert-ffn"},
+        {NULL, "base|begin + i, min(|begin, min(", "expert-ffn", true},
+        {NULL, "base|sum += weight[|sum -= weight[", "expert-ffn", true},
         {NULL, "f32|y *= residual[at]|y += residual[at]", "expert-ffn"},
         {NULL, "base|x > value[at - 1]|x >= value[at - 1]", "top-logits"},
-        {NULL, "base|> least|>= least + 1.0f", "top-logits"},
+        {NULL, "base|> least|>= least + 1.0f", "top-logits", true},
         {NULL, "bf16|= BITS(w, c)|= BITS(w, 0)", "decode_rows of format bf16"},
         {NULL, "bf16|alpha * values[i]|values[i] + 1",
             "product of one token of format bf16"},
@@ -164,6 +166,9 @@ static void test_miscompiled(void **state)
     assert_int_equal(qmoe_context_create(&context, &options), QMOE_OK);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char path[512];
+        /* Each compiles the program of all small kernels anew. */
+        if (cases[i].again && getenv("QMOE_TEST_ALL") == NULL)
+            continue;
         snprintf(path, sizeof path, "%s", mini);
         if (cases[i].folder != NULL)
             snprintf(path, sizeof path, "%s/opencl-%s", QMOE_TEST_DIR,
