@@ -12,14 +12,14 @@
 #include "map.h"
 
 /* Room for the inputs there are always, and then one per file of weights. */
-enum { FIXED_INPUTS = 32 };
-
-/* The list while it grows.  `add` does not check the room: version, config,
- * side files (5), recipe (9, and up to 2 parameters of a format), place (4) and
- * calibration (7) are 29 of FIXED_INPUTS, and weight files are counted. */
+/* What is known as it is added; how much there is depends on the source's files
+ * and the options. */
 typedef struct list {
     qmi_journal_input *items; /* [capacity] */
     size_t n, capacity;
+    qmi_error *err;
+    bool failed;             /* there was no memory for one */
+    qmi_journal_input spare; /* takes the place of such */
 } list;
 
 /* A line of the journal ends at a newline and its fields at tabs: file names
@@ -31,10 +31,26 @@ static void keep_one_line(char *text)
             *text = '?';
 }
 
+static qmi_journal_input *next_item(list *l)
+{
+    if (l->n == l->capacity) {
+        const size_t more = l->capacity != 0 ? 2 * l->capacity : 32;
+        qmi_journal_input *grown = qmi_regrow(l->items, l->capacity, more,
+            sizeof *grown, "the inputs of the job", l->err);
+        if (grown == NULL) {
+            l->failed = true;
+            return &l->spare;
+        }
+        l->items = grown;
+        l->capacity = more;
+    }
+    return &l->items[l->n++];
+}
+
 /* The next input; its value is printed by the caller. */
 static char *add(list *l, const char *name)
 {
-    qmi_journal_input *input = &l->items[l->n++];
+    qmi_journal_input *input = next_item(l);
     snprintf(input->name, sizeof input->name, "%s", name);
     keep_one_line(input->name);
     return input->value;
@@ -242,15 +258,12 @@ static qmoe_status add_all(list *l, qmi_job *job)
 
 qmoe_status qmi_job_inputs(qmi_job *job, qmi_journal_input **out, size_t *n)
 {
-    list l = {.capacity = FIXED_INPUTS +
-                          qmi_checkpoint_file_count(job->model->checkpoint)};
+    list l = {.err = job->err};
     *out = NULL;
     *n = 0;
-    l.items = qmi_calloc(
-        l.capacity, sizeof *l.items, "the inputs of the job", job->err);
-    if (l.items == NULL)
-        return QMOE_E_NOMEM;
     qmoe_status status = add_all(&l, job);
+    if (status == QMOE_OK && l.failed)
+        status = QMOE_E_NOMEM;
     if (status != QMOE_OK) {
         qmi_free(l.items);
         return status;

@@ -89,6 +89,7 @@ case_dense_bits() {
 
 # What compression cost, and the bound on it.
 case_loss_is_guarded() {
+    costly
     local model=$source_dir/models/moe-mini
     local guard="--eval calib.txt --eval-samples 4 --context 64 --max-loss-increase"
     calibration
